@@ -1,1 +1,25 @@
-//! session-layer
+//! Tower middleware that answers one question for every request: whose session is this, and may
+//! it still be used?
+
+// The modules in the order of a request: edge, driver, ports, values. Imports go down only.
+pub mod cache;
+pub mod store;
+
+mod clock;
+mod error;
+mod session;
+mod token;
+
+pub use self::clock::{ParseTimestampError, Timestamp};
+pub use self::error::{
+    CacheError, CacheErrorKind, DataError, Error, InputError, RandomError, StoreError,
+    StoreErrorKind,
+};
+pub use self::session::{
+    CheckedSession, DEFAULT_LIFETIME, ListedSession, MAX_DATA_BYTES, MAX_LABEL_CHARS,
+    MAX_USER_AGENT_CHARS, MAX_USER_ID_CHARS, NewSession, ParseSessionIdError, Session, SessionId,
+    SessionParts,
+};
+pub use self::token::{
+    MAX_TOKEN_BYTES, NotAToken, OpaqueTokens, SessionToken, TokenDigest, TokenScheme,
+};

@@ -1,0 +1,180 @@
+//! The port to the cache: what the protocol needs of Redis, or of what takes its place.
+//!
+//! A cached copy is created by a *lease*, never by "get, else set": whoever misses takes the lease,
+//! reads the store *afterwards*, and may fill only while the lease still stands. Whatever ends a
+//! session removes the lease along with the copy, so a read that is older than the revocation can't
+//! be filled in after it. Losing a lease (a flush, an eviction, a restart) only makes a fill fail.
+
+use std::future::Future;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::error::CacheError;
+use crate::session::Session;
+use crate::store::StoreId;
+use crate::token::TokenDigest;
+
+/// How long a lease stands: a fill that takes longer is refused. It is part of every stated bound
+/// (TTL + 2 s).
+pub const LEASE: Duration = Duration::from_secs(2);
+/// How long a fence keeps fills away.
+pub const FENCE: Duration = Duration::from_secs(5);
+
+/// A cached copy of a session.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The session as the store's read returned it.
+    pub session: Session,
+    /// Which store it was read from.
+    pub store_id: StoreId,
+    /// The oldest transaction still running at that read (Postgres' snapshot xmin; 0 where the store
+    /// has none): decides, once a node reads the journal, whether the journal reaches back far enough.
+    pub xmin: u64,
+    /// Until when it may be served, by the store's clock.
+    pub not_after: Timestamp,
+}
+
+/// What the node that reads an entry makes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Belief {
+    /// It may be served.
+    Believed,
+    /// It can never be served again (expired, another store's): a lease may replace it.
+    Dead,
+}
+
+/// The outcome of a look-up. Three outcomes, never two: a cache that failed has not said "miss".
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Lookup<L> {
+    /// A copy that is believed.
+    Hit(Entry),
+    /// Nothing there; the lease to fill it is ours. Read the store *after* this.
+    Leased(L),
+    /// Nothing to serve, and someone else's turn to fill (another's lease, a fence, a value of a
+    /// wrong type): ask the store and do not fill.
+    DoNotFill,
+    /// The cache could not be asked: ask the store.
+    Failed(CacheError),
+}
+
+/// What became of a fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Filled {
+    /// The copy is in the cache.
+    Stored,
+    /// The lease no longer stood (revoked, flushed, lapsed): nothing was stored, as it must be.
+    Refused,
+}
+
+/// What an acknowledged invalidation proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Invalidated {
+    /// There is one copy in all, and it is gone: no node can be served the old one.
+    Everywhere,
+    /// It is gone where we asked, but a replica may still bring it back at a failover.
+    Here,
+}
+
+/// A cache of sessions: [`RedisCache`], `MemoryCache` (feature `sqlite`), or your own.
+///
+/// Every method bounds itself in time: its answer, good or bad, is there within the cache's own
+/// deadline. None of them may reconnect behind the protocol's back: a lease belongs to the connection
+/// (the incarnation of the server) that granted it, and a fill goes out on that same one or is lost.
+pub trait SessionCache: Send + Sync + 'static {
+    /// The right to fill one key, once. Dropping it unused is safe: it lapses after [`LEASE`].
+    type Lease: Send + 'static;
+
+    /// Looks all digests up in one round trip; one answer per digest, in order. Where there is
+    /// nothing (or only what `judge` calls dead), tries to take the lease.
+    fn get(
+        &self,
+        digests: &[TokenDigest],
+        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+    ) -> impl Future<Output = Vec<Lookup<Self::Lease>>> + Send;
+
+    /// Replaces the lease by `entry` for `lifetime`, if the lease still stands.
+    fn fill(
+        &self,
+        lease: Self::Lease,
+        entry: &Entry,
+        lifetime: Duration,
+    ) -> impl Future<Output = Result<Filled, CacheError>> + Send;
+
+    /// Puts the fence: for [`FENCE`], no one fills these keys. Best effort; it shortens races.
+    fn fence(&self, digests: &[TokenDigest])
+    -> impl Future<Output = Result<(), CacheError>> + Send;
+
+    /// Removes whatever is under these keys: copies, leases, fences.
+    fn invalidate(
+        &self,
+        digests: &[TokenDigest],
+    ) -> impl Future<Output = Result<Invalidated, CacheError>> + Send;
+
+    /// What is known without asking anyone.
+    fn status(&self) -> CacheStatus;
+
+    /// Really pings, sets and gets a key of its own.
+    fn probe(&self) -> impl Future<Output = CacheProbe> + Send;
+
+    /// Stops background tasks and closes connections.
+    fn close(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// What a cache knows about itself without asking anyone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheStatus {
+    /// `"redis"` or `"memory"`.
+    pub backend: &'static str,
+    /// Can it take commands, as far as known?
+    pub connected: bool,
+    /// Connections at most.
+    pub size: usize,
+    /// Connections that could take a command now (open and answering, or not opened yet while the
+    /// server can be reached); 0 while it cannot.
+    pub available: usize,
+    /// Callers waiting for a connection.
+    pub pending: usize,
+}
+
+impl CacheStatus {
+    /// A status with everything at zero, of this backend; the fields are public.
+    #[must_use]
+    pub const fn new(backend: &'static str) -> Self {
+        Self {
+            backend,
+            connected: false,
+            size: 0,
+            available: 0,
+            pending: 0,
+        }
+    }
+}
+
+/// What a [`probe`](SessionCache::probe) found. A duration is `None` where that step failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheProbe {
+    /// Did it answer at all?
+    pub connected: bool,
+    /// The server's version, such as `7.0.15`.
+    pub version: Option<String>,
+    /// How long the server is up.
+    pub uptime: Option<Duration>,
+    /// Its memory as it prints it (`used_memory_human`).
+    pub used_memory: Option<String>,
+    /// How many keys its database holds, other applications' included.
+    pub total_keys: Option<u64>,
+    /// How long PING took.
+    pub ping: Option<Duration>,
+    /// How long SET took.
+    pub set: Option<Duration>,
+    /// How long GET took.
+    pub get: Option<Duration>,
+    /// What went wrong and what to do about it.
+    pub errors: Vec<String>,
+}

@@ -1,0 +1,234 @@
+//! The port to the store: the truth about every session.
+//!
+//! Every answer is given by the store's own clock and in one statement, beside what makes it
+//! trustworthy: a server in recovery, or one that may be hiding rows from us, has not said "no".
+
+use std::future::Future;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use crate::clock::Timestamp;
+use crate::error::StoreError;
+use crate::session::{CheckedSession, ListedSession, Session, SessionId};
+use crate::token::TokenDigest;
+
+/// A random number written by the store's first migration. Two environments that share one Redis
+/// never accept each other's sessions.
+pub type StoreId = [u8; 16];
+
+/// What one read of the store returned.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The store's clock at the read.
+    pub now: Timestamp,
+    /// Which store answered.
+    pub store_id: StoreId,
+    /// The oldest transaction still running at the read; 0 where the store has none.
+    pub xmin: u64,
+    /// One per digest, in order.
+    pub rows: Vec<Row>,
+}
+
+/// What the store says of one digest.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Row {
+    /// The session is alive.
+    Alive {
+        /// It.
+        session: Session,
+        /// Set where the digest is the one before a rotation: until when it still counts.
+        previous_until: Option<Timestamp>,
+    },
+    /// There was one, and it was ended: its cached copies must go.
+    Revoked,
+    /// There is none, or its time is over.
+    Absent,
+}
+
+/// Which sessions a change is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Target {
+    /// The one with this token, or, within the grace of a rotation, with this as its previous one.
+    Token(TokenDigest),
+    /// The one with this id.
+    Id(SessionId),
+    /// The one with this id, if it is this user's.
+    OwnedBy(SessionId, String),
+    /// All of this user's, but perhaps one.
+    User {
+        /// Whose.
+        user_id: String,
+        /// The one that is spared.
+        keep: Option<SessionId>,
+    },
+}
+
+/// What a revocation found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Revoked {
+    /// How many sessions were alive and now are not.
+    pub ended: u64,
+    /// How many sessions there were, dead ones included.
+    pub found: u64,
+    /// Every digest they have or had: all that must leave the cache.
+    pub digests: Vec<TokenDigest>,
+}
+
+impl Revoked {
+    /// One that found nothing; the fields are public.
+    #[must_use]
+    pub const fn nothing() -> Self {
+        Self {
+            ended: 0,
+            found: 0,
+            digests: Vec::new(),
+        }
+    }
+}
+
+/// What became of a change to one session.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Change {
+    /// Made; this is the session now.
+    Made {
+        /// As it is now.
+        session: Session,
+        /// Every digest it has or had: all that must leave the cache.
+        digests: Vec<TokenDigest>,
+    },
+    /// It was changed by someone else since it was read, or rotated already: nothing was changed.
+    Conflict,
+    /// There is no such session that is alive: nothing was changed.
+    NoSession,
+}
+
+/// What became of a creation.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Creation {
+    /// This is the new session.
+    Created(Session),
+    /// All of the user's sessions were revoked while this login was under way: nothing was created.
+    Superseded,
+    /// A session with this digest exists already: nothing was created.
+    Taken,
+}
+
+/// A position in the journal: everything before it has been read.
+///
+/// It is the xmin of the snapshot of the last read, never a time or the last id: a row of a
+/// transaction that commits late would be missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct JournalPosition(pub u64);
+
+/// One change, as the journal keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalRow {
+    /// The transaction that made the change.
+    pub xid: u64,
+    /// Which session; `None`: all there were before this transaction (TRUNCATE).
+    pub session_id: Option<SessionId>,
+    /// The digests it had before the change.
+    pub digests: Vec<TokenDigest>,
+    /// The least row version still to be believed; `None`: none, the session has ended.
+    pub least_version: Option<i64>,
+}
+
+/// One read of the journal.
+#[derive(Debug, Clone)]
+pub struct JournalRead {
+    /// Rows of transactions that were not finished at the position the read began from. A row may
+    /// come again in the next read; applying it twice does no harm.
+    pub rows: Vec<JournalRow>,
+    /// Where the next read begins.
+    pub next: JournalPosition,
+    /// Nothing before this transaction is kept any more (purged).
+    pub floor: u64,
+}
+
+/// A store of sessions: `PostgresStore`, `SqliteStore` (feature `sqlite`), or your own.
+///
+/// Every method bounds itself in time. An error is an outage, never a "no": what the store says
+/// goes into the `Ok`. [`StoreErrorKind::Uncertain`](crate::error::StoreErrorKind::Uncertain) is for a
+/// change whose answer was lost after it was sent.
+pub trait SessionStore: Send + Sync + 'static {
+    /// Reads many digests at once, in one statement.
+    fn load(
+        &self,
+        digests: &[TokenDigest],
+    ) -> impl Future<Output = Result<Loaded, StoreError>> + Send;
+
+    /// Creates a session under `digest`, unless all of the user's sessions were revoked since this
+    /// call began.
+    fn create(
+        &self,
+        digest: TokenDigest,
+        new: &CheckedSession,
+    ) -> impl Future<Output = Result<Creation, StoreError>> + Send;
+
+    /// Every digest of the sessions in question, dead or alive: they are fenced before the change,
+    /// and unlinked after it also when its answer is lost.
+    fn digests(
+        &self,
+        target: &Target,
+    ) -> impl Future<Output = Result<Vec<TokenDigest>, StoreError>> + Send;
+
+    /// Ends them. Ending what has ended is no error.
+    fn revoke(
+        &self,
+        target: &Target,
+        reason: &str,
+    ) -> impl Future<Output = Result<Revoked, StoreError>> + Send;
+
+    /// Replaces the data, if the session is alive and its version still this one.
+    fn update(
+        &self,
+        id: SessionId,
+        version: i64,
+        data: &RawValue,
+    ) -> impl Future<Output = Result<Change, StoreError>> + Send;
+
+    /// Gives the session under `old` the digest `new`; `old` goes on counting for `grace`. A second
+    /// rotation of the same token is a [`Change::Conflict`].
+    fn rotate(
+        &self,
+        old: TokenDigest,
+        new: TokenDigest,
+        grace: Duration,
+    ) -> impl Future<Output = Result<Change, StoreError>> + Send;
+
+    /// Notes that the session is in use, if it is alive by the store's clock: moves `last_seen_at` to
+    /// now unless it moved less than `granularity` ago. Returns the session as it is then.
+    fn touch(
+        &self,
+        id: SessionId,
+        granularity: Duration,
+    ) -> impl Future<Output = Result<Change, StoreError>> + Send;
+
+    /// The user's sessions that are alive, newest first.
+    fn list(
+        &self,
+        user_id: &str,
+    ) -> impl Future<Output = Result<Vec<ListedSession>, StoreError>> + Send;
+
+    /// Reads the journal from a position on, or all of it. Rows and the next position come from one
+    /// statement.
+    fn journal_since(
+        &self,
+        position: Option<JournalPosition>,
+    ) -> impl Future<Output = Result<JournalRead, StoreError>> + Send;
+
+    /// `"postgres"` or `"sqlite"`.
+    fn backend(&self) -> &'static str;
+
+    /// Can it answer the truth right now? For readiness.
+    fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Closes connections that the store opened itself.
+    fn close(&self) -> impl Future<Output = ()> + Send;
+}
