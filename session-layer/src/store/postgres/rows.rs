@@ -71,10 +71,7 @@ impl Facts {
 
     /// The session in `row` was compared with its user's epoch, which must not be hidden.
     pub(super) fn compared(&self, row: &PgRow) -> Result<(), StoreError> {
-        match row
-            .try_get::<Option<i64>, _>("epoch")
-            .map_err(unexpected)?
-        {
+        match row.try_get::<Option<i64>, _>("epoch").map_err(unexpected)? {
             Some(_) => Ok(()),
             None => self.no_user(),
         }

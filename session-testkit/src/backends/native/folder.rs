@@ -54,7 +54,10 @@ impl Folder {
             }
             Ok(())
         };
-        make().map_err(BackendError::io(format!("make the folder {}", self.path.display())))
+        make().map_err(BackendError::io(format!(
+            "make the folder {}",
+            self.path.display()
+        )))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -84,7 +87,11 @@ impl Folder {
             file.read_to_end(&mut bytes)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
-        read().unwrap_or_default().lines().map(str::to_owned).collect()
+        read()
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 }
 
