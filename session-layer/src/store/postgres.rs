@@ -73,7 +73,6 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// A store with a pool of its own at `url` (`postgres://user:password@host/database`), to be
     /// configured.
-    #[must_use]
     pub fn builder(url: &str) -> PostgresStoreBuilder {
         PostgresStoreBuilder::new(url)
     }

@@ -136,10 +136,7 @@ impl PostgresStoreBuilder {
                 (change * 2).to_string(),
             ),
             ("row_security", "off".to_owned()),
-            (
-                "default_transaction_isolation",
-                "read\\ committed".to_owned(),
-            ),
+            ("default_transaction_isolation", "read committed".to_owned()),
         ]))
     }
 }

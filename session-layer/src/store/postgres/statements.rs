@@ -57,7 +57,8 @@ fn sql(statement: String) -> SqlStr {
 }
 
 /// A moment as microseconds since 1970. `infinity`, which a person may have written, is cut to what
-/// RFC 3339 can say: else one such row would fail every read it is part of.
+/// RFC 3339 can say: else one such row would fail every read it is part of. Not for NULL, which
+/// `least` and `greatest` pass over.
 fn micros(moment: &str) -> String {
     format!(
         "(extract(epoch FROM least(greatest({moment}, timestamptz '0001-01-01Z'), \
@@ -140,7 +141,8 @@ impl Statements {
             load: sql(format!(
                 "SELECT f.*, d.n, {columns}, {epoch} AS epoch, \
                  s.revoked_at IS NOT NULL OR s.user_epoch < coalesce({epoch}, 0) AS revoked, \
-                 {IN_TIME} AS in_time, {} AS counts_until \
+                 {IN_TIME} AS in_time, \
+                 CASE WHEN s.counts_until IS NOT NULL THEN {} END AS counts_until \
                  FROM {facts} f \
                  LEFT JOIN unnest($1::bytea[]) WITH ORDINALITY AS d(digest, n) ON true \
                  LEFT JOIN LATERAL ( \
