@@ -12,7 +12,10 @@ async fn all(store: &impl SessionStore) -> Vec<JournalRow> {
 
 pub async fn changes_are_in_the_journal_with_what_was_before(store: &impl SessionStore) {
     let session = login(store, "a", "alice").await;
-    assert!(all(store).await.is_empty(), "a login changes nothing cached");
+    assert!(
+        all(store).await.is_empty(),
+        "a login changes nothing cached"
+    );
     made(store.update(session.id(), 1, &json("1")).await.unwrap());
     made(store.rotate(token("a"), token("b"), HOUR).await.unwrap());
     made(store.rotate(token("b"), token("c"), HOUR).await.unwrap());

@@ -24,6 +24,6 @@ fn main() -> ExitCode {
         registry.theme("outages", outages::tests);
         registry.theme("incarnation", incarnation::tests);
         registry.theme("rls", rls::tests);
-//        registry.theme("embedded", embedded::tests);
+        //        registry.theme("embedded", embedded::tests);
     })
 }
