@@ -68,8 +68,8 @@ pub(crate) fn extract(
     };
     for source in sources {
         let extracted = match source {
-            TokenSource::Bearer => bearer(headers, &digest),
-            TokenSource::Cookie(name) => cookies(headers, name.as_bytes(), &digest),
+            TokenSource::Bearer => bearer(headers, digest),
+            TokenSource::Cookie(name) => cookies(headers, name.as_bytes(), digest),
         };
         if extracted != Extracted::Nothing {
             return extracted;

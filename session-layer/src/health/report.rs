@@ -138,7 +138,7 @@ pub struct Performance {
     pub get: Option<f64>,
 }
 
-/// What is known of the Postgres server. `connected` is false where sessions are kept in SQLite.
+/// What is known of the Postgres server. `connected` is false where sessions are kept elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
