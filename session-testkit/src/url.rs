@@ -68,7 +68,7 @@ pub fn with_address(url: &str, address: &str) -> String {
 pub fn redacted(url: &str) -> String {
     let Some((user, host)) = authority(url) else {
         return match url.split_once(':') {
-            Some((scheme, _)) if scheme == "sqlite" => url.to_owned(),
+            Some(("sqlite", _)) => url.to_owned(),
             _ => "***".to_owned(),
         };
     };
@@ -82,6 +82,18 @@ pub fn redacted(url: &str) -> String {
     match rest.find(['?', '#']) {
         Some(at) => format!("{scheme}{user}{}{}?***", &url[host], &rest[..at]),
         None => format!("{scheme}{user}{}{rest}", &url[host]),
+    }
+}
+
+/// A text that may quote a URL, with the URL's password hidden.
+pub(crate) fn without_password(text: &str, url: &str) -> String {
+    let password = authority(url).and_then(|(user, _)| {
+        let (_, password) = url[user].trim_end_matches('@').split_once(':')?;
+        Some(password)
+    });
+    match password {
+        Some(password) if !password.is_empty() => text.replace(password, "***"),
+        _ => text.to_owned(),
     }
 }
 

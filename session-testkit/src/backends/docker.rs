@@ -116,9 +116,17 @@ impl Container {
 
     /// Where other containers reach it; another one after a restart.
     pub(crate) async fn address_for_peers(&self) -> Result<String, BackendError> {
-        let address = self.container()?.get_bridge_ip_address().await;
-        let address = address.map_err(BackendError::docker("tell a container's address"))?;
-        Ok(format!("{address}:{}", self.port))
+        let inspected = engine::client().await?.inspect_container(&self.name, None).await;
+        let inspected = inspected.map_err(BackendError::docker("inspect a container"))?;
+        // testcontainers' `get_bridge_ip_address` looks for a network named "default" and finds none.
+        let networks = inspected.network_settings.and_then(|settings| settings.networks);
+        let mut addresses = networks.into_iter().flatten().filter_map(|(_, network)| network.ip_address);
+        match addresses.find(|address| !address.is_empty()) {
+            Some(address) => Ok(format!("{address}:{}", self.port)),
+            None => Err(BackendError::docker(format!("tell the address of {}", self.name))(
+                "it has none; a stopped container has none",
+            )),
+        }
     }
 
     fn container(&self) -> Result<&ContainerAsync<GenericImage>, BackendError> {

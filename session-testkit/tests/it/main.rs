@@ -3,6 +3,9 @@
 mod backends;
 mod changes;
 //mod embedded;
+mod check;
+mod given;
+mod gone;
 mod harness;
 mod incarnation;
 mod outages;
@@ -11,12 +14,19 @@ mod rls;
 mod stale_fill;
 mod support;
 mod validate;
+mod run;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(child) = gone::child() {
+        return child;
+    }
     harness::main(|registry| {
         registry.theme("backends", backends::tests);
+        registry.theme("check", check::tests);
+        registry.theme("given", given::tests);
+        registry.theme("gone", gone::tests);
         registry.theme("proxy", proxy::tests);
         registry.theme("validate", validate::tests);
         registry.theme("changes", changes::tests);
@@ -25,5 +35,6 @@ fn main() -> ExitCode {
         registry.theme("incarnation", incarnation::tests);
         registry.theme("rls", rls::tests);
         //        registry.theme("embedded", embedded::tests);
+        registry.theme("run", run::tests);
     })
 }
