@@ -33,7 +33,7 @@ impl Facts {
             StoreError::new(
                 StoreErrorKind::NotAuthoritative,
                 "this Postgres server is a replica in recovery, and may be behind: \
-                 point DATABASE_URL at the primary (target_session_attrs=primary where there are several hosts)",
+                 point DATABASE_URL at the primary",
             )
         })
     }
