@@ -14,6 +14,12 @@ use crate::session::Session;
 use crate::store::StoreId;
 use crate::token::TokenDigest;
 
+#[cfg(feature = "sqlite")]
+mod memory;
+
+#[cfg(feature = "sqlite")]
+pub use self::memory::{MemoryCache, MemoryLease};
+
 /// How long a lease stands: a fill that takes longer is refused. It is part of every stated bound
 /// (TTL + 2 s).
 pub const LEASE: Duration = Duration::from_secs(2);
