@@ -1,0 +1,87 @@
+//! Building [`Sessions`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cache::SessionCache;
+use crate::driver::{Driver, Settings};
+use crate::sessions::{Mode, Sessions};
+use crate::store::SessionStore;
+use crate::token::{OpaqueTokens, TokenScheme};
+
+/// How long an entry may be served, unless set otherwise: 5 minutes. It bounds how long a revoked
+/// session can live on where Redis could not be told, against how often Postgres is asked.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(300);
+/// How long a validation may take in all, unless set otherwise: 250 ms, which leaves room for a slow
+/// Redis (50 ms) and a read of Postgres under load (15–25 ms, more where it queues).
+pub const DEFAULT_BUDGET: Duration = Duration::from_millis(250);
+
+/// Configures [`Sessions`]. Made by [`Sessions::builder`].
+#[must_use]
+pub struct SessionsBuilder<C, S> {
+    cache: C,
+    store: S,
+    settings: Settings,
+    mode: Mode,
+    scheme: Arc<dyn TokenScheme>,
+}
+
+impl Sessions {
+    /// Sessions over this cache and this store, with defaults for everything else.
+    pub fn builder<C: SessionCache, S: SessionStore>(cache: C, store: S) -> SessionsBuilder<C, S> {
+        SessionsBuilder {
+            cache,
+            store,
+            settings: Settings {
+                ttl: DEFAULT_TTL,
+                budget: DEFAULT_BUDGET,
+            },
+            mode: Mode::On,
+            scheme: Arc::new(OpaqueTokens),
+        }
+    }
+}
+
+impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
+    /// How long an entry may be served. At least 1 s; less is raised to it. Defaults to
+    /// [`DEFAULT_TTL`].
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.settings.ttl = ttl.max(Duration::from_secs(1));
+        self
+    }
+
+    /// How long a validation may take in all. Defaults to [`DEFAULT_BUDGET`].
+    pub fn budget(mut self, budget: Duration) -> Self {
+        self.settings.budget = budget;
+        self
+    }
+
+    /// Whether to start with the cache on. Defaults to [`Mode::On`].
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// How tokens look. Defaults to [`OpaqueTokens`]: those that this crate issues.
+    pub fn token_scheme(mut self, scheme: impl TokenScheme) -> Self {
+        self.scheme = Arc::new(scheme);
+        self
+    }
+
+    /// The handle. Nothing is asked of cache or store yet: an application starts without them and uses
+    /// them when they come.
+    #[must_use]
+    pub fn build(self) -> Sessions {
+        let driver = Driver::new(self.cache, self.store, self.settings, self.mode);
+        Sessions::new(driver, self.scheme)
+    }
+}
+
+impl<C, S> std::fmt::Debug for SessionsBuilder<C, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionsBuilder")
+            .field("settings", &self.settings)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}

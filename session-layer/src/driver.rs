@@ -1,0 +1,130 @@
+//! What the parts of one [`Sessions`](crate::Sessions) share: the two ports, what is known of the
+//! store, the mode, the counters and the tasks. What is done with it: `validate.rs`, `revoke.rs`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cache::SessionCache;
+use crate::clock::StoreClock;
+use crate::error::Error;
+use crate::metrics::{Counters, Metrics, Troubles};
+use crate::pending::Pending;
+use crate::session::CheckedSession;
+use crate::sessions::Mode;
+use crate::store::{Creation, Loaded, SessionStore, StoreId};
+use crate::token::TokenDigest;
+
+/// The driver of one cache and one store.
+#[derive(Debug)]
+pub(crate) struct Driver<C, S> {
+    pub(crate) cache: C,
+    pub(crate) store: S,
+    pub(crate) settings: Settings,
+    pub(crate) seen: StoreSeen,
+    pub(crate) counters: Counters,
+    pub(crate) troubles: Troubles,
+    pub(crate) pending: Pending,
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled at shutdown: tasks that would go on for ever end.
+    pub(crate) stop: CancellationToken,
+    bypass: AtomicBool,
+}
+
+/// What the builder decided.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// How long an entry may be served.
+    pub(crate) ttl: Duration,
+    /// How long a validation may take in all.
+    pub(crate) budget: Duration,
+}
+
+impl<C: SessionCache, S: SessionStore> Driver<C, S> {
+    pub(crate) fn new(cache: C, store: S, settings: Settings, mode: Mode) -> Arc<Self> {
+        Arc::new(Self {
+            cache,
+            store,
+            settings,
+            seen: StoreSeen::default(),
+            counters: Counters::default(),
+            troubles: Troubles::default(),
+            pending: Pending::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            bypass: AtomicBool::new(mode == Mode::Bypass),
+        })
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        if self.bypass.load(Ordering::SeqCst) {
+            Mode::Bypass
+        } else {
+            Mode::On
+        }
+    }
+
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        let bypass = mode == Mode::Bypass;
+        if self.bypass.swap(bypass, Ordering::SeqCst) != bypass {
+            tracing::info!(?mode, "the session cache's mode was changed");
+        }
+    }
+
+    /// Creates a session. No cached copy can exist yet, so there is nothing to invalidate.
+    pub(crate) async fn create(
+        self: Arc<Self>,
+        digest: TokenDigest,
+        new: CheckedSession,
+    ) -> Result<Creation, Error> {
+        let created = self.store.create(digest, &new).await;
+        Ok(created.inspect_err(|error| self.note_store(error))?)
+    }
+
+    /// Ends the background tasks, waits for what is under way, closes what was opened.
+    pub(crate) async fn shutdown(self: Arc<Self>) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.cache.close().await;
+        self.store.close().await;
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        let c = &self.counters;
+        Metrics {
+            hits: c.hits.get(),
+            misses: c.misses.get(),
+            errors: c.errors.get(),
+            bypassed: c.bypassed.get(),
+            unavailable: c.unavailable.get(),
+            store_reads: c.store_reads.get(),
+            fills: c.fills.get(),
+            fills_refused: c.fills_refused.get(),
+            unacknowledged: self.pending.len() as u64,
+        }
+    }
+}
+
+/// What the store's answers have told about it: its clock, and which store it is.
+#[derive(Debug, Default)]
+pub(crate) struct StoreSeen {
+    pub(crate) clock: StoreClock,
+    id: Mutex<Option<StoreId>>,
+}
+
+impl StoreSeen {
+    /// Takes note of an answer to a question sent at `asked`.
+    pub(crate) fn heard(&self, asked: Instant, answer: &Loaded) {
+        self.clock.heard(asked, answer.now);
+        *self.id.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer.store_id);
+    }
+
+    /// Which store it is; `None` before its first answer.
+    pub(crate) fn id(&self) -> Option<StoreId> {
+        *self.id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

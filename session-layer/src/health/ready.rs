@@ -1,0 +1,66 @@
+//! Ready, or not, and why.
+
+use crate::probe::Probed;
+use crate::sessions::Mode;
+
+/// `Err` with the reason when no session could be validated: while either the cache or the store
+/// answers, some can be, and a node taken out of service for the other's outage helps nobody.
+pub(super) fn readiness(mode: Mode, probed: &Probed) -> Result<(), String> {
+    let Some(store) = &probed.store_error else {
+        return Ok(());
+    };
+    let cache = match mode {
+        Mode::Bypass => "the session cache is bypassed".to_owned(),
+        Mode::On if probed.cache.connected => return Ok(()),
+        Mode::On => match probed.cache.errors.first() {
+            Some(error) => format!("the session cache cannot be asked ({error})"),
+            None => "the session cache cannot be asked".to_owned(),
+        },
+    };
+    Err(format!(
+        "no session could be validated: {cache}, and the session store cannot answer ({store})"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::CacheProbe;
+
+    #[test]
+    fn ready_while_some_session_could_be_validated() {
+        use Mode::{Bypass, On};
+        for (mode, cache, store, ready) in [
+            (On, true, true, true),
+            (On, false, true, true),
+            (On, true, false, true),
+            (On, false, false, false),
+            (Bypass, true, true, true),
+            (Bypass, false, true, true),
+            (Bypass, true, false, false),
+            (Bypass, false, false, false),
+        ] {
+            let probed = Probed {
+                cache: CacheProbe {
+                    connected: cache,
+                    errors: vec!["cache error".to_owned()],
+                    ..CacheProbe::default()
+                },
+                store_error: (!store).then(|| "store error".to_owned()),
+            };
+            let told = readiness(mode, &probed);
+            assert_eq!(told.is_ok(), ready, "{mode:?} {cache} {store}");
+            if let Err(reason) = told {
+                let says = if mode == On {
+                    "cache error"
+                } else {
+                    "bypassed"
+                };
+                assert!(
+                    reason.contains(says) && reason.contains("store error"),
+                    "{reason}"
+                );
+            }
+        }
+    }
+}

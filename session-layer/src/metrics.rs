@@ -1,0 +1,170 @@
+//! What happened: counters since the start, and the troubles of the last minute.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a trouble is told about.
+const RECENT: Duration = Duration::from_secs(60);
+/// How many different ones are told about.
+const MOST_TROUBLES: usize = 10;
+
+/// Counters of one process since its start. A snapshot: cheap, and not synchronized across fields.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Validations answered from the cache alone.
+    pub hits: u64,
+    /// Validations for which the cache had nothing to serve.
+    pub misses: u64,
+    /// Validations for which the cache could not be asked.
+    pub errors: u64,
+    /// Validations made in bypass mode: the cache was not to be asked. Not part of `total`.
+    pub bypassed: u64,
+    /// Validations that nobody could answer.
+    pub unavailable: u64,
+    /// Reads of the store made for validations.
+    pub store_reads: u64,
+    /// Copies put into the cache.
+    pub fills: u64,
+    /// Fills that were refused because their lease no longer stood: each may be a stale copy that was
+    /// kept out.
+    pub fills_refused: u64,
+    /// Revocations, updates and rotations whose invalidation the cache has not acknowledged yet.
+    pub unacknowledged: u64,
+}
+
+impl Metrics {
+    /// `hits + misses + errors`.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.hits + self.misses + self.errors
+    }
+
+    /// Hits in percent of the total; 0 where nothing was asked.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a percentage to be looked at")]
+    pub fn hit_rate(&self) -> f64 {
+        if self.total() == 0 {
+            0.0
+        } else {
+            self.hits as f64 * 100.0 / self.total() as f64
+        }
+    }
+}
+
+/// One counter.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add_one(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters that a [`Metrics`] is a snapshot of.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) hits: Counter,
+    pub(crate) misses: Counter,
+    pub(crate) errors: Counter,
+    pub(crate) bypassed: Counter,
+    pub(crate) unavailable: Counter,
+    pub(crate) store_reads: Counter,
+    pub(crate) fills: Counter,
+    pub(crate) fills_refused: Counter,
+}
+
+/// The troubles of the last minute, newest first, each told once however often it came.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles(Mutex<VecDeque<Trouble>>);
+
+#[derive(Debug)]
+struct Trouble {
+    text: String,
+    last: Instant,
+    times: u64,
+}
+
+impl Troubles {
+    pub(crate) fn note(&self, now: Instant, text: impl Into<String>) {
+        let text = text.into();
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = match kept.iter().position(|t| t.text == text) {
+            // A trouble that comes back after a quiet minute begins anew.
+            Some(at) => kept
+                .remove(at)
+                .map_or(0, |old| if is_recent(&old, now) { old.times } else { 0 }),
+            None => 0,
+        };
+        kept.push_front(Trouble {
+            text,
+            last: now,
+            times: times + 1,
+        });
+        kept.truncate(MOST_TROUBLES);
+    }
+
+    /// What is to be told now.
+    pub(crate) fn recent(&self, now: Instant) -> Vec<String> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter()
+            .filter(|t| is_recent(t, now))
+            .map(|t| match t.times {
+                1 => t.text.clone(),
+                times => format!("{} ({times} times)", t.text),
+            })
+            .collect()
+    }
+}
+
+fn is_recent(trouble: &Trouble, now: Instant) -> bool {
+    now.saturating_duration_since(trouble.last) < RECENT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hit_rate_of_nothing_is_zero() {
+        assert!(Metrics::default().hit_rate().abs() < f64::EPSILON);
+        let some = Metrics {
+            hits: 850,
+            misses: 150,
+            ..Metrics::default()
+        };
+        assert!((some.hit_rate() - 85.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn troubles_are_told_newest_first_once_and_for_a_minute() {
+        let start = Instant::now();
+        let troubles = Troubles::default();
+        troubles.note(start, "a");
+        troubles.note(start, "b");
+        troubles.note(start, "a");
+        assert_eq!(troubles.recent(start), ["a (2 times)", "b"]);
+        let later = start + RECENT;
+        troubles.note(later, "a");
+        assert_eq!(troubles.recent(later), ["a"]);
+    }
+
+    #[test]
+    fn at_most_ten_troubles_are_kept() {
+        let now = Instant::now();
+        let troubles = Troubles::default();
+        for i in 0..30 {
+            troubles.note(now, format!("{i}"));
+        }
+        let told = troubles.recent(now);
+        assert_eq!(told.len(), 10);
+        assert_eq!(told[0], "29");
+    }
+}

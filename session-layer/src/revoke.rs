@@ -1,0 +1,235 @@
+//! revoke, and everything else that changes a session: fence, COMMIT with journal, UNLINK.
+//!
+//! 1. Best effort: the fence keeps new fills away. It shortens races; nothing rests on it.
+//! 2. The store: the row is changed and the journal written in one transaction.
+//! 3. The cached copies are removed, also when nothing had to be changed, also when the fate of the
+//!    COMMIT is unknown. What the cache does not acknowledge is tried again behind the answer.
+//!
+//! The answer says how far the change reaches ([`Reach`]); there is no bare `Ok(())`. The whole of it
+//! runs in a task of its own: a client that goes away can't stop it between COMMIT and UNLINK.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+
+use crate::cache::{Invalidated, LEASE, SessionCache};
+use crate::driver::Driver;
+use crate::error::{Error, StoreError, StoreErrorKind};
+use crate::pending::RETRY_EVERY;
+use crate::session::{Session, SessionId};
+use crate::store::{Change, Revoked, SessionStore, Target};
+use crate::token::{SessionToken, TokenDigest};
+
+/// A change that was made, and how far it reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "`reach` says from when on no node honours the old state any more"]
+pub struct Changed<T> {
+    /// What came of it.
+    pub value: T,
+    /// From when on it holds everywhere.
+    pub reach: Reach,
+}
+
+/// From when on no node honours the old state any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reach {
+    /// There was nothing to change.
+    Nothing,
+    /// From now on, on every node: the one cache there is has dropped its copy.
+    Propagated,
+    /// It is committed, and every node honours it after these spans at the latest.
+    Committed {
+        /// For nodes that reach Postgres.
+        within: Duration,
+        /// For every node.
+        at_most: Duration,
+    },
+}
+
+impl<C: SessionCache, S: SessionStore> Driver<C, S> {
+    /// Ends the sessions in question. The value: how many were alive.
+    pub(crate) async fn revoke(
+        self: Arc<Self>,
+        target: Target,
+        reason: String,
+    ) -> Result<Changed<u64>, Error> {
+        self.change(target.clone(), move |driver| async move {
+            let Revoked {
+                ended,
+                found,
+                digests,
+            } = driver.store.revoke(&target, &reason).await?;
+            let anything = found > 0;
+            Ok(Committed {
+                value: Ok(ended),
+                digests,
+                anything,
+            })
+        })
+        .await
+    }
+
+    /// Replaces the data of a session whose version is still this one.
+    pub(crate) async fn update(
+        self: Arc<Self>,
+        id: SessionId,
+        version: i64,
+        data: Box<RawValue>,
+    ) -> Result<Changed<Session>, Error> {
+        self.change(Target::Id(id), move |driver| async move {
+            let change = driver.store.update(id, version, &data).await?;
+            Ok(Committed::of(change, Error::VersionConflict))
+        })
+        .await
+    }
+
+    /// Gives the session under `old` a new token.
+    pub(crate) async fn rotate(
+        self: Arc<Self>,
+        old: TokenDigest,
+        new: SessionToken,
+        grace: Duration,
+    ) -> Result<Changed<(SessionToken, Session)>, Error> {
+        let changed = self
+            .change(Target::Token(old), {
+                let new = new.digest();
+                move |driver| async move {
+                    let change = driver.store.rotate(old, new, grace).await?;
+                    Ok(Committed::of(change, Error::AlreadyRotated))
+                }
+            })
+            .await?;
+        Ok(Changed {
+            value: (new, changed.value),
+            reach: changed.reach,
+        })
+    }
+
+    /// The one way of every change. `commit` is step 2.
+    async fn change<T, F>(
+        self: Arc<Self>,
+        target: Target,
+        commit: impl FnOnce(Arc<Self>) -> F + Send + 'static,
+    ) -> Result<Changed<T>, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<Committed<T>, StoreError>> + Send + 'static,
+    {
+        let driver = Arc::clone(&self);
+        let task = self.tasks.spawn(async move {
+            // The digests are asked for beforehand: should the answer to the COMMIT be lost, the
+            // copies have to go all the same. A failure here has changed nothing.
+            let mut digests = driver.store.digests(&target).await?;
+            if !digests.is_empty()
+                && let Err(error) = driver.cache.fence(&digests).await
+            {
+                driver.note_cache(&error);
+            }
+            let committed = commit(Arc::clone(&driver)).await;
+            if let Ok(committed) = &committed {
+                digests.extend(&committed.digests);
+            }
+            digests.sort_unstable();
+            digests.dedup();
+            let reach = driver.unlink(digests).await;
+            let committed = committed.inspect_err(|error| driver.note_store(error))?;
+            let reach = if committed.anything {
+                reach
+            } else {
+                Reach::Nothing
+            };
+            committed.value.map(|value| Changed { value, reach })
+        });
+        task.await.unwrap_or_else(|stopped| {
+            Err(Error::Unknown(
+                StoreError::new(
+                    StoreErrorKind::Uncertain,
+                    "the task making the change was stopped",
+                )
+                .with_source(stopped),
+            ))
+        })
+    }
+
+    /// Step 3.
+    async fn unlink(self: &Arc<Self>, digests: Vec<TokenDigest>) -> Reach {
+        let bound = self.settings.ttl + LEASE;
+        // Without a reader of the journal, what holds for every node is all that holds.
+        let committed = Reach::Committed {
+            within: bound,
+            at_most: bound,
+        };
+        if digests.is_empty() {
+            return committed;
+        }
+        match self.cache.invalidate(&digests).await {
+            Ok(Invalidated::Everywhere) => Reach::Propagated,
+            Ok(Invalidated::Here) => committed,
+            Err(error) => {
+                self.note_cache(&error);
+                if self.pending.add(&digests, Instant::now() + bound) {
+                    let driver = Arc::clone(self);
+                    self.tasks
+                        .spawn(async move { driver.unlink_pending(bound).await });
+                }
+                committed
+            }
+        }
+    }
+
+    /// Goes on unlinking what was not acknowledged, until it is or the copies have died.
+    async fn unlink_pending(&self, bound: Duration) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(RETRY_EVERY) => {}
+                () = self.stop.cancelled() => return,
+            }
+            // Batch after batch while the cache answers; at the first failure, wait again.
+            loop {
+                let began = Instant::now();
+                let Some(batch) = self.pending.next_batch(began) else {
+                    return;
+                };
+                if self.cache.invalidate(&batch).await.is_err() {
+                    break;
+                }
+                self.pending.acknowledged(&batch, began, bound);
+            }
+        }
+    }
+
+    pub(crate) fn note_store(&self, error: &StoreError) {
+        self.troubles
+            .note(Instant::now(), format!("session store: {error}"));
+    }
+}
+
+/// What step 2 came to.
+struct Committed<T> {
+    value: Result<T, Error>,
+    digests: Vec<TokenDigest>,
+    /// Was there anything to change?
+    anything: bool,
+}
+
+impl Committed<Session> {
+    fn of(change: Change, conflict: Error) -> Self {
+        let refused = |error| Self {
+            value: Err(error),
+            digests: Vec::new(),
+            anything: false,
+        };
+        match change {
+            Change::Made { session, digests } => Self {
+                value: Ok(session),
+                digests,
+                anything: true,
+            },
+            Change::Conflict => refused(conflict),
+            Change::NoSession => refused(Error::NoSession),
+        }
+    }
+}

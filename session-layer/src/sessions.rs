@@ -1,0 +1,450 @@
+//! [`Sessions`]: the handle that applications hold.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::cache::{CacheProbe, CacheStatus, SessionCache};
+use crate::driver::Driver;
+use crate::error::{Error, StoreError};
+use crate::metrics::Metrics;
+use crate::probe::Probing;
+use crate::revoke::Changed;
+use crate::session::{CheckedSession, ListedSession, NewSession, Session, SessionId, data_to_json};
+use crate::store::{Creation, SessionStore, Target};
+use crate::token::{MAX_TOKEN_BYTES, NotAToken, SessionToken, TokenDigest, TokenScheme};
+use crate::validate::{Answers, Validation};
+
+/// Creates, validates and ends sessions. Cheap to clone; all clones are one.
+///
+/// It has no type parameters, so that an application's state can name it. Built by
+/// [`Sessions::builder`] from a cache and a store, or by [`Sessions::from_env`].
+///
+/// It spawns tasks and so must be used within a Tokio runtime. Every change goes on to its end even
+/// if the future that asked for it is dropped.
+#[derive(Clone)]
+pub struct Sessions {
+    driver: Arc<dyn AnyDriver>,
+    scheme: Arc<dyn TokenScheme>,
+    ttl: Duration,
+    pub(crate) probing: Arc<Probing>,
+}
+
+/// Is the cache used?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Yes.
+    On,
+    /// No: validations go straight to Postgres. Changes still invalidate the cache, so that turning
+    /// it on again serves nothing that was revoked meanwhile.
+    Bypass,
+}
+
+/// A session that was just created, and the token that lets its user in.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Created {
+    /// To be sent to the client, once; it is stored nowhere.
+    pub token: SessionToken,
+    /// The session.
+    pub session: Session,
+}
+
+/// A token after its rotation.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Rotated {
+    /// The new token, to be sent to the client, once.
+    pub token: SessionToken,
+    /// The session, the same as before.
+    pub session: Session,
+}
+
+impl Sessions {
+    pub(crate) fn new<C: SessionCache, S: SessionStore>(
+        driver: Arc<Driver<C, S>>,
+        scheme: Arc<dyn TokenScheme>,
+    ) -> Self {
+        let ttl = driver.settings.ttl;
+        Self {
+            driver,
+            scheme,
+            ttl,
+            probing: Arc::default(),
+        }
+    }
+
+    /// Creates a session, as the end of a login.
+    ///
+    /// A session that a [`revoke_all`](Self::revoke_all) should have ended never comes into being:
+    /// a login that was under way then is refused.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where a limit is broken, [`Error::LoginSuperseded`] where all of the user's
+    /// sessions were revoked meanwhile, [`Error::Unavailable`] or [`Error::Unknown`] in an outage of
+    /// Postgres. (In the last case a session may exist, but no one has its token.)
+    pub async fn create(&self, new: NewSession) -> Result<Created, Error> {
+        let token = SessionToken::generate()?;
+        let session = self.create_under(token.digest(), new).await?;
+        Ok(Created { token, session })
+    }
+
+    /// Creates a session for a token that was issued elsewhere, as the
+    /// [`TokenScheme`](crate::SessionsBuilder::token_scheme) reads it.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); [`Error::NotAToken`] where the scheme does not accept it,
+    /// [`Error::TokenTaken`] where it has a session already.
+    pub async fn register(&self, presented: &str, new: NewSession) -> Result<Session, Error> {
+        let digest = self.digest(presented)?;
+        self.create_under(digest, new).await
+    }
+
+    async fn create_under(&self, digest: TokenDigest, new: NewSession) -> Result<Session, Error> {
+        match Arc::clone(&self.driver)
+            .create(digest, new.check()?)
+            .await?
+        {
+            Creation::Created(session) => Ok(session),
+            Creation::Superseded => Err(Error::LoginSuperseded),
+            Creation::Taken => Err(Error::TokenTaken),
+        }
+    }
+
+    /// Whose session is this, and may it still be used? What the layer asks for every request.
+    ///
+    /// Something that is no token at all is [`Validation::Invalid`]; no store is asked.
+    pub async fn validate(&self, presented: &str) -> Validation {
+        match self.digest(presented) {
+            Ok(digest) => {
+                let mut answers = self.look_up(vec![digest]).await;
+                answers.validations.pop().unwrap_or(Validation::Unavailable)
+            }
+            Err(NotAToken) => Validation::Invalid,
+        }
+    }
+
+    /// The digest of what a request presented.
+    ///
+    /// # Errors
+    /// [`NotAToken`] for what is over [`MAX_TOKEN_BYTES`] or refused by the scheme.
+    pub(crate) fn digest(&self, presented: &str) -> Result<TokenDigest, NotAToken> {
+        if presented.len() > MAX_TOKEN_BYTES {
+            return Err(NotAToken);
+        }
+        self.scheme.digest(presented)
+    }
+
+    /// Several digests in one look-up. The one boxed future of a request.
+    pub(crate) fn look_up(&self, digests: Vec<TokenDigest>) -> Boxed<Answers> {
+        Arc::clone(&self.driver).validate(digests)
+    }
+
+    /// Replaces the session's data, if nobody changed the session since this copy was read.
+    ///
+    /// The copy of a request may come from the cache and be up to the cache's TTL old where someone
+    /// changed the row without us; the version tells.
+    ///
+    /// # Errors
+    /// [`Error::VersionConflict`] for a lost race, [`Error::NoSession`] where it has ended,
+    /// [`Error::Input`] for data over the limits; else as [`create`](Self::create).
+    pub async fn update(
+        &self,
+        session: &Session,
+        data: impl Serialize,
+    ) -> Result<Changed<Session>, Error> {
+        let data = data_to_json(data)?;
+        Arc::clone(&self.driver)
+            .update(session.id(), session.version(), data)
+            .await
+    }
+
+    /// Ends the session with this token. The value says how many were alive: 1 or 0.
+    ///
+    /// Calling it again is safe, and is what to do after an error: a session that had ended already
+    /// is removed from the cache all the same, and the answer says how far that reaches.
+    ///
+    /// # Errors
+    /// [`Error::NotAToken`]; [`Error::Unavailable`]: nothing was changed; [`Error::Unknown`]: it may
+    /// have been.
+    pub async fn revoke(&self, presented: &str) -> Result<Changed<u64>, Error> {
+        let digest = self.digest(presented)?;
+        self.end(Target::Token(digest), "revoked").await
+    }
+
+    /// Ends the session with this id, whoever's it is. For one that a user named, see
+    /// [`revoke_owned`](Self::revoke_owned).
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke).
+    pub async fn revoke_id(&self, id: SessionId) -> Result<Changed<u64>, Error> {
+        self.end(Target::Id(id), "revoked").await
+    }
+
+    /// Ends the session with this id if it is this user's: what to call where the id comes from a
+    /// request. Another user's session and an unknown one are both
+    /// [`Reach::Nothing`](crate::Reach::Nothing).
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke).
+    pub async fn revoke_owned(&self, user_id: &str, id: SessionId) -> Result<Changed<u64>, Error> {
+        self.end(Target::OwnedBy(id, user_id.to_owned()), "revoked")
+            .await
+    }
+
+    /// Ends all of the user's sessions, those whose login is under way included. The value says how
+    /// many were alive.
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke).
+    pub async fn revoke_all(&self, user_id: &str) -> Result<Changed<u64>, Error> {
+        self.end(
+            Target::User {
+                user_id: user_id.to_owned(),
+                keep: None,
+            },
+            "revoked all",
+        )
+        .await
+    }
+
+    /// Ends all of the user's sessions but this one ("log me out everywhere else").
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke).
+    pub async fn revoke_all_but(&self, keep: &Session) -> Result<Changed<u64>, Error> {
+        let target = Target::User {
+            user_id: keep.user_id().to_owned(),
+            keep: Some(keep.id()),
+        };
+        self.end(target, "revoked all others").await
+    }
+
+    async fn end(&self, target: Target, reason: &str) -> Result<Changed<u64>, Error> {
+        Arc::clone(&self.driver)
+            .revoke(target, reason.to_owned())
+            .await
+    }
+
+    /// Gives the session a new token. For `grace` the old one resolves to the same session, so that
+    /// parallel requests already sent are not thrown out. Use [`Duration::ZERO`] at a login or a
+    /// change of rights: against fixation the old token must be worthless at once.
+    ///
+    /// For tokens of ours; one issued elsewhere is replaced by registering the next.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRotated`]: of two rotations at once one gets the new token;
+    /// [`Error::NoSession`]; else as [`revoke`](Self::revoke).
+    pub async fn rotate(
+        &self,
+        presented: &str,
+        grace: Duration,
+    ) -> Result<Changed<Rotated>, Error> {
+        let old = self.digest(presented)?;
+        let new = SessionToken::generate()?;
+        let changed = Arc::clone(&self.driver).rotate(old, new, grace).await?;
+        let (token, session) = changed.value;
+        Ok(Changed {
+            value: Rotated { token, session },
+            reach: changed.reach,
+        })
+    }
+
+    /// The user's sessions that are alive, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] in an outage of Postgres.
+    pub async fn list(&self, user_id: &str) -> Result<Vec<ListedSession>, Error> {
+        Ok(Arc::clone(&self.driver).list(user_id.to_owned()).await?)
+    }
+
+    /// Turns the cache on or off at run time, for this process.
+    pub fn set_mode(&self, mode: Mode) {
+        self.driver.set_mode(mode);
+    }
+
+    /// Is the cache used?
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.driver.mode()
+    }
+
+    /// What happened since the start.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.driver.metrics()
+    }
+
+    /// What is known of the cache without asking it.
+    #[must_use]
+    pub fn cache_status(&self) -> CacheStatus {
+        self.driver.cache_status()
+    }
+
+    /// How long an entry may be served.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// What went wrong in the last 60 s, newest first, at most 10.
+    #[must_use]
+    pub fn recent_errors(&self) -> Vec<String> {
+        self.driver.recent_errors()
+    }
+
+    /// `"postgres"` or `"sqlite"`.
+    pub(crate) fn store_backend(&self) -> &'static str {
+        self.driver.store_backend()
+    }
+
+    /// Really pings, sets and gets.
+    pub(crate) fn probe_cache(&self) -> Boxed<CacheProbe> {
+        Arc::clone(&self.driver).probe_cache()
+    }
+
+    /// Can the store answer right now?
+    pub(crate) fn probe_store(&self) -> Boxed<Result<(), StoreError>> {
+        Arc::clone(&self.driver).probe_store()
+    }
+
+    /// Stops the background tasks and closes the connections that this crate opened. Changes under
+    /// way are waited for until `deadline`.
+    ///
+    /// # Errors
+    /// [`ShutdownError`] when something was still under way then; it is left to itself.
+    pub async fn shutdown(&self, deadline: Duration) -> Result<(), ShutdownError> {
+        tokio::time::timeout(deadline, Arc::clone(&self.driver).shutdown())
+            .await
+            .map_err(|_elapsed| ShutdownError)
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions")
+            .field("mode", &self.mode())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Something was still under way at the deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("background work was still under way at the deadline")]
+#[non_exhaustive]
+pub struct ShutdownError;
+
+pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// [`Driver`] without its type parameters: this is where the cache's and the store's types end.
+trait AnyDriver: Send + Sync {
+    fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Boxed<Answers>;
+    fn create(
+        self: Arc<Self>,
+        digest: TokenDigest,
+        new: CheckedSession,
+    ) -> Boxed<Result<Creation, Error>>;
+    fn revoke(
+        self: Arc<Self>,
+        target: Target,
+        reason: String,
+    ) -> Boxed<Result<Changed<u64>, Error>>;
+    fn update(
+        self: Arc<Self>,
+        id: SessionId,
+        version: i64,
+        data: Box<RawValue>,
+    ) -> Boxed<Result<Changed<Session>, Error>>;
+    fn rotate(
+        self: Arc<Self>,
+        old: TokenDigest,
+        new: SessionToken,
+        grace: Duration,
+    ) -> Boxed<Result<Changed<(SessionToken, Session)>, Error>>;
+    fn list(self: Arc<Self>, user_id: String) -> Boxed<Result<Vec<ListedSession>, StoreError>>;
+    fn set_mode(&self, mode: Mode);
+    fn mode(&self) -> Mode;
+    fn metrics(&self) -> Metrics;
+    fn cache_status(&self) -> CacheStatus;
+    fn store_backend(&self) -> &'static str;
+    fn recent_errors(&self) -> Vec<String>;
+    fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe>;
+    fn probe_store(self: Arc<Self>) -> Boxed<Result<(), StoreError>>;
+    fn shutdown(self: Arc<Self>) -> Boxed<()>;
+}
+
+impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
+    fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Boxed<Answers> {
+        Box::pin(self.validate(digests))
+    }
+    fn create(
+        self: Arc<Self>,
+        digest: TokenDigest,
+        new: CheckedSession,
+    ) -> Boxed<Result<Creation, Error>> {
+        Box::pin(self.create(digest, new))
+    }
+    fn revoke(
+        self: Arc<Self>,
+        target: Target,
+        reason: String,
+    ) -> Boxed<Result<Changed<u64>, Error>> {
+        Box::pin(self.revoke(target, reason))
+    }
+    fn update(
+        self: Arc<Self>,
+        id: SessionId,
+        version: i64,
+        data: Box<RawValue>,
+    ) -> Boxed<Result<Changed<Session>, Error>> {
+        Box::pin(self.update(id, version, data))
+    }
+    fn rotate(
+        self: Arc<Self>,
+        old: TokenDigest,
+        new: SessionToken,
+        grace: Duration,
+    ) -> Boxed<Result<Changed<(SessionToken, Session)>, Error>> {
+        Box::pin(self.rotate(old, new, grace))
+    }
+    fn list(self: Arc<Self>, user_id: String) -> Boxed<Result<Vec<ListedSession>, StoreError>> {
+        Box::pin(async move {
+            self.store
+                .list(&user_id)
+                .await
+                .inspect_err(|e| self.note_store(e))
+        })
+    }
+    fn set_mode(&self, mode: Mode) {
+        self.set_mode(mode);
+    }
+    fn mode(&self) -> Mode {
+        self.mode()
+    }
+    fn metrics(&self) -> Metrics {
+        self.metrics()
+    }
+    fn cache_status(&self) -> CacheStatus {
+        self.cache.status()
+    }
+    fn store_backend(&self) -> &'static str {
+        self.store.backend()
+    }
+    fn recent_errors(&self) -> Vec<String> {
+        self.troubles.recent(Instant::now())
+    }
+    fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe> {
+        Box::pin(async move { self.cache.probe().await })
+    }
+    fn probe_store(self: Arc<Self>) -> Boxed<Result<(), StoreError>> {
+        Box::pin(async move { self.store.probe().await })
+    }
+    fn shutdown(self: Arc<Self>) -> Boxed<()> {
+        Box::pin(self.shutdown())
+    }
+}

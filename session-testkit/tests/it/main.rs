@@ -1,0 +1,40 @@
+//! All tests that need servers, as one binary; `harness.rs` says how to add to them.
+
+mod backends;
+mod changes;
+//mod embedded;
+mod check;
+mod given;
+mod gone;
+mod harness;
+mod incarnation;
+mod outages;
+mod proxy;
+mod rls;
+mod stale_fill;
+mod support;
+mod validate;
+mod run;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(child) = gone::child() {
+        return child;
+    }
+    harness::main(|registry| {
+        registry.theme("backends", backends::tests);
+        registry.theme("check", check::tests);
+        registry.theme("given", given::tests);
+        registry.theme("gone", gone::tests);
+        registry.theme("proxy", proxy::tests);
+        registry.theme("validate", validate::tests);
+        registry.theme("changes", changes::tests);
+        registry.theme("stale_fill", stale_fill::tests);
+        registry.theme("outages", outages::tests);
+        registry.theme("incarnation", incarnation::tests);
+        registry.theme("rls", rls::tests);
+        //        registry.theme("embedded", embedded::tests);
+        registry.theme("run", run::tests);
+    })
+}
