@@ -21,6 +21,12 @@ pub use self::postgres::{
     CHANGE_DEADLINE, InvalidSchemaName, PostgresStore, PostgresStoreBuilder, READ_DEADLINE,
 };
 
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::SqliteStore;
+
 /// A random number written by the store's first migration. Two environments that share one Redis
 /// never accept each other's sessions.
 pub type StoreId = [u8; 16];

@@ -241,4 +241,5 @@ impl SessionCache for MemoryCache {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests;

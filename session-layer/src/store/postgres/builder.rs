@@ -142,6 +142,7 @@ impl PostgresStoreBuilder {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
 

@@ -163,6 +163,7 @@ pub(super) fn of_connecting(error: sqlx::Error, busy: Option<u32>) -> StoreError
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
 

@@ -69,6 +69,7 @@ impl From<InvalidSchemaName> for StoreError {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
 
