@@ -2,7 +2,7 @@
 
 mod backends;
 mod changes;
-//mod embedded;
+mod embedded;
 mod check;
 mod given;
 mod gone;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         registry.theme("outages", outages::tests);
         registry.theme("incarnation", incarnation::tests);
         registry.theme("rls", rls::tests);
-        //        registry.theme("embedded", embedded::tests);
+        registry.theme("embedded", embedded::tests);
         registry.theme("run", run::tests);
     })
 }
