@@ -151,7 +151,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 self.note_cache(error);
             }
             None if found.iter().all(|lookup| matches!(lookup, Lookup::Hit(_))) => {
-                counters.hits.add_one()
+                counters.hits.add_one();
             }
             None => counters.misses.add_one(),
         }

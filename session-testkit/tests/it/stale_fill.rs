@@ -209,9 +209,12 @@ async fn one_try(
     }
 }
 
+/// Tells that the read is there, and waits for being told to go on.
+type Stop = (oneshot::Sender<()>, oneshot::Receiver<()>);
+
 /// Reads that are to stop on their way back from Postgres.
 #[derive(Default)]
-struct Stops(Mutex<HashMap<TokenDigest, (oneshot::Sender<()>, oneshot::Receiver<()>)>>);
+struct Stops(Mutex<HashMap<TokenDigest, Stop>>);
 
 impl Stops {
     /// The first half says when the read has Postgres' answer, the second lets it return.
