@@ -143,6 +143,7 @@ mod tests {
                 errors: Vec::new(),
             },
             store_error: None,
+            store_is_known: true,
         }
     }
 
