@@ -68,6 +68,7 @@ pub struct PostgresStore {
     statements: Arc<Statements>,
     read_deadline: Duration,
     change_deadline: Duration,
+    pooled: bool,
 }
 
 impl PostgresStore {
@@ -105,6 +106,7 @@ impl PostgresStore {
             schema,
             read_deadline: READ_DEADLINE,
             change_deadline: CHANGE_DEADLINE,
+            pooled: false,
         }
     }
 
@@ -119,6 +121,15 @@ impl PostgresStore {
             schema,
             ..self
         })
+    }
+
+    /// Set it where the pool's connections go through a pooler in transaction mode, such as
+    /// `PgBouncer` (the pool itself needs `statement_cache_capacity(0)` then). Each statement has a
+    /// transaction of its own, at three more round trips. Defaults to `false`.
+    #[must_use]
+    pub fn pooled(mut self, pooled: bool) -> Self {
+        self.pooled = pooled;
+        self
     }
 
     /// How long a read may take, waiting for a connection included. Defaults to [`READ_DEADLINE`].

@@ -1,4 +1,4 @@
-//! What is SQLite's own: the file, and who has it.
+//! What is `SQLite`'s own: the file, and who has it.
 
 use session_layer::StoreErrorKind;
 use session_layer::store::{Creation, Row, SessionStore, SqliteStore, Target};

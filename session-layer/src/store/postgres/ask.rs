@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::SqlStr;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
+use sqlx::{Connection as _, Row as _, SqlStr};
 use tokio::time::timeout;
 
 use super::PostgresStore;
@@ -60,7 +60,7 @@ impl PostgresStore {
         sent: &Sent,
         change: Statement,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let connection = self.connections.get_answering().await?;
+        let connection = self.answering().await?;
         sent.set(true);
         match self.fetch(connection, change).await {
             Ok(rows) => {
@@ -69,6 +69,13 @@ impl PostgresStore {
             }
             Err(error) => Err(self.explain(error, sent).await),
         }
+    }
+
+    /// A connection for a change. Eight that hang are passed over within the deadline.
+    pub(super) async fn answering(&self) -> Result<Connection, StoreError> {
+        self.connections
+            .get_answering(self.change_deadline / 8)
+            .await
     }
 
     /// A change that is one statement, under its deadline.
@@ -84,7 +91,11 @@ impl PostgresStore {
         mut connection: Connection,
         statement: Statement,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let fetched = statement.fetch_all(&mut *connection).await;
+        let fetched = if self.pooled {
+            pinned(&mut connection, statement).await
+        } else {
+            statement.fetch_all(&mut *connection).await
+        };
         match &fetched {
             Err(error) if errors::ends_connection(error) => drop(connection),
             _ => connection.give_back(),
@@ -111,9 +122,23 @@ impl PostgresStore {
         let asking = statement(&self.statements.hidden);
         let found = self.fetch(connection, asking).await.ok()?;
         let row = found.first()?;
-        use sqlx::Row as _;
         Some((row.try_get("role").ok()?, row.try_get("hidden").ok()?))
     }
+}
+
+/// The statement in a transaction of its own. Behind a pooler, what is prepared may else run into
+/// another server's connection than the one it was prepared on; and a name given to it there would stay.
+async fn pinned(
+    connection: &mut Connection,
+    statement: Statement,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let rows = statement
+        .persistent(false)
+        .fetch_all(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(rows)
 }
 
 /// `asking`, given up at the deadline.

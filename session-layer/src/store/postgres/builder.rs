@@ -79,8 +79,9 @@ impl PostgresStoreBuilder {
     }
 
     /// Set it behind a pooler in transaction mode, such as `PgBouncer`: no prepared statements are
-    /// kept, and no settings are sent with the connection; set `statement_timeout`, `lock_timeout` and
-    /// `row_security=off` on the role instead. Defaults to `false`.
+    /// kept, each statement has a transaction of its own (three more round trips), and no settings are
+    /// sent with the connection; set `statement_timeout`, `lock_timeout` and `row_security=off` on the
+    /// role instead. Defaults to `false`.
     pub fn pooled(mut self, pooled: bool) -> Self {
         self.pooled = pooled;
         self
@@ -105,6 +106,7 @@ impl PostgresStoreBuilder {
         Ok(PostgresStore {
             read_deadline: self.read_deadline,
             change_deadline: self.change_deadline,
+            pooled: self.pooled,
             ..PostgresStore::over(Connections::new(pool, true), schema)
         })
     }

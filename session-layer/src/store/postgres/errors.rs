@@ -119,6 +119,14 @@ fn by_code(code: Option<&str>, sent: &Sent) -> (Kind, &'static str) {
             "the server refused how we connect; a pooler such as PgBouncer refuses startup options: use \
              PostgresStoreBuilder::pooled",
         ),
+        code if code.starts_with("22") => (
+            Kind::Other,
+            "Postgres refuses a value: the data holds something jsonb cannot (a lone surrogate, a number out of range)",
+        ),
+        "26000" | "42P05" => (
+            Kind::Other,
+            "a pooler in transaction mode is in between: set `pooled` on the store",
+        ),
         "53100" | "53200" => (Kind::Other, "Postgres is out of disk or memory"),
         _ => (Kind::Other, "Postgres reported an error"),
     }

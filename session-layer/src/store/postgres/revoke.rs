@@ -54,7 +54,7 @@ impl PostgresStore {
     ) -> Result<Revoked, StoreError> {
         let sent = Sent::default();
         let revoking = async {
-            let mut connection = self.connections.get_answering().await?;
+            let mut connection = self.answering().await?;
             match self
                 .revoke_user_over(&mut connection, user_id, keep, reason, &sent)
                 .await
@@ -90,6 +90,7 @@ impl PostgresStore {
             .await?;
         let epoch: i64 = statement(&self.statements.raise_epoch)
             .bind(user_id.to_owned())
+            .persistent(!self.pooled)
             .fetch_one(&mut *transaction)
             .await?
             .try_get(0)?;
@@ -98,6 +99,7 @@ impl PostgresStore {
             .bind(epoch)
             .bind(keep.map(|id| Uuid::from_bytes(*id.as_bytes())))
             .bind(reason.to_owned())
+            .persistent(!self.pooled)
             .fetch_all(&mut *transaction)
             .await?;
         let facts = Facts::of(&found)?;

@@ -76,11 +76,14 @@ async fn established_connections_that_swallow_everything_are_replaced() {
         login(&owner, "a", "alice").await;
         let proxy = Proxy::to(&url());
         let store = impatient(&schema, &proxy.url(&url()));
-        for round in 0..3 {
-            // All four connections are open, some of them on their way back to the pool.
+        for round in 0..4 {
+            // All four connections are open: on their way back to the pool, or idle there.
             let all = (0..12).map(|_| until_reading(&store));
             futures_util::future::join_all(all).await;
             assert!(proxy.connections() > 0);
+            if round % 2 == 1 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
             proxy.swallow_established();
             let began = Instant::now();
             let error = store.load(&[token("a")]).await;
