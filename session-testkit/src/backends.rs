@@ -25,6 +25,8 @@ mod supervisor;
 
 use std::{env, fmt, str::FromStr};
 
+pub(crate) use self::error::chain;
+use self::{docker::Container, native::Process, server::Host};
 pub use self::{
     error::{BackendError, Cause, Tried},
     kind::Kind,
@@ -33,8 +35,6 @@ pub use self::{
     sandbox::Sandbox,
     server::{PauseGuard, PostgresServer, RedisServer, Server},
 };
-pub(crate) use self::error::chain;
-use self::{docker::Container, native::Process, server::Host};
 
 /// What runs a server that we start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -236,12 +236,17 @@ impl BackendsBuilder {
 
     /// Adds arguments of `redis-server`, as in `["--timeout", "1"]`; of no effect on a given one.
     pub fn redis_args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
-        self.redis.arguments.extend(arguments.into_iter().map(Into::into));
+        self.redis
+            .arguments
+            .extend(arguments.into_iter().map(Into::into));
         self
     }
 
     /// Adds settings of Postgres, as in `["max_connections=20"]`; of no effect on a given one.
-    pub fn postgres_settings<S: Into<String>>(mut self, settings: impl IntoIterator<Item = S>) -> Self {
+    pub fn postgres_settings<S: Into<String>>(
+        mut self,
+        settings: impl IntoIterator<Item = S>,
+    ) -> Self {
         self.postgres.arguments.extend(postgres::settings(settings));
         self
     }
@@ -298,7 +303,11 @@ impl BackendsBuilder {
                         Ok(server) => return Ok(server),
                         // Engines without the rights to run a container exist: try the next.
                         Err(error) if forced.is_none() => {
-                            tracing::warn!(error = chain(&error), "Docker could not start {}", K::NAME);
+                            tracing::warn!(
+                                error = chain(&error),
+                                "Docker could not start {}",
+                                K::NAME
+                            );
                             chain(&error)
                         }
                         Err(error) => return Err(error),
@@ -343,7 +352,10 @@ async fn natively<K: Kind>(extra: &[String]) -> Result<Server<K>, BackendError> 
         match Server::started(&format!("127.0.0.1:{port}"), Host::Native(process)).await {
             // Another process took the port between our look and the server's.
             Err(BackendError::Exited { logs, .. })
-                if tries < 3 && logs.iter().any(|line| line.contains("ddress already in use")) =>
+                if tries < 3
+                    && logs
+                        .iter()
+                        .any(|line| line.contains("ddress already in use")) =>
             {
                 tries += 1;
             }

@@ -12,7 +12,9 @@ fn authority(url: &str) -> Option<(Range<usize>, Range<usize>)> {
         .find(['/', '?', '#'])
         .map_or(url.len(), |length| begin + length);
     // A password may contain an `@`: the last one ends it.
-    let host = url[begin..end].rfind('@').map_or(begin, |at| begin + at + 1);
+    let host = url[begin..end]
+        .rfind('@')
+        .map_or(begin, |at| begin + at + 1);
     Some((begin..host, host..end))
 }
 
@@ -105,7 +107,10 @@ mod tests {
         assert_eq!(address("redis://h").as_deref(), Some("h:6379"));
         assert_eq!(address("rediss://u:p@ss@h/1").as_deref(), Some("h:6379"));
         assert_eq!(address("postgres://u@h/db").as_deref(), Some("h:5432"));
-        assert_eq!(address("postgres://[::1]/db").as_deref(), Some("[::1]:5432"));
+        assert_eq!(
+            address("postgres://[::1]/db").as_deref(),
+            Some("[::1]:5432")
+        );
         assert_eq!(address("postgres://[::1]:7/db").as_deref(), Some("[::1]:7"));
         assert_eq!(address("postgres:///db?host=/run"), None);
         assert_eq!(address("nonsense"), None);
@@ -114,9 +119,18 @@ mod tests {
     #[test]
     fn secrets_are_hidden_wherever_they_stand() {
         assert_eq!(redacted("redis://:s3cret@h:1/0"), "redis://:***@h:1/0");
-        assert_eq!(redacted("postgres://u:s3cret@h/db"), "postgres://u:***@h/db");
-        assert_eq!(redacted("postgres://u:a@b:s3cret@h/db"), "postgres://u:***@h/db");
-        assert_eq!(redacted("postgres://h/db?password=s3cret"), "postgres://h/db?***");
+        assert_eq!(
+            redacted("postgres://u:s3cret@h/db"),
+            "postgres://u:***@h/db"
+        );
+        assert_eq!(
+            redacted("postgres://u:a@b:s3cret@h/db"),
+            "postgres://u:***@h/db"
+        );
+        assert_eq!(
+            redacted("postgres://h/db?password=s3cret"),
+            "postgres://h/db?***"
+        );
         assert_eq!(redacted("s3cret"), "***");
         assert_eq!(redacted("redis://h"), "redis://h");
         assert_eq!(redacted("sqlite:a.db"), "sqlite:a.db");

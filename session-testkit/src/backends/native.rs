@@ -74,7 +74,9 @@ impl Process {
         };
         if let Some((program, arguments)) = K::prepare(&program, &process.folder.data()) {
             process.spawn(&program, &arguments)?;
-            let end = process.ended(PREPARATION, "prepare its data directory").await?;
+            let end = process
+                .ended(PREPARATION, "prepare its data directory")
+                .await?;
             if !end.success() {
                 return Err(BackendError::Exited {
                     server: K::NAME,
@@ -118,7 +120,8 @@ impl Process {
         *self.child() = Some(child);
         known?;
         if let Some(mut go) = go {
-            go.write_all(b"go\n").map_err(BackendError::io(starting()))?;
+            go.write_all(b"go\n")
+                .map_err(BackendError::io(starting()))?;
         }
         Ok(())
     }
@@ -144,7 +147,11 @@ impl Process {
         self.child().is_some()
     }
 
-    async fn ended(&self, deadline: Duration, action: &'static str) -> Result<ExitStatus, BackendError> {
+    async fn ended(
+        &self,
+        deadline: Duration,
+        action: &'static str,
+    ) -> Result<ExitStatus, BackendError> {
         let mut status = None;
         let ended = wait::until(action, deadline, async || {
             status = self.status();
@@ -168,7 +175,8 @@ impl Process {
             return Ok(());
         };
         let children = tree.kill();
-        self.ended(Duration::from_secs(5), "end after SIGKILL").await?;
+        self.ended(Duration::from_secs(5), "end after SIGKILL")
+            .await?;
         let gone = wait::until("its children to end", Duration::from_secs(5), async || {
             !children.iter().any(|child| tree::alive(*child))
         });
@@ -212,22 +220,18 @@ impl Process {
 impl Drop for Process {
     /// The supervisor does the work, as it would after our death.
     fn drop(&mut self) {
-        self.supervisor.close();
-        let Some(mut child) = self.child().take() else {
-            return;
-        };
-        // Were the supervisor gone, nobody would end the server: do not wait for ever.
-        for _ in 0..3000 {
-            match child.try_wait() {
-                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
-                Ok(Some(_)) | Err(_) => return,
+        self.supervisor.finish();
+        let child = self.child().take();
+        if let Some(mut child) = child {
+            if matches!(child.try_wait(), Ok(None)) {
+                tracing::warn!(pid = child.id(), "somebody killed the supervisor");
+                if let Some(tree) = Tree::of(child.id()) {
+                    tree.kill();
+                }
             }
+            let _reaped = child.wait();
         }
-        tracing::warn!(pid = child.id(), "the supervisor did not end the server");
-        if let Some(tree) = Tree::of(child.id()) {
-            tree.kill();
-        }
-        let _reaped = child.wait();
+        self.folder.remove();
     }
 }
 

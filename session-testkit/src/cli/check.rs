@@ -23,11 +23,21 @@ pub(super) struct Arguments {
     database_url: Option<String>,
 
     /// The prefix of the application's keys.
-    #[arg(long, env = "SESSION_CACHE_NAMESPACE", default_value = "session-layer", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "SESSION_CACHE_NAMESPACE",
+        default_value = "session-layer",
+        value_name = "NAME"
+    )]
     namespace: String,
 
     /// The Postgres schema of session-layer's tables.
-    #[arg(long, env = "SESSION_DB_SCHEMA", default_value = "session_layer", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "SESSION_DB_SCHEMA",
+        default_value = "session_layer",
+        value_name = "NAME"
+    )]
     schema: String,
 
     /// How many Redis connections the application opens.
@@ -55,7 +65,11 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
     }
     let mut first = true;
     let report = check(&target, |progress| {
-        let gap = if matches!(progress, Progress::Begin(_)) && !first { "\n" } else { "" };
+        let gap = if matches!(progress, Progress::Begin(_)) && !first {
+            "\n"
+        } else {
+            ""
+        };
         first = false;
         if arguments.json {
             eprintln!("{gap}{progress}");

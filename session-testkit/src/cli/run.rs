@@ -63,16 +63,27 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
     };
     let code = match command.spawn() {
         Ok(child) => match wait(child, &mut interrupts).await {
-            Ok(status) => status.code().or(status.signal().map(|number| 128 + number)).unwrap_or(1),
+            Ok(status) => status
+                .code()
+                .or(status.signal().map(|number| 128 + number))
+                .unwrap_or(1),
             Err(error) => return could_not_run(&error),
         },
         Err(error) => {
-            eprintln!("session-testkit: could not run `{}`: {error}", arguments.command[0]);
+            eprintln!(
+                "session-testkit: could not run `{}`: {error}",
+                arguments.command[0]
+            );
             return ExitCode::from(super::COULD_NOT_RUN);
         }
     };
     if arguments.json {
-        let backend = |backend: Option<_>| backend.map_or_else(|| "given".to_owned(), |it: crate::backends::Backend| it.to_string());
+        let backend = |backend: Option<_>| {
+            backend.map_or_else(
+                || "given".to_owned(),
+                |it: crate::backends::Backend| it.to_string(),
+            )
+        };
         let document = serde_json::json!({
             "command": arguments.command,
             "exitCode": code,
@@ -91,7 +102,9 @@ fn exit_code(code: i32) -> ExitCode {
 
 /// Waits for the command's end and passes signals on to it meanwhile.
 async fn wait(mut child: Child, interrupts: &mut Interrupts) -> std::io::Result<ExitStatus> {
-    let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    let pid = child
+        .id()
+        .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     // Ctrl-C at a terminal reaches the whole foreground group, the command included; a second one
     // means "at once" to many programs.
     let from_terminal = std::io::stdin().is_terminal();

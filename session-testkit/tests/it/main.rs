@@ -2,11 +2,12 @@
 
 mod backends;
 mod check;
-mod given;
+mod foreign;
 mod gone;
 mod harness;
 mod proxy;
 mod run;
+mod skips;
 
 use std::process::ExitCode;
 
@@ -17,9 +18,10 @@ fn main() -> ExitCode {
     harness::main(|registry| {
         registry.theme("backends", backends::tests);
         registry.theme("check", check::tests);
-        registry.theme("given", given::tests);
+        registry.theme("foreign", foreign::tests);
         registry.theme("gone", gone::tests);
         registry.theme("proxy", proxy::tests);
         registry.theme("run", run::tests);
+        registry.theme("skips", skips::tests);
     })
 }

@@ -54,7 +54,29 @@ impl Folder {
             }
             Ok(())
         };
-        make().map_err(BackendError::io(format!("make the folder {}", self.path.display())))
+        make().map_err(BackendError::io(format!(
+            "make the folder {}",
+            self.path.display()
+        )))
+    }
+
+    /// Removes what the supervisor would have removed: it was killed, if anything is here.
+    pub(crate) fn remove(&self) {
+        if !self.path.exists() {
+            return;
+        }
+        // The id of the System V segment that a Postgres leaves behind when it is killed.
+        let pid_file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let segment = pid_file
+            .lines()
+            .nth(6)
+            .and_then(|line| line.split_whitespace().nth(1));
+        if let Some(segment) = segment {
+            let _status = Command::new("ipcrm").args(["-m", segment]).status();
+        }
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "could not remove a folder");
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -84,7 +106,11 @@ impl Folder {
             file.take(TAIL).read_to_end(&mut bytes)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
-        read().unwrap_or_default().lines().map(str::to_owned).collect()
+        read()
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 }
 
