@@ -26,7 +26,7 @@ mod supervisor;
 use std::{env, fmt, str::FromStr};
 
 pub(crate) use self::error::chain;
-use self::{docker::Container, native::Process, server::Host};
+use self::{docker::Container, kind::Recipe as _, native::Process, server::Host};
 pub use self::{
     error::{BackendError, Cause, Tried},
     kind::Kind,
@@ -68,6 +68,34 @@ impl Backend {
             Self::Docker => docker::missing::<K>().await,
             Self::Native => K::find().err(),
         }
+    }
+
+    /// The variables in which `session-testkit run --all-backends` names this backend's pair:
+    /// the Redis, the Postgres.
+    #[must_use]
+    pub fn url_variables(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Docker => (
+                "SESSION_TESTKIT_DOCKER_REDIS_URL",
+                "SESSION_TESTKIT_DOCKER_DATABASE_URL",
+            ),
+            Self::Native => (
+                "SESSION_TESTKIT_NATIVE_REDIS_URL",
+                "SESSION_TESTKIT_NATIVE_DATABASE_URL",
+            ),
+        }
+    }
+
+    /// The pair that `session-testkit run` has started on this backend, if we run under it.
+    fn provided(self) -> Option<(String, String)> {
+        let (redis, postgres) = self.url_variables();
+        let of_all = || Some((given(redis)?, given(postgres)?));
+        let of_one = || {
+            let ours = Self::from_env().ok().flatten() == Some(self);
+            let pair = || Some((given(Redis::URL_VARIABLE)?, given(Postgres::URL_VARIABLE)?));
+            ours.then(pair).flatten()
+        };
+        of_all().or_else(of_one)
     }
 
     /// The one that `SESSION_TESTKIT_BACKEND` names.
@@ -139,6 +167,20 @@ impl Backends {
     /// As [`start`](Self::start).
     pub async fn start_own() -> Result<Self, BackendError> {
         Self::builder().own().start().await
+    }
+
+    /// A pair on this backend that others may be using too: the one that `session-testkit run` has
+    /// started there, as given servers; elsewhere a started one.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn shared(backend: Backend) -> Result<Self, BackendError> {
+        let builder = match backend.provided() {
+            Some((redis, postgres)) => Self::builder().redis_url(redis).database_url(postgres),
+            None => Self::builder().backend(backend),
+        };
+        builder.start().await
     }
 
     /// To say more about what to start.

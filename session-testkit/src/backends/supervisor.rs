@@ -54,10 +54,11 @@ if [ -n "$folder" ]; then
     fi
     rm -rf "$folder"
 fi
-# The container may still be in the making when its creator dies: ask again for a while.
+# The container may still be in the making when its creator dies: ask again for a while. `docker rm -f`
+# calls it a success when there is none; only when it removed one it prints the name.
 tries=0
 while [ -n "$container" ] && [ $tries -lt 20 ]; do
-    docker rm -f -v "$container" && break
+    [ -n "$(docker rm -f -v "$container")" ] && break
     curl -sf -X DELETE --unix-socket "$socket" "http://docker/containers/$container?force=1&v=1" && break
     tries=$((tries + 1))
     sleep 0.1

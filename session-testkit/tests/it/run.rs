@@ -25,6 +25,7 @@ pub(crate) fn tests(reg: &mut Registry) {
         "without_servers_says_what_was_tried_and_exits_2",
         no_servers,
     );
+    reg.each_backend("all_backends_names_a_pair_for_each", |_| all_backends());
     reg.plain("bad_arguments_exit_2", bad_arguments);
 }
 
@@ -72,6 +73,33 @@ async fn starts_servers(backend: Backend) -> Outcome {
     // And they are gone.
     let address = session_testkit::url::address(words[1]).expect("an address");
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    Ok(())
+}
+
+async fn all_backends() -> Outcome {
+    let output = testkit()
+        .args(["run", "--all-backends", "--", "env"])
+        .output()
+        .await?;
+    let text = String::from_utf8(output.stdout)?;
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    let named = |variable: &str| {
+        text.lines()
+            .any(|line| line.starts_with(&format!("{variable}=")))
+    };
+    for backend in Backend::ALL {
+        let (redis, postgres) = backend.url_variables();
+        let there = backend.missing().await.is_none();
+        assert_eq!(
+            (named(redis), named(postgres)),
+            (there, there),
+            "{backend}: {text}"
+        );
+    }
+    assert!(
+        named("SESSION_TESTKIT_REDIS_URL") && !named("SESSION_TESTKIT_BACKEND"),
+        "{text}"
+    );
     Ok(())
 }
 
