@@ -57,7 +57,7 @@ fi
 # The container may still be in the making when its creator dies: ask again for a while. `docker rm -f`
 # calls it a success when there is none; only when it removed one it prints the name.
 tries=0
-while [ -n "$container" ] && [ $tries -lt 20 ]; do
+while [ -n "$container" ] && [ $tries -lt 40 ]; do
     [ -n "$(docker rm -f -v "$container")" ] && break
     curl -sf -X DELETE --unix-socket "$socket" "http://docker/containers/$container?force=1&v=1" && break
     tries=$((tries + 1))
