@@ -52,9 +52,17 @@ pub(super) struct Arguments {
 
 pub(super) async fn main(arguments: Arguments) -> ExitCode {
     let set = |url: Option<String>| url.filter(|url| !url.is_empty());
+    let or = |value: String, default: &str| {
+        if value.is_empty() {
+            default.to_owned()
+        } else {
+            value
+        }
+    };
     let target = Target::new(set(arguments.redis_url), set(arguments.database_url))
-        .namespace(arguments.namespace)
-        .schema(arguments.schema)
+        // Set to nothing is as good as not set.
+        .namespace(or(arguments.namespace, "session-layer"))
+        .schema(or(arguments.schema, "session_layer"))
         .pool_size(arguments.pool_size);
     if target.redis_url.is_none() && target.database_url.is_none() {
         eprintln!(

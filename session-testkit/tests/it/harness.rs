@@ -129,10 +129,16 @@ impl Registry {
             let test = test.clone();
             let pairs = Arc::clone(&self.pairs);
             self.add(name, source, move || {
-                run(&runtime(), async {
+                let runtime = runtime();
+                let result = run(&runtime, async {
                     let backends = pair(&pairs, source).await?;
                     test(backends).await
-                })
+                });
+                if result.is_err() {
+                    // Servers that live on do not print their logs by themselves.
+                    runtime.block_on(print_logs(&pairs, source));
+                }
+                result
             });
         }
     }
@@ -223,6 +229,22 @@ async fn pair(pairs: &Pairs, source: Source) -> Result<Arc<Backends>, Failure> {
     });
     pairs.insert(source, Arc::clone(&pair));
     Ok(pair)
+}
+
+async fn print_logs(pairs: &Pairs, source: Source) {
+    let Some(pair) = pairs.lock().await.get(&source).cloned() else {
+        return;
+    };
+    let logs = [
+        ("Redis", pair.redis().logs().await),
+        ("Postgres", pair.postgres().logs().await),
+    ];
+    for (name, lines) in logs.iter().filter(|(_, lines)| !lines.is_empty()) {
+        eprintln!("--- last lines of {name}, shared by tests:");
+        for line in lines {
+            eprintln!("    {line}");
+        }
+    }
 }
 
 /// Each test has its own, of several threads, as the services under test have.
