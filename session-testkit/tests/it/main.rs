@@ -4,7 +4,7 @@ mod backends;
 mod changes;
 mod embedded;
 mod check;
-mod given;
+mod foreign;
 mod gone;
 mod harness;
 mod incarnation;
@@ -15,6 +15,7 @@ mod stale_fill;
 mod support;
 mod validate;
 mod run;
+mod skips;
 
 use std::process::ExitCode;
 
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
     harness::main(|registry| {
         registry.theme("backends", backends::tests);
         registry.theme("check", check::tests);
-        registry.theme("given", given::tests);
+        registry.theme("foreign", foreign::tests);
         registry.theme("gone", gone::tests);
         registry.theme("proxy", proxy::tests);
         registry.theme("validate", validate::tests);
@@ -36,5 +37,6 @@ fn main() -> ExitCode {
         registry.theme("rls", rls::tests);
         registry.theme("embedded", embedded::tests);
         registry.theme("run", run::tests);
+        registry.theme("skips", skips::tests);
     })
 }
