@@ -34,7 +34,8 @@ impl Config {
 }
 
 fn boolean(name: &str, default: bool) -> Result<bool, String> {
-    match text(name, if default { "true" } else { "false" })?.as_str() {
+    match text(name, "")?.as_str() {
+        "" => Ok(default),
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
         other => Err(format!(
@@ -43,10 +44,11 @@ fn boolean(name: &str, default: bool) -> Result<bool, String> {
     }
 }
 
+/// A variable that is empty counts as not set, as it does for `Sessions::from_env`.
 fn text(name: &str, default: &str) -> Result<String, String> {
     match env::var(name) {
-        Ok(value) => Ok(value),
-        Err(VarError::NotPresent) => Ok(default.to_owned()),
+        Ok(value) if !value.trim().is_empty() => Ok(value.trim().to_owned()),
+        Ok(_) | Err(VarError::NotPresent) => Ok(default.to_owned()),
         Err(VarError::NotUnicode(_)) => Err(format!("{name} is not valid UTF-8")),
     }
 }

@@ -60,7 +60,7 @@ async fn start_and_serve(app: fn(&Sessions, &SessionCookie) -> Router) -> Result
         () = stop.come() => return Ok(()),
     };
 
-    say_hello(&config, &sessions);
+    say_hello(&listener, &admin_listener, &sessions)?;
     let (stopping, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();
     servers.spawn(serve(listener, app(&sessions, &config.cookie), stopped.clone()));
@@ -100,7 +100,7 @@ async fn listen(variable: &str, addr: &str) -> Result<TcpListener, Failure> {
 
 fn log_to_stderr() -> Result<(), Failure> {
     let wanted = env::var("RUST_LOG").unwrap_or_default();
-    let filter = if wanted.is_empty() { "info" } else { &wanted };
+    let filter = if wanted.trim().is_empty() { "info" } else { &wanted };
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         format!("RUST_LOG is {filter:?} ({error}); it may be info, debug, session_layer=trace, …")
     })?;
@@ -112,10 +112,12 @@ fn log_to_stderr() -> Result<(), Failure> {
 }
 
 /// Where it is, and on what it runs.
-fn say_hello(config: &Config, sessions: &Sessions) {
+fn say_hello(app: &TcpListener, admin: &TcpListener, sessions: &Sessions) -> Result<(), Failure> {
+    // Of the listeners, not of the configuration: port 0 is whichever was free.
     let mut text = format!(
         "quickstart: http://{}  (the cache's switch: http://{}/mode)\n",
-        config.addr, config.admin_addr
+        app.local_addr()?,
+        admin.local_addr()?
     );
     if sessions.cache_status().backend == "memory" {
         text += "\
@@ -127,6 +129,7 @@ On Redis and Postgres, for many:
     }
     // Whoever started us may have closed our standard output: no reason to stop.
     let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
 }
 
 /// SIGTERM (orchestrators) and SIGINT (Ctrl-C).
