@@ -14,6 +14,17 @@ use crate::session::Session;
 use crate::store::StoreId;
 use crate::token::TokenDigest;
 
+mod none;
+#[cfg(feature = "redis")]
+mod redis;
+
+pub use self::none::NoCache;
+#[cfg(feature = "redis")]
+pub use self::redis::{
+    DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCache, RedisCacheBuilder,
+    RedisLease,
+};
+
 /// How long a lease stands: a fill that takes longer is refused. It is part of every stated bound
 /// (TTL + 2 s).
 pub const LEASE: Duration = Duration::from_secs(2);
@@ -139,6 +150,9 @@ pub struct CacheStatus {
     pub available: usize,
     /// Callers waiting for a connection.
     pub pending: usize,
+    /// Values that were found and could not be served since the start: another format, broken, or of a
+    /// wrong type.
+    pub rejected: u64,
 }
 
 impl CacheStatus {
@@ -151,6 +165,7 @@ impl CacheStatus {
             size: 0,
             available: 0,
             pending: 0,
+            rejected: 0,
         }
     }
 }

@@ -97,6 +97,69 @@ pub enum InputError {
     },
 }
 
+/// A configuration that cannot work. No secret is ever part of its message.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A value that is none of those there may be.
+    #[error("{name} is `{was}`; it may be {may_be}")]
+    BadValue {
+        /// The setting or environment variable.
+        name: &'static str,
+        /// What it was.
+        was: String,
+        /// What it may be.
+        may_be: &'static str,
+    },
+    /// An address that is none. It is not repeated: it may hold a password.
+    #[error("{name} is not an address; it may be {may_be}")]
+    BadUrl {
+        /// The setting or environment variable.
+        name: &'static str,
+        /// What it may be.
+        may_be: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: Source,
+    },
+    /// Settings that exclude each other.
+    #[error("{0}")]
+    Combination(&'static str),
+    /// Something this build of the crate leaves out.
+    #[error("{needed_for} needs session-layer's cargo feature `{feature}`")]
+    MissingFeature {
+        /// The feature to turn on.
+        feature: &'static str,
+        /// For what.
+        needed_for: &'static str,
+    },
+    /// There is no Tokio runtime here to run background tasks on.
+    #[error("sessions need a Tokio runtime: build them inside of one")]
+    NoRuntime,
+    /// The store could not be opened or migrated.
+    #[error("the session store cannot be used: {0}")]
+    Store(#[source] StoreError),
+}
+
+impl ConfigError {
+    pub(crate) fn bad(name: &'static str, was: impl Into<String>, may_be: &'static str) -> Self {
+        Self::BadValue {
+            name,
+            was: was.into(),
+            may_be,
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn redis_url(source: Source) -> Self {
+        Self::BadUrl {
+            name: "REDIS_URL",
+            may_be: "redis://HOST:PORT/DB or rediss://…",
+            source,
+        }
+    }
+}
+
 /// Session data that is not of the type asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("the session's data is not of the type asked for")]

@@ -6,6 +6,7 @@
 // driver
 mod builder;
 mod driver;
+mod env;
 mod metrics;
 mod pending;
 mod revoke;
@@ -18,6 +19,8 @@ pub mod store;
 
 // values
 mod clock;
+#[cfg(feature = "redis")]
+mod codec;
 mod error;
 mod session;
 mod token;
@@ -25,7 +28,7 @@ mod token;
 pub use self::builder::{DEFAULT_BUDGET, DEFAULT_TTL, SessionsBuilder};
 pub use self::clock::{ParseTimestampError, Timestamp};
 pub use self::error::{
-    CacheError, CacheErrorKind, DataError, Error, InputError, RandomError, StoreError,
+    CacheError, CacheErrorKind, ConfigError, DataError, Error, InputError, RandomError, StoreError,
     StoreErrorKind,
 };
 pub use self::metrics::Metrics;

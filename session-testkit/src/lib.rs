@@ -1,1 +1,5 @@
-//! session-testkit
+//! lib
+pub mod backends;
+pub mod proxy;
+pub mod url;
+pub mod wait;

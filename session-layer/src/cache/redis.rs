@@ -1,0 +1,442 @@
+//! [`RedisCache`]: the cache that all nodes share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, RedisError, RedisResult, Value};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::DropGuard;
+
+mod builder;
+mod errors;
+mod identity;
+mod links;
+mod probe;
+
+pub use self::builder::{
+    DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCacheBuilder,
+};
+use self::errors::{classify, timed_out};
+use self::identity::is_lost;
+use self::links::{Borrowed, Link, Links};
+use super::{Belief, CacheStatus, Entry, FENCE, Filled, Invalidated, LEASE, Lookup, SessionCache};
+use crate::codec::{self, Found, Incarnation, Nonce};
+use crate::error::CacheError;
+use crate::token::TokenDigest;
+
+/// Sets the key to a new value for some milliseconds, if it still holds the old one. A fill replaces
+/// its lease by this, and a lease a dead entry.
+const COMPARE_AND_SET: &str = "\
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+    return 1
+end
+return 0";
+
+/// Sessions in Redis, shared by all nodes.
+///
+/// Every operation ends within its deadline (50 ms), waiting for a connection included. While Redis
+/// cannot be reached, operations fail at once; the application starts without Redis and uses it when
+/// it comes. Clones share connections.
+#[derive(Debug, Clone)]
+pub struct RedisCache {
+    links: Arc<Links>,
+    /// Ends the keeper of the links when the last clone is gone.
+    _stop: Arc<DropGuard>,
+    namespace: Arc<str>,
+    deadline: Duration,
+    /// Declared: there are replicas, or a failover may happen.
+    replicated: bool,
+    compare_and_set: Arc<redis::Script>,
+    /// Values that were found and could not be served.
+    rejected: Arc<AtomicU64>,
+}
+
+/// The right to fill one key: its nonce, on the link that granted it.
+#[derive(Debug)]
+pub struct RedisLease {
+    key: String,
+    nonce: Nonce,
+    link: Arc<Link>,
+    /// The incarnation the lease was granted under, not the one at the fill.
+    incarnation: Incarnation,
+}
+
+impl RedisCache {
+    /// A cache at this address, `redis://` or `rediss://` (feature `tls`).
+    pub fn builder(url: impl Into<String>) -> RedisCacheBuilder {
+        RedisCacheBuilder::new(url.into())
+    }
+
+    fn key(&self, digest: &TokenDigest) -> String {
+        codec::key(&self.namespace, digest)
+    }
+
+    /// Runs `operation` on a link, all under the deadline. A link that turns out to be lost (closed by
+    /// the server while idle) costs one try on another.
+    async fn run<T, F>(
+        &self,
+        deadline: Instant,
+        operation: impl Fn(MultiplexedConnection) -> F,
+    ) -> Result<(T, Borrowed), CacheError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let mut tried = false;
+        loop {
+            let link = timeout_at(deadline, self.links.pick())
+                .await
+                .map_err(|_| timed_out())??;
+            match self
+                .run_on(&link, deadline, operation(link.0.connection()))
+                .await
+            {
+                Ok(value) => return Ok((value, link)),
+                Err(Failure::Lost(_)) if !tried => tried = true,
+                Err(Failure::Lost(error) | Failure::Refused(error)) => return Err(classify(error)),
+                Err(Failure::TimedOut) => return Err(timed_out()),
+            }
+        }
+    }
+
+    /// Runs one command on this link and no other, and draws conclusions about the link.
+    async fn run_on<T>(
+        &self,
+        link: &Borrowed,
+        deadline: Instant,
+        operation: impl Future<Output = RedisResult<T>>,
+    ) -> Result<T, Failure> {
+        match timeout_at(deadline, operation).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) if is_lost(&error) => {
+                self.links.give_up(&link.0);
+                Err(Failure::Lost(error))
+            }
+            Ok(Err(error)) => {
+                self.note_demotion(&link.0, error.code());
+                Err(Failure::Refused(error))
+            }
+            Err(_elapsed) => {
+                self.links.suspect(&link.0);
+                Err(Failure::TimedOut)
+            }
+        }
+    }
+
+    /// READONLY: the server was demoted, and this connection would go on answering GET for ever.
+    fn note_demotion(&self, link: &Link, code: Option<&str>) {
+        if code == Some("READONLY") {
+            self.links.give_up(link);
+        }
+    }
+
+    fn reject(&self, what: &'static str) {
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(what, "a value in Redis could not be served");
+    }
+
+    /// What a GET's reply means.
+    fn judge(
+        &self,
+        reply: Value,
+        incarnation: Incarnation,
+        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+    ) -> Result<Step, RedisError> {
+        let value = match reply {
+            Value::Nil => return Ok(Step::Lease),
+            Value::BulkString(value) => value,
+            // WRONGTYPE has no kind of its own: only its code tells.
+            Value::ServerError(error) if error.code() == "WRONGTYPE" => {
+                self.reject("a key of a wrong type");
+                return Ok(Step::Unlink);
+            }
+            Value::ServerError(error) => return Err(error.into()),
+            _ => {
+                self.reject("an answer that is no string");
+                return Ok(Step::Answer(Lookup::DoNotFill));
+            }
+        };
+        Ok(match codec::decode(&value, incarnation) {
+            Found::Entry(entry) => match judge(&entry) {
+                Belief::Believed => Step::Answer(Lookup::Hit(entry)),
+                Belief::Dead => Step::Replace(value),
+            },
+            Found::Held => Step::Answer(Lookup::DoNotFill),
+            Found::Outlived => Step::Replace(value),
+            Found::Undecodable => {
+                self.reject("a value that cannot be decoded");
+                Step::Replace(value)
+            }
+        })
+    }
+}
+
+/// What is to be done after a GET.
+enum Step {
+    Answer(Lookup<RedisLease>),
+    /// Nothing there: take the lease.
+    Lease,
+    /// Something dead there: take the lease in its place, by compare-and-set.
+    Replace(Vec<u8>),
+    /// Not even a string: remove it.
+    Unlink,
+}
+
+/// Why a command failed, as far as its link is concerned.
+enum Failure {
+    Lost(RedisError),
+    Refused(RedisError),
+    TimedOut,
+}
+
+impl Failure {
+    fn into_error(self) -> CacheError {
+        match self {
+            Self::Lost(error) | Self::Refused(error) => classify(error),
+            Self::TimedOut => timed_out(),
+        }
+    }
+}
+
+impl SessionCache for RedisCache {
+    type Lease = RedisLease;
+
+    /// One GET for each digest. Where that leads to nothing, a second round trip takes the leases.
+    async fn get(
+        &self,
+        digests: &[TokenDigest],
+        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+    ) -> Vec<Lookup<RedisLease>> {
+        let deadline = Instant::now() + self.deadline;
+        let keys: Vec<String> = digests.iter().map(|digest| self.key(digest)).collect();
+        let mut gets = pipe();
+        for key in &keys {
+            gets.get(key);
+        }
+        let (replies, link) = match self.run(deadline, |link| send(&gets, link)).await {
+            Ok(found) => found,
+            Err(error) => return all_failed(digests.len(), &error),
+        };
+        // The incarnation as it was known when the reply came: what an entry must be bound to.
+        let incarnation = link.0.incarnation();
+        let steps = replies
+            .into_iter()
+            .map(|reply| self.judge(reply, incarnation, judge));
+        let mut answers = Vec::with_capacity(digests.len());
+        let mut second = pipe();
+        let mut asked = Vec::new();
+        for (key, step) in keys.into_iter().zip(steps) {
+            let at = answers.len();
+            answers.push(Lookup::DoNotFill);
+            let replaced = match step {
+                Ok(Step::Answer(answer)) => {
+                    answers[at] = answer;
+                    continue;
+                }
+                Err(error) => {
+                    answers[at] = Lookup::Failed(classify(error));
+                    continue;
+                }
+                Ok(Step::Unlink) => {
+                    second.cmd("UNLINK").arg(&key);
+                    asked.push((at, None));
+                    continue;
+                }
+                Ok(Step::Lease) => None,
+                Ok(Step::Replace(value)) => Some(value),
+            };
+            let Ok(nonce) = new_nonce() else { continue };
+            let lease = codec::lease_value(&nonce);
+            let millis = millis(LEASE);
+            match replaced {
+                None => second
+                    .cmd("SET")
+                    .arg(&key)
+                    .arg(lease)
+                    .arg("NX")
+                    .arg("PX")
+                    .arg(millis),
+                Some(value) => second
+                    .cmd("EVAL")
+                    .arg(COMPARE_AND_SET)
+                    .arg(1)
+                    .arg(&key)
+                    .arg(value)
+                    .arg(lease)
+                    .arg(millis),
+            };
+            let link = Arc::clone(&link.0);
+            asked.push((
+                at,
+                Some(RedisLease {
+                    key,
+                    nonce,
+                    link,
+                    incarnation,
+                }),
+            ));
+        }
+        if asked.is_empty() {
+            return answers;
+        }
+        match self
+            .run_on(&link, deadline, send(&second, link.0.connection()))
+            .await
+        {
+            Ok(replies) => {
+                for ((at, lease), reply) in asked.into_iter().zip(replies) {
+                    self.note_demotion(&link.0, error_code(&reply));
+                    answers[at] = granted(lease, reply);
+                }
+            }
+            Err(failure) => {
+                let error = failure.into_error();
+                for (at, _) in asked {
+                    answers[at] = Lookup::Failed(again(&error));
+                }
+            }
+        }
+        answers
+    }
+
+    async fn fill(
+        &self,
+        lease: RedisLease,
+        entry: &Entry,
+        lifetime: Duration,
+    ) -> Result<Filled, CacheError> {
+        // Lost with its connection: another one may lead to another life of the server.
+        if lease.link.is_dead() {
+            return Ok(Filled::Refused);
+        }
+        let link = Borrowed::new(lease.link);
+        let mut fill = self.compare_and_set.key(&lease.key);
+        fill.arg(codec::lease_value(&lease.nonce))
+            .arg(codec::entry_value(entry, lease.incarnation))
+            .arg(millis(lifetime));
+        let mut connection = link.0.connection();
+        let deadline = Instant::now() + self.deadline;
+        match self
+            .run_on(&link, deadline, fill.invoke_async::<bool>(&mut connection))
+            .await
+        {
+            Ok(true) => Ok(Filled::Stored),
+            Ok(false) => Ok(Filled::Refused),
+            Err(failure) => Err(failure.into_error()),
+        }
+    }
+
+    async fn fence(&self, digests: &[TokenDigest]) -> Result<(), CacheError> {
+        let mut fences = pipe();
+        for digest in digests {
+            let key = self.key(digest);
+            fences
+                .cmd("SET")
+                .arg(key)
+                .arg(codec::FENCE_VALUE)
+                .arg("PX")
+                .arg(millis(FENCE))
+                .ignore();
+        }
+        let deadline = Instant::now() + self.deadline;
+        self.run(deadline, |link| send(&fences, link))
+            .await
+            .map(|_| ())
+    }
+
+    async fn invalidate(&self, digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
+        let mut unlinks = pipe();
+        for digest in digests {
+            unlinks.cmd("UNLINK").arg(self.key(digest));
+        }
+        let deadline = Instant::now() + self.deadline;
+        self.run(deadline, |link| send_all(&unlinks, link)).await?;
+        let one = !self.replicated && self.links.lead_to_one_server();
+        Ok(if one {
+            Invalidated::Everywhere
+        } else {
+            Invalidated::Here
+        })
+    }
+
+    fn status(&self) -> CacheStatus {
+        let (usable, suspect) = self.links.count();
+        let size = self.links.size();
+        let mut status = CacheStatus::new("redis");
+        status.connected = usable > 0;
+        status.size = size;
+        status.available = if usable > 0 {
+            size - suspect.min(size)
+        } else {
+            0
+        };
+        status.pending = self.links.waiting();
+        status.rejected = self.rejected.load(Ordering::Relaxed);
+        status
+    }
+
+    async fn probe(&self) -> super::CacheProbe {
+        probe::probe(self).await
+    }
+
+    async fn close(&self) {
+        self.links.close().await;
+    }
+}
+
+/// A pipeline whose replies say what single commands failed with.
+fn pipe() -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline.ignore_errors();
+    pipeline
+}
+
+async fn send(pipeline: &Pipeline, mut link: MultiplexedConnection) -> RedisResult<Vec<Value>> {
+    pipeline.query_async(&mut link).await
+}
+
+/// Sends a pipeline of which every command must succeed.
+async fn send_all(pipeline: &Pipeline, link: MultiplexedConnection) -> RedisResult<()> {
+    for reply in send(pipeline, link).await? {
+        reply.extract_error()?;
+    }
+    Ok(())
+}
+
+fn error_code(reply: &Value) -> Option<&str> {
+    match reply {
+        Value::ServerError(error) => Some(error.code()),
+        _ => None,
+    }
+}
+
+/// What the reply to a request for a lease (or to an UNLINK, without one) means.
+fn granted(lease: Option<RedisLease>, reply: Value) -> Lookup<RedisLease> {
+    match (lease, reply) {
+        (_, Value::ServerError(error)) => Lookup::Failed(classify(error.into())),
+        (Some(lease), Value::Okay | Value::Int(1)) => Lookup::Leased(lease),
+        // Someone else came first.
+        _ => Lookup::DoNotFill,
+    }
+}
+
+fn all_failed(count: usize, error: &CacheError) -> Vec<Lookup<RedisLease>> {
+    (0..count).map(|_| Lookup::Failed(again(error))).collect()
+}
+
+/// The same error once more; its source stays with the first.
+fn again(error: &CacheError) -> CacheError {
+    CacheError::new(error.kind(), error.to_string())
+}
+
+fn new_nonce() -> Result<Nonce, getrandom::Error> {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce)?;
+    Ok(nonce)
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

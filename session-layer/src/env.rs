@@ -1,0 +1,327 @@
+//! [`Sessions::from_env`]: what the environment asks for.
+//!
+//! Reading the variables is one pure function ([`plan`]); opening what it names is another.
+
+use std::time::Duration;
+
+use crate::builder::SessionsBuilder;
+use crate::cache::SessionCache;
+use crate::error::ConfigError;
+use crate::sessions::{Mode, Sessions};
+use crate::store::SessionStore;
+
+/// Where the sessions are without `DATABASE_URL`.
+const DEFAULT_DATABASE: &str = "sqlite:session-layer.db";
+const BOOLEAN: &str = "true, false, 1 or 0";
+
+/// What the variables come to.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    stores: Stores,
+    ttl: Duration,
+    mode: Mode,
+}
+
+/// Which stores and cache. There are three ways, so that nobody gets an in-process cache in
+/// production by accident.
+#[derive(PartialEq, Eq)]
+enum Stores {
+    /// One process: SQLite and memory.
+    Embedded { path: String },
+    /// Postgres and Redis.
+    Shared { database: Database, redis: Redis },
+    /// Postgres alone, the cache off.
+    StoreOnly { database: Database },
+}
+
+#[derive(PartialEq, Eq)]
+struct Database {
+    url: String,
+    schema: String,
+    migrate: bool,
+}
+
+#[derive(PartialEq, Eq)]
+struct Redis {
+    url: String,
+    namespace: String,
+    pool_size: usize,
+    replicated: bool,
+}
+
+impl std::fmt::Debug for Stores {
+    /// Without addresses, which may hold passwords.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Embedded { .. } => "Embedded",
+            Self::Shared { .. } => "Shared",
+            Self::StoreOnly { .. } => "StoreOnly",
+        })
+    }
+}
+
+impl Sessions {
+    /// Sessions as the environment describes them.
+    ///
+    /// | variable | default | meaning |
+    /// |---|---|---|
+    /// | `DATABASE_URL` | `sqlite:session-layer.db` | `postgres://…`, or `sqlite:PATH` (feature `sqlite`) |
+    /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`) |
+    /// | `SESSION_CACHE_NAMESPACE` | `session-layer` | prefix of every key |
+    /// | `SESSION_CACHE_ENABLED` | `true` | `false` starts in [`Mode::Bypass`] |
+    /// | `SESSION_CACHE_TTL` | `300` | seconds an entry may be served |
+    /// | `SESSION_CACHE_POOL_SIZE` | `10` | Redis connections at most |
+    /// | `SESSION_CACHE_REPLICATED` | `false` | `true`: Redis has replicas or fails over |
+    /// | `SESSION_DB_SCHEMA` | `session_layer` | Postgres schema of our tables |
+    /// | `SESSION_DB_MIGRATE` | `true` | create and migrate them at start |
+    ///
+    /// `postgres://` needs `REDIS_URL`, unless the cache is off; `sqlite:` goes with the in-process
+    /// cache only. A variable that is empty counts as not set.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable, what it was, and what it may be; or says why the tables
+    /// could not be migrated. Redis need not be there yet.
+    pub async fn from_env() -> Result<Self, ConfigError> {
+        let plan = plan(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))?;
+        open(plan).await
+    }
+}
+
+async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
+    fn build<C: SessionCache, S: SessionStore>(
+        builder: SessionsBuilder<C, S>,
+        (ttl, mode): (Duration, Mode),
+    ) -> Sessions {
+        builder.ttl(ttl).mode(mode).build()
+    }
+    let settings = (plan.ttl, plan.mode);
+    match plan.stores {
+        #[cfg(feature = "sqlite")]
+        Stores::Embedded { path } => {
+            let store = crate::store::SqliteStore::open(&path).await.map_err(ConfigError::Store)?;
+            let cache = crate::cache::MemoryCache::new(EMBEDDED_CAPACITY);
+            Ok(build(Sessions::builder(cache, store), settings))
+        }
+        #[cfg(not(feature = "sqlite"))]
+        Stores::Embedded { .. } => Err(ConfigError::MissingFeature {
+            feature: "sqlite",
+            needed_for: "a DATABASE_URL with sqlite: (the default, where it is not set)",
+        }),
+        #[cfg(all(feature = "postgres", feature = "redis"))]
+        Stores::Shared { database, redis } => {
+            let cache = crate::cache::RedisCache::builder(redis.url)
+                .namespace(redis.namespace)
+                .pool_size(redis.pool_size)
+                .replicated(redis.replicated)
+                .build()?;
+            Ok(build(Sessions::builder(cache, open_postgres(database).await?), settings))
+        }
+        #[cfg(feature = "postgres")]
+        Stores::StoreOnly { database } => {
+            let store = open_postgres(database).await?;
+            Ok(build(Sessions::builder(crate::cache::NoCache, store), settings))
+        }
+        #[allow(unreachable_patterns, reason = "with all features nothing is left")]
+        _ => Err(ConfigError::MissingFeature {
+            feature: if cfg!(feature = "postgres") { "redis" } else { "postgres" },
+            needed_for: "a DATABASE_URL with postgres://",
+        }),
+    }
+}
+
+/// Sessions kept in the in-process cache at most.
+#[cfg(feature = "sqlite")]
+const EMBEDDED_CAPACITY: u64 = 100_000;
+
+#[cfg(feature = "postgres")]
+async fn open_postgres(database: Database) -> Result<crate::store::PostgresStore, ConfigError> {
+    let store = crate::store::PostgresStore::builder(&database.url)
+        .schema(database.schema)
+        .build()?;
+    if database.migrate {
+        store.migrate().await.map_err(ConfigError::Store)?;
+    }
+    Ok(store)
+}
+
+/// Reads the variables. `get` is the environment.
+fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
+    let get = |name: &'static str| get(name).filter(|value| !value.trim().is_empty());
+    for (name, lacks) in [
+        ("SESSION_CACHE_KEY", "sealed entries are not part of this version: leave it unset"),
+        ("SESSION_CACHE_KEY_FILE", "sealed entries are not part of this version: leave it unset"),
+    ] {
+        if get(name).is_some() {
+            // Whoever sets a key counts on it; going on without would be worse than not starting.
+            return Err(ConfigError::bad(name, "(a secret)", lacks));
+        }
+    }
+    one_of(&get, "SESSION_CACHE_POLICY", "available", "available (fail-closed comes with a later version)", |text| {
+        (text == "available").then_some(())
+    })?;
+    let enabled = boolean(&get, "SESSION_CACHE_ENABLED", "true")?;
+    let seconds = number(&get, "SESSION_CACHE_TTL", "300", "whole seconds from 1 to 86400", 1..=86_400)?;
+    let pool_size = number(&get, "SESSION_CACHE_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
+    let replicated = boolean(&get, "SESSION_CACHE_REPLICATED", "false")?;
+    let migrate = boolean(&get, "SESSION_DB_MIGRATE", "true")?;
+    let namespace = get("SESSION_CACHE_NAMESPACE");
+    let schema = get("SESSION_DB_SCHEMA").unwrap_or_else(|| "session_layer".to_owned());
+    let url = get("DATABASE_URL").unwrap_or_else(|| DEFAULT_DATABASE.to_owned());
+    let redis_url = get("REDIS_URL");
+
+    let stores = if let Some(path) = url.strip_prefix("sqlite:") {
+        if redis_url.is_some() {
+            return Err(ConfigError::Combination(
+                "REDIS_URL goes with a DATABASE_URL of postgres:// only: set that too, or unset \
+                 REDIS_URL to use the in-process cache",
+            ));
+        }
+        Stores::Embedded { path: path.strip_prefix("//").unwrap_or(path).to_owned() }
+    } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let database = Database { url, schema, migrate };
+        match redis_url {
+            Some(url) => Stores::Shared {
+                database,
+                redis: Redis {
+                    url,
+                    namespace: namespace.unwrap_or_else(|| "session-layer".to_owned()),
+                    pool_size,
+                    replicated,
+                },
+            },
+            None if !enabled => Stores::StoreOnly { database },
+            None => {
+                return Err(ConfigError::Combination(
+                    "DATABASE_URL is postgres:// but REDIS_URL is not set: set REDIS_URL, or \
+                     SESSION_CACHE_ENABLED=false to go without a cache",
+                ));
+            }
+        }
+    } else {
+        return Err(ConfigError::BadUrl {
+            name: "DATABASE_URL",
+            may_be: "postgres://… or sqlite:PATH",
+            source: "unknown scheme".into(),
+        });
+    };
+    let mode = if enabled { Mode::On } else { Mode::Bypass };
+    Ok(Plan { stores, ttl: Duration::from_secs(seconds as u64), mode })
+}
+
+type Get<'a> = &'a dyn Fn(&'static str) -> Option<String>;
+
+fn one_of<T>(
+    get: Get<'_>,
+    name: &'static str,
+    default: &str,
+    may_be: &'static str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<T, ConfigError> {
+    let text = get(name).unwrap_or_else(|| default.to_owned());
+    parse(text.trim()).ok_or_else(|| ConfigError::bad(name, text, may_be))
+}
+
+fn boolean(get: Get<'_>, name: &'static str, default: &str) -> Result<bool, ConfigError> {
+    one_of(get, name, default, BOOLEAN, |text| match text {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
+    })
+}
+
+fn number(
+    get: Get<'_>,
+    name: &'static str,
+    default: &str,
+    may_be: &'static str,
+    range: std::ops::RangeInclusive<usize>,
+) -> Result<usize, ConfigError> {
+    one_of(get, name, default, may_be, |text| text.parse().ok().filter(|n| range.contains(n)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan_of(variables: &[(&str, &str)]) -> Result<Plan, String> {
+        plan(|name| {
+            variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+        })
+        .map_err(|error| error.to_string())
+    }
+
+    const POSTGRES: (&str, &str) = ("DATABASE_URL", "postgres://u:hunter2@db/app");
+    const REDIS: (&str, &str) = ("REDIS_URL", "redis://:hunter2@cache");
+
+    #[test]
+    fn nothing_set_is_the_embedded_pair() {
+        let plan = plan_of(&[]).unwrap();
+        assert_eq!(plan.stores, Stores::Embedded { path: "session-layer.db".to_owned() });
+        assert_eq!((plan.ttl, plan.mode), (Duration::from_secs(300), Mode::On));
+        assert_eq!(plan_of(&[("DATABASE_URL", ""), ("REDIS_URL", " ")]).unwrap(), plan);
+    }
+
+    #[test]
+    fn both_addresses_are_the_shared_pair() {
+        let plan = plan_of(&[
+            POSTGRES,
+            REDIS,
+            ("SESSION_CACHE_NAMESPACE", "shop"),
+            ("SESSION_CACHE_TTL", "7"),
+            ("SESSION_CACHE_POOL_SIZE", "3"),
+            ("SESSION_CACHE_REPLICATED", "1"),
+            ("SESSION_CACHE_ENABLED", "0"),
+            ("SESSION_DB_MIGRATE", "false"),
+            ("SESSION_DB_SCHEMA", "auth"),
+        ])
+        .unwrap();
+        let expected = Stores::Shared {
+            database: Database { url: POSTGRES.1.to_owned(), schema: "auth".to_owned(), migrate: false },
+            redis: Redis {
+                url: REDIS.1.to_owned(),
+                namespace: "shop".to_owned(),
+                pool_size: 3,
+                replicated: true,
+            },
+        };
+        assert_eq!(plan, Plan { stores: expected, ttl: Duration::from_secs(7), mode: Mode::Bypass });
+    }
+
+    #[test]
+    fn postgres_without_redis_needs_the_cache_off() {
+        assert!(plan_of(&[POSTGRES]).unwrap_err().contains("SESSION_CACHE_ENABLED=false"));
+        let alone = plan_of(&[POSTGRES, ("SESSION_CACHE_ENABLED", "false")]).unwrap();
+        assert!(matches!(alone.stores, Stores::StoreOnly { .. }));
+    }
+
+    #[test]
+    fn redis_without_postgres_is_an_error_that_names_the_way_out() {
+        assert!(plan_of(&[REDIS]).unwrap_err().contains("postgres://"));
+    }
+
+    #[test]
+    fn bad_values_name_variable_value_and_choice() {
+        for (name, was, may_be) in [
+            ("SESSION_CACHE_ENABLED", "yes", "true, false, 1 or 0"),
+            ("SESSION_CACHE_TTL", "5m", "whole seconds"),
+            ("SESSION_CACHE_TTL", "0", "1 to 86400"),
+            ("SESSION_CACHE_POOL_SIZE", "0", "1 to 1000"),
+            ("SESSION_CACHE_REPLICATED", "TRUE", "true, false, 1 or 0"),
+            ("SESSION_DB_MIGRATE", "no", "true, false, 1 or 0"),
+            ("SESSION_CACHE_POLICY", "open", "available"),
+        ] {
+            let error = plan_of(&[POSTGRES, REDIS, (name, was)]).unwrap_err();
+            assert!(error.contains(name) && error.contains(was) && error.contains(may_be), "{error}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_never_shown() {
+        let key = plan_of(&[("SESSION_CACHE_KEY", "1:hunter2")]).unwrap_err();
+        let url = plan_of(&[("DATABASE_URL", "mysql://u:hunter2@db")]).unwrap_err();
+        let plan = format!("{:?}", plan_of(&[POSTGRES, REDIS]).unwrap());
+        for shown in [key, url, plan] {
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Servers as containers, through testcontainers.
+//!
+//! The host port is chosen by us and bound firmly: one that the engine picks changes with every
+//! restart. Readiness is asked of the server itself, never read from a log, so that the official
+//! images and ours (`images/build.sh`) are the same to us. The container's name is known to the
+//! [`Supervisor`] before the container exists.
+
+mod engine;
+
+use std::{path::Path, time::Duration};
+
+use futures_util::StreamExt as _;
+use testcontainers::{
+    ContainerAsync, GenericImage, ImageExt as _,
+    bollard::{
+        query_parameters::{KillContainerOptionsBuilder, LogsOptionsBuilder},
+    },
+    core::IntoContainerPort as _,
+    runners::AsyncRunner as _,
+};
+
+use super::{
+    error::BackendError,
+    kind::{Recipe, Stop},
+    native::free_port,
+    supervisor::Supervisor,
+};
+use crate::wait;
+pub(crate) use engine::{image, missing};
+
+/// Creating and starting a container; a busy engine takes seconds.
+const START: Duration = Duration::from_secs(60);
+
+/// A server in a container of ours.
+#[derive(Debug)]
+pub(crate) struct Container {
+    kind: &'static str,
+    name: String,
+    stop: Stop,
+    port: u16,
+    address: String,
+    container: Option<ContainerAsync<GenericImage>>,
+    supervisor: Supervisor,
+}
+
+impl Container {
+    /// Creates and starts a container, whose server is not ready yet.
+    pub(crate) async fn start<K: Recipe>(image: &str, extra: &[String]) -> Result<Self, BackendError> {
+        engine::sweep().await;
+        let mut tries = 0;
+        loop {
+            match Self::start_once::<K>(image, extra).await {
+                // Another process took the port between our look and the engine's.
+                Err(error) if tries < 3 && super::error::chain(&error).contains("port is already allocated") => {
+                    tries += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn start_once<K: Recipe>(image: &str, extra: &[String]) -> Result<Self, BackendError> {
+        let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
+        let name = format!("session-testkit-{}", uuid::Uuid::new_v4().simple());
+        let port = free_port()?;
+        let supervisor = Supervisor::start(None)?;
+        supervisor.container(Some(&name))?;
+
+        let mut request = GenericImage::new(repository, tag)
+            .with_container_name(&name)
+            .with_cmd(K::command(extra))
+            .with_labels(engine::labels())
+            .with_mapped_port(port, K::PORT.tcp())
+            .with_startup_timeout(START);
+        for (variable, value) in K::ENVIRONMENT {
+            request = request.with_env_var(*variable, *value);
+        }
+        if engine::is_local() {
+            // The server asks for no password: keep it off the network.
+            request = request.with_host_config_modifier(|config| {
+                let bindings = config.port_bindings.iter_mut().flat_map(|ports| ports.values_mut());
+                for binding in bindings.flatten().flatten() {
+                    binding.host_ip = Some("127.0.0.1".to_owned());
+                }
+            });
+        }
+        let container = request.start().await;
+        // On error the supervisor removes what was made of it.
+        let container = container.map_err(BackendError::docker(format!("start {image}")))?;
+        let host = match container.get_host().await {
+            Ok(host) if host.to_string() != "localhost" => host.to_string(),
+            _ => "127.0.0.1".to_owned(),
+        };
+        Ok(Self {
+            kind: K::NAME,
+            stop: K::STOP,
+            port: K::PORT,
+            address: format!("{host}:{port}"),
+            container: Some(container),
+            name,
+            supervisor,
+        })
+    }
+
+    /// `host:port`, the same over all restarts.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Where other containers reach it; another one after a restart.
+    pub(crate) async fn address_for_peers(&self) -> Result<String, BackendError> {
+        let address = self.container()?.get_bridge_ip_address().await;
+        let address = address.map_err(BackendError::docker("tell a container's address"))?;
+        Ok(format!("{address}:{}", self.port))
+    }
+
+    fn container(&self) -> Result<&ContainerAsync<GenericImage>, BackendError> {
+        // Taken out only when it is dropped.
+        self.container.as_ref().ok_or_else(|| BackendError::Docker {
+            action: format!("find the container {}", self.name),
+            source: "it was removed".into(),
+        })
+    }
+
+    pub(crate) async fn running(&self) -> Result<bool, BackendError> {
+        let running = self.container()?.is_running().await;
+        running.map_err(BackendError::docker("inspect a container"))
+    }
+
+    pub(crate) async fn start_again(&self) -> Result<(), BackendError> {
+        let started = self.container()?.start().await;
+        started.map_err(BackendError::docker(format!("start {} again", self.kind)))
+    }
+
+    /// SIGKILL; answers when it has ended.
+    pub(crate) async fn kill(&self) -> Result<(), BackendError> {
+        self.signal("SIGKILL").await
+    }
+
+    /// The server's own way of ending; after 5 s SIGKILL.
+    pub(crate) async fn stop(&self) -> Result<(), BackendError> {
+        let signal = match self.stop {
+            Stop::Terminate => "SIGTERM",
+            Stop::Interrupt => "SIGINT",
+        };
+        match self.signal(signal).await {
+            Err(BackendError::Deadline { .. }) => self.kill().await,
+            result => result,
+        }
+    }
+
+    async fn signal(&self, signal: &str) -> Result<(), BackendError> {
+        if !self.running().await? {
+            return Ok(());
+        }
+        let options = KillContainerOptionsBuilder::new().signal(signal).build();
+        let sent = engine::client().await?.kill_container(&self.name, Some(options)).await;
+        if let Err(error) = sent {
+            // It may have ended by itself meanwhile.
+            if self.running().await? {
+                return Err(BackendError::docker(format!("kill {}", self.kind))(error));
+            }
+        }
+        let deadline = Duration::from_secs(5);
+        let ended = wait::until("the container to end", deadline, async || {
+            matches!(self.running().await, Ok(false))
+        });
+        ended.await.map(drop).map_err(|_| BackendError::Deadline {
+            action: "stop",
+            server: self.kind,
+            waited: deadline,
+        })
+    }
+
+    pub(crate) async fn pause(&self) -> Result<(), BackendError> {
+        let paused = self.container()?.pause().await;
+        paused.map_err(BackendError::docker(format!("pause {}", self.kind)))
+    }
+
+    pub(crate) async fn resume(&self) -> Result<(), BackendError> {
+        let resumed = self.container()?.unpause().await;
+        resumed.map_err(BackendError::docker(format!("resume {}", self.kind)))
+    }
+
+    /// The last lines that it logged.
+    pub(crate) async fn logs(&self) -> Vec<String> {
+        let Ok(client) = engine::client().await else {
+            return Vec::new();
+        };
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail("200").build();
+        let mut chunks = std::pin::pin!(client.logs(&self.name, Some(options)));
+        let mut text = Vec::new();
+        while let Some(Ok(chunk)) = chunks.next().await {
+            text.extend_from_slice(&chunk.into_bytes());
+        }
+        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Container {
+    /// Removes it through the engine, on a thread of its own: testcontainers' own destructor needs
+    /// a runtime around it, which a value that outlives its test has not.
+    fn drop(&mut self) {
+        let Some(container) = self.container.take() else {
+            return;
+        };
+        match wait::blocking(container.rm()) {
+            Some(Ok(())) => {
+                let _gone = self.supervisor.container(None);
+            }
+            // The supervisor tries once more.
+            Some(Err(error)) => tracing::warn!(%error, name = self.name, "could not remove a container"),
+            None => tracing::warn!(name = self.name, "could not remove a container"),
+        }
+    }
+}
+
+/// Whether this process itself runs in a container.
+fn in_container() -> bool {
+    Path::new("/.dockerenv").exists()
+}

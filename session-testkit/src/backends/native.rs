@@ -1,0 +1,263 @@
+//! Servers as processes of this machine.
+//!
+//! Each has a folder of its own (data and log) and a [`Supervisor`] that ends the one and removes
+//! the other whatever happens to us. A server must not outlive us even if we are killed between its
+//! start and the moment the supervisor hears of it: it starts as a shell that waits for one line
+//! from us, which is written after the supervisor knows its process id.
+
+pub(crate) mod find;
+mod folder;
+mod tree;
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::Write as _,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::{
+    error::BackendError,
+    kind::{Recipe, Stop},
+    supervisor::Supervisor,
+};
+use crate::wait;
+pub(crate) use folder::Folder;
+use tree::Tree;
+
+/// initdb takes a second; a machine under load may take long for it.
+const PREPARATION: Duration = Duration::from_secs(60);
+
+/// A server's programs.
+#[derive(Debug)]
+pub struct Program {
+    /// The server itself.
+    pub server: PathBuf,
+    /// What makes a Postgres data directory.
+    pub initdb: Option<PathBuf>,
+}
+
+/// A server that runs as a child of ours, or did.
+#[derive(Debug)]
+pub(crate) struct Process {
+    kind: &'static str,
+    program: PathBuf,
+    arguments: Vec<String>,
+    folder: Folder,
+    stop: Stop,
+    child: Mutex<Option<Child>>,
+    supervisor: Supervisor,
+}
+
+impl Process {
+    /// Makes the folder, prepares it (initdb) and starts the server, which is not ready yet.
+    pub(crate) async fn start<K: Recipe>(
+        program: Program,
+        port: u16,
+        extra: &[String],
+    ) -> Result<Self, BackendError> {
+        let folder = Folder::planned(K::ACCOUNTS);
+        let supervisor = Supervisor::start(Some(folder.path()))?;
+        folder.make()?;
+        let process = Self {
+            kind: K::NAME,
+            arguments: K::arguments(&folder, port, extra),
+            stop: K::STOP,
+            child: Mutex::new(None),
+            supervisor,
+            folder,
+            program: program.server.clone(),
+        };
+        if let Some((program, arguments)) = K::prepare(&program, &process.folder.data()) {
+            process.spawn(&program, &arguments)?;
+            let end = process.ended(PREPARATION, "prepare its data directory").await?;
+            if !end.success() {
+                return Err(BackendError::Exited {
+                    server: K::NAME,
+                    logs: process.logs(),
+                });
+            }
+        }
+        process.start_again()?;
+        Ok(process)
+    }
+
+    /// Starts the server once more, with the data that it left.
+    pub(crate) fn start_again(&self) -> Result<(), BackendError> {
+        self.spawn(&self.program, &self.arguments)
+    }
+
+    fn spawn(&self, program: &Path, arguments: &[String]) -> Result<(), BackendError> {
+        let starting = || format!("start {}", program.display());
+        let log = self.folder.log().map_err(BackendError::io(starting()))?;
+        let errors = log.try_clone().map_err(BackendError::io(starting()))?;
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", r#"read -r go && exec "$@" </dev/null"#, "sh"])
+            .arg(program)
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::piped())
+            .stdout(log)
+            .stderr(errors)
+            .process_group(0);
+        // PGDATA, PGPORT and the like are meant for the developer's own server.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_postgres(name)) {
+            command.env_remove(name);
+        }
+        if let Some(account) = self.folder.account() {
+            command.uid(account.user).gid(account.group);
+        }
+        let mut child = command.spawn().map_err(BackendError::io(starting()))?;
+        let go = child.stdin.take();
+        let known = self.supervisor.process(Some(child.id()));
+        *self.child() = Some(child);
+        known?;
+        if let Some(mut go) = go {
+            go.write_all(b"go\n").map_err(BackendError::io(starting()))?;
+        }
+        Ok(())
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it ended; `None` while it runs. A process once seen ended is out of our care.
+    fn status(&self) -> Option<ExitStatus> {
+        let mut child = self.child();
+        let status = child.as_mut()?.try_wait().ok()??;
+        *child = None;
+        drop(child);
+        if let Err(error) = self.supervisor.process(None) {
+            tracing::warn!(%error, "the supervisor is gone");
+        }
+        Some(status)
+    }
+
+    pub(crate) fn running(&self) -> bool {
+        let _ended = self.status();
+        self.child().is_some()
+    }
+
+    async fn ended(&self, deadline: Duration, action: &'static str) -> Result<ExitStatus, BackendError> {
+        let mut status = None;
+        let ended = wait::until(action, deadline, async || {
+            status = self.status();
+            status.is_some()
+        });
+        let _in_vain = ended.await;
+        status.ok_or(BackendError::Deadline {
+            action,
+            server: self.kind,
+            waited: deadline,
+        })
+    }
+
+    fn tree(&self) -> Option<Tree> {
+        self.child().as_ref().and_then(|child| Tree::of(child.id()))
+    }
+
+    /// SIGKILL for the server and its children; answers when all of them are gone.
+    pub(crate) async fn kill(&self) -> Result<(), BackendError> {
+        let Some(tree) = self.tree() else {
+            return Ok(());
+        };
+        let children = tree.kill();
+        self.ended(Duration::from_secs(5), "end after SIGKILL").await?;
+        let gone = wait::until("its children to end", Duration::from_secs(5), async || {
+            !children.iter().any(|child| tree::alive(*child))
+        });
+        gone.await.map(drop).map_err(|_| BackendError::Deadline {
+            action: "end after SIGKILL",
+            server: self.kind,
+            waited: Duration::from_secs(5),
+        })
+    }
+
+    /// The server's own way of ending; after 5 s SIGKILL.
+    pub(crate) async fn stop(&self) -> Result<(), BackendError> {
+        let Some(tree) = self.tree() else {
+            return Ok(());
+        };
+        tree.signal_leader(self.stop);
+        match self.ended(Duration::from_secs(5), "stop").await {
+            Ok(_) => Ok(()),
+            Err(_) => self.kill().await,
+        }
+    }
+
+    pub(crate) fn pause(&self) {
+        if let Some(tree) = self.tree() {
+            tree.pause();
+        }
+    }
+
+    pub(crate) fn resume(&self) {
+        if let Some(tree) = self.tree() {
+            tree.resume();
+        }
+    }
+
+    /// The last lines that it logged.
+    pub(crate) fn logs(&self) -> Vec<String> {
+        self.folder.last_lines()
+    }
+}
+
+impl Drop for Process {
+    /// The supervisor does the work, as it would after our death.
+    fn drop(&mut self) {
+        self.supervisor.close();
+        let Some(mut child) = self.child().take() else {
+            return;
+        };
+        // Were the supervisor gone, nobody would end the server: do not wait for ever.
+        for _ in 0..3000 {
+            match child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
+        tracing::warn!(pid = child.id(), "the supervisor did not end the server");
+        if let Some(tree) = Tree::of(child.id()) {
+            tree.kill();
+        }
+        let _reaped = child.wait();
+    }
+}
+
+fn is_postgres(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with("PG"))
+}
+
+/// A port for a server, which keeps it over restarts.
+///
+/// From below the range of ports that the system hands out, so that no outgoing connection and no
+/// `bind` to port 0 takes it while the server is down.
+pub(crate) fn free_port() -> Result<u16, BackendError> {
+    const FIRST: u16 = 15_000;
+    const COUNT: u128 = 15_000;
+    let mut refused = None;
+    for _ in 0..100 {
+        let offset = uuid::Uuid::new_v4().as_u128() % COUNT;
+        let port = FIRST + u16::try_from(offset).unwrap_or_default();
+        match std::net::TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(BackendError::Io {
+        action: "find a free port between 15000 and 30000".to_owned(),
+        source: refused.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into()),
+    })
+}
+
+/// A log file that is appended to.
+fn append(path: &Path) -> std::io::Result<File> {
+    File::options().create(true).append(true).open(path)
+}

@@ -1,0 +1,45 @@
+//! Finding a server's program.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Looks where the shell would.
+pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    // /usr/sbin too: servers live there on some systems, and it is not in every PATH.
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/local/bin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+/// `program` in the subfolder of `folder` with the highest number for a name.
+pub(crate) fn newest(folder: &str, program: &str) -> Option<PathBuf> {
+    let versions = fs::read_dir(folder).ok()?.filter_map(Result::ok);
+    let number = |name: &Path| -> Option<u32> { name.file_name()?.to_str()?.parse().ok() };
+    versions
+        .filter_map(|entry| Some((number(&entry.path())?, entry.path().join(program))))
+        .filter(|(_, file)| file.is_file())
+        .max()
+        .map(|(_, file)| file)
+}
+
+/// The major version that `program --version` prints after `mark`.
+pub(crate) fn version(program: &Path, mark: &str) -> Result<u32, String> {
+    let shown = program.display();
+    let output = Command::new(program)
+        .arg("--version")
+        .output()
+        .map_err(|error| format!("{shown} --version: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let digits = text.split_once(mark).map(|(_, rest)| {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        &rest[..end]
+    });
+    digits
+        .and_then(|digits| digits.parse().ok())
+        .ok_or_else(|| format!("{shown} --version prints no version: {}", text.trim()))
+}

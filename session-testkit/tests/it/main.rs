@@ -1,0 +1,14 @@
+//! All tests that need servers, as one binary; `harness.rs` says how to add to them.
+
+mod backends;
+mod harness;
+mod proxy;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    harness::main(|registry| {
+        registry.theme("backends", backends::tests);
+        registry.theme("proxy", proxy::tests);
+    })
+}
