@@ -3,12 +3,26 @@
 
 // The modules in the order of a request: edge, driver, ports, values. Imports go down only.
 
+// edge
+mod answered;
+#[cfg(feature = "axum")]
+mod axum;
+mod body;
+mod cookie;
+mod extract;
+mod future;
+mod health;
+mod layer;
+mod reject;
+mod service;
+
 // driver
 mod builder;
 mod driver;
 mod env;
 mod metrics;
 mod pending;
+mod probe;
 mod revoke;
 mod sessions;
 mod validate;
@@ -24,6 +38,21 @@ mod codec;
 mod error;
 mod session;
 mod token;
+
+pub use self::answered::Answered;
+#[cfg(feature = "axum")]
+pub use self::axum::SessionRejection;
+pub use self::body::ResponseBody;
+pub use self::cookie::{SameSite, SessionCookie, SetCookie};
+pub use self::extract::TokenSource;
+pub use self::future::ResponseFuture;
+pub use self::health::{
+    CacheHealth, CacheMetrics, HealthFuture, HealthReport, HealthService, HealthStatus,
+    Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
+};
+pub use self::layer::SessionCacheLayer;
+pub use self::reject::Rejection;
+pub use self::service::SessionCacheService;
 
 pub use self::builder::{DEFAULT_BUDGET, DEFAULT_TTL, SessionsBuilder};
 pub use self::clock::{ParseTimestampError, Timestamp};

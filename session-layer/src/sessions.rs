@@ -13,6 +13,7 @@ use crate::cache::{CacheProbe, CacheStatus, SessionCache};
 use crate::driver::Driver;
 use crate::error::{Error, StoreError};
 use crate::metrics::Metrics;
+use crate::probe::Probing;
 use crate::revoke::Changed;
 use crate::session::{CheckedSession, ListedSession, NewSession, Session, SessionId, data_to_json};
 use crate::store::{Creation, SessionStore, Target};
@@ -31,6 +32,7 @@ pub struct Sessions {
     driver: Arc<dyn AnyDriver>,
     scheme: Arc<dyn TokenScheme>,
     ttl: Duration,
+    pub(crate) probing: Arc<Probing>,
 }
 
 /// Is the cache used?
@@ -73,6 +75,7 @@ impl Sessions {
             driver,
             scheme,
             ttl,
+            probing: Arc::default(),
         }
     }
 
@@ -295,6 +298,11 @@ impl Sessions {
         self.driver.recent_errors()
     }
 
+    /// `"postgres"` or `"sqlite"`.
+    pub(crate) fn store_backend(&self) -> &'static str {
+        self.driver.store_backend()
+    }
+
     /// Really pings, sets and gets.
     pub(crate) fn probe_cache(&self) -> Boxed<CacheProbe> {
         Arc::clone(&self.driver).probe_cache()
@@ -363,6 +371,7 @@ trait AnyDriver: Send + Sync {
     fn mode(&self) -> Mode;
     fn metrics(&self) -> Metrics;
     fn cache_status(&self) -> CacheStatus;
+    fn store_backend(&self) -> &'static str;
     fn recent_errors(&self) -> Vec<String>;
     fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe>;
     fn probe_store(self: Arc<Self>) -> Boxed<Result<(), StoreError>>;
@@ -422,6 +431,9 @@ impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
     }
     fn cache_status(&self) -> CacheStatus {
         self.cache.status()
+    }
+    fn store_backend(&self) -> &'static str {
+        self.store.backend()
     }
     fn recent_errors(&self) -> Vec<String> {
         self.troubles.recent(Instant::now())

@@ -1,0 +1,237 @@
+//! [`SessionCookie`]: one configuration for reading, issuing and clearing the session's cookie.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use cookie::time::{Duration, OffsetDateTime};
+use http::header::SET_COOKIE;
+use http::{HeaderMap, HeaderValue};
+
+use crate::token::SessionToken;
+
+/// The name of a cookie that was given none.
+pub(crate) const DEFAULT_COOKIE_NAME: &str = "session";
+
+/// The cookie that carries the session token: its name and attributes, in one place for
+/// [`SessionCacheLayer::cookie`](crate::SessionCacheLayer::cookie), for the login that issues it and
+/// the logout that clears it. (A browser clears a cookie only if name, domain and path are the same.)
+///
+/// It is always `HttpOnly`, and goes when the browser ends its session; how long the session itself
+/// lasts is for the store to say, whatever the browser keeps.
+///
+/// Wherever the application is served over HTTPS only, use [`host_prefixed`](Self::host_prefixed).
+///
+/// ```
+/// use http::HeaderMap;
+/// use session_layer::{SessionCookie, SessionToken};
+///
+/// # fn main() -> Result<(), session_layer::RandomError> {
+/// let cookie = SessionCookie::host_prefixed();
+/// let token = SessionToken::generate()?;
+///
+/// let mut headers = HeaderMap::new();
+/// cookie.issue(&token).append_to(&mut headers);
+/// let expected = format!(
+///     "__Host-session={}; HttpOnly; SameSite=Lax; Secure; Path=/",
+///     token.reveal()
+/// );
+/// assert_eq!(headers["set-cookie"], expected);
+/// # Ok(()) }
+/// ```
+///
+/// With the feature `axum` it can be returned beside the rest of an answer:
+/// `(cookie.issue(&token), Json(body))`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct SessionCookie {
+    name: Cow<'static, str>,
+    secure: bool,
+    domain: Option<Cow<'static, str>>,
+    path: Cow<'static, str>,
+    same_site: SameSite,
+}
+
+/// Which requests that come from other sites carry the cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum SameSite {
+    /// None: not even a link from another site.
+    Strict,
+    /// Links that lead to us, but no forms and no scripts of other sites.
+    #[default]
+    Lax,
+    /// All. It then needs protection of its own against forged requests. Browsers accept this with
+    /// `Secure` only, so that is set too.
+    None,
+}
+
+impl SessionCookie {
+    /// The cookie `session`, without `Secure`: for development over plain HTTP.
+    pub fn new() -> Self {
+        Self::named(DEFAULT_COOKIE_NAME)
+    }
+
+    /// The cookie `__Host-session`, with `Secure`, `Path=/` and no domain: what browsers demand of this
+    /// prefix. In return no other host, not even a subdomain or its parent, can plant or overwrite it.
+    pub fn host_prefixed() -> Self {
+        Self::named("__Host-session")
+    }
+
+    /// A cookie of this name.
+    ///
+    /// What browsers demand of the prefixes `__Host-` and `__Secure-` is always set, whatever the
+    /// setters say: without it the cookie would be dropped.
+    ///
+    /// # Panics
+    /// If the name is empty or contains what cookie names may not: anything but ASCII letters, digits
+    /// and ``!#$%&'*+-.^_`|~``.
+    pub fn named(name: impl Into<Cow<'static, str>>) -> Self {
+        let name = name.into();
+        assert!(
+            !name.is_empty() && name.bytes().all(is_token_char),
+            "{name:?} cannot be a cookie's name: ASCII letters, digits and !#$%&'*+-.^_`|~ can"
+        );
+        Self {
+            name,
+            secure: false,
+            domain: None,
+            path: Cow::Borrowed("/"),
+            same_site: SameSite::default(),
+        }
+    }
+
+    /// Whether the browser may send it over HTTPS only. Let configuration decide, not the scheme of a
+    /// request: behind a proxy that is the wrong one. Defaults to false, to true for the prefixes
+    /// `__Host-` and `__Secure-` and for [`SameSite::None`].
+    pub fn secure(mut self, secure: bool) -> Self {
+        self.secure = secure;
+        self
+    }
+
+    /// A domain whose every host gets the cookie. Defaults to none: only the host that set it.
+    ///
+    /// # Panics
+    /// If it is empty or contains `;` or what is not printable ASCII.
+    pub fn domain(mut self, domain: impl Into<Cow<'static, str>>) -> Self {
+        let domain = domain.into();
+        assert_attribute("domain", &domain);
+        self.domain = Some(domain);
+        self
+    }
+
+    /// The path under which the browser sends it. Defaults to `/`.
+    ///
+    /// # Panics
+    /// If it does not begin with `/`, or contains `;` or what is not printable ASCII.
+    pub fn path(mut self, path: impl Into<Cow<'static, str>>) -> Self {
+        let path = path.into();
+        assert_attribute("path", &path);
+        assert!(path.starts_with('/'), "a cookie's path begins with /");
+        self.path = path;
+        self
+    }
+
+    /// Which requests from other sites carry it. Defaults to [`SameSite::Lax`].
+    pub fn same_site(mut self, same_site: SameSite) -> Self {
+        self.same_site = same_site;
+        self
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Gives the browser this token: for the answer to a login or a rotation.
+    pub fn issue(&self, token: &SessionToken) -> SetCookie {
+        SetCookie::new(&self.with_value(token.reveal()))
+    }
+
+    /// Makes the browser forget the token: for the answer to a logout. Never for an outage, which says
+    /// nothing about the session.
+    pub fn clear(&self) -> SetCookie {
+        let mut cookie = self.with_value("");
+        cookie.set_max_age(Duration::ZERO);
+        cookie.set_expires(OffsetDateTime::UNIX_EPOCH);
+        SetCookie::new(&cookie)
+    }
+
+    fn with_value<'a>(&'a self, value: &'a str) -> cookie::Cookie<'a> {
+        let host = has_prefix(&self.name, "__Host-");
+        let secure = self.secure
+            || self.same_site == SameSite::None
+            || host
+            || has_prefix(&self.name, "__Secure-");
+        let mut cookie = cookie::Cookie::new(self.name.as_ref(), value);
+        cookie.set_http_only(true);
+        cookie.set_same_site(match self.same_site {
+            SameSite::Strict => cookie::SameSite::Strict,
+            SameSite::Lax => cookie::SameSite::Lax,
+            SameSite::None => cookie::SameSite::None,
+        });
+        cookie.set_secure(secure);
+        cookie.set_path(if host { "/" } else { self.path.as_ref() });
+        if let Some(domain) = self.domain.as_deref().filter(|_| !host) {
+            cookie.set_domain(domain);
+        }
+        cookie
+    }
+}
+
+impl Default for SessionCookie {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A `Set-Cookie` header field. It may hold a token, so it is redacted in `Debug`.
+#[derive(Clone)]
+#[must_use = "it has no effect until it is in an answer's headers"]
+pub struct SetCookie(HeaderValue);
+
+impl SetCookie {
+    fn new(cookie: &cookie::Cookie<'_>) -> Self {
+        let mut value = HeaderValue::try_from(cookie.to_string())
+            .expect("name and attributes were checked when they were set, tokens are base64url");
+        // Keeps it out of `Debug` and out of HTTP/2's compression.
+        value.set_sensitive(true);
+        Self(value)
+    }
+
+    /// Adds it to an answer's headers, beside the cookies that are there.
+    pub fn append_to(self, headers: &mut HeaderMap) {
+        headers.append(SET_COOKIE, self.0);
+    }
+
+    /// The field's value, marked as sensitive. Append it; inserting would drop the answer's other
+    /// cookies.
+    #[must_use]
+    pub fn header_value(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+impl fmt::Debug for SetCookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SetCookie(redacted)")
+    }
+}
+
+/// Browsers compare these prefixes without regard to case.
+fn has_prefix(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+fn is_token_char(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}
+
+#[track_caller]
+fn assert_attribute(what: &str, value: &str) {
+    let is_printable = |b: u8| b == b' ' || b.is_ascii_graphic();
+    assert!(
+        !value.is_empty() && value.bytes().all(|b| b != b';' && is_printable(b)),
+        "{value:?} cannot be a cookie's {what}: printable ASCII without ; can"
+    );
+}

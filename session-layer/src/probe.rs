@@ -1,0 +1,104 @@
+//! One probe of cache and store at a time, shared by all who ask meanwhile.
+//!
+//! Whoever asks first starts it in a task of its own, so that it goes on if they leave, and never
+//! breaks off a command halfway. Health end points are open to anybody: a flood of them costs Redis and
+//! Postgres one probe after the other, never two at once.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::cache::CacheProbe;
+use crate::sessions::Sessions;
+
+/// How long the two, asked at once, may take to answer: many times what they need (a PING of over
+/// 100 ms is trouble already), and less than the usual patience of who asks (Kubernetes: 1 s).
+pub(crate) const PROBE_DEADLINE: Duration = Duration::from_millis(900);
+
+/// What a probe found.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Probed {
+    pub(crate) cache: CacheProbe,
+    /// Why the store cannot answer; `None`: it can.
+    pub(crate) store_error: Option<String>,
+}
+
+/// The probe under way, if there is one.
+#[derive(Debug, Default)]
+pub(crate) struct Probing(Mutex<Option<watch::Receiver<Option<Arc<Probed>>>>>);
+
+impl Probing {
+    /// Joins the probe under way, or starts one.
+    pub(crate) async fn probe<F>(&self, start: impl FnOnce() -> F) -> Arc<Probed>
+    where
+        F: Future<Output = Probed> + Send + 'static,
+    {
+        let mut result = self.join_or(start);
+        match result.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(probed)) => Arc::clone(probed),
+            // It ended without a result: it panicked, or the runtime is shutting down.
+            Ok(None) | Err(_) => {
+                let text = "the probe broke off; the process is shutting down, or its log says why";
+                Arc::new(Probed {
+                    cache: failed_cache(text),
+                    store_error: Some(text.to_owned()),
+                })
+            }
+        }
+    }
+
+    fn join_or<F>(&self, start: impl FnOnce() -> F) -> watch::Receiver<Option<Arc<Probed>>>
+    where
+        F: Future<Output = Probed> + Send + 'static,
+    {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = current
+            .as_ref()
+            // No sender and no result: it broke off. A result: it is over, and its figures are past.
+            .filter(|result| result.has_changed().is_ok() && result.borrow().is_none());
+        if let Some(under_way) = under_way {
+            return under_way.clone();
+        }
+        let (tell, result) = watch::channel(None);
+        let probe = start();
+        tokio::spawn(async move {
+            let _ = tell.send(Some(Arc::new(probe.await)));
+        });
+        *current = Some(result.clone());
+        result
+    }
+}
+
+impl Sessions {
+    /// Really asks cache and store whether they answer, within [`PROBE_DEADLINE`].
+    pub(crate) async fn probe(&self) -> Arc<Probed> {
+        let (cache, store) = (self.clone(), self.clone());
+        self.probing
+            .probe(move || async move {
+                let (cache, store) = tokio::join!(
+                    timeout(PROBE_DEADLINE, cache.probe_cache()),
+                    timeout(PROBE_DEADLINE, store.probe_store()),
+                );
+                let late = format!("no answer to the probe within {PROBE_DEADLINE:?}");
+                Probed {
+                    cache: cache.unwrap_or_else(|_late| failed_cache(&late)),
+                    store_error: match store {
+                        Ok(Ok(())) => None,
+                        Ok(Err(error)) => Some(error.to_string()),
+                        Err(_late) => Some(late),
+                    },
+                }
+            })
+            .await
+    }
+}
+
+fn failed_cache(error: &str) -> CacheProbe {
+    CacheProbe {
+        errors: vec![format!("session cache: {error}")],
+        ..CacheProbe::default()
+    }
+}
