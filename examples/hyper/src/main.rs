@@ -67,7 +67,10 @@ async fn serve() -> Result<(), Box<dyn Error + Send + Sync>> {
         };
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service.clone()));
+            .serve_connection(
+                TokioIo::new(stream),
+                TowerToHyperService::new(service.clone()),
+            );
         // An error is a client that went away.
         tokio::spawn(connections.watch(connection));
     }

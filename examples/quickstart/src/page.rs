@@ -24,16 +24,22 @@ impl Page {
             hash_of("script"),
             hash_of("style"),
         );
-        let policy = HeaderValue::try_from(policy)
-            .unwrap_or(HeaderValue::from_static("default-src 'none'"));
+        let policy =
+            HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"));
         Self { policy }
     }
 
     pub(crate) fn answer(&self) -> impl IntoResponse + use<> {
         let headers: [(HeaderName, HeaderValue); 4] = [
             (header::CONTENT_SECURITY_POLICY, self.policy.clone()),
-            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-            (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+            (
+                header::X_CONTENT_TYPE_OPTIONS,
+                HeaderValue::from_static("nosniff"),
+            ),
+            (
+                header::REFERRER_POLICY,
+                HeaderValue::from_static("no-referrer"),
+            ),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         ];
         (headers, Html(PAGE))

@@ -1,6 +1,7 @@
 //! Answers that are errors, as `application/problem+json` (RFC 9457), like those of the layer.
 
 use axum::Json;
+use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -54,7 +55,7 @@ impl IntoResponse for Problem {
                 "all sessions of this user were ended while this login was under way: log in again",
             ),
             // The layer's own answer to an outage, so that clients need to know only one.
-            Self::Unavailable => Rejection::Unavailable.response().into_response(),
+            Self::Unavailable => Rejection::Unavailable.response().map(Body::from),
             Self::Unexpected => problem(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "this should not have happened; the log says more",

@@ -63,7 +63,11 @@ async fn start_and_serve(app: fn(&Sessions, &SessionCookie) -> Router) -> Result
     say_hello(&listener, &admin_listener, &sessions)?;
     let (stopping, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();
-    servers.spawn(serve(listener, app(&sessions, &config.cookie), stopped.clone()));
+    servers.spawn(serve(
+        listener,
+        app(&sessions, &config.cookie),
+        stopped.clone(),
+    ));
     servers.spawn(serve(admin_listener, admin::app(sessions.clone()), stopped));
 
     stop.come().await;
@@ -100,7 +104,11 @@ async fn listen(variable: &str, addr: &str) -> Result<TcpListener, Failure> {
 
 fn log_to_stderr() -> Result<(), Failure> {
     let wanted = env::var("RUST_LOG").unwrap_or_default();
-    let filter = if wanted.trim().is_empty() { "info" } else { &wanted };
+    let filter = if wanted.trim().is_empty() {
+        "info"
+    } else {
+        &wanted
+    };
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         format!("RUST_LOG is {filter:?} ({error}); it may be info, debug, session_layer=trace, …")
     })?;
