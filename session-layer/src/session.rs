@@ -308,8 +308,11 @@ impl NewSession {
         self
     }
 
-    /// Checks every limit, before any store is asked.
-    pub(crate) fn check(self) -> Result<CheckedSession, InputError> {
+    /// Checks every limit, before any store is asked: for stores and their tests.
+    ///
+    /// # Errors
+    /// [`InputError`] names the limit that is broken.
+    pub fn check(self) -> Result<CheckedSession, InputError> {
         let data = match self.data {
             None => empty_object(),
             Some(Ok(json)) => check_data(json)?,

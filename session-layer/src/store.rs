@@ -13,6 +13,14 @@ use crate::error::StoreError;
 use crate::session::{CheckedSession, ListedSession, Session, SessionId};
 use crate::token::TokenDigest;
 
+#[cfg(feature = "postgres")]
+mod postgres;
+
+#[cfg(feature = "postgres")]
+pub use self::postgres::{
+    CHANGE_DEADLINE, InvalidSchemaName, PostgresStore, PostgresStoreBuilder, READ_DEADLINE,
+};
+
 /// A random number written by the store's first migration. Two environments that share one Redis
 /// never accept each other's sessions.
 pub type StoreId = [u8; 16];

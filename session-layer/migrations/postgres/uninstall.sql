@@ -1,0 +1,36 @@
+-- Removes what session-layer's migrations made, and nothing else; all sessions end.
+--
+--     psql "$DATABASE_URL" -v schema=session_layer -f uninstall.sql
+--
+-- The schema goes too if nothing else is in it (never `public`).
+
+\set ON_ERROR_STOP on
+\if :{?schema}
+\else
+    \set schema session_layer
+\endif
+
+BEGIN;
+
+-- A missing schema is nothing to remove, and no error.
+SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :'schema') AS there \gset
+\if :there
+    DROP TABLE IF EXISTS
+        :"schema".sessions,
+        :"schema".session_users,
+        :"schema".session_journal,
+        :"schema".session_store,
+        :"schema".session_layer_migrations;
+    DROP FUNCTION IF EXISTS
+        :"schema".sessions_raise_version(),
+        :"schema".sessions_write_journal(),
+        :"schema".session_users_note_raise();
+    SELECT format('DROP SCHEMA %I', n.nspname)
+      FROM pg_namespace n
+     WHERE n.nspname = :'schema' AND n.nspname <> 'public'
+       AND NOT EXISTS (SELECT FROM pg_depend d
+                        WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid)
+    \gexec
+\endif
+
+COMMIT;

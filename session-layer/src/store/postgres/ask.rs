@@ -1,0 +1,129 @@
+//! One statement, from a connection to its rows, under a deadline.
+
+use std::time::Duration;
+
+use sqlx::SqlStr;
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use sqlx::query::Query;
+use tokio::time::timeout;
+
+use super::PostgresStore;
+use super::connection::Connection;
+use super::errors::{self, Sent};
+use super::rows;
+use crate::error::{StoreError, StoreErrorKind};
+
+/// A statement with its parameters.
+pub(super) type Statement = Query<'static, Postgres, PgArguments>;
+
+pub(super) fn statement(sql: &SqlStr) -> Statement {
+    sqlx::query(sql.clone())
+}
+
+/// No span of time here means more: in microseconds, it can be added to any date of ours.
+const LONGEST: Duration = Duration::from_secs(1000 * 365 * 24 * 60 * 60);
+
+/// A span as the statements take it.
+pub(super) fn micros(span: Duration) -> i64 {
+    i64::try_from(span.min(LONGEST).as_micros()).unwrap_or(i64::MAX)
+}
+
+impl PostgresStore {
+    /// Asks, and asks again over another connection where the first turns out to be dead: idle
+    /// connections die together (a restart, an administrator, a firewall), and a read may be repeated.
+    pub(super) async fn read(
+        &self,
+        ask: impl Fn() -> Statement + Send + Sync,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let sent = Sent::default();
+        let asking = async {
+            let mut dead = 0;
+            loop {
+                let connection = self.connections.get().await?;
+                match self.fetch(connection, ask()).await {
+                    Ok(rows) => return Ok(rows),
+                    Err(error)
+                        if errors::ends_connection(&error) && dead < self.connections.most() =>
+                    {
+                        dead += 1;
+                    }
+                    Err(error) => return Err(self.explain(error, &sent).await),
+                }
+            }
+        };
+        within(self.read_deadline, &sent, asking).await
+    }
+
+    /// Makes a change that is one statement. It is sent once.
+    pub(super) async fn change(
+        &self,
+        sent: &Sent,
+        change: Statement,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let connection = self.connections.get_answering().await?;
+        sent.set(true);
+        match self.fetch(connection, change).await {
+            Ok(rows) => {
+                sent.set(false);
+                Ok(rows)
+            }
+            Err(error) => Err(self.explain(error, sent).await),
+        }
+    }
+
+    /// A change that is one statement, under its deadline.
+    pub(super) async fn change_once(&self, change: Statement) -> Result<Vec<PgRow>, StoreError> {
+        let sent = Sent::default();
+        within(self.change_deadline, &sent, self.change(&sent, change)).await
+    }
+
+    /// The answer to its end (with an autocommitted change, that is after its commit), and the
+    /// connection back to the pool where it is still good.
+    async fn fetch(
+        &self,
+        mut connection: Connection,
+        statement: Statement,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        let fetched = statement.fetch_all(&mut *connection).await;
+        match &fetched {
+            Err(error) if errors::ends_connection(error) => drop(connection),
+            _ => connection.give_back(),
+        }
+        fetched
+    }
+
+    /// With `row_security=off`, rows that would be hidden are a denied right (42501). Which of the
+    /// two it is, Postgres tells when asked: it is not said by text.
+    pub(super) async fn explain(&self, error: sqlx::Error, sent: &Sent) -> StoreError {
+        let explained = errors::of_statement(error, sent);
+        if explained.kind() != StoreErrorKind::Denied {
+            return explained;
+        }
+        sent.set(false);
+        match self.hidden_table().await {
+            Some((role, table)) => rows::hidden(&role, &table).with_source(explained),
+            None => explained,
+        }
+    }
+
+    async fn hidden_table(&self) -> Option<(String, String)> {
+        let connection = self.connections.get().await.ok()?;
+        let asking = statement(&self.statements.hidden);
+        let found = self.fetch(connection, asking).await.ok()?;
+        let row = found.first()?;
+        use sqlx::Row as _;
+        Some((row.try_get("role").ok()?, row.try_get("hidden").ok()?))
+    }
+}
+
+/// `asking`, given up at the deadline.
+pub(super) async fn within<T>(
+    deadline: Duration,
+    sent: &Sent,
+    asking: impl Future<Output = Result<T, StoreError>> + Send,
+) -> Result<T, StoreError> {
+    match timeout(deadline, asking).await {
+        Ok(answer) => answer,
+        Err(_) => Err(errors::timed_out(sent, deadline)),
+    }
+}

@@ -1,0 +1,166 @@
+//! A pool of our own.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use super::connection::Connections;
+use super::{CHANGE_DEADLINE, PostgresStore, READ_DEADLINE};
+use crate::error::{StoreError, StoreErrorKind};
+
+/// How many connections a pool of our own has unless told otherwise: 10. One that is not waiting for
+/// locks serves about a thousand reads a second, and Postgres allows 100 in all by default.
+const MAX_CONNECTIONS: u32 = 10;
+
+/// A [`PostgresStore`] with a pool of its own, before it is built.
+#[derive(Clone)]
+#[must_use]
+pub struct PostgresStoreBuilder {
+    url: String,
+    schema: String,
+    max_connections: u32,
+    read_deadline: Duration,
+    change_deadline: Duration,
+    pooled: bool,
+}
+
+impl std::fmt::Debug for PostgresStoreBuilder {
+    /// Without the URL, which may contain a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresStoreBuilder")
+            .field("schema", &self.schema)
+            .field("max_connections", &self.max_connections)
+            .field("read_deadline", &self.read_deadline)
+            .field("change_deadline", &self.change_deadline)
+            .field("pooled", &self.pooled)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresStoreBuilder {
+    pub(super) fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            schema: "session_layer".to_owned(),
+            max_connections: MAX_CONNECTIONS,
+            read_deadline: READ_DEADLINE,
+            change_deadline: CHANGE_DEADLINE,
+            pooled: false,
+        }
+    }
+
+    /// Which schema our tables are in: `[a-z_][a-z0-9_]{0,62}`, checked when the store is built.
+    /// Defaults to `session_layer`.
+    pub fn schema(mut self, name: impl Into<String>) -> Self {
+        self.schema = name.into();
+        self
+    }
+
+    /// Connections at most; at least 1. Defaults to 10.
+    pub fn max_connections(mut self, most: u32) -> Self {
+        self.max_connections = most.max(1);
+        self
+    }
+
+    /// How long a read may take, waiting for a connection included. Defaults to [`READ_DEADLINE`].
+    pub fn read_deadline(mut self, deadline: Duration) -> Self {
+        self.read_deadline = deadline;
+        self
+    }
+
+    /// How long a change may take, waiting for a connection included. Defaults to
+    /// [`CHANGE_DEADLINE`]. Postgres itself gives up a little earlier (`statement_timeout` at three
+    /// quarters, `lock_timeout` at half of it), and then it is certain that nothing was changed.
+    pub fn change_deadline(mut self, deadline: Duration) -> Self {
+        self.change_deadline = deadline;
+        self
+    }
+
+    /// Set it behind a pooler in transaction mode, such as `PgBouncer`: no prepared statements are
+    /// kept, and no settings are sent with the connection; set `statement_timeout`, `lock_timeout` and
+    /// `row_security=off` on the role instead. Defaults to `false`.
+    pub fn pooled(mut self, pooled: bool) -> Self {
+        self.pooled = pooled;
+        self
+    }
+
+    /// The store. It connects when it is first used, so that an application can start while Postgres
+    /// is down. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// [`StoreError`] for a URL that is none of Postgres', or a schema name that is not allowed.
+    pub fn connect_lazy(self) -> Result<PostgresStore, StoreError> {
+        let schema = self.schema.parse()?;
+        let options = self.connect_options()?;
+        let pool = PgPoolOptions::new()
+            .max_connections(self.max_connections)
+            // The deadlines bound every wait; this one is for those who open on behalf of callers
+            // that have gone.
+            .acquire_timeout(self.change_deadline.max(self.read_deadline))
+            // A dead one is found by using it: no ping before each read.
+            .test_before_acquire(false)
+            .connect_lazy_with(options);
+        Ok(PostgresStore {
+            read_deadline: self.read_deadline,
+            change_deadline: self.change_deadline,
+            ..PostgresStore::over(Connections::new(pool, true), schema)
+        })
+    }
+
+    fn connect_options(&self) -> Result<PgConnectOptions, StoreError> {
+        // What the URL was is not repeated: it may contain a password.
+        let bad = |message: &str| StoreError::new(StoreErrorKind::Other, message);
+        if !self.url.starts_with("postgres://") && !self.url.starts_with("postgresql://") {
+            return Err(bad(
+                "not a URL of Postgres: it starts with postgres:// or postgresql://",
+            ));
+        }
+        let mut options = PgConnectOptions::from_str(&self.url)
+            .map_err(|error| bad("the Postgres URL cannot be read").with_source(error))?
+            .disable_statement_logging();
+        if options.get_application_name().is_none() {
+            options = options.application_name("session-layer");
+        }
+        if self.pooled {
+            return Ok(options.statement_cache_capacity(0));
+        }
+        let change = self.change_deadline.as_millis();
+        Ok(options.options([
+            ("statement_timeout", (change * 3 / 4).to_string()),
+            ("lock_timeout", (change / 2).to_string()),
+            // A process that stops in the middle of a change must not hold its locks for ever.
+            (
+                "idle_in_transaction_session_timeout",
+                (change * 2).to_string(),
+            ),
+            ("row_security", "off".to_owned()),
+            ("default_transaction_isolation", "read committed".to_owned()),
+        ]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let builder = PostgresStore::builder("postgres://u:secret@h/d");
+        assert!(!format!("{builder:?}").contains("secret"));
+        for bad in ["mysql://u:secret@h/d", "postgres://u:secret@h:port/d"] {
+            let error = PostgresStore::builder(bad).connect_lazy().unwrap_err();
+            assert!(!format!("{error:?} {error}").contains("secret"));
+        }
+    }
+
+    #[test]
+    fn a_bad_schema_name_says_what_one_may_be() {
+        let error = PostgresStore::builder("postgres://h/d")
+            .schema("Robert'); DROP TABLE")
+            .connect_lazy()
+            .unwrap_err();
+        assert!(error.to_string().contains("session_layer"), "{error}");
+    }
+}

@@ -1,0 +1,151 @@
+//! Changes to one session that is alive: its data, its token, when it was last seen.
+//!
+//! Each is one statement that returns, beside the session as it is now (if the change was made), what
+//! the session was when the statement began. Where that says the change should have been made and it
+//! was not, someone else's change came in between; or row-level security let us read the row but not
+//! change it.
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use sqlx::types::Uuid;
+
+use super::PostgresStore;
+use super::ask::{Statement, micros, statement, within};
+use super::errors::Sent;
+use super::rows::{self, Facts, unexpected};
+use crate::error::StoreError;
+use crate::session::SessionId;
+use crate::store::Change;
+use crate::token::TokenDigest;
+
+impl PostgresStore {
+    pub(super) async fn update_data(
+        &self,
+        id: SessionId,
+        version: i64,
+        data: &RawValue,
+    ) -> Result<Change, StoreError> {
+        let update = statement(&self.statements.update)
+            .bind(Uuid::from_bytes(*id.as_bytes()))
+            .bind(version)
+            .bind(data.get().to_owned());
+        self.change_one(update, &["token_digest", "previous_digest"])
+            .await
+    }
+
+    pub(super) async fn rotate_token(
+        &self,
+        old: TokenDigest,
+        new: TokenDigest,
+        grace: Duration,
+    ) -> Result<Change, StoreError> {
+        let rotate = statement(&self.statements.rotate)
+            .bind(old.as_bytes().to_vec())
+            .bind(new.as_bytes().to_vec())
+            .bind(micros(grace));
+        self.change_one(
+            rotate,
+            &["token_digest", "previous_digest", "before_previous"],
+        )
+        .await
+    }
+
+    /// Two touches at once are no conflict. One that came too late for its own and finds the row
+    /// changed looks again: the other may have been a touch, or a revocation.
+    pub(super) async fn touch_session(
+        &self,
+        id: SessionId,
+        granularity: Duration,
+    ) -> Result<Change, StoreError> {
+        let sent = Sent::default();
+        let touching = async {
+            loop {
+                let touch = statement(&self.statements.touch)
+                    .bind(Uuid::from_bytes(*id.as_bytes()))
+                    .bind(micros(granularity));
+                let found = self.change(&sent, touch).await?;
+                let (row, facts) = answer(&found)?;
+                match outcome(row, &facts)? {
+                    Outcome::Made => return made(row, &["token_digest", "previous_digest"]),
+                    Outcome::Dead => return Ok(Change::NoSession),
+                    Outcome::Unneeded => return made(row, &["token_digest", "previous_digest"]),
+                    Outcome::Overtaken => {}
+                }
+            }
+        };
+        within(self.change_deadline, &sent, touching).await
+    }
+
+    async fn change_one(
+        &self,
+        change: Statement,
+        digests: &[&str],
+    ) -> Result<Change, StoreError> {
+        let found = self.change_once(change).await?;
+        let (row, facts) = answer(&found)?;
+        match outcome(row, &facts)? {
+            Outcome::Made => made(row, digests),
+            Outcome::Dead => Ok(Change::NoSession),
+            Outcome::Unneeded | Outcome::Overtaken => Ok(Change::Conflict),
+        }
+    }
+}
+
+/// What the answer to a change says.
+enum Outcome {
+    Made,
+    /// There is none that is alive.
+    Dead,
+    /// It is alive, and not as the change expects it.
+    Unneeded,
+    /// It was alive and as expected when the statement began, and changed by someone else until
+    /// its turn came.
+    Overtaken,
+}
+
+fn answer(found: &[PgRow]) -> Result<(&PgRow, Facts), StoreError> {
+    let facts = Facts::of(found)?;
+    let row = found
+        .first()
+        .ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
+    Ok((row, facts))
+}
+
+fn outcome(row: &PgRow, facts: &Facts) -> Result<Outcome, StoreError> {
+    if rows::session_id(row, "made").map_err(unexpected)?.is_some() {
+        return Ok(Outcome::Made);
+    }
+    if rows::session_id(row, "was").map_err(unexpected)?.is_none() {
+        facts.no_session()?;
+        return Ok(Outcome::Dead);
+    }
+    facts.compared(row)?;
+    let is = |column| {
+        row.try_get::<Option<bool>, _>(column)
+            .map(|value| value == Some(true))
+            .map_err(unexpected)
+    };
+    if !is("alive")? {
+        return Ok(Outcome::Dead);
+    }
+    if !is("expected")? {
+        return Ok(Outcome::Unneeded);
+    }
+    facts.no_session()?;
+    Ok(Outcome::Overtaken)
+}
+
+fn made(row: &PgRow, columns: &[&str]) -> Result<Change, StoreError> {
+    let session = rows::session(row)
+        .map_err(unexpected)?
+        .ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
+    let mut digests = Vec::new();
+    rows::gather(&mut digests, row, columns).map_err(unexpected)?;
+    Ok(Change::Made {
+        session,
+        digests: rows::each_once(digests),
+    })
+}

@@ -1,0 +1,167 @@
+//! Connections: lent, bounded in time, and never left behind in the middle of an answer.
+//!
+//! Two things that sqlx's pool does not do by itself, and that would empty it for good under a
+//! network that swallows packets:
+//!
+//! - A future dropped between question and answer puts its connection back into the pool, where
+//!   cleaning it up waits for an answer that never comes, and its permit with it. A [`Connection`]
+//!   that was not [given back](Connection::give_back) leaves the pool instead.
+//! - Giving a connection back pings it, without a limit. Here that has one.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+
+use super::errors;
+use crate::error::StoreError;
+
+/// How long opening a connection may go on after its caller gave up: a database far away, with TLS,
+/// takes longer than one read may, and would else never be reached at all.
+const OPENING: Duration = Duration::from_secs(5);
+/// How long the ping at giving a connection back may take.
+const GIVING_BACK: Duration = Duration::from_secs(1);
+
+/// The pool, ours or the application's.
+#[derive(Debug, Clone)]
+pub(super) struct Connections {
+    pool: PgPool,
+    /// Ours: no hooks of the application's to run, and ours to close.
+    own: bool,
+    /// How many connections may be opened for callers who may have gone by then.
+    opening: Arc<Semaphore>,
+}
+
+impl Connections {
+    pub(super) fn new(pool: PgPool, own: bool) -> Self {
+        let most = usize::try_from(pool.options().get_max_connections()).unwrap_or(1);
+        Self {
+            pool,
+            own,
+            opening: Arc::new(Semaphore::new(most)),
+        }
+    }
+
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// How many connections there may be: how many in a row may turn out to be dead.
+    pub(super) fn most(&self) -> u32 {
+        self.pool.options().get_max_connections()
+    }
+
+    /// A connection that was alive when it was last used.
+    pub(super) async fn get(&self) -> Result<Connection, StoreError> {
+        // An idle one of ours is taken as it is. An application's pool may have hooks that prepare
+        // it, and they run in `acquire` only.
+        if self.own
+            && let Some(idle) = self.pool.try_acquire()
+        {
+            return Ok(Connection::new(idle));
+        }
+        let Ok(permit) = Arc::clone(&self.opening).try_acquire_owned() else {
+            return self.wait().await;
+        };
+        let (give, get) = oneshot::channel();
+        let this = self.clone();
+        tokio::spawn(async move {
+            let opened = timeout(OPENING, this.wait())
+                .await
+                .unwrap_or_else(|_| Err(this.explain(sqlx::Error::PoolTimedOut)));
+            drop(permit);
+            if let Err(Ok(unwanted)) = give.send(opened) {
+                unwanted.give_back();
+            }
+        });
+        match get.await {
+            Ok(opened) => opened,
+            Err(_) => Err(self.explain(sqlx::Error::WorkerCrashed)),
+        }
+    }
+
+    /// A connection that answers. A change is sent over none that has not just answered, for one
+    /// lost to a connection that died while it was idle would count as perhaps committed.
+    pub(super) async fn get_answering(&self) -> Result<Connection, StoreError> {
+        let mut dead = 0;
+        loop {
+            let mut connection = self.get().await?;
+            match connection.ping().await {
+                Ok(()) => return Ok(connection),
+                Err(error) if dead >= self.most() => return Err(self.explain(error)),
+                Err(_) => dead += 1,
+            }
+        }
+    }
+
+    async fn wait(&self) -> Result<Connection, StoreError> {
+        self.pool
+            .acquire()
+            .await
+            .map(Connection::new)
+            .map_err(|error| self.explain(error))
+    }
+
+    fn explain(&self, error: sqlx::Error) -> StoreError {
+        let size = self.pool.size();
+        let busy = size >= self.most() && self.pool.num_idle() == 0;
+        errors::of_connecting(error, busy.then_some(size))
+    }
+
+    /// Closes what we opened.
+    pub(super) async fn close(&self) {
+        if self.own {
+            // It waits for connections that are lent; those come back or are dropped by then.
+            let _ = timeout(OPENING, self.pool.close()).await;
+        }
+    }
+}
+
+/// A connection lent by the pool. Dropped without being given back, it is closed: someone stopped
+/// waiting in the middle of an answer.
+#[derive(Debug)]
+pub(super) struct Connection(Option<PoolConnection<Postgres>>);
+
+impl Connection {
+    fn new(lent: PoolConnection<Postgres>) -> Self {
+        Self(Some(lent))
+    }
+
+    /// Back to the pool: every answer was read to its end.
+    pub(super) fn give_back(mut self) {
+        if let Some(mut lent) = self.0.take() {
+            tokio::spawn(async move {
+                // Dropping this future in time gives the permit back and closes the connection.
+                let _ = timeout(GIVING_BACK, lent.return_to_pool()).await;
+            });
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(lent) = self.0.take() {
+            drop(lent.detach());
+        }
+    }
+}
+
+const LENT: &str = "a connection is lent until it is given back";
+
+impl Deref for Connection {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.0.as_ref().expect(LENT)
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect(LENT)
+    }
+}

@@ -1,0 +1,204 @@
+//! From what sqlx reports to what it means for the caller, by SQLSTATE, never by text.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+use crate::error::{StoreError, StoreErrorKind as Kind};
+
+/// Has a change left for the server? From then on, until its answer, losing the connection leaves
+/// it open whether it was made.
+#[derive(Debug, Default)]
+pub(super) struct Sent(AtomicBool);
+
+impl Sent {
+    pub(super) fn set(&self, sent: bool) {
+        self.0.store(sent, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// No answer within the deadline.
+pub(super) fn timed_out(sent: &Sent, deadline: Duration) -> StoreError {
+    if sent.is_set() {
+        return StoreError::new(
+            Kind::Uncertain,
+            format!(
+                "Postgres did not answer a change within {deadline:?}: it may have been committed; ask again"
+            ),
+        );
+    }
+    StoreError::new(
+        Kind::TimedOut,
+        format!(
+            "Postgres did not answer within {deadline:?}: it is stopped, overloaded or far away, or a lock is held \
+             (see pg_stat_activity)"
+        ),
+    )
+}
+
+/// What a failed statement means, given whether a change was under way.
+pub(super) fn of_statement(error: sqlx::Error, sent: &Sent) -> StoreError {
+    let (kind, message) = match &error {
+        sqlx::Error::Database(database) => by_code(database.code().as_deref(), sent),
+        _ if sent.is_set() => (
+            Kind::Uncertain,
+            "the connection to Postgres was lost before it answered a change: it may have been committed; ask again",
+        ),
+        sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::Decode(_) => return super::rows::unexpected(error),
+        _ => (
+            Kind::Unreachable,
+            "the connection to Postgres was lost before it answered",
+        ),
+    };
+    StoreError::new(kind, message).with_source(error)
+}
+
+/// A code from the server is definite: the statement was rolled back, and nothing was changed. The
+/// one exception is a crash of the server, which may have come after the commit.
+fn by_code(code: Option<&str>, sent: &Sent) -> (Kind, &'static str) {
+    match code.unwrap_or_default() {
+        "57P02" if sent.is_set() => (
+            Kind::Uncertain,
+            "Postgres crashed before it answered a change: it may have been committed; ask again",
+        ),
+        "57P01" | "57P02" | "57P05" | "25P03" => (
+            Kind::Unreachable,
+            "Postgres closed the connection (a restart, or pg_terminate_backend)",
+        ),
+        "57P03" => (
+            Kind::Unreachable,
+            "Postgres is starting up or shutting down: wait for it",
+        ),
+        "53300" => (
+            Kind::Unreachable,
+            "Postgres has no connection left: raise its max_connections, or lower max_connections of the pools that \
+             use it",
+        ),
+        "57014" => (
+            Kind::TimedOut,
+            "Postgres cancelled the statement (statement_timeout, or an administrator): nothing was changed",
+        ),
+        "55P03" => (
+            Kind::TimedOut,
+            "a lock was held for too long (lock_timeout): nothing was changed; pg_locks shows by whom",
+        ),
+        "25006" => (
+            Kind::Denied,
+            "Postgres is read-only (a replica, or default_transaction_read_only): point DATABASE_URL at the primary",
+        ),
+        "42501" => (
+            Kind::Denied,
+            "our role lacks a right: GRANT USAGE on the schema, and SELECT, INSERT, UPDATE, DELETE on its tables",
+        ),
+        "28000" | "28P01" => (
+            Kind::Denied,
+            "Postgres refused our user or password: check DATABASE_URL and pg_hba.conf",
+        ),
+        "3D000" => (
+            Kind::Schema,
+            "the database of DATABASE_URL does not exist: create it",
+        ),
+        "42P01" | "3F000" | "42703" | "42883" | "42704" => (
+            Kind::Schema,
+            "our tables are missing or out of date: run the migrations (SESSION_DB_MIGRATE=true, or \
+             PostgresStore::migrate) on this schema; they need Postgres 13",
+        ),
+        "40001" | "40P01" => (
+            Kind::Other,
+            "Postgres rolled the change back because of a concurrent one (serialization or deadlock): ask again",
+        ),
+        "08P01" => (
+            Kind::Other,
+            "the server refused how we connect; a pooler such as PgBouncer refuses startup options: use \
+             PostgresStoreBuilder::pooled",
+        ),
+        "53100" | "53200" => (Kind::Other, "Postgres is out of disk or memory"),
+        _ => (Kind::Other, "Postgres reported an error"),
+    }
+}
+
+/// Is the connection of no further use after this?
+pub(super) fn ends_connection(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => database
+            .try_downcast_ref::<PgDatabaseError>()
+            .is_none_or(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)),
+        sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::RowNotFound => false,
+        _ => true,
+    }
+}
+
+/// No connection could be had. `busy`: all of the pool's are in use.
+pub(super) fn of_connecting(error: sqlx::Error, busy: Option<u32>) -> StoreError {
+    match (&error, busy) {
+        (sqlx::Error::Database(_), _) => of_statement(error, &Sent::default()),
+        (sqlx::Error::PoolTimedOut, Some(size)) => StoreError::new(
+            Kind::Unreachable,
+            format!("all {size} connections of the pool are in use: Postgres is slow, or max_connections too low"),
+        )
+        .with_source(error),
+        (sqlx::Error::PoolClosed, _) => {
+            StoreError::new(Kind::Unreachable, "the store is closed").with_source(error)
+        }
+        (sqlx::Error::Tls(_), _) => StoreError::new(
+            Kind::Unreachable,
+            "TLS with Postgres failed: check sslmode and the certificates (sslmode=require needs the feature `tls`)",
+        )
+        .with_source(error),
+        _ => StoreError::new(
+            Kind::Unreachable,
+            "no connection to Postgres: is it running, is DATABASE_URL right, is it reachable from here?",
+        )
+        .with_source(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(sent: bool) -> Sent {
+        let flag = Sent::default();
+        flag.set(sent);
+        flag
+    }
+
+    #[test]
+    fn a_lost_connection_is_uncertain_only_once_a_change_was_sent() {
+        let lost = || sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        assert_eq!(of_statement(lost(), &sent(true)).kind(), Kind::Uncertain);
+        assert_eq!(of_statement(lost(), &sent(false)).kind(), Kind::Unreachable);
+        let long = Duration::from_secs(1);
+        assert_eq!(timed_out(&sent(true), long).kind(), Kind::Uncertain);
+        assert_eq!(timed_out(&sent(false), long).kind(), Kind::TimedOut);
+    }
+
+    #[test]
+    fn codes_are_definite_but_for_a_crash() {
+        for (code, kind) in [
+            ("57P01", Kind::Unreachable),
+            ("57P03", Kind::Unreachable),
+            ("53300", Kind::Unreachable),
+            ("57014", Kind::TimedOut),
+            ("55P03", Kind::TimedOut),
+            ("25006", Kind::Denied),
+            ("42501", Kind::Denied),
+            ("42P01", Kind::Schema),
+            ("3F000", Kind::Schema),
+            ("99999", Kind::Other),
+        ] {
+            assert_eq!(by_code(Some(code), &sent(true)).0, kind, "{code}");
+        }
+        assert_eq!(by_code(Some("57P02"), &sent(true)).0, Kind::Uncertain);
+        assert_eq!(by_code(Some("57P02"), &sent(false)).0, Kind::Unreachable);
+    }
+}

@@ -1,0 +1,194 @@
+//! Reads: each one statement, each answered with what makes it the truth.
+
+use std::net::IpAddr;
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use sqlx::types::Uuid;
+
+use super::PostgresStore;
+use super::ask::{Statement, statement};
+use super::rows::{self, Facts, unexpected};
+use super::statements::PerTarget;
+use crate::clock::Timestamp;
+use crate::error::StoreError;
+use crate::session::ListedSession;
+use crate::store::{JournalPosition, JournalRead, JournalRow, Loaded, Row, Target};
+use crate::token::TokenDigest;
+
+impl PostgresStore {
+    pub(super) async fn load_all(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
+        let wanted: Vec<Vec<u8>> = digests.iter().map(|d| d.as_bytes().to_vec()).collect();
+        let found = self
+            .read(|| statement(&self.statements.load).bind(wanted.clone()))
+            .await?;
+        let facts = Facts::of(&found)?;
+        let mut answers: Vec<Option<Row>> = vec![None; digests.len()];
+        for row in &found {
+            // Where a digest is one session's present and another's previous one (which no token of
+            // ours is), the present comes first and counts.
+            if let Some(answer) = place(row, &mut answers).map_err(unexpected)?
+                && answer.is_none()
+            {
+                *answer = Some(loaded(row, &facts)?);
+            }
+        }
+        Ok(Loaded {
+            now: facts.now,
+            store_id: facts.store_id,
+            xmin: facts.xmin,
+            rows: answers
+                .into_iter()
+                .map(|answer| answer.map_or_else(|| facts.no_session().map(|()| Row::Absent), Ok))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub(super) async fn list_of(&self, user_id: &str) -> Result<Vec<ListedSession>, StoreError> {
+        let found = self
+            .read(|| statement(&self.statements.list).bind(user_id.to_owned()))
+            .await?;
+        let facts = Facts::of(&found)?;
+        // A list that lacks some is as wrong as an empty one.
+        facts.no_session()?;
+        facts.no_user()?;
+        found
+            .iter()
+            .filter_map(|row| listed(row).transpose())
+            .collect::<Result<_, _>>()
+            .map_err(unexpected)
+    }
+
+    pub(super) async fn digests_of(
+        &self,
+        target: &Target,
+    ) -> Result<Vec<TokenDigest>, StoreError> {
+        let found = self
+            .read(|| match target {
+                Target::User { user_id, .. } => {
+                    statement(&self.statements.digests_of_user).bind(user_id.clone())
+                }
+                one => of_one(&self.statements.digests, one),
+            })
+            .await?;
+        let facts = Facts::of(&found)?;
+        let mut digests = Vec::new();
+        for row in &found {
+            rows::gather(&mut digests, row, &["token_digest", "previous_digest"])
+                .map_err(unexpected)?;
+        }
+        if digests.is_empty() || matches!(target, Target::User { .. }) {
+            facts.no_session()?;
+        }
+        Ok(rows::each_once(digests))
+    }
+
+    pub(super) async fn read_journal(
+        &self,
+        position: Option<JournalPosition>,
+    ) -> Result<JournalRead, StoreError> {
+        let from = position.map_or(0, |position| position.0).to_string();
+        let found = self
+            .read(|| statement(&self.statements.journal).bind(from.clone()))
+            .await?;
+        let facts = Facts::of(&found)?;
+        facts.whole_journal()?;
+        Ok(JournalRead {
+            rows: found
+                .iter()
+                .filter_map(|row| journal_row(row).transpose())
+                .collect::<Result<_, _>>()
+                .map_err(unexpected)?,
+            next: JournalPosition(facts.xmin),
+            floor: facts.journal_floor,
+        })
+    }
+
+    pub(super) async fn probe_truth(&self) -> Result<(), StoreError> {
+        let found = self.read(|| statement(&self.statements.probe)).await?;
+        let facts = Facts::of(&found)?;
+        facts.no_session()?;
+        facts.no_user()
+    }
+}
+
+/// A statement about one session, with the target bound as $1 and $2.
+pub(super) fn of_one(statements: &PerTarget, target: &Target) -> Statement {
+    let by_id = |id: &crate::session::SessionId, owner: Option<String>| {
+        statement(&statements.id)
+            .bind(Uuid::from_bytes(*id.as_bytes()))
+            .bind(owner)
+    };
+    match target {
+        Target::Token(digest) => statement(&statements.token)
+            .bind(digest.as_bytes().to_vec())
+            .bind(None::<String>),
+        Target::Id(id) => by_id(id, None),
+        Target::OwnedBy(id, owner) => by_id(id, Some(owner.clone())),
+        Target::User { .. } => unreachable!("all of a user's sessions have statements of their own"),
+    }
+}
+
+/// The place in `answers` of the digest that this row answers.
+fn place<'a>(
+    row: &PgRow,
+    answers: &'a mut [Option<Row>],
+) -> Result<Option<&'a mut Option<Row>>, sqlx::Error> {
+    let number: Option<i64> = row.try_get("n")?;
+    Ok(number
+        .and_then(|n| usize::try_from(n - 1).ok())
+        .and_then(|at| answers.get_mut(at)))
+}
+
+fn loaded(row: &PgRow, facts: &Facts) -> Result<Row, StoreError> {
+    let Some(session) = rows::session(row).map_err(unexpected)? else {
+        facts.no_session()?;
+        return Ok(Row::Absent);
+    };
+    facts.compared(row)?;
+    if row.try_get("revoked").map_err(unexpected)? {
+        return Ok(Row::Revoked);
+    }
+    if !row.try_get::<bool, _>("in_time").map_err(unexpected)? {
+        return Ok(Row::Absent);
+    }
+    let previous_until: Option<i64> = row.try_get("counts_until").map_err(unexpected)?;
+    Ok(Row::Alive {
+        session,
+        previous_until: previous_until.map(Timestamp::from_micros),
+    })
+}
+
+fn listed(row: &PgRow) -> Result<Option<ListedSession>, sqlx::Error> {
+    let Some(session) = rows::session(row)? else {
+        return Ok(None);
+    };
+    let mut listed = ListedSession::new(session);
+    listed.label = row.try_get("label")?;
+    listed.user_agent = row.try_get("user_agent")?;
+    // What a person wrote there may be a network; it is only shown.
+    listed.ip = row
+        .try_get::<Option<String>, _>("ip")?
+        .and_then(|ip| ip.parse::<IpAddr>().ok());
+    Ok(Some(listed))
+}
+
+fn journal_row(row: &PgRow) -> Result<Option<JournalRow>, sqlx::Error> {
+    if row.try_get::<Option<i64>, _>("entry")?.is_none() {
+        return Ok(None);
+    }
+    let mut digests = Vec::new();
+    rows::gather(&mut digests, row, &["digest", "previous_digest"])?;
+    let kind: String = row.try_get("kind")?;
+    Ok(Some(JournalRow {
+        xid: rows::transaction(row, "xid")?,
+        session_id: rows::session_id(row, "session_id")?,
+        digests: rows::each_once(digests),
+        // A kind that only a later version knows ends the session: the safe side.
+        least_version: if kind == "updated" {
+            row.try_get("version")?
+        } else {
+            None
+        },
+    }))
+}

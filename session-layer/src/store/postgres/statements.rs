@@ -1,0 +1,325 @@
+//! Every statement, built once per store: the schema's (checked) name is the only part that varies.
+//!
+//! Each returns, beside what was asked, the *facts* that decide whether the answer is the truth.
+//! They come first and do not depend on any row, so that there is always a row to read them from.
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use super::schema::SchemaName;
+
+/// The statements of one store. `SqlStr` is shared: cloning one copies nothing.
+#[derive(Debug)]
+pub(super) struct Statements {
+    pub(super) load: SqlStr,
+    pub(super) list: SqlStr,
+    pub(super) probe: SqlStr,
+    pub(super) journal: SqlStr,
+    pub(super) digests: PerTarget,
+    pub(super) digests_of_user: SqlStr,
+    pub(super) revoke: PerTarget,
+    pub(super) add_user: SqlStr,
+    pub(super) create: SqlStr,
+    pub(super) foreign_raise: SqlStr,
+    pub(super) forget_raise: SqlStr,
+    pub(super) raise_epoch: SqlStr,
+    pub(super) revoke_user: SqlStr,
+    pub(super) update: SqlStr,
+    pub(super) rotate: SqlStr,
+    pub(super) touch: SqlStr,
+    pub(super) hidden: SqlStr,
+}
+
+/// The same statement for both ways to name one session: $1 is the digest or the id, $2 whose it
+/// must be (or NULL).
+#[derive(Debug)]
+pub(super) struct PerTarget {
+    pub(super) token: SqlStr,
+    pub(super) id: SqlStr,
+}
+
+impl PerTarget {
+    fn new(statement: impl Fn(&str) -> String) -> Self {
+        Self {
+            token: sql(statement(
+                "(s.token_digest = $1 OR (s.previous_digest = $1 AND s.previous_until > now())) \
+                 AND ($2::text IS NULL OR s.user_id = $2)",
+            )),
+            id: sql(statement(
+                "s.id = $1 AND ($2::text IS NULL OR s.user_id = $2)",
+            )),
+        }
+    }
+}
+
+/// Nothing but [`SchemaName`] was put into these strings.
+fn sql(statement: String) -> SqlStr {
+    AssertSqlSafe(std::sync::Arc::<str>::from(statement)).into_sql_str()
+}
+
+/// A moment as microseconds since 1970. `infinity`, which a person may have written, is cut to what
+/// RFC 3339 can say: else one such row would fail every read it is part of. Not for NULL, which
+/// `least` and `greatest` pass over.
+fn micros(moment: &str) -> String {
+    format!(
+        "(extract(epoch FROM least(greatest({moment}, timestamptz '0001-01-01Z'), \
+         timestamptz '9999-12-31Z')) * 1000000)::bigint"
+    )
+}
+
+/// What a [`Session`](crate::Session) is made of, from the row `s`.
+fn columns() -> String {
+    format!(
+        "s.id, s.user_id, s.version, s.idle_timeout_s, s.data::text AS data, \
+         {} AS created_at, {} AS authenticated_at, {} AS last_seen_at, {} AS expires_at",
+        micros("s.created_at"),
+        micros("s.authenticated_at"),
+        micros("s.last_seen_at"),
+        micros("s.expires_at"),
+    )
+}
+
+/// Its time is not over, by Postgres' clock.
+const IN_TIME: &str = "s.expires_at > now() AND (s.idle_timeout_s IS NULL \
+     OR s.last_seen_at + s.idle_timeout_s * interval '1 second' > now())";
+
+/// Changes the row `s` if it is alive: revoked, its time over, or of an earlier epoch is dead.
+struct Words {
+    sessions: String,
+    users: String,
+    journal: String,
+    facts: String,
+    epoch: String,
+    alive: String,
+    columns: String,
+}
+
+impl Words {
+    fn new(schema: &SchemaName) -> Self {
+        let quoted = schema.quoted();
+        let sessions = format!("{quoted}.sessions");
+        let users = format!("{quoted}.session_users");
+        let journal = format!("{quoted}.session_journal");
+        // A subquery rather than a join: it can only become a look-up in the primary key.
+        let epoch = format!("(SELECT u.epoch FROM {users} u WHERE u.user_id = s.user_id)");
+        Self {
+            facts: format!(
+                "(SELECT st.id AS store_id, pg_is_in_recovery() AS in_recovery, \
+                 row_security_active('{sessions}') AS sessions_hidden, \
+                 row_security_active('{users}') AS users_hidden, \
+                 row_security_active('{journal}') AS journal_hidden, \
+                 current_user::text AS role, {} AS now, \
+                 pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin, \
+                 st.journal_floor::text::bigint AS journal_floor \
+                 FROM {quoted}.session_store st)",
+                micros("now()")
+            ),
+            alive: format!(
+                "(s.revoked_at IS NULL AND {IN_TIME} AND s.user_epoch >= coalesce({epoch}, 0))"
+            ),
+            columns: columns(),
+            sessions,
+            users,
+            journal,
+            epoch,
+        }
+    }
+}
+
+impl Statements {
+    pub(super) fn new(schema: &SchemaName) -> Self {
+        let Words {
+            sessions,
+            users,
+            journal,
+            facts,
+            epoch,
+            alive,
+            columns,
+        } = &Words::new(schema);
+        Self {
+            // $1 digests
+            load: sql(format!(
+                "SELECT f.*, d.n, {columns}, {epoch} AS epoch, \
+                 s.revoked_at IS NOT NULL OR s.user_epoch < coalesce({epoch}, 0) AS revoked, \
+                 {IN_TIME} AS in_time, \
+                 CASE WHEN s.counts_until IS NOT NULL THEN {} END AS counts_until \
+                 FROM {facts} f \
+                 LEFT JOIN unnest($1::bytea[]) WITH ORDINALITY AS d(digest, n) ON true \
+                 LEFT JOIN LATERAL ( \
+                   SELECT c.*, NULL::timestamptz AS counts_until \
+                   FROM {sessions} c WHERE c.token_digest = d.digest \
+                   UNION ALL \
+                   SELECT c.*, c.previous_until FROM {sessions} c \
+                   WHERE c.previous_digest = d.digest AND c.previous_until > now() \
+                 ) s ON true \
+                 ORDER BY d.n, s.counts_until NULLS FIRST",
+                micros("s.counts_until")
+            )),
+            // $1 user
+            list: sql(format!(
+                "SELECT f.*, {columns}, s.label, host(s.ip) AS ip, s.user_agent \
+                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 AND {alive} \
+                 ORDER BY s.created_at DESC, s.id"
+            )),
+            probe: sql(format!(
+                "SELECT f.*, s.id FROM {facts} f \
+                 LEFT JOIN LATERAL (SELECT id FROM {sessions} LIMIT 1) s ON true"
+            )),
+            // $1 the first transaction wanted. Rows and snapshot must come from one statement.
+            journal: sql(format!(
+                "SELECT f.*, j.id AS entry, j.xid::text::bigint AS xid, j.session_id, j.digest, \
+                 j.previous_digest, j.kind, j.version \
+                 FROM {facts} f LEFT JOIN {journal} j ON j.xid >= $1::text::xid8 \
+                 ORDER BY j.id"
+            )),
+            // $1 and $2 the target
+            digests: PerTarget::new(|matches| {
+                format!(
+                    "SELECT f.*, s.id, s.token_digest, s.previous_digest \
+                     FROM {facts} f LEFT JOIN {sessions} s ON {matches}"
+                )
+            }),
+            // $1 user
+            digests_of_user: sql(format!(
+                "SELECT f.*, s.id, s.token_digest, s.previous_digest \
+                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1"
+            )),
+            // $1 and $2 the target, $3 reason. The row is shown as it was when the statement began,
+            // and again as it was when it ended, if that is our doing: a rotation may lie between.
+            revoke: PerTarget::new(|matches| {
+                format!(
+                    "WITH ended AS ( \
+                       UPDATE {sessions} s SET revoked_at = now(), ended_reason = $3 \
+                       WHERE {matches} AND {alive} \
+                       RETURNING s.id, s.token_digest, s.previous_digest) \
+                     SELECT f.*, s.id, s.token_digest, s.previous_digest, {epoch} AS epoch, \
+                       {alive} AS alive, e.id AS ended, \
+                       e.token_digest AS ended_token, e.previous_digest AS ended_previous \
+                     FROM {facts} f LEFT JOIN {sessions} s ON {matches} \
+                     LEFT JOIN ended e ON e.id = s.id"
+                )
+            }),
+            // $1 user
+            add_user: sql(format!(
+                "INSERT INTO {users} (user_id) VALUES ($1) ON CONFLICT DO NOTHING"
+            )),
+            create: sql(create(users, sessions, facts, columns)),
+            // $1 user. See `create.rs`.
+            foreign_raise: sql(format!(
+                "SELECT u.raised_by::text FROM {users} u WHERE u.user_id = $1 \
+                 AND u.raised_by >= pg_snapshot_xmax(pg_current_snapshot())"
+            )),
+            // $1 user, $2 the transaction
+            forget_raise: sql(format!(
+                "UPDATE {users} SET raised_by = NULL \
+                 WHERE user_id = $1 AND raised_by = $2::text::xid8"
+            )),
+            // $1 user. The trigger notes the transaction.
+            raise_epoch: sql(format!(
+                "INSERT INTO {users} AS u (user_id, epoch) VALUES ($1, 1) \
+                 ON CONFLICT (user_id) DO UPDATE SET epoch = u.epoch + 1 RETURNING u.epoch"
+            )),
+            // $1 user, $2 the epoch now, $3 the one that is spared, $4 reason
+            revoke_user: sql(format!(
+                "WITH ended AS ( \
+                   UPDATE {sessions} s SET \
+                     revoked_at = CASE WHEN s.id = $3 THEN NULL ELSE now() END, \
+                     ended_reason = CASE WHEN s.id = $3 THEN s.ended_reason ELSE $4 END, \
+                     user_epoch = CASE WHEN s.id = $3 THEN $2 ELSE s.user_epoch END \
+                   WHERE s.user_id = $1 AND s.revoked_at IS NULL AND s.user_epoch >= $2 - 1 \
+                     AND {IN_TIME} \
+                   RETURNING s.id, s.token_digest, s.previous_digest) \
+                 SELECT f.*, s.id, s.token_digest, s.previous_digest, e.id AS ended, \
+                   e.token_digest AS ended_token, e.previous_digest AS ended_previous \
+                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 \
+                 LEFT JOIN ended e ON e.id = s.id"
+            )),
+            // $1 id, $2 version, $3 data. Naming the version makes it a change also where the data
+            // is the same: what the caller read is out of date either way.
+            update: sql(format!(
+                "WITH made AS ( \
+                   UPDATE {sessions} s SET data = $3::text::jsonb, version = s.version + 1 \
+                   WHERE s.id = $1 AND s.version = $2 AND {alive} RETURNING s.*) \
+                 SELECT f.*, {columns}, s.id AS made, w.id AS was, w.version = $2 AS expected, \
+                   w.alive, w.epoch, s.token_digest, s.previous_digest \
+                 FROM {facts} f \
+                 LEFT JOIN (SELECT s.id, s.version, {alive} AS alive, {epoch} AS epoch \
+                   FROM {sessions} s WHERE s.id = $1) w ON true \
+                 LEFT JOIN made s ON true"
+            )),
+            // $1 old, $2 new, $3 grace in microseconds. Also with no grace the old digest stays
+            // in its column: a second rotation of it is told that it came second.
+            rotate: sql(format!(
+                "WITH made AS ( \
+                   UPDATE {sessions} s SET token_digest = $2, previous_digest = s.token_digest, \
+                     previous_until = now() + $3 * interval '1 microsecond' \
+                   WHERE s.token_digest = $1 AND {alive} RETURNING s.*) \
+                 SELECT f.*, {columns}, s.id AS made, w.id AS was, w.token_digest = $1 AS expected, \
+                   w.alive, w.epoch, s.token_digest, s.previous_digest, \
+                   w.previous_digest AS before_previous \
+                 FROM {facts} f \
+                 LEFT JOIN (SELECT s.id, s.token_digest, s.previous_digest, {alive} AS alive, \
+                     {epoch} AS epoch FROM {sessions} s \
+                   WHERE s.token_digest = $1 OR s.previous_digest = $1 \
+                   ORDER BY s.token_digest = $1 DESC LIMIT 1) w ON true \
+                 LEFT JOIN made s ON true"
+            )),
+            // $1 id, $2 granularity in microseconds
+            touch: sql(format!(
+                "WITH was AS MATERIALIZED ( \
+                   SELECT s.id, {alive} AS alive, {epoch} AS epoch, \
+                     s.last_seen_at <= now() - $2 * interval '1 microsecond' AS expected \
+                   FROM {sessions} s WHERE s.id = $1), \
+                 made AS ( \
+                   UPDATE {sessions} s SET last_seen_at = now() \
+                   WHERE s.id = $1 AND {alive} \
+                     AND s.last_seen_at <= now() - $2 * interval '1 microsecond' RETURNING s.*) \
+                 SELECT f.*, {columns}, m.id AS made, w.id AS was, w.expected, w.alive, w.epoch, \
+                   s.token_digest, s.previous_digest \
+                 FROM {facts} f \
+                 LEFT JOIN was w ON true LEFT JOIN made m ON true \
+                 LEFT JOIN ( \
+                   SELECT * FROM made \
+                   UNION ALL \
+                   SELECT o.* FROM {sessions} o \
+                   WHERE o.id = $1 AND NOT EXISTS (SELECT FROM made) \
+                 ) s ON true"
+            )),
+            // Which of our tables shows our role only some of its rows?
+            hidden: sql(format!(
+                "SELECT current_user::text AS role, c.relname::text AS hidden \
+                 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE n.nspname = '{schema}' AND row_security_active(c.oid) AND c.relname IN \
+                   ('sessions', 'session_users', 'session_journal', 'session_store') LIMIT 1"
+            )),
+        }
+    }
+}
+
+/// $1 id, $2 user, $3 digest, $4 data, $5 label, $6 ip, $7 user agent, $8 idle timeout in seconds,
+/// $9 lifetime in microseconds, $10 where Postgres stood when the login began (NULL: now).
+///
+/// The user's row is locked first. Waiting for a revoke-all that holds it ends with the row as that
+/// left it, and with the snapshot of before, in which that transaction was still running.
+fn create(users: &str, sessions: &str, facts: &str, columns: &str) -> String {
+    format!(
+        "WITH who AS MATERIALIZED ( \
+           SELECT u.epoch, u.raised_by FROM {users} u WHERE u.user_id = $2 FOR SHARE), \
+         begun AS MATERIALIZED ( \
+           SELECT coalesce($10::text::pg_snapshot, pg_current_snapshot()) AS snapshot), \
+         made AS ( \
+           INSERT INTO {sessions} AS s (id, token_digest, user_id, user_epoch, data, label, ip, \
+             user_agent, idle_timeout_s, expires_at) \
+           SELECT $1, $3, $2, who.epoch, $4::text::jsonb, $5, $6::text::inet, $7, $8, \
+             now() + $9 * interval '1 microsecond' \
+           FROM who, begun \
+           WHERE (who.raised_by IS NULL OR pg_visible_in_snapshot(who.raised_by, begun.snapshot)) \
+             AND NOT EXISTS (SELECT FROM {sessions} p WHERE p.previous_digest = $3) \
+           ON CONFLICT DO NOTHING RETURNING s.*) \
+         SELECT f.*, {columns}, begun.snapshot::text AS snapshot, \
+           who.epoch IS NOT NULL AS user_known, \
+           who.raised_by IS NOT NULL \
+             AND NOT pg_visible_in_snapshot(who.raised_by, begun.snapshot) AS superseded \
+         FROM {facts} f CROSS JOIN begun LEFT JOIN who ON true LEFT JOIN made s ON true"
+    )
+}

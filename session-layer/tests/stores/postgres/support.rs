@@ -1,0 +1,121 @@
+//! A schema of its own for each test, gone when it ends.
+
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures_util::FutureExt as _;
+use session_layer::store::{PostgresStore, PostgresStoreBuilder};
+use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+
+const VARIABLE: &str = "SESSION_TESTKIT_DATABASE_URL";
+
+/// Where the tests' Postgres is. A test without one fails: it must not look as if it had passed.
+pub fn url() -> String {
+    std::env::var(VARIABLE).unwrap_or_else(|_| {
+        panic!(
+            "{VARIABLE} is not set: run the tests with `make test`, or with \
+             `session-testkit run -- cargo nextest run`, which start a Postgres"
+        )
+    })
+}
+
+/// A schema that this test has to itself.
+#[derive(Clone)]
+pub struct Schema {
+    pub name: String,
+}
+
+impl Schema {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        Self {
+            name: format!(
+                "stores_{}_{}",
+                std::process::id(),
+                COUNT.fetch_add(1, Ordering::Relaxed)
+            ),
+        }
+    }
+
+    pub fn builder(&self) -> PostgresStoreBuilder {
+        // The default is made for a request's budget, not for a busy test machine.
+        PostgresStore::builder(&url())
+            .schema(&self.name)
+            .max_connections(4)
+            .read_deadline(std::time::Duration::from_secs(5))
+            .change_deadline(std::time::Duration::from_secs(8))
+    }
+
+    pub async fn store(&self) -> PostgresStore {
+        let store = self.builder().connect_lazy().unwrap();
+        store.migrate().await.unwrap();
+        store
+    }
+
+    /// A person with `psql`, in our schema.
+    pub async fn person(&self) -> Person {
+        self.person_as(None).await
+    }
+
+    pub async fn person_as(&self, role: Option<&str>) -> Person {
+        let options: PgConnectOptions = url().parse().unwrap();
+        let options = options.options([("search_path", &self.name)]);
+        let mut person = Person(options.connect().await.unwrap());
+        if let Some(role) = role {
+            person.run(&format!("SET ROLE {role}")).await;
+        }
+        person
+    }
+
+    async fn drop(&self) {
+        let mut person = self.person().await;
+        person
+            .run(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.name))
+            .await;
+        person.0.close().await.unwrap();
+    }
+}
+
+/// Plain SQL, as a person writes it.
+pub struct Person(pub PgConnection);
+
+impl Person {
+    pub async fn run(&mut self, sql: &str) -> u64 {
+        self.try_run(sql).await.unwrap()
+    }
+
+    pub async fn try_run(&mut self, sql: &str) -> Result<u64, sqlx::Error> {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+            .execute(&mut self.0)
+            .await?;
+        Ok(done.rows_affected())
+    }
+
+    pub async fn ask<T>(&mut self, sql: &str) -> T
+    where
+        (T,): for<'r> sqlx::FromRow<'r, PgRow>,
+        T: Send + Unpin,
+    {
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+            .fetch_one(&mut self.0)
+            .await
+            .unwrap()
+    }
+}
+
+/// Runs `test` in a schema of its own, and drops that also if the test panics.
+pub async fn in_schema<F: Future<Output = ()>>(test: impl FnOnce(Schema) -> F) {
+    url();
+    let schema = Schema::new();
+    let ended = AssertUnwindSafe(test(schema.clone())).catch_unwind().await;
+    schema.drop().await;
+    if let Err(panic) = ended {
+        resume_unwind(panic);
+    }
+}
+
+/// The same with a store whose tables are there.
+pub async fn with_store<F: Future<Output = ()>>(test: impl FnOnce(PostgresStore) -> F) {
+    in_schema(|schema| async move { test(schema.store().await).await }).await;
+}
