@@ -2,7 +2,9 @@
 
 mod backends;
 mod harness;
+mod http;
 mod proxy;
+mod quickstart;
 
 use std::process::ExitCode;
 
@@ -10,5 +12,6 @@ fn main() -> ExitCode {
     harness::main(|registry| {
         registry.theme("backends", backends::tests);
         registry.theme("proxy", proxy::tests);
+        registry.theme("quickstart", quickstart::tests);
     })
 }
