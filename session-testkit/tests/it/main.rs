@@ -1,10 +1,18 @@
 //! All tests that need servers, as one binary; `harness.rs` says how to add to them.
 
 mod backends;
+mod changes;
+mod embedded;
 mod harness;
 mod http;
+mod incarnation;
+mod outages;
 mod proxy;
 mod quickstart;
+mod rls;
+mod stale_fill;
+mod support;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -13,5 +21,12 @@ fn main() -> ExitCode {
         registry.theme("backends", backends::tests);
         registry.theme("proxy", proxy::tests);
         registry.theme("quickstart", quickstart::tests);
+        registry.theme("validate", validate::tests);
+        registry.theme("changes", changes::tests);
+        registry.theme("stale_fill", stale_fill::tests);
+        registry.theme("outages", outages::tests);
+        registry.theme("incarnation", incarnation::tests);
+        registry.theme("rls", rls::tests);
+        registry.theme("embedded", embedded::tests);
     })
 }

@@ -1,0 +1,36 @@
+# The two commands of the README, and the steps of the second.
+
+# Where cargo puts what it builds.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+ALL := --workspace --all-features
+
+.PHONY: run test install lint it doc bench
+
+## The quickstart, on the embedded default: nothing to install but cargo.
+run:
+	cargo run
+
+## Everything that has to pass. Installs or builds what the tests need first.
+test: install lint it doc
+
+## Redis, Postgres, cargo-nextest, and container images where an engine runs (idempotent).
+install:
+	session-testkit/scripts/install.sh
+
+lint:
+	cargo fmt --all --check
+	cargo clippy $(ALL) --all-targets -- -D warnings
+
+## All tests, on one pair of servers that most of them share; those that break a server start their own.
+it:
+	cargo build $(ALL) --all-targets
+	$(TARGET)/debug/session-testkit run -- cargo nextest run $(ALL)
+	$(TARGET)/debug/session-testkit run -- cargo test $(ALL) --doc
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc $(ALL) --no-deps
+
+## Ratios on real servers, by criterion.
+bench:
+	cargo build -p session-testkit
+	$(TARGET)/debug/session-testkit run -- cargo bench -p session-benches

@@ -1,0 +1,90 @@
+//! A Redis that comes back with its past: restarted from an old dump, demoted and promoted again.
+//! What was revoked meanwhile is in there, and is not served.
+
+use std::sync::Arc;
+
+use redis::AsyncCommands as _;
+use session_layer::Reach;
+use session_testkit::backends::Backends;
+use session_testkit::wait;
+
+use crate::harness::{Outcome, Registry};
+use crate::support::{OwnRedis, SOON, ask, key, login, until_connected, until_disconnected, until_hit};
+
+pub(crate) fn tests(reg: &mut Registry) {
+    reg.shared("restart_from_an_old_dump", old_dump);
+    reg.shared("replica_of_another_and_back", demoted_and_back);
+}
+
+async fn old_dump(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start(&backends).await?;
+    let (one, other) = (own.sessions().await?, own.sessions().await?);
+    let alice = login(&one, "alice").await?;
+    let bob = login(&one, "bob").await?;
+    for node in [&one, &other] {
+        until_hit(node, &alice).await?;
+        until_hit(node, &bob).await?;
+    }
+    own.redis.save().await?;
+    assert_eq!(one.revoke(alice.token.reveal()).await?.reach, Reach::Propagated);
+    own.redis.kill().await?;
+    own.redis.restart().await?;
+    let mut redis = own.redis.connect().await?;
+    let back: bool = redis.exists(key(&own.sandbox, &alice)).await?;
+    assert!(back, "the dump has brought the copy back, or this test proves nothing");
+    for node in [&one, &other] {
+        until_connected(node).await?;
+        assert_eq!(ask(node, &alice).await, "invalid");
+        until_hit(node, &bob).await?;
+        assert_eq!(ask(node, &alice).await, "invalid");
+    }
+    // A node that starts now has no connection from before.
+    let new = own.sessions().await?;
+    for _ in 0..5 {
+        assert_eq!(ask(&new, &alice).await, "invalid");
+    }
+    Ok(())
+}
+
+async fn demoted_and_back(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start(&backends).await?;
+    let second = OwnRedis::start(&backends).await?;
+    let (one, other) = (own.sessions().await?, own.sessions().await?);
+    let alice = login(&one, "alice").await?;
+    for node in [&one, &other] {
+        until_hit(node, &alice).await?;
+    }
+    // The second has all that the first has, so that the first keeps it when it becomes the replica.
+    second.redis.replica_of(Some(&own.redis)).await?;
+    let mut copy = second.redis.connect().await?;
+    wait::until("the copy on the replica", SOON, async || {
+        copy.exists(key(&own.sandbox, &alice)).await.unwrap_or(false)
+    })
+    .await?;
+    // A server that reports a replica counts as replicated by itself: nothing is "propagated" there.
+    wait::until("the replica to be noticed", SOON, async || {
+        let bob = login(&one, "bob").await.expect("Postgres is up");
+        let reach = one.revoke(bob.token.reveal()).await.expect("Postgres is up").reach;
+        matches!(reach, Reach::Committed { .. })
+    })
+    .await?;
+    second.redis.replica_of(None).await?;
+    own.redis.replica_of(Some(&second.redis)).await?;
+    for node in [&one, &other] {
+        until_disconnected(node).await?;
+    }
+    let reach = one.revoke(alice.token.reveal()).await?.reach;
+    assert!(matches!(reach, Reach::Committed { .. }), "{reach:?}");
+    own.redis.replica_of(None).await?;
+    let mut redis = own.redis.connect().await?;
+    let back: bool = redis.exists(key(&own.sandbox, &alice)).await?;
+    // Only the node that revoked goes on unlinking; until it did, the copy is there for the other.
+    eprintln!("the copy is in the promoted server: {back}");
+    for node in [&other, &one] {
+        until_connected(node).await?;
+        for _ in 0..5 {
+            assert_eq!(ask(node, &alice).await, "invalid");
+        }
+    }
+    Ok(())
+}

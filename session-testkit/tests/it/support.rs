@@ -1,0 +1,115 @@
+//! What the tests of session-layer share: a service's sessions on a sandbox of real servers.
+
+use std::time::Duration;
+
+use session_layer::cache::{RedisCache, SessionCache};
+use session_layer::store::{PostgresStore, SessionStore};
+use session_layer::{Created, NewSession, Sessions, Validation};
+use session_testkit::backends::{Backends, RedisServer, Sandbox};
+use session_testkit::wait;
+
+use crate::harness::Failure;
+
+/// How long a condition may take to come true on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// A Redis of the test's own, to be broken; Postgres is shared.
+pub(crate) struct OwnRedis {
+    pub(crate) redis: RedisServer,
+    pub(crate) sandbox: Sandbox,
+}
+
+impl OwnRedis {
+    pub(crate) async fn start(backends: &Backends) -> Result<Self, Failure> {
+        Self::start_with(backends, &[]).await
+    }
+
+    pub(crate) async fn start_with(backends: &Backends, arguments: &[&str]) -> Result<Self, Failure> {
+        let mut builder = Backends::builder().own();
+        if let Some(backend) = backends.redis().backend() {
+            builder = builder.backend(backend);
+        }
+        let redis = builder.redis_args(arguments.iter().copied()).start_redis().await?;
+        Ok(Self { redis, sandbox: backends.sandbox() })
+    }
+
+    pub(crate) async fn sessions(&self) -> Result<Sessions, Failure> {
+        sessions_on(self.redis.url(), &self.sandbox).await
+    }
+}
+
+/// Sessions on this Redis and the sandbox's Postgres, with room in every deadline: what is tested is
+/// what happens, not how fast this machine is.
+pub(crate) async fn sessions_on(redis_url: &str, sandbox: &Sandbox) -> Result<Sessions, Failure> {
+    Ok(built(cache(redis_url, sandbox)?, store(sandbox).await?))
+}
+
+pub(crate) async fn sessions(sandbox: &Sandbox) -> Result<Sessions, Failure> {
+    sessions_on(sandbox.redis_url(), sandbox).await
+}
+
+/// A generous budget: a validation on a busy machine must end by its answer, not by its budget.
+pub(crate) fn built<C: SessionCache, S: SessionStore>(cache: C, store: S) -> Sessions {
+    Sessions::builder(cache, store).budget(Duration::from_secs(5)).build()
+}
+
+pub(crate) fn cache(redis_url: &str, sandbox: &Sandbox) -> Result<RedisCache, Failure> {
+    let builder = RedisCache::builder(redis_url).namespace(sandbox.namespace());
+    Ok(builder.deadline(Duration::from_millis(500)).build()?)
+}
+
+/// Migrated.
+pub(crate) async fn store(sandbox: &Sandbox) -> Result<PostgresStore, Failure> {
+    store_on(sandbox.database_url(), sandbox).await
+}
+
+pub(crate) async fn store_on(database_url: &str, sandbox: &Sandbox) -> Result<PostgresStore, Failure> {
+    let store = PostgresStore::builder(database_url)
+        .schema(sandbox.schema())
+        .read_deadline(Duration::from_secs(3))
+        .build()?;
+    store.migrate().await?;
+    Ok(store)
+}
+
+/// The key under which a session is cached.
+pub(crate) fn key(sandbox: &Sandbox, created: &Created) -> String {
+    format!("{}:1:{}", sandbox.namespace(), created.token.digest().to_base64url())
+}
+
+pub(crate) async fn login(sessions: &Sessions, user: &str) -> Result<Created, Failure> {
+    Ok(sessions.create(NewSession::new(user)).await?)
+}
+
+/// The answer in a word.
+pub(crate) async fn ask(sessions: &Sessions, created: &Created) -> &'static str {
+    word(&sessions.validate(created.token.reveal()).await)
+}
+
+pub(crate) fn word(validation: &Validation) -> &'static str {
+    match validation {
+        Validation::Valid(_) => "valid",
+        Validation::Invalid => "invalid",
+        Validation::Unavailable => "unavailable",
+        _ => "something else",
+    }
+}
+
+/// Validates until the answer comes from the cache.
+pub(crate) async fn until_hit(sessions: &Sessions, created: &Created) -> Result<Duration, Failure> {
+    Ok(wait::until("an answer from the cache", SOON, async || {
+        let hits = sessions.metrics().hits;
+        assert_eq!(ask(sessions, created).await, "valid");
+        sessions.metrics().hits > hits
+    })
+    .await?)
+}
+
+/// Until the cache answers PING and takes commands, as this node sees it.
+pub(crate) async fn until_connected(sessions: &Sessions) -> Result<Duration, Failure> {
+    Ok(wait::until("Redis to be in use", SOON, async || sessions.cache_status().connected).await?)
+}
+
+pub(crate) async fn until_disconnected(sessions: &Sessions) -> Result<Duration, Failure> {
+    Ok(wait::until("Redis to be given up", SOON, async || !sessions.cache_status().connected).await?)
+}
