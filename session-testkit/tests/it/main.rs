@@ -20,7 +20,6 @@ fn main() -> ExitCode {
     harness::main(|registry| {
         registry.theme("backends", backends::tests);
         registry.theme("proxy", proxy::tests);
-        registry.theme("quickstart", quickstart::tests);
         registry.theme("validate", validate::tests);
         registry.theme("changes", changes::tests);
         registry.theme("stale_fill", stale_fill::tests);
@@ -28,5 +27,6 @@ fn main() -> ExitCode {
         registry.theme("incarnation", incarnation::tests);
         registry.theme("rls", rls::tests);
         registry.theme("embedded", embedded::tests);
+        registry.theme("quickstart", quickstart::tests);
     })
 }
