@@ -4,7 +4,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 use session_layer::{Error, Rejection};
 
 /// Why a handler could not do what was asked.
@@ -64,13 +64,22 @@ impl IntoResponse for Problem {
     }
 }
 
+/// The body, in the order in which people read it.
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: &'static str,
+    title: Option<&'static str>,
+    status: u16,
+    detail: &'a str,
+}
+
 fn problem(status: StatusCode, detail: &str) -> Response {
-    let body = Json(json!({
-        "type": "about:blank",
-        "title": status.canonical_reason(),
-        "status": status.as_u16(),
-        "detail": detail,
-    }));
+    let body = Json(Document {
+        r#type: "about:blank",
+        title: status.canonical_reason(),
+        status: status.as_u16(),
+        detail,
+    });
     let json = HeaderValue::from_static("application/problem+json");
     (status, [(header::CONTENT_TYPE, json)], body).into_response()
 }
