@@ -48,7 +48,9 @@ fn one(
         b.to_async(runtime).iter_custom(|times| async move {
             let mut spent = Duration::ZERO;
             for _ in 0..times {
-                let new = service.sessions.create(NewSession::new("cold").data("a session's data"));
+                let new = service
+                    .sessions
+                    .create(NewSession::new("cold").data("a session's data"));
                 let cold = new.await.expect("Postgres is there");
                 let begin = Instant::now();
                 valid(service, cold.token.reveal()).await;
@@ -77,14 +79,17 @@ fn many(
     let redis = runtime.block_on(service.backends.redis().connect())?;
     let (token, key) = (service.warm.token.reveal(), service.warm_key());
     group.bench_function(BenchmarkId::from_parameter("redis_get"), |b| {
-        b.to_async(runtime).iter(|| join_all((0..AT_ONCE).map(|_| get(redis.clone(), &key))));
+        b.to_async(runtime)
+            .iter(|| join_all((0..AT_ONCE).map(|_| get(redis.clone(), &key))));
     });
     group.bench_function(BenchmarkId::from_parameter("hit"), |b| {
-        b.to_async(runtime).iter(|| join_all((0..AT_ONCE).map(|_| valid(service, token))));
+        b.to_async(runtime)
+            .iter(|| join_all((0..AT_ONCE).map(|_| valid(service, token))));
     });
     service.sessions.set_mode(Mode::Bypass);
     group.bench_function(BenchmarkId::from_parameter("postgres_alone"), |b| {
-        b.to_async(runtime).iter(|| join_all((0..AT_ONCE).map(|_| valid(service, token))));
+        b.to_async(runtime)
+            .iter(|| join_all((0..AT_ONCE).map(|_| valid(service, token))));
     });
     service.sessions.set_mode(Mode::On);
     group.finish();
@@ -105,10 +110,30 @@ fn ratios() {
     println!("\nRatios of this run (medians):");
     for (group, name, to, means) in [
         ("one", "hit", "redis_get", "a hit, in bare GETs"),
-        ("one", "miss", "postgres_alone", "a miss, in reads of Postgres"),
-        ("one", "hit", "postgres_alone", "a hit, in reads of Postgres"),
-        ("many", "hit", "redis_get", "64 hits at once, in 64 bare GETs"),
-        ("many", "hit", "postgres_alone", "64 hits at once, in 64 reads of Postgres"),
+        (
+            "one",
+            "miss",
+            "postgres_alone",
+            "a miss, in reads of Postgres",
+        ),
+        (
+            "one",
+            "hit",
+            "postgres_alone",
+            "a hit, in reads of Postgres",
+        ),
+        (
+            "many",
+            "hit",
+            "redis_get",
+            "64 hits at once, in 64 bare GETs",
+        ),
+        (
+            "many",
+            "hit",
+            "postgres_alone",
+            "64 hits at once, in 64 reads of Postgres",
+        ),
     ] {
         if let (Some(one), Some(other)) = (median(group, name), median(group, to)) {
             println!("{means}: {:.2}", one / other);

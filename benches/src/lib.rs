@@ -33,17 +33,28 @@ impl Service {
     pub async fn start() -> Result<Self, Error> {
         let backends = Backends::start().await?;
         let sandbox = backends.sandbox();
-        let cache = RedisCache::builder(sandbox.redis_url()).namespace(sandbox.namespace()).build()?;
-        let store = PostgresStore::builder(sandbox.database_url()).schema(sandbox.schema()).build()?;
+        let cache = RedisCache::builder(sandbox.redis_url())
+            .namespace(sandbox.namespace())
+            .build()?;
+        let store = PostgresStore::builder(sandbox.database_url())
+            .schema(sandbox.schema())
+            .connect_lazy()?;
         store.migrate().await?;
         let sessions = Sessions::builder(cache, store).build();
-        let warm = sessions.create(NewSession::new("warm").data("a session's data")).await?;
+        let warm = sessions
+            .create(NewSession::new("warm").data("a session's data"))
+            .await?;
         while sessions.metrics().hits == 0 {
             let Validation::Valid(_) = sessions.validate(warm.token.reveal()).await else {
                 return Err("the session to be measured is not valid".into());
             };
         }
-        Ok(Self { backends, sandbox, sessions, warm })
+        Ok(Self {
+            backends,
+            sandbox,
+            sessions,
+            warm,
+        })
     }
 
     /// The Redis key of the warm session.
@@ -61,7 +72,11 @@ pub fn median(group: &str, name: &str) -> Option<f64> {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
         PathBuf::from,
     );
-    let file = target.join("criterion").join(group).join(name).join("new/estimates.json");
+    let file = target
+        .join("criterion")
+        .join(group)
+        .join(name)
+        .join("new/estimates.json");
     let estimates: serde_json::Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
     estimates["median"]["point_estimate"].as_f64()
 }

@@ -83,3 +83,104 @@ fn vary(headers: &mut HeaderMap) {
     };
     headers.append(VARY, HeaderValue::from_static(missing));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOKED_UP: Answered = Answered {
+        tier: Tier::Cache,
+        degraded: false,
+        elapsed: Duration::from_micros(310),
+    };
+
+    fn all(response: &Response<()>, name: HeaderName) -> Vec<&str> {
+        let fields = response.headers().get_all(name);
+        fields.iter().map(|field| field.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn vary_is_completed_and_never_doubled() {
+        for (there, expected) in [
+            (vec![], vec!["Authorization, Cookie"]),
+            (vec!["Accept"], vec!["Accept", "Authorization, Cookie"]),
+            (
+                vec!["accept,cookie"],
+                vec!["accept,cookie", "Authorization"],
+            ),
+            (vec!["AUTHORIZATION"], vec!["AUTHORIZATION", "Cookie"]),
+            (
+                vec!["Cookie", "x, Authorization"],
+                vec!["Cookie", "x, Authorization"],
+            ),
+            (vec!["*"], vec!["*"]),
+            (vec!["Accept", "x , * "], vec!["Accept", "x , * "]),
+            (vec!["Cookies"], vec!["Cookies", "Authorization, Cookie"]),
+        ] {
+            let mut response = Response::new(());
+            for field in there {
+                response
+                    .headers_mut()
+                    .append(VARY, HeaderValue::from_static(field));
+            }
+            let finish = Finish {
+                cache_headers: true,
+                ..Finish::default()
+            };
+            for _nested in 0..2 {
+                finish.apply(&mut response);
+            }
+            assert_eq!(all(&response, VARY), expected);
+            assert_eq!(all(&response, CACHE_CONTROL), ["private"]);
+        }
+    }
+
+    #[test]
+    fn what_the_application_said_stays() {
+        let mut response = Response::new(());
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("public"));
+        headers.insert(SERVER_TIMING, HeaderValue::from_static("db;dur=5"));
+        let finish = Finish {
+            cache_headers: true,
+            server_timing: true,
+            answered: Some(LOOKED_UP),
+        };
+        finish.apply(&mut response);
+        assert_eq!(all(&response, CACHE_CONTROL), ["public"]);
+        assert_eq!(
+            all(&response, SERVER_TIMING),
+            ["db;dur=5", "session;desc=\"hit\";dur=0.31"]
+        );
+        assert_eq!(response.extensions().get(), Some(&LOOKED_UP));
+    }
+
+    #[test]
+    fn nothing_is_added_where_nothing_is_to_be() {
+        let mut response = Response::new(());
+        let finish = Finish {
+            server_timing: true,
+            ..Finish::default()
+        };
+        finish.apply(&mut response);
+        assert!(response.headers().is_empty() && response.extensions().is_empty());
+    }
+
+    #[test]
+    fn of_nested_layers_the_inner_account_stays() {
+        let mut response = Response::new(());
+        let outer = Answered {
+            tier: Tier::Store,
+            ..LOOKED_UP
+        };
+        for answered in [LOOKED_UP, outer] {
+            let answered = Some(answered);
+            Finish {
+                answered,
+                ..Finish::default()
+            }
+            .apply(&mut response);
+        }
+        assert_eq!(response.extensions().get(), Some(&LOOKED_UP));
+    }
+}

@@ -235,3 +235,84 @@ fn assert_attribute(what: &str, value: &str) {
         "{value:?} cannot be a cookie's {what}: printable ASCII without ; can"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn issued(cookie: &SessionCookie) -> String {
+        let token = SessionToken::generate().unwrap();
+        let field = cookie.issue(&token).header_value();
+        field.to_str().unwrap().replace(token.reveal(), "TOKEN")
+    }
+
+    #[test]
+    fn attributes() {
+        let new = SessionCookie::new;
+        for (cookie, expected) in [
+            (new(), "session=TOKEN; HttpOnly; SameSite=Lax; Path=/"),
+            (
+                new().secure(true).domain("example.com").path("/app"),
+                "session=TOKEN; HttpOnly; SameSite=Lax; Secure; Path=/app; Domain=example.com",
+            ),
+            (
+                new().same_site(SameSite::Strict),
+                "session=TOKEN; HttpOnly; SameSite=Strict; Path=/",
+            ),
+            (
+                new().same_site(SameSite::None).secure(false),
+                "session=TOKEN; HttpOnly; SameSite=None; Secure; Path=/",
+            ),
+            (
+                SessionCookie::host_prefixed()
+                    .secure(false)
+                    .domain("example.com")
+                    .path("/app"),
+                "__Host-session=TOKEN; HttpOnly; SameSite=Lax; Secure; Path=/",
+            ),
+            (
+                SessionCookie::named("__secure-s").path("/app"),
+                "__secure-s=TOKEN; HttpOnly; SameSite=Lax; Secure; Path=/app",
+            ),
+        ] {
+            assert_eq!(issued(&cookie), expected);
+        }
+    }
+
+    #[test]
+    fn clearing_names_the_same_cookie() {
+        let cookie = SessionCookie::named("s").domain("example.com").path("/app");
+        assert_eq!(
+            cookie.clear().header_value(),
+            "s=; HttpOnly; SameSite=Lax; Path=/app; Domain=example.com; Max-Age=0; \
+             Expires=Thu, 01 Jan 1970 00:00:00 GMT"
+        );
+    }
+
+    #[test]
+    fn other_cookies_stay_and_the_token_is_not_shown() {
+        let token = SessionToken::generate().unwrap();
+        let mut headers = HeaderMap::new();
+        headers.append(SET_COOKIE, HeaderValue::from_static("theme=dark"));
+        let cookie = SessionCookie::new().issue(&token);
+        assert!(!format!("{cookie:?}").contains(token.reveal()));
+        cookie.append_to(&mut headers);
+        assert_eq!(headers.get_all(SET_COOKIE).iter().count(), 2);
+        assert!(!format!("{headers:?}").contains(token.reveal()));
+    }
+
+    #[test]
+    fn what_would_break_the_field_is_refused_at_once() {
+        for broken in ["", "a b", "a;b", "a=b", "a\r\nb", "\u{e9}"] {
+            let named = || SessionCookie::named(broken);
+            assert!(std::panic::catch_unwind(named).is_err(), "{broken:?}");
+        }
+        for broken in ["", "/a;b", "/a\r\nb", "/\u{e9}"] {
+            let path = || SessionCookie::new().path(broken);
+            assert!(std::panic::catch_unwind(path).is_err(), "{broken:?}");
+            let domain = || SessionCookie::new().domain(broken);
+            assert!(std::panic::catch_unwind(domain).is_err(), "{broken:?}");
+        }
+        assert!(std::panic::catch_unwind(|| SessionCookie::new().path("app")).is_err());
+    }
+}

@@ -98,7 +98,9 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
     match plan.stores {
         #[cfg(feature = "sqlite")]
         Stores::Embedded { path } => {
-            let store = crate::store::SqliteStore::open(&path).await.map_err(ConfigError::Store)?;
+            let store = crate::store::SqliteStore::open(&path)
+                .await
+                .map_err(ConfigError::Store)?;
             let cache = crate::cache::MemoryCache::new(EMBEDDED_CAPACITY);
             Ok(build(Sessions::builder(cache, store), settings))
         }
@@ -114,16 +116,26 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
                 .pool_size(redis.pool_size)
                 .replicated(redis.replicated)
                 .build()?;
-            Ok(build(Sessions::builder(cache, open_postgres(database).await?), settings))
+            Ok(build(
+                Sessions::builder(cache, open_postgres(database).await?),
+                settings,
+            ))
         }
         #[cfg(feature = "postgres")]
         Stores::StoreOnly { database } => {
             let store = open_postgres(database).await?;
-            Ok(build(Sessions::builder(crate::cache::NoCache, store), settings))
+            Ok(build(
+                Sessions::builder(crate::cache::NoCache, store),
+                settings,
+            ))
         }
         #[allow(unreachable_patterns, reason = "with all features nothing is left")]
         _ => Err(ConfigError::MissingFeature {
-            feature: if cfg!(feature = "postgres") { "redis" } else { "postgres" },
+            feature: if cfg!(feature = "postgres") {
+                "redis"
+            } else {
+                "postgres"
+            },
             needed_for: "a DATABASE_URL with postgres://",
         }),
     }
@@ -137,7 +149,8 @@ const EMBEDDED_CAPACITY: u64 = 100_000;
 async fn open_postgres(database: Database) -> Result<crate::store::PostgresStore, ConfigError> {
     let store = crate::store::PostgresStore::builder(&database.url)
         .schema(database.schema)
-        .build()?;
+        .connect_lazy()
+        .map_err(ConfigError::Store)?;
     if database.migrate {
         store.migrate().await.map_err(ConfigError::Store)?;
     }
@@ -148,19 +161,35 @@ async fn open_postgres(database: Database) -> Result<crate::store::PostgresStore
 fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
     let get = |name: &'static str| get(name).filter(|value| !value.trim().is_empty());
     for (name, lacks) in [
-        ("SESSION_CACHE_KEY", "sealed entries are not part of this version: leave it unset"),
-        ("SESSION_CACHE_KEY_FILE", "sealed entries are not part of this version: leave it unset"),
+        (
+            "SESSION_CACHE_KEY",
+            "sealed entries are not part of this version: leave it unset",
+        ),
+        (
+            "SESSION_CACHE_KEY_FILE",
+            "sealed entries are not part of this version: leave it unset",
+        ),
     ] {
         if get(name).is_some() {
             // Whoever sets a key counts on it; going on without would be worse than not starting.
             return Err(ConfigError::bad(name, "(a secret)", lacks));
         }
     }
-    one_of(&get, "SESSION_CACHE_POLICY", "available", "available (fail-closed comes with a later version)", |text| {
-        (text == "available").then_some(())
-    })?;
+    one_of(
+        &get,
+        "SESSION_CACHE_POLICY",
+        "available",
+        "available (fail-closed comes with a later version)",
+        |text| (text == "available").then_some(()),
+    )?;
     let enabled = boolean(&get, "SESSION_CACHE_ENABLED", "true")?;
-    let seconds = number(&get, "SESSION_CACHE_TTL", "300", "whole seconds from 1 to 86400", 1..=86_400)?;
+    let seconds = number(
+        &get,
+        "SESSION_CACHE_TTL",
+        "300",
+        "whole seconds from 1 to 86400",
+        1..=86_400,
+    )?;
     let pool_size = number(&get, "SESSION_CACHE_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
     let replicated = boolean(&get, "SESSION_CACHE_REPLICATED", "false")?;
     let migrate = boolean(&get, "SESSION_DB_MIGRATE", "true")?;
@@ -176,9 +205,15 @@ fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
                  REDIS_URL to use the in-process cache",
             ));
         }
-        Stores::Embedded { path: path.strip_prefix("//").unwrap_or(path).to_owned() }
+        Stores::Embedded {
+            path: path.strip_prefix("//").unwrap_or(path).to_owned(),
+        }
     } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        let database = Database { url, schema, migrate };
+        let database = Database {
+            url,
+            schema,
+            migrate,
+        };
         match redis_url {
             Some(url) => Stores::Shared {
                 database,
@@ -205,7 +240,11 @@ fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
         });
     };
     let mode = if enabled { Mode::On } else { Mode::Bypass };
-    Ok(Plan { stores, ttl: Duration::from_secs(seconds as u64), mode })
+    Ok(Plan {
+        stores,
+        ttl: Duration::from_secs(seconds as u64),
+        mode,
+    })
 }
 
 type Get<'a> = &'a dyn Fn(&'static str) -> Option<String>;
@@ -236,7 +275,9 @@ fn number(
     may_be: &'static str,
     range: std::ops::RangeInclusive<usize>,
 ) -> Result<usize, ConfigError> {
-    one_of(get, name, default, may_be, |text| text.parse().ok().filter(|n| range.contains(n)))
+    one_of(get, name, default, may_be, |text| {
+        text.parse().ok().filter(|n| range.contains(n))
+    })
 }
 
 #[cfg(test)]
@@ -245,7 +286,10 @@ mod tests {
 
     fn plan_of(variables: &[(&str, &str)]) -> Result<Plan, String> {
         plan(|name| {
-            variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+            variables
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, value)| (*value).to_owned())
         })
         .map_err(|error| error.to_string())
     }
@@ -256,9 +300,17 @@ mod tests {
     #[test]
     fn nothing_set_is_the_embedded_pair() {
         let plan = plan_of(&[]).unwrap();
-        assert_eq!(plan.stores, Stores::Embedded { path: "session-layer.db".to_owned() });
+        assert_eq!(
+            plan.stores,
+            Stores::Embedded {
+                path: "session-layer.db".to_owned()
+            }
+        );
         assert_eq!((plan.ttl, plan.mode), (Duration::from_secs(300), Mode::On));
-        assert_eq!(plan_of(&[("DATABASE_URL", ""), ("REDIS_URL", " ")]).unwrap(), plan);
+        assert_eq!(
+            plan_of(&[("DATABASE_URL", ""), ("REDIS_URL", " ")]).unwrap(),
+            plan
+        );
     }
 
     #[test]
@@ -276,7 +328,11 @@ mod tests {
         ])
         .unwrap();
         let expected = Stores::Shared {
-            database: Database { url: POSTGRES.1.to_owned(), schema: "auth".to_owned(), migrate: false },
+            database: Database {
+                url: POSTGRES.1.to_owned(),
+                schema: "auth".to_owned(),
+                migrate: false,
+            },
             redis: Redis {
                 url: REDIS.1.to_owned(),
                 namespace: "shop".to_owned(),
@@ -284,12 +340,23 @@ mod tests {
                 replicated: true,
             },
         };
-        assert_eq!(plan, Plan { stores: expected, ttl: Duration::from_secs(7), mode: Mode::Bypass });
+        assert_eq!(
+            plan,
+            Plan {
+                stores: expected,
+                ttl: Duration::from_secs(7),
+                mode: Mode::Bypass
+            }
+        );
     }
 
     #[test]
     fn postgres_without_redis_needs_the_cache_off() {
-        assert!(plan_of(&[POSTGRES]).unwrap_err().contains("SESSION_CACHE_ENABLED=false"));
+        assert!(
+            plan_of(&[POSTGRES])
+                .unwrap_err()
+                .contains("SESSION_CACHE_ENABLED=false")
+        );
         let alone = plan_of(&[POSTGRES, ("SESSION_CACHE_ENABLED", "false")]).unwrap();
         assert!(matches!(alone.stores, Stores::StoreOnly { .. }));
     }
@@ -311,7 +378,10 @@ mod tests {
             ("SESSION_CACHE_POLICY", "open", "available"),
         ] {
             let error = plan_of(&[POSTGRES, REDIS, (name, was)]).unwrap_err();
-            assert!(error.contains(name) && error.contains(was) && error.contains(may_be), "{error}");
+            assert!(
+                error.contains(name) && error.contains(was) && error.contains(may_be),
+                "{error}"
+            );
         }
     }
 

@@ -61,15 +61,15 @@ pub(crate) fn extract(
     digest: impl Fn(&str) -> Result<TokenDigest, NotAToken>,
 ) -> Extracted {
     let digest = |presented: &[u8]| {
-        if presented.len() > MAX_TOKEN_BYTES {
+        if presented.is_empty() || presented.len() > MAX_TOKEN_BYTES {
             return Err(NotAToken);
         }
         digest(std::str::from_utf8(presented).map_err(|_not_text| NotAToken)?)
     };
     for source in sources {
         let extracted = match source {
-            TokenSource::Bearer => bearer(headers, &digest),
-            TokenSource::Cookie(name) => cookies(headers, name.as_bytes(), &digest),
+            TokenSource::Bearer => bearer(headers, digest),
+            TokenSource::Cookie(name) => cookies(headers, name.as_bytes(), digest),
         };
         if extracted != Extracted::Nothing {
             return extracted;
@@ -160,4 +160,200 @@ fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         [b'"', quoted @ .., b'"'] => quoted,
         plain => plain,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{OpaqueTokens, TokenScheme as _};
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    /// Token `n` of ours.
+    fn token(n: u8) -> String {
+        format!("{:A<43}", char::from(b'A' + n))
+    }
+
+    fn found(tokens: &[u8]) -> Extracted {
+        Extracted::Candidates(tokens.iter().map(|n| TokenDigest::of(&token(*n))).collect())
+    }
+
+    fn read(fields: &[(HeaderName, &str)]) -> Extracted {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            // `{n}` stands for token n.
+            let value = (0..8).fold((*value).to_owned(), |value, n| {
+                value.replace(&format!("{{{n}}}"), &token(n))
+            });
+            // ISO 8859-1, so that a test can write any byte as one character.
+            let bytes: Vec<u8> = value.chars().map(|c| u8::try_from(c).unwrap()).collect();
+            headers.append(name, HeaderValue::from_bytes(&bytes).unwrap());
+        }
+        let sources = [TokenSource::Bearer, TokenSource::cookie("session")];
+        extract(&headers, &sources, |text| OpaqueTokens.digest(text))
+    }
+
+    #[test]
+    fn bearer() {
+        let malformed = Extracted::Malformed;
+        for (value, expected) in [
+            ("Bearer {0}", found(&[0])),
+            ("bearer {0}", found(&[0])),
+            ("BEARER   {0}", found(&[0])),
+            (" Bearer {0} ", found(&[0])),
+            ("Bearer", malformed.clone()),
+            ("Bearer ", malformed.clone()),
+            ("Bearer\t{0}", malformed.clone()),
+            ("Bearer {0} {0}", malformed.clone()),
+            ("Bearer {0}, Bearer {1}", malformed.clone()),
+            ("Bearer \"{0}\"", malformed.clone()),
+            ("Bearer {0}=", malformed.clone()),
+            ("Bearer \u{ff}\u{fe}", malformed.clone()),
+            ("Bearer{0}", Extracted::Nothing),
+            ("Basic {0}", Extracted::Nothing),
+            ("\u{e4}Bearer {0}", Extracted::Nothing),
+            ("{0}", Extracted::Nothing),
+            ("", Extracted::Nothing),
+        ] {
+            assert_eq!(read(&[(AUTHORIZATION, value)]), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn bearer_decides_alone_and_is_one() {
+        let bearer = (AUTHORIZATION, "Bearer {0}");
+        let (basic, cookie) = ((AUTHORIZATION, "Basic QQ=="), (COOKIE, "session={1}"));
+        for (fields, expected) in [
+            (vec![bearer.clone(), cookie.clone()], found(&[0])),
+            (vec![cookie.clone(), bearer.clone()], found(&[0])),
+            (vec![basic.clone(), cookie.clone()], found(&[1])),
+            (vec![basic.clone(), bearer.clone(), basic], found(&[0])),
+            (vec![bearer.clone(), bearer.clone()], Extracted::Malformed),
+            (
+                vec![bearer, (AUTHORIZATION, "bearer x"), cookie.clone()],
+                Extracted::Malformed,
+            ),
+            (
+                vec![(AUTHORIZATION, "Bearer x"), cookie],
+                Extracted::Malformed,
+            ),
+        ] {
+            assert_eq!(read(&fields), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn size_is_looked_at_before_the_scheme_is_asked() {
+        for (len, expected) in [(4096, found(&[0])), (4097, Extracted::Malformed)] {
+            let mut headers = HeaderMap::new();
+            let value = format!("Bearer {}", "a".repeat(len));
+            headers.insert(AUTHORIZATION, value.parse().unwrap());
+            let accept = |text: &str| {
+                assert!(text.len() <= MAX_TOKEN_BYTES);
+                Ok(TokenDigest::of(&token(0)))
+            };
+            assert_eq!(extract(&headers, &[TokenSource::Bearer], accept), expected);
+        }
+    }
+
+    #[test]
+    fn cookies() {
+        for (fields, expected) in [
+            (vec!["session={0}"], found(&[0])),
+            (vec!["a=b; session={0}; c=d"], found(&[0])),
+            (vec!["a=b;session={0};c"], found(&[0])),
+            (vec!["session = {0}"], found(&[0])),
+            (vec!["session=\"{0}\""], found(&[0])),
+            (vec!["a=b", "session={0}"], found(&[0])),
+            (vec!["\u{ff}=\u{fe}; session={0}"], found(&[0])),
+            (vec!["session={0}; session={1}"], found(&[0, 1])),
+            (vec!["session={1}", "session={0}"], found(&[1, 0])),
+            (vec!["session={0}; session={0}"], found(&[0])),
+            (vec!["session=x; session=; session={0}"], found(&[0])),
+            (vec!["session=\u{ff}; session={0}"], found(&[0])),
+            (
+                vec!["session={0}; session={1}; session={2}; session={3}; session={4}"],
+                found(&[0, 1, 2, 3]),
+            ),
+            (
+                vec!["Session={0}; xsession={0}; session"],
+                Extracted::Nothing,
+            ),
+            (vec!["session=\"{0}; session=\""], Extracted::Nothing),
+            (vec!["session={0}x", ""], Extracted::Nothing),
+            (vec![], Extracted::Nothing),
+        ] {
+            let named: Vec<_> = fields.iter().map(|value| (COOKIE, *value)).collect();
+            assert_eq!(read(&named), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn planted_cookies_cost_bounded_work_and_push_nothing_out() {
+        let oversized = format!("session={}; ", "x".repeat(5000)).repeat(50);
+        let planted = format!("{oversized}{}session={{0}}", "session=x; ".repeat(15));
+        assert_eq!(read(&[(COOKIE, &planted)]), found(&[0]));
+
+        let asked = std::cell::Cell::new(0);
+        let mut headers = HeaderMap::new();
+        headers.insert(COOKIE, "session=x; ".repeat(1000).parse().unwrap());
+        let refuse = |_: &str| {
+            asked.set(asked.get() + 1);
+            Err(NotAToken)
+        };
+        let sources = [TokenSource::cookie("session")];
+        assert_eq!(extract(&headers, &sources, refuse), Extracted::Nothing);
+        assert_eq!(asked.get(), MOST_CHECKED);
+    }
+
+    #[test]
+    fn sources_are_asked_in_their_order() {
+        let mut headers = HeaderMap::new();
+        headers.append(AUTHORIZATION, "Bearer x".parse().unwrap());
+        headers.append(COOKIE, format!("new={}", token(1)).parse().unwrap());
+        headers.append(COOKIE, format!("old={}", token(2)).parse().unwrap());
+        let read = |sources: &[TokenSource]| extract(&headers, sources, |t| OpaqueTokens.digest(t));
+        let (bearer, new, old) = (
+            TokenSource::Bearer,
+            TokenSource::cookie("new"),
+            TokenSource::cookie("old"),
+        );
+        assert_eq!(read(&[new.clone(), bearer.clone()]), found(&[1]));
+        assert_eq!(read(&[bearer, new.clone()]), Extracted::Malformed);
+        assert_eq!(read(&[old.clone(), new]), found(&[2]));
+        assert_eq!(read(&[TokenSource::cookie("none"), old]), found(&[2]));
+        assert_eq!(read(&[]), Extracted::Nothing);
+    }
+
+    /// A field near what we parse, or any bytes at all.
+    fn field() -> impl Strategy<Value = (bool, Vec<u8>)> {
+        let near =
+            r#"(Bearer|bearer|Basic|session=|session|=|;|,| |\t|"|x|A{43}|B{43}|A{44}){0,12}"#;
+        let near = near.prop_map(String::into_bytes);
+        let wild = prop::collection::vec(any::<u8>(), 0..80);
+        (any::<bool>(), prop_oneof![3 => near, 1 => wild])
+    }
+
+    proptest! {
+        #[test]
+        fn any_headers_are_read_without_panic_and_yield_tokens_only(
+            fields in prop::collection::vec(field(), 0..6),
+        ) {
+            let mut headers = HeaderMap::new();
+            for (authorization, bytes) in &fields {
+                let name = if *authorization { AUTHORIZATION } else { COOKIE };
+                if let Ok(value) = HeaderValue::from_bytes(bytes) {
+                    headers.append(name, value);
+                }
+            }
+            let sources = [TokenSource::Bearer, TokenSource::cookie("session")];
+            let extracted = extract(&headers, &sources, |text| OpaqueTokens.digest(text));
+            if let Extracted::Candidates(digests) = extracted {
+                prop_assert!((1..=MOST_CANDIDATES).contains(&digests.len()));
+                // Only these two tokens can have come about.
+                let tokens = ["A", "B"].map(|letter| TokenDigest::of(&letter.repeat(43)));
+                prop_assert!(digests.iter().all(|digest| tokens.contains(digest)));
+            }
+        }
+    }
 }

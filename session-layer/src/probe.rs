@@ -102,3 +102,84 @@ fn failed_cache(error: &str) -> CacheProbe {
         ..CacheProbe::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::sync::Notify;
+
+    /// Counts probes and holds them up until told.
+    #[derive(Clone, Default)]
+    struct Rig {
+        probing: Arc<Probing>,
+        started: Arc<AtomicUsize>,
+        go: Arc<Notify>,
+    }
+
+    impl Rig {
+        async fn probe(self) -> Arc<Probed> {
+            let Self {
+                probing,
+                started,
+                go,
+            } = self;
+            let start = || async move {
+                started.fetch_add(1, Ordering::SeqCst);
+                go.notified().await;
+                Probed::default()
+            };
+            probing.probe(start).await
+        }
+
+        fn started(&self) -> usize {
+            self.started.load(Ordering::SeqCst)
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_meanwhile_shares_the_probe_and_who_asks_later_gets_a_new_one() {
+        let rig = Rig::default();
+        let callers: Vec<_> = (0..50).map(|_| tokio::spawn(rig.clone().probe())).collect();
+        tokio::task::yield_now().await;
+        rig.go.notify_one();
+        let results = futures_util::future::join_all(callers).await;
+        let first = results[0].as_ref().unwrap();
+        assert!(
+            results
+                .iter()
+                .all(|r| Arc::ptr_eq(r.as_ref().unwrap(), first))
+        );
+        assert_eq!(rig.started(), 1);
+
+        rig.go.notify_one();
+        let later = rig.clone().probe().await;
+        assert!(!Arc::ptr_eq(&later, first));
+        assert_eq!(rig.started(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_caller_that_began_it_may_leave() {
+        let rig = Rig::default();
+        let first = tokio::spawn(rig.clone().probe());
+        tokio::task::yield_now().await;
+        let second = tokio::spawn(rig.clone().probe());
+        tokio::task::yield_now().await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        rig.go.notify_one();
+        second.await.unwrap();
+        assert_eq!(rig.started(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_panics_is_an_answer_and_not_the_last() {
+        let probing = Probing::default();
+        let broken = probing
+            .probe(|| async { panic!("a bug in an adapter") })
+            .await;
+        assert!(!broken.cache.connected && broken.store_error.is_some());
+        let next = probing.probe(|| async { Probed::default() }).await;
+        assert!(next.store_error.is_none());
+    }
+}

@@ -82,3 +82,42 @@ pub(crate) fn problem(status: StatusCode, detail: &str) -> Response<Bytes> {
     response.headers_mut().insert(CONTENT_TYPE, problem_json);
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers() {
+        for (rejection, status, field, body) in [
+            (
+                Rejection::Unauthorized,
+                401,
+                Some((WWW_AUTHENTICATE, "Bearer")),
+                r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"a valid session is required"}"#,
+            ),
+            (
+                Rejection::BadRequest,
+                400,
+                None,
+                r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"the Authorization field is not one Bearer token"}"#,
+            ),
+            (
+                Rejection::Unavailable,
+                503,
+                Some((RETRY_AFTER, "1")),
+                r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"sessions cannot be validated at the moment"}"#,
+            ),
+        ] {
+            let response = rejection.response();
+            assert_eq!(response.status().as_u16(), status);
+            assert_eq!(response.body(), body);
+            let headers = response.headers();
+            assert_eq!(headers[CONTENT_TYPE], "application/problem+json");
+            assert_eq!(headers.len(), 1 + usize::from(field.is_some()));
+            if let Some((name, value)) = field {
+                assert_eq!(headers[name], value);
+            }
+        }
+    }
+}

@@ -185,3 +185,91 @@ pub(crate) fn judge(answers: Answers) -> (Result<Session, Rejection>, Tier) {
         (None, tier) => (Err(Rejection::Unauthorized), tier),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::session::{SessionId, SessionParts, data_to_json};
+
+    fn valid(user: &str, id: u8) -> Validation {
+        let at = Timestamp::from_micros(0);
+        let parts = SessionParts {
+            id: SessionId::from_bytes([id; 16]),
+            user_id: user.to_owned(),
+            version: 1,
+            created_at: at,
+            authenticated_at: at,
+            last_seen_at: at,
+            expires_at: at,
+            idle_timeout: None,
+            data: data_to_json(()).unwrap(),
+        };
+        Validation::Valid(parts.into())
+    }
+
+    #[test]
+    fn many_answers_become_one() {
+        let (alice, invalid, unsaid) = (
+            |id| valid("alice", id),
+            Validation::Invalid,
+            Validation::Unavailable,
+        );
+        let unauthorized = Err(Rejection::Unauthorized);
+        let unavailable = Err(Rejection::Unavailable);
+        for (validations, tier, expected) in [
+            (vec![alice(1)], Tier::Cache, (Ok(1), Tier::Cache)),
+            (
+                vec![invalid.clone()],
+                Tier::Store,
+                (unauthorized, Tier::Store),
+            ),
+            (
+                vec![unsaid.clone()],
+                Tier::Nobody,
+                (unavailable, Tier::Nobody),
+            ),
+            (
+                vec![invalid.clone(), alice(2)],
+                Tier::Store,
+                (Ok(2), Tier::Store),
+            ),
+            (vec![alice(1), alice(2)], Tier::Cache, (Ok(1), Tier::Cache)),
+            (
+                vec![alice(1), valid("bob", 2)],
+                Tier::Store,
+                (unauthorized, Tier::Store),
+            ),
+            (
+                vec![unsaid.clone(), alice(3)],
+                Tier::Nobody,
+                (Ok(3), Tier::Cache),
+            ),
+            (
+                vec![invalid.clone(), unsaid.clone()],
+                Tier::Nobody,
+                (unavailable, Tier::Nobody),
+            ),
+            (
+                vec![invalid.clone(), invalid],
+                Tier::Store,
+                (unauthorized, Tier::Store),
+            ),
+            (
+                vec![alice(1), unsaid, valid("bob", 2)],
+                Tier::Nobody,
+                (unauthorized, Tier::Nobody),
+            ),
+        ] {
+            let what = format!("{validations:?}");
+            let degraded = false;
+            let (verdict, said) = judge(Answers {
+                validations,
+                tier,
+                degraded,
+            });
+            let verdict = verdict.map(|session| session.id().as_bytes()[0]);
+            assert_eq!((verdict, said), expected, "{what}");
+        }
+    }
+}

@@ -142,7 +142,6 @@ impl Backends {
     }
 
     /// To say more about what to start.
-    #[must_use]
     pub fn builder() -> BackendsBuilder {
         BackendsBuilder::default()
     }
@@ -190,8 +189,15 @@ pub struct BackendsBuilder {
     own: bool,
     backend: Option<Backend>,
     destructive: bool,
-    redis: Vec<String>,
-    postgres: Vec<String>,
+    redis: Wanted,
+    postgres: Wanted,
+}
+
+/// What was said about one of the servers.
+#[derive(Clone, Debug, Default)]
+struct Wanted {
+    given: Option<String>,
+    arguments: Vec<String>,
 }
 
 impl BackendsBuilder {
@@ -209,6 +215,18 @@ impl BackendsBuilder {
         self
     }
 
+    /// Takes the Redis at this URL, whatever the environment or [`own`](Self::own) say.
+    pub fn redis_url(mut self, url: impl Into<String>) -> Self {
+        self.redis.given = Some(url.into());
+        self
+    }
+
+    /// Takes the Postgres at this URL, whatever the environment or [`own`](Self::own) say.
+    pub fn database_url(mut self, url: impl Into<String>) -> Self {
+        self.postgres.given = Some(url.into());
+        self
+    }
+
     /// Permits commands that do damage (FLUSHALL, CONFIG SET, REPLICAOF) on given servers too.
     /// Defaults to refusing them there. Kill and pause need a server of one's own in any case.
     pub fn allow_destructive(mut self) -> Self {
@@ -218,13 +236,13 @@ impl BackendsBuilder {
 
     /// Adds arguments of `redis-server`, as in `["--timeout", "1"]`; of no effect on a given one.
     pub fn redis_args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
-        self.redis.extend(arguments.into_iter().map(Into::into));
+        self.redis.arguments.extend(arguments.into_iter().map(Into::into));
         self
     }
 
     /// Adds settings of Postgres, as in `["max_connections=20"]`; of no effect on a given one.
     pub fn postgres_settings<S: Into<String>>(mut self, settings: impl IntoIterator<Item = S>) -> Self {
-        self.postgres.extend(postgres::settings(settings));
+        self.postgres.arguments.extend(postgres::settings(settings));
         self
     }
 
@@ -259,12 +277,12 @@ impl BackendsBuilder {
         self.get::<Postgres>(&self.postgres).await
     }
 
-    async fn get<K: Kind>(&self, extra: &[String]) -> Result<Server<K>, BackendError> {
-        if !self.own
-            && let Some(url) = given(K::URL_VARIABLE)
-        {
+    async fn get<K: Kind>(&self, wanted: &Wanted) -> Result<Server<K>, BackendError> {
+        let environment = || (!self.own).then(|| given(K::URL_VARIABLE)).flatten();
+        if let Some(url) = wanted.given.clone().or_else(environment) {
             return Server::external(&url, self.destructive).await;
         }
+        let extra = wanted.arguments.as_slice();
         let forced = match self.backend {
             Some(backend) => Some(backend),
             None => Backend::from_env()?,
@@ -305,7 +323,7 @@ impl BackendsBuilder {
 async fn in_docker<K: Kind>(image: &str, extra: &[String]) -> Result<Server<K>, BackendError> {
     let container = Container::start::<K>(image, extra).await?;
     let address = container.address().to_owned();
-    Server::started(&address, Host::Docker(container)).await
+    Server::started(&address, Host::Docker(Box::new(container))).await
 }
 
 async fn natively<K: Kind>(extra: &[String]) -> Result<Server<K>, BackendError> {

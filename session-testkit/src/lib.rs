@@ -1,5 +1,54 @@
-//! lib
+//! Starts the real Redis and Postgres, breaks them on purpose, drives load through them, and
+//! decides whether a session cache kept its promises.
+//!
+//! # Start
+//!
+//! [`Backends::start`](backends::Backends::start) gets a Redis and a Postgres: given ones
+//! (`SESSION_TESTKIT_REDIS_URL`, `SESSION_TESTKIT_DATABASE_URL`), else containers, else processes of
+//! this machine. They are gone when the guard is dropped, after a panic, and within 2 s of a SIGKILL.
+//! Tests that only use them share a pair, each in a [`Sandbox`](backends::Sandbox); the command
+//! `session-testkit run -- cargo test` starts that pair once for all.
+//!
+//! # Break
+//!
+//! A server of one's own ([`start_own`](backends::Backends::start_own)) can be killed, paused and
+//! restarted on the same address. A [`Proxy`](proxy::Proxy) in front of any server adds latency, cuts
+//! connections or lets them hang. What heals is a guard: dropping it heals.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use session_testkit::{backends::Backends, proxy::Proxy, wait};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let servers = Backends::start_own().await?;
+//! let proxy = Proxy::start(servers.redis().address()).await?;
+//! let redis_url = proxy.url(servers.redis().url()); // for the service under test
+//! # let service_answers = async || true;
+//!
+//! let paused = servers.redis().pause().await?;
+//! assert!(service_answers().await, "Redis is down, and Postgres is there");
+//! paused.resume().await?;
+//!
+//! servers.postgres().kill().await?;
+//! servers.postgres().restart().await?;
+//! wait::until("an answer", Duration::from_secs(2), service_answers).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Load, decide
+//!
+//! Workloads, their recorded history and its verdict come with a later release.
+//!
+//! # Look
+//!
+//! [`check`] looks at a deployment and says which step fails, why, and what to do; it is the
+//! command `session-testkit check` too.
+
 pub mod backends;
+pub mod check;
+pub mod cli;
 pub mod proxy;
 pub mod url;
 pub mod wait;

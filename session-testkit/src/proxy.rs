@@ -165,7 +165,9 @@ impl Proxy {
 
     fn inject(&self, scope: Scope, fault: Fault) -> FaultGuard {
         let mut id = 0;
-        self.shared.faults.send_modify(|faults| id = faults.add(scope, fault));
+        self.shared
+            .faults
+            .send_modify(|faults| id = faults.add(scope, fault));
         FaultGuard {
             shared: Arc::clone(&self.shared),
             id,
@@ -195,7 +197,9 @@ impl FaultGuard {
 
 impl Drop for FaultGuard {
     fn drop(&mut self) {
-        self.shared.faults.send_modify(|faults| faults.remove(self.id));
+        self.shared
+            .faults
+            .send_modify(|faults| faults.remove(self.id));
     }
 }
 

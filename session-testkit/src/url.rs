@@ -12,7 +12,9 @@ fn authority(url: &str) -> Option<(Range<usize>, Range<usize>)> {
         .find(['/', '?', '#'])
         .map_or(url.len(), |length| begin + length);
     // A password may contain an `@`: the last one ends it.
-    let host = url[begin..end].rfind('@').map_or(begin, |at| begin + at + 1);
+    let host = url[begin..end]
+        .rfind('@')
+        .map_or(begin, |at| begin + at + 1);
     Some((begin..host, host..end))
 }
 
@@ -66,7 +68,7 @@ pub fn with_address(url: &str, address: &str) -> String {
 pub fn redacted(url: &str) -> String {
     let Some((user, host)) = authority(url) else {
         return match url.split_once(':') {
-            Some((scheme, _)) if scheme == "sqlite" => url.to_owned(),
+            Some(("sqlite", _)) => url.to_owned(),
             _ => "***".to_owned(),
         };
     };
@@ -83,6 +85,18 @@ pub fn redacted(url: &str) -> String {
     }
 }
 
+/// A text that may quote a URL, with the URL's password hidden.
+pub(crate) fn without_password(text: &str, url: &str) -> String {
+    let password = authority(url).and_then(|(user, _)| {
+        let (_, password) = url[user].trim_end_matches('@').split_once(':')?;
+        Some(password)
+    });
+    match password {
+        Some(password) if !password.is_empty() => text.replace(password, "***"),
+        _ => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,7 +107,10 @@ mod tests {
         assert_eq!(address("redis://h").as_deref(), Some("h:6379"));
         assert_eq!(address("rediss://u:p@ss@h/1").as_deref(), Some("h:6379"));
         assert_eq!(address("postgres://u@h/db").as_deref(), Some("h:5432"));
-        assert_eq!(address("postgres://[::1]/db").as_deref(), Some("[::1]:5432"));
+        assert_eq!(
+            address("postgres://[::1]/db").as_deref(),
+            Some("[::1]:5432")
+        );
         assert_eq!(address("postgres://[::1]:7/db").as_deref(), Some("[::1]:7"));
         assert_eq!(address("postgres:///db?host=/run"), None);
         assert_eq!(address("nonsense"), None);
@@ -102,9 +119,18 @@ mod tests {
     #[test]
     fn secrets_are_hidden_wherever_they_stand() {
         assert_eq!(redacted("redis://:s3cret@h:1/0"), "redis://:***@h:1/0");
-        assert_eq!(redacted("postgres://u:s3cret@h/db"), "postgres://u:***@h/db");
-        assert_eq!(redacted("postgres://u:a@b:s3cret@h/db"), "postgres://u:***@h/db");
-        assert_eq!(redacted("postgres://h/db?password=s3cret"), "postgres://h/db?***");
+        assert_eq!(
+            redacted("postgres://u:s3cret@h/db"),
+            "postgres://u:***@h/db"
+        );
+        assert_eq!(
+            redacted("postgres://u:a@b:s3cret@h/db"),
+            "postgres://u:***@h/db"
+        );
+        assert_eq!(
+            redacted("postgres://h/db?password=s3cret"),
+            "postgres://h/db?***"
+        );
         assert_eq!(redacted("s3cret"), "***");
         assert_eq!(redacted("redis://h"), "redis://h");
         assert_eq!(redacted("sqlite:a.db"), "sqlite:a.db");

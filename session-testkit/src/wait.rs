@@ -44,7 +44,7 @@ where
     let begin = Instant::now();
     let end = begin + deadline;
     loop {
-        if let Ok(true) = timeout_at(end, condition()).await {
+        if timeout_at(end, condition()).await == Ok(true) {
             return Ok(begin.elapsed());
         }
         if Instant::now() >= end {

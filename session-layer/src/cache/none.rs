@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, SessionCache,
-};
+use super::{Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, SessionCache};
 use crate::error::CacheError;
 use crate::token::TokenDigest;
 

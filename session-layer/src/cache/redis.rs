@@ -75,7 +75,7 @@ impl RedisCache {
     }
 
     /// Runs `operation` on a link, all under the deadline. A link that turns out to be lost (closed by
-    /// the server while idle) costs one try on another.
+    /// the server while idle) costs one try on another; where all were closed, on a fresh one.
     async fn run<T, F>(
         &self,
         deadline: Instant,
@@ -84,7 +84,7 @@ impl RedisCache {
     where
         F: Future<Output = RedisResult<T>>,
     {
-        let mut tried = false;
+        let mut lost = 0;
         loop {
             let link = timeout_at(deadline, self.links.pick())
                 .await
@@ -94,7 +94,7 @@ impl RedisCache {
                 .await
             {
                 Ok(value) => return Ok((value, link)),
-                Err(Failure::Lost(_)) if !tried => tried = true,
+                Err(Failure::Lost(_)) if lost < self.links.size() => lost += 1,
                 Err(Failure::Lost(error) | Failure::Refused(error)) => return Err(classify(error)),
                 Err(Failure::TimedOut) => return Err(timed_out()),
             }

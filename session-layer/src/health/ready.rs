@@ -21,3 +21,46 @@ pub(super) fn readiness(mode: Mode, probed: &Probed) -> Result<(), String> {
         "no session could be validated: {cache}, and the session store cannot answer ({store})"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::CacheProbe;
+
+    #[test]
+    fn ready_while_some_session_could_be_validated() {
+        use Mode::{Bypass, On};
+        for (mode, cache, store, ready) in [
+            (On, true, true, true),
+            (On, false, true, true),
+            (On, true, false, true),
+            (On, false, false, false),
+            (Bypass, true, true, true),
+            (Bypass, false, true, true),
+            (Bypass, true, false, false),
+            (Bypass, false, false, false),
+        ] {
+            let probed = Probed {
+                cache: CacheProbe {
+                    connected: cache,
+                    errors: vec!["cache error".to_owned()],
+                    ..CacheProbe::default()
+                },
+                store_error: (!store).then(|| "store error".to_owned()),
+            };
+            let told = readiness(mode, &probed);
+            assert_eq!(told.is_ok(), ready, "{mode:?} {cache} {store}");
+            if let Err(reason) = told {
+                let says = if mode == On {
+                    "cache error"
+                } else {
+                    "bypassed"
+                };
+                assert!(
+                    reason.contains(says) && reason.contains("store error"),
+                    "{reason}"
+                );
+            }
+        }
+    }
+}

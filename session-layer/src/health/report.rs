@@ -138,7 +138,7 @@ pub struct Performance {
     pub get: Option<f64>,
 }
 
-/// What is known of the Postgres server. `connected` is false where sessions are kept in SQLite.
+/// What is known of the Postgres server. `connected` is false where sessions are kept elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -284,4 +284,155 @@ fn mode_in_words<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::
         Mode::On => "on",
         Mode::Bypass => "bypass",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::CacheProbe;
+
+    fn healthy_probe() -> Probed {
+        Probed {
+            cache: CacheProbe {
+                connected: true,
+                version: Some("7.0.15".to_owned()),
+                uptime: Some(Duration::from_millis(123_456_789)),
+                used_memory: Some("1.2M".to_owned()),
+                total_keys: Some(42),
+                ping: Some(Duration::from_micros(200)),
+                set: Some(Duration::from_micros(300)),
+                get: Some(Duration::from_nanos(200_400)),
+                errors: Vec::new(),
+            },
+            store_error: None,
+        }
+    }
+
+    fn facts(probed: &Probed) -> Facts<'_> {
+        let mut pool = CacheStatus::new("redis");
+        (pool.connected, pool.size, pool.available) = (true, 10, 8);
+        Facts {
+            now: "2026-11-22T12:00:00.9Z".parse().unwrap(),
+            mode: Mode::On,
+            probed,
+            pool,
+            store_backend: "postgres",
+            metrics: Metrics {
+                hits: 850,
+                misses: 150,
+                ..Metrics::default()
+            },
+            ttl: Duration::from_secs(300),
+            recent_errors: Vec::new(),
+        }
+    }
+
+    /// CONTRACT's document, to the letter; then what we add.
+    #[test]
+    fn the_document() {
+        let expected = concat!(
+            r#"{"status":"healthy","timestamp":"2026-11-22T12:00:00Z","#,
+            r#""redis":{"connected":true,"version":"7.0.15","uptime":123456,"usedMemory":"1.2M","totalKeys":42},"#,
+            r#""sessionCache":{"enabled":true,"healthy":true,"#,
+            r#""metrics":{"hits":850,"misses":150,"errors":0,"total":1000,"hitRate":85.0,"ttl":300},"#,
+            r#""pool":{"size":10,"available":8,"pending":0},"backend":"redis"},"#,
+            r#""performance":{"ping":0.2,"set":0.3,"get":0.2},"errors":[],"#,
+            r#""postgres":{"connected":true},"sessionStore":{"healthy":true,"backend":"postgres"},"mode":"on"}"#,
+        );
+        let probed = healthy_probe();
+        let document = serde_json::to_string(&report(facts(&probed))).unwrap();
+        assert_eq!(document, expected);
+    }
+
+    #[test]
+    fn status() {
+        type Change = fn(&mut Probed);
+        let fine: Change = |_| {};
+        let down: Change = |p| p.cache = CacheProbe::default();
+        let slow: Change = |p| p.cache.ping = Some(Duration::from_micros(100_001));
+        let not_yet_slow: Change = |p| p.cache.ping = Some(Duration::from_millis(100));
+        let no_set: Change = |p| p.cache.set = None;
+        let complains: Change = |p| p.cache.errors.push("OOM".to_owned());
+        let store_down: Change = |p| p.store_error = Some("gone".to_owned());
+        use HealthStatus::{Degraded, Healthy, Unhealthy};
+        for (change, mode, recent, status, http) in [
+            (fine, Mode::On, None, Healthy, 200),
+            (fine, Mode::On, Some("a minute ago"), Degraded, 200),
+            (down, Mode::On, None, Unhealthy, 503),
+            (slow, Mode::On, None, Degraded, 200),
+            (not_yet_slow, Mode::On, None, Healthy, 200),
+            (no_set, Mode::On, None, Degraded, 200),
+            (complains, Mode::On, None, Degraded, 200),
+            (store_down, Mode::On, None, Degraded, 200),
+            (fine, Mode::Bypass, None, Healthy, 200),
+            (down, Mode::Bypass, None, Degraded, 200),
+        ] {
+            let mut probed = healthy_probe();
+            change(&mut probed);
+            let report = report(Facts {
+                mode,
+                recent_errors: recent.map(str::to_owned).into_iter().collect(),
+                ..facts(&probed)
+            });
+            let what = format!("{mode:?} {recent:?} {probed:?}");
+            assert_eq!(
+                (report.status(), report.http_status().as_u16()),
+                (status, http),
+                "{what}"
+            );
+            assert_eq!(report.session_cache.enabled, mode == Mode::On, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_null() {
+        let probed = Probed::default();
+        let document = serde_json::to_value(report(facts(&probed))).unwrap();
+        let null = serde_json::Value::Null;
+        for unknown in [
+            "/redis/version",
+            "/redis/uptime",
+            "/redis/usedMemory",
+            "/redis/totalKeys",
+            "/performance/ping",
+            "/performance/set",
+            "/performance/get",
+        ] {
+            assert_eq!(document.pointer(unknown), Some(&null), "{unknown}");
+        }
+        assert_eq!(
+            document["sessionCache"]["pool"]["available"], 0,
+            "nothing is available"
+        );
+        assert_eq!(document["sessionCache"]["pool"]["size"], 10);
+    }
+
+    #[test]
+    fn of_the_embedded_pair_neither_server_is_connected_and_all_is_well() {
+        let probed = healthy_probe();
+        let report = report(Facts {
+            pool: CacheStatus::new("memory"),
+            store_backend: "sqlite",
+            ..facts(&probed)
+        });
+        assert_eq!(report.status(), HealthStatus::Healthy);
+        assert!(!report.redis.connected && report.redis.version.is_none());
+        assert!(!report.postgres.connected && report.session_store.healthy);
+        assert_eq!(report.session_cache.backend, "memory");
+    }
+
+    #[test]
+    fn this_probes_errors_come_first_and_each_once() {
+        let mut probed = healthy_probe();
+        probed.cache.errors = vec!["now".to_owned()];
+        probed.store_error = Some("gone".to_owned());
+        let before = (0..20).map(|n| format!("before {n}"));
+        let report = report(Facts {
+            recent_errors: ["now".to_owned()].into_iter().chain(before).collect(),
+            ..facts(&probed)
+        });
+        let expected = ["now", "session store: gone", "before 0", "before 1"];
+        assert_eq!(report.errors[..4], expected);
+        assert_eq!(report.errors.len(), 10);
+    }
 }

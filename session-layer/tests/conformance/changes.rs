@@ -5,7 +5,9 @@ use std::time::Duration;
 use session_layer::SessionId;
 use session_layer::store::{Change, Row, SessionStore, Target};
 
-use super::{HOUR, alive, json, load, login, login_as, made, new, revoke, sorted, token, until_over};
+use super::{
+    HOUR, alive, json, load, login, login_as, made, new, revoke, sorted, token, until_over,
+};
 
 pub async fn an_update_compares_the_version(store: &impl SessionStore) {
     let session = login(store, "a", "alice").await;
@@ -83,7 +85,12 @@ pub async fn a_token_is_rotated_once(store: &impl SessionStore) {
         login(store, name, "alice").await;
         let first = format!("{name} first");
         let second = format!("{name} second");
-        made(store.rotate(token(name), token(&first), grace).await.unwrap());
+        made(
+            store
+                .rotate(token(name), token(&first), grace)
+                .await
+                .unwrap(),
+        );
         let again = store.rotate(token(name), token(&second), grace).await;
         assert!(matches!(again.unwrap(), Change::Conflict), "{name}");
         alive(load(store, &first).await);

@@ -102,7 +102,10 @@ pub async fn the_list_shows_the_living_newest_first(store: &impl SessionStore) {
     let listed = store.list("alice").await.unwrap();
     let ids: Vec<_> = listed.iter().map(|listed| listed.session.id()).collect();
     let of = |row| alive(row).id();
-    assert_eq!(ids, [of(load(store, "c").await), of(load(store, "a").await)]);
+    assert_eq!(
+        ids,
+        [of(load(store, "c").await), of(load(store, "a").await)]
+    );
     assert_eq!(listed[1].label.as_deref(), Some("Firefox"));
     assert_eq!(listed[1].ip, Some(IpAddr::from([192, 0, 2, 7])));
     assert_eq!(listed[1].user_agent.as_deref(), Some("Mozilla/5.0"));

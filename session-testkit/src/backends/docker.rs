@@ -12,9 +12,7 @@ use std::{path::Path, time::Duration};
 use futures_util::StreamExt as _;
 use testcontainers::{
     ContainerAsync, GenericImage, ImageExt as _,
-    bollard::{
-        query_parameters::{KillContainerOptionsBuilder, LogsOptionsBuilder},
-    },
+    bollard::query_parameters::{KillContainerOptionsBuilder, LogsOptionsBuilder},
     core::IntoContainerPort as _,
     runners::AsyncRunner as _,
 };
@@ -45,13 +43,19 @@ pub(crate) struct Container {
 
 impl Container {
     /// Creates and starts a container, whose server is not ready yet.
-    pub(crate) async fn start<K: Recipe>(image: &str, extra: &[String]) -> Result<Self, BackendError> {
+    pub(crate) async fn start<K: Recipe>(
+        image: &str,
+        extra: &[String],
+    ) -> Result<Self, BackendError> {
         engine::sweep().await;
         let mut tries = 0;
         loop {
             match Self::start_once::<K>(image, extra).await {
                 // Another process took the port between our look and the engine's.
-                Err(error) if tries < 3 && super::error::chain(&error).contains("port is already allocated") => {
+                Err(error)
+                    if tries < 3
+                        && super::error::chain(&error).contains("port is already allocated") =>
+                {
                     tries += 1;
                 }
                 result => return result,
@@ -78,7 +82,10 @@ impl Container {
         if engine::is_local() {
             // The server asks for no password: keep it off the network.
             request = request.with_host_config_modifier(|config| {
-                let bindings = config.port_bindings.iter_mut().flat_map(|ports| ports.values_mut());
+                let bindings = config
+                    .port_bindings
+                    .iter_mut()
+                    .flat_map(|ports| ports.values_mut());
                 for binding in bindings.flatten().flatten() {
                     binding.host_ip = Some("127.0.0.1".to_owned());
                 }
@@ -109,9 +116,17 @@ impl Container {
 
     /// Where other containers reach it; another one after a restart.
     pub(crate) async fn address_for_peers(&self) -> Result<String, BackendError> {
-        let address = self.container()?.get_bridge_ip_address().await;
-        let address = address.map_err(BackendError::docker("tell a container's address"))?;
-        Ok(format!("{address}:{}", self.port))
+        let inspected = engine::client().await?.inspect_container(&self.name, None).await;
+        let inspected = inspected.map_err(BackendError::docker("inspect a container"))?;
+        // testcontainers' `get_bridge_ip_address` looks for a network named "default" and finds none.
+        let networks = inspected.network_settings.and_then(|settings| settings.networks);
+        let mut addresses = networks.into_iter().flatten().filter_map(|(_, network)| network.ip_address);
+        match addresses.find(|address| !address.is_empty()) {
+            Some(address) => Ok(format!("{address}:{}", self.port)),
+            None => Err(BackendError::docker(format!("tell the address of {}", self.name))(
+                "it has none; a stopped container has none",
+            )),
+        }
     }
 
     fn container(&self) -> Result<&ContainerAsync<GenericImage>, BackendError> {
@@ -154,7 +169,10 @@ impl Container {
             return Ok(());
         }
         let options = KillContainerOptionsBuilder::new().signal(signal).build();
-        let sent = engine::client().await?.kill_container(&self.name, Some(options)).await;
+        let sent = engine::client()
+            .await?
+            .kill_container(&self.name, Some(options))
+            .await;
         if let Err(error) = sent {
             // It may have ended by itself meanwhile.
             if self.running().await? {
@@ -187,13 +205,20 @@ impl Container {
         let Ok(client) = engine::client().await else {
             return Vec::new();
         };
-        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail("200").build();
+        let options = LogsOptionsBuilder::new()
+            .stdout(true)
+            .stderr(true)
+            .tail("200")
+            .build();
         let mut chunks = std::pin::pin!(client.logs(&self.name, Some(options)));
         let mut text = Vec::new();
         while let Some(Ok(chunk)) = chunks.next().await {
             text.extend_from_slice(&chunk.into_bytes());
         }
-        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
+        String::from_utf8_lossy(&text)
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -209,7 +234,9 @@ impl Drop for Container {
                 let _gone = self.supervisor.container(None);
             }
             // The supervisor tries once more.
-            Some(Err(error)) => tracing::warn!(%error, name = self.name, "could not remove a container"),
+            Some(Err(error)) => {
+                tracing::warn!(%error, name = self.name, "could not remove a container")
+            }
             None => tracing::warn!(name = self.name, "could not remove a container"),
         }
     }

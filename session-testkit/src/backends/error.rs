@@ -196,5 +196,7 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn indented(lines: &[String]) -> String {
-    lines.iter().fold(String::new(), |text, line| text + "\n  | " + line)
+    lines
+        .iter()
+        .fold(String::new(), |text, line| text + "\n  | " + line)
 }

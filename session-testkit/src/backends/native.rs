@@ -74,7 +74,9 @@ impl Process {
         };
         if let Some((program, arguments)) = K::prepare(&program, &process.folder.data()) {
             process.spawn(&program, &arguments)?;
-            let end = process.ended(PREPARATION, "prepare its data directory").await?;
+            let end = process
+                .ended(PREPARATION, "prepare its data directory")
+                .await?;
             if !end.success() {
                 return Err(BackendError::Exited {
                     server: K::NAME,
@@ -118,7 +120,8 @@ impl Process {
         *self.child() = Some(child);
         known?;
         if let Some(mut go) = go {
-            go.write_all(b"go\n").map_err(BackendError::io(starting()))?;
+            go.write_all(b"go\n")
+                .map_err(BackendError::io(starting()))?;
         }
         Ok(())
     }
@@ -144,7 +147,11 @@ impl Process {
         self.child().is_some()
     }
 
-    async fn ended(&self, deadline: Duration, action: &'static str) -> Result<ExitStatus, BackendError> {
+    async fn ended(
+        &self,
+        deadline: Duration,
+        action: &'static str,
+    ) -> Result<ExitStatus, BackendError> {
         let mut status = None;
         let ended = wait::until(action, deadline, async || {
             status = self.status();
@@ -168,7 +175,8 @@ impl Process {
             return Ok(());
         };
         let children = tree.kill();
-        self.ended(Duration::from_secs(5), "end after SIGKILL").await?;
+        self.ended(Duration::from_secs(5), "end after SIGKILL")
+            .await?;
         let gone = wait::until("its children to end", Duration::from_secs(5), async || {
             !children.iter().any(|child| tree::alive(*child))
         });

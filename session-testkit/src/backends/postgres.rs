@@ -35,7 +35,12 @@ impl Recipe for Postgres {
         (or session-testkit/scripts/install.sh), or set SESSION_TESTKIT_DATABASE_URL";
     const IMAGES: Images = Images {
         local: "session-testkit/postgres",
-        official: &["postgres:16-bookworm", "postgres:16", "postgres:17", "postgres:15"],
+        official: &[
+            "postgres:16-bookworm",
+            "postgres:16",
+            "postgres:17",
+            "postgres:15",
+        ],
     };
     const PORT: u16 = 5432;
     const STOP: Stop = Stop::Interrupt;
@@ -64,7 +69,9 @@ impl Recipe for Postgres {
             .or_else(|| find::newest("/usr/lib/postgresql", "bin/postgres"))
             .ok_or("`postgres` is neither in PATH nor in /usr/lib/postgresql/*/bin")?;
         // PATH often has a link to it, and its companions stand beside the file itself.
-        let server = server.canonicalize().map_err(|error| format!("{}: {error}", server.display()))?;
+        let server = server
+            .canonicalize()
+            .map_err(|error| format!("{}: {error}", server.display()))?;
         let initdb = server.with_file_name("initdb");
         if !initdb.exists() {
             return Err(format!("{} is not there", initdb.display()));
@@ -72,7 +79,10 @@ impl Recipe for Postgres {
         // "postgres (PostgreSQL) 15.18 (Debian …)"
         let version = find::version(&server, "(PostgreSQL) ")?;
         if version < 15 {
-            return Err(format!("{} is version {version}, and 15 is needed", server.display()));
+            return Err(format!(
+                "{} is version {version}, and 15 is needed",
+                server.display()
+            ));
         }
         Ok(Program {
             server,
@@ -98,7 +108,9 @@ impl Recipe for Postgres {
     }
 
     fn arguments(folder: &Folder, port: u16, extra: &[String]) -> Vec<String> {
-        let mut arguments: Vec<String> = ["-D", &folder.data().to_string_lossy()].map(str::to_owned).into();
+        let mut arguments: Vec<String> = ["-D", &folder.data().to_string_lossy()]
+            .map(str::to_owned)
+            .into();
         let port = format!("port={port}");
         let native = [
             "listen_addresses=127.0.0.1",
@@ -114,15 +126,23 @@ impl Recipe for Postgres {
 
     fn command(extra: &[String]) -> Vec<String> {
         let mut command = vec!["postgres".to_owned()];
-        command.extend(settings(["listen_addresses=*"].into_iter().chain(SETTINGS.iter().copied())));
+        command.extend(settings(
+            ["listen_addresses=*"]
+                .into_iter()
+                .chain(SETTINGS.iter().copied()),
+        ));
         command.extend(extra.iter().cloned());
         command
     }
 }
 
 /// Each setting as `-c name=value`; of two for one name the last wins.
-pub(super) fn settings<S: Into<String>>(settings: impl IntoIterator<Item = S>) -> impl Iterator<Item = String> {
-    settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting.into()])
+pub(super) fn settings<S: Into<String>>(
+    settings: impl IntoIterator<Item = S>,
+) -> impl Iterator<Item = String> {
+    settings
+        .into_iter()
+        .flat_map(|setting| ["-c".to_owned(), setting.into()])
 }
 
 impl Server<Postgres> {

@@ -84,10 +84,11 @@ impl Recipe for Redis {
 }
 
 /// Nothing is saved but by an explicit SAVE, so that what a restart brings back is the test's
-/// choice; DEBUG (to sleep, to reload) is allowed. Later arguments win.
+/// choice; DEBUG (to sleep, to reload) is allowed; a new replica does not wait 5 s for company.
+/// Later arguments win.
 fn common(extra: &[String]) -> Vec<String> {
     let mut arguments: Vec<String> = ["--save", "", "--appendonly", "no"].map(str::to_owned).into();
-    arguments.extend(["--enable-debug-command", "yes"].map(str::to_owned));
+    arguments.extend(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"].map(str::to_owned));
     arguments.extend(extra.iter().cloned());
     arguments
 }

@@ -89,14 +89,17 @@ impl Sandbox {
                 waited: CLEANUP,
             }
         };
-        keys.map_err(late("Redis"))?.map_err(|source| BackendError::Redis {
-            action: "remove the sandbox's keys",
-            source,
-        })?;
-        schema.map_err(late("Postgres"))?.map_err(|source| BackendError::Postgres {
-            action: "drop the sandbox's schema",
-            source,
-        })
+        keys.map_err(late("Redis"))?
+            .map_err(|source| BackendError::Redis {
+                action: "remove the sandbox's keys",
+                source,
+            })?;
+        schema
+            .map_err(late("Postgres"))?
+            .map_err(|source| BackendError::Postgres {
+                action: "drop the sandbox's schema",
+                source,
+            })
     }
 
     async fn remove_keys(&self) -> redis::RedisResult<()> {
@@ -126,7 +129,9 @@ impl Sandbox {
     async fn remove_schema(&self) -> sqlx::Result<()> {
         let mut connection = sqlx::PgConnection::connect(&self.database_url).await?;
         let statement = format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema);
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(&mut connection)
+            .await?;
         connection.close().await
     }
 }

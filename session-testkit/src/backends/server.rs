@@ -51,7 +51,7 @@ struct Shared {
 pub(super) enum Host {
     /// Somebody else: there is a URL and nothing more.
     External,
-    Docker(Container),
+    Docker(Box<Container>),
     Native(Process),
 }
 
@@ -145,7 +145,7 @@ impl<K: Kind> Server<K> {
     /// Starts it again on the same address with the data that it left, and waits until it is ready.
     /// One that still runs is stopped first.
     ///
-    /// Redis keeps what was last SAVEd ([`RedisServer::save`]), Postgres all that was committed.
+    /// Redis keeps what was last saved ([`RedisServer::save`]), Postgres all that was committed.
     ///
     /// # Errors
     ///

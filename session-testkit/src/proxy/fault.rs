@@ -91,10 +91,22 @@ mod tests {
     #[test]
     fn latencies_add_up_within_their_jitter() {
         let mut faults = Faults::default();
-        let slow = faults.add(Scope::All, Fault::Latency { delay: 50 * MS, jitter: 10 * MS });
+        let slow = faults.add(
+            Scope::All,
+            Fault::Latency {
+                delay: 50 * MS,
+                jitter: 10 * MS,
+            },
+        );
         assert_eq!(faults.delay(0, 0.0), 40 * MS);
         assert_eq!(faults.delay(0, 1.0), 60 * MS);
-        faults.add(Scope::Before(3), Fault::Latency { delay: 5 * MS, jitter: Duration::ZERO });
+        faults.add(
+            Scope::Before(3),
+            Fault::Latency {
+                delay: 5 * MS,
+                jitter: Duration::ZERO,
+            },
+        );
         assert_eq!(faults.delay(2, 0.5), 55 * MS);
         assert_eq!(faults.delay(3, 0.5), 50 * MS);
         faults.remove(slow);
@@ -104,7 +116,13 @@ mod tests {
     #[test]
     fn jitter_greater_than_the_delay_never_goes_below_zero() {
         let mut faults = Faults::default();
-        faults.add(Scope::All, Fault::Latency { delay: MS, jitter: 3 * MS });
+        faults.add(
+            Scope::All,
+            Fault::Latency {
+                delay: MS,
+                jitter: 3 * MS,
+            },
+        );
         assert_eq!(faults.delay(0, 0.0), Duration::ZERO);
         assert_eq!(faults.delay(0, 1.0), 4 * MS);
     }

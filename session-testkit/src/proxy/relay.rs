@@ -30,11 +30,30 @@ enum Direction {
 }
 
 /// Returns when both sides have said all they had to say, or one of them is gone.
-pub(super) async fn run(mut client: TcpStream, mut server: TcpStream, number: u64, shared: &Shared) {
+pub(super) async fn run(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    number: u64,
+    shared: &Shared,
+) {
     let (client_read, client_write) = client.split();
     let (server_read, server_write) = server.split();
-    let up = direction(client_read, server_write, Direction::ToServer, number, shared, &shared.to_server);
-    let down = direction(server_read, client_write, Direction::ToClient, number, shared, &shared.to_client);
+    let up = direction(
+        client_read,
+        server_write,
+        Direction::ToServer,
+        number,
+        shared,
+        &shared.to_server,
+    );
+    let down = direction(
+        server_read,
+        client_write,
+        Direction::ToClient,
+        number,
+        shared,
+        &shared.to_client,
+    );
     // A reset on either side ends both.
     let _ended = tokio::try_join!(up, down);
 }
@@ -99,14 +118,25 @@ async fn write(
             _ = healed.wait_for(|faults| faults.delay(number, 1.0).is_zero()) => {}
         }
         // An error means that the proxy is gone.
-        if faults.wait_for(|faults| !faults.hung(number)).await.is_err() {
+        if faults
+            .wait_for(|faults| !faults.hung(number))
+            .await
+            .is_err()
+        {
             return Ok(());
         }
         to.write_all(&chunk.bytes).await?;
-        counter.fetch_add(u64::try_from(chunk.bytes.len()).unwrap_or(u64::MAX), Relaxed);
+        counter.fetch_add(
+            u64::try_from(chunk.bytes.len()).unwrap_or(u64::MAX),
+            Relaxed,
+        );
     }
     // An end of file waits for a hang too.
-    if faults.wait_for(|faults| !faults.hung(number)).await.is_err() {
+    if faults
+        .wait_for(|faults| !faults.hung(number))
+        .await
+        .is_err()
+    {
         return Ok(());
     }
     to.shutdown().await

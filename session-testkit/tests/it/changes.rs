@@ -12,8 +12,14 @@ use crate::support::{ask, key, login, sessions, until_connected, until_hit};
 
 pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("update_is_seen_everywhere_and_a_lost_race_says_so", update);
-    reg.shared("rotate_with_grace_serves_both_tokens_until_revoked", rotate_with_grace);
-    reg.shared("rotate_without_grace_ends_the_old_token_at_once", rotate_without_grace);
+    reg.shared(
+        "rotate_with_grace_serves_both_tokens_until_revoked",
+        rotate_with_grace,
+    );
+    reg.shared(
+        "rotate_without_grace_ends_the_old_token_at_once",
+        rotate_without_grace,
+    );
     reg.shared("a_second_rotation_gets_no_token", rotate_twice);
     reg.shared("revoke_owned_touches_only_the_owners", owned);
     reg.shared("revoke_all_and_all_but_one", revoke_all);
@@ -28,7 +34,9 @@ async fn update(backends: Arc<Backends>) -> Outcome {
     until_connected(&one).await?;
     let changed = one.update(&alice.session, "new").await?;
     assert_eq!(changed.reach, Reach::Propagated);
-    let Validation::Valid(seen) = other.validate(alice.token.reveal()).await else { panic!() };
+    let Validation::Valid(seen) = other.validate(alice.token.reveal()).await else {
+        panic!()
+    };
     assert_eq!(seen.data::<String>()?, "new");
     assert_eq!(seen.version(), changed.value.version());
     let lost = other.update(&alice.session, "newer").await;
@@ -44,21 +52,31 @@ async fn rotate_with_grace(backends: Arc<Backends>) -> Outcome {
     let sessions = sessions(&sandbox).await?;
     let old = login(&sessions, "alice").await?;
     until_hit(&sessions, &old).await?;
-    let rotated = sessions.rotate(old.token.reveal(), Duration::from_secs(60)).await?;
+    let rotated = sessions
+        .rotate(old.token.reveal(), Duration::from_secs(60))
+        .await?;
     assert_eq!(rotated.reach, Reach::Propagated);
     let new = rotated.value;
     assert_eq!(new.session.id(), old.session.id());
     until_hit(&sessions, &old).await?;
-    let Validation::Valid(seen) = sessions.validate(new.token.reveal()).await else { panic!() };
+    let Validation::Valid(seen) = sessions.validate(new.token.reveal()).await else {
+        panic!()
+    };
     assert_eq!(seen.id(), old.session.id());
     // The old token's copy lives no longer than the grace.
     let mut redis = backends.redis().connect().await?;
     let left: i64 = redis.pttl(key(&sandbox, &old)).await?;
     assert!(left > 0 && left <= 60_000, "{left}");
     // Revoking by the new token ends the old one too.
-    assert_eq!(sessions.revoke(new.token.reveal()).await?.reach, Reach::Propagated);
+    assert_eq!(
+        sessions.revoke(new.token.reveal()).await?.reach,
+        Reach::Propagated
+    );
     assert_eq!(ask(&sessions, &old).await, "invalid");
-    assert!(matches!(sessions.validate(new.token.reveal()).await, Validation::Invalid));
+    assert!(matches!(
+        sessions.validate(new.token.reveal()).await,
+        Validation::Invalid
+    ));
     Ok(())
 }
 
@@ -67,9 +85,15 @@ async fn rotate_without_grace(backends: Arc<Backends>) -> Outcome {
     let sessions = sessions(&sandbox).await?;
     let old = login(&sessions, "alice").await?;
     until_hit(&sessions, &old).await?;
-    let new = sessions.rotate(old.token.reveal(), Duration::ZERO).await?.value;
+    let new = sessions
+        .rotate(old.token.reveal(), Duration::ZERO)
+        .await?
+        .value;
     assert_eq!(ask(&sessions, &old).await, "invalid");
-    assert!(matches!(sessions.validate(new.token.reveal()).await, Validation::Valid(_)));
+    assert!(matches!(
+        sessions.validate(new.token.reveal()).await,
+        Validation::Valid(_)
+    ));
     Ok(())
 }
 
@@ -85,18 +109,27 @@ async fn rotate_twice(backends: Arc<Backends>) -> Outcome {
     let (won, lost) = if a.is_ok() { (a, b) } else { (b, a) };
     assert!(matches!(lost, Err(Error::AlreadyRotated)), "{lost:?}");
     let won = won?.value;
-    assert!(matches!(sessions.validate(won.token.reveal()).await, Validation::Valid(_)));
+    assert!(matches!(
+        sessions.validate(won.token.reveal()).await,
+        Validation::Valid(_)
+    ));
     Ok(())
 }
 
 async fn owned(backends: Arc<Backends>) -> Outcome {
     let sandbox = backends.sandbox();
     let sessions = sessions(&sandbox).await?;
-    let (alice, bob) = (login(&sessions, "alice").await?, login(&sessions, "bob").await?);
+    let (alice, bob) = (
+        login(&sessions, "alice").await?,
+        login(&sessions, "bob").await?,
+    );
     let others = sessions.revoke_owned("bob", alice.session.id()).await?;
     assert_eq!((others.value, others.reach), (0, Reach::Nothing));
     assert_eq!(ask(&sessions, &alice).await, "valid");
-    assert_eq!(sessions.revoke_owned("bob", bob.session.id()).await?.value, 1);
+    assert_eq!(
+        sessions.revoke_owned("bob", bob.session.id()).await?.value,
+        1
+    );
     assert_eq!(ask(&sessions, &bob).await, "invalid");
     assert_eq!(sessions.revoke_id(alice.session.id()).await?.value, 1);
     assert_eq!(ask(&sessions, &alice).await, "invalid");
@@ -106,18 +139,32 @@ async fn owned(backends: Arc<Backends>) -> Outcome {
 async fn revoke_all(backends: Arc<Backends>) -> Outcome {
     let sandbox = backends.sandbox();
     let sessions = sessions(&sandbox).await?;
-    let (one, two) = (login(&sessions, "alice").await?, login(&sessions, "alice").await?);
+    let (one, two) = (
+        login(&sessions, "alice").await?,
+        login(&sessions, "alice").await?,
+    );
     let bob = login(&sessions, "bob").await?;
     for created in [&one, &two, &bob] {
         until_hit(&sessions, created).await?;
     }
-    let listed: Vec<_> = sessions.list("alice").await?.iter().map(|row| row.session.id()).collect();
+    let listed: Vec<_> = sessions
+        .list("alice")
+        .await?
+        .iter()
+        .map(|row| row.session.id())
+        .collect();
     assert_eq!(listed.len(), 2);
     let changed = sessions.revoke_all_but(&one.session).await?;
     assert_eq!((changed.value, changed.reach), (1, Reach::Propagated));
-    assert_eq!([ask(&sessions, &one).await, ask(&sessions, &two).await], ["valid", "invalid"]);
+    assert_eq!(
+        [ask(&sessions, &one).await, ask(&sessions, &two).await],
+        ["valid", "invalid"]
+    );
     assert_eq!(sessions.revoke_all("alice").await?.value, 1);
-    assert_eq!([ask(&sessions, &one).await, ask(&sessions, &bob).await], ["invalid", "valid"]);
+    assert_eq!(
+        [ask(&sessions, &one).await, ask(&sessions, &bob).await],
+        ["invalid", "valid"]
+    );
     assert!(sessions.list("alice").await?.is_empty());
     // A login after it is not hindered.
     let three = login(&sessions, "alice").await?;
@@ -131,7 +178,9 @@ async fn idle(backends: Arc<Backends>) -> Outcome {
     let sandbox = backends.sandbox();
     let sessions = sessions(&sandbox).await?;
     let idle = Duration::from_secs(3);
-    let alice = sessions.create(NewSession::new("alice").idle_timeout(idle)).await?;
+    let alice = sessions
+        .create(NewSession::new("alice").idle_timeout(idle))
+        .await?;
     let begin = std::time::Instant::now();
     while begin.elapsed() < idle * 2 {
         assert_eq!(ask(&sessions, &alice).await, "valid");

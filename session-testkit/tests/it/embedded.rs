@@ -16,7 +16,10 @@ pub(crate) fn tests(reg: &mut Registry) {
 }
 
 async fn open(path: &str) -> Result<Sessions, Failure> {
-    Ok(built(MemoryCache::new(1_000), SqliteStore::open(path).await?))
+    Ok(built(
+        MemoryCache::new(1_000),
+        SqliteStore::open(path).await?,
+    ))
 }
 
 async fn hit_revoke_and_restart() -> Outcome {
@@ -26,7 +29,10 @@ async fn hit_revoke_and_restart() -> Outcome {
     let alice = login(&sessions, "alice").await?;
     let bob = login(&sessions, "bob").await?;
     until_hit(&sessions, &alice).await?;
-    assert_eq!(sessions.revoke(alice.token.reveal()).await?.reach, Reach::Propagated);
+    assert_eq!(
+        sessions.revoke(alice.token.reveal()).await?.reach,
+        Reach::Propagated
+    );
     assert_eq!(ask(&sessions, &alice).await, "invalid");
     sessions.shutdown(SOON).await?;
     drop(sessions);
@@ -38,7 +44,9 @@ async fn hit_revoke_and_restart() -> Outcome {
 
 async fn update_and_rotate() -> Outcome {
     let sessions = open(":memory:").await?;
-    let alice = sessions.create(NewSession::new("alice").data("old")).await?;
+    let alice = sessions
+        .create(NewSession::new("alice").data("old"))
+        .await?;
     until_hit(&sessions, &alice).await?;
     let changed = sessions.update(&alice.session, "new").await?;
     assert_eq!(changed.reach, Reach::Propagated);
@@ -49,14 +57,19 @@ async fn update_and_rotate() -> Outcome {
     let twice = sessions.rotate(alice.token.reveal(), SOON).await;
     assert!(matches!(twice, Err(Error::AlreadyRotated)), "{twice:?}");
     assert_eq!(sessions.revoke(rotated.token.reveal()).await?.value, 1);
-    wait::until("both tokens to be worthless", SOON, async || ask(&sessions, &alice).await == "invalid")
-        .await?;
+    wait::until("both tokens to be worthless", SOON, async || {
+        ask(&sessions, &alice).await == "invalid"
+    })
+    .await?;
     Ok(())
 }
 
 async fn revoke_all() -> Outcome {
     let sessions = open(":memory:").await?;
-    let (one, two) = (login(&sessions, "alice").await?, login(&sessions, "alice").await?);
+    let (one, two) = (
+        login(&sessions, "alice").await?,
+        login(&sessions, "alice").await?,
+    );
     let bob = login(&sessions, "bob").await?;
     until_hit(&sessions, &one).await?;
     until_hit(&sessions, &two).await?;
@@ -74,7 +87,10 @@ async fn second_process() -> Outcome {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("sessions.db").display().to_string();
     let sessions = open(&path).await?;
-    assert!(SqliteStore::open(&path).await.is_err(), "one process at a time");
+    assert!(
+        SqliteStore::open(&path).await.is_err(),
+        "one process at a time"
+    );
     sessions.shutdown(SOON).await?;
     Ok(())
 }

@@ -101,7 +101,8 @@ impl Registry {
         T: Future<Output = Outcome>,
     {
         let name = format!("{}::{name}", self.theme);
-        self.trials.push(Trial::test(name, move || run(&runtime(), test())));
+        self.trials
+            .push(Trial::test(name, move || run(&runtime(), test())));
     }
 
     /// A test with servers of its own.
@@ -112,7 +113,9 @@ impl Registry {
     {
         for backend in Backend::ALL {
             let test = test.clone();
-            self.add(name, Source::Ours(backend), move || run(&runtime(), test(backend)));
+            self.add(name, Source::Ours(backend), move || {
+                run(&runtime(), test(backend))
+            });
         }
     }
 
@@ -145,7 +148,11 @@ impl Registry {
     ) {
         let name = format!("{source}::{}::{name}", self.theme);
         let missing = match source {
-            Source::Ours(backend) => self.missing.get(&backend).cloned().map(|why| (backend, why)),
+            Source::Ours(backend) => self
+                .missing
+                .get(&backend)
+                .cloned()
+                .map(|why| (backend, why)),
             Source::Given => None,
         };
         self.trials.push(match missing {
@@ -154,8 +161,10 @@ impl Registry {
                 Trial::test(name, move || Err(why.into()))
             }
             // Ignored in a listing, and said to be so with the reason where it is run all the same.
-            Some((_, why)) => Trial::ignorable_test(name, move || Ok(Completion::ignored_with(why)))
-                .with_ignored_flag(true),
+            Some((_, why)) => {
+                Trial::ignorable_test(name, move || Ok(Completion::ignored_with(why)))
+                    .with_ignored_flag(true)
+            }
         });
     }
 }
@@ -176,11 +185,16 @@ pub(crate) fn main(themes: impl FnOnce(&mut Registry)) -> ExitCode {
         .unwrap_or_default()
         .split(',')
         .filter(|name| !name.is_empty())
-        .map(|name| name.parse().unwrap_or_else(|error| panic!("SESSION_TESTKIT_REQUIRE: {error}")))
+        .map(|name| {
+            name.parse()
+                .unwrap_or_else(|error| panic!("SESSION_TESTKIT_REQUIRE: {error}"))
+        })
         .collect();
     let set = |name| env::var(name).is_ok_and(|value| !value.is_empty());
     let urls = set("SESSION_TESTKIT_REDIS_URL") && set("SESSION_TESTKIT_DATABASE_URL");
-    let provided = Backend::from_env().unwrap_or_else(|error| panic!("{error}")).filter(|_| urls);
+    let provided = Backend::from_env()
+        .unwrap_or_else(|error| panic!("{error}"))
+        .filter(|_| urls);
     let mut registry = Registry {
         theme: "",
         trials: Vec::new(),
@@ -202,14 +216,20 @@ pub(crate) fn main(themes: impl FnOnce(&mut Registry)) -> ExitCode {
     conclusion.exit_code()
 }
 
-async fn pair(pairs: &Pairs, source: Source, provided: Option<Backend>) -> Result<Arc<Backends>, Failure> {
+async fn pair(
+    pairs: &Pairs,
+    source: Source,
+    provided: Option<Backend>,
+) -> Result<Arc<Backends>, Failure> {
     let mut pairs = pairs.lock().await;
     if let Some(pair) = pairs.get(&source) {
         return Ok(Arc::clone(pair));
     }
     let builder = Backends::builder();
     let pair = match source {
-        Source::Ours(backend) if provided != Some(backend) => builder.backend(backend).start().await?,
+        Source::Ours(backend) if provided != Some(backend) => {
+            builder.backend(backend).start().await?
+        }
         Source::Ours(_) | Source::Given => builder.start().await?,
     };
     let pair = Arc::new(pair);
@@ -241,4 +261,3 @@ fn run(runtime: &Runtime, test: impl Future<Output = Outcome>) -> Result<(), Fai
         Err(_) => Err("panicked, see above".into()),
     }
 }
-

@@ -9,7 +9,9 @@ use session_testkit::backends::Backends;
 use session_testkit::wait;
 
 use crate::harness::{Outcome, Registry};
-use crate::support::{OwnRedis, SOON, ask, key, login, until_connected, until_disconnected, until_hit};
+use crate::support::{
+    OwnRedis, SOON, ask, key, login, until_connected, until_disconnected, until_hit,
+};
 
 pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("restart_from_an_old_dump", old_dump);
@@ -26,12 +28,18 @@ async fn old_dump(backends: Arc<Backends>) -> Outcome {
         until_hit(node, &bob).await?;
     }
     own.redis.save().await?;
-    assert_eq!(one.revoke(alice.token.reveal()).await?.reach, Reach::Propagated);
+    assert_eq!(
+        one.revoke(alice.token.reveal()).await?.reach,
+        Reach::Propagated
+    );
     own.redis.kill().await?;
     own.redis.restart().await?;
     let mut redis = own.redis.connect().await?;
     let back: bool = redis.exists(key(&own.sandbox, &alice)).await?;
-    assert!(back, "the dump has brought the copy back, or this test proves nothing");
+    assert!(
+        back,
+        "the dump has brought the copy back, or this test proves nothing"
+    );
     for node in [&one, &other] {
         until_connected(node).await?;
         assert_eq!(ask(node, &alice).await, "invalid");
@@ -58,13 +66,19 @@ async fn demoted_and_back(backends: Arc<Backends>) -> Outcome {
     second.redis.replica_of(Some(&own.redis)).await?;
     let mut copy = second.redis.connect().await?;
     wait::until("the copy on the replica", SOON, async || {
-        copy.exists(key(&own.sandbox, &alice)).await.unwrap_or(false)
+        copy.exists(key(&own.sandbox, &alice))
+            .await
+            .unwrap_or(false)
     })
     .await?;
     // A server that reports a replica counts as replicated by itself: nothing is "propagated" there.
     wait::until("the replica to be noticed", SOON, async || {
         let bob = login(&one, "bob").await.expect("Postgres is up");
-        let reach = one.revoke(bob.token.reveal()).await.expect("Postgres is up").reach;
+        let reach = one
+            .revoke(bob.token.reveal())
+            .await
+            .expect("Postgres is up")
+            .reach;
         matches!(reach, Reach::Committed { .. })
     })
     .await?;

@@ -2,7 +2,10 @@
 
 mod backends;
 mod changes;
-mod embedded;
+//mod embedded;
+mod check;
+mod given;
+mod gone;
 mod harness;
 mod http;
 mod incarnation;
@@ -13,12 +16,19 @@ mod rls;
 mod stale_fill;
 mod support;
 mod validate;
+mod run;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(child) = gone::child() {
+        return child;
+    }
     harness::main(|registry| {
         registry.theme("backends", backends::tests);
+        registry.theme("check", check::tests);
+        registry.theme("given", given::tests);
+        registry.theme("gone", gone::tests);
         registry.theme("proxy", proxy::tests);
         registry.theme("validate", validate::tests);
         registry.theme("changes", changes::tests);
@@ -26,7 +36,8 @@ fn main() -> ExitCode {
         registry.theme("outages", outages::tests);
         registry.theme("incarnation", incarnation::tests);
         registry.theme("rls", rls::tests);
-        registry.theme("embedded", embedded::tests);
+        //        registry.theme("embedded", embedded::tests);
+        registry.theme("run", run::tests);
         registry.theme("quickstart", quickstart::tests);
     })
 }

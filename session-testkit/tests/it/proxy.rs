@@ -17,10 +17,16 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("latency_delays_answers_and_heals", latency);
     reg.shared("latency_does_not_limit_the_rate", latency_keeps_rate);
     reg.shared("cut_closes_old_and_new_connections_and_heals", cut);
-    reg.shared("a_cut_healed_at_once_closes_what_was_open", cut_healed_at_once);
+    reg.shared(
+        "a_cut_healed_at_once_closes_what_was_open",
+        cut_healed_at_once,
+    );
     reg.shared("hang_holds_bytes_and_delivers_them_at_the_end", hang);
     reg.shared("hang_established_spares_new_connections", hang_established);
-    reg.each_backend("stays_while_its_server_is_killed_and_another_takes_over", set_target);
+    reg.each_backend(
+        "stays_while_its_server_is_killed_and_another_takes_over",
+        set_target,
+    );
 }
 
 type Shared = std::sync::Arc<Backends>;
@@ -32,7 +38,9 @@ async fn connect(url: &str) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(SECONDS))
         .set_response_timeout(Some(SECONDS));
-    Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
+    Client::open(url)?
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
 }
 
 async fn ping(connection: &mut MultiplexedConnection) -> RedisResult<Duration> {
@@ -51,13 +59,22 @@ async fn passes_bytes(backends: Shared) -> Outcome {
     let (proxy, url) = start(&backends).await?;
     let mut connection = connect(&url).await?;
     let large = "x".repeat(3_000_000);
-    let echoed: String = redis::cmd("ECHO").arg(&large).query_async(&mut connection).await?;
+    let echoed: String = redis::cmd("ECHO")
+        .arg(&large)
+        .query_async(&mut connection)
+        .await?;
     assert_eq!(echoed, large);
     let traffic = proxy.traffic();
     assert_eq!((traffic.accepted, traffic.open), (1, 1));
-    assert!(traffic.to_server > 3_000_000 && traffic.to_client > 3_000_000, "{traffic:?}");
+    assert!(
+        traffic.to_server > 3_000_000 && traffic.to_client > 3_000_000,
+        "{traffic:?}"
+    );
     drop(connection);
-    wait::until("the connection to be closed", SECONDS, async || proxy.traffic().open == 0).await?;
+    wait::until("the connection to be closed", SECONDS, async || {
+        proxy.traffic().open == 0
+    })
+    .await?;
     Ok(())
 }
 
@@ -80,7 +97,10 @@ async fn latency(backends: Shared) -> Outcome {
     let mut waiting = connection.clone();
     let answer = tokio::spawn(async move { ping(&mut waiting).await });
     let sent = proxy.traffic().to_server;
-    wait::until("the PING to be sent", SECONDS, async || proxy.traffic().to_server > sent || sent > 0).await?;
+    wait::until("the PING to be sent", SECONDS, async || {
+        proxy.traffic().to_server > sent || sent > 0
+    })
+    .await?;
     drop(forever);
     timeout(SECONDS, answer).await???;
     Ok(())
@@ -103,7 +123,11 @@ async fn latency_keeps_rate(backends: Shared) -> Outcome {
         result??;
     }
     // One after the other they would take 8 s.
-    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begin.elapsed()
+    );
     Ok(())
 }
 
@@ -132,7 +156,10 @@ async fn hang(backends: Shared) -> Outcome {
     let mut connection = connect(&url).await?;
     let hang = proxy.hang();
     assert!(timeout(200 * MS, ping(&mut connection)).await.is_err());
-    assert!(timeout(200 * MS, connect(&url)).await.is_err(), "a new connection got an answer");
+    assert!(
+        timeout(200 * MS, connect(&url)).await.is_err(),
+        "a new connection got an answer"
+    );
     let mut waiting = connection.clone();
     let answer = tokio::spawn(async move { ping(&mut waiting).await });
     drop(hang);

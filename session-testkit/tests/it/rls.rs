@@ -10,12 +10,19 @@ use crate::harness::{Outcome, Registry};
 use crate::support::{ask, built, cache, login, sessions, store_on};
 
 pub(crate) fn tests(reg: &mut Registry) {
-    reg.shared("row_level_security_that_hides_rows_is_an_outage", hidden_rows);
+    reg.shared(
+        "row_level_security_that_hides_rows_is_an_outage",
+        hidden_rows,
+    );
     reg.shared("a_lost_grant_is_an_outage", lost_grant);
 }
 
 async fn hidden_rows(backends: Arc<Backends>) -> Outcome {
-    poor_role(&backends, "ALTER TABLE {schema}.sessions ENABLE ROW LEVEL SECURITY").await
+    poor_role(
+        &backends,
+        "ALTER TABLE {schema}.sessions ENABLE ROW LEVEL SECURITY",
+    )
+    .await
 }
 
 async fn lost_grant(backends: Arc<Backends>) -> Outcome {
@@ -35,19 +42,30 @@ async fn poor_role(backends: &Backends, statement: &str) -> Outcome {
          GRANT USAGE ON SCHEMA {schema} TO {role};
          GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role};"
     );
-    sqlx::raw_sql(AssertSqlSafe(grants)).execute(&mut postgres).await?;
+    sqlx::raw_sql(AssertSqlSafe(grants))
+        .execute(&mut postgres)
+        .await?;
     let url = as_user(sandbox.database_url(), &role, "secret");
-    let poor = built(cache(sandbox.redis_url(), &sandbox)?, store_on(&url, &sandbox).await?);
+    let poor = built(
+        cache(sandbox.redis_url(), &sandbox)?,
+        store_on(&url, &sandbox).await?,
+    );
     poor.set_mode(session_layer::Mode::Bypass);
     let before = ask(&poor, &alice).await;
 
-    let hide = statement.replace("{schema}", schema).replace("{role}", &role);
-    sqlx::raw_sql(AssertSqlSafe(hide)).execute(&mut postgres).await?;
+    let hide = statement
+        .replace("{schema}", schema)
+        .replace("{role}", &role);
+    sqlx::raw_sql(AssertSqlSafe(hide))
+        .execute(&mut postgres)
+        .await?;
     let after = ask(&poor, &alice).await;
     let revoked = poor.revoke(alice.token.reveal()).await;
     poor.shutdown(crate::support::SOON).await?;
     let drop_role = format!("DROP OWNED BY {role}; DROP ROLE {role}");
-    sqlx::raw_sql(AssertSqlSafe(drop_role)).execute(&mut postgres).await?;
+    sqlx::raw_sql(AssertSqlSafe(drop_role))
+        .execute(&mut postgres)
+        .await?;
 
     assert_eq!(before, "valid");
     assert_eq!(after, "unavailable");

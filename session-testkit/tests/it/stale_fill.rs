@@ -15,14 +15,16 @@ use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
 use serde_json::value::RawValue;
 use session_layer::cache::{
-    Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, RedisCache, RedisLease, SessionCache,
+    Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, RedisCache, RedisLease,
+    SessionCache,
 };
 use session_layer::store::{
-    Change, Creation, JournalPosition, JournalRead, Loaded, PostgresStore, Revoked, SessionStore, Target,
+    Change, Creation, JournalPosition, JournalRead, Loaded, PostgresStore, Revoked, SessionStore,
+    Target,
 };
 use session_layer::{
-    CacheError, CheckedSession, ListedSession, NewSession, SessionId, Sessions, StoreError, TokenDigest,
-    Validation,
+    CacheError, CheckedSession, ListedSession, NewSession, SessionId, Sessions, StoreError,
+    TokenDigest, Validation,
 };
 use session_testkit::backends::{Backends, Sandbox};
 use session_testkit::wait;
@@ -35,10 +37,19 @@ const TRIES: usize = 1_000;
 const AT_ONCE: usize = 25;
 
 pub(crate) fn tests(reg: &mut Registry) {
-    reg.shared("a_late_fill_never_brings_a_revoked_session_back", revoke_lease);
+    reg.shared(
+        "a_late_fill_never_brings_a_revoked_session_back",
+        revoke_lease,
+    );
     reg.shared("a_late_fill_never_brings_old_data_back", update_lease);
-    reg.shared("with_a_plain_set_as_the_fill_all_revoked_come_back", revoke_plain_set);
-    reg.shared("with_a_plain_set_as_the_fill_all_old_data_comes_back", update_plain_set);
+    reg.shared(
+        "with_a_plain_set_as_the_fill_all_revoked_come_back",
+        revoke_plain_set,
+    );
+    reg.shared(
+        "with_a_plain_set_as_the_fill_all_old_data_comes_back",
+        update_plain_set,
+    );
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,31 +59,50 @@ enum ChangeBy {
 }
 
 async fn revoke_lease(backends: Arc<Backends>) -> Outcome {
-    assert_eq!(resurrected(&backends, ChangeBy::Revoke, FillBy::Lease).await?, 0);
+    assert_eq!(
+        resurrected(&backends, ChangeBy::Revoke, FillBy::Lease).await?,
+        0
+    );
     Ok(())
 }
 
 async fn update_lease(backends: Arc<Backends>) -> Outcome {
-    assert_eq!(resurrected(&backends, ChangeBy::Update, FillBy::Lease).await?, 0);
+    assert_eq!(
+        resurrected(&backends, ChangeBy::Update, FillBy::Lease).await?,
+        0
+    );
     Ok(())
 }
 
 async fn revoke_plain_set(backends: Arc<Backends>) -> Outcome {
-    assert_eq!(resurrected(&backends, ChangeBy::Revoke, FillBy::PlainSet).await?, TRIES);
+    assert_eq!(
+        resurrected(&backends, ChangeBy::Revoke, FillBy::PlainSet).await?,
+        TRIES
+    );
     Ok(())
 }
 
 async fn update_plain_set(backends: Arc<Backends>) -> Outcome {
-    assert_eq!(resurrected(&backends, ChangeBy::Update, FillBy::PlainSet).await?, TRIES);
+    assert_eq!(
+        resurrected(&backends, ChangeBy::Update, FillBy::PlainSet).await?,
+        TRIES
+    );
     Ok(())
 }
 
 /// In how many of the tries the old state was served after its end.
-async fn resurrected(backends: &Backends, change: ChangeBy, fill: FillBy) -> Result<usize, Failure> {
+async fn resurrected(
+    backends: &Backends,
+    change: ChangeBy,
+    fill: FillBy,
+) -> Result<usize, Failure> {
     let sandbox = backends.sandbox();
     let cache = Faulty::new(backends, &sandbox, fill).await?;
     let stops = Arc::new(Stops::default());
-    let store = Stopping { store: store(&sandbox).await?, stops: Arc::clone(&stops) };
+    let store = Stopping {
+        store: store(&sandbox).await?,
+        stops: Arc::clone(&stops),
+    };
     let late_fills = Arc::clone(&cache.late_fills);
     let sessions = built(cache, store);
     let tries = stream::iter(0..TRIES)
@@ -80,7 +110,10 @@ async fn resurrected(backends: &Backends, change: ChangeBy, fill: FillBy) -> Res
         .buffer_unordered(AT_ONCE);
     let came_back: Vec<bool> = tries.try_collect().await?;
     let fences = sessions.metrics();
-    eprintln!("{} fills refused, {} stored", fences.fills_refused, fences.fills);
+    eprintln!(
+        "{} fills refused, {} stored",
+        fences.fills_refused, fences.fills
+    );
     Ok(came_back.into_iter().filter(|back| *back).count())
 }
 
@@ -91,7 +124,9 @@ async fn one_try(
     change: ChangeBy,
     number: usize,
 ) -> Result<bool, Failure> {
-    let created = sessions.create(NewSession::new(format!("user {number}")).data("old")).await?;
+    let created = sessions
+        .create(NewSession::new(format!("user {number}")).data("old"))
+        .await?;
     let digest = created.token.digest();
     let token = created.token.reveal().to_owned();
 
@@ -108,11 +143,15 @@ async fn one_try(
     assert_eq!(changed, session_layer::Reach::Propagated);
     let _ = go_on.send(());
     // The read that began before the change may still answer the old state; its fill is what counts.
-    assert!(matches!(reading.await?, Validation::Valid(session) if session.data::<String>()? == "old"));
+    assert!(
+        matches!(reading.await?, Validation::Valid(session) if session.data::<String>()? == "old")
+    );
     wait::until("the late fill", SOON, async || late_fills.of(&digest) == 1).await?;
 
     match sessions.validate(created.token.reveal()).await {
-        Validation::Valid(session) => Ok(change == ChangeBy::Revoke || session.data::<String>()? == "old"),
+        Validation::Valid(session) => {
+            Ok(change == ChangeBy::Revoke || session.data::<String>()? == "old")
+        }
         Validation::Invalid => {
             assert!(change == ChangeBy::Revoke);
             Ok(false)
@@ -130,12 +169,19 @@ impl Stops {
     fn next_read_of(&self, digest: TokenDigest) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
         let (arrive, arrived) = oneshot::channel();
         let (go_on, gone_on) = oneshot::channel();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, (arrive, gone_on));
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(digest, (arrive, gone_on));
         (arrived, go_on)
     }
 
     async fn pass(&self, digest: &TokenDigest) {
-        let stop = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+        let stop = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(digest);
         if let Some((arrive, gone_on)) = stop {
             let _ = arrive.send(());
             let _ = gone_on.await;
@@ -154,7 +200,11 @@ impl SessionStore for Stopping {
         self.stops.pass(&digests[0]).await;
         loaded
     }
-    async fn create(&self, digest: TokenDigest, new: &CheckedSession) -> Result<Creation, StoreError> {
+    async fn create(
+        &self,
+        digest: TokenDigest,
+        new: &CheckedSession,
+    ) -> Result<Creation, StoreError> {
         self.store.create(digest, new).await
     }
     async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
@@ -163,10 +213,20 @@ impl SessionStore for Stopping {
     async fn revoke(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
         self.store.revoke(target, reason).await
     }
-    async fn update(&self, id: SessionId, version: i64, data: &RawValue) -> Result<Change, StoreError> {
+    async fn update(
+        &self,
+        id: SessionId,
+        version: i64,
+        data: &RawValue,
+    ) -> Result<Change, StoreError> {
         self.store.update(id, version, data).await
     }
-    async fn rotate(&self, old: TokenDigest, new: TokenDigest, grace: Duration) -> Result<Change, StoreError> {
+    async fn rotate(
+        &self,
+        old: TokenDigest,
+        new: TokenDigest,
+        grace: Duration,
+    ) -> Result<Change, StoreError> {
         self.store.rotate(old, new, grace).await
     }
     async fn touch(&self, id: SessionId, granularity: Duration) -> Result<Change, StoreError> {
@@ -175,7 +235,10 @@ impl SessionStore for Stopping {
     async fn list(&self, user_id: &str) -> Result<Vec<ListedSession>, StoreError> {
         self.store.list(user_id).await
     }
-    async fn journal_since(&self, position: Option<JournalPosition>) -> Result<JournalRead, StoreError> {
+    async fn journal_since(
+        &self,
+        position: Option<JournalPosition>,
+    ) -> Result<JournalRead, StoreError> {
         self.store.journal_since(position).await
     }
     fn backend(&self) -> &'static str {
@@ -205,12 +268,17 @@ struct LateFills(Mutex<HashMap<TokenDigest, AtomicU64>>);
 impl LateFills {
     fn add(&self, digest: TokenDigest) {
         let mut fills = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        fills.entry(digest).or_default().fetch_add(1, Ordering::SeqCst);
+        fills
+            .entry(digest)
+            .or_default()
+            .fetch_add(1, Ordering::SeqCst);
     }
 
     fn of(&self, digest: &TokenDigest) -> u64 {
         let fills = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        fills.get(digest).map_or(0, |fills| fills.load(Ordering::SeqCst))
+        fills
+            .get(digest)
+            .map_or(0, |fills| fills.load(Ordering::SeqCst))
     }
 }
 
@@ -235,10 +303,17 @@ impl Faulty {
     }
 
     /// Fills a scratch key by a real lease and SETs what is found there under the right one.
-    async fn plain_set(&self, digest: TokenDigest, entry: &Entry, lifetime: Duration) -> redis::RedisResult<()> {
+    async fn plain_set(
+        &self,
+        digest: TokenDigest,
+        entry: &Entry,
+        lifetime: Duration,
+    ) -> redis::RedisResult<()> {
         let scratch = TokenDigest::of(&format!("scratch {digest:?} {}", entry.session.id()));
         let leased = self.cache.get(&[scratch], &|_| Belief::Dead).await.pop();
-        let Some(Lookup::Leased(lease)) = leased else { panic!("no lease for a scratch key: {leased:?}") };
+        let Some(Lookup::Leased(lease)) = leased else {
+            panic!("no lease for a scratch key: {leased:?}")
+        };
         let filled = self.cache.fill(lease, entry, lifetime).await;
         assert!(matches!(filled, Ok(Filled::Stored)), "{filled:?}");
         let key = |digest: &TokenDigest| format!("{}:1:{}", self.namespace, digest.to_base64url());
@@ -275,7 +350,9 @@ impl SessionCache for Faulty {
         let filled = match self.fill {
             FillBy::Lease => self.cache.fill(lease, entry, lifetime).await,
             FillBy::PlainSet => {
-                self.plain_set(digest, entry, lifetime).await.expect("Redis is there");
+                self.plain_set(digest, entry, lifetime)
+                    .await
+                    .expect("Redis is there");
                 Ok(Filled::Stored)
             }
         };

@@ -24,13 +24,22 @@ impl OwnRedis {
         Self::start_with(backends, &[]).await
     }
 
-    pub(crate) async fn start_with(backends: &Backends, arguments: &[&str]) -> Result<Self, Failure> {
+    pub(crate) async fn start_with(
+        backends: &Backends,
+        arguments: &[&str],
+    ) -> Result<Self, Failure> {
         let mut builder = Backends::builder().own();
         if let Some(backend) = backends.redis().backend() {
             builder = builder.backend(backend);
         }
-        let redis = builder.redis_args(arguments.iter().copied()).start_redis().await?;
-        Ok(Self { redis, sandbox: backends.sandbox() })
+        let redis = builder
+            .redis_args(arguments.iter().copied())
+            .start_redis()
+            .await?;
+        Ok(Self {
+            redis,
+            sandbox: backends.sandbox(),
+        })
     }
 
     pub(crate) async fn sessions(&self) -> Result<Sessions, Failure> {
@@ -50,7 +59,9 @@ pub(crate) async fn sessions(sandbox: &Sandbox) -> Result<Sessions, Failure> {
 
 /// A generous budget: a validation on a busy machine must end by its answer, not by its budget.
 pub(crate) fn built<C: SessionCache, S: SessionStore>(cache: C, store: S) -> Sessions {
-    Sessions::builder(cache, store).budget(Duration::from_secs(5)).build()
+    Sessions::builder(cache, store)
+        .budget(Duration::from_secs(5))
+        .build()
 }
 
 pub(crate) fn cache(redis_url: &str, sandbox: &Sandbox) -> Result<RedisCache, Failure> {
@@ -63,18 +74,25 @@ pub(crate) async fn store(sandbox: &Sandbox) -> Result<PostgresStore, Failure> {
     store_on(sandbox.database_url(), sandbox).await
 }
 
-pub(crate) async fn store_on(database_url: &str, sandbox: &Sandbox) -> Result<PostgresStore, Failure> {
+pub(crate) async fn store_on(
+    database_url: &str,
+    sandbox: &Sandbox,
+) -> Result<PostgresStore, Failure> {
     let store = PostgresStore::builder(database_url)
         .schema(sandbox.schema())
         .read_deadline(Duration::from_secs(3))
-        .build()?;
+        .connect_lazy()?;
     store.migrate().await?;
     Ok(store)
 }
 
 /// The key under which a session is cached.
 pub(crate) fn key(sandbox: &Sandbox, created: &Created) -> String {
-    format!("{}:1:{}", sandbox.namespace(), created.token.digest().to_base64url())
+    format!(
+        "{}:1:{}",
+        sandbox.namespace(),
+        created.token.digest().to_base64url()
+    )
 }
 
 pub(crate) async fn login(sessions: &Sessions, user: &str) -> Result<Created, Failure> {
@@ -107,9 +125,15 @@ pub(crate) async fn until_hit(sessions: &Sessions, created: &Created) -> Result<
 
 /// Until the cache answers PING and takes commands, as this node sees it.
 pub(crate) async fn until_connected(sessions: &Sessions) -> Result<Duration, Failure> {
-    Ok(wait::until("Redis to be in use", SOON, async || sessions.cache_status().connected).await?)
+    Ok(wait::until("Redis to be in use", SOON, async || {
+        sessions.cache_status().connected
+    })
+    .await?)
 }
 
 pub(crate) async fn until_disconnected(sessions: &Sessions) -> Result<Duration, Failure> {
-    Ok(wait::until("Redis to be given up", SOON, async || !sessions.cache_status().connected).await?)
+    Ok(wait::until("Redis to be given up", SOON, async || {
+        !sessions.cache_status().connected
+    })
+    .await?)
 }

@@ -13,10 +13,16 @@ use crate::support::{OwnRedis, SOON, ask, key, login, sessions, until_connected,
 pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("a_miss_asks_postgres_and_fills_then_it_hits", miss_then_hit);
     reg.shared("what_was_never_issued_is_invalid", never_issued);
-    reg.shared("revoked_here_is_invalid_on_every_node_at_once", revoked_everywhere);
+    reg.shared(
+        "revoked_here_is_invalid_on_every_node_at_once",
+        revoked_everywhere,
+    );
     reg.shared("refilled_after_flushall", refilled_after_flushall);
     reg.shared("garbage_planted_in_redis_is_a_miss_and_replaced", garbage);
-    reg.shared("a_wrong_type_planted_in_redis_is_a_miss_and_removed", wrong_type);
+    reg.shared(
+        "a_wrong_type_planted_in_redis_is_a_miss_and_removed",
+        wrong_type,
+    );
     reg.shared("another_format_version_is_left_alone", another_format);
     reg.shared("another_stores_entry_is_never_served", another_store);
     reg.shared("bypass_asks_postgres_and_still_invalidates", bypass);
@@ -33,7 +39,11 @@ async fn miss_then_hit(backends: Arc<Backends>) -> Outcome {
     until_hit(&sessions, &alice).await?;
     let reads = sessions.metrics().store_reads;
     assert_eq!(ask(&sessions, &alice).await, "valid");
-    assert_eq!(sessions.metrics().store_reads, reads, "a hit asks Postgres nothing");
+    assert_eq!(
+        sessions.metrics().store_reads,
+        reads,
+        "a hit asks Postgres nothing"
+    );
     Ok(())
 }
 
@@ -43,7 +53,11 @@ async fn never_issued(backends: Arc<Backends>) -> Outcome {
     let unknown = session_layer::SessionToken::generate()?;
     assert_eq!(word(&sessions.validate(unknown.reveal()).await), "invalid");
     assert_eq!(word(&sessions.validate("not a token").await), "invalid");
-    assert_eq!(sessions.metrics().store_reads, 1, "what is no token is not looked up");
+    assert_eq!(
+        sessions.metrics().store_reads,
+        1,
+        "what is no token is not looked up"
+    );
     Ok(())
 }
 
@@ -59,7 +73,11 @@ async fn revoked_everywhere(backends: Arc<Backends>) -> Outcome {
     assert_eq!(ask(&other, &alice).await, "invalid");
     assert_eq!(ask(&one, &alice).await, "invalid");
     let again = one.revoke(alice.token.reveal()).await?;
-    assert_eq!((again.value, again.reach), (0, Reach::Propagated), "calling again is safe");
+    assert_eq!(
+        (again.value, again.reach),
+        (0, Reach::Propagated),
+        "calling again is safe"
+    );
     let unknown = session_layer::SessionToken::generate()?;
     assert_eq!(one.revoke(unknown.reveal()).await?.reach, Reach::Nothing);
     Ok(())
@@ -87,16 +105,29 @@ async fn garbage(backends: Arc<Backends>) -> Outcome {
     let good: Vec<u8> = redis.get(key(&sandbox, &alice)).await?;
     let cut = good[..good.len() / 2].to_vec();
     let long = [good.clone(), vec![0; 1_000_000]].concat();
-    for planted in [b"garbage".to_vec(), b"V".to_vec(), b"".to_vec(), b"Vp".to_vec(), cut, long] {
+    for planted in [
+        b"garbage".to_vec(),
+        b"V".to_vec(),
+        b"".to_vec(),
+        b"Vp".to_vec(),
+        cut,
+        long,
+    ] {
         let () = redis.set(key(&sandbox, &alice), &planted).await?;
         let rejected = sessions.cache_status().rejected;
         assert_eq!(ask(&sessions, &alice).await, "valid");
-        assert_eq!(sessions.cache_status().rejected, rejected + 1, "it is counted");
+        assert_eq!(
+            sessions.cache_status().rejected,
+            rejected + 1,
+            "it is counted"
+        );
         until_hit(&sessions, &alice).await?;
     }
     // A revoked session does not come back by a planted value that can't be decoded.
     let _ = sessions.revoke(alice.token.reveal()).await?;
-    let () = redis.set(key(&sandbox, &alice), &good[..good.len() - 1]).await?;
+    let () = redis
+        .set(key(&sandbox, &alice), &good[..good.len() - 1])
+        .await?;
     assert_eq!(ask(&sessions, &alice).await, "invalid");
     Ok(())
 }
@@ -158,12 +189,19 @@ async fn bypass(backends: Arc<Backends>) -> Outcome {
     let before = sessions.metrics();
     assert_eq!(ask(&sessions, &alice).await, "valid");
     let after = sessions.metrics();
-    assert_eq!((after.total(), after.bypassed), (before.total(), before.bypassed + 1));
+    assert_eq!(
+        (after.total(), after.bypassed),
+        (before.total(), before.bypassed + 1)
+    );
     assert_eq!(after.store_reads, before.store_reads + 1);
     let changed = sessions.revoke(alice.token.reveal()).await?;
     assert_eq!(changed.reach, Reach::Propagated);
     sessions.set_mode(Mode::On);
-    assert_eq!(ask(&sessions, &alice).await, "invalid", "nothing revoked meanwhile is served");
+    assert_eq!(
+        ask(&sessions, &alice).await,
+        "invalid",
+        "nothing revoked meanwhile is served"
+    );
     until_hit(&sessions, &bob).await?;
     Ok(())
 }
@@ -179,13 +217,20 @@ async fn no_raw_token(backends: Arc<Backends>) -> Outcome {
     let value: Vec<u8> = redis.get(&keys[0]).await?;
     let token = alice.token.reveal();
     assert!(!keys[0].contains(token));
-    assert!(!value.windows(token.len()).any(|part| part == token.as_bytes()));
+    assert!(
+        !value
+            .windows(token.len())
+            .any(|part| part == token.as_bytes())
+    );
     Ok(())
 }
 
 async fn costs(backend: Backend) -> Outcome {
-    let backends =
-        Backends::builder().backend(backend).postgres_settings(["log_statement=all"]).start().await?;
+    let backends = Backends::builder()
+        .backend(backend)
+        .postgres_settings(["log_statement=all"])
+        .start()
+        .await?;
     let sandbox = backends.sandbox();
     let sessions = sessions(&sandbox).await?;
     let alice = login(&sessions, "alice").await?;
@@ -193,10 +238,19 @@ async fn costs(backend: Backend) -> Outcome {
     let mut redis = backends.redis().connect().await?;
     let reads = || async {
         // Every statement that reads the sessions by digest unnests them.
-        backends.postgres().logs().await.iter().filter(|line| line.contains("unnest($")).count()
+        backends
+            .postgres()
+            .logs()
+            .await
+            .iter()
+            .filter(|line| line.contains("unnest($"))
+            .count()
     };
 
-    let () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(&mut redis).await?;
+    let () = redis::cmd("CONFIG")
+        .arg("RESETSTAT")
+        .query_async(&mut redis)
+        .await?;
     let before = reads().await;
     for _ in 0..100 {
         assert_eq!(ask(&sessions, &alice).await, "valid");
@@ -206,24 +260,42 @@ async fn costs(backend: Backend) -> Outcome {
     assert_eq!(reads().await, before);
 
     let () = redis.del(key(&sandbox, &alice)).await?;
-    let () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(&mut redis).await?;
+    let () = redis::cmd("CONFIG")
+        .arg("RESETSTAT")
+        .query_async(&mut redis)
+        .await?;
     let fills = sessions.metrics().fills;
     assert_eq!(ask(&sessions, &alice).await, "valid");
-    wait::until("the fill", SOON, async || sessions.metrics().fills == fills + 1).await?;
-    wait::until("the read in the log", SOON, async || reads().await == before + 1).await?;
+    wait::until("the fill", SOON, async || {
+        sessions.metrics().fills == fills + 1
+    })
+    .await?;
+    wait::until("the read in the log", SOON, async || {
+        reads().await == before + 1
+    })
+    .await?;
     let stats = command_stats(&mut redis).await?;
     // The script of the fill makes a GET and a SET of its own.
-    assert_eq!((stats("get"), stats("set"), stats("evalsha")), (1 + 1, 1 + 1, 1));
+    assert_eq!(
+        (stats("get"), stats("set"), stats("evalsha")),
+        (1 + 1, 1 + 1, 1)
+    );
     Ok(())
 }
 
 /// How often each command was called since the last reset.
 async fn command_stats(
     redis: &mut redis::aio::MultiplexedConnection,
-) -> Result<impl Fn(&str) -> u64, crate::harness::Failure> {
-    let info: String = redis::cmd("INFO").arg("commandstats").query_async(redis).await?;
+) -> Result<impl Fn(&str) -> u64 + use<>, crate::harness::Failure> {
+    let info: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query_async(redis)
+        .await?;
     Ok(move |command: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
-        line.and_then(|line| line.strip_prefix("calls=")?.split(',').next()?.parse().ok()).unwrap_or(0)
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
+        line.and_then(|line| line.strip_prefix("calls=")?.split(',').next()?.parse().ok())
+            .unwrap_or(0)
     })
 }

@@ -298,6 +298,7 @@ impl Links {
     /// Opens links until there are as many as there should be, or until one can't be.
     async fn replace_missing(&self) -> Option<CacheError> {
         self.drop_dead();
+        let mut tried_again = false;
         loop {
             let missing = {
                 let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
@@ -313,6 +314,13 @@ impl Links {
                         .unwrap_or_else(PoisonError::into_inner)
                         .push(link);
                     self.publish(Phase::Up);
+                }
+                // Cut off in the middle of connecting, or refused: once more at once, before requests
+                // are told that Redis is down.
+                Ok(Err(managed::PoolError::Backend(error)))
+                    if !tried_again && error.kind() == CacheErrorKind::Unreachable =>
+                {
+                    tried_again = true;
                 }
                 Ok(Err(managed::PoolError::Backend(error))) => return Some(error),
                 Ok(Err(managed::PoolError::Timeout(_))) | Err(_) => return Some(timed_out()),

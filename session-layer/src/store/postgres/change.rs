@@ -79,11 +79,7 @@ impl PostgresStore {
         within(self.change_deadline, &sent, touching).await
     }
 
-    async fn change_one(
-        &self,
-        change: Statement,
-        digests: &[&str],
-    ) -> Result<Change, StoreError> {
+    async fn change_one(&self, change: Statement, digests: &[&str]) -> Result<Change, StoreError> {
         let found = self.change_once(change).await?;
         let (row, facts) = answer(&found)?;
         match outcome(row, &facts)? {

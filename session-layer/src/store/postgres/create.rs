@@ -95,7 +95,9 @@ impl PostgresStore {
             .bind(begun);
         let found = self.change(sent, create).await?;
         Facts::of(&found)?;
-        let row = found.first().ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
+        let row = found
+            .first()
+            .ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
         if let Some(session) = rows::session(row).map_err(unexpected)? {
             return Ok(Attempt::Done(Creation::Created(session)));
         }

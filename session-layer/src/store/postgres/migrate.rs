@@ -28,7 +28,9 @@ fn migrations() -> [Migration; 1] {
         1,
         "sessions".into(),
         MigrationType::Simple,
-        SqlStr::from_static(include_str!("../../../migrations/postgres/0001_sessions.sql")),
+        SqlStr::from_static(include_str!(
+            "../../../migrations/postgres/0001_sessions.sql"
+        )),
         false,
     )]
 }

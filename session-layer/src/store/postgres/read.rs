@@ -59,10 +59,7 @@ impl PostgresStore {
             .map_err(unexpected)
     }
 
-    pub(super) async fn digests_of(
-        &self,
-        target: &Target,
-    ) -> Result<Vec<TokenDigest>, StoreError> {
+    pub(super) async fn digests_of(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
         let found = self
             .read(|| match target {
                 Target::User { user_id, .. } => {
@@ -125,7 +122,9 @@ pub(super) fn of_one(statements: &PerTarget, target: &Target) -> Statement {
             .bind(None::<String>),
         Target::Id(id) => by_id(id, None),
         Target::OwnedBy(id, owner) => by_id(id, Some(owner.clone())),
-        Target::User { .. } => unreachable!("all of a user's sessions have statements of their own"),
+        Target::User { .. } => {
+            unreachable!("all of a user's sessions have statements of their own")
+        }
     }
 }
 

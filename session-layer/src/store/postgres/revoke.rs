@@ -138,7 +138,10 @@ fn tally(found: &[PgRow], keep: Option<SessionId>) -> Result<Revoked, StoreError
         };
         if keep != Some(id) {
             revoked.found += 1;
-            if rows::session_id(row, "ended").map_err(unexpected)?.is_some() {
+            if rows::session_id(row, "ended")
+                .map_err(unexpected)?
+                .is_some()
+            {
                 revoked.ended += 1;
             }
         }

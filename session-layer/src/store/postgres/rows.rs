@@ -33,7 +33,7 @@ impl Facts {
             StoreError::new(
                 StoreErrorKind::NotAuthoritative,
                 "this Postgres server is a replica in recovery, and may be behind: \
-                 point DATABASE_URL at the primary (target_session_attrs=primary where there are several hosts)",
+                 point DATABASE_URL at the primary",
             )
         })
     }
@@ -71,10 +71,7 @@ impl Facts {
 
     /// The session in `row` was compared with its user's epoch, which must not be hidden.
     pub(super) fn compared(&self, row: &PgRow) -> Result<(), StoreError> {
-        match row
-            .try_get::<Option<i64>, _>("epoch")
-            .map_err(unexpected)?
-        {
+        match row.try_get::<Option<i64>, _>("epoch").map_err(unexpected)? {
             Some(_) => Ok(()),
             None => self.no_user(),
         }

@@ -1,5 +1,11 @@
 //! What is Postgres' own: triggers, rights, snapshots, lost connections.
 
+mod faults;
+mod migrations;
+mod plain_sql;
+mod proxy;
+mod races;
+mod rights;
 mod support;
 
 mod conformance {

@@ -20,6 +20,13 @@ pub fn url() -> String {
     })
 }
 
+/// The same with a setting that each connection begins with.
+pub fn url_with(setting: &str, value: &str) -> String {
+    let url = url();
+    let mark = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{mark}options[{setting}]={value}")
+}
+
 /// A schema that this test has to itself.
 #[derive(Clone)]
 pub struct Schema {
@@ -39,8 +46,12 @@ impl Schema {
     }
 
     pub fn builder(&self) -> PostgresStoreBuilder {
+        self.builder_at(&url())
+    }
+
+    pub fn builder_at(&self, url: &str) -> PostgresStoreBuilder {
         // The default is made for a request's budget, not for a busy test machine.
-        PostgresStore::builder(&url())
+        PostgresStore::builder(url)
             .schema(&self.name)
             .max_connections(4)
             .read_deadline(std::time::Duration::from_secs(5))
@@ -68,10 +79,25 @@ impl Schema {
         person
     }
 
+    /// Creates a role of the schema's name that may use it, with these rights on its tables.
+    pub async fn role(&self, rights: &str) -> String {
+        let role = self.name.clone();
+        let mut person = self.person().await;
+        person
+            .run(&format!(
+                "CREATE ROLE {role}; GRANT USAGE ON SCHEMA {role} TO {role}; {rights}"
+            ))
+            .await;
+        role
+    }
+
     async fn drop(&self) {
         let mut person = self.person().await;
         person
             .run(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.name))
+            .await;
+        person
+            .run(&format!("DROP ROLE IF EXISTS {}", self.name))
             .await;
         person.0.close().await.unwrap();
     }
@@ -101,6 +127,28 @@ impl Person {
             .fetch_one(&mut self.0)
             .await
             .unwrap()
+    }
+}
+
+impl Person {
+    pub async fn pid(&mut self) -> i32 {
+        self.ask("SELECT pg_backend_pid()").await
+    }
+
+    /// Waits until someone waits for a lock that the connection `pid` holds; at most 5 s.
+    pub async fn until_waiting_for(&mut self, pid: i32) {
+        for _ in 0..500 {
+            let waiting: i64 = self
+                .ask(&format!(
+                    "SELECT count(*) FROM pg_stat_activity WHERE {pid} = ANY (pg_blocking_pids(pid))"
+                ))
+                .await;
+            if waiting > 0 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("nobody waits for {pid}");
     }
 }
 

@@ -1,11 +1,6 @@
 //! The Docker engine: does it answer, which images has it, what did dead processes leave there.
 
-use std::{
-    collections::HashMap,
-    env, fs,
-    sync::LazyLock,
-    time::Duration,
-};
+use std::{collections::HashMap, env, fs, sync::LazyLock, time::Duration};
 
 use testcontainers::{
     GenericImage,
@@ -46,7 +41,9 @@ static MACHINE_ID: LazyLock<String> = LazyLock::new(|| {
 
 /// A client of the engine, configured as testcontainers configures its own.
 pub(super) async fn client() -> Result<Docker, BackendError> {
-    docker_client_instance().await.map_err(BackendError::docker("be reached"))
+    docker_client_instance()
+        .await
+        .map_err(BackendError::docker("be reached"))
 }
 
 /// Whether ports that the engine binds are reached through this machine's loopback.
@@ -84,9 +81,9 @@ pub(crate) async fn image<K: Recipe>() -> Result<String, String> {
             return Ok((*image).to_owned());
         }
     }
-    pull(&client, K::IMAGES.official[0])
-        .await
-        .map_err(|why| format!("{why}; session-testkit/images/build.sh builds one from Debian's packages"))
+    pull(&client, K::IMAGES.official[0]).await.map_err(|why| {
+        format!("{why}; session-testkit/images/build.sh builds one from Debian's packages")
+    })
 }
 
 /// The highest tag of an image that `images/build.sh` made.
@@ -95,8 +92,14 @@ async fn built_here(client: &Docker, repository: &str) -> Option<String> {
     let options = ListImagesOptionsBuilder::new().filters(&filters).build();
     let images = client.list_images(Some(options)).await.ok()?;
     let tags = images.into_iter().flat_map(|image| image.repo_tags);
-    let major = |image: &String| image.rsplit(':').next().and_then(|tag| tag.parse::<u32>().ok());
-    tags.filter(|image| major(image).is_some()).max_by_key(major)
+    let major = |image: &String| {
+        image
+            .rsplit(':')
+            .next()
+            .and_then(|tag| tag.parse::<u32>().ok())
+    };
+    tags.filter(|image| major(image).is_some())
+        .max_by_key(major)
 }
 
 async fn pull(client: &Docker, image: &str) -> Result<String, String> {
@@ -109,7 +112,10 @@ async fn pull(client: &Docker, image: &str) -> Result<String, String> {
     let (repository, tag) = image.split_once(':').unwrap_or((image, "latest"));
     match timeout(PULL, GenericImage::new(repository, tag).pull_image()).await {
         Ok(Ok(_)) => Ok(image.to_owned()),
-        Ok(Err(error)) => Err(format!("the engine has no image, and {image} could not be pulled ({})", chain(&error))),
+        Ok(Err(error)) => Err(format!(
+            "the engine has no image, and {image} could not be pulled ({})",
+            chain(&error)
+        )),
         Err(_) => Err(format!("{image} could not be pulled within {PULL:?}")),
     }
 }
@@ -121,7 +127,10 @@ pub(super) async fn sweep() {
     SWEPT
         .get_or_init(|| async {
             if let Err(error) = sweep_now().await {
-                tracing::warn!(error = chain(&error), "could not look for containers left behind");
+                tracing::warn!(
+                    error = chain(&error),
+                    "could not look for containers left behind"
+                );
             }
         })
         .await;
@@ -130,14 +139,25 @@ pub(super) async fn sweep() {
 async fn sweep_now() -> Result<(), BackendError> {
     let client = client().await?;
     let filters = HashMap::from([("label", vec![format!("{MACHINE}={}", *MACHINE_ID)])]);
-    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    let options = ListContainersOptionsBuilder::new()
+        .all(true)
+        .filters(&filters)
+        .build();
     let containers = client.list_containers(Some(options)).await;
     for container in containers.map_err(BackendError::docker("list containers"))? {
-        let owner = container.labels.as_ref().and_then(|labels| labels.get(OWNER));
-        let dead = owner.and_then(|pid| pid.parse().ok()).is_some_and(|pid: i32| !lives(pid));
+        let owner = container
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(OWNER));
+        let dead = owner
+            .and_then(|pid| pid.parse().ok())
+            .is_some_and(|pid: i32| !lives(pid));
         if let (true, Some(id)) = (dead, container.id) {
             tracing::info!(id, "removing a container whose owner is dead");
-            let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+            let options = RemoveContainerOptionsBuilder::new()
+                .force(true)
+                .v(true)
+                .build();
             // Another process may be sweeping as well.
             let _gone = client.remove_container(&id, Some(options)).await;
         }

@@ -36,7 +36,9 @@ pub(crate) fn version(program: &Path, mark: &str) -> Result<u32, String> {
         .map_err(|error| format!("{shown} --version: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let digits = text.split_once(mark).map(|(_, rest)| {
-        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
         &rest[..end]
     });
     digits

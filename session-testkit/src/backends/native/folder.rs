@@ -54,7 +54,10 @@ impl Folder {
             }
             Ok(())
         };
-        make().map_err(BackendError::io(format!("make the folder {}", self.path.display())))
+        make().map_err(BackendError::io(format!(
+            "make the folder {}",
+            self.path.display()
+        )))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -81,10 +84,14 @@ impl Folder {
             let length = file.metadata()?.len();
             file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
             let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
+            file.take(TAIL).read_to_end(&mut bytes)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
-        read().unwrap_or_default().lines().map(str::to_owned).collect()
+        read()
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 }
 

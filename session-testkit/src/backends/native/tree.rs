@@ -64,7 +64,9 @@ impl Tree {
         let leader = self.leader.as_raw_nonzero();
         let list = fs::read_to_string(format!("/proc/{leader}/task/{leader}/children"));
         let list = list.or_else(|_| {
-            let output = Command::new("pgrep").args(["-P", &leader.to_string()]).output();
+            let output = Command::new("pgrep")
+                .args(["-P", &leader.to_string()])
+                .output();
             output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
         });
         let list = list.unwrap_or_default();
@@ -85,7 +87,10 @@ pub(super) fn alive(pid: Pid) -> bool {
     }
     // "PID (NAME) STATE …", where NAME may contain anything.
     match fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) {
-        Ok(stat) => !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')),
+        Ok(stat) => !stat
+            .rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('Z')),
         Err(_) => cfg!(not(target_os = "linux")),
     }
 }

@@ -1,0 +1,53 @@
+//! Whatever a request carries: no panic, and no session without a valid token.
+
+use http::header::{AUTHORIZATION, COOKIE};
+use http::{HeaderValue, Request};
+use http_body_util::Full;
+use proptest::prelude::*;
+
+use crate::stub::{Stub, outcome, token};
+
+/// Near what is parsed, or any bytes. Token 0 is alive, 1 is not, and 2 is another user's.
+fn field() -> impl Strategy<Value = (bool, Vec<u8>)> {
+    let part = prop_oneof![
+        4 => prop::sample::select(vec![
+            "Bearer ", "bearer ", "Basic ", "session=", "session", "Session=", "=", ";", "; ", ",",
+            " ", "\t", "\"", "x",
+        ])
+        .prop_map(|part| part.as_bytes().to_vec()),
+        3 => (0_u8..3).prop_map(|n| token(n).into_bytes()),
+        1 => prop::collection::vec(any::<u8>(), 0..6),
+    ];
+    let value = prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat());
+    (any::<bool>(), value)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn no_session_without_a_valid_token(fields in prop::collection::vec(field(), 0..5)) {
+        let mut request = Request::new(Full::default());
+        for (authorization, bytes) in &fields {
+            let name = if *authorization { AUTHORIZATION } else { COOKIE };
+            if let Ok(value) = HeaderValue::from_bytes(bytes) {
+                request.headers_mut().append(name, value);
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (status, user) = runtime.block_on(async {
+            let stub = Stub::new().alive(0, "alice").alive(2, "bob");
+            outcome(stub.layer(), request).await
+        });
+        let presents = |n: u8| {
+            let token = token(n).into_bytes();
+            fields.iter().any(|(_, bytes)| bytes.windows(43).any(|part| part == token))
+        };
+        match (status, user.as_str()) {
+            (200, "alice") => prop_assert!(presents(0)),
+            (200, "bob") => prop_assert!(presents(2)),
+            (400 | 401, "") => {}
+            other => prop_assert!(false, "{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The health service over stubs. What a document says of which facts is decided, and tested, in
+//! `src/health/report.rs`.
+
+use std::time::{Duration, Instant};
+
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use session_layer::{HealthService, HealthStatus, Mode};
+use tower::ServiceExt as _;
+
+use crate::stub::Stub;
+
+async fn ask(service: HealthService, method: Method) -> Response<Value> {
+    // Any body will do.
+    let request = Request::builder()
+        .method(method)
+        .body("no body at all")
+        .unwrap();
+    let (parts, body) = service.oneshot(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    assert_eq!(parts.headers[CACHE_CONTROL], "no-store");
+    Response::from_parts(parts, serde_json::from_slice(&body).unwrap())
+}
+
+#[tokio::test]
+async fn the_document_over_http() {
+    let response = ask(HealthService::report(Stub::new().sessions()), Method::GET).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+    let document = response.body();
+    assert_eq!(document["status"], "healthy");
+    assert_eq!(document["redis"]["connected"], true);
+    assert_eq!(document["performance"]["ping"], 0.2);
+    assert_eq!(document["mode"], "on");
+
+    let response = ask(
+        HealthService::report(Stub::new().cache_down().sessions()),
+        Method::GET,
+    )
+    .await;
+    assert_eq!(response.status(), 503);
+    let document = response.body();
+    assert_eq!(document["status"], "unhealthy");
+    assert_eq!(document["errors"][0], "the stub's cache is down");
+    assert_eq!(document["sessionCache"]["pool"]["available"], 0);
+}
+
+#[tokio::test]
+async fn bypass_with_the_cache_down_is_degraded() {
+    let sessions = Stub::new().cache_down().sessions();
+    sessions.set_mode(Mode::Bypass);
+    let report = sessions.health().await;
+    assert_eq!(report.status(), HealthStatus::Degraded);
+    assert_eq!(report.http_status(), 200);
+    assert!(!report.session_cache.enabled);
+}
+
+#[tokio::test]
+async fn validations_are_counted_in_it() {
+    let stub = Stub::new().cached(0, "alice");
+    let sessions = stub.sessions();
+    for n in [0, 0] {
+        sessions.validate(&crate::stub::token(n)).await;
+    }
+    let metrics = sessions.health().await.session_cache.metrics;
+    assert_eq!(metrics.total, 2);
+    assert_eq!(metrics.hits + metrics.misses, 2);
+}
+
+#[tokio::test]
+async fn ready_while_some_session_could_be_validated() {
+    for (stub, mode, status) in [
+        (Stub::new(), Mode::On, 200),
+        (Stub::new().cache_down(), Mode::On, 200),
+        (Stub::new().store_down(true), Mode::On, 200),
+        (Stub::new().store_down(true).cache_down(), Mode::On, 503),
+        (Stub::new().store_down(true), Mode::Bypass, 503),
+        (Stub::new().probe_hangs(), Mode::On, 503),
+    ] {
+        let sessions = stub.sessions();
+        sessions.set_mode(mode);
+        let response = ask(HealthService::readyz(sessions), Method::GET).await;
+        assert_eq!(response.status(), status);
+        if status == 503 {
+            let reason = response.body()["detail"].as_str().unwrap();
+            assert!(reason.contains("no session could be validated"), "{reason}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn alive_without_asking_anybody() {
+    let response = ask(HealthService::livez(), Method::GET).await;
+    assert_eq!(response.status(), 200);
+}
+
+#[tokio::test]
+async fn who_asks_at_once_shares_one_probe() {
+    let stub = Stub::new();
+    let sessions = stub.sessions();
+    let report = HealthService::report(sessions.clone());
+    let ready = HealthService::readyz(sessions);
+    let both = (0..40).map(|n| {
+        if n % 2 == 0 {
+            report.clone()
+        } else {
+            ready.clone()
+        }
+    });
+    futures_util::future::join_all(both.map(|service| ask(service, Method::GET))).await;
+    assert_eq!(stub.probes(), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_costs_a_second_at_most() {
+    let sessions = Stub::new().probe_hangs().sessions();
+    let begun = Instant::now();
+    let response = ask(HealthService::report(sessions), Method::GET).await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(response.status(), 503);
+    let error = response.body()["errors"][0].as_str().unwrap();
+    assert!(error.contains("no answer"), "{error}");
+}
+
+#[tokio::test]
+async fn get_and_head_only() {
+    for service in [
+        HealthService::livez(),
+        HealthService::report(Stub::new().sessions()),
+        HealthService::readyz(Stub::new().sessions()),
+    ] {
+        assert_eq!(ask(service.clone(), Method::HEAD).await.status(), 200);
+        for method in [Method::POST, Method::DELETE, Method::OPTIONS] {
+            let response = ask(service.clone(), method).await;
+            assert_eq!(response.status(), 405);
+            assert_eq!(response.headers()[ALLOW], "GET, HEAD");
+        }
+    }
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn as_a_route_of_axum() {
+    let app: axum::Router = axum::Router::new()
+        .route_service("/livez", HealthService::livez())
+        .route_service(
+            "/api/health/redis",
+            HealthService::report(Stub::new().sessions()),
+        );
+    for path in ["/livez", "/api/health/redis"] {
+        let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let response = app.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+    }
+}

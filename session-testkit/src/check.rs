@@ -1,0 +1,285 @@
+//! The connection test: looks at a deployment, step by step, and changes nothing but a key of its
+//! own.
+//!
+//! Every step ends within [`DEADLINE`], also where a server accepts connections and never answers.
+//! What a step says holds no secret: URLs are shown without password and parameters.
+
+mod postgres;
+mod redis;
+
+use std::{fmt, future::Future, time::Duration};
+
+use serde::Serialize;
+use tokio::time::{Instant, timeout};
+
+use crate::url::redacted;
+
+/// How long one step may take.
+pub const DEADLINE: Duration = Duration::from_secs(2);
+
+/// What to look at.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Target {
+    /// `redis://…` or `rediss://…`; none is the in-process cache.
+    pub redis_url: Option<String>,
+    /// `postgres://…` or `sqlite:…`; none is the embedded file.
+    pub database_url: Option<String>,
+    /// The prefix of every key. Defaults to `session-layer`.
+    pub namespace: String,
+    /// The Postgres schema of session-layer's tables. Defaults to `session_layer`.
+    pub schema: String,
+    /// How many Redis connections the application opens at most. Defaults to 10.
+    pub pool_size: u16,
+}
+
+impl Target {
+    /// These servers, and for the rest the application's defaults.
+    #[must_use]
+    pub fn new(redis_url: Option<String>, database_url: Option<String>) -> Self {
+        Self {
+            redis_url,
+            database_url,
+            namespace: "session-layer".to_owned(),
+            schema: "session_layer".to_owned(),
+            pool_size: 10,
+        }
+    }
+
+    /// Sets the prefix of every key.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// Sets the Postgres schema.
+    #[must_use]
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// Sets how many Redis connections the application opens.
+    #[must_use]
+    pub fn pool_size(mut self, connections: u16) -> Self {
+        self.pool_size = connections;
+        self
+    }
+
+    fn on_postgres(&self) -> bool {
+        let url = self.database_url.as_deref().unwrap_or_default();
+        url.starts_with("postgres://") || url.starts_with("postgresql://")
+    }
+}
+
+/// How a step went, or a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Status {
+    /// There was nothing to look at.
+    Skipped,
+    /// As it should be.
+    Ok,
+    /// It works, and something is lost: the step says what.
+    Warning,
+    /// It does not work.
+    Failed,
+}
+
+/// One step.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Step {
+    /// Its name for programs: `connect`, `ping`, `set`, …
+    pub step: &'static str,
+    /// How it went.
+    pub status: Status,
+    /// One line for people.
+    pub message: String,
+    /// Why it failed.
+    pub why: Option<String>,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// How long it took, in milliseconds.
+    pub ms: f64,
+}
+
+/// All steps for one server.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ServerReport {
+    /// `redis` or `postgres`.
+    pub server: &'static str,
+    /// Where it is, without secrets; none if none is configured.
+    pub url: Option<String>,
+    /// The worst of its steps.
+    pub status: Status,
+    /// In the order in which they were taken; those after a fatal one are missing.
+    pub steps: Vec<Step>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// Whether no step failed.
+    pub ok: bool,
+    /// Redis, then Postgres.
+    pub servers: Vec<ServerReport>,
+}
+
+/// What is told while it goes on.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Progress<'a> {
+    /// The heading of a server's steps.
+    Begin(&'a str),
+    /// A step was taken.
+    Step(&'a Step),
+}
+
+impl fmt::Display for Progress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let step = match self {
+            Self::Begin(heading) => return f.write_str(heading),
+            Self::Step(step) => step,
+        };
+        let sign = match step.status {
+            Status::Ok => "✅",
+            Status::Warning => "⚠️ ",
+            Status::Failed => "❌",
+            Status::Skipped => "➖",
+        };
+        write!(f, "{sign} {}", step.message)?;
+        if let Some(why) = &step.why {
+            write!(f, "\n   why: {why}")?;
+        }
+        if let Some(help) = &step.help {
+            for line in help.lines() {
+                write!(f, "\n   → {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks at both servers, one after the other, and tells of each step as it is taken.
+pub async fn check(target: &Target, mut tell: impl FnMut(Progress<'_>)) -> Report {
+    let servers = vec![
+        redis::check(target, &mut tell).await,
+        postgres::check(target, &mut tell).await,
+    ];
+    Report {
+        ok: servers.iter().all(|server| server.status != Status::Failed),
+        servers,
+    }
+}
+
+/// Takes steps, one after the other.
+struct Steps<'a> {
+    url: Option<&'a str>,
+    taken: Vec<Step>,
+    tell: &'a mut dyn FnMut(Progress<'_>),
+}
+
+/// What a step found: a line and, where not all is well, why and what to do.
+struct Finding {
+    status: Status,
+    message: String,
+    why: Option<String>,
+    help: Option<String>,
+}
+
+impl Finding {
+    fn ok(message: impl Into<String>) -> Self {
+        Self {
+            status: Status::Ok,
+            message: message.into(),
+            why: None,
+            help: None,
+        }
+    }
+
+    fn new(status: Status, message: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.to_owned(),
+            why: Some(why.into()),
+            help: Some(help.into()),
+        }
+    }
+
+    fn failed(message: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::new(Status::Failed, message, why, help)
+    }
+
+    fn warning(message: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::new(Status::Warning, message, why, help)
+    }
+
+    fn skipped(message: impl Into<String>) -> Self {
+        Self {
+            status: Status::Skipped,
+            ..Self::ok(message)
+        }
+    }
+}
+
+impl<'a> Steps<'a> {
+    fn begin(heading: &str, url: Option<&'a str>, tell: &'a mut dyn FnMut(Progress<'_>)) -> Self {
+        tell(Progress::Begin(heading));
+        Self {
+            url,
+            taken: Vec::new(),
+            tell,
+        }
+    }
+
+    /// Takes a step under the deadline; a value goes on to the next one. `late` is what is found
+    /// when the deadline passes.
+    async fn take<T>(
+        &mut self,
+        step: &'static str,
+        late: impl FnOnce(String) -> Finding,
+        work: impl Future<Output = Result<(T, Finding), Finding>>,
+    ) -> Option<T> {
+        let begin = Instant::now();
+        let (value, finding) = match timeout(DEADLINE, work).await {
+            Ok(Ok((value, finding))) => (Some(value), finding),
+            Ok(Err(finding)) => (None, finding),
+            Err(_) => (None, late(format!("no answer within {} s", DEADLINE.as_secs()))),
+        };
+        let hide = |text: String| match self.url {
+            Some(url) => crate::url::without_password(&text, url),
+            None => text,
+        };
+        let step = Step {
+            step,
+            status: finding.status,
+            message: hide(finding.message),
+            why: finding.why.map(hide),
+            help: finding.help.map(hide),
+            ms: (begin.elapsed().as_secs_f64() * 100_000.0).round() / 100.0,
+        };
+        (self.tell)(Progress::Step(&step));
+        self.taken.push(step);
+        value
+    }
+
+    /// A step that needs no server.
+    async fn note(&mut self, step: &'static str, finding: Finding) {
+        let _nothing: Option<()> = self.take(step, |_| Finding::ok(""), async { Err(finding) }).await;
+    }
+
+    fn end(self, server: &'static str) -> ServerReport {
+        let worst = self.taken.iter().map(|step| step.status).max();
+        ServerReport {
+            server,
+            url: self.url.map(redacted),
+            status: worst.unwrap_or(Status::Skipped),
+            steps: self.taken,
+        }
+    }
+}

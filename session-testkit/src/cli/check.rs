@@ -1,0 +1,78 @@
+//! `session-testkit check`
+
+use std::process::ExitCode;
+
+use crate::check::{Progress, Report, Target, check};
+
+/// Looks at a deployment: do Redis and Postgres answer, and may the application do what it must?
+///
+/// Changes nothing but one key of its own. Exit code 0: all well; 1: a step failed; 2: nothing was
+/// named to look at.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  session-testkit check
+  session-testkit check --redis-url redis://127.0.0.1:6379 --json")]
+pub(super) struct Arguments {
+    /// The Redis to look at.
+    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
+    redis_url: Option<String>,
+
+    /// The Postgres to look at.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+
+    /// The prefix of the application's keys.
+    #[arg(long, env = "SESSION_CACHE_NAMESPACE", default_value = "session-layer", value_name = "NAME")]
+    namespace: String,
+
+    /// The Postgres schema of session-layer's tables.
+    #[arg(long, env = "SESSION_DB_SCHEMA", default_value = "session_layer", value_name = "NAME")]
+    schema: String,
+
+    /// How many Redis connections the application opens.
+    #[arg(long, env = "SESSION_CACHE_POOL_SIZE", default_value_t = 10, value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pool_size: u16,
+
+    /// Print one JSON document on standard output, and the steps on standard error.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn main(arguments: Arguments) -> ExitCode {
+    let set = |url: Option<String>| url.filter(|url| !url.is_empty());
+    let target = Target::new(set(arguments.redis_url), set(arguments.database_url))
+        .namespace(arguments.namespace)
+        .schema(arguments.schema)
+        .pool_size(arguments.pool_size);
+    if target.redis_url.is_none() && target.database_url.is_none() {
+        eprintln!(
+            "session-testkit: nothing to check: neither REDIS_URL nor DATABASE_URL is set, so the application uses \
+             its SQLite file and in-process cache; name servers with --redis-url and --database-url"
+        );
+        return ExitCode::from(super::COULD_NOT_RUN);
+    }
+    let mut first = true;
+    let report = check(&target, |progress| {
+        let gap = if matches!(progress, Progress::Begin(_)) && !first { "\n" } else { "" };
+        first = false;
+        if arguments.json {
+            eprintln!("{gap}{progress}");
+        } else {
+            println!("{gap}{progress}");
+        }
+    })
+    .await;
+    if arguments.json {
+        match serde_json::to_string_pretty(&report) {
+            Ok(document) => println!("{document}"),
+            Err(error) => return super::could_not_run(&error),
+        }
+    }
+    exit_code(&report)
+}
+
+fn exit_code(report: &Report) -> ExitCode {
+    ExitCode::from(u8::from(!report.ok))
+}
