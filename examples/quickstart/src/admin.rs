@@ -25,7 +25,7 @@ struct ModeBody {
     mode: Word,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Word {
     On,
@@ -53,7 +53,5 @@ async fn set(
         Word::On => Mode::On,
         Word::Bypass => Mode::Bypass,
     });
-    let Json(now) = show(State(sessions)).await;
-    tracing::info!(mode = ?now.mode, "the cache was switched");
-    Ok(Json(now))
+    Ok(show(State(sessions)).await)
 }
