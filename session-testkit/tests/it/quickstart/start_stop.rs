@@ -147,9 +147,10 @@ async fn sigterm_hanging(backend: Backend) -> Outcome {
     let _redis = servers.redis().pause().await?;
     let _postgres = servers.postgres().pause().await?;
     let begin = Instant::now();
+    let fields = [("Authorization", &*alice.bearer)];
     let requests = async {
         tokio::join!(
-            app.send("POST", "/logout", &[("Authorization", &alice.bearer)]),
+            app.send("POST", "/logout", &fields),
             app.try_login("bob"),
             app.me(&alice),
             async {
