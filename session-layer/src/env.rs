@@ -98,7 +98,11 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
     match plan.stores {
         #[cfg(feature = "sqlite")]
         Stores::Embedded { path } => {
-            let _ = path; todo!()
+            let store = crate::store::SqliteStore::open(&path)
+                .await
+                .map_err(ConfigError::Store)?;
+            let cache = crate::cache::MemoryCache::new(EMBEDDED_CAPACITY);
+            Ok(build(Sessions::builder(cache, store), settings))
         }
         #[cfg(not(feature = "sqlite"))]
         Stores::Embedded { .. } => Err(ConfigError::MissingFeature {
