@@ -38,7 +38,10 @@ pub enum SessionRejection {
 impl IntoResponse for SessionRejection {
     fn into_response(self) -> Response {
         let response = match self {
-            Self::NoSession => Rejection::Unauthorized.response(),
+            Self::NoSession => {
+                tracing::debug!(status = 401, reason = %self, "request rejected by an extractor");
+                Rejection::Unauthorized.response()
+            }
             Self::NoLayer | Self::Skipped => {
                 tracing::error!("cannot extract a session: {self}");
                 problem(StatusCode::INTERNAL_SERVER_ERROR, &self.to_string())

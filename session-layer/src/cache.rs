@@ -14,10 +14,14 @@ use crate::session::Session;
 use crate::store::StoreId;
 use crate::token::TokenDigest;
 
+#[cfg(feature = "sqlite")]
+mod memory;
 mod none;
 #[cfg(feature = "redis")]
 mod redis;
 
+#[cfg(feature = "sqlite")]
+pub use self::memory::{MemoryCache, MemoryLease};
 pub use self::none::NoCache;
 #[cfg(feature = "redis")]
 pub use self::redis::{

@@ -249,23 +249,25 @@ pub(super) fn report(facts: Facts<'_>) -> HealthReport {
     }
 }
 
-/// This probe's, then what happened before it, each text once.
+/// This probe's, then what happened before it. What the probe met as well is not told twice, however
+/// often requests met it.
 fn errors(probed: &Probed, recent: Vec<String>) -> Vec<String> {
+    let cache = probed.cache.errors.iter();
+    let cache = cache.map(|error| format!("session cache: {error}"));
     let store = probed.store_error.iter();
     let store = store.map(|error| format!("session store: {error}"));
-    let mut errors: Vec<String> = Vec::new();
-    for error in probed
-        .cache
-        .errors
-        .iter()
-        .cloned()
-        .chain(store)
-        .chain(recent)
-    {
-        if errors.len() < MOST_ERRORS && !errors.contains(&error) {
+    let mut errors: Vec<String> = cache.chain(store).collect();
+    let told = errors.len();
+    for error in recent {
+        let is_told = |told: &String| {
+            let times = error.strip_prefix(told.as_str());
+            times.is_some_and(|times| times.is_empty() || times.starts_with(" ("))
+        };
+        if !errors[..told].iter().any(is_told) {
             errors.push(error);
         }
     }
+    errors.truncate(MOST_ERRORS);
     errors
 }
 
@@ -426,12 +428,18 @@ mod tests {
         let mut probed = healthy_probe();
         probed.cache.errors = vec!["now".to_owned()];
         probed.store_error = Some("gone".to_owned());
+        let again = ["session cache: now", "session store: gone (7 times)"];
         let before = (0..20).map(|n| format!("before {n}"));
         let report = report(Facts {
-            recent_errors: ["now".to_owned()].into_iter().chain(before).collect(),
+            recent_errors: again.map(str::to_owned).into_iter().chain(before).collect(),
             ..facts(&probed)
         });
-        let expected = ["now", "session store: gone", "before 0", "before 1"];
+        let expected = [
+            "session cache: now",
+            "session store: gone",
+            "before 0",
+            "before 1",
+        ];
         assert_eq!(report.errors[..4], expected);
         assert_eq!(report.errors.len(), 10);
     }

@@ -201,7 +201,7 @@ impl SessionCache for StubCache {
 
     fn status(&self) -> CacheStatus {
         let mut status = CacheStatus::new("redis");
-        (status.connected, status.size, status.available) = (true, 10, 10);
+        (status.connected, status.size, status.available) = (!is(&self.0.0.cache_down), 10, 10);
         status
     }
 

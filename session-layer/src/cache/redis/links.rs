@@ -218,11 +218,12 @@ impl Links {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Links that answer, and those that don't.
+    /// Links that answer, and those that are open and don't.
     pub(super) fn count(&self) -> (usize, usize) {
         let links = self.each();
         let usable = links.iter().filter(|link| link.is_usable()).count();
-        (usable, links.len() - usable)
+        let open = links.iter().filter(|link| !link.is_dead()).count();
+        (usable, open.saturating_sub(usable))
     }
 
     /// Do all links lead to one process that has no replicas, as far as it tells?
@@ -257,7 +258,7 @@ impl Links {
     /// The keeper.
     async fn keep(self: Arc<Self>) {
         let mut recheck = Instant::now() + RECHECK_EVERY;
-        loop {
+        while !self.stop.is_cancelled() {
             let mut failure = self.replace_missing().await;
             let now = Instant::now();
             let due = now >= recheck;
@@ -270,10 +271,15 @@ impl Links {
             if self.drop_dead() {
                 failure = self.replace_missing().await;
             }
+            let (usable, hanging) = self.count();
             self.publish(match failure {
-                _ if self.count().0 > 0 => Phase::Up,
+                _ if usable > 0 => Phase::Up,
                 Some(error) => Phase::Down(error.kind(), error.to_string().into()),
-                None => Phase::Down(CacheErrorKind::TimedOut, timed_out().to_string().into()),
+                None if hanging > 0 => {
+                    Phase::Down(CacheErrorKind::TimedOut, timed_out().to_string().into())
+                }
+                // All were closed again since they were opened: that says nothing about the next.
+                None => continue,
             });
             let all_well = self.count().0 >= self.target.load(Ordering::Relaxed);
             let next = if all_well {
