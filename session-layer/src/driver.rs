@@ -73,7 +73,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     async fn learn_the_store(driver: Weak<Self>, stop: CancellationToken) {
         loop {
             {
-                let Some(driver) = driver.upgrade() else { return };
+                let Some(driver) = driver.upgrade() else {
+                    return;
+                };
                 let asked = Instant::now();
                 if driver.seen.id().is_none()
                     && let Ok(answer) = driver.store.load(&[]).await

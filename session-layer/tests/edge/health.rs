@@ -84,7 +84,12 @@ async fn ready_while_some_session_could_be_validated() {
         (up as fn(Stub) -> Stub, Mode::On, true, 200),
         (|stub| stub.cache_down(), Mode::On, true, 200),
         (|stub| stub.store_down(true), Mode::On, true, 200),
-        (|stub| stub.store_down(true).cache_down(), Mode::On, true, 503),
+        (
+            |stub| stub.store_down(true).cache_down(),
+            Mode::On,
+            true,
+            503,
+        ),
         (|stub| stub.store_down(true), Mode::Bypass, true, 503),
         (|stub| stub.probe_hangs(), Mode::On, true, 200),
         (|stub| stub.probe_hangs().cache_down(), Mode::On, true, 503),

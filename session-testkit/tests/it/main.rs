@@ -2,20 +2,22 @@
 
 mod backends;
 mod changes;
-mod embedded;
 mod check;
+mod embedded;
 mod foreign;
 mod gone;
 mod harness;
+mod http;
 mod incarnation;
 mod outages;
 mod proxy;
+mod quickstart;
 mod rls;
+mod run;
+mod skips;
 mod stale_fill;
 mod support;
 mod validate;
-mod run;
-mod skips;
 
 use std::process::ExitCode;
 
@@ -38,5 +40,6 @@ fn main() -> ExitCode {
         registry.theme("embedded", embedded::tests);
         registry.theme("run", run::tests);
         registry.theme("skips", skips::tests);
+        registry.theme("quickstart", quickstart::tests);
     })
 }
