@@ -166,7 +166,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_entry_comes_back_as_it_was(user in ".{1,200}", data in ".{0,300}", number: i64) {
+        fn an_entry_comes_back_as_it_was(user in "[^\0]{1,200}", data in "[^\0]{0,300}", number: i64) {
             let before = entry(&user, &data, number);
             let Found::Entry(after) = decode(&entry_value(&before, HERE), HERE) else {
                 return Err(TestCaseError::fail("not an entry"));

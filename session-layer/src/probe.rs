@@ -24,6 +24,8 @@ pub(crate) struct Probed {
     pub(crate) cache: CacheProbe,
     /// Why the store cannot answer; `None`: it can.
     pub(crate) store_error: Option<String>,
+    /// Has the store answered since the start? Before that no cached copy is believed.
+    pub(crate) store_is_known: bool,
 }
 
 /// The probe under way, if there is one.
@@ -45,6 +47,7 @@ impl Probing {
                 Arc::new(Probed {
                     cache: failed_cache(text),
                     store_error: Some(text.to_owned()),
+                    store_is_known: false,
                 })
             }
         }
@@ -82,6 +85,7 @@ impl Sessions {
                     timeout(PROBE_DEADLINE, sessions.probe_cache()),
                     timeout(PROBE_DEADLINE, sessions.probe_store()),
                 );
+                let store_is_known = sessions.store_is_known();
                 let late = format!("the probe had not ended after {PROBE_DEADLINE:?}");
                 Probed {
                     cache: cache.unwrap_or_else(|_late| CacheProbe {
@@ -94,6 +98,7 @@ impl Sessions {
                         Ok(Err(error)) => Some(error.to_string()),
                         Err(_late) => Some(late),
                     },
+                    store_is_known,
                 }
             })
             .await

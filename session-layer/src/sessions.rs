@@ -303,6 +303,11 @@ impl Sessions {
         self.driver.store_backend()
     }
 
+    /// Has the store answered since the start? Before that no cached copy is believed.
+    pub(crate) fn store_is_known(&self) -> bool {
+        self.driver.store_is_known()
+    }
+
     /// Really pings, sets and gets.
     pub(crate) fn probe_cache(&self) -> Boxed<CacheProbe> {
         Arc::clone(&self.driver).probe_cache()
@@ -373,6 +378,7 @@ trait AnyDriver: Send + Sync {
     fn cache_status(&self) -> CacheStatus;
     fn store_backend(&self) -> &'static str;
     fn recent_errors(&self) -> Vec<String>;
+    fn store_is_known(&self) -> bool;
     fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe>;
     fn probe_store(self: Arc<Self>) -> Boxed<Result<(), StoreError>>;
     fn shutdown(self: Arc<Self>) -> Boxed<()>;
@@ -437,6 +443,9 @@ impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
     }
     fn recent_errors(&self) -> Vec<String> {
         self.troubles.recent(Instant::now())
+    }
+    fn store_is_known(&self) -> bool {
+        self.seen.id().is_some()
     }
     fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe> {
         Box::pin(async move { self.cache.probe().await })

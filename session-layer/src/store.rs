@@ -171,7 +171,8 @@ pub struct JournalRead {
 /// goes into the `Ok`. [`StoreErrorKind::Uncertain`](crate::error::StoreErrorKind::Uncertain) is for a
 /// change whose answer was lost after it was sent.
 pub trait SessionStore: Send + Sync + 'static {
-    /// Reads many digests at once, in one statement.
+    /// Reads many digests at once, in one statement. With none it is the question which store this is
+    /// and what its clock says.
     fn load(
         &self,
         digests: &[TokenDigest],

@@ -72,6 +72,7 @@ pub(crate) struct Answers {
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Looks the digests up in one round trip each to the cache and, if need be, the store.
     pub(crate) async fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Answers {
+        let deadline = tokio::time::Instant::now() + self.settings.budget;
         let (found, degraded) = match self.mode() {
             Mode::Bypass => {
                 self.counters.bypassed.add_one();
@@ -104,7 +105,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 degraded,
             };
         }
-        let tier = match self.ask_store(open).await {
+        let tier = match self.ask_store(open, deadline).await {
             Ok(told) => {
                 for (at, validation) in told {
                     validations[at] = validation;
@@ -150,7 +151,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 self.note_cache(error);
             }
             None if found.iter().all(|lookup| matches!(lookup, Lookup::Hit(_))) => {
-                counters.hits.add_one()
+                counters.hits.add_one();
             }
             None => counters.misses.add_one(),
         }
@@ -163,6 +164,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     async fn ask_store(
         self: &Arc<Self>,
         open: Vec<Open<C::Lease>>,
+        deadline: tokio::time::Instant,
     ) -> Result<Vec<(usize, Validation)>, StoreError> {
         let (tell, told) = oneshot::channel();
         let driver = Arc::clone(self);
@@ -192,7 +194,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 driver.work_behind(work).await;
             }
         });
-        match tokio::time::timeout(self.settings.budget, told).await {
+        match tokio::time::timeout_at(deadline, told).await {
             Ok(Ok(answer)) => answer,
             // The task ended without a word only if the runtime is shutting down.
             Ok(Err(_)) | Err(_) => Err(StoreError::new(
@@ -215,13 +217,14 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 session,
                 previous_until,
             } => (session, previous_until),
-            Row::Revoked => {
-                // A copy that outlived its session must be gone before anyone hears "invalid": after
-                // that answer no other node may say "valid".
+            // After an "invalid" no node may say "valid" again. A copy that outlived its session has to
+            // be gone before it; and where the lease is not ours, so has the lease of whoever read the
+            // row while it was still there.
+            Row::Absent if lease.is_some() => return (Validation::Invalid, None),
+            Row::Absent | Row::Revoked => {
                 let _ = self.cache.invalidate(&[digest]).await;
                 return (Validation::Invalid, None);
             }
-            Row::Absent => return (Validation::Invalid, None),
         };
         let granularity = touch_granularity(session.idle_timeout());
         let mut late_touch = false;
@@ -233,11 +236,11 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                     Ok(Change::Made {
                         session: touched, ..
                     }) => session = touched,
-                    Ok(Change::NoSession | Change::Conflict) => return (Validation::Invalid, None),
+                    Ok(Change::NoSession) => return (Validation::Invalid, None),
                     // Alive by the read; not to be cached, so that the next request tries again.
+                    Ok(Change::Conflict) => return (Validation::Valid(session), None),
                     Err(error) => {
-                        self.troubles
-                            .note(Instant::now(), format!("touching a session: {error}"));
+                        self.note_touch(&error);
                         return (Validation::Valid(session), None);
                     }
                 }
@@ -285,9 +288,13 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         if let Some((id, granularity)) = work.touch
             && let Err(error) = self.store.touch(id, granularity).await
         {
-            self.troubles
-                .note(Instant::now(), format!("touching a session: {error}"));
+            self.note_touch(&error);
         }
+    }
+
+    fn note_touch(&self, error: &StoreError) {
+        self.troubles
+            .note(Instant::now(), format!("touching a session: {error}"));
     }
 
     pub(crate) fn note_cache(&self, error: &CacheError) {

@@ -249,7 +249,10 @@ impl<'a> Steps<'a> {
         let (value, finding) = match timeout(DEADLINE, work).await {
             Ok(Ok((value, finding))) => (Some(value), finding),
             Ok(Err(finding)) => (None, finding),
-            Err(_) => (None, late(format!("no answer within {} s", DEADLINE.as_secs()))),
+            Err(_) => (
+                None,
+                late(format!("no answer within {} s", DEADLINE.as_secs())),
+            ),
         };
         let hide = |text: String| match self.url {
             Some(url) => crate::url::without_password(&text, url),
@@ -270,7 +273,9 @@ impl<'a> Steps<'a> {
 
     /// A step that needs no server.
     async fn note(&mut self, step: &'static str, finding: Finding) {
-        let _nothing: Option<()> = self.take(step, |_| Finding::ok(""), async { Err(finding) }).await;
+        let _nothing: Option<()> = self
+            .take(step, |_| Finding::ok(""), async { Err(finding) })
+            .await;
     }
 
     fn end(self, server: &'static str) -> ServerReport {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use session_layer::{HealthService, HealthStatus, Mode};
 use tower::ServiceExt as _;
 
-use crate::stub::Stub;
+use crate::stub::{Stub, token};
 
 async fn ask(service: HealthService, method: Method) -> Response<Value> {
     // Any body will do.
@@ -65,25 +65,40 @@ async fn validations_are_counted_in_it() {
     let stub = Stub::new().cached(0, "alice");
     let sessions = stub.sessions();
     for n in [0, 0] {
-        sessions.validate(&crate::stub::token(n)).await;
+        sessions.validate(&token(n)).await;
     }
     let metrics = sessions.health().await.session_cache.metrics;
     assert_eq!(metrics.total, 2);
     assert_eq!(metrics.hits + metrics.misses, 2);
 }
 
+/// No outage.
+fn up(stub: Stub) -> Stub {
+    stub
+}
+
 #[tokio::test]
 async fn ready_while_some_session_could_be_validated() {
-    for (stub, mode, status) in [
-        (Stub::new(), Mode::On, 200),
-        (Stub::new().cache_down(), Mode::On, 200),
-        (Stub::new().store_down(true), Mode::On, 200),
-        (Stub::new().store_down(true).cache_down(), Mode::On, 503),
-        (Stub::new().store_down(true), Mode::Bypass, 503),
-        (Stub::new().probe_hangs(), Mode::On, 200),
-        (Stub::new().probe_hangs().cache_down(), Mode::On, 503),
+    // Each begins with a store that was there once, or (the last) never.
+    for (outage, mode, known, status) in [
+        (up as fn(Stub) -> Stub, Mode::On, true, 200),
+        (|stub| stub.cache_down(), Mode::On, true, 200),
+        (|stub| stub.store_down(true), Mode::On, true, 200),
+        (
+            |stub| stub.store_down(true).cache_down(),
+            Mode::On,
+            true,
+            503,
+        ),
+        (|stub| stub.store_down(true), Mode::Bypass, true, 503),
+        (|stub| stub.probe_hangs(), Mode::On, true, 200),
+        (|stub| stub.probe_hangs().cache_down(), Mode::On, true, 503),
+        (|stub| stub.store_down(true), Mode::On, false, 503),
     ] {
+        let stub = Stub::new().store_down(!known);
         let sessions = stub.sessions();
+        let _ = sessions.validate(&token(0)).await;
+        let _ = outage(stub);
         sessions.set_mode(mode);
         let response = ask(HealthService::readyz(sessions), Method::GET).await;
         assert_eq!(response.status(), status);

@@ -23,11 +23,21 @@ pub(super) struct Arguments {
     database_url: Option<String>,
 
     /// The prefix of the application's keys.
-    #[arg(long, env = "SESSION_CACHE_NAMESPACE", default_value = "session-layer", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "SESSION_CACHE_NAMESPACE",
+        default_value = "session-layer",
+        value_name = "NAME"
+    )]
     namespace: String,
 
     /// The Postgres schema of session-layer's tables.
-    #[arg(long, env = "SESSION_DB_SCHEMA", default_value = "session_layer", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "SESSION_DB_SCHEMA",
+        default_value = "session_layer",
+        value_name = "NAME"
+    )]
     schema: String,
 
     /// How many Redis connections the application opens.
@@ -42,9 +52,17 @@ pub(super) struct Arguments {
 
 pub(super) async fn main(arguments: Arguments) -> ExitCode {
     let set = |url: Option<String>| url.filter(|url| !url.is_empty());
+    let or = |value: String, default: &str| {
+        if value.is_empty() {
+            default.to_owned()
+        } else {
+            value
+        }
+    };
     let target = Target::new(set(arguments.redis_url), set(arguments.database_url))
-        .namespace(arguments.namespace)
-        .schema(arguments.schema)
+        // Set to nothing is as good as not set.
+        .namespace(or(arguments.namespace, "session-layer"))
+        .schema(or(arguments.schema, "session_layer"))
         .pool_size(arguments.pool_size);
     if target.redis_url.is_none() && target.database_url.is_none() {
         eprintln!(
@@ -55,7 +73,11 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
     }
     let mut first = true;
     let report = check(&target, |progress| {
-        let gap = if matches!(progress, Progress::Begin(_)) && !first { "\n" } else { "" };
+        let gap = if matches!(progress, Progress::Begin(_)) && !first {
+            "\n"
+        } else {
+            ""
+        };
         first = false;
         if arguments.json {
             eprintln!("{gap}{progress}");

@@ -107,6 +107,8 @@ pub(super) struct Links {
     pool: Pool<LinkManager>,
     live: RwLock<Vec<Object<LinkManager>>>,
     phase: watch::Sender<Phase>,
+    /// How many links there may be.
+    size: usize,
     /// How many links there should be.
     target: AtomicUsize,
     /// Callers waiting for a link.
@@ -135,6 +137,7 @@ impl Links {
             pool,
             live: RwLock::default(),
             phase: watch::Sender::new(Phase::Connecting),
+            size,
             target: AtomicUsize::new(AT_LEAST.min(size)),
             waiting: AtomicUsize::new(0),
             look: Notify::new(),
@@ -210,8 +213,9 @@ impl Links {
         }
     }
 
+    /// Connections at most.
     pub(super) fn size(&self) -> usize {
-        self.pool.status().max_size
+        self.size
     }
 
     pub(super) fn waiting(&self) -> usize {
