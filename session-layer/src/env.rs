@@ -4,11 +4,8 @@
 
 use std::time::Duration;
 
-use crate::builder::SessionsBuilder;
-use crate::cache::SessionCache;
 use crate::error::ConfigError;
 use crate::sessions::{Mode, Sessions};
-use crate::store::SessionStore;
 
 /// Where the sessions are without `DATABASE_URL`.
 const DEFAULT_DATABASE: &str = "sqlite:session-layer.db";
@@ -87,22 +84,19 @@ impl Sessions {
     }
 }
 
-async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
-    fn build<C: SessionCache, S: SessionStore>(
-        builder: SessionsBuilder<C, S>,
-        (ttl, mode): (Duration, Mode),
-    ) -> Sessions {
-        builder.ttl(ttl).mode(mode).build()
-    }
-    let settings = (plan.ttl, plan.mode);
-    match plan.stores {
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    expect(unused_variables, reason = "without a store there is nothing to set")
+)]
+async fn open(Plan { stores, ttl, mode }: Plan) -> Result<Sessions, ConfigError> {
+    match stores {
         #[cfg(feature = "sqlite")]
         Stores::Embedded { path } => {
             let store = crate::store::SqliteStore::open(&path)
                 .await
                 .map_err(ConfigError::Store)?;
             let cache = crate::cache::MemoryCache::new(EMBEDDED_CAPACITY);
-            Ok(build(Sessions::builder(cache, store), settings))
+            Ok(Sessions::builder(cache, store).ttl(ttl).mode(mode).build())
         }
         #[cfg(not(feature = "sqlite"))]
         Stores::Embedded { .. } => Err(ConfigError::MissingFeature {
@@ -116,18 +110,16 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
                 .pool_size(redis.pool_size)
                 .replicated(redis.replicated)
                 .build()?;
-            Ok(build(
-                Sessions::builder(cache, open_postgres(database).await?),
-                settings,
-            ))
+            let store = open_postgres(database).await?;
+            Ok(Sessions::builder(cache, store).ttl(ttl).mode(mode).build())
         }
         #[cfg(feature = "postgres")]
         Stores::StoreOnly { database } => {
             let store = open_postgres(database).await?;
-            Ok(build(
-                Sessions::builder(crate::cache::NoCache, store),
-                settings,
-            ))
+            Ok(Sessions::builder(crate::cache::NoCache, store)
+                .ttl(ttl)
+                .mode(mode)
+                .build())
         }
         #[allow(unreachable_patterns, reason = "with all features nothing is left")]
         _ => Err(ConfigError::MissingFeature {

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `builder.rs` | a pool of our own |
-//! | `schema.rs`, `statements.rs` | the schema's name, and every statement with it in |
+//! | `schema.rs`, `words.rs`, `statements.rs` | the schema's name, and every statement with it in |
 //! | `connection.rs`, `ask.rs` | connections and deadlines: nothing waits for ever, nothing leaks |
 //! | `errors.rs`, `rows.rs` | what comes back, and whether it is the truth |
 //! | `read.rs`, `create.rs`, `change.rs`, `revoke.rs` | the operations |
@@ -37,6 +37,7 @@ mod revoke;
 mod rows;
 mod schema;
 mod statements;
+mod words;
 
 pub use self::builder::PostgresStoreBuilder;
 pub use self::schema::InvalidSchemaName;

@@ -65,7 +65,7 @@ async fn validations_are_counted_in_it() {
     let stub = Stub::new().cached(0, "alice");
     let sessions = stub.sessions();
     for n in [0, 0] {
-        sessions.validate(&crate::stub::token(n)).await;
+        sessions.validate(&token(n)).await;
     }
     let metrics = sessions.health().await.session_cache.metrics;
     assert_eq!(metrics.total, 2);

@@ -10,8 +10,8 @@ use session_testkit::wait;
 
 use crate::harness::{Outcome, Registry};
 use crate::support::{
-    OwnRedis, SOON, ask, built, cache, login, sessions_on, store_on, until_connected,
-    until_disconnected, until_hit,
+    OwnRedis, SOON, ask, built, cache, cache_within, login, sessions_on, store, store_on,
+    until_connected, until_disconnected, until_hit,
 };
 
 pub(crate) fn tests(reg: &mut Registry) {
@@ -131,7 +131,9 @@ async fn established_hang(backends: Arc<Backends>) -> Outcome {
 
 async fn idle_closed(backends: Arc<Backends>) -> Outcome {
     let own = OwnRedis::start(&backends).await?;
-    let sessions = own.sessions().await?;
+    // Connecting anew has to be quick, but not on this machine at this moment.
+    let cache = cache_within(Duration::from_secs(4), own.redis.url(), &own.sandbox)?;
+    let sessions = built(cache, store(&own.sandbox).await?);
     let alice = login(&sessions, "alice").await?;
     until_hit(&sessions, &alice).await?;
     // What `timeout` does to idle connections, but at a moment of our choosing and many times over.

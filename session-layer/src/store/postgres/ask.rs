@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::PostgresStore;
 use super::connection::Connection;
-use super::errors::{self, Sent};
+use super::errors::{self, Progress};
 use super::rows;
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -35,11 +35,13 @@ impl PostgresStore {
         &self,
         ask: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let sent = Sent::default();
+        let progress = Progress::default();
         let asking = async {
             let mut dead = 0;
             loop {
+                progress.connecting();
                 let connection = self.connections.get().await?;
+                progress.asking();
                 match self.fetch(connection, ask()).await {
                     Ok(rows) => return Ok(rows),
                     Err(error)
@@ -47,27 +49,28 @@ impl PostgresStore {
                     {
                         dead += 1;
                     }
-                    Err(error) => return Err(self.explain(error, &sent).await),
+                    Err(error) => return Err(self.explain(error, &progress).await),
                 }
             }
         };
-        within(self.read_deadline, &sent, asking).await
+        within(self.read_deadline, &progress, asking).await
     }
 
     /// Makes a change that is one statement. It is sent once.
     pub(super) async fn change(
         &self,
-        sent: &Sent,
+        progress: &Progress,
         change: Statement,
     ) -> Result<Vec<PgRow>, StoreError> {
+        progress.connecting();
         let connection = self.answering().await?;
-        sent.set(true);
+        progress.changing();
         match self.fetch(connection, change).await {
             Ok(rows) => {
-                sent.set(false);
+                progress.asking();
                 Ok(rows)
             }
-            Err(error) => Err(self.explain(error, sent).await),
+            Err(error) => Err(self.explain(error, progress).await),
         }
     }
 
@@ -80,8 +83,13 @@ impl PostgresStore {
 
     /// A change that is one statement, under its deadline.
     pub(super) async fn change_once(&self, change: Statement) -> Result<Vec<PgRow>, StoreError> {
-        let sent = Sent::default();
-        within(self.change_deadline, &sent, self.change(&sent, change)).await
+        let progress = Progress::default();
+        within(
+            self.change_deadline,
+            &progress,
+            self.change(&progress, change),
+        )
+        .await
     }
 
     /// The answer to its end (with an autocommitted change, that is after its commit), and the
@@ -105,12 +113,12 @@ impl PostgresStore {
 
     /// With `row_security=off`, rows that would be hidden are a denied right (42501). Which of the
     /// two it is, Postgres tells when asked: it is not said by text.
-    pub(super) async fn explain(&self, error: sqlx::Error, sent: &Sent) -> StoreError {
-        let explained = errors::of_statement(error, sent);
+    pub(super) async fn explain(&self, error: sqlx::Error, progress: &Progress) -> StoreError {
+        let explained = errors::of_statement(error, progress);
         if explained.kind() != StoreErrorKind::Denied {
             return explained;
         }
-        sent.set(false);
+        progress.asking();
         match self.hidden_table().await {
             Some((role, table)) => rows::hidden(&role, &table).with_source(explained),
             None => explained,
@@ -144,11 +152,11 @@ async fn pinned(
 /// `asking`, given up at the deadline.
 pub(super) async fn within<T>(
     deadline: Duration,
-    sent: &Sent,
+    progress: &Progress,
     asking: impl Future<Output = Result<T, StoreError>> + Send,
 ) -> Result<T, StoreError> {
     match timeout(deadline, asking).await {
         Ok(answer) => answer,
-        Err(_) => Err(errors::timed_out(sent, deadline)),
+        Err(_) => Err(errors::timed_out(progress, deadline)),
     }
 }

@@ -138,6 +138,8 @@ impl PostgresStoreBuilder {
                 (change * 2).to_string(),
             ),
             ("row_security", "off".to_owned()),
+            // Nothing of ours runs long enough to be worth compiling.
+            ("jit", "off".to_owned()),
             ("default_transaction_isolation", "read committed".to_owned()),
         ]))
     }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::PostgresStore;
 use super::ask::within;
-use super::errors::{self, Sent};
+use super::errors::{self, Progress};
 use crate::error::{StoreError, StoreErrorKind};
 
 /// How long all of it may take: a later migration may build an index over every session.
@@ -67,22 +67,23 @@ impl PostgresStore {
     /// [`StoreError`]: Postgres cannot be reached, our role lacks a right, or a migration that was
     /// applied differs from the one this version has.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let sent = Sent::default();
+        let progress = Progress::default();
         let migrating = async {
             let mut connection = match self.connections.get().await {
                 Ok(connection) => connection,
                 // The pool does not say why. A connection outside of it does.
                 Err(error) => return Err(self.reach().await.err().unwrap_or(error)),
             };
+            progress.asking();
             match self.migrate_over(&mut connection).await {
                 Ok(()) => {
                     connection.give_back();
                     Ok(())
                 }
-                Err(failure) => Err(self.why(failure, &sent)),
+                Err(failure) => Err(self.why(failure, &progress)),
             }
         };
-        within(MIGRATING, &sent, migrating).await
+        within(MIGRATING, &progress, migrating).await
     }
 
     /// Does Postgres let us in? If not, the error says why.
@@ -95,7 +96,7 @@ impl PostgresStore {
         };
         match timeout(REACHING, reaching).await {
             Ok(reached) => reached.map_err(|error| errors::of_connecting(error, None)),
-            Err(_) => Err(errors::timed_out(&Sent::default(), REACHING)),
+            Err(_) => Err(errors::timed_out(&Progress::default(), REACHING)),
         }
     }
 
@@ -219,7 +220,7 @@ impl PostgresStore {
         Ok(())
     }
 
-    fn why(&self, failure: Failure, sent: &Sent) -> StoreError {
+    fn why(&self, failure: Failure, progress: &Progress) -> StoreError {
         match failure {
             Failure::Statement(error) if is_denied(&error) => StoreError::new(
                 StoreErrorKind::Denied,
@@ -231,7 +232,7 @@ impl PostgresStore {
                 ),
             )
             .with_source(error),
-            Failure::Statement(error) => errors::of_statement(error, sent),
+            Failure::Statement(error) => errors::of_statement(error, progress),
             Failure::Differs(version) => StoreError::new(
                 StoreErrorKind::Schema,
                 format!(
