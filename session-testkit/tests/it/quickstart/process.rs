@@ -2,69 +2,28 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 use session_testkit::backends::{Backends, Sandbox};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, Command},
-    sync::OnceCell,
     time::{sleep, timeout},
 };
 
-use crate::http::{self, Answer};
+use crate::{
+    examples,
+    http::{self, Answer},
+};
 
 /// Starting, with the tables to be made, on a busy machine.
 const START: Duration = Duration::from_secs(30);
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
-
-/// The quickstart's binary. Cargo tells a test the path of its own package's binaries only, so this
-/// one is asked for here. The features are those of `cargo test --workspace --all-features`, which
-/// takes naming the workspace and a test: so all that it depends on is compiled already.
-async fn binary() -> io::Result<&'static Path> {
-    static BINARY: OnceCell<PathBuf> = OnceCell::const_new();
-    let build = async || {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command
-            .args([
-                "build",
-                "--workspace",
-                "--all-features",
-                "--bin",
-                "quickstart",
-                "--test",
-                "it",
-            ])
-            .args(["--message-format", "json-render-diagnostics"])
-            .args((!cfg!(debug_assertions)).then_some("--release"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .stderr(Stdio::inherit());
-        // What cargo tells the test about the test is not for another cargo: build scripts that look at
-        // it (ring's) would run again, and all that stands on them be compiled again.
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy();
-            if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
-                command.env_remove(&*name);
-            }
-        }
-        let output = command.output().await?;
-        let messages = String::from_utf8_lossy(&output.stdout);
-        messages
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|message| message["target"]["name"] == "quickstart")
-            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .ok_or_else(|| io::Error::other("cargo did not build the quickstart"))
-    };
-    BINARY.get_or_try_init(build).await.map(PathBuf::as_path)
-}
 
 /// A running quickstart. Killed when dropped; if the test failed, its log is printed first.
 #[derive(Debug)]
@@ -288,7 +247,7 @@ pub(crate) fn tier(answer: &Answer) -> String {
 
 async fn command(folder: &TempDir, env: &[(&str, String)]) -> io::Result<Command> {
     let log = std::fs::File::create(folder.path().join("log"))?;
-    let mut command = Command::new(binary().await?);
+    let mut command = Command::new(examples::binary("quickstart").await?);
     command
         .current_dir(folder.path())
         .env_clear()
