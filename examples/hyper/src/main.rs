@@ -49,7 +49,8 @@ async fn serve() -> Result<(), Box<dyn Error + Send + Sync>> {
             move |request| answer(sessions.clone(), request)
         });
 
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    let addr = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".to_owned());
+    let listener = TcpListener::bind(addr).await?;
     println!("http://{}", listener.local_addr()?);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -97,7 +97,7 @@ async fn serve(listener: TcpListener, app: Router, mut stopped: watch::Receiver<
 
 async fn listen(variable: &str, addr: &str) -> Result<TcpListener, Failure> {
     let listener = TcpListener::bind(addr).await.map_err(|error| {
-        format!("cannot listen on {variable}={addr} ({error}); it may be HOST:PORT of this machine")
+        format!("cannot listen on {variable}={addr} ({error}): set it to a free HOST:PORT")
     })?;
     Ok(listener)
 }

@@ -4,10 +4,12 @@ mod backends;
 mod changes;
 mod check;
 mod embedded;
+mod examples;
 mod foreign;
 mod gone;
 mod harness;
 mod http;
+mod hyper_example;
 mod incarnation;
 mod outages;
 mod proxy;
@@ -41,5 +43,6 @@ fn main() -> ExitCode {
         registry.theme("run", run::tests);
         registry.theme("skips", skips::tests);
         registry.theme("quickstart", quickstart::tests);
+        registry.theme("hyper_example", hyper_example::tests);
     })
 }

@@ -69,7 +69,7 @@ async fn works_without_redis(app: &App, alice: &Login, other: &Login) -> Outcome
         let me = app.me(alice).await?;
         assert_eq!((me.status, tier(&me).as_str()), (200, "store"), "{me:?}");
         assert!(
-            begin.elapsed() < Duration::from_millis(500),
+            begin.elapsed() < Duration::from_secs(3),
             "{:?}",
             begin.elapsed()
         );
@@ -85,7 +85,7 @@ async fn works_without_redis(app: &App, alice: &Login, other: &Login) -> Outcome
         Some(3)
     );
     assert_committed(
-        &app.send(
+        &app.ask(
             "DELETE",
             &format!("/sessions/{}", new.id),
             &[("Cookie", &alice.cookie)],
@@ -93,15 +93,15 @@ async fn works_without_redis(app: &App, alice: &Login, other: &Login) -> Outcome
         .await?,
     );
     let logout = app
-        .send("POST", "/logout", &[("Cookie", &other.cookie)])
+        .ask("POST", "/logout", &[("Cookie", &other.cookie)])
         .await?;
     assert_committed(&logout);
     assert_cleared(&logout);
     for ended in [&new, other] {
         assert_unauthorized(&app.me(ended).await?);
     }
-    assert_eq!(app.send("GET", "/readyz", &[]).await?.status, 200);
-    assert_eq!(app.send("GET", "/livez", &[]).await?.status, 200);
+    assert_eq!(app.ask("GET", "/readyz", &[]).await?.status, 200);
+    assert_eq!(app.ask("GET", "/livez", &[]).await?.status, 200);
     Ok(())
 }
 
@@ -214,7 +214,7 @@ async fn redis_flushed(backend: Backend) -> Outcome {
     let servers = servers(backend).await?;
     let app = App::on(&servers).await?;
     let (alice, ended) = (app.login("alice").await?, app.login("alice").await?);
-    app.send("POST", "/logout", &[("Cookie", &ended.cookie)])
+    app.ask("POST", "/logout", &[("Cookie", &ended.cookie)])
         .await?;
     for _ in 0..3 {
         hit_again(&app, &alice).await?;
@@ -235,11 +235,16 @@ async fn postgres_killed(backend: Backend) -> Outcome {
     let me = app.get("/me", &alice).await?;
     assert_eq!((me.status, tier(&me).as_str()), (200, "hit"), "{me:?}");
     // Nobody could say: an outage is never a 401.
-    let unknown = app.me(&uncached).await?;
+    let unknown = app
+        .send("GET", "/me", &[("Authorization", &uncached.bearer)])
+        .await?;
     assert_outage(&unknown);
     assert_eq!(tier(&unknown), "unavailable");
     assert_outage(&app.try_login("alice").await?);
-    assert_outage(&app.get("/sessions", &alice).await?);
+    assert_outage(
+        &app.send("GET", "/sessions", &[("Cookie", &alice.cookie)])
+            .await?,
+    );
     let cookie = ("Cookie", &*alice.cookie);
     assert_outage(&app.send("POST", "/logout", &[cookie]).await?);
     assert_outage(&app.send("POST", "/logout-everywhere", &[cookie]).await?);
@@ -248,12 +253,12 @@ async fn postgres_killed(backend: Backend) -> Outcome {
             .await?,
     );
     assert_problem(
-        &app.send("DELETE", "/sessions/no-uuid", &[cookie]).await?,
+        &app.ask("DELETE", "/sessions/no-uuid", &[cookie]).await?,
         404,
     );
     assert_unauthorized(&app.send("GET", "/me", &[]).await?);
     assert_eq!(
-        app.send("GET", "/readyz", &[]).await?.status,
+        app.ask("GET", "/readyz", &[]).await?.status,
         200,
         "hits can be validated"
     );
@@ -267,7 +272,7 @@ async fn postgres_killed(backend: Backend) -> Outcome {
     servers.postgres().restart().await?;
     let answers = async || app.me(&uncached).await.is_ok_and(|me| me.status == 200);
     wait::until("Postgres to be asked again", SOON, answers).await?;
-    let logout = app.send("POST", "/logout", &[cookie]).await?;
+    let logout = app.ask("POST", "/logout", &[cookie]).await?;
     assert_eq!(
         (logout.status, logout.json()),
         (200, json!({ "revoked": "propagated" }))
@@ -284,7 +289,7 @@ async fn both_killed(backend: Backend) -> Outcome {
     servers.redis().kill().await?;
     servers.postgres().kill().await?;
     for _ in 0..5 {
-        assert_outage(&app.get("/me", &alice).await?);
+        assert_outage(&app.send("GET", "/me", &[("Cookie", &alice.cookie)]).await?);
         assert_outage(
             &app.send("POST", "/logout", &[("Cookie", &alice.cookie)])
                 .await?,
@@ -318,7 +323,7 @@ async fn bypass(backends: Arc<Backends>) -> Outcome {
     );
     // Redis is told all the same, so that turning it on again serves nothing that ended meanwhile.
     let logout = app
-        .send("POST", "/logout", &[("Cookie", &other.cookie)])
+        .ask("POST", "/logout", &[("Cookie", &other.cookie)])
         .await?;
     assert_eq!(
         (logout.status, logout.json()),
@@ -346,9 +351,9 @@ async fn bypass_without_redis(backend: Backend) -> Outcome {
     };
     wait::until("Redis to be missed", SOON, degraded).await?;
     assert_eq!(app.health().await?.status, 200);
-    assert_eq!(app.send("GET", "/readyz", &[]).await?.status, 200);
+    assert_eq!(app.ask("GET", "/readyz", &[]).await?.status, 200);
     servers.postgres().kill().await?;
-    assert_outage(&app.me(&alice).await?);
+    assert_outage(&app.send("GET", "/me", &[("Cookie", &alice.cookie)]).await?);
     assert_problem(&app.send("GET", "/readyz", &[]).await?, 503);
     Ok(())
 }
@@ -371,7 +376,7 @@ async fn by_sql(backends: Arc<Backends>) -> Outcome {
             .await?;
         assert_unauthorized(&app.me(&login).await?);
         let logout = app
-            .send("POST", "/logout", &[("Cookie", &login.cookie)])
+            .ask("POST", "/logout", &[("Cookie", &login.cookie)])
             .await?;
         assert_eq!(
             (logout.status, logout.json()),

@@ -37,7 +37,7 @@ async fn embedded_restart() -> Outcome {
         assert!(app.banner.contains(said), "{}", app.banner);
     }
     let (alice, ended) = (app.login("alice").await?, app.login("alice").await?);
-    app.send("POST", "/logout", &[("Cookie", &ended.cookie)])
+    app.ask("POST", "/logout", &[("Cookie", &ended.cookie)])
         .await?;
     let health = app.health().await?.json();
     assert_eq!(health["sessionCache"]["backend"], "memory", "{health:#}");
@@ -60,7 +60,7 @@ async fn shared_restart(backends: Arc<Backends>) -> Outcome {
     let app = App::start(TempDir::new()?, &env_of(&sandbox)).await?;
     assert!(!app.banner.contains("Embedded"), "{}", app.banner);
     let (alice, ended) = (app.login("alice").await?, app.login("alice").await?);
-    app.send("POST", "/logout", &[("Cookie", &ended.cookie)])
+    app.ask("POST", "/logout", &[("Cookie", &ended.cookie)])
         .await?;
     let (status, _, folder) = app.stop().await?;
     assert!(status.success(), "{status}");
@@ -155,7 +155,7 @@ async fn secure_cookies() -> Outcome {
     );
     let status = async |name: &str| {
         let cookie = format!("{name}={token}");
-        app.send("GET", "/me", &[("Cookie", &cookie)])
+        app.ask("GET", "/me", &[("Cookie", &cookie)])
             .await
             .map(|answer| answer.status)
     };
@@ -213,7 +213,7 @@ async fn sigterm_hanging(backend: Backend) -> Outcome {
         tokio::join!(
             app.send("POST", "/logout", &fields),
             app.try_login("bob"),
-            app.me(&alice),
+            app.send("GET", "/me", &fields),
             async {
                 sleep(Duration::from_millis(50)).await;
                 app.terminate()
