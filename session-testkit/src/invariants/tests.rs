@@ -1,0 +1,3 @@
+//! The checker, checked.
+
+mod files;
