@@ -49,6 +49,9 @@
 pub mod backends;
 pub mod check;
 pub mod cli;
+pub mod history;
+pub mod invariants;
 pub mod proxy;
+pub mod subject;
 pub mod url;
 pub mod wait;

@@ -249,7 +249,9 @@ struct Stopping {
 impl SessionStore for Stopping {
     async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
         let loaded = self.store.load(digests).await;
-        self.stops.pass(&digests[0]).await;
+        for digest in digests {
+            self.stops.pass(digest).await;
+        }
         loaded
     }
     async fn create(

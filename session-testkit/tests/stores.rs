@@ -11,9 +11,7 @@
 )]
 
 mod conformance;
-#[cfg(feature = "postgres")]
 #[path = "stores/postgres/mod.rs"]
 mod postgres;
-#[cfg(feature = "sqlite")]
 #[path = "stores/sqlite.rs"]
 mod sqlite;

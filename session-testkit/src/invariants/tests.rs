@@ -1,0 +1,5 @@
+//! The checker, checked.
+
+mod files;
+mod properties;
+mod simulated;

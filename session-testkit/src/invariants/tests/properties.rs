@@ -1,0 +1,165 @@
+//! The checker against the simulated cache: what is right passes, and a bug that breaks one promise is
+//! found by the check of that promise and by no other.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proptest::{prelude::*, test_runner::TestRunner};
+
+use super::{
+    super::{Invariant, Outcome, check},
+    simulated::{Break, Fate, Kind, NODES, Plan, Simulation, Step},
+};
+use crate::history::History;
+
+fn step() -> impl Strategy<Value = Step> {
+    let kind = prop_oneof![
+        3 => Just(Kind::Create),
+        12 => Just(Kind::Validate),
+        1 => Just(Kind::Random),
+        2 => Just(Kind::Update),
+        2 => Just(Kind::Revoke),
+        1 => Just(Kind::RevokeAll),
+        1 => Just(Kind::Rotate),
+    ];
+    let fate = prop_oneof![8 => Just(Fate::Comes), 1 => Just(Fate::Dropped), 1 => Just(Fate::Lost)];
+    // Mostly close together, so that operations overlap; sometimes a pause in which bounds pass.
+    let gap_ms = prop_oneof![8 => 0_u64..60, 2 => 200_u64..3_000];
+    (
+        gap_ms,
+        1_u64..250,
+        0_u64..=100,
+        kind,
+        0..NODES,
+        any::<usize>(),
+        0_u64..=100,
+        fate,
+    )
+        .prop_map(
+            |(gap_ms, took_ms, point, kind, node, pick, luck, fate)| Step {
+                gap_ms,
+                took_ms,
+                point,
+                kind,
+                node,
+                // Few sessions, so that much happens to each.
+                pick: pick % 4,
+                luck,
+                fate,
+            },
+        )
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let postgres = prop_oneof![
+        1 => Just(None),
+        1 => Just(Some(None)),
+        2 => (0..NODES).prop_map(|node| Some(Some(node))),
+    ];
+    let broken =
+        (0_u64..8_000, 1_u64..8_000, postgres).prop_map(|(gap_ms, for_ms, postgres)| Break {
+            gap_ms,
+            for_ms,
+            postgres,
+        });
+    let steps = prop::collection::vec(step(), 1..120);
+    let breaks = prop::collection::vec(broken, 0..3);
+    (steps, breaks, any::<bool>()).prop_map(|(steps, breaks, single_server)| Plan {
+        steps,
+        breaks,
+        single_server,
+    })
+}
+
+/// `PROPTEST_CASES` of them, times this. Defaults to 256.
+fn cases(times: u32) -> TestRunner {
+    let default = ProptestConfig::default();
+    TestRunner::new(ProptestConfig {
+        cases: default.cases * times,
+        failure_persistence: None,
+        max_shrink_iters: 4_000,
+        ..default
+    })
+}
+
+#[test]
+fn a_cache_that_keeps_its_promises_passes_and_every_check_examined_something() {
+    let examined = Invariant::ALL.map(|invariant| (invariant, AtomicU64::new(0)));
+    let run = cases(2).run(&plan(), |plan| {
+        let simulation = Simulation::run(plan, None);
+        let verdicts = check(&simulation.history);
+        for ((invariant, verdict), (_, sum)) in verdicts.iter().zip(&examined) {
+            prop_assert_ne!(
+                verdict.outcome(),
+                Outcome::Broken,
+                "{}: {}",
+                invariant,
+                verdicts
+            );
+            sum.fetch_add(verdict.examined(), Ordering::Relaxed);
+        }
+        Ok(())
+    });
+    run.unwrap_or_else(|error| panic!("{error}"));
+    for (invariant, sum) in examined {
+        let sum = sum.into_inner();
+        println!("{invariant}: {sum} examined");
+        assert!(sum > 100, "{invariant}: only {sum} examined");
+    }
+}
+
+/// Runs plans until the bug has shown often enough.
+fn exactly(bug: Invariant) {
+    let shown = AtomicU64::new(0);
+    let run = cases(1).run(&plan(), |plan| {
+        let simulation = Simulation::run(plan, Some(bug));
+        let verdicts = check(&simulation.history);
+        for (invariant, verdict) in verdicts.iter() {
+            let broken = verdict.outcome() == Outcome::Broken;
+            let wanted = simulation.shown && invariant == bug;
+            prop_assert_eq!(broken, wanted, "{}: {}", invariant, verdicts);
+        }
+        shown.fetch_add(u64::from(simulation.shown), Ordering::Relaxed);
+        Ok(())
+    });
+    run.unwrap_or_else(|error| panic!("{error}"));
+    let shown = shown.into_inner();
+    println!("{bug}: shown in {shown} histories");
+    assert!(shown > 0, "{bug} was shown in no history");
+}
+
+macro_rules! exactly {
+    ($($name:ident $bug:ident)*) => {$(
+        #[test]
+        fn $name() {
+            exactly(Invariant::$bug);
+        }
+    )*};
+}
+
+exactly! {
+    only_r1_is_broken R1
+    only_r1_delta_is_broken R1Delta
+    only_r2_is_broken R2
+    only_r3_is_broken R3
+    only_r4_is_broken R4
+    only_r5_is_broken R5
+    only_r6_is_broken R6
+    only_r7_is_broken R7
+    only_r8_is_broken R8
+    only_r9_is_broken R9
+    only_r10_is_broken R10
+    only_r11_is_broken R11
+    only_r12_is_broken R12
+    only_r13_is_broken R13
+}
+
+#[test]
+fn a_simulated_history_comes_back_from_its_file() {
+    let run = cases(1).run(&plan(), |plan| {
+        let history = Simulation::run(plan, None).history;
+        let file = history.write(Vec::new()).unwrap();
+        prop_assert_eq!(History::read(file.as_slice()).unwrap(), history);
+        Ok(())
+    });
+    run.unwrap_or_else(|error| panic!("{error}"));
+}

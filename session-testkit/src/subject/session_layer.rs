@@ -1,0 +1,125 @@
+//! session-layer as a [`Subject`]: each node is a [`Sessions`] handle of its own.
+
+use std::time::Duration;
+
+use session_layer::{Error, NewSession, Session, Sessions, Validation};
+
+use super::{Failed, Login, Reach, Seen, Subject, Token};
+
+/// Several [`Sessions`] over the same servers, each with a cache and a store of its own: what several
+/// processes are to each other. (Clones of one handle are one node.)
+#[derive(Debug, Clone)]
+pub struct SessionLayerSubject {
+    nodes: Vec<Sessions>,
+}
+
+impl SessionLayerSubject {
+    /// One node per handle. With none, every operation is refused.
+    pub fn new(nodes: impl IntoIterator<Item = Sessions>) -> Self {
+        Self {
+            nodes: nodes.into_iter().collect(),
+        }
+    }
+
+    /// The handle of one node, to look at its metrics or to shut it down.
+    #[must_use]
+    pub fn node(&self, node: u32) -> Option<&Sessions> {
+        self.nodes.get(usize::try_from(node).ok()?)
+    }
+
+    fn on(&self, node: u32) -> Result<&Sessions, Failed> {
+        self.node(node)
+            .ok_or_else(|| Failed::refused(format!("there is no node {node}")))
+    }
+}
+
+impl Subject for SessionLayerSubject {
+    fn nodes(&self) -> u32 {
+        u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
+    }
+
+    async fn create(&self, node: u32, login: &Login) -> Result<Token, Failed> {
+        let mut new = NewSession::new(&login.user).data(&login.data);
+        if let Some(lifetime) = login.lifetime {
+            new = new.lifetime(lifetime);
+        }
+        if let Some(idle) = login.idle {
+            new = new.idle_timeout(idle);
+        }
+        let created = self.on(node)?.create(new).await.map_err(failed)?;
+        Ok(Token::new(created.token.reveal()))
+    }
+
+    async fn validate(&self, node: u32, token: &Token) -> Seen {
+        let Some(sessions) = self.node(node) else {
+            return Seen::Unavailable;
+        };
+        match sessions.validate(token.reveal()).await {
+            Validation::Valid(session) => Seen::Valid {
+                user: session.user_id().to_owned(),
+                data: data_of(&session),
+            },
+            Validation::Invalid => Seen::Invalid,
+            _ => Seen::Unavailable,
+        }
+    }
+
+    async fn revoke(&self, node: u32, token: &Token) -> Result<Reach, Failed> {
+        let changed = self.on(node)?.revoke(token.reveal()).await;
+        Ok(reach(changed.map_err(failed)?.reach))
+    }
+
+    /// As an application does it: the copy of this request, then compare-and-set on its version. A copy
+    /// that is old, or a race, is refused.
+    async fn update(&self, node: u32, token: &Token, data: &str) -> Result<Reach, Failed> {
+        let sessions = self.on(node)?;
+        let session = match sessions.validate(token.reveal()).await {
+            Validation::Valid(session) => session,
+            Validation::Invalid => return Err(Failed::refused(Error::NoSession)),
+            _ => return Err(Failed::refused("nobody could say whose session this is")),
+        };
+        let changed = sessions.update(&session, data).await.map_err(failed)?;
+        Ok(reach(changed.reach))
+    }
+
+    async fn revoke_all(&self, node: u32, user: &str) -> Result<Reach, Failed> {
+        let changed = self.on(node)?.revoke_all(user).await;
+        Ok(reach(changed.map_err(failed)?.reach))
+    }
+
+    async fn rotate(
+        &self,
+        node: u32,
+        token: &Token,
+        grace: Duration,
+    ) -> Result<(Token, Reach), Failed> {
+        let changed = self.on(node)?.rotate(token.reveal(), grace).await;
+        let changed = changed.map_err(failed)?;
+        let token = Token::new(changed.value.token.reveal());
+        Ok((token, reach(changed.reach)))
+    }
+}
+
+/// What was written is a JSON string; anything else is shown as it is, for the checker to object to.
+fn data_of(session: &Session) -> String {
+    session
+        .data::<String>()
+        .unwrap_or_else(|_| session.data_json().to_owned())
+}
+
+fn reach(reach: session_layer::Reach) -> Reach {
+    match reach {
+        session_layer::Reach::Propagated => Reach::Propagated,
+        session_layer::Reach::Committed { within, at_most } => Reach::Committed { within, at_most },
+        // `Nothing`, and what a later version may add: it promises nothing that could be checked.
+        _ => Reach::Nothing,
+    }
+}
+
+/// Only [`Error::Unknown`] leaves open what happened.
+fn failed(error: Error) -> Failed {
+    match error {
+        Error::Unknown(_) => Failed::unknown(error),
+        other => Failed::refused(other),
+    }
+}
