@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cache::SessionCache;
+use crate::cache::{NO_CACHE, SessionCache};
 use crate::clock::StoreClock;
 use crate::error::Error;
 use crate::metrics::{Counters, Metrics, Troubles};
@@ -58,8 +58,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             pending: Pending::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            bypass: AtomicBool::new(mode == Mode::Bypass),
+            bypass: AtomicBool::new(false),
         });
+        driver.set_mode(mode);
         // Outside of a runtime the first validation learns it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let learning = Self::learn_the_store(Arc::downgrade(&driver), driver.stop.clone());
@@ -102,20 +103,27 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     }
 
     pub(crate) fn set_mode(&self, mode: Mode) {
-        let bypass = mode == Mode::Bypass;
+        // Where there is no cache there is nothing to turn on.
+        let bypass = mode == Mode::Bypass || self.cache.status().backend == NO_CACHE;
         if self.bypass.swap(bypass, Ordering::SeqCst) != bypass {
             tracing::info!(?mode, "the session cache's mode was changed");
         }
     }
 
-    /// Creates a session. No cached copy can exist yet, so there is nothing to invalidate.
+    /// Creates a session. Its key is removed, since a token that was issued elsewhere may have had
+    /// another session, ended by plain SQL, of which a copy is left.
     pub(crate) async fn create(
         self: Arc<Self>,
         digest: TokenDigest,
         new: CheckedSession,
+        issued_here: bool,
     ) -> Result<Creation, Error> {
         let created = self.store.create(digest, &new).await;
-        Ok(created.inspect_err(|error| self.note_store(error))?)
+        let created = created.inspect_err(|error| self.note_store(error))?;
+        if !issued_here {
+            let _ = self.unlink(&[digest]).await;
+        }
+        Ok(created)
     }
 
     /// Ends the background tasks, waits for what is under way, closes what was opened.

@@ -63,6 +63,7 @@ mod extract;
 mod future;
 mod health;
 mod layer;
+mod presented;
 mod reject;
 mod service;
 
@@ -101,6 +102,7 @@ pub use self::health::{
     Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
 };
 pub use self::layer::SessionCacheLayer;
+pub use self::presented::PresentedSessions;
 pub use self::reject::Rejection;
 pub use self::service::SessionCacheService;
 

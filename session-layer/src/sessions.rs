@@ -91,7 +91,7 @@ impl Sessions {
     /// Postgres. (In the last case a session may exist, but no one has its token.)
     pub async fn create(&self, new: NewSession) -> Result<Created, Error> {
         let token = SessionToken::generate()?;
-        let session = self.create_under(token.digest(), new).await?;
+        let session = self.create_under(token.digest(), new, true).await?;
         Ok(Created { token, session })
     }
 
@@ -103,14 +103,17 @@ impl Sessions {
     /// [`Error::TokenTaken`] where it has a session already.
     pub async fn register(&self, presented: &str, new: NewSession) -> Result<Session, Error> {
         let digest = self.digest(presented)?;
-        self.create_under(digest, new).await
+        self.create_under(digest, new, false).await
     }
 
-    async fn create_under(&self, digest: TokenDigest, new: NewSession) -> Result<Session, Error> {
-        match Arc::clone(&self.driver)
-            .create(digest, new.check()?)
-            .await?
-        {
+    async fn create_under(
+        &self,
+        digest: TokenDigest,
+        new: NewSession,
+        issued_here: bool,
+    ) -> Result<Session, Error> {
+        let created = Arc::clone(&self.driver).create(digest, new.check()?, issued_here);
+        match created.await? {
             Creation::Created(session) => Ok(session),
             Creation::Superseded => Err(Error::LoginSuperseded),
             Creation::Taken => Err(Error::TokenTaken),
@@ -264,7 +267,8 @@ impl Sessions {
         Ok(Arc::clone(&self.driver).list(user_id.to_owned()).await?)
     }
 
-    /// Turns the cache on or off at run time, for this process.
+    /// Turns the cache on or off at run time, for this process. Without a cache
+    /// ([`NoCache`](crate::cache::NoCache)) it stays off.
     pub fn set_mode(&self, mode: Mode) {
         self.driver.set_mode(mode);
     }

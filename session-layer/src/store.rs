@@ -31,6 +31,16 @@ pub use self::sqlite::SqliteStore;
 /// never accept each other's sessions.
 pub type StoreId = [u8; 16];
 
+/// May this name the schema of our tables: `[a-z_][a-z0-9_]{0,62}`? Postgres cuts longer names off, and
+/// reserves `pg_` for itself.
+pub(crate) fn is_schema_name(name: &str) -> bool {
+    let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    let goes_on_well = name
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    starts_well && goes_on_well && name.len() <= 63 && !name.starts_with("pg_")
+}
+
 /// What one read of the store returned.
 #[derive(Debug, Clone)]
 pub struct Loaded {

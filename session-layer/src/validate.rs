@@ -92,7 +92,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                     continue;
                 }
                 Lookup::Leased(lease) => Some(lease),
-                Lookup::DoNotFill | Lookup::Failed(_) => None,
+                Lookup::DoNotFill | Lookup::Refused(_) | Lookup::Failed(_) => None,
             };
             validations.push(Validation::Unavailable);
             open.push(Open {
@@ -131,8 +131,8 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Step 1. Also says whether the cache failed, and counts: every validation is a hit, a miss or
     /// an error.
     async fn ask_cache(&self, digests: &[TokenDigest]) -> (Vec<Lookup<C::Lease>>, bool) {
-        let (now, store) = (self.seen.clock.now(), self.seen.id());
-        let judge = move |entry: &Entry| believe(entry, now, store);
+        let (now, store, ttl) = (self.seen.clock.now(), self.seen.id(), self.settings.ttl);
+        let judge = move |entry: &Entry| believe(entry, now, store, ttl);
         let mut found = self.cache.get(digests, &judge).await;
         for (digest, lookup) in digests.iter().zip(&mut found) {
             // Before the store's first answer there is nothing to check a copy against; and of what
@@ -147,6 +147,11 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             Lookup::Failed(error) => Some(error),
             _ => None,
         });
+        for lookup in &found {
+            if let Lookup::Refused(error) = lookup {
+                self.note_cache(error);
+            }
+        }
         let counters = &self.counters;
         match failure {
             Some(error) => {
@@ -209,7 +214,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
 
     /// What one row of the store means for its request, and what is to be done behind the answer.
     async fn answer(
-        &self,
+        self: &Arc<Self>,
         read: &ReadContext,
         digest: TokenDigest,
         row: Row,
@@ -224,10 +229,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             // be gone before it; and where the lease is not ours, so has the lease of whoever read the
             // row while it was still there.
             Row::Absent if lease.is_some() => return (Validation::Invalid, None),
-            Row::Absent | Row::Revoked => {
-                let _ = self.cache.invalidate(&[digest]).await;
-                return (Validation::Invalid, None);
-            }
+            Row::Absent | Row::Revoked => return (self.invalid(digest).await, None),
         };
         let granularity = touch_granularity(session.idle_timeout());
         let mut late_touch = false;
@@ -239,7 +241,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                     Ok(Change::Made {
                         session: touched, ..
                     }) => session = touched,
-                    Ok(Change::NoSession) => return (Validation::Invalid, None),
+                    Ok(Change::NoSession) => return (self.invalid(digest).await, None),
                     // Alive by the read; not to be cached, so that the next request tries again.
                     Ok(Change::Conflict) => return (Validation::Valid(session), None),
                     Err(error) => {
@@ -267,11 +269,19 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                     session: session.clone(),
                     store_id: read.store_id,
                     xmin: read.xmin,
+                    read_at: read.now,
                     not_after: read.now.after(lifetime),
                 },
             }),
         };
         (Validation::Valid(session), Some(behind))
+    }
+
+    /// "Invalid", once the key is removed. What could not be removed is not believed by this node, and
+    /// is tried again.
+    async fn invalid(self: &Arc<Self>, digest: TokenDigest) -> Validation {
+        let _ = self.unlink(&[digest]).await;
+        Validation::Invalid
     }
 
     /// Step 3, and a touch that may be late.

@@ -31,6 +31,9 @@ pub struct Target {
     pub schema: String,
     /// How many Redis connections the application opens at most. Defaults to 10.
     pub pool_size: u16,
+    /// These addresses are all that the application gets, rather than what somebody picked out of it to
+    /// look at: a combination that it refuses to start with is a failure then. Defaults to false.
+    pub complete: bool,
 }
 
 impl Target {
@@ -43,6 +46,7 @@ impl Target {
             namespace: "session-layer".to_owned(),
             schema: "session_layer".to_owned(),
             pool_size: 10,
+            complete: false,
         }
     }
 
@@ -65,6 +69,22 @@ impl Target {
     pub fn pool_size(mut self, connections: u16) -> Self {
         self.pool_size = connections;
         self
+    }
+
+    /// Says that these addresses are all that the application gets.
+    #[must_use]
+    pub fn complete(mut self, complete: bool) -> Self {
+        self.complete = complete;
+        self
+    }
+
+    /// The application refuses to start with these addresses.
+    fn refused(&self, message: &str, why: &str, remedy: &str) -> Finding {
+        if self.complete {
+            Finding::failed(message, why, remedy)
+        } else {
+            Finding::warning(message, why, remedy)
+        }
     }
 
     fn on_postgres(&self) -> bool {

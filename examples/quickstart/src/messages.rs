@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::{Form, FromRequest, Json, Request};
 use axum::http::header;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use session_layer::{Reach, SessionId, Timestamp};
 
 use crate::problem::Problem;
@@ -20,8 +21,11 @@ impl<S: Send + Sync> FromRequest<S> for Login {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let read = if says_json(&request) {
-            let json = Json::<Self>::from_request(request, state).await;
-            json.map(|Json(login)| login).map_err(|e| e.body_text())
+            // An object, and nothing else that serde would take for one.
+            let json = Json::<serde_json::Map<String, Value>>::from_request(request, state).await;
+            json.map_err(|e| e.body_text()).and_then(|Json(object)| {
+                serde_json::from_value(Value::Object(object)).map_err(|e| e.to_string())
+            })
         } else {
             let form = Form::<Self>::from_request(request, state).await;
             form.map(|Form(login)| login).map_err(|e| e.body_text())

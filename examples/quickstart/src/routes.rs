@@ -6,7 +6,9 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use session_layer::{NewSession, Reach, Session, SessionCookie, SessionId, Sessions};
+use session_layer::{
+    NewSession, PresentedSessions, Reach, Session, SessionCookie, SessionId, Sessions,
+};
 
 use crate::messages::{Listed, LoggedIn, Login, Me, Revoked};
 use crate::problem::Problem;
@@ -79,15 +81,20 @@ pub(crate) async fn revoke(
 }
 
 /// `POST /logout`, under `.optional()`: whoever has no session, or one that has ended, is logged out
-/// already, and their cookie goes all the same.
+/// already, and their cookie goes all the same. All sessions that the request presents end, or the
+/// next request would be let in by another of its cookies.
 pub(crate) async fn logout(
     State(app): State<App>,
-    session: Option<Session>,
+    presented: PresentedSessions,
 ) -> Result<impl IntoResponse, Problem> {
-    let reach = match session {
-        Some(session) => app.sessions.revoke_id(session.id()).await?.reach,
-        None => Reach::Nothing,
-    };
+    let mut reach = Reach::Nothing;
+    for session in presented.iter() {
+        let this = app.sessions.revoke_id(session.id()).await?.reach;
+        // Of several the one that reaches least far is told.
+        if reach == Reach::Nothing || matches!(this, Reach::Committed { .. }) {
+            reach = this;
+        }
+    }
     // Only now: had Postgres not answered, the session would live on, and so must the cookie.
     Ok((app.cookie.clear(), Json(Revoked::reaching(reach))))
 }

@@ -61,6 +61,7 @@ pub struct RedisCache {
 /// The right to fill one key: its nonce, on the link that granted it.
 #[derive(Debug)]
 pub struct RedisLease {
+    digest: TokenDigest,
     key: String,
     nonce: Nonce,
     link: Arc<Link>,
@@ -177,7 +178,7 @@ impl SessionCache for RedisCache {
         let link = Borrowed::new(lease.link);
         let mut fill = self.compare_and_set.key(&lease.key);
         fill.arg(codec::lease_value(&lease.nonce))
-            .arg(codec::entry_value(entry, lease.incarnation))
+            .arg(codec::entry_value(entry, &lease.digest, lease.incarnation))
             .arg(millis(lifetime));
         let mut connection = link.0.connection();
         let deadline = Instant::now() + self.deadline;
@@ -215,8 +216,8 @@ impl SessionCache for RedisCache {
             unlinks.cmd("UNLINK").arg(self.key(digest));
         }
         let deadline = Instant::now() + self.deadline;
-        self.run(deadline, |link| send_all(&unlinks, link)).await?;
-        let one = !self.replicated && self.links.lead_to_one_server();
+        let (_, link) = self.run(deadline, |link| send_all(&unlinks, link)).await?;
+        let one = !self.replicated && self.links.lead_to_one_server(&link.0);
         Ok(if one {
             Invalidated::Everywhere
         } else {

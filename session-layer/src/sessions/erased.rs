@@ -29,6 +29,7 @@ pub(super) trait AnyDriver: Send + Sync {
         self: Arc<Self>,
         digest: TokenDigest,
         new: CheckedSession,
+        issued_here: bool,
     ) -> Boxed<Result<Creation, Error>>;
     fn revoke(
         self: Arc<Self>,
@@ -68,8 +69,9 @@ impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
         self: Arc<Self>,
         digest: TokenDigest,
         new: CheckedSession,
+        issued_here: bool,
     ) -> Boxed<Result<Creation, Error>> {
-        Box::pin(self.create(digest, new))
+        Box::pin(self.create(digest, new, issued_here))
     }
     fn revoke(
         self: Arc<Self>,

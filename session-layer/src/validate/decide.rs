@@ -9,10 +9,17 @@ use crate::store::StoreId;
 use crate::token::TokenDigest;
 
 /// May this copy be served at `now` (the store's clock)? `store`: which store this node asks; before
-/// it knows, only age can be judged, and the caller serves nothing.
-pub(super) fn believe(entry: &Entry, now: Timestamp, store: Option<StoreId>) -> Belief {
+/// it knows, only age can be judged, and the caller serves nothing. `ttl`: this node's own, which
+/// counts also where a node with a longer one put the copy there; else no stated bound would hold.
+pub(super) fn believe(
+    entry: &Entry,
+    now: Timestamp,
+    store: Option<StoreId>,
+    ttl: Duration,
+) -> Belief {
     let foreign = store.is_some_and(|store| store != entry.store_id);
-    if foreign || now >= entry.not_after {
+    let over = now >= entry.not_after || now.since(entry.read_at) >= ttl;
+    if foreign || over {
         Belief::Dead
     } else {
         Belief::Believed
@@ -89,6 +96,7 @@ mod tests {
             session,
             store_id,
             xmin: 0,
+            read_at: NOW,
             not_after,
         }
     }
@@ -103,7 +111,12 @@ mod tests {
             (Some([2; 16]), later, Belief::Dead),
             (None, later, Belief::Believed),
         ] {
-            assert_eq!(believe(&entry(ours, not_after), NOW, store), expected);
+            assert_eq!(believe(&entry(ours, not_after), NOW, store, TTL), expected);
+        }
+        // Another node's TTL is longer than ours.
+        let long = entry(ours, NOW.after(TTL * 9));
+        for (age, expected) in [(TTL / 2, Belief::Believed), (TTL, Belief::Dead)] {
+            assert_eq!(believe(&long, NOW.after(age), Some(ours), TTL), expected);
         }
     }
 

@@ -88,6 +88,7 @@ impl Stub {
             session: session(digest, user),
             store_id: STORE_ID,
             xmin: 0,
+            read_at: Timestamp::now(),
             not_after: Timestamp::now().after(Duration::from_secs(60)),
         };
         self.0.cached.lock().unwrap().insert(digest, entry);

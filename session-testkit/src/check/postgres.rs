@@ -48,7 +48,7 @@ fn embedded(target: &Target, message: &str) -> Finding {
     if target.redis_url.is_none() {
         return Finding::skipped(message);
     }
-    Finding::warning(
+    target.refused(
         message,
         "REDIS_URL goes with a postgres:// DATABASE_URL only: the application refuses to start with these two",
         "set DATABASE_URL to the Postgres that belongs to this Redis, or leave REDIS_URL out",

@@ -18,7 +18,7 @@ pub(super) async fn check(target: &Target, tell: &mut dyn FnMut(Progress<'_>)) -
     let mut steps = Steps::begin(HEADING, url, tell);
     match url {
         None if target.on_postgres() => {
-            let finding = Finding::warning(
+            let finding = target.refused(
                 "No REDIS_URL, nothing to check",
                 "with a postgres:// DATABASE_URL the application refuses to start without REDIS_URL",
                 "set REDIS_URL, or SESSION_CACHE_ENABLED=false to go without a cache",

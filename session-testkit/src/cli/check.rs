@@ -59,11 +59,19 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
             value
         }
     };
+    // From the environment alone, with the cache on: then this is what the application starts with.
+    let given = |url: &Option<String>, variable| *url != std::env::var(variable).ok();
+    let cache_off =
+        std::env::var("SESSION_CACHE_ENABLED").is_ok_and(|on| on == "false" || on == "0");
+    let complete = !given(&arguments.redis_url, "REDIS_URL")
+        && !given(&arguments.database_url, "DATABASE_URL")
+        && !cache_off;
     let target = Target::new(set(arguments.redis_url), set(arguments.database_url))
         // Set to nothing is as good as not set.
         .namespace(or(arguments.namespace, "session-layer"))
         .schema(or(arguments.schema, "session_layer"))
-        .pool_size(arguments.pool_size);
+        .pool_size(arguments.pool_size)
+        .complete(complete);
     if target.redis_url.is_none() && target.database_url.is_none() {
         eprintln!(
             "session-testkit: nothing to check: neither REDIS_URL nor DATABASE_URL is set, so the application uses \

@@ -22,6 +22,7 @@ fn entry(user: &str) -> Entry {
         }),
         store_id: [0; 16],
         xmin: 0,
+        read_at: at,
         not_after: at,
     }
 }

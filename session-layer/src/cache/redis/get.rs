@@ -32,13 +32,14 @@ impl RedisCache {
         };
         // The incarnation as it was known when the reply came: what an entry must be bound to.
         let incarnation = link.0.incarnation();
-        let steps = replies
-            .into_iter()
-            .map(|reply| self.judge(reply, incarnation, judge));
+        let steps = digests
+            .iter()
+            .zip(replies)
+            .map(|(digest, reply)| self.judge(reply, digest, incarnation, judge));
         let mut answers = Vec::with_capacity(digests.len());
         let mut second = pipe();
         let mut asked = Vec::new();
-        for (key, step) in keys.into_iter().zip(steps) {
+        for ((digest, key), step) in digests.iter().zip(keys).zip(steps) {
             let at = answers.len();
             answers.push(Lookup::DoNotFill);
             let replaced = match step {
@@ -82,6 +83,7 @@ impl RedisCache {
             asked.push((
                 at,
                 Some(RedisLease {
+                    digest: *digest,
                     key,
                     nonce,
                     link,
@@ -121,6 +123,7 @@ impl RedisCache {
     fn judge(
         &self,
         reply: Value,
+        digest: &TokenDigest,
         incarnation: Incarnation,
         judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
     ) -> Result<Step, RedisError> {
@@ -138,7 +141,7 @@ impl RedisCache {
                 return Ok(Step::Answer(Lookup::DoNotFill));
             }
         };
-        Ok(match codec::decode(&value, incarnation) {
+        Ok(match codec::decode(&value, digest, incarnation) {
             Found::Entry(entry) => match judge(&entry) {
                 Belief::Believed => Step::Answer(Lookup::Hit(entry)),
                 Belief::Dead => Step::Replace(value),
@@ -174,7 +177,7 @@ fn error_code(reply: &Value) -> Option<&str> {
 /// What the reply to a request for a lease (or to an UNLINK, without one) means.
 fn granted(lease: Option<RedisLease>, reply: Value) -> Lookup<RedisLease> {
     match (lease, reply) {
-        (_, Value::ServerError(error)) => Lookup::Failed(classify(error.into())),
+        (_, Value::ServerError(error)) => Lookup::Refused(classify(error.into())),
         (Some(lease), Value::Okay | Value::Int(1)) => Lookup::Leased(lease),
         // Someone else came first.
         _ => Lookup::DoNotFill,

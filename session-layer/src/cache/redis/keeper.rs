@@ -19,10 +19,14 @@ const RECHECK_EVERY: Duration = Duration::from_secs(1);
 /// What is down or suspect is tried again this often: well within "hits again 2 s after PING answers".
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 
+/// How often in a row connections that were closed at once are opened anew without a pause.
+const AT_ONCE: u32 = 5;
+
 impl Links {
     /// The keeper.
     pub(super) async fn keep(self: Arc<Self>) {
         let mut recheck = Instant::now() + RECHECK_EVERY;
+        let mut closed_again = 0;
         while !self.stop.is_cancelled() {
             let mut failure = self.replace_missing().await;
             let now = Instant::now();
@@ -43,9 +47,18 @@ impl Links {
                 None if hanging > 0 => {
                     Phase::Down(CacheErrorKind::TimedOut, timed_out().to_string().into())
                 }
-                // All were closed again since they were opened: that says nothing about the next.
-                None => continue,
+                // All were closed again since they were opened. That says nothing about the next, unless
+                // it goes on.
+                None if closed_again < AT_ONCE => {
+                    closed_again += 1;
+                    continue;
+                }
+                None => Phase::Down(
+                    CacheErrorKind::Unreachable,
+                    "Redis closes every connection as soon as it is used".into(),
+                ),
             });
+            closed_again = 0;
             let all_well = self.count().0 >= self.target.load(Ordering::Relaxed);
             let next = if all_well {
                 recheck

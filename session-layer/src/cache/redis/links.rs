@@ -166,15 +166,12 @@ impl Links {
         (usable, open.saturating_sub(usable))
     }
 
-    /// Do all links lead to one process that has no replicas, as far as it tells?
-    pub(super) fn lead_to_one_server(&self) -> bool {
-        let identities: Vec<_> = self.each().iter().map(|link| link.identity()).collect();
-        identities
-            .windows(2)
-            .all(|pair| pair[0].run_id == pair[1].run_id)
-            && identities
-                .iter()
-                .all(|identity| identity.is_known() && identity.replicas == 0)
+    /// Does what this link acknowledged hold everywhere: do all links lead to the one process that it
+    /// leads to, and has that no replicas, as far as it tells?
+    pub(super) fn lead_to_one_server(&self, acknowledged: &Link) -> bool {
+        let one = acknowledged.identity();
+        let same = |other: &Arc<Link>| other.identity().run_id == one.run_id;
+        one.is_known() && !one.replicated && self.each().iter().all(same)
     }
 
     pub(super) async fn close(&self) {

@@ -6,7 +6,7 @@
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::schema::SchemaName;
-use super::words::{IN_TIME, Words, micros};
+use super::words::{IN_TIME, MAY_BE_CACHED, Words, micros};
 
 /// The statements of one store. `SqlStr` is shared: cloning one copies nothing.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ impl Statements {
             // $1 user
             digests_of_user: sql(format!(
                 "SELECT f.*, s.id, s.token_digest, s.previous_digest \
-                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1"
+                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 AND {MAY_BE_CACHED}"
             )),
             // $1 and $2 the target, $3 reason. The row is shown as it was when the statement began,
             // and again as it was when it ended, if that is our doing: a rotation may lie between.
@@ -163,7 +163,7 @@ impl Statements {
                    RETURNING s.id, s.token_digest, s.previous_digest) \
                  SELECT f.*, s.id, s.token_digest, s.previous_digest, e.id AS ended, \
                    e.token_digest AS ended_token, e.previous_digest AS ended_previous \
-                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 \
+                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 AND {MAY_BE_CACHED} \
                  LEFT JOIN ended e ON e.id = s.id"
             )),
             // $1 id, $2 version, $3 data. Naming the version makes it a change also where the data

@@ -28,6 +28,11 @@ fn columns() -> String {
 pub(super) const IN_TIME: &str = "s.expires_at > now() AND (s.idle_timeout_s IS NULL \
      OR s.last_seen_at + s.idle_timeout_s * interval '1 second' > now())";
 
+/// There may be a copy of it in a cache: its end is not longer ago than the longest TTL (a day) and an
+/// hour. Of one user's thousands of sessions of last year none has to be invalidated.
+pub(super) const MAY_BE_CACHED: &str = "(s.expires_at > now() - interval '25 hours' \
+     AND coalesce(s.revoked_at > now() - interval '25 hours', true))";
+
 /// The parts, with our schema's name in them.
 pub(super) struct Words {
     pub(super) sessions: String,
