@@ -72,19 +72,23 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Asks the store which one it is, until it has answered once: before that no cached copy can be
     /// checked, and none is believed.
     async fn learn_the_store(driver: Weak<Self>, stop: CancellationToken) {
+        let mut told = false;
         loop {
             {
                 let Some(driver) = driver.upgrade() else {
                     return;
                 };
-                let asked = Instant::now();
-                if driver.seen.id().is_none()
-                    && let Ok(answer) = driver.store.load(&[]).await
-                {
-                    driver.seen.heard(asked, &answer);
-                }
                 if driver.seen.id().is_some() {
                     return;
+                }
+                let asked = Instant::now();
+                match driver.store.load(&[]).await {
+                    Ok(answer) => return driver.seen.heard(asked, &answer),
+                    Err(error) if !told => {
+                        told = true;
+                        tracing::warn!(%error, "the session store does not answer yet");
+                    }
+                    Err(_told) => {}
                 }
             }
             tokio::select! {

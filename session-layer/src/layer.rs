@@ -49,6 +49,12 @@ use crate::sessions::Sessions;
 /// Of several cookies, the first four that could be tokens are looked up, in one round trip. Those that
 /// could not be do not count, up to sixteen; the rest is ignored.
 ///
+/// # Which services
+///
+/// Any `Service<Request<_>>` that is `Clone` and answers with a `Response<B>` whose body is an
+/// [`http_body::Body`] with `Data: From<Bytes>` (as that of axum, hyper and tonic, whose data are
+/// `Bytes`): rejections have a body too. Its error type stays.
+///
 /// # Nested layers
 ///
 /// The inner layer decides: it drops the session that an outer one found and looks for itself, so

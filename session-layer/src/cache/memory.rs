@@ -55,6 +55,17 @@ enum Content {
 }
 
 impl Value {
+    /// One, and one for each KiB of data.
+    fn weight(&self) -> u32 {
+        match &self.content {
+            Content::Session(entry) => {
+                let kib = entry.session.data_json().len() / 1024;
+                u32::try_from(kib).unwrap_or(u32::MAX).saturating_add(1)
+            }
+            Content::Lease(_) | Content::Fence => 1,
+        }
+    }
+
     fn is_lease(&self, nonce: u64) -> bool {
         matches!(self.content, Content::Lease(held) if held == nonce)
     }
@@ -80,7 +91,8 @@ impl Expiry<TokenDigest, Value> for ByValue {
 }
 
 impl MemoryCache {
-    /// A cache that holds at most `capacity` keys; a session takes about 1 KiB and its data.
+    /// A cache that holds at most `capacity` sessions with little data (up to 1 KiB); one with more counts
+    /// once for each KiB of it. So 100,000 take about 200 MiB at most, whatever is in them.
     ///
     /// What is asked for often stays when it is full (`TinyLFU`), so a flood of unknown tokens does not
     /// drive out the sessions in use.
@@ -93,6 +105,7 @@ impl MemoryCache {
         Self {
             values: Cache::builder()
                 .max_capacity(capacity)
+                .weigher(|_, value: &Value| value.weight())
                 .expire_after(ByValue)
                 .build(),
             nonces: Arc::default(),

@@ -252,7 +252,9 @@ async fn a_rejection_is_one_event_without_secrets() {
         (&outage, "Bearer {1}", "503"),
     ] {
         answer(stub.layer(), get(&[(AUTHORIZATION, value)])).await;
-        let told = std::mem::take(&mut *events.lock().unwrap());
+        let mut told = std::mem::take(&mut *events.lock().unwrap());
+        // That its store does not answer a node tells too, once, whatever is asked of it.
+        told.retain(|event| !event.contains("does not answer yet"));
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(
             told[0].starts_with("DEBUG") && told[0].contains(status),

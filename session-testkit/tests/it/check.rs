@@ -38,6 +38,7 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.each_backend("full_redis", full);
     reg.shared("schema_missing_or_incomplete", schema);
     reg.shared("lost_rights_and_row_level_security", rights);
+    reg.shared("what_the_application_refuses_is_a_failure", combinations);
 }
 
 fn check() -> Command {
@@ -206,6 +207,18 @@ async fn postgres_down() -> Outcome {
         "{text}"
     );
     assert!(!text.contains("s3cret"), "{text}");
+    Ok(())
+}
+
+/// What the application refuses to start with is a failure where it is all that the application gets,
+/// and a warning where somebody looks at one server.
+async fn combinations(backends: Arc<Backends>) -> Outcome {
+    let redis = backends.redis().url();
+    let (code, text) = run(check().env("REDIS_URL", redis)).await?;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("refuses to start"), "{text}");
+    let (code, text) = run(check().args(["--redis-url", redis])).await?;
+    assert_eq!(code, 0, "{text}");
     Ok(())
 }
 

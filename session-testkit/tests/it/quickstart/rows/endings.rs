@@ -80,6 +80,17 @@ pub(super) async fn logout(app: &App) -> Outcome {
         assert_cleared(&answer);
         assert_unauthorized(&app.me(login).await?);
     }
+    // After a change of the cookie's domain a browser sends two. Both sessions end, or the next request
+    // would be let in by the other; also where they are those of two users.
+    for user in ["dave", "erin"] {
+        let (one, two) = (app.login("dave").await?, app.login(user).await?);
+        let both = format!("{}; {}", one.cookie, two.cookie);
+        let answer = logout(&[("Cookie", &both)]).await?;
+        assert_eq!(answer.json(), json!({ "revoked": "propagated" }));
+        for login in [&one, &two] {
+            assert_unauthorized(&app.me(login).await?);
+        }
+    }
     // Whoever has no session is logged out already, and their cookie goes all the same.
     for fields in [
         vec![("Cookie", &*first.cookie)],

@@ -50,6 +50,7 @@ pub(super) async fn bad_logins(app: &App) -> Outcome {
         (json, r#"{"user":7}"#.to_owned()),
         (json, r#"{"user":"alice""#.to_owned()),
         (json, "{}".to_owned()),
+        (json, r#"["alice"]"#.to_owned()),
         (json, "user=alice".to_owned()),
         (json, String::new()),
         (form, "user=".to_owned()),
