@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use session_layer::Reach;
+use session_layer::{Reach, Sessions};
 use session_testkit::backends::{Backend, Backends};
 use session_testkit::proxy::Proxy;
 use session_testkit::wait;
 
 use crate::harness::{Outcome, Registry};
 use crate::support::{
-    OwnRedis, SOON, ask, built, cache, cache_within, login, sessions_on, store, store_on,
-    until_connected, until_disconnected, until_hit,
+    OwnRedis, SOON, ask, built, cache_within, login, sessions_on, store, until_connected,
+    until_disconnected, until_hit,
 };
 
 pub(crate) fn tests(reg: &mut Registry) {
@@ -317,7 +317,7 @@ async fn out_of_memory(backends: Arc<Backends>) -> Outcome {
     Ok(())
 }
 
-/// A managed Redis that won't say who it is: it is used, but nothing is promised of it.
+/// A managed Redis that won't say who it is.
 async fn info_denied(backends: Arc<Backends>) -> Outcome {
     let own = OwnRedis::start(&backends).await?;
     let mut redis = own.redis.connect().await?;
@@ -330,31 +330,24 @@ async fn info_denied(backends: Arc<Backends>) -> Outcome {
         .redis
         .url()
         .replacen("redis://", "redis://poor:secret@", 1);
-    let store = store_on(own.sandbox.database_url(), &own.sandbox).await?;
-    let sessions = built(cache(&url, &own.sandbox)?, store);
-    let alice = login(&sessions, "alice").await?;
-    until_hit(&sessions, &alice).await?;
-    let changed = sessions.revoke(alice.token.reveal()).await?;
-    assert!(
-        matches!(changed.reach, Reach::Committed { .. }),
-        "{changed:?}"
-    );
-    assert_eq!(ask(&sessions, &alice).await, "invalid");
-    Ok(())
+    used_and_nothing_promised(&sessions_on(&url, &own.sandbox).await?).await
 }
 
-/// The command is not denied but gone.
+/// One that has taken the command away.
 async fn info_renamed(backends: Arc<Backends>) -> Outcome {
     let own = OwnRedis::start_with(&backends, &["--rename-command", "INFO", ""]).await?;
-    let sessions = own.sessions().await?;
-    let alice = login(&sessions, "alice").await?;
-    until_hit(&sessions, &alice).await?;
+    used_and_nothing_promised(&own.sessions().await?).await
+}
+
+async fn used_and_nothing_promised(sessions: &Sessions) -> Outcome {
+    let alice = login(sessions, "alice").await?;
+    until_hit(sessions, &alice).await?;
     let changed = sessions.revoke(alice.token.reveal()).await?;
     assert!(
         matches!(changed.reach, Reach::Committed { .. }),
         "{changed:?}"
     );
-    assert_eq!(ask(&sessions, &alice).await, "invalid");
+    assert_eq!(ask(sessions, &alice).await, "invalid");
     Ok(())
 }
 
