@@ -55,3 +55,4 @@ pub mod proxy;
 pub mod subject;
 pub mod url;
 pub mod wait;
+pub mod workload;

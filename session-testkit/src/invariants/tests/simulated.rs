@@ -54,13 +54,20 @@ pub(super) enum Fate {
     Lost,
 }
 
+/// What is cut off from whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    Redis,
+    Postgres,
+    PostgresFrom(u32),
+}
+
 /// A fault, `gap_ms` after the last one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Break {
     pub(super) gap_ms: u64,
     pub(super) for_ms: u64,
-    /// `None`: Redis; else the nodes cut off from Postgres (all, or this one).
-    pub(super) postgres: Option<Option<u32>>,
+    pub(super) of: Broken,
 }
 
 #[derive(Debug, Clone)]
@@ -202,9 +209,12 @@ impl Simulation {
                 since: None,
                 until: Some(until),
                 healed: None,
-                nodes: each.postgres.flatten().map(|node| vec![node]),
-                no_postgres: each.postgres.is_some(),
-                no_redis: each.postgres.is_none(),
+                nodes: match each.of {
+                    Broken::PostgresFrom(node) => Some(vec![node]),
+                    Broken::Redis | Broken::Postgres => None,
+                },
+                no_postgres: each.of != Broken::Redis,
+                no_redis: each.of == Broken::Redis,
                 touched: None,
             });
             at = until;
@@ -257,8 +267,8 @@ impl Simulation {
                 self.sessions.push(Session {
                     user: step.pick % USERS.len(),
                     began: call,
-                    lifetime: (step.luck % 3 == 0).then_some(8_000 * MS),
-                    idle: (step.luck % 4 == 0).then_some(6_000 * MS),
+                    lifetime: (step.luck.is_multiple_of(3)).then_some(8_000 * MS),
+                    idle: (step.luck.is_multiple_of(4)).then_some(6_000 * MS),
                     rows: Vec::new(),
                     known_from: None,
                     tokens: Vec::new(),
@@ -282,7 +292,7 @@ impl Simulation {
                     return;
                 };
                 // The newest token mostly, an older one at times.
-                let back = usize::from(step.luck % 5 == 0).min(session.tokens.len() - 1);
+                let back = usize::from(step.luck.is_multiple_of(5)).min(session.tokens.len() - 1);
                 let (token, _) = session.tokens[session.tokens.len() - 1 - back];
                 self.about[at] = Some((*number, token));
                 self.floor[at] = self.oldest(session, step.node, call);
@@ -493,7 +503,7 @@ impl Simulation {
                 let Seen::Valid { data, .. } = right else {
                     return None;
                 };
-                Some(if step.luck % 2 == 0 {
+                Some(if step.luck.is_multiple_of(2) {
                     Seen::Valid {
                         user,
                         data: "never written".to_owned(),
@@ -566,7 +576,7 @@ impl Simulation {
         let cut = self.cut(step.node, point, point);
         let done = self.done(step.fate);
         // What is not acknowledged happens or does not.
-        let happens = !cut && (step.fate == Fate::Comes || step.luck % 2 == 0);
+        let happens = !cut && (step.fate == Fate::Comes || step.luck.is_multiple_of(2));
         let data = format!("{number}.{}", at + 1);
         let session = &mut self.sessions[number];
         let mut row = session.rows.last()?.clone();
@@ -575,7 +585,7 @@ impl Simulation {
         let alive = session.alive(&row, token, point, 0);
         let number = number_of(number);
         let refused = || Some(Change::Refused("simulated".to_owned()));
-        let grace_ms = if step.luck % 3 == 0 {
+        let grace_ms = if step.luck.is_multiple_of(3) {
             0
         } else {
             step.luck * 50
@@ -630,7 +640,7 @@ impl Simulation {
 
     fn revoke_all(&mut self, step: Step, point: Nanos) -> Op {
         let user = step.pick % USERS.len();
-        let happens = step.fate == Fate::Comes || step.luck % 2 == 0;
+        let happens = step.fate == Fate::Comes || step.luck.is_multiple_of(2);
         let cut = self.cut(step.node, point, point);
         let answer = if cut {
             Change::Refused("simulated".to_owned())
