@@ -60,6 +60,7 @@ mod report;
 mod run;
 mod sessions;
 mod settings;
+mod tally;
 
 pub use self::{
     breaks::{Break, Scheduled},

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::{
+    findings::Findings,
     index::{Changing, Index, Kind, Session, proof},
-    verdict::Findings,
     words::Named,
 };
 use crate::history::{Change, Creation, Nanos, Operation, nanos};

@@ -1,8 +1,8 @@
 //! R4: a token that was not issued is never Valid.
 
 use super::{
+    findings::Findings,
     index::{Index, proof},
-    verdict::Findings,
 };
 use crate::history::Creation;
 

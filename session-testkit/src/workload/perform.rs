@@ -6,8 +6,8 @@ use super::{
     DropWhen, Recorder,
     dropping::dropping,
     plan::{Action, Planned, Presented},
-    report::Answered,
     sessions::{Known, Slots},
+    tally::Answered,
 };
 use crate::{
     history::{Change, Creation, Nanos, Op, Operation, nanos},

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::report::{Answered, Tally};
+use super::tally::{Answered, Tally};
 use crate::history::{Entry, Header, History, Nanos, Operation, nanos};
 
 /// The one clock of a run.
