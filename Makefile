@@ -24,7 +24,7 @@ lint:
 ## All tests, on one pair of servers that most of them share; those that break a server start their own.
 it:
 	cargo build $(ALL) --all-targets
-	$(TARGET)/debug/session-testkit run -- cargo nextest run $(ALL)
+	$(TARGET)/debug/session-testkit run --all-backends -- cargo nextest run $(ALL)
 	$(TARGET)/debug/session-testkit run -- cargo test $(ALL) --doc
 
 doc:

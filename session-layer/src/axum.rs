@@ -9,6 +9,7 @@ use http::StatusCode;
 use http::request::Parts;
 
 use crate::cookie::SetCookie;
+use crate::presented::PresentedSessions;
 use crate::reject::{Rejection, problem};
 use crate::service::Mark;
 use crate::session::Session;
@@ -38,7 +39,10 @@ pub enum SessionRejection {
 impl IntoResponse for SessionRejection {
     fn into_response(self) -> Response {
         let response = match self {
-            Self::NoSession => Rejection::Unauthorized.response(),
+            Self::NoSession => {
+                tracing::debug!(status = 401, reason = %self, "request rejected by an extractor");
+                Rejection::Unauthorized.response()
+            }
             Self::NoLayer | Self::Skipped => {
                 tracing::error!("cannot extract a session: {self}");
                 problem(StatusCode::INTERNAL_SERVER_ERROR, &self.to_string())
@@ -48,8 +52,10 @@ impl IntoResponse for SessionRejection {
     }
 }
 
-/// The request's session, if the layer looked for one.
-fn session(parts: &Parts) -> Result<Option<Session>, SessionRejection> {
+/// What the layer left in the request, if it looked.
+fn left_by_the_layer<T: Clone + Send + Sync + 'static>(
+    parts: &Parts,
+) -> Result<Option<T>, SessionRejection> {
     // The layer's mark is asked first: a session that is there without it is not from us.
     match parts.extensions.get() {
         None => Err(SessionRejection::NoLayer),
@@ -64,7 +70,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Session {
     type Rejection = SessionRejection;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        session(parts)?.ok_or(SessionRejection::NoSession)
+        left_by_the_layer(parts)?.ok_or(SessionRejection::NoSession)
     }
 }
 
@@ -77,7 +83,16 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Session {
         parts: &mut Parts,
         _state: &S,
     ) -> Result<Option<Self>, Self::Rejection> {
-        session(parts)
+        left_by_the_layer(parts)
+    }
+}
+
+/// Every valid session of the request, for a logout; empty where it has none.
+impl<S: Send + Sync> FromRequestParts<S> for PresentedSessions {
+    type Rejection = SessionRejection;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        Ok(left_by_the_layer(parts)?.unwrap_or_default())
     }
 }
 

@@ -14,10 +14,15 @@ use crate::session::Session;
 use crate::store::StoreId;
 use crate::token::TokenDigest;
 
+#[cfg(feature = "sqlite")]
+mod memory;
 mod none;
 #[cfg(feature = "redis")]
 mod redis;
 
+#[cfg(feature = "sqlite")]
+pub use self::memory::{MemoryCache, MemoryLease};
+pub(crate) use self::none::NO_CACHE;
 pub use self::none::NoCache;
 #[cfg(feature = "redis")]
 pub use self::redis::{
@@ -31,6 +36,17 @@ pub const LEASE: Duration = Duration::from_secs(2);
 /// How long a fence keeps fills away.
 pub const FENCE: Duration = Duration::from_secs(5);
 
+/// What [`is_namespace`] demands, in words.
+pub(crate) const NAMESPACE: &str = "1 to 100 visible ASCII characters without braces";
+
+/// May this be the prefix of every key? Braces are a hash tag in a cluster.
+pub(crate) fn is_namespace(text: &str) -> bool {
+    (1..=100).contains(&text.len())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_graphic() && !matches!(c, '{' | '}'))
+}
+
 /// A cached copy of a session.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -41,6 +57,9 @@ pub struct Entry {
     /// The oldest transaction still running at that read (Postgres' snapshot xmin; 0 where the store
     /// has none): decides, once a node reads the journal, whether the journal reaches back far enough.
     pub xmin: u64,
+    /// The store's clock at that read. A node whose TTL is shorter than that of the node which put the
+    /// entry there counts its own from here.
+    pub read_at: Timestamp,
     /// Until when it may be served, by the store's clock.
     pub not_after: Timestamp,
 }
@@ -55,7 +74,8 @@ pub enum Belief {
     Dead,
 }
 
-/// The outcome of a look-up. Three outcomes, never two: a cache that failed has not said "miss".
+/// The outcome of a look-up. Hit, miss (in three forms) and failed: a cache that failed has not said
+/// "miss".
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Lookup<L> {
@@ -66,6 +86,9 @@ pub enum Lookup<L> {
     /// Nothing to serve, and someone else's turn to fill (another's lease, a fence, a value of a
     /// wrong type): ask the store and do not fill.
     DoNotFill,
+    /// Nothing to serve, and the cache refused the lease (out of memory, no right to it): ask the store
+    /// and do not fill.
+    Refused(CacheError),
     /// The cache could not be asked: ask the store.
     Failed(CacheError),
 }
@@ -139,7 +162,7 @@ pub trait SessionCache: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStatus {
-    /// `"redis"` or `"memory"`.
+    /// `"redis"`, `"memory"` or `"none"`.
     pub backend: &'static str,
     /// Can it take commands, as far as known?
     pub connected: bool,

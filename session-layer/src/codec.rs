@@ -46,12 +46,18 @@ pub(crate) fn lease_value(nonce: &Nonce) -> Vec<u8> {
 }
 
 /// A session's value.
-pub(crate) fn entry_value(entry: &Entry, incarnation: Incarnation) -> Vec<u8> {
+pub(crate) fn entry_value(
+    entry: &Entry,
+    digest: &TokenDigest,
+    incarnation: Incarnation,
+) -> Vec<u8> {
     let parts = entry.session.parts();
     let wire = Wire {
         incarnation,
+        digest: *digest.as_bytes(),
         store_id: entry.store_id,
         xmin: entry.xmin,
+        read_at: entry.read_at.as_micros(),
         not_after: entry.not_after.as_micros(),
         id: *parts.id.as_bytes(),
         version: parts.version,
@@ -83,10 +89,13 @@ pub(crate) enum Found {
 }
 
 /// Reads a value.
-pub(crate) fn decode(value: &[u8], present: Incarnation) -> Found {
+pub(crate) fn decode(value: &[u8], digest: &TokenDigest, present: Incarnation) -> Found {
     match value {
-        [b'L', ..] | FENCE_VALUE => Found::Held,
+        [b'L', nonce @ ..] if nonce.len() == size_of::<Nonce>() => Found::Held,
+        FENCE_VALUE => Found::Held,
         [b'V', b'p', wire @ ..] => match postcard::take_from_bytes::<Wire<'_>>(wire) {
+            // Copied here from another key.
+            Ok((wire, [])) if wire.digest != *digest.as_bytes() => Found::Undecodable,
             Ok((wire, [])) if wire.incarnation != present => Found::Outlived,
             Ok((wire, [])) => wire.into_entry().map_or(Found::Undecodable, Found::Entry),
             _ => Found::Undecodable,
@@ -99,8 +108,10 @@ pub(crate) fn decode(value: &[u8], present: Incarnation) -> Found {
 #[derive(Serialize, Deserialize)]
 struct Wire<'a> {
     incarnation: Incarnation,
+    digest: [u8; 32],
     store_id: [u8; 16],
     xmin: u64,
+    read_at: i64,
     not_after: i64,
     id: [u8; 16],
     version: i64,
@@ -131,6 +142,7 @@ impl Wire<'_> {
             session: parts.into(),
             store_id: self.store_id,
             xmin: self.xmin,
+            read_at: Timestamp::from_micros(self.read_at),
             not_after: Timestamp::from_micros(self.not_after),
         })
     }
@@ -142,6 +154,11 @@ mod tests {
     use proptest::prelude::*;
 
     const HERE: Incarnation = Incarnation([7; 16]);
+    const ALICE: TokenDigest = TokenDigest::from_bytes([5; 32]);
+
+    fn read(value: &[u8]) -> Found {
+        decode(value, &ALICE, HERE)
+    }
 
     fn entry(user: &str, data: &str, number: i64) -> Entry {
         let at = Timestamp::from_micros(number);
@@ -160,63 +177,78 @@ mod tests {
             session: parts.into(),
             store_id: [9; 16],
             xmin: 42,
+            read_at: at,
             not_after: at,
         }
     }
 
     proptest! {
         #[test]
-        fn an_entry_comes_back_as_it_was(user in ".{1,200}", data in ".{0,300}", number: i64) {
+        fn an_entry_comes_back_as_it_was(user in "[^\0]{1,200}", data in "[^\0]{0,300}", number: i64) {
             let before = entry(&user, &data, number);
-            let Found::Entry(after) = decode(&entry_value(&before, HERE), HERE) else {
+            let Found::Entry(after) = read(&entry_value(&before, &ALICE, HERE)) else {
                 return Err(TestCaseError::fail("not an entry"));
             };
             prop_assert_eq!(format!("{:?}", before.session.parts()), format!("{:?}", after.session.parts()));
-            prop_assert_eq!((before.store_id, before.xmin, before.not_after),
-                            (after.store_id, after.xmin, after.not_after));
+            prop_assert_eq!((before.store_id, before.xmin, before.read_at, before.not_after),
+                            (after.store_id, after.xmin, after.read_at, after.not_after));
         }
 
         #[test]
         fn garbage_is_never_an_entry_and_never_panics(bytes: Vec<u8>) {
-            prop_assert!(!matches!(decode(&bytes, HERE), Found::Entry(_)));
+            prop_assert!(!matches!(read(&bytes), Found::Entry(_)));
             let looks_like_ours = [b"Vp".as_slice(), &bytes].concat();
-            let _ = decode(&looks_like_ours, HERE);
+            let _ = read(&looks_like_ours);
         }
 
         #[test]
         fn a_cut_or_lengthened_entry_is_undecodable(cut in 2_usize..100, more in 1_usize..9) {
-            let value = entry_value(&entry("alice", "d", 5), HERE);
-            prop_assert!(matches!(decode(&value[..cut.min(value.len() - 1)], HERE), Found::Undecodable));
+            let value = entry_value(&entry("alice", "d", 5), &ALICE, HERE);
+            prop_assert!(matches!(read(&value[..cut.min(value.len() - 1)]), Found::Undecodable));
             let longer = [value, vec![0; more]].concat();
-            prop_assert!(matches!(decode(&longer, HERE), Found::Undecodable));
+            prop_assert!(matches!(read(&longer), Found::Undecodable));
         }
     }
 
     #[test]
     fn another_incarnations_entry_has_outlived_it() {
-        let value = entry_value(&entry("alice", "d", 5), HERE);
+        let value = entry_value(&entry("alice", "d", 5), &ALICE, HERE);
         assert!(matches!(
-            decode(&value, Incarnation([8; 16])),
+            decode(&value, &ALICE, Incarnation([8; 16])),
             Found::Outlived
         ));
     }
 
     #[test]
     fn leases_and_fences_are_held() {
-        assert!(matches!(decode(&lease_value(&[1; 16]), HERE), Found::Held));
-        assert!(matches!(decode(FENCE_VALUE, HERE), Found::Held));
+        assert!(matches!(read(&lease_value(&[1; 16])), Found::Held));
+        assert!(matches!(read(FENCE_VALUE), Found::Held));
+        // Whoever plants something like them does not keep a session out of the cache for ever.
+        for planted in [b"L".as_slice(), b"Lease", b"Lexactly 17 bytes", b"TT"] {
+            let held = matches!(read(planted), Found::Held);
+            assert_eq!(held, planted.len() == 17, "{planted:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_copied_from_another_key_is_undecodable() {
+        let bobs = TokenDigest::from_bytes([6; 32]);
+        let value = entry_value(&entry("bob", "d", 5), &bobs, HERE);
+        assert!(matches!(read(&value), Found::Undecodable));
+        assert!(matches!(decode(&value, &bobs, HERE), Found::Entry(_)));
     }
 
     /// Entries written by this version are read by every later one with the same number. If this test
     /// fails, [`FORMAT`] must be raised.
     #[test]
     fn the_encoding_is_that_of_its_format_number() {
-        let value = entry_value(&entry("alice", "d", 4), HERE);
+        let value = entry_value(&entry("alice", "d", 4), &ALICE, HERE);
         let expected = [
             b"Vp".as_slice(),
             &[7; 16],
+            &[5; 32],
             &[9; 16],
-            &[42, 8],
+            &[42, 8, 8],
             &[3; 16],
             &[8, 8, 8, 8, 8, 1, 60, 5],
             b"alice",

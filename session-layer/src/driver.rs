@@ -2,13 +2,13 @@
 //! store, the mode, the counters and the tasks. What is done with it: `validate.rs`, `revoke.rs`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cache::SessionCache;
+use crate::cache::{NO_CACHE, SessionCache};
 use crate::clock::StoreClock;
 use crate::error::Error;
 use crate::metrics::{Counters, Metrics, Troubles};
@@ -17,6 +17,9 @@ use crate::session::CheckedSession;
 use crate::sessions::Mode;
 use crate::store::{Creation, Loaded, SessionStore, StoreId};
 use crate::token::TokenDigest;
+
+/// How often a store that has not answered yet is asked which one it is.
+const LEARN_EVERY: Duration = Duration::from_millis(500);
 
 /// The driver of one cache and one store.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ pub(crate) struct Settings {
 
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     pub(crate) fn new(cache: C, store: S, settings: Settings, mode: Mode) -> Arc<Self> {
-        Arc::new(Self {
+        let driver = Arc::new(Self {
             cache,
             store,
             settings,
@@ -55,8 +58,40 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             pending: Pending::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            bypass: AtomicBool::new(mode == Mode::Bypass),
-        })
+            bypass: AtomicBool::new(false),
+        });
+        driver.set_mode(mode);
+        // Outside of a runtime the first validation learns it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let learning = Self::learn_the_store(Arc::downgrade(&driver), driver.stop.clone());
+            driver.tasks.spawn_on(learning, &runtime);
+        }
+        driver
+    }
+
+    /// Asks the store which one it is, until it has answered once: before that no cached copy can be
+    /// checked, and none is believed.
+    async fn learn_the_store(driver: Weak<Self>, stop: CancellationToken) {
+        loop {
+            {
+                let Some(driver) = driver.upgrade() else {
+                    return;
+                };
+                let asked = Instant::now();
+                if driver.seen.id().is_none()
+                    && let Ok(answer) = driver.store.load(&[]).await
+                {
+                    driver.seen.heard(asked, &answer);
+                }
+                if driver.seen.id().is_some() {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LEARN_EVERY) => {}
+                () = stop.cancelled() => return,
+            }
+        }
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -68,20 +103,27 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     }
 
     pub(crate) fn set_mode(&self, mode: Mode) {
-        let bypass = mode == Mode::Bypass;
+        // Where there is no cache there is nothing to turn on.
+        let bypass = mode == Mode::Bypass || self.cache.status().backend == NO_CACHE;
         if self.bypass.swap(bypass, Ordering::SeqCst) != bypass {
             tracing::info!(?mode, "the session cache's mode was changed");
         }
     }
 
-    /// Creates a session. No cached copy can exist yet, so there is nothing to invalidate.
+    /// Creates a session. Its key is removed, since a token that was issued elsewhere may have had
+    /// another session, ended by plain SQL, of which a copy is left.
     pub(crate) async fn create(
         self: Arc<Self>,
         digest: TokenDigest,
         new: CheckedSession,
+        issued_here: bool,
     ) -> Result<Creation, Error> {
         let created = self.store.create(digest, &new).await;
-        Ok(created.inspect_err(|error| self.note_store(error))?)
+        let created = created.inspect_err(|error| self.note_store(error))?;
+        if !issued_here {
+            let _ = self.unlink(&[digest]).await;
+        }
+        Ok(created)
     }
 
     /// Ends the background tasks, waits for what is under way, closes what was opened.

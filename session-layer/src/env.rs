@@ -4,11 +4,10 @@
 
 use std::time::Duration;
 
-use crate::builder::SessionsBuilder;
-use crate::cache::SessionCache;
+use crate::cache::{NAMESPACE, is_namespace};
 use crate::error::ConfigError;
 use crate::sessions::{Mode, Sessions};
-use crate::store::SessionStore;
+use crate::store::is_schema_name;
 
 /// Where the sessions are without `DATABASE_URL`.
 const DEFAULT_DATABASE: &str = "sqlite:session-layer.db";
@@ -87,22 +86,19 @@ impl Sessions {
     }
 }
 
-async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
-    fn build<C: SessionCache, S: SessionStore>(
-        builder: SessionsBuilder<C, S>,
-        (ttl, mode): (Duration, Mode),
-    ) -> Sessions {
-        builder.ttl(ttl).mode(mode).build()
-    }
-    let settings = (plan.ttl, plan.mode);
-    match plan.stores {
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    expect(unused_variables, reason = "without a store there is nothing to set")
+)]
+async fn open(Plan { stores, ttl, mode }: Plan) -> Result<Sessions, ConfigError> {
+    match stores {
         #[cfg(feature = "sqlite")]
         Stores::Embedded { path } => {
             let store = crate::store::SqliteStore::open(&path)
                 .await
                 .map_err(ConfigError::Store)?;
             let cache = crate::cache::MemoryCache::new(EMBEDDED_CAPACITY);
-            Ok(build(Sessions::builder(cache, store), settings))
+            Ok(Sessions::builder(cache, store).ttl(ttl).mode(mode).build())
         }
         #[cfg(not(feature = "sqlite"))]
         Stores::Embedded { .. } => Err(ConfigError::MissingFeature {
@@ -116,18 +112,16 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
                 .pool_size(redis.pool_size)
                 .replicated(redis.replicated)
                 .build()?;
-            Ok(build(
-                Sessions::builder(cache, open_postgres(database).await?),
-                settings,
-            ))
+            let store = open_postgres(database).await?;
+            Ok(Sessions::builder(cache, store).ttl(ttl).mode(mode).build())
         }
         #[cfg(feature = "postgres")]
         Stores::StoreOnly { database } => {
             let store = open_postgres(database).await?;
-            Ok(build(
-                Sessions::builder(crate::cache::NoCache, store),
-                settings,
-            ))
+            Ok(Sessions::builder(crate::cache::NoCache, store)
+                .ttl(ttl)
+                .mode(mode)
+                .build())
         }
         #[allow(unreachable_patterns, reason = "with all features nothing is left")]
         _ => Err(ConfigError::MissingFeature {
@@ -150,7 +144,11 @@ async fn open_postgres(database: Database) -> Result<crate::store::PostgresStore
     let store = crate::store::PostgresStore::builder(&database.url)
         .schema(database.schema)
         .connect_lazy()
-        .map_err(ConfigError::Store)?;
+        .map_err(|error| ConfigError::BadUrl {
+            name: "DATABASE_URL",
+            may_be: "postgres://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:PATH",
+            source: error.into(),
+        })?;
     if database.migrate {
         store.migrate().await.map_err(ConfigError::Store)?;
     }
@@ -160,19 +158,13 @@ async fn open_postgres(database: Database) -> Result<crate::store::PostgresStore
 /// Reads the variables. `get` is the environment.
 fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
     let get = |name: &'static str| get(name).filter(|value| !value.trim().is_empty());
-    for (name, lacks) in [
-        (
-            "SESSION_CACHE_KEY",
-            "sealed entries are not part of this version: leave it unset",
-        ),
-        (
-            "SESSION_CACHE_KEY_FILE",
-            "sealed entries are not part of this version: leave it unset",
-        ),
-    ] {
+    for name in ["SESSION_CACHE_KEY", "SESSION_CACHE_KEY_FILE"] {
         if get(name).is_some() {
             // Whoever sets a key counts on it; going on without would be worse than not starting.
-            return Err(ConfigError::bad(name, "(a secret)", lacks));
+            return Err(ConfigError::NotInThisVersion {
+                name,
+                what: "sealed entries are not part of this version",
+            });
         }
     }
     one_of(
@@ -193,10 +185,23 @@ fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
     let pool_size = number(&get, "SESSION_CACHE_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
     let replicated = boolean(&get, "SESSION_CACHE_REPLICATED", "false")?;
     let migrate = boolean(&get, "SESSION_DB_MIGRATE", "true")?;
-    let namespace = get("SESSION_CACHE_NAMESPACE");
-    let schema = get("SESSION_DB_SCHEMA").unwrap_or_else(|| "session_layer".to_owned());
+    let namespace = one_of(
+        &get,
+        "SESSION_CACHE_NAMESPACE",
+        "session-layer",
+        NAMESPACE,
+        |text| is_namespace(text).then(|| text.to_owned()),
+    )?;
+    let schema = one_of(
+        &get,
+        "SESSION_DB_SCHEMA",
+        "session_layer",
+        "1 to 63 of a-z, 0-9 and _, not beginning with a digit or pg_",
+        |text| is_schema_name(text).then(|| text.to_owned()),
+    )?;
     let url = get("DATABASE_URL").unwrap_or_else(|| DEFAULT_DATABASE.to_owned());
-    let redis_url = get("REDIS_URL");
+    let url = with_lower_case_scheme(url.trim());
+    let redis_url = get("REDIS_URL").map(|url| with_lower_case_scheme(url.trim()));
 
     let stores = if let Some(path) = url.strip_prefix("sqlite:") {
         if redis_url.is_some() {
@@ -205,8 +210,17 @@ fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
                  REDIS_URL to use the in-process cache",
             ));
         }
+        let path = path.strip_prefix("//").unwrap_or(path);
+        // An empty path is a temporary file to SQLite, and parameters would become part of the name.
+        if path.is_empty() || path.contains('?') {
+            return Err(ConfigError::bad(
+                "DATABASE_URL",
+                url.as_str(),
+                "sqlite:PATH, without parameters",
+            ));
+        }
         Stores::Embedded {
-            path: path.strip_prefix("//").unwrap_or(path).to_owned(),
+            path: path.to_owned(),
         }
     } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
         let database = Database {
@@ -219,7 +233,7 @@ fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
                 database,
                 redis: Redis {
                     url,
-                    namespace: namespace.unwrap_or_else(|| "session-layer".to_owned()),
+                    namespace,
                     pool_size,
                     replicated,
                 },
@@ -235,7 +249,7 @@ fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
     } else {
         return Err(ConfigError::BadUrl {
             name: "DATABASE_URL",
-            may_be: "postgres://… or sqlite:PATH",
+            may_be: "postgres://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:PATH",
             source: "unknown scheme".into(),
         });
     };
@@ -245,6 +259,14 @@ fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
         ttl: Duration::from_secs(seconds as u64),
         mode,
     })
+}
+
+/// `POSTGRES://…` is as good as `postgres://…`.
+fn with_lower_case_scheme(url: &str) -> String {
+    match url.split_once(':') {
+        Some((scheme, rest)) => format!("{}:{rest}", scheme.to_ascii_lowercase()),
+        None => url.to_owned(),
+    }
 }
 
 type Get<'a> = &'a dyn Fn(&'static str) -> Option<String>;
@@ -376,13 +398,35 @@ mod tests {
             ("SESSION_CACHE_REPLICATED", "TRUE", "true, false, 1 or 0"),
             ("SESSION_DB_MIGRATE", "no", "true, false, 1 or 0"),
             ("SESSION_CACHE_POLICY", "open", "available"),
+            ("SESSION_CACHE_NAMESPACE", "a{b}c", "without braces"),
+            ("SESSION_DB_SCHEMA", "Auth", "a-z"),
+            ("DATABASE_URL", "sqlite:", "sqlite:PATH"),
+            ("DATABASE_URL", "sqlite:y.db?mode=rwc", "without parameters"),
         ] {
-            let error = plan_of(&[POSTGRES, REDIS, (name, was)]).unwrap_err();
+            let others = if name == "DATABASE_URL" {
+                vec![]
+            } else {
+                vec![POSTGRES, REDIS]
+            };
+            let error = plan_of(&[others, vec![(name, was)]].concat()).unwrap_err();
             assert!(
                 error.contains(name) && error.contains(was) && error.contains(may_be),
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_scheme_in_capitals_is_one_too() {
+        let capitals = ("DATABASE_URL", "POSTGRES://u:hunter2@db/app");
+        assert_eq!(plan_of(&[capitals, REDIS]), plan_of(&[POSTGRES, REDIS]));
+    }
+
+    #[test]
+    fn what_was_wrong_is_not_repeated_at_length() {
+        let long = "{".repeat(5_000);
+        let error = plan_of(&[POSTGRES, REDIS, ("SESSION_CACHE_NAMESPACE", &long)]).unwrap_err();
+        assert!(error.len() < 300, "{}", error.len());
     }
 
     #[test]

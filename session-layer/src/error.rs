@@ -122,6 +122,14 @@ pub enum ConfigError {
         #[source]
         source: Source,
     },
+    /// A setting whose effect this version does not have yet.
+    #[error("{name} is set, but {what}: unset it")]
+    NotInThisVersion {
+        /// The environment variable.
+        name: &'static str,
+        /// What is lacking.
+        what: &'static str,
+    },
     /// Settings that exclude each other.
     #[error("{0}")]
     Combination(&'static str),
@@ -143,11 +151,9 @@ pub enum ConfigError {
 
 impl ConfigError {
     pub(crate) fn bad(name: &'static str, was: impl Into<String>, may_be: &'static str) -> Self {
-        Self::BadValue {
-            name,
-            was: was.into(),
-            may_be,
-        }
+        // Long enough to recognize it by.
+        let was = was.into().chars().take(80).collect();
+        Self::BadValue { name, was, may_be }
     }
 
     #[cfg(feature = "redis")]

@@ -16,6 +16,7 @@ use tower_service::Service;
 use crate::answered::{Answered, Finish};
 use crate::body::ResponseBody;
 use crate::layer::Config;
+use crate::presented::PresentedSessions;
 use crate::reject::Rejection;
 use crate::service::judge;
 use crate::sessions::Boxed;
@@ -68,6 +69,8 @@ where
 {
     fn go_on(mut self, answers: Answers, finish: &mut Finish) -> State<S, ReqBody, S::Future> {
         let degraded = answers.degraded;
+        let presented = PresentedSessions::among(&answers.validations);
+        self.parts.extensions.insert(presented);
         let (verdict, tier) = judge(answers);
         finish.answered = Some(Answered {
             tier,

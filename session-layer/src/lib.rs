@@ -1,5 +1,55 @@
-//! Tower middleware that answers one question for every request: whose session is this, and may
-//! it still be used?
+//! Tower middleware that answers one question for every request: *whose session is this, and may
+//! it still be used?* It looks in Redis first and falls back to Postgres by itself; Postgres is the
+//! truth, Redis a copy that may be lost, late, stale or hostile.
+//!
+//! ```no_run
+//! # #[cfg(feature = "axum")] mod example {
+//! use axum::{Router, routing::get};
+//! use session_layer::{Session, SessionCacheLayer, Sessions};
+//!
+//! async fn app() -> Result<Router, session_layer::ConfigError> {
+//!     let sessions = Sessions::from_env().await?; // DATABASE_URL, REDIS_URL
+//!     Ok(Router::new()
+//!         .route("/me", get(|session: Session| async move { session.user_id().to_owned() }))
+//!         .layer(SessionCacheLayer::new(sessions)))
+//! }
+//! # }
+//! ```
+//!
+//! # The way of a request
+//!
+//! 1. [`SessionCacheService`] extracts the token from `Authorization: Bearer` or a cookie, strictly.
+//!    What cannot be a token costs no look-up.
+//! 2. The token's SHA-256, its [`TokenDigest`], is looked up in Redis: one `GET`. A copy that is
+//!    believed answers.
+//! 3. Else the *lease* to fill is taken, and then Postgres is asked, in one statement, by its own clock.
+//! 4. The request goes on with a [`Session`] in its extensions, or is answered with 401 (Postgres said
+//!    no) or 503 (nobody could say). Behind the answer the copy is put into Redis, if the lease still
+//!    stands.
+//!
+//! Every change ([`Sessions::revoke`], [`update`](Sessions::update), [`rotate`](Sessions::rotate), …) goes
+//! one way: fence, COMMIT, UNLINK. Its answer says how far it [reaches](Reach).
+//!
+//! # What happens when …
+//!
+//! | | what users notice |
+//! |---|---|
+//! | Redis is down, refuses, or was never there | nothing: Postgres answers, and Redis is used again when it is back |
+//! | Redis hangs or is slow | those under way wait for its deadline (50 ms), then as above |
+//! | Redis is flushed, evicts, restarts from an old dump, fails over | nothing: a miss, and a refill |
+//! | Postgres is down, Redis up | who has a copy in Redis goes on; others 503; no one can log in or out |
+//! | both are down | 503 with `Retry-After`; never a 401, never a cleared cookie |
+//! | the cache is switched off ([`Sessions::set_mode`]) | nothing; it still invalidates, so turning it on again is safe |
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `redis` | yes | [`cache::RedisCache`] |
+//! | `postgres` | yes | [`store::PostgresStore`] |
+//! | `tls` | yes | `rediss://`, and TLS to Postgres: rustls with ring and the system's roots |
+//! | `axum` | no | extractors for axum 0.8 |
+//! | `sqlite` | no | the embedded pair, for one process: `SqliteStore` and `MemoryCache` |
 
 // The modules in the order of a request: edge, driver, ports, values. Imports go down only.
 
@@ -13,6 +63,7 @@ mod extract;
 mod future;
 mod health;
 mod layer;
+mod presented;
 mod reject;
 mod service;
 
@@ -51,6 +102,7 @@ pub use self::health::{
     Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
 };
 pub use self::layer::SessionCacheLayer;
+pub use self::presented::PresentedSessions;
 pub use self::reject::Rejection;
 pub use self::service::SessionCacheService;
 

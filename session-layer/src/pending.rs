@@ -13,8 +13,8 @@ use crate::token::TokenDigest;
 
 /// How often an unacknowledged invalidation is tried again.
 pub(crate) const RETRY_EVERY: Duration = Duration::from_millis(500);
-/// How many digests go into one try: one pipeline.
-const BATCH: usize = 500;
+/// How many digests go into one pipeline.
+pub(crate) const BATCH: usize = 500;
 
 /// The digests, each with the moment at which the last old copy has died.
 #[derive(Debug, Default)]

@@ -24,6 +24,8 @@ pub(crate) struct Probed {
     pub(crate) cache: CacheProbe,
     /// Why the store cannot answer; `None`: it can.
     pub(crate) store_error: Option<String>,
+    /// Has the store answered since the start? Before that no cached copy is believed.
+    pub(crate) store_is_known: bool,
 }
 
 /// The probe under way, if there is one.
@@ -45,6 +47,7 @@ impl Probing {
                 Arc::new(Probed {
                     cache: failed_cache(text),
                     store_error: Some(text.to_owned()),
+                    store_is_known: false,
                 })
             }
         }
@@ -75,21 +78,27 @@ impl Probing {
 impl Sessions {
     /// Really asks cache and store whether they answer, within [`PROBE_DEADLINE`].
     pub(crate) async fn probe(&self) -> Arc<Probed> {
-        let (cache, store) = (self.clone(), self.clone());
+        let sessions = self.clone();
         self.probing
             .probe(move || async move {
                 let (cache, store) = tokio::join!(
-                    timeout(PROBE_DEADLINE, cache.probe_cache()),
-                    timeout(PROBE_DEADLINE, store.probe_store()),
+                    timeout(PROBE_DEADLINE, sessions.probe_cache()),
+                    timeout(PROBE_DEADLINE, sessions.probe_store()),
                 );
-                let late = format!("no answer to the probe within {PROBE_DEADLINE:?}");
+                let store_is_known = sessions.store_is_known();
+                let late = format!("the probe had not ended after {PROBE_DEADLINE:?}");
                 Probed {
-                    cache: cache.unwrap_or_else(|_late| failed_cache(&late)),
+                    cache: cache.unwrap_or_else(|_late| CacheProbe {
+                        // Slow is not dead: what requests found counts.
+                        connected: sessions.cache_status().connected,
+                        ..failed_cache(&late)
+                    }),
                     store_error: match store {
                         Ok(Ok(())) => None,
                         Ok(Err(error)) => Some(error.to_string()),
                         Err(_late) => Some(late),
                     },
+                    store_is_known,
                 }
             })
             .await
@@ -98,7 +107,7 @@ impl Sessions {
 
 fn failed_cache(error: &str) -> CacheProbe {
     CacheProbe {
-        errors: vec![format!("session cache: {error}")],
+        errors: vec![error.to_owned()],
         ..CacheProbe::default()
     }
 }

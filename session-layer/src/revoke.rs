@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use crate::cache::{Invalidated, LEASE, SessionCache};
 use crate::driver::Driver;
 use crate::error::{Error, StoreError, StoreErrorKind};
-use crate::pending::RETRY_EVERY;
+use crate::pending::{BATCH, RETRY_EVERY};
 use crate::session::{Session, SessionId};
 use crate::store::{Change, Revoked, SessionStore, Target};
 use crate::token::{SessionToken, TokenDigest};
@@ -122,11 +122,13 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         let task = self.tasks.spawn(async move {
             // The digests are asked for beforehand: should the answer to the COMMIT be lost, the
             // copies have to go all the same. A failure here has changed nothing.
-            let mut digests = driver.store.digests(&target).await?;
-            if !digests.is_empty()
-                && let Err(error) = driver.cache.fence(&digests).await
-            {
-                driver.note_cache(&error);
+            let known = driver.store.digests(&target).await;
+            let mut digests = known.inspect_err(|error| driver.note_store(error))?;
+            for batch in digests.chunks(BATCH) {
+                if let Err(error) = driver.cache.fence(batch).await {
+                    driver.note_cache(&error);
+                    break;
+                }
             }
             let committed = commit(Arc::clone(&driver)).await;
             if let Ok(committed) = &committed {
@@ -134,7 +136,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             }
             digests.sort_unstable();
             digests.dedup();
-            let reach = driver.unlink(digests).await;
+            let reach = driver.unlink(&digests).await;
             let committed = committed.inspect_err(|error| driver.note_store(error))?;
             let reach = if committed.anything {
                 reach
@@ -154,29 +156,35 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         })
     }
 
-    /// Step 3.
-    async fn unlink(self: &Arc<Self>, digests: Vec<TokenDigest>) -> Reach {
+    /// Step 3. A batch at a time: one user may have had thousands of sessions, and each batch has to keep
+    /// the cache's deadline. After a failure the rest is left to the task that tries again.
+    pub(crate) async fn unlink(self: &Arc<Self>, digests: &[TokenDigest]) -> Reach {
         let bound = self.settings.ttl + LEASE;
         // Without a reader of the journal, what holds for every node is all that holds.
         let committed = Reach::Committed {
             within: bound,
             at_most: bound,
         };
-        if digests.is_empty() {
-            return committed;
-        }
-        match self.cache.invalidate(&digests).await {
-            Ok(Invalidated::Everywhere) => Reach::Propagated,
-            Ok(Invalidated::Here) => committed,
-            Err(error) => {
-                self.note_cache(&error);
-                if self.pending.add(&digests, Instant::now() + bound) {
-                    let driver = Arc::clone(self);
-                    self.tasks
-                        .spawn(async move { driver.unlink_pending(bound).await });
+        let mut reach = Reach::Propagated;
+        for (at, batch) in digests.chunks(BATCH).enumerate() {
+            match self.cache.invalidate(batch).await {
+                Ok(Invalidated::Everywhere) => {}
+                Ok(Invalidated::Here) => reach = committed,
+                Err(error) => {
+                    self.note_cache(&error);
+                    self.unlink_later(&digests[at * BATCH..], bound);
+                    return committed;
                 }
-                committed
             }
+        }
+        reach
+    }
+
+    fn unlink_later(self: &Arc<Self>, digests: &[TokenDigest], bound: Duration) {
+        if self.pending.add(digests, Instant::now() + bound) {
+            let driver = Arc::clone(self);
+            self.tasks
+                .spawn(async move { driver.unlink_pending(bound).await });
         }
     }
 

@@ -22,6 +22,7 @@ use crate::body::ResponseBody;
 use crate::extract::{Extracted, extract};
 use crate::future::{ResponseFuture, Waiting};
 use crate::layer::Config;
+use crate::presented::PresentedSessions;
 use crate::reject::Rejection;
 use crate::session::Session;
 use crate::token::TokenDigest;
@@ -58,6 +59,7 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
         parts.extensions.remove::<Session>();
+        parts.extensions.remove::<PresentedSessions>();
         let next = self.config.triage(&parts);
         let guarded = !matches!(next, Next::Pass(Mark::Skipped | Mark::Preflight));
         let finish = self.config.finish(guarded);

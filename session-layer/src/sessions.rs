@@ -1,21 +1,22 @@
 //! [`Sessions`]: the handle that applications hold.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::value::RawValue;
 
+mod erased;
+
+use self::erased::AnyDriver;
+pub(crate) use self::erased::Boxed;
 use crate::cache::{CacheProbe, CacheStatus, SessionCache};
 use crate::driver::Driver;
 use crate::error::{Error, StoreError};
 use crate::metrics::Metrics;
 use crate::probe::Probing;
 use crate::revoke::Changed;
-use crate::session::{CheckedSession, ListedSession, NewSession, Session, SessionId, data_to_json};
+use crate::session::{ListedSession, NewSession, Session, SessionId, data_to_json};
 use crate::store::{Creation, SessionStore, Target};
 use crate::token::{MAX_TOKEN_BYTES, NotAToken, SessionToken, TokenDigest, TokenScheme};
 use crate::validate::{Answers, Validation};
@@ -90,7 +91,7 @@ impl Sessions {
     /// Postgres. (In the last case a session may exist, but no one has its token.)
     pub async fn create(&self, new: NewSession) -> Result<Created, Error> {
         let token = SessionToken::generate()?;
-        let session = self.create_under(token.digest(), new).await?;
+        let session = self.create_under(token.digest(), new, true).await?;
         Ok(Created { token, session })
     }
 
@@ -102,14 +103,17 @@ impl Sessions {
     /// [`Error::TokenTaken`] where it has a session already.
     pub async fn register(&self, presented: &str, new: NewSession) -> Result<Session, Error> {
         let digest = self.digest(presented)?;
-        self.create_under(digest, new).await
+        self.create_under(digest, new, false).await
     }
 
-    async fn create_under(&self, digest: TokenDigest, new: NewSession) -> Result<Session, Error> {
-        match Arc::clone(&self.driver)
-            .create(digest, new.check()?)
-            .await?
-        {
+    async fn create_under(
+        &self,
+        digest: TokenDigest,
+        new: NewSession,
+        issued_here: bool,
+    ) -> Result<Session, Error> {
+        let created = Arc::clone(&self.driver).create(digest, new.check()?, issued_here);
+        match created.await? {
             Creation::Created(session) => Ok(session),
             Creation::Superseded => Err(Error::LoginSuperseded),
             Creation::Taken => Err(Error::TokenTaken),
@@ -263,7 +267,8 @@ impl Sessions {
         Ok(Arc::clone(&self.driver).list(user_id.to_owned()).await?)
     }
 
-    /// Turns the cache on or off at run time, for this process.
+    /// Turns the cache on or off at run time, for this process. Without a cache
+    /// ([`NoCache`](crate::cache::NoCache)) it stays off.
     pub fn set_mode(&self, mode: Mode) {
         self.driver.set_mode(mode);
     }
@@ -303,6 +308,11 @@ impl Sessions {
         self.driver.store_backend()
     }
 
+    /// Has the store answered since the start? Before that no cached copy is believed.
+    pub(crate) fn store_is_known(&self) -> bool {
+        self.driver.store_is_known()
+    }
+
     /// Really pings, sets and gets.
     pub(crate) fn probe_cache(&self) -> Boxed<CacheProbe> {
         Arc::clone(&self.driver).probe_cache()
@@ -338,113 +348,3 @@ impl fmt::Debug for Sessions {
 #[error("background work was still under way at the deadline")]
 #[non_exhaustive]
 pub struct ShutdownError;
-
-pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// [`Driver`] without its type parameters: this is where the cache's and the store's types end.
-trait AnyDriver: Send + Sync {
-    fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Boxed<Answers>;
-    fn create(
-        self: Arc<Self>,
-        digest: TokenDigest,
-        new: CheckedSession,
-    ) -> Boxed<Result<Creation, Error>>;
-    fn revoke(
-        self: Arc<Self>,
-        target: Target,
-        reason: String,
-    ) -> Boxed<Result<Changed<u64>, Error>>;
-    fn update(
-        self: Arc<Self>,
-        id: SessionId,
-        version: i64,
-        data: Box<RawValue>,
-    ) -> Boxed<Result<Changed<Session>, Error>>;
-    fn rotate(
-        self: Arc<Self>,
-        old: TokenDigest,
-        new: SessionToken,
-        grace: Duration,
-    ) -> Boxed<Result<Changed<(SessionToken, Session)>, Error>>;
-    fn list(self: Arc<Self>, user_id: String) -> Boxed<Result<Vec<ListedSession>, StoreError>>;
-    fn set_mode(&self, mode: Mode);
-    fn mode(&self) -> Mode;
-    fn metrics(&self) -> Metrics;
-    fn cache_status(&self) -> CacheStatus;
-    fn store_backend(&self) -> &'static str;
-    fn recent_errors(&self) -> Vec<String>;
-    fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe>;
-    fn probe_store(self: Arc<Self>) -> Boxed<Result<(), StoreError>>;
-    fn shutdown(self: Arc<Self>) -> Boxed<()>;
-}
-
-impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
-    fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Boxed<Answers> {
-        Box::pin(self.validate(digests))
-    }
-    fn create(
-        self: Arc<Self>,
-        digest: TokenDigest,
-        new: CheckedSession,
-    ) -> Boxed<Result<Creation, Error>> {
-        Box::pin(self.create(digest, new))
-    }
-    fn revoke(
-        self: Arc<Self>,
-        target: Target,
-        reason: String,
-    ) -> Boxed<Result<Changed<u64>, Error>> {
-        Box::pin(self.revoke(target, reason))
-    }
-    fn update(
-        self: Arc<Self>,
-        id: SessionId,
-        version: i64,
-        data: Box<RawValue>,
-    ) -> Boxed<Result<Changed<Session>, Error>> {
-        Box::pin(self.update(id, version, data))
-    }
-    fn rotate(
-        self: Arc<Self>,
-        old: TokenDigest,
-        new: SessionToken,
-        grace: Duration,
-    ) -> Boxed<Result<Changed<(SessionToken, Session)>, Error>> {
-        Box::pin(self.rotate(old, new, grace))
-    }
-    fn list(self: Arc<Self>, user_id: String) -> Boxed<Result<Vec<ListedSession>, StoreError>> {
-        Box::pin(async move {
-            self.store
-                .list(&user_id)
-                .await
-                .inspect_err(|e| self.note_store(e))
-        })
-    }
-    fn set_mode(&self, mode: Mode) {
-        self.set_mode(mode);
-    }
-    fn mode(&self) -> Mode {
-        self.mode()
-    }
-    fn metrics(&self) -> Metrics {
-        self.metrics()
-    }
-    fn cache_status(&self) -> CacheStatus {
-        self.cache.status()
-    }
-    fn store_backend(&self) -> &'static str {
-        self.store.backend()
-    }
-    fn recent_errors(&self) -> Vec<String> {
-        self.troubles.recent(Instant::now())
-    }
-    fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe> {
-        Box::pin(async move { self.cache.probe().await })
-    }
-    fn probe_store(self: Arc<Self>) -> Boxed<Result<(), StoreError>> {
-        Box::pin(async move { self.store.probe().await })
-    }
-    fn shutdown(self: Arc<Self>) -> Boxed<()> {
-        Box::pin(self.shutdown())
-    }
-}

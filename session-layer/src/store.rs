@@ -21,9 +21,25 @@ pub use self::postgres::{
     CHANGE_DEADLINE, InvalidSchemaName, PostgresStore, PostgresStoreBuilder, READ_DEADLINE,
 };
 
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::SqliteStore;
+
 /// A random number written by the store's first migration. Two environments that share one Redis
 /// never accept each other's sessions.
 pub type StoreId = [u8; 16];
+
+/// May this name the schema of our tables: `[a-z_][a-z0-9_]{0,62}`? Postgres cuts longer names off, and
+/// reserves `pg_` for itself.
+pub(crate) fn is_schema_name(name: &str) -> bool {
+    let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    let goes_on_well = name
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    starts_well && goes_on_well && name.len() <= 63 && !name.starts_with("pg_")
+}
 
 /// What one read of the store returned.
 #[derive(Debug, Clone)]
@@ -165,7 +181,8 @@ pub struct JournalRead {
 /// goes into the `Ok`. [`StoreErrorKind::Uncertain`](crate::error::StoreErrorKind::Uncertain) is for a
 /// change whose answer was lost after it was sent.
 pub trait SessionStore: Send + Sync + 'static {
-    /// Reads many digests at once, in one statement.
+    /// Reads many digests at once, in one statement. With none it is the question which store this is
+    /// and what its clock says.
     fn load(
         &self,
         digests: &[TokenDigest],

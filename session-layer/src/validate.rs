@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::cache::{Belief, Entry, Filled, Lookup, SessionCache};
+mod decide;
+
+use self::decide::{believe, lifetime, touch_granularity};
+use crate::cache::{Entry, Filled, Lookup, SessionCache};
 use crate::clock::Timestamp;
 use crate::driver::Driver;
 use crate::error::{CacheError, StoreError, StoreErrorKind};
@@ -72,6 +75,7 @@ pub(crate) struct Answers {
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Looks the digests up in one round trip each to the cache and, if need be, the store.
     pub(crate) async fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Answers {
+        let deadline = tokio::time::Instant::now() + self.settings.budget;
         let (found, degraded) = match self.mode() {
             Mode::Bypass => {
                 self.counters.bypassed.add_one();
@@ -88,7 +92,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                     continue;
                 }
                 Lookup::Leased(lease) => Some(lease),
-                Lookup::DoNotFill | Lookup::Failed(_) => None,
+                Lookup::DoNotFill | Lookup::Refused(_) | Lookup::Failed(_) => None,
             };
             validations.push(Validation::Unavailable);
             open.push(Open {
@@ -104,7 +108,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 degraded,
             };
         }
-        let tier = match self.ask_store(open).await {
+        let tier = match self.ask_store(open, deadline).await {
             Ok(told) => {
                 for (at, validation) in told {
                     validations[at] = validation;
@@ -127,8 +131,8 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Step 1. Also says whether the cache failed, and counts: every validation is a hit, a miss or
     /// an error.
     async fn ask_cache(&self, digests: &[TokenDigest]) -> (Vec<Lookup<C::Lease>>, bool) {
-        let (now, store) = (self.seen.clock.now(), self.seen.id());
-        let judge = move |entry: &Entry| believe(entry, now, store);
+        let (now, store, ttl) = (self.seen.clock.now(), self.seen.id(), self.settings.ttl);
+        let judge = move |entry: &Entry| believe(entry, now, store, ttl);
         let mut found = self.cache.get(digests, &judge).await;
         for (digest, lookup) in digests.iter().zip(&mut found) {
             // Before the store's first answer there is nothing to check a copy against; and of what
@@ -143,6 +147,11 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             Lookup::Failed(error) => Some(error),
             _ => None,
         });
+        for lookup in &found {
+            if let Lookup::Refused(error) = lookup {
+                self.note_cache(error);
+            }
+        }
         let counters = &self.counters;
         match failure {
             Some(error) => {
@@ -150,7 +159,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 self.note_cache(error);
             }
             None if found.iter().all(|lookup| matches!(lookup, Lookup::Hit(_))) => {
-                counters.hits.add_one()
+                counters.hits.add_one();
             }
             None => counters.misses.add_one(),
         }
@@ -163,6 +172,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     async fn ask_store(
         self: &Arc<Self>,
         open: Vec<Open<C::Lease>>,
+        deadline: tokio::time::Instant,
     ) -> Result<Vec<(usize, Validation)>, StoreError> {
         let (tell, told) = oneshot::channel();
         let driver = Arc::clone(self);
@@ -192,7 +202,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 driver.work_behind(work).await;
             }
         });
-        match tokio::time::timeout(self.settings.budget, told).await {
+        match tokio::time::timeout_at(deadline, told).await {
             Ok(Ok(answer)) => answer,
             // The task ended without a word only if the runtime is shutting down.
             Ok(Err(_)) | Err(_) => Err(StoreError::new(
@@ -204,7 +214,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
 
     /// What one row of the store means for its request, and what is to be done behind the answer.
     async fn answer(
-        &self,
+        self: &Arc<Self>,
         read: &ReadContext,
         digest: TokenDigest,
         row: Row,
@@ -215,13 +225,11 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 session,
                 previous_until,
             } => (session, previous_until),
-            Row::Revoked => {
-                // A copy that outlived its session must be gone before anyone hears "invalid": after
-                // that answer no other node may say "valid".
-                let _ = self.cache.invalidate(&[digest]).await;
-                return (Validation::Invalid, None);
-            }
-            Row::Absent => return (Validation::Invalid, None),
+            // After an "invalid" no node may say "valid" again. A copy that outlived its session has to
+            // be gone before it; and where the lease is not ours, so has the lease of whoever read the
+            // row while it was still there.
+            Row::Absent if lease.is_some() => return (Validation::Invalid, None),
+            Row::Absent | Row::Revoked => return (self.invalid(digest).await, None),
         };
         let granularity = touch_granularity(session.idle_timeout());
         let mut late_touch = false;
@@ -233,11 +241,11 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                     Ok(Change::Made {
                         session: touched, ..
                     }) => session = touched,
-                    Ok(Change::NoSession | Change::Conflict) => return (Validation::Invalid, None),
+                    Ok(Change::NoSession) => return (self.invalid(digest).await, None),
                     // Alive by the read; not to be cached, so that the next request tries again.
+                    Ok(Change::Conflict) => return (Validation::Valid(session), None),
                     Err(error) => {
-                        self.troubles
-                            .note(Instant::now(), format!("touching a session: {error}"));
+                        self.note_touch(&error);
                         return (Validation::Valid(session), None);
                     }
                 }
@@ -261,11 +269,19 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                     session: session.clone(),
                     store_id: read.store_id,
                     xmin: read.xmin,
+                    read_at: read.now,
                     not_after: read.now.after(lifetime),
                 },
             }),
         };
         (Validation::Valid(session), Some(behind))
+    }
+
+    /// "Invalid", once the key is removed. What could not be removed is not believed by this node, and
+    /// is tried again.
+    async fn invalid(self: &Arc<Self>, digest: TokenDigest) -> Validation {
+        let _ = self.unlink(&[digest]).await;
+        Validation::Invalid
     }
 
     /// Step 3, and a touch that may be late.
@@ -285,9 +301,13 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         if let Some((id, granularity)) = work.touch
             && let Err(error) = self.store.touch(id, granularity).await
         {
-            self.troubles
-                .note(Instant::now(), format!("touching a session: {error}"));
+            self.note_touch(&error);
         }
+    }
+
+    fn note_touch(&self, error: &StoreError) {
+        self.troubles
+            .note(Instant::now(), format!("touching a session: {error}"));
     }
 
     pub(crate) fn note_cache(&self, error: &CacheError) {
@@ -331,139 +351,4 @@ struct Fill<L> {
     lease: L,
     entry: Entry,
     lifetime: Duration,
-}
-
-/// May this copy be served at `now` (the store's clock)? `store`: which store this node asks; before
-/// it knows, only age can be judged, and the caller serves nothing.
-fn believe(entry: &Entry, now: Timestamp, store: Option<StoreId>) -> Belief {
-    let foreign = store.is_some_and(|store| store != entry.store_id);
-    if foreign || now >= entry.not_after {
-        Belief::Dead
-    } else {
-        Belief::Believed
-    }
-}
-
-/// How often a session's use is noted: once a minute, or four times per idle timeout where that is
-/// more often.
-fn touch_granularity(idle_timeout: Option<Duration>) -> Duration {
-    const MINUTE: Duration = Duration::from_secs(60);
-    idle_timeout.map_or(MINUTE, |idle| MINUTE.min(idle / 4))
-}
-
-/// How long a copy read at `now` may be served: the TTL less jitter, but no longer than the session
-/// itself lives, than the grace of a rotation, or than until the next touch that must precede an
-/// answer. `None`: not worth a copy.
-fn lifetime(
-    now: Timestamp,
-    ttl: Duration,
-    digest: TokenDigest,
-    session: &Session,
-    previous_until: Option<Timestamp>,
-) -> Option<Duration> {
-    let mut lifetime = less_jitter(ttl, digest).min(session.expires_at().since(now));
-    if let Some(until) = previous_until {
-        lifetime = lifetime.min(until.since(now));
-    }
-    if let Some(idle) = session.idle_timeout() {
-        let next_touch = session.last_seen_at().after(touch_granularity(Some(idle)));
-        lifetime = lifetime.min(next_touch.since(now));
-    }
-    // Redis counts whole milliseconds.
-    (lifetime >= Duration::from_millis(1)).then_some(lifetime)
-}
-
-/// Up to a tenth less, so that what was filled at one moment (after a flush, a restart) does not
-/// expire at one moment. The digest is random enough and makes it repeatable.
-fn less_jitter(ttl: Duration, digest: TokenDigest) -> Duration {
-    let [a, b, ..] = *digest.as_bytes();
-    ttl - ttl / 10 * u32::from(u16::from_be_bytes([a, b])) / 65_536
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::session::{SessionParts, data_to_json};
-
-    const NOW: Timestamp = Timestamp::from_micros(1_000_000_000_000);
-    const TTL: Duration = Duration::from_secs(300);
-
-    fn session(
-        expires_in: Duration,
-        idle_timeout: Option<Duration>,
-        seen_ago: Duration,
-    ) -> Session {
-        let seen = NOW.as_micros() - i64::try_from(seen_ago.as_micros()).unwrap();
-        SessionParts {
-            id: crate::session::SessionId::from_bytes([1; 16]),
-            user_id: "alice".to_owned(),
-            version: 1,
-            created_at: NOW,
-            authenticated_at: NOW,
-            last_seen_at: Timestamp::from_micros(seen),
-            expires_at: NOW.after(expires_in),
-            idle_timeout,
-            data: data_to_json(()).unwrap(),
-        }
-        .into()
-    }
-
-    fn entry(store_id: StoreId, not_after: Timestamp) -> Entry {
-        let session = session(Duration::from_secs(9), None, Duration::ZERO);
-        Entry {
-            session,
-            store_id,
-            xmin: 0,
-            not_after,
-        }
-    }
-
-    #[test]
-    fn a_copy_is_believed_while_young_and_of_our_store() {
-        let ours = [1; 16];
-        let later = NOW.after(Duration::from_micros(1));
-        for (store, not_after, expected) in [
-            (Some(ours), later, Belief::Believed),
-            (Some(ours), NOW, Belief::Dead),
-            (Some([2; 16]), later, Belief::Dead),
-            (None, later, Belief::Believed),
-        ] {
-            assert_eq!(believe(&entry(ours, not_after), NOW, store), expected);
-        }
-    }
-
-    #[test]
-    fn a_copy_never_outlives_what_it_is_a_copy_of() {
-        let digest = TokenDigest::from_bytes([0; 32]); // no jitter
-        let secs = Duration::from_secs;
-        let life = |session: &Session, previous| lifetime(NOW, TTL, digest, session, previous);
-        let day = secs(86_400);
-        assert_eq!(life(&session(day, None, secs(0)), None), Some(TTL));
-        assert_eq!(life(&session(secs(7), None, secs(0)), None), Some(secs(7)));
-        assert_eq!(
-            life(&session(day, None, secs(0)), Some(NOW.after(secs(5)))),
-            Some(secs(5))
-        );
-        assert_eq!(
-            life(&session(day, None, secs(0)), Some(NOW)),
-            None,
-            "the grace is over"
-        );
-        // An idle timeout of 40 s is touched every 10 s; this one was touched 4 s ago.
-        assert_eq!(
-            life(&session(day, Some(secs(40)), secs(4)), None),
-            Some(secs(6))
-        );
-        assert_eq!(
-            life(&session(day, Some(secs(3600)), secs(0)), None),
-            Some(secs(60))
-        );
-    }
-
-    #[test]
-    fn jitter_takes_at_most_a_tenth() {
-        assert_eq!(less_jitter(TTL, TokenDigest::from_bytes([0; 32])), TTL);
-        let least = less_jitter(TTL, TokenDigest::from_bytes([255; 32]));
-        assert!(least > TTL * 9 / 10 && least < TTL * 91 / 100, "{least:?}");
-    }
 }

@@ -83,13 +83,15 @@ trap 'exit 2' INT TERM HUP
 components=main
 [ "$distribution" = ubuntu ] && components=main,universe
 
-say "building$missing for '$suite' (about a minute)"
+say "building$missing for '$suite' (a minute or a few)"
 debootstrap --variant=minbase --components="$components" "$suite" "$work/base" "$mirror" >"$work/log" 2>&1 ||
     { tail -n 20 "$work/log" >&2; fail "debootstrap failed: is the mirror of this machine's apt sources reachable?"; }
 # No service may start inside the chroot, and no cluster be made by the package itself.
 printf '#!/bin/sh\nexit 101\n' >"$work/base/usr/sbin/policy-rc.d"
 chmod 755 "$work/base/usr/sbin/policy-rc.d"
 mkdir -p "$work/base/etc/postgresql-common"
+# The disk need not keep up with a root that is thrown away if anything goes wrong.
+echo force-unsafe-io >"$work/base/etc/dpkg/dpkg.cfg.d/session-testkit"
 echo "create_main_cluster = false" >"$work/base/etc/postgresql-common/createcluster.conf"
 cp /etc/resolv.conf "$work/base/etc/resolv.conf"
 
@@ -102,7 +104,8 @@ install() {
     chroot "$root" apt-get clean
     rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/* "$root"/usr/share/doc "$root"/usr/share/man \
         "$root"/usr/share/locale "$root"/usr/share/info "$root"/var/log/* "$root"/tmp/* \
-        "$root"/etc/resolv.conf "$root"/etc/apt/sources.list "$root"/usr/sbin/policy-rc.d
+        "$root"/etc/resolv.conf "$root"/etc/apt/sources.list "$root"/usr/sbin/policy-rc.d \
+        "$root"/etc/dpkg/dpkg.cfg.d/session-testkit
 }
 
 # import ROOT NAME:TAG CHANGE…

@@ -13,10 +13,12 @@
 //! start their own with [`Backends::start_own`]. A given server belongs to somebody: it can't be
 //! killed or paused, and commands that do damage are refused unless allowed by name.
 
+mod builder;
 mod docker;
 mod error;
 mod kind;
 mod native;
+mod pause;
 mod postgres;
 mod redis;
 mod sandbox;
@@ -25,16 +27,18 @@ mod supervisor;
 
 use std::{env, fmt, str::FromStr};
 
+pub(crate) use self::error::chain;
+use self::kind::Recipe as _;
 pub use self::{
+    builder::BackendsBuilder,
     error::{BackendError, Cause, Tried},
     kind::Kind,
+    pause::PauseGuard,
     postgres::Postgres,
     redis::Redis,
     sandbox::Sandbox,
-    server::{PauseGuard, PostgresServer, RedisServer, Server},
+    server::{PostgresServer, RedisServer, Server},
 };
-pub(crate) use self::error::chain;
-use self::{docker::Container, native::Process, server::Host};
 
 /// What runs a server that we start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +72,34 @@ impl Backend {
             Self::Docker => docker::missing::<K>().await,
             Self::Native => K::find().err(),
         }
+    }
+
+    /// The variables in which `session-testkit run --all-backends` names this backend's pair:
+    /// the Redis, the Postgres.
+    #[must_use]
+    pub fn url_variables(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Docker => (
+                "SESSION_TESTKIT_DOCKER_REDIS_URL",
+                "SESSION_TESTKIT_DOCKER_DATABASE_URL",
+            ),
+            Self::Native => (
+                "SESSION_TESTKIT_NATIVE_REDIS_URL",
+                "SESSION_TESTKIT_NATIVE_DATABASE_URL",
+            ),
+        }
+    }
+
+    /// The pair that `session-testkit run` has started on this backend, if we run under it.
+    fn provided(self) -> Option<(String, String)> {
+        let (redis, postgres) = self.url_variables();
+        let of_all = || Some((given(redis)?, given(postgres)?));
+        let of_one = || {
+            let ours = Self::from_env().ok().flatten() == Some(self);
+            let pair = || Some((given(Redis::URL_VARIABLE)?, given(Postgres::URL_VARIABLE)?));
+            ours.then(pair).flatten()
+        };
+        of_all().or_else(of_one)
     }
 
     /// The one that `SESSION_TESTKIT_BACKEND` names.
@@ -141,6 +173,20 @@ impl Backends {
         Self::builder().own().start().await
     }
 
+    /// A pair on this backend that others may be using too: the one that `session-testkit run` has
+    /// started there, as given servers; elsewhere a started one.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn shared(backend: Backend) -> Result<Self, BackendError> {
+        let builder = match backend.provided() {
+            Some((redis, postgres)) => Self::builder().redis_url(redis).database_url(postgres),
+            None => Self::builder().backend(backend),
+        };
+        builder.start().await
+    }
+
     /// To say more about what to start.
     pub fn builder() -> BackendsBuilder {
         BackendsBuilder::default()
@@ -162,193 +208,6 @@ impl Backends {
     #[must_use]
     pub fn sandbox(&self) -> Sandbox {
         Sandbox::new(&self.redis, &self.postgres)
-    }
-}
-
-/// What to start, and how.
-///
-/// # Examples
-///
-/// ```no_run
-/// # async fn example() -> Result<(), session_testkit::backends::BackendError> {
-/// use session_testkit::backends::{Backend, Backends};
-///
-/// let redis = Backends::builder()
-///     .backend(Backend::Native)
-///     .redis_args(["--timeout", "1"])
-///     .start_redis()
-///     .await?;
-/// redis.kill().await?;
-/// redis.restart().await?;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Debug, Default)]
-#[must_use = "nothing is started before `start`"]
-pub struct BackendsBuilder {
-    own: bool,
-    backend: Option<Backend>,
-    destructive: bool,
-    redis: Wanted,
-    postgres: Wanted,
-}
-
-/// What was said about one of the servers.
-#[derive(Clone, Debug, Default)]
-struct Wanted {
-    given: Option<String>,
-    arguments: Vec<String>,
-}
-
-impl BackendsBuilder {
-    /// Never takes a given server. Defaults to taking it.
-    pub fn own(mut self) -> Self {
-        self.own = true;
-        self
-    }
-
-    /// Starts servers of one's own on this backend and no other, whatever the environment says.
-    /// Defaults to the first that works.
-    pub fn backend(mut self, backend: Backend) -> Self {
-        self.own = true;
-        self.backend = Some(backend);
-        self
-    }
-
-    /// Takes the Redis at this URL, whatever the environment or [`own`](Self::own) say.
-    pub fn redis_url(mut self, url: impl Into<String>) -> Self {
-        self.redis.given = Some(url.into());
-        self
-    }
-
-    /// Takes the Postgres at this URL, whatever the environment or [`own`](Self::own) say.
-    pub fn database_url(mut self, url: impl Into<String>) -> Self {
-        self.postgres.given = Some(url.into());
-        self
-    }
-
-    /// Permits commands that do damage (FLUSHALL, CONFIG SET, REPLICAOF) on given servers too.
-    /// Defaults to refusing them there. Kill and pause need a server of one's own in any case.
-    pub fn allow_destructive(mut self) -> Self {
-        self.destructive = true;
-        self
-    }
-
-    /// Adds arguments of `redis-server`, as in `["--timeout", "1"]`; of no effect on a given one.
-    pub fn redis_args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
-        self.redis.arguments.extend(arguments.into_iter().map(Into::into));
-        self
-    }
-
-    /// Adds settings of Postgres, as in `["max_connections=20"]`; of no effect on a given one.
-    pub fn postgres_settings<S: Into<String>>(mut self, settings: impl IntoIterator<Item = S>) -> Self {
-        self.postgres.arguments.extend(postgres::settings(settings));
-        self
-    }
-
-    /// Both servers, started side by side.
-    ///
-    /// # Errors
-    ///
-    /// As [`Backends::start`].
-    pub async fn start(self) -> Result<Backends, BackendError> {
-        let (redis, postgres) = tokio::try_join!(
-            self.get::<Redis>(&self.redis),
-            self.get::<Postgres>(&self.postgres)
-        )?;
-        Ok(Backends { redis, postgres })
-    }
-
-    /// A Redis alone.
-    ///
-    /// # Errors
-    ///
-    /// As [`Backends::start`].
-    pub async fn start_redis(self) -> Result<RedisServer, BackendError> {
-        self.get::<Redis>(&self.redis).await
-    }
-
-    /// A Postgres alone.
-    ///
-    /// # Errors
-    ///
-    /// As [`Backends::start`].
-    pub async fn start_postgres(self) -> Result<PostgresServer, BackendError> {
-        self.get::<Postgres>(&self.postgres).await
-    }
-
-    async fn get<K: Kind>(&self, wanted: &Wanted) -> Result<Server<K>, BackendError> {
-        let environment = || (!self.own).then(|| given(K::URL_VARIABLE)).flatten();
-        if let Some(url) = wanted.given.clone().or_else(environment) {
-            return Server::external(&url, self.destructive).await;
-        }
-        let extra = wanted.arguments.as_slice();
-        let forced = match self.backend {
-            Some(backend) => Some(backend),
-            None => Backend::from_env()?,
-        };
-        let candidates = Backend::ALL
-            .into_iter()
-            .filter(|backend| forced.is_none_or(|forced| forced == *backend));
-        let mut tried = Tried::default();
-        for backend in candidates {
-            let why = match backend {
-                Backend::Docker => match docker::image::<K>().await {
-                    Ok(image) => match in_docker(&image, extra).await {
-                        Ok(server) => return Ok(server),
-                        // Engines without the rights to run a container exist: try the next.
-                        Err(error) if forced.is_none() => {
-                            tracing::warn!(error = chain(&error), "Docker could not start {}", K::NAME);
-                            chain(&error)
-                        }
-                        Err(error) => return Err(error),
-                    },
-                    Err(why) => why,
-                },
-                Backend::Native => match K::find() {
-                    Ok(_) => return natively(extra).await,
-                    Err(why) => why,
-                },
-            };
-            tried.push(backend, why);
-        }
-        Err(BackendError::NoBackend {
-            server: K::NAME,
-            tried,
-            help: K::HELP,
-        })
-    }
-}
-
-async fn in_docker<K: Kind>(image: &str, extra: &[String]) -> Result<Server<K>, BackendError> {
-    let container = Container::start::<K>(image, extra).await?;
-    let address = container.address().to_owned();
-    Server::started(&address, Host::Docker(Box::new(container))).await
-}
-
-async fn natively<K: Kind>(extra: &[String]) -> Result<Server<K>, BackendError> {
-    let mut tries = 0;
-    loop {
-        let program = K::find().map_err(|why| {
-            let mut tried = Tried::default();
-            tried.push(Backend::Native, why);
-            BackendError::NoBackend {
-                server: K::NAME,
-                tried,
-                help: K::HELP,
-            }
-        })?;
-        let port = native::free_port()?;
-        let process = Process::start::<K>(program, port, extra).await?;
-        match Server::started(&format!("127.0.0.1:{port}"), Host::Native(process)).await {
-            // Another process took the port between our look and the server's.
-            Err(BackendError::Exited { logs, .. })
-                if tries < 3 && logs.iter().any(|line| line.contains("ddress already in use")) =>
-            {
-                tries += 1;
-            }
-            result => return result,
-        }
     }
 }
 

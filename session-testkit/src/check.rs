@@ -31,6 +31,9 @@ pub struct Target {
     pub schema: String,
     /// How many Redis connections the application opens at most. Defaults to 10.
     pub pool_size: u16,
+    /// These addresses are all that the application gets, rather than what somebody picked out of it to
+    /// look at: a combination that it refuses to start with is a failure then. Defaults to false.
+    pub complete: bool,
 }
 
 impl Target {
@@ -43,6 +46,7 @@ impl Target {
             namespace: "session-layer".to_owned(),
             schema: "session_layer".to_owned(),
             pool_size: 10,
+            complete: false,
         }
     }
 
@@ -65,6 +69,22 @@ impl Target {
     pub fn pool_size(mut self, connections: u16) -> Self {
         self.pool_size = connections;
         self
+    }
+
+    /// Says that these addresses are all that the application gets.
+    #[must_use]
+    pub fn complete(mut self, complete: bool) -> Self {
+        self.complete = complete;
+        self
+    }
+
+    /// The application refuses to start with these addresses.
+    fn refused(&self, message: &str, why: &str, remedy: &str) -> Finding {
+        if self.complete {
+            Finding::failed(message, why, remedy)
+        } else {
+            Finding::warning(message, why, remedy)
+        }
     }
 
     fn on_postgres(&self) -> bool {
@@ -249,7 +269,10 @@ impl<'a> Steps<'a> {
         let (value, finding) = match timeout(DEADLINE, work).await {
             Ok(Ok((value, finding))) => (Some(value), finding),
             Ok(Err(finding)) => (None, finding),
-            Err(_) => (None, late(format!("no answer within {} s", DEADLINE.as_secs()))),
+            Err(_) => (
+                None,
+                late(format!("no answer within {} s", DEADLINE.as_secs())),
+            ),
         };
         let hide = |text: String| match self.url {
             Some(url) => crate::url::without_password(&text, url),
@@ -270,7 +293,9 @@ impl<'a> Steps<'a> {
 
     /// A step that needs no server.
     async fn note(&mut self, step: &'static str, finding: Finding) {
-        let _nothing: Option<()> = self.take(step, |_| Finding::ok(""), async { Err(finding) }).await;
+        let _nothing: Option<()> = self
+            .take(step, |_| Finding::ok(""), async { Err(finding) })
+            .await;
     }
 
     fn end(self, server: &'static str) -> ServerReport {

@@ -6,6 +6,9 @@ use super::{Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup,
 use crate::error::CacheError;
 use crate::token::TokenDigest;
 
+/// The name of this backend.
+pub(crate) const NO_CACHE: &str = "none";
+
 /// No cache: every validation asks the store.
 ///
 /// Other processes may have a cache that this one can't reach, so a change is answered with
@@ -42,7 +45,7 @@ impl SessionCache for NoCache {
     }
 
     fn status(&self) -> CacheStatus {
-        CacheStatus::new("none")
+        CacheStatus::new(NO_CACHE)
     }
 
     async fn probe(&self) -> CacheProbe {

@@ -11,7 +11,10 @@ use tokio_util::sync::DropGuard;
 
 mod builder;
 mod errors;
+mod get;
 mod identity;
+mod keeper;
+mod link;
 mod links;
 mod probe;
 
@@ -20,9 +23,10 @@ pub use self::builder::{
 };
 use self::errors::{classify, timed_out};
 use self::identity::is_lost;
-use self::links::{Borrowed, Link, Links};
-use super::{Belief, CacheStatus, Entry, FENCE, Filled, Invalidated, LEASE, Lookup, SessionCache};
-use crate::codec::{self, Found, Incarnation, Nonce};
+use self::link::{Borrowed, Link};
+use self::links::Links;
+use super::{Belief, CacheStatus, Entry, FENCE, Filled, Invalidated, Lookup, SessionCache};
+use crate::codec::{self, Incarnation, Nonce};
 use crate::error::CacheError;
 use crate::token::TokenDigest;
 
@@ -57,6 +61,7 @@ pub struct RedisCache {
 /// The right to fill one key: its nonce, on the link that granted it.
 #[derive(Debug)]
 pub struct RedisLease {
+    digest: TokenDigest,
     key: String,
     nonce: Nonce,
     link: Arc<Link>,
@@ -131,57 +136,6 @@ impl RedisCache {
             self.links.give_up(link);
         }
     }
-
-    fn reject(&self, what: &'static str) {
-        self.rejected.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(what, "a value in Redis could not be served");
-    }
-
-    /// What a GET's reply means.
-    fn judge(
-        &self,
-        reply: Value,
-        incarnation: Incarnation,
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
-    ) -> Result<Step, RedisError> {
-        let value = match reply {
-            Value::Nil => return Ok(Step::Lease),
-            Value::BulkString(value) => value,
-            // WRONGTYPE has no kind of its own: only its code tells.
-            Value::ServerError(error) if error.code() == "WRONGTYPE" => {
-                self.reject("a key of a wrong type");
-                return Ok(Step::Unlink);
-            }
-            Value::ServerError(error) => return Err(error.into()),
-            _ => {
-                self.reject("an answer that is no string");
-                return Ok(Step::Answer(Lookup::DoNotFill));
-            }
-        };
-        Ok(match codec::decode(&value, incarnation) {
-            Found::Entry(entry) => match judge(&entry) {
-                Belief::Believed => Step::Answer(Lookup::Hit(entry)),
-                Belief::Dead => Step::Replace(value),
-            },
-            Found::Held => Step::Answer(Lookup::DoNotFill),
-            Found::Outlived => Step::Replace(value),
-            Found::Undecodable => {
-                self.reject("a value that cannot be decoded");
-                Step::Replace(value)
-            }
-        })
-    }
-}
-
-/// What is to be done after a GET.
-enum Step {
-    Answer(Lookup<RedisLease>),
-    /// Nothing there: take the lease.
-    Lease,
-    /// Something dead there: take the lease in its place, by compare-and-set.
-    Replace(Vec<u8>),
-    /// Not even a string: remove it.
-    Unlink,
 }
 
 /// Why a command failed, as far as its link is concerned.
@@ -203,102 +157,12 @@ impl Failure {
 impl SessionCache for RedisCache {
     type Lease = RedisLease;
 
-    /// One GET for each digest. Where that leads to nothing, a second round trip takes the leases.
     async fn get(
         &self,
         digests: &[TokenDigest],
         judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
     ) -> Vec<Lookup<RedisLease>> {
-        let deadline = Instant::now() + self.deadline;
-        let keys: Vec<String> = digests.iter().map(|digest| self.key(digest)).collect();
-        let mut gets = pipe();
-        for key in &keys {
-            gets.get(key);
-        }
-        let (replies, link) = match self.run(deadline, |link| send(&gets, link)).await {
-            Ok(found) => found,
-            Err(error) => return all_failed(digests.len(), &error),
-        };
-        // The incarnation as it was known when the reply came: what an entry must be bound to.
-        let incarnation = link.0.incarnation();
-        let steps = replies
-            .into_iter()
-            .map(|reply| self.judge(reply, incarnation, judge));
-        let mut answers = Vec::with_capacity(digests.len());
-        let mut second = pipe();
-        let mut asked = Vec::new();
-        for (key, step) in keys.into_iter().zip(steps) {
-            let at = answers.len();
-            answers.push(Lookup::DoNotFill);
-            let replaced = match step {
-                Ok(Step::Answer(answer)) => {
-                    answers[at] = answer;
-                    continue;
-                }
-                Err(error) => {
-                    answers[at] = Lookup::Failed(classify(error));
-                    continue;
-                }
-                Ok(Step::Unlink) => {
-                    second.cmd("UNLINK").arg(&key);
-                    asked.push((at, None));
-                    continue;
-                }
-                Ok(Step::Lease) => None,
-                Ok(Step::Replace(value)) => Some(value),
-            };
-            let Ok(nonce) = new_nonce() else { continue };
-            let lease = codec::lease_value(&nonce);
-            let millis = millis(LEASE);
-            match replaced {
-                None => second
-                    .cmd("SET")
-                    .arg(&key)
-                    .arg(lease)
-                    .arg("NX")
-                    .arg("PX")
-                    .arg(millis),
-                Some(value) => second
-                    .cmd("EVAL")
-                    .arg(COMPARE_AND_SET)
-                    .arg(1)
-                    .arg(&key)
-                    .arg(value)
-                    .arg(lease)
-                    .arg(millis),
-            };
-            let link = Arc::clone(&link.0);
-            asked.push((
-                at,
-                Some(RedisLease {
-                    key,
-                    nonce,
-                    link,
-                    incarnation,
-                }),
-            ));
-        }
-        if asked.is_empty() {
-            return answers;
-        }
-        match self
-            .run_on(&link, deadline, send(&second, link.0.connection()))
-            .await
-        {
-            Ok(replies) => {
-                for ((at, lease), reply) in asked.into_iter().zip(replies) {
-                    self.note_demotion(&link.0, error_code(&reply));
-                    answers[at] = granted(lease, reply);
-                }
-            }
-            Err(failure) => {
-                let error = failure.into_error();
-                for (at, _) in asked {
-                    answers[at] = Lookup::Failed(again(&error));
-                }
-            }
-        }
-        answers
+        self.look_up(digests, judge).await
     }
 
     async fn fill(
@@ -314,7 +178,7 @@ impl SessionCache for RedisCache {
         let link = Borrowed::new(lease.link);
         let mut fill = self.compare_and_set.key(&lease.key);
         fill.arg(codec::lease_value(&lease.nonce))
-            .arg(codec::entry_value(entry, lease.incarnation))
+            .arg(codec::entry_value(entry, &lease.digest, lease.incarnation))
             .arg(millis(lifetime));
         let mut connection = link.0.connection();
         let deadline = Instant::now() + self.deadline;
@@ -352,8 +216,8 @@ impl SessionCache for RedisCache {
             unlinks.cmd("UNLINK").arg(self.key(digest));
         }
         let deadline = Instant::now() + self.deadline;
-        self.run(deadline, |link| send_all(&unlinks, link)).await?;
-        let one = !self.replicated && self.links.lead_to_one_server();
+        let (_, link) = self.run(deadline, |link| send_all(&unlinks, link)).await?;
+        let one = !self.replicated && self.links.lead_to_one_server(&link.0);
         Ok(if one {
             Invalidated::Everywhere
         } else {
@@ -403,32 +267,6 @@ async fn send_all(pipeline: &Pipeline, link: MultiplexedConnection) -> RedisResu
         reply.extract_error()?;
     }
     Ok(())
-}
-
-fn error_code(reply: &Value) -> Option<&str> {
-    match reply {
-        Value::ServerError(error) => Some(error.code()),
-        _ => None,
-    }
-}
-
-/// What the reply to a request for a lease (or to an UNLINK, without one) means.
-fn granted(lease: Option<RedisLease>, reply: Value) -> Lookup<RedisLease> {
-    match (lease, reply) {
-        (_, Value::ServerError(error)) => Lookup::Failed(classify(error.into())),
-        (Some(lease), Value::Okay | Value::Int(1)) => Lookup::Leased(lease),
-        // Someone else came first.
-        _ => Lookup::DoNotFill,
-    }
-}
-
-fn all_failed(count: usize, error: &CacheError) -> Vec<Lookup<RedisLease>> {
-    (0..count).map(|_| Lookup::Failed(again(error))).collect()
-}
-
-/// The same error once more; its source stays with the first.
-fn again(error: &CacheError) -> CacheError {
-    CacheError::new(error.kind(), error.to_string())
 }
 
 fn new_nonce() -> Result<Nonce, getrandom::Error> {

@@ -1,13 +1,14 @@
 //! Health: a document for people and dashboards, liveness and readiness for orchestrators.
 //!
 //! `probe.rs`, below, asks; [`report`] and [`ready`] decide from what was found, and do nothing else;
-//! [`service`] answers requests.
+//! [`document`] is what is told, and [`service`] tells it.
 
+mod document;
 mod ready;
 mod report;
 mod service;
 
-pub use self::report::{
+pub use self::document::{
     CacheHealth, CacheMetrics, HealthReport, HealthStatus, Performance, PoolHealth, PostgresHealth,
     RedisHealth, StoreHealth,
 };

@@ -11,7 +11,10 @@ pub(super) fn readiness(mode: Mode, probed: &Probed) -> Result<(), String> {
     };
     let cache = match mode {
         Mode::Bypass => "the session cache is bypassed".to_owned(),
-        Mode::On if probed.cache.connected => return Ok(()),
+        Mode::On if probed.cache.connected && probed.store_is_known => return Ok(()),
+        Mode::On if probed.cache.connected => {
+            "no cached copy is believed before the store has answered once".to_owned()
+        }
         Mode::On => match probed.cache.errors.first() {
             Some(error) => format!("the session cache cannot be asked ({error})"),
             None => "the session cache cannot be asked".to_owned(),
@@ -47,6 +50,7 @@ mod tests {
                     ..CacheProbe::default()
                 },
                 store_error: (!store).then(|| "store error".to_owned()),
+                store_is_known: true,
             };
             let told = readiness(mode, &probed);
             assert_eq!(told.is_ok(), ready, "{mode:?} {cache} {store}");
@@ -62,5 +66,19 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_node_that_never_heard_of_its_store_is_not_ready() {
+        let probed = Probed {
+            cache: CacheProbe {
+                connected: true,
+                ..CacheProbe::default()
+            },
+            store_error: Some("store error".to_owned()),
+            store_is_known: false,
+        };
+        let reason = readiness(Mode::On, &probed).unwrap_err();
+        assert!(reason.contains("answered once"), "{reason}");
     }
 }

@@ -1,10 +1,11 @@
-//! The health document, and how it follows from the facts.
+//! How the health document follows from the facts.
 
 use std::time::Duration;
 
-use http::StatusCode;
-use serde::{Serialize, Serializer};
-
+use super::document::{
+    CacheHealth, CacheMetrics, HealthReport, HealthStatus, Performance, PoolHealth, PostgresHealth,
+    RedisHealth, StoreHealth,
+};
 use crate::cache::CacheStatus;
 use crate::clock::Timestamp;
 use crate::metrics::Metrics;
@@ -16,164 +17,6 @@ use crate::sessions::Mode;
 const SLOW_PING: Duration = Duration::from_millis(100);
 /// How many errors are told.
 const MOST_ERRORS: usize = 10;
-
-/// The health document. It serializes to the JSON that
-/// [`HealthService::report`](crate::HealthService::report) answers; what is unknown is `null`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct HealthReport {
-    /// The whole in one word.
-    pub status: HealthStatus,
-    /// When this was found, by this machine's clock.
-    pub timestamp: Timestamp,
-    /// The Redis server.
-    pub redis: RedisHealth,
-    /// The cache of sessions, whatever it is kept in.
-    pub session_cache: CacheHealth,
-    /// How long each step of this very probe took, in ms.
-    pub performance: Performance,
-    /// What went wrong in this probe and in the last 60 s, and what to do; newest first, at most 10.
-    pub errors: Vec<String>,
-    /// The Postgres server.
-    pub postgres: PostgresHealth,
-    /// The store of sessions, whatever it is kept in.
-    pub session_store: StoreHealth,
-    /// Whether this process uses the cache: `on` or `bypass`.
-    #[serde(serialize_with = "mode_in_words")]
-    pub mode: Mode,
-}
-
-/// The whole in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum HealthStatus {
-    /// All is well.
-    Healthy,
-    /// Sessions are validated, but something is wrong: the cache is slow, or there were errors. Also
-    /// where the cache is down and bypassed.
-    Degraded,
-    /// The cache cannot be asked. Postgres validates sessions while it can.
-    Unhealthy,
-}
-
-/// What is known of the Redis server. All of it is unknown, and `connected` false, where the cache is
-/// kept in this process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct RedisHealth {
-    /// Did it answer the probe?
-    pub connected: bool,
-    /// Its version.
-    pub version: Option<String>,
-    /// For how many seconds it is up.
-    pub uptime: Option<u64>,
-    /// Its memory as it prints it (`used_memory_human`).
-    pub used_memory: Option<String>,
-    /// All keys of its database, those of other applications included.
-    pub total_keys: Option<u64>,
-}
-
-/// The state of the cache of sessions.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct CacheHealth {
-    /// False in bypass.
-    pub enabled: bool,
-    /// Did PING, SET and GET of this probe all succeed?
-    pub healthy: bool,
-    /// What validations found in it, since the start of this process.
-    pub metrics: CacheMetrics,
-    /// Its connections.
-    pub pool: PoolHealth,
-    /// `redis` or `memory`.
-    pub backend: &'static str,
-}
-
-/// What validations found in the cache: each is a hit, a miss or an error.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct CacheMetrics {
-    /// Answered from the cache.
-    pub hits: u64,
-    /// Not in the cache.
-    pub misses: u64,
-    /// The cache could not be asked.
-    pub errors: u64,
-    /// The sum of the three.
-    pub total: u64,
-    /// Hits in percent of the total; 0 where nothing was asked.
-    pub hit_rate: f64,
-    /// How many seconds an entry may be served.
-    pub ttl: u64,
-}
-
-/// Connections to the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct PoolHealth {
-    /// At most.
-    pub size: usize,
-    /// Those that could take a command now; none where the server did not answer.
-    pub available: usize,
-    /// Callers waiting for one.
-    pub pending: usize,
-}
-
-/// How long each step of the probe took, in ms; `None` where it failed.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct Performance {
-    /// PING.
-    pub ping: Option<f64>,
-    /// SET of a key of our own.
-    pub set: Option<f64>,
-    /// GET of that key.
-    pub get: Option<f64>,
-}
-
-/// What is known of the Postgres server. `connected` is false where sessions are kept elsewhere.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct PostgresHealth {
-    /// Can it answer?
-    pub connected: bool,
-}
-
-/// The state of the store of sessions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct StoreHealth {
-    /// Can it answer?
-    pub healthy: bool,
-    /// `postgres` or `sqlite`.
-    pub backend: &'static str,
-}
-
-impl HealthReport {
-    /// The whole in one word.
-    #[must_use]
-    pub const fn status(&self) -> HealthStatus {
-        self.status
-    }
-
-    /// 200, or 503 for [`HealthStatus::Unhealthy`].
-    #[must_use]
-    pub const fn http_status(&self) -> StatusCode {
-        match self.status {
-            HealthStatus::Healthy | HealthStatus::Degraded => StatusCode::OK,
-            HealthStatus::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-}
 
 /// What the document is made of.
 #[derive(Debug, Clone)]
@@ -249,23 +92,25 @@ pub(super) fn report(facts: Facts<'_>) -> HealthReport {
     }
 }
 
-/// This probe's, then what happened before it, each text once.
+/// This probe's, then what happened before it. What the probe met as well is not told twice, however
+/// often requests met it.
 fn errors(probed: &Probed, recent: Vec<String>) -> Vec<String> {
+    let cache = probed.cache.errors.iter();
+    let cache = cache.map(|error| format!("session cache: {error}"));
     let store = probed.store_error.iter();
     let store = store.map(|error| format!("session store: {error}"));
-    let mut errors: Vec<String> = Vec::new();
-    for error in probed
-        .cache
-        .errors
-        .iter()
-        .cloned()
-        .chain(store)
-        .chain(recent)
-    {
-        if errors.len() < MOST_ERRORS && !errors.contains(&error) {
+    let mut errors: Vec<String> = cache.chain(store).collect();
+    let told = errors.len();
+    for error in recent {
+        let is_told = |told: &String| {
+            let times = error.strip_prefix(told.as_str());
+            times.is_some_and(|times| times.is_empty() || times.starts_with(" ("))
+        };
+        if !errors[..told].iter().any(is_told) {
             errors.push(error);
         }
     }
+    errors.truncate(MOST_ERRORS);
     errors
 }
 
@@ -277,13 +122,6 @@ fn whole_second(at: Timestamp) -> Timestamp {
 /// In ms, to the microsecond.
 fn millis(span: Duration) -> f64 {
     (span.as_secs_f64() * 1_000_000.0).round() / 1000.0
-}
-
-fn mode_in_words<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(match mode {
-        Mode::On => "on",
-        Mode::Bypass => "bypass",
-    })
 }
 
 #[cfg(test)]
@@ -305,6 +143,7 @@ mod tests {
                 errors: Vec::new(),
             },
             store_error: None,
+            store_is_known: true,
         }
     }
 
@@ -327,7 +166,7 @@ mod tests {
         }
     }
 
-    /// CONTRACT's document, to the letter; then what we add.
+    /// To the letter: dashboards read it. New fields go behind the old ones.
     #[test]
     fn the_document() {
         let expected = concat!(
@@ -426,12 +265,18 @@ mod tests {
         let mut probed = healthy_probe();
         probed.cache.errors = vec!["now".to_owned()];
         probed.store_error = Some("gone".to_owned());
+        let again = ["session cache: now", "session store: gone (7 times)"];
         let before = (0..20).map(|n| format!("before {n}"));
         let report = report(Facts {
-            recent_errors: ["now".to_owned()].into_iter().chain(before).collect(),
+            recent_errors: again.map(str::to_owned).into_iter().chain(before).collect(),
             ..facts(&probed)
         });
-        let expected = ["now", "session store: gone", "before 0", "before 1"];
+        let expected = [
+            "session cache: now",
+            "session store: gone",
+            "before 0",
+            "before 1",
+        ];
         assert_eq!(report.errors[..4], expected);
         assert_eq!(report.errors.len(), 10);
     }

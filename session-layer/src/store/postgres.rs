@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `builder.rs` | a pool of our own |
-//! | `schema.rs`, `statements.rs` | the schema's name, and every statement with it in |
+//! | `schema.rs`, `words.rs`, `statements.rs` | the schema's name, and every statement with it in |
 //! | `connection.rs`, `ask.rs` | connections and deadlines: nothing waits for ever, nothing leaks |
 //! | `errors.rs`, `rows.rs` | what comes back, and whether it is the truth |
 //! | `read.rs`, `create.rs`, `change.rs`, `revoke.rs` | the operations |
@@ -37,6 +37,7 @@ mod revoke;
 mod rows;
 mod schema;
 mod statements;
+mod words;
 
 pub use self::builder::PostgresStoreBuilder;
 pub use self::schema::InvalidSchemaName;
@@ -68,6 +69,7 @@ pub struct PostgresStore {
     statements: Arc<Statements>,
     read_deadline: Duration,
     change_deadline: Duration,
+    pooled: bool,
 }
 
 impl PostgresStore {
@@ -105,6 +107,7 @@ impl PostgresStore {
             schema,
             read_deadline: READ_DEADLINE,
             change_deadline: CHANGE_DEADLINE,
+            pooled: false,
         }
     }
 
@@ -119,6 +122,15 @@ impl PostgresStore {
             schema,
             ..self
         })
+    }
+
+    /// Set it where the pool's connections go through a pooler in transaction mode, such as
+    /// `PgBouncer` (the pool itself needs `statement_cache_capacity(0)` then). Each statement has a
+    /// transaction of its own, at three more round trips. Defaults to `false`.
+    #[must_use]
+    pub fn pooled(mut self, pooled: bool) -> Self {
+        self.pooled = pooled;
+        self
     }
 
     /// How long a read may take, waiting for a connection included. Defaults to [`READ_DEADLINE`].

@@ -88,6 +88,7 @@ impl Stub {
             session: session(digest, user),
             store_id: STORE_ID,
             xmin: 0,
+            read_at: Timestamp::now(),
             not_after: Timestamp::now().after(Duration::from_secs(60)),
         };
         self.0.cached.lock().unwrap().insert(digest, entry);
@@ -201,7 +202,7 @@ impl SessionCache for StubCache {
 
     fn status(&self) -> CacheStatus {
         let mut status = CacheStatus::new("redis");
-        (status.connected, status.size, status.available) = (true, 10, 10);
+        (status.connected, status.size, status.available) = (!is(&self.0.0.cache_down), 10, 10);
         status
     }
 
@@ -239,7 +240,10 @@ struct StubStore(Stub);
 impl SessionStore for StubStore {
     async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
         let state = &self.0.0;
-        state.loads.fetch_add(1, Ordering::SeqCst);
+        // Without digests it is the driver's question which store this is.
+        if !digests.is_empty() {
+            state.loads.fetch_add(1, Ordering::SeqCst);
+        }
         if is(&state.store_hangs) {
             std::future::pending::<()>().await;
         }

@@ -116,16 +116,25 @@ impl Container {
 
     /// Where other containers reach it; another one after a restart.
     pub(crate) async fn address_for_peers(&self) -> Result<String, BackendError> {
-        let inspected = engine::client().await?.inspect_container(&self.name, None).await;
+        let inspected = engine::client()
+            .await?
+            .inspect_container(&self.name, None)
+            .await;
         let inspected = inspected.map_err(BackendError::docker("inspect a container"))?;
         // testcontainers' `get_bridge_ip_address` looks for a network named "default" and finds none.
-        let networks = inspected.network_settings.and_then(|settings| settings.networks);
-        let mut addresses = networks.into_iter().flatten().filter_map(|(_, network)| network.ip_address);
+        let networks = inspected
+            .network_settings
+            .and_then(|settings| settings.networks);
+        let mut addresses = networks
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, network)| network.ip_address);
         match addresses.find(|address| !address.is_empty()) {
             Some(address) => Ok(format!("{address}:{}", self.port)),
-            None => Err(BackendError::docker(format!("tell the address of {}", self.name))(
-                "it has none; a stopped container has none",
-            )),
+            None => Err(BackendError::docker(format!(
+                "tell the address of {}",
+                self.name
+            ))("it has none; a stopped container has none")),
         }
     }
 
@@ -235,7 +244,7 @@ impl Drop for Container {
             }
             // The supervisor tries once more.
             Some(Err(error)) => {
-                tracing::warn!(%error, name = self.name, "could not remove a container")
+                tracing::warn!(%error, name = self.name, "could not remove a container");
             }
             None => tracing::warn!(name = self.name, "could not remove a container"),
         }

@@ -220,22 +220,18 @@ impl Process {
 impl Drop for Process {
     /// The supervisor does the work, as it would after our death.
     fn drop(&mut self) {
-        self.supervisor.close();
-        let Some(mut child) = self.child().take() else {
-            return;
-        };
-        // Were the supervisor gone, nobody would end the server: do not wait for ever.
-        for _ in 0..3000 {
-            match child.try_wait() {
-                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
-                Ok(Some(_)) | Err(_) => return,
+        self.supervisor.finish();
+        let child = self.child().take();
+        if let Some(mut child) = child {
+            if matches!(child.try_wait(), Ok(None)) {
+                tracing::warn!(pid = child.id(), "somebody killed the supervisor");
+                if let Some(tree) = Tree::of(child.id()) {
+                    tree.kill();
+                }
             }
+            let _reaped = child.wait();
         }
-        tracing::warn!(pid = child.id(), "the supervisor did not end the server");
-        if let Some(tree) = Tree::of(child.id()) {
-            tree.kill();
-        }
-        let _reaped = child.wait();
+        self.folder.remove();
     }
 }
 

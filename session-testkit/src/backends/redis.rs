@@ -53,9 +53,15 @@ impl Recipe for Redis {
         // "Redis server v=7.0.15 sha=…"
         let version = find::version(&server, "v=")?;
         if version < 7 {
-            return Err(format!("{} is version {version}, and 7.0 is needed", server.display()));
+            return Err(format!(
+                "{} is version {version}, and 7.0 is needed",
+                server.display()
+            ));
         }
-        Ok(Program { server, initdb: None })
+        Ok(Program {
+            server,
+            initdb: None,
+        })
     }
 
     fn prepare(_program: &Program, _data: &Path) -> Option<(PathBuf, Vec<String>)> {
@@ -87,8 +93,18 @@ impl Recipe for Redis {
 /// choice; DEBUG (to sleep, to reload) is allowed; a new replica does not wait 5 s for company.
 /// Later arguments win.
 fn common(extra: &[String]) -> Vec<String> {
-    let mut arguments: Vec<String> = ["--save", "", "--appendonly", "no"].map(str::to_owned).into();
-    arguments.extend(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"].map(str::to_owned));
+    let mut arguments: Vec<String> = ["--save", "", "--appendonly", "no"]
+        .map(str::to_owned)
+        .into();
+    arguments.extend(
+        [
+            "--enable-debug-command",
+            "yes",
+            "--repl-diskless-sync-delay",
+            "0",
+        ]
+        .map(str::to_owned),
+    );
     arguments.extend(extra.iter().cloned());
     arguments
 }
@@ -113,7 +129,9 @@ impl Server<Redis> {
     ///
     /// [`BackendError::Redis`] if it cannot be had.
     pub async fn connect(&self) -> Result<MultiplexedConnection, BackendError> {
-        connect(self.url()).await.map_err(refused("accept a connection"))
+        connect(self.url())
+            .await
+            .map_err(refused("accept a connection"))
     }
 
     /// FLUSHALL.
@@ -133,7 +151,8 @@ impl Server<Redis> {
     /// [`BackendError::NotAllowed`] on a given server, unless allowed by name.
     pub async fn config_set(&self, name: &str, value: &str) -> Result<(), BackendError> {
         self.allowed("configure")?;
-        self.command("configure", &["CONFIG", "SET", name, value]).await
+        self.command("configure", &["CONFIG", "SET", name, value])
+            .await
     }
 
     /// SAVE: what a restart brings back from now on.
@@ -164,13 +183,17 @@ impl Server<Redis> {
             Some(address) => address.rsplit_once(':').unwrap_or((address, "6379")),
             None => ("NO", "ONE"),
         };
-        self.command("change its role", &["REPLICAOF", host, port]).await
+        self.command("change its role", &["REPLICAOF", host, port])
+            .await
     }
 
     async fn command(&self, action: &'static str, words: &[&str]) -> Result<(), BackendError> {
         let mut connection = self.connect().await?;
         let mut command = cmd(words[0]);
         command.arg(&words[1..]);
-        command.exec_async(&mut connection).await.map_err(refused(action))
+        command
+            .exec_async(&mut connection)
+            .await
+            .map_err(refused(action))
     }
 }

@@ -7,9 +7,10 @@ use tokio::time::timeout;
 use super::{
     Backend,
     docker::Container,
-    error::{BackendError, Cause, chain},
+    error::{BackendError, Cause},
     kind::Kind,
     native::Process,
+    pause::PauseGuard,
     postgres::Postgres,
     redis::Redis,
 };
@@ -38,12 +39,12 @@ pub struct Server<K: Kind> {
 
 /// What a [`PauseGuard`] shares with its server.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     name: &'static str,
     url: String,
     address: String,
     destructive: bool,
-    host: Host,
+    pub(super) host: Host,
 }
 
 /// Who runs it.
@@ -178,9 +179,7 @@ impl<K: Kind> Server<K> {
             Host::Docker(container) => container.pause().await?,
             Host::Native(process) => process.pause(),
         }
-        Ok(PauseGuard {
-            paused: Some(Arc::clone(&self.shared)),
-        })
+        Ok(PauseGuard::new(Arc::clone(&self.shared)))
     }
 
     /// Whether it answers a PING or SELECT 1 right now.
@@ -298,52 +297,6 @@ impl Drop for Shared {
         eprintln!("--- last lines of {} at {}:", self.name, self.address);
         for line in lines {
             eprintln!("    {line}");
-        }
-    }
-}
-
-/// A server stands still until this guard is dropped.
-///
-/// Dropping it heals at once: when `drop` returns, the server goes on.
-#[derive(Debug)]
-#[must_use = "the server goes on as soon as the guard is dropped"]
-pub struct PauseGuard {
-    paused: Option<Arc<Shared>>,
-}
-
-impl PauseGuard {
-    /// Lets the server go on; unlike a drop, says so if that fails.
-    ///
-    /// # Errors
-    ///
-    /// [`BackendError::Docker`] if the engine refuses.
-    pub async fn resume(mut self) -> Result<(), BackendError> {
-        match self.paused.take() {
-            Some(shared) => resume(&shared).await,
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for PauseGuard {
-    fn drop(&mut self) {
-        let Some(shared) = self.paused.take() else {
-            return;
-        };
-        if let Some(Err(error)) = wait::blocking(resume(&shared)) {
-            // It may have been killed meanwhile: then there is nothing to resume.
-            tracing::debug!(error = chain(&error), "could not resume");
-        }
-    }
-}
-
-async fn resume(shared: &Shared) -> Result<(), BackendError> {
-    match &shared.host {
-        Host::External => Ok(()),
-        Host::Docker(container) => container.resume().await,
-        Host::Native(process) => {
-            process.resume();
-            Ok(())
         }
     }
 }

@@ -25,6 +25,13 @@ use super::error::BackendError;
 /// Postgres killed hard leaves a System V segment behind; its id stands in `postmaster.pid`.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
+# One that nobody has reaped yet is gone: it holds nothing any more, and init may take its time.
+gone() {
+    kill -0 "$1" || return 0
+    read -r stat <"/proc/$1/stat" || return 1
+    case $stat in *") Z "*) return 0 ;; esac
+    return 1
+}
 folder=$1 socket=$2 process= container=
 while read -r word value; do
     case $word in
@@ -37,7 +44,7 @@ if [ -n "$process" ] && kill -STOP "$process"; then
     kill -KILL $children "$process" "-$process"
     tries=0
     for pid in $process $children; do
-        while [ $tries -lt 100 ] && kill -0 "$pid"; do tries=$((tries + 1)); sleep 0.01; done
+        while [ $tries -lt 100 ] && ! gone "$pid"; do tries=$((tries + 1)); sleep 0.01; done
     done
 fi
 if [ -n "$folder" ]; then
@@ -47,10 +54,11 @@ if [ -n "$folder" ]; then
     fi
     rm -rf "$folder"
 fi
-# The container may still be in the making when its creator dies: ask again for a while.
+# The container may still be in the making when its creator dies: ask again for a while. `docker rm -f`
+# calls it a success when there is none; only when it removed one it prints the name.
 tries=0
-while [ -n "$container" ] && [ $tries -lt 20 ]; do
-    docker rm -f -v "$container" && break
+while [ -n "$container" ] && [ $tries -lt 40 ]; do
+    [ -n "$(docker rm -f -v "$container")" ] && break
     curl -sf -X DELETE --unix-socket "$socket" "http://docker/containers/$container?force=1&v=1" && break
     tries=$((tries + 1))
     sleep 0.1
@@ -115,14 +123,18 @@ impl Supervisor {
         pipe.write_all(line.as_bytes())
             .map_err(BackendError::io("tell the supervisor"))
     }
-}
 
-impl Drop for Supervisor {
     /// Lets it clean up and waits for its end (milliseconds).
-    fn drop(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.close();
         if let Err(error) = self.child.wait() {
             tracing::warn!(%error, "lost the supervisor");
         }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.finish();
     }
 }

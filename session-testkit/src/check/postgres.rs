@@ -23,7 +23,8 @@ pub(super) async fn check(target: &Target, tell: &mut dyn FnMut(Progress<'_>)) -
     match url {
         Some(url) if target.on_postgres() => look(&mut steps, target, url).await,
         None => {
-            let message = "No DATABASE_URL: the application's SQLite file is used, nothing to check";
+            let message =
+                "No DATABASE_URL: the application's SQLite file is used, nothing to check";
             steps.note("connect", embedded(target, message)).await;
         }
         Some(url) if url.starts_with("sqlite:") => {
@@ -47,7 +48,7 @@ fn embedded(target: &Target, message: &str) -> Finding {
     if target.redis_url.is_none() {
         return Finding::skipped(message);
     }
-    Finding::warning(
+    target.refused(
         message,
         "REDIS_URL goes with a postgres:// DATABASE_URL only: the application refuses to start with these two",
         "set DATABASE_URL to the Postgres that belongs to this Redis, or leave REDIS_URL out",
@@ -71,7 +72,9 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &str) {
     let failed = |why: String| Finding::failed("SELECT test failed", why, help(url));
     let selected = steps
         .take("select", failed, async {
-            let answer: sqlx::Result<i32> = sqlx::query_scalar("SELECT 1").fetch_one(&mut connection).await;
+            let answer: sqlx::Result<i32> = sqlx::query_scalar("SELECT 1")
+                .fetch_one(&mut connection)
+                .await;
             match answer {
                 Ok(answer) => Ok(((), Finding::ok(format!("SELECT response: {answer}")))),
                 Err(error) => Err(failed(chain(&error))),
@@ -97,9 +100,15 @@ async fn server(steps: &mut Steps<'_>, connection: &mut PgConnection) {
                 .await
                 .map_err(|error| failed(chain(&error)))?;
             let read = || -> sqlx::Result<(String, i32, bool, String)> {
-                Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+                Ok((
+                    row.try_get(0)?,
+                    row.try_get(1)?,
+                    row.try_get(2)?,
+                    row.try_get(3)?,
+                ))
             };
-            let (version, major, standby, commit) = read().map_err(|error| failed(chain(&error)))?;
+            let (version, major, standby, commit) =
+                read().map_err(|error| failed(chain(&error)))?;
             let finding = if major < OLDEST {
                 Finding::failed(
                     &format!("Postgres version {version}"),
@@ -255,14 +264,24 @@ fn help(url: &str) -> String {
 
 /// Postgres says by a SQLSTATE why it let nobody in.
 fn refused_connection(error: &sqlx::Error, url: &str) -> Finding {
-    let code = error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code().map(|code| code.into_owned()));
     let help = match code.as_deref() {
         Some("28P01" | "28000") => {
-            "are user and password in DATABASE_URL right? does pg_hba.conf let them in from here?".to_owned()
+            "are user and password in DATABASE_URL right? does pg_hba.conf let them in from here?"
+                .to_owned()
         }
-        Some("3D000") => "the database does not exist: CREATE DATABASE, or correct the name in DATABASE_URL".to_owned(),
-        Some("53300") => "all connections are taken: raise max_connections, or make the pools smaller".to_owned(),
-        Some("57P03") => "the server is starting, stopping or recovering: try again in a moment".to_owned(),
+        Some("3D000") => {
+            "the database does not exist: CREATE DATABASE, or correct the name in DATABASE_URL"
+                .to_owned()
+        }
+        Some("53300") => {
+            "all connections are taken: raise max_connections, or make the pools smaller".to_owned()
+        }
+        Some("57P03") => {
+            "the server is starting, stopping or recovering: try again in a moment".to_owned()
+        }
         _ => help(url),
     };
     Finding::failed("Postgres connection failed", chain(error), help)

@@ -18,7 +18,7 @@ pub(super) async fn check(target: &Target, tell: &mut dyn FnMut(Progress<'_>)) -
     let mut steps = Steps::begin(HEADING, url, tell);
     match url {
         None if target.on_postgres() => {
-            let finding = Finding::warning(
+            let finding = target.refused(
                 "No REDIS_URL, nothing to check",
                 "with a postgres:// DATABASE_URL the application refuses to start without REDIS_URL",
                 "set REDIS_URL, or SESSION_CACHE_ENABLED=false to go without a cache",
@@ -37,7 +37,9 @@ pub(super) async fn check(target: &Target, tell: &mut dyn FnMut(Progress<'_>)) -
 async fn look(steps: &mut Steps<'_>, target: &Target, url: &str) {
     let refused = |why: String| Finding::failed("Redis connection failed", why, help(url));
     let work = async {
-        let connection = connect(url).await.map_err(|error| refused_connection(&error, url))?;
+        let connection = connect(url)
+            .await
+            .map_err(|error| refused_connection(&error, url))?;
         Ok((connection, Finding::ok("Redis connection successful")))
     };
     let Some(mut connection) = steps.take("connect", refused, work).await else {
@@ -47,7 +49,9 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &str) {
     let failed = |why: String| Finding::failed("PING failed", why, help(url));
     let pinged = steps
         .take("ping", failed, async {
-            let answer: String = ask(&mut connection, &["PING"]).await.map_err(|error| failed(chain(&error)))?;
+            let answer: String = ask(&mut connection, &["PING"])
+                .await
+                .map_err(|error| failed(chain(&error)))?;
             Ok(((), Finding::ok(format!("PING response: {answer}"))))
         })
         .await;
@@ -70,7 +74,9 @@ async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut Multip
         .take("set", late, async {
             let words = ["SET", &key, &value, "PX", &life];
             let answer: RedisResult<()> = ask(connection, &words).await;
-            answer.map_err(|error| Finding::failed("SET test failed", chain(&error), help_with_set(&error)))?;
+            answer.map_err(|error| {
+                Finding::failed("SET test failed", chain(&error), help_with_set(&error))
+            })?;
             Ok(((), Finding::ok("SET test successful")))
         })
         .await;
@@ -150,11 +156,17 @@ async fn server(steps: &mut Steps<'_>, connection: &mut MultiplexedConnection) {
     let _role = steps
         .take("role", late, async {
             let (role, replicas) = match &info {
-                Some(info) => (field(info, "role").to_owned(), field(info, "connected_slaves").to_owned()),
+                Some(info) => (
+                    field(info, "role").to_owned(),
+                    field(info, "connected_slaves").to_owned(),
+                ),
                 None => match ask::<redis::Value>(connection, &["ROLE"]).await {
                     Ok(redis::Value::Array(parts)) => {
                         let role = parts.into_iter().next().map(String::from_redis_value);
-                        (role.and_then(Result::ok).unwrap_or_default(), "0".to_owned())
+                        (
+                            role.and_then(Result::ok).unwrap_or_default(),
+                            "0".to_owned(),
+                        )
                     }
                     Ok(_) | Err(_) => (String::new(), String::new()),
                 },
@@ -180,7 +192,10 @@ async fn server(steps: &mut Steps<'_>, connection: &mut MultiplexedConnection) {
 
 fn version(info: &str) -> Finding {
     let version = field(info, "redis_version");
-    let major: Option<u32> = version.split('.').next().and_then(|major| major.parse().ok());
+    let major: Option<u32> = version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse().ok());
     match major {
         Some(major) if major < 7 => Finding::failed(
             &format!("Redis version {version}"),
@@ -188,7 +203,11 @@ fn version(info: &str) -> Finding {
             "upgrade to Redis 7.0 or later, or to Valkey",
         ),
         Some(_) => Finding::ok(format!("Redis version {version}")),
-        None => Finding::warning("Redis version unknown", "INFO names none", "7.0 or later is needed"),
+        None => Finding::warning(
+            "Redis version unknown",
+            "INFO names none",
+            "7.0 or later is needed",
+        ),
     }
 }
 
@@ -223,10 +242,15 @@ async fn connect(url: &str) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(DEADLINE * 2))
         .set_response_timeout(Some(DEADLINE * 2));
-    Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
+    Client::open(url)?
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
 }
 
-async fn ask<T: FromRedisValue>(connection: &mut MultiplexedConnection, words: &[&str]) -> RedisResult<T> {
+async fn ask<T: FromRedisValue>(
+    connection: &mut MultiplexedConnection,
+    words: &[&str],
+) -> RedisResult<T> {
     let mut command = cmd(words[0]);
     command.arg(&words[1..]);
     command.query_async(connection).await
@@ -249,20 +273,30 @@ fn help(url: &str) -> String {
 }
 
 fn help_with_rights(command: &str) -> String {
-    format!("may this user do it? ACL SETUSER <user> +{} ~<namespace>:*", command.to_lowercase())
+    format!(
+        "may this user do it? ACL SETUSER <user> +{} ~<namespace>:*",
+        command.to_lowercase()
+    )
 }
 
 fn refused_connection(error: &RedisError, url: &str) -> Finding {
     let help = match error.kind() {
         ErrorKind::AuthenticationFailed => {
-            "are user and password in REDIS_URL right? (redis://user:password@host:6379/0)".to_owned()
+            "are user and password in REDIS_URL right? (redis://user:password@host:6379/0)"
+                .to_owned()
         }
         ErrorKind::InvalidClientConfig => {
-            "REDIS_URL must look like redis://user:password@host:6379/0, or rediss:// for TLS".to_owned()
+            "REDIS_URL must look like redis://user:password@host:6379/0, or rediss:// for TLS"
+                .to_owned()
         }
         _ => help(url),
     };
-    Finding::new(Status::Failed, "Redis connection failed", chain(error), help)
+    Finding::new(
+        Status::Failed,
+        "Redis connection failed",
+        chain(error),
+        help,
+    )
 }
 
 /// Redis says by a code why it took no write.

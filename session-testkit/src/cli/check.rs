@@ -23,11 +23,21 @@ pub(super) struct Arguments {
     database_url: Option<String>,
 
     /// The prefix of the application's keys.
-    #[arg(long, env = "SESSION_CACHE_NAMESPACE", default_value = "session-layer", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "SESSION_CACHE_NAMESPACE",
+        default_value = "session-layer",
+        value_name = "NAME"
+    )]
     namespace: String,
 
     /// The Postgres schema of session-layer's tables.
-    #[arg(long, env = "SESSION_DB_SCHEMA", default_value = "session_layer", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "SESSION_DB_SCHEMA",
+        default_value = "session_layer",
+        value_name = "NAME"
+    )]
     schema: String,
 
     /// How many Redis connections the application opens.
@@ -42,10 +52,26 @@ pub(super) struct Arguments {
 
 pub(super) async fn main(arguments: Arguments) -> ExitCode {
     let set = |url: Option<String>| url.filter(|url| !url.is_empty());
+    let or = |value: String, default: &str| {
+        if value.is_empty() {
+            default.to_owned()
+        } else {
+            value
+        }
+    };
+    // From the environment alone, with the cache on: then this is what the application starts with.
+    let given = |url: &Option<String>, variable| *url != std::env::var(variable).ok();
+    let cache_off =
+        std::env::var("SESSION_CACHE_ENABLED").is_ok_and(|on| on == "false" || on == "0");
+    let complete = !given(&arguments.redis_url, "REDIS_URL")
+        && !given(&arguments.database_url, "DATABASE_URL")
+        && !cache_off;
     let target = Target::new(set(arguments.redis_url), set(arguments.database_url))
-        .namespace(arguments.namespace)
-        .schema(arguments.schema)
-        .pool_size(arguments.pool_size);
+        // Set to nothing is as good as not set.
+        .namespace(or(arguments.namespace, "session-layer"))
+        .schema(or(arguments.schema, "session_layer"))
+        .pool_size(arguments.pool_size)
+        .complete(complete);
     if target.redis_url.is_none() && target.database_url.is_none() {
         eprintln!(
             "session-testkit: nothing to check: neither REDIS_URL nor DATABASE_URL is set, so the application uses \
@@ -55,7 +81,11 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
     }
     let mut first = true;
     let report = check(&target, |progress| {
-        let gap = if matches!(progress, Progress::Begin(_)) && !first { "\n" } else { "" };
+        let gap = if matches!(progress, Progress::Begin(_)) && !first {
+            "\n"
+        } else {
+            ""
+        };
         first = false;
         if arguments.json {
             eprintln!("{gap}{progress}");

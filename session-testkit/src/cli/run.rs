@@ -7,6 +7,7 @@ use std::{
     process::{ExitCode, ExitStatus},
 };
 
+use futures_util::future::try_join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     process::{Child, Command},
@@ -14,22 +15,28 @@ use tokio::{
 };
 
 use super::could_not_run;
-use crate::backends::{BACKEND_VARIABLE, Backends};
+use crate::backends::{BACKEND_VARIABLE, Backend, BackendError, Backends};
 
 /// Starts a Redis and a Postgres, runs a command, stops them, and passes on its exit code.
 ///
 /// The command finds the servers in `SESSION_TESTKIT_REDIS_URL` and `SESSION_TESTKIT_DATABASE_URL`, and
 /// in `SESSION_TESTKIT_BACKEND` what runs them. Servers that these variables name already are used
-/// as they are. SIGINT, SIGTERM and SIGHUP are passed on to the command.
+/// as they are. With `--all-backends` it finds a pair for each backend as well, in
+/// `SESSION_TESTKIT_DOCKER_REDIS_URL` and so on. SIGINT, SIGTERM and SIGHUP are passed on to it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   session-testkit run -- cargo nextest run
+  session-testkit run --all-backends -- cargo nextest run
   SESSION_TESTKIT_BACKEND=docker session-testkit run -- sh -c 'redis-cli -u $SESSION_TESTKIT_REDIS_URL ping'")]
 pub(super) struct Arguments {
     /// Print how it went as one JSON document on standard output, after the command's own output.
     #[arg(long)]
     json: bool,
+
+    /// Start a pair on every backend that there is (Docker, native), not only on the first.
+    #[arg(long)]
+    all_backends: bool,
 
     /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
@@ -42,37 +49,55 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
         Ok(interrupts) => interrupts,
         Err(error) => return could_not_run(&error),
     };
-    let backends = tokio::select! {
-        backends = Backends::start() => match backends {
-            Ok(backends) => backends,
+    let started = tokio::select! {
+        started = start(arguments.all_backends) => match started {
+            Ok(started) => started,
             Err(error) => return could_not_run(&error),
         },
         number = interrupts.next() => return exit_code(128 + number),
     };
-    let (redis, postgres) = (backends.redis(), backends.postgres());
+    let (redis, postgres) = (started[0].redis(), started[0].postgres());
     let mut command = Command::new(&arguments.command[0]);
     command
         .args(&arguments.command[1..])
         .env("SESSION_TESTKIT_REDIS_URL", redis.url())
         .env("SESSION_TESTKIT_DATABASE_URL", postgres.url())
         .kill_on_drop(true);
-    match (redis.backend(), postgres.backend()) {
-        (Some(one), Some(other)) if one == other => command.env(BACKEND_VARIABLE, one.to_string()),
-        // Servers of somebody else, or a mixed pair: no backend may call them its own.
+    match backend_of(&started[0]) {
+        Some(backend) if !arguments.all_backends => {
+            command.env(BACKEND_VARIABLE, backend.to_string())
+        }
+        // Servers of somebody else, a mixed pair, or pairs of every backend: none is forced.
         _ => command.env_remove(BACKEND_VARIABLE),
     };
+    for pair in &started {
+        if let (true, Some(backend)) = (arguments.all_backends, backend_of(pair)) {
+            let (redis, postgres) = backend.url_variables();
+            command
+                .env(redis, pair.redis().url())
+                .env(postgres, pair.postgres().url());
+        }
+    }
     let code = match command.spawn() {
         Ok(child) => match wait(child, &mut interrupts).await {
-            Ok(status) => status.code().or(status.signal().map(|number| 128 + number)).unwrap_or(1),
+            Ok(status) => status
+                .code()
+                .or(status.signal().map(|number| 128 + number))
+                .unwrap_or(1),
             Err(error) => return could_not_run(&error),
         },
         Err(error) => {
-            eprintln!("session-testkit: could not run `{}`: {error}", arguments.command[0]);
+            eprintln!(
+                "session-testkit: could not run `{}`: {error}",
+                arguments.command[0]
+            );
             return ExitCode::from(super::COULD_NOT_RUN);
         }
     };
     if arguments.json {
-        let backend = |backend: Option<_>| backend.map_or_else(|| "given".to_owned(), |it: crate::backends::Backend| it.to_string());
+        let backend = |backend: Option<Backend>| {
+            backend.map_or_else(|| "given".to_owned(), |it| it.to_string())
+        };
         let document = serde_json::json!({
             "command": arguments.command,
             "exitCode": code,
@@ -81,8 +106,36 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
         });
         println!("{document}");
     }
-    drop(backends);
+    drop(started);
     exit_code(code)
+}
+
+/// One pair, or one for each backend that there is.
+async fn start(all: bool) -> Result<Vec<Backends>, BackendError> {
+    let mut present = Vec::new();
+    if all {
+        for backend in Backend::ALL {
+            match backend.missing().await {
+                None => present.push(backend),
+                Some(why) => eprintln!("session-testkit: no servers with {backend}: {why}"),
+            }
+        }
+    }
+    if present.is_empty() {
+        return Ok(vec![Backends::start().await?]);
+    }
+    try_join_all(
+        present
+            .into_iter()
+            .map(|backend| Backends::builder().backend(backend).start()),
+    )
+    .await
+}
+
+/// What runs both servers of a pair.
+fn backend_of(pair: &Backends) -> Option<Backend> {
+    let backend = pair.redis().backend();
+    backend.filter(|_| backend == pair.postgres().backend())
 }
 
 fn exit_code(code: i32) -> ExitCode {
@@ -91,7 +144,9 @@ fn exit_code(code: i32) -> ExitCode {
 
 /// Waits for the command's end and passes signals on to it meanwhile.
 async fn wait(mut child: Child, interrupts: &mut Interrupts) -> std::io::Result<ExitStatus> {
-    let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    let pid = child
+        .id()
+        .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     // Ctrl-C at a terminal reaches the whole foreground group, the command included; a second one
     // means "at once" to many programs.
     let from_terminal = std::io::stdin().is_terminal();

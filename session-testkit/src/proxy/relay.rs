@@ -125,11 +125,12 @@ async fn write(
         {
             return Ok(());
         }
-        to.write_all(&chunk.bytes).await?;
+        // Before the write: what a client has seen is counted.
         counter.fetch_add(
             u64::try_from(chunk.bytes.len()).unwrap_or(u64::MAX),
             Relaxed,
         );
+        to.write_all(&chunk.bytes).await?;
     }
     // An end of file waits for a hang too.
     if faults

@@ -1,6 +1,10 @@
 //! `session-testkit check`: the lines of a good deployment, and each way to fail.
 
-use std::{process::Output, sync::Arc, time::{Duration, Instant}};
+use std::{
+    process::Output,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use redis::AsyncCommands as _;
 use session_testkit::backends::{Backend, Backends, PostgresServer, Sandbox};
@@ -13,10 +17,22 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("good_pair_prints_the_lines_and_exits_0", good);
     reg.shared("json_is_one_document_on_standard_output", json);
     reg.shared("leaves_no_key_and_makes_no_schema", changes_nothing);
-    reg.plain("redis_down_says_why_and_what_to_do_without_the_secret", redis_down);
-    reg.plain("postgres_down_says_why_and_what_to_do_without_the_secret", postgres_down);
-    reg.plain("nothing_named_exits_2_and_sqlite_has_nothing_to_check", nothing);
-    reg.plain("nonsense_for_a_url_is_a_failure_that_does_not_repeat_it", nonsense);
+    reg.plain(
+        "redis_down_says_why_and_what_to_do_without_the_secret",
+        redis_down,
+    );
+    reg.plain(
+        "postgres_down_says_why_and_what_to_do_without_the_secret",
+        postgres_down,
+    );
+    reg.plain(
+        "nothing_named_exits_2_and_sqlite_has_nothing_to_check",
+        nothing,
+    );
+    reg.plain(
+        "nonsense_for_a_url_is_a_failure_that_does_not_repeat_it",
+        nonsense,
+    );
     reg.each_backend("paused_servers_do_not_hang_it", paused);
     reg.each_backend("replica_and_denied_commands", redis_roles);
     reg.each_backend("full_redis", full);
@@ -26,7 +42,13 @@ pub(crate) fn tests(reg: &mut Registry) {
 
 fn check() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_session-testkit"));
-    for name in ["REDIS_URL", "DATABASE_URL", "SESSION_CACHE_NAMESPACE", "SESSION_DB_SCHEMA", "SESSION_CACHE_POOL_SIZE"] {
+    for name in [
+        "REDIS_URL",
+        "DATABASE_URL",
+        "SESSION_CACHE_NAMESPACE",
+        "SESSION_DB_SCHEMA",
+        "SESSION_CACHE_POOL_SIZE",
+    ] {
         command.env_remove(name);
     }
     command.arg("check");
@@ -35,7 +57,11 @@ fn check() -> Command {
 
 /// Exit code and standard output.
 async fn run(command: &mut Command) -> std::io::Result<(i32, String)> {
-    let Output { status, stdout, stderr } = command.output().await?;
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().await?;
     let text = String::from_utf8_lossy(&stdout).into_owned();
     eprintln!("{text}{}", String::from_utf8_lossy(&stderr));
     Ok((status.code().unwrap_or(-1), text))
@@ -54,7 +80,9 @@ async fn make_tables(postgres: &PostgresServer, schema: &str) -> Outcome {
 
 async fn execute(postgres: &PostgresServer, statements: String) -> Outcome {
     let mut connection = postgres.connect().await?;
-    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut connection).await?;
+    sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(&mut connection)
+        .await?;
     Ok(())
 }
 
@@ -85,10 +113,16 @@ async fn good(backends: Arc<Backends>) -> Outcome {
         "✅ Role: master, no replicas",
         "[PostgresConnection] Testing Postgres connectivity...",
         "✅ Postgres connection successful",
-        &format!("✅ Schema {} is there (sessions, session_users, session_journal)", sandbox.schema()),
+        &format!(
+            "✅ Schema {} is there (sessions, session_users, session_journal)",
+            sandbox.schema()
+        ),
         "✅ Row-level security hides no rows",
     ] {
-        assert!(text.lines().any(|it| it == line), "no line `{line}` in\n{text}");
+        assert!(
+            text.lines().any(|it| it == line),
+            "no line `{line}` in\n{text}"
+        );
     }
     Ok(())
 }
@@ -102,7 +136,10 @@ async fn json(backends: Arc<Backends>) -> Outcome {
     assert_eq!(json["ok"], false);
     assert_eq!(json["servers"][0]["server"], "redis");
     assert_eq!(json["servers"][0]["status"], "ok");
-    assert_eq!(json["servers"][0]["steps"][1]["message"], "PING response: PONG");
+    assert_eq!(
+        json["servers"][0]["steps"][1]["message"],
+        "PING response: PONG"
+    );
     assert_eq!(json["servers"][1]["status"], "failed");
     Ok(())
 }
@@ -111,7 +148,9 @@ async fn changes_nothing(backends: Arc<Backends>) -> Outcome {
     let sandbox = backends.sandbox();
     run(&mut check_of(&sandbox)).await?;
     let mut redis = backends.redis().connect().await?;
-    let mut keys = redis.scan_match::<_, String>(format!("{}*", sandbox.namespace())).await?;
+    let mut keys = redis
+        .scan_match::<_, String>(format!("{}*", sandbox.namespace()))
+        .await?;
     assert!(keys.next_item().await.is_none());
     let mut postgres = backends.postgres().connect().await?;
     let schemas: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_namespace WHERE nspname = $1")
@@ -124,26 +163,48 @@ async fn changes_nothing(backends: Arc<Backends>) -> Outcome {
 
 /// An address where nobody listens.
 fn nobody() -> std::io::Result<String> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .to_string())
 }
 
 async fn redis_down() -> Outcome {
     let address = nobody()?;
-    let (code, text) = run(check().args(["--redis-url", &format!("redis://user:s3cret@{address}/0")])).await?;
+    let (code, text) =
+        run(check().args(["--redis-url", &format!("redis://user:s3cret@{address}/0")])).await?;
     assert_eq!(code, 1);
-    assert!(text.contains("❌ Redis connection failed\n   why: "), "{text}");
-    assert!(text.contains("is Redis running?") && text.contains(&address), "{text}");
+    assert!(
+        text.contains("❌ Redis connection failed\n   why: "),
+        "{text}"
+    );
+    assert!(
+        text.contains("is Redis running?") && text.contains(&address),
+        "{text}"
+    );
     assert!(!text.contains("s3cret"), "{text}");
     Ok(())
 }
 
 async fn postgres_down() -> Outcome {
     let address = nobody()?;
-    let (code, text) = run(check().env("DATABASE_URL", format!("postgres://app:s3cret@{address}/app"))).await?;
+    let (code, text) = run(check().env(
+        "DATABASE_URL",
+        format!("postgres://app:s3cret@{address}/app"),
+    ))
+    .await?;
     assert_eq!(code, 1);
-    assert!(text.contains("❌ Postgres connection failed\n   why: "), "{text}");
-    assert!(text.contains("is Postgres running?") && text.contains(&address), "{text}");
-    assert!(text.contains("refuses to start without REDIS_URL"), "{text}");
+    assert!(
+        text.contains("❌ Postgres connection failed\n   why: "),
+        "{text}"
+    );
+    assert!(
+        text.contains("is Postgres running?") && text.contains(&address),
+        "{text}"
+    );
+    assert!(
+        text.contains("refuses to start without REDIS_URL"),
+        "{text}"
+    );
     assert!(!text.contains("s3cret"), "{text}");
     Ok(())
 }
@@ -153,12 +214,19 @@ async fn nothing() -> Outcome {
     assert_eq!(code, 2);
     let (code, text) = run(check().env("DATABASE_URL", "sqlite:app.db")).await?;
     assert_eq!(code, 0);
-    assert!(text.contains("sqlite:app.db") && text.contains("nothing to check"), "{text}");
+    assert!(
+        text.contains("sqlite:app.db") && text.contains("nothing to check"),
+        "{text}"
+    );
     Ok(())
 }
 
 async fn nonsense() -> Outcome {
-    for url in ["s3cret", "http://u:s3cret@h/", "redis://:s3cret@h:notaport/"] {
+    for url in [
+        "s3cret",
+        "http://u:s3cret@h/",
+        "redis://:s3cret@h:notaport/",
+    ] {
         let (code, text) = run(check().args(["--redis-url", url, "--database-url", url])).await?;
         assert_eq!(code, 1, "{url}");
         assert!(!text.contains("s3cret"), "{url}: {text}");
@@ -173,7 +241,11 @@ async fn paused(backend: Backend) -> Outcome {
     let begin = Instant::now();
     let (code, text) = run(&mut check_of(&backends.sandbox())).await?;
     assert_eq!(code, 1);
-    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begin.elapsed()
+    );
     assert_eq!(text.matches("no answer within 2 s").count(), 2, "{text}");
     Ok(())
 }
@@ -186,25 +258,52 @@ async fn redis_roles(backend: Backend) -> Outcome {
     replica.replica_of(Some(&master)).await?;
     let (code, text) = run(check().args(["--redis-url", replica.url()])).await?;
     assert_eq!(code, 1);
-    assert!(text.contains("❌ SET test failed") && text.contains("this server is a replica"), "{text}");
+    assert!(
+        text.contains("❌ SET test failed") && text.contains("this server is a replica"),
+        "{text}"
+    );
     assert!(text.contains("❌ Role: replica"), "{text}");
     replica.replica_of(None).await?;
 
     let mut connection = replica.connect().await?;
-    let user = ["SETUSER", "app", "on", ">s3cret", "~session-layer:*", "+@all", "-info", "-eval"];
-    redis::cmd("ACL").arg(&user).exec_async(&mut connection).await?;
+    let user = [
+        "SETUSER",
+        "app",
+        "on",
+        ">s3cret",
+        "~session-layer:*",
+        "+@all",
+        "-info",
+        "-eval",
+    ];
+    redis::cmd("ACL")
+        .arg(&user)
+        .exec_async(&mut connection)
+        .await?;
     let url = format!("redis://app:s3cret@{}/0", replica.address());
     let (code, text) = run(check().args(["--redis-url", &url])).await?;
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("INFO is denied") && text.contains("✅ Role: master"), "{text}");
-    assert!(text.contains("Scripts are denied: nothing will be cached"), "{text}");
+    assert!(
+        text.contains("INFO is denied") && text.contains("✅ Role: master"),
+        "{text}"
+    );
+    assert!(
+        text.contains("Scripts are denied: nothing will be cached"),
+        "{text}"
+    );
     // Its namespace is not that of the keys that this user may touch.
     let (code, text) = run(check().args(["--redis-url", &url, "--namespace", "other"])).await?;
     assert_eq!(code, 1);
-    assert!(text.contains("❌ SET test failed\n   why: ") && text.contains("ACL SETUSER"), "{text}");
+    assert!(
+        text.contains("❌ SET test failed\n   why: ") && text.contains("ACL SETUSER"),
+        "{text}"
+    );
     let (code, text) = run(check().args(["--redis-url", &url.replace("s3cret", "wr0ng")])).await?;
     assert_eq!(code, 1);
-    assert!(text.contains("user and password") && !text.contains("wr0ng"), "{text}");
+    assert!(
+        text.contains("user and password") && !text.contains("wr0ng"),
+        "{text}"
+    );
     Ok(())
 }
 
@@ -216,8 +315,14 @@ async fn full(backend: Backend) -> Outcome {
         .await?;
     let (code, text) = run(check().args(["--redis-url", redis.url()])).await?;
     assert_eq!(code, 1);
-    assert!(text.contains("❌ SET test failed") && text.contains("raise maxmemory"), "{text}");
-    assert!(text.contains("❌ Connection pool not healthy") && text.contains("maxclients"), "{text}");
+    assert!(
+        text.contains("❌ SET test failed") && text.contains("raise maxmemory"),
+        "{text}"
+    );
+    assert!(
+        text.contains("❌ Connection pool not healthy") && text.contains("maxclients"),
+        "{text}"
+    );
     Ok(())
 }
 
@@ -225,13 +330,22 @@ async fn schema(backends: Arc<Backends>) -> Outcome {
     let sandbox = backends.sandbox();
     let (code, text) = run(&mut check_of(&sandbox)).await?;
     assert_eq!(code, 1);
-    assert!(text.contains(&format!("❌ Schema {} is not there", sandbox.schema())), "{text}");
+    assert!(
+        text.contains(&format!("❌ Schema {} is not there", sandbox.schema())),
+        "{text}"
+    );
     assert!(text.contains("SESSION_DB_MIGRATE"), "{text}");
-    let statements = format!("CREATE SCHEMA {0}; CREATE TABLE {0}.sessions (id uuid)", sandbox.schema());
+    let statements = format!(
+        "CREATE SCHEMA {0}; CREATE TABLE {0}.sessions (id uuid)",
+        sandbox.schema()
+    );
     execute(backends.postgres(), statements).await?;
     let (code, text) = run(&mut check_of(&sandbox)).await?;
     assert_eq!(code, 1);
-    assert!(text.contains("not found: session_users, session_journal"), "{text}");
+    assert!(
+        text.contains("not found: session_users, session_journal"),
+        "{text}"
+    );
     Ok(())
 }
 
@@ -248,12 +362,25 @@ async fn rights(backends: Arc<Backends>) -> Outcome {
          ALTER TABLE {schema}.sessions ENABLE ROW LEVEL SECURITY"
     );
     execute(backends.postgres(), statements).await?;
-    let url = format!("postgres://{schema}@{}/postgres", backends.postgres().address());
+    let url = format!(
+        "postgres://{schema}@{}/postgres",
+        backends.postgres().address()
+    );
     let checked = run(check_of(&sandbox).env("DATABASE_URL", url)).await;
-    execute(backends.postgres(), format!("DROP OWNED BY {schema}; DROP ROLE {schema}")).await?;
+    execute(
+        backends.postgres(),
+        format!("DROP OWNED BY {schema}; DROP ROLE {schema}"),
+    )
+    .await?;
     let (code, text) = checked?;
     assert_eq!(code, 1);
-    assert!(text.contains("not granted: INSERT on sessions, UPDATE on sessions"), "{text}");
-    assert!(text.contains("❌ Row-level security hides rows") && text.contains("503"), "{text}");
+    assert!(
+        text.contains("not granted: INSERT on sessions, UPDATE on sessions"),
+        "{text}"
+    );
+    assert!(
+        text.contains("❌ Row-level security hides rows") && text.contains("503"),
+        "{text}"
+    );
     Ok(())
 }

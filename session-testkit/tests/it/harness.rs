@@ -10,8 +10,8 @@
 //!
 //! Names are `native::theme::name` and `docker::theme::name`. Where a backend is missing its tests
 //! are listed as ignored, and the reason is printed; with `SESSION_TESTKIT_REQUIRE=docker,native`
-//! they fail instead. Under `session-testkit run` the shared tests of the backend that it started
-//! use its pair; servers given by somebody else get the tests as `given::theme::name`.
+//! they fail instead. Under `session-testkit run`, best with `--all-backends`, the shared tests use
+//! the pairs that it started; servers given by somebody else get the tests as `given::theme::name`.
 //!
 //! A test panics to fail; `?` does that too ([`Failure`]), so that servers print their last log
 //! lines while the stack unwinds, and the message names the line.
@@ -79,8 +79,6 @@ pub(crate) struct Registry {
     required: Vec<Backend>,
     /// Servers are given, and nothing says by which backend they were started.
     given: bool,
-    /// The backend whose servers are given, by `session-testkit run`.
-    provided: Option<Backend>,
     pairs: Pairs,
 }
 
@@ -130,12 +128,17 @@ impl Registry {
         for source in ours.chain(given) {
             let test = test.clone();
             let pairs = Arc::clone(&self.pairs);
-            let provided = self.provided;
             self.add(name, source, move || {
-                run(&runtime(), async {
-                    let backends = pair(&pairs, source, provided).await?;
+                let runtime = runtime();
+                let result = run(&runtime, async {
+                    let backends = pair(&pairs, source).await?;
                     test(backends).await
-                })
+                });
+                if result.is_err() {
+                    // Servers that live on do not print their logs by themselves.
+                    runtime.block_on(print_logs(&pairs, source));
+                }
+                result
             });
         }
     }
@@ -192,16 +195,15 @@ pub(crate) fn main(themes: impl FnOnce(&mut Registry)) -> ExitCode {
         .collect();
     let set = |name| env::var(name).is_ok_and(|value| !value.is_empty());
     let urls = set("SESSION_TESTKIT_REDIS_URL") && set("SESSION_TESTKIT_DATABASE_URL");
-    let provided = Backend::from_env()
-        .unwrap_or_else(|error| panic!("{error}"))
-        .filter(|_| urls);
+    let forced = Backend::from_env().unwrap_or_else(|error| panic!("{error}"));
+    let started_by_run =
+        forced.is_some() || Backend::ALL.iter().any(|it| set(it.url_variables().0));
     let mut registry = Registry {
         theme: "",
         trials: Vec::new(),
-        given: urls && provided.is_none(),
+        given: urls && !started_by_run,
         missing,
         required,
-        provided,
         pairs: Pairs::default(),
     };
     themes(&mut registry);
@@ -216,25 +218,33 @@ pub(crate) fn main(themes: impl FnOnce(&mut Registry)) -> ExitCode {
     conclusion.exit_code()
 }
 
-async fn pair(
-    pairs: &Pairs,
-    source: Source,
-    provided: Option<Backend>,
-) -> Result<Arc<Backends>, Failure> {
+async fn pair(pairs: &Pairs, source: Source) -> Result<Arc<Backends>, Failure> {
     let mut pairs = pairs.lock().await;
     if let Some(pair) = pairs.get(&source) {
         return Ok(Arc::clone(pair));
     }
-    let builder = Backends::builder();
-    let pair = match source {
-        Source::Ours(backend) if provided != Some(backend) => {
-            builder.backend(backend).start().await?
-        }
-        Source::Ours(_) | Source::Given => builder.start().await?,
-    };
-    let pair = Arc::new(pair);
+    let pair = Arc::new(match source {
+        Source::Ours(backend) => Backends::shared(backend).await?,
+        Source::Given => Backends::start().await?,
+    });
     pairs.insert(source, Arc::clone(&pair));
     Ok(pair)
+}
+
+async fn print_logs(pairs: &Pairs, source: Source) {
+    let Some(pair) = pairs.lock().await.get(&source).cloned() else {
+        return;
+    };
+    let logs = [
+        ("Redis", pair.redis().logs().await),
+        ("Postgres", pair.postgres().logs().await),
+    ];
+    for (name, lines) in logs.iter().filter(|(_, lines)| !lines.is_empty()) {
+        eprintln!("--- last lines of {name}, shared by tests:");
+        for line in lines {
+            eprintln!("    {line}");
+        }
+    }
 }
 
 /// Each test has its own, of several threads, as the services under test have.

@@ -16,6 +16,7 @@ use crate::support::{
 pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("restart_from_an_old_dump", old_dump);
     reg.shared("replica_of_another_and_back", demoted_and_back);
+    reg.shared("a_replica_that_left_still_counts", replica_that_left);
 }
 
 async fn old_dump(backends: Arc<Backends>) -> Outcome {
@@ -100,5 +101,39 @@ async fn demoted_and_back(backends: Arc<Backends>) -> Outcome {
             assert_eq!(ask(node, &alice).await, "invalid");
         }
     }
+    Ok(())
+}
+
+/// Its replica has left, with all copies, and may come back as the master: nothing is "propagated".
+async fn replica_that_left(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start(&backends).await?;
+    let second = OwnRedis::start(&backends).await?;
+    let sessions = own.sessions().await?;
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    second.redis.replica_of(Some(&own.redis)).await?;
+    let mut copy = second.redis.connect().await?;
+    wait::until("the copy on the replica", SOON, async || {
+        copy.exists(key(&own.sandbox, &alice))
+            .await
+            .unwrap_or(false)
+    })
+    .await?;
+    second.redis.replica_of(None).await?;
+    let mut redis = own.redis.connect().await?;
+    wait::until("the replica to have left", SOON, async || {
+        let info: Result<String, _> = redis::cmd("INFO")
+            .arg("replication")
+            .query_async(&mut redis)
+            .await;
+        info.is_ok_and(|info| info.contains("connected_slaves:0"))
+    })
+    .await?;
+    // A node that starts now has never seen the replica.
+    let new = own.sessions().await?;
+    until_hit(&new, &alice).await?;
+    let reach = new.revoke(alice.token.reveal()).await?.reach;
+    assert!(matches!(reach, Reach::Committed { .. }), "{reach:?}");
+    assert_eq!(ask(&new, &alice).await, "invalid");
     Ok(())
 }

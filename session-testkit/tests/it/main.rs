@@ -2,19 +2,24 @@
 
 mod backends;
 mod changes;
-//mod embedded;
 mod check;
-mod given;
+mod embedded;
+mod examples;
+mod foreign;
 mod gone;
 mod harness;
+mod http;
+mod hyper_example;
 mod incarnation;
 mod outages;
 mod proxy;
+mod quickstart;
 mod rls;
+mod run;
+mod skips;
 mod stale_fill;
 mod support;
 mod validate;
-mod run;
 
 use std::process::ExitCode;
 
@@ -25,7 +30,7 @@ fn main() -> ExitCode {
     harness::main(|registry| {
         registry.theme("backends", backends::tests);
         registry.theme("check", check::tests);
-        registry.theme("given", given::tests);
+        registry.theme("foreign", foreign::tests);
         registry.theme("gone", gone::tests);
         registry.theme("proxy", proxy::tests);
         registry.theme("validate", validate::tests);
@@ -34,7 +39,10 @@ fn main() -> ExitCode {
         registry.theme("outages", outages::tests);
         registry.theme("incarnation", incarnation::tests);
         registry.theme("rls", rls::tests);
-        //        registry.theme("embedded", embedded::tests);
+        registry.theme("embedded", embedded::tests);
         registry.theme("run", run::tests);
+        registry.theme("skips", skips::tests);
+        registry.theme("quickstart", quickstart::tests);
+        registry.theme("hyper_example", hyper_example::tests);
     })
 }

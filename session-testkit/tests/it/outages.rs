@@ -10,8 +10,8 @@ use session_testkit::wait;
 
 use crate::harness::{Outcome, Registry};
 use crate::support::{
-    OwnRedis, SOON, ask, built, cache, login, sessions_on, store_on, until_connected,
-    until_disconnected, until_hit,
+    OwnRedis, SOON, ask, built, cache, cache_within, login, sessions_on, store, store_on,
+    until_connected, until_disconnected, until_hit,
 };
 
 pub(crate) fn tests(reg: &mut Registry) {
@@ -27,9 +27,15 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("all_connections_closed_under_load", connections_closed);
     reg.shared("revoked_while_redis_was_paused", revoked_while_paused);
     reg.each_backend("postgres_down_with_redis_up_then_both", postgres_down);
+    reg.shared(
+        "invalid_while_redis_was_paused_stays_invalid",
+        invalid_while_paused,
+    );
     reg.shared("a_replica_is_not_used", replica_not_used);
     reg.shared("redis_out_of_memory", out_of_memory);
     reg.shared("info_denied", info_denied);
+    reg.shared("info_renamed_away", info_renamed);
+    reg.shared("thousands_of_sessions_end_in_batches", thousands);
 }
 
 async fn redis_killed(backends: Arc<Backends>) -> Outcome {
@@ -131,7 +137,9 @@ async fn established_hang(backends: Arc<Backends>) -> Outcome {
 
 async fn idle_closed(backends: Arc<Backends>) -> Outcome {
     let own = OwnRedis::start(&backends).await?;
-    let sessions = own.sessions().await?;
+    // Connecting anew has to be quick, but not on this machine at this moment.
+    let cache = cache_within(Duration::from_secs(4), own.redis.url(), &own.sandbox)?;
+    let sessions = built(cache, store(&own.sandbox).await?);
     let alice = login(&sessions, "alice").await?;
     until_hit(&sessions, &alice).await?;
     // What `timeout` does to idle connections, but at a moment of our choosing and many times over.
@@ -198,6 +206,38 @@ async fn revoked_while_paused(backends: Arc<Backends>) -> Outcome {
     Ok(())
 }
 
+/// Ended by plain SQL while Redis hangs, with its copy in there. A node that has answered "invalid" does
+/// not serve that copy afterwards, and has it removed, so that no other node does.
+async fn invalid_while_paused(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start(&backends).await?;
+    let (one, other) = (own.sessions().await?, own.sessions().await?);
+    let alice = login(&one, "alice").await?;
+    until_hit(&one, &alice).await?;
+    until_hit(&other, &alice).await?;
+    let paused = own.redis.pause().await?;
+    let revoke = format!(
+        "UPDATE {}.sessions SET revoked_at = now() WHERE id = '{}'",
+        own.sandbox.schema(),
+        alice.session.id()
+    );
+    let mut postgres = backends.postgres().connect().await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(revoke))
+        .execute(&mut postgres)
+        .await?;
+    assert_eq!(ask(&one, &alice).await, "invalid");
+    assert_eq!(one.metrics().unacknowledged, 1);
+    paused.resume().await?;
+    until_connected(&one).await?;
+    assert_eq!(ask(&one, &alice).await, "invalid");
+    wait::until("the UNLINK", SOON, async || {
+        one.metrics().unacknowledged == 0
+    })
+    .await?;
+    until_connected(&other).await?;
+    assert_eq!(ask(&other, &alice).await, "invalid");
+    Ok(())
+}
+
 async fn postgres_down(backend: Backend) -> Outcome {
     let backends = Backends::builder().backend(backend).start().await?;
     let sandbox = backends.sandbox();
@@ -254,7 +294,13 @@ async fn out_of_memory(backends: Arc<Backends>) -> Outcome {
         .await?;
     own.redis.config_set("maxmemory", "1").await?;
     assert_eq!(ask(&sessions, &alice).await, "valid", "reading goes on");
+    let before = sessions.metrics();
     assert_eq!(ask(&sessions, &bob).await, "valid", "from Postgres");
+    let after = sessions.metrics();
+    assert_eq!(
+        (after.misses, after.errors),
+        (before.misses + 1, before.errors)
+    );
     assert!(
         sessions
             .recent_errors()
@@ -293,6 +339,43 @@ async fn info_denied(backends: Arc<Backends>) -> Outcome {
         matches!(changed.reach, Reach::Committed { .. }),
         "{changed:?}"
     );
+    assert_eq!(ask(&sessions, &alice).await, "invalid");
+    Ok(())
+}
+
+/// The command is not denied but gone.
+async fn info_renamed(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start_with(&backends, &["--rename-command", "INFO", ""]).await?;
+    let sessions = own.sessions().await?;
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    let changed = sessions.revoke(alice.token.reveal()).await?;
+    assert!(
+        matches!(changed.reach, Reach::Committed { .. }),
+        "{changed:?}"
+    );
+    assert_eq!(ask(&sessions, &alice).await, "invalid");
+    Ok(())
+}
+
+async fn thousands(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let sessions = sessions_on(sandbox.redis_url(), &sandbox).await?;
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    let many = format!(
+        "INSERT INTO {0}.sessions (user_id, token_digest, expires_at)
+         SELECT 'alice', sha256(n::text::bytea), now() + interval '1 day' FROM generate_series(1, 3000) n;
+         INSERT INTO {0}.sessions (user_id, token_digest, expires_at)
+         SELECT 'alice', sha256(n::text::bytea), now() - interval '1 year' FROM generate_series(3001, 9000) n",
+        sandbox.schema()
+    );
+    let mut postgres = backends.postgres().connect().await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(many))
+        .execute(&mut postgres)
+        .await?;
+    let changed = sessions.revoke_all("alice").await?;
+    assert_eq!((changed.value, changed.reach), (3001, Reach::Propagated));
     assert_eq!(ask(&sessions, &alice).await, "invalid");
     Ok(())
 }

@@ -50,6 +50,55 @@ pub(crate) fn tests(reg: &mut Registry) {
         "with_a_plain_set_as_the_fill_all_old_data_comes_back",
         update_plain_set,
     );
+    reg.shared(
+        "once_invalid_was_answered_a_late_fill_is_refused",
+        deleted_by_hand,
+    );
+}
+
+/// A row deleted by plain SQL: nobody unlinks its key. But a node that has answered "invalid" has seen
+/// to it that a fill under way, of a row read before the DELETE, comes to nothing.
+async fn deleted_by_hand(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let stops = Arc::new(Stops::default());
+    let late = Faulty::new(&backends, &sandbox, FillBy::Lease).await?;
+    let late_fills = Arc::clone(&late.late_fills);
+    let stopping = Stopping {
+        store: store(&sandbox).await?,
+        stops: Arc::clone(&stops),
+    };
+    let slow = built(late, stopping);
+    let other = crate::support::sessions(&sandbox).await?;
+    crate::support::until_connected(&other).await?;
+    let alice = slow.create(NewSession::new("alice")).await?;
+    let token = alice.token.reveal().to_owned();
+    let (arrived, go_on) = stops.next_read_of(alice.token.digest());
+    let reading = tokio::spawn({
+        let (slow, token) = (slow.clone(), token.clone());
+        async move { slow.validate(&token).await }
+    });
+    arrived.await?;
+    let delete = format!(
+        "DELETE FROM {}.sessions WHERE id = '{}'",
+        sandbox.schema(),
+        alice.session.id()
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(delete))
+        .execute(&mut backends.postgres().connect().await?)
+        .await?;
+    assert!(matches!(other.validate(&token).await, Validation::Invalid));
+    let _ = go_on.send(());
+    assert!(
+        matches!(reading.await?, Validation::Valid(_)),
+        "it began before the DELETE"
+    );
+    wait::until("the late fill", SOON, async || {
+        late_fills.of(&alice.token.digest()) == 1
+    })
+    .await?;
+    assert!(matches!(other.validate(&token).await, Validation::Invalid));
+    assert_eq!(slow.metrics().fills_refused, 1);
+    Ok(())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -160,9 +209,12 @@ async fn one_try(
     }
 }
 
+/// Tells that the read is there, and waits for being told to go on.
+type Stop = (oneshot::Sender<()>, oneshot::Receiver<()>);
+
 /// Reads that are to stop on their way back from Postgres.
 #[derive(Default)]
-struct Stops(Mutex<HashMap<TokenDigest, (oneshot::Sender<()>, oneshot::Receiver<()>)>>);
+struct Stops(Mutex<HashMap<TokenDigest, Stop>>);
 
 impl Stops {
     /// The first half says when the read has Postgres' answer, the second lets it return.
@@ -197,7 +249,9 @@ struct Stopping {
 impl SessionStore for Stopping {
     async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
         let loaded = self.store.load(digests).await;
-        self.stops.pass(&digests[0]).await;
+        for digest in digests {
+            self.stops.pass(digest).await;
+        }
         loaded
     }
     async fn create(

@@ -65,8 +65,17 @@ pub(crate) fn built<C: SessionCache, S: SessionStore>(cache: C, store: S) -> Ses
 }
 
 pub(crate) fn cache(redis_url: &str, sandbox: &Sandbox) -> Result<RedisCache, Failure> {
+    cache_within(Duration::from_millis(500), redis_url, sandbox)
+}
+
+/// One whose operations may take this long.
+pub(crate) fn cache_within(
+    deadline: Duration,
+    redis_url: &str,
+    sandbox: &Sandbox,
+) -> Result<RedisCache, Failure> {
     let builder = RedisCache::builder(redis_url).namespace(sandbox.namespace());
-    Ok(builder.deadline(Duration::from_millis(500)).build()?)
+    Ok(builder.deadline(deadline).build()?)
 }
 
 /// Migrated.

@@ -27,6 +27,11 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("another_stores_entry_is_never_served", another_store);
     reg.shared("bypass_asks_postgres_and_still_invalidates", bypass);
     reg.shared("no_raw_token_in_redis", no_raw_token);
+    reg.shared(
+        "a_copy_under_another_key_is_never_served",
+        copied_to_another_key,
+    );
+    reg.shared("a_shorter_ttl_holds_for_the_copies_of_others", shorter_ttl);
     reg.each_backend("a_hit_is_one_get_and_a_miss_one_read_of_postgres", costs);
 }
 
@@ -298,4 +303,46 @@ async fn command_stats(
         line.and_then(|line| line.strip_prefix("calls=")?.split(',').next()?.parse().ok())
             .unwrap_or(0)
     })
+}
+
+/// redis-cli COPY: the copy of one session under the key of another.
+async fn copied_to_another_key(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let sessions = sessions(&sandbox).await?;
+    let (alice, mallory) = (
+        login(&sessions, "alice").await?,
+        login(&sessions, "mallory").await?,
+    );
+    until_hit(&sessions, &mallory).await?;
+    let mut redis = backends.redis().connect().await?;
+    let value: Vec<u8> = redis.get(key(&sandbox, &mallory)).await?;
+    let () = redis.set(key(&sandbox, &alice), value).await?;
+    let seen = sessions.validate(alice.token.reveal()).await;
+    assert!(
+        matches!(&seen, session_layer::Validation::Valid(session) if session.user_id() == "alice"),
+        "{seen:?}"
+    );
+    Ok(())
+}
+
+async fn shorter_ttl(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let long = sessions(&sandbox).await?;
+    let alice = login(&long, "alice").await?;
+    until_hit(&long, &alice).await?;
+    let cache = crate::support::cache(sandbox.redis_url(), &sandbox)?;
+    let short = session_layer::Sessions::builder(cache, crate::support::store(&sandbox).await?)
+        .budget(SOON)
+        .ttl(std::time::Duration::from_secs(1))
+        .build();
+    // Once the copy is older than a second it is a miss for this node, which puts its own there.
+    wait::until("a miss", SOON, async || {
+        assert_eq!(ask(&short, &alice).await, "valid");
+        short.metrics().fills > 0
+    })
+    .await?;
+    let mut redis = backends.redis().connect().await?;
+    let left: i64 = redis.pttl(key(&sandbox, &alice)).await?;
+    assert!(left <= 1_000, "{left}");
+    Ok(())
 }

@@ -8,6 +8,7 @@ use redis::{AsyncConnectionConfig, IntoConnectionInfo};
 
 use super::links::Links;
 use super::{COMPARE_AND_SET, RedisCache};
+use crate::cache::{NAMESPACE, is_namespace};
 use crate::error::ConfigError;
 
 /// The prefix of every key, unless set otherwise.
@@ -79,21 +80,15 @@ impl RedisCacheBuilder {
     /// The cache. It connects in the background; Redis need not be there yet. Must be called within a
     /// Tokio runtime.
     ///
+    /// For `rediss://` this makes ring the process' default provider of rustls, unless the application
+    /// has installed one before: an application that wants another one installs it first.
+    ///
     /// # Errors
     /// [`ConfigError`] for an address that is none, `rediss://` without the feature `tls`, a namespace
     /// or pool size out of bounds, or where there is no Tokio runtime.
     pub fn build(self) -> Result<RedisCache, ConfigError> {
-        let namespace_ok = (1..=100).contains(&self.namespace.len())
-            && self
-                .namespace
-                .chars()
-                .all(|c| c.is_ascii_graphic() && !matches!(c, '{' | '}'));
-        if !namespace_ok {
-            return Err(ConfigError::bad(
-                "namespace",
-                &self.namespace,
-                "1 to 100 visible ASCII characters without braces",
-            ));
+        if !is_namespace(&self.namespace) {
+            return Err(ConfigError::bad("namespace", &self.namespace, NAMESPACE));
         }
         if self.pool_size == 0 {
             return Err(ConfigError::bad("pool size", "0", "1 or more"));

@@ -18,8 +18,10 @@ pub(super) struct Identity {
     /// The process: differs between two servers. `None` where it won't tell.
     pub(super) run_id: Option<String>,
     pub(super) is_master: bool,
-    /// Replicas connected to it.
-    pub(super) replicas: u32,
+    /// It has replicas, or had some lately: its replication backlog is kept for an hour after the last
+    /// one left (`repl-backlog-ttl`), and when it goes, so does the incarnation. A replica that left
+    /// may come back as the master, with copies that were removed here meanwhile.
+    pub(super) replicated: bool,
 }
 
 impl Identity {
@@ -44,20 +46,42 @@ pub(super) async fn ask(connection: &mut MultiplexedConnection) -> RedisResult<I
         .arg("replication");
     match sections.query_async::<(String, String)>(connection).await {
         Ok((server, replication)) => Ok(parse(&server, &replication)),
-        // A managed service may deny INFO: ROLE still tells whether it is a master.
-        Err(error) if error.code() == Some("NOPERM") => {
-            let role: Vec<Value> = redis::cmd("ROLE").query_async(connection).await?;
-            let first = role.into_iter().next().unwrap_or(Value::Nil);
-            let is_master = redis::from_redis_value::<String>(first)? == "master";
-            Ok(Identity {
-                incarnation: None,
-                run_id: None,
-                is_master,
-                replicas: 0,
-            })
-        }
+        // A managed service may deny INFO, or have taken it away.
+        Err(error) if is_denied(&error) => ask_the_role(connection).await,
         Err(error) => Err(error),
     }
+}
+
+/// Without INFO, ROLE and HELLO still tell whether it is a master.
+async fn ask_the_role(connection: &mut MultiplexedConnection) -> RedisResult<Identity> {
+    let role = match redis::cmd("ROLE")
+        .query_async::<Vec<Value>>(connection)
+        .await
+    {
+        Ok(answer) => answer.into_iter().next(),
+        Err(error) if is_denied(&error) => {
+            let answer: Vec<Value> = redis::cmd("HELLO").query_async(connection).await?;
+            let pairs = answer.chunks_exact(2);
+            pairs
+                .filter(|pair| matches!(&pair[0], Value::BulkString(name) if name == b"role"))
+                .map(|pair| pair[1].clone())
+                .next()
+        }
+        Err(error) => return Err(error),
+    };
+    let role: String = redis::from_redis_value(role.unwrap_or(Value::Nil))?;
+    Ok(Identity {
+        incarnation: None,
+        run_id: None,
+        is_master: role == "master",
+        replicated: false,
+    })
+}
+
+/// Did the server refuse the command itself (no right to it, or no such command), rather than every
+/// command for now (loading, other credentials wanted)?
+fn is_denied(error: &RedisError) -> bool {
+    matches!(error.code(), Some("NOPERM" | "ERR"))
 }
 
 fn parse(server: &str, replication: &str) -> Identity {
@@ -70,9 +94,9 @@ fn parse(server: &str, replication: &str) -> Identity {
         incarnation,
         run_id,
         is_master: field(replication, "role") == Some("master"),
-        replicas: field(replication, "connected_slaves")
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(0),
+        replicated: ["connected_slaves", "repl_backlog_active"]
+            .iter()
+            .any(|name| field(replication, name).is_some_and(|number| number != "0")),
     }
 }
 
@@ -108,9 +132,18 @@ mod tests {
             "role:master\r\nconnected_slaves:2\r\nmaster_replid:rrr\r\n",
         );
         assert!(master.is_master && master.is_known());
-        assert_eq!(master.replicas, 2);
+        assert!(master.replicated);
         let replica = parse(SERVER, "role:slave\r\nmaster_replid:rrr\r\n");
         assert!(!replica.is_master);
+    }
+
+    #[test]
+    fn a_replica_that_left_counts_until_the_backlog_is_freed() {
+        let info = |backlog| {
+            format!("role:master\r\nconnected_slaves:0\r\nrepl_backlog_active:{backlog}\r\n")
+        };
+        assert!(parse(SERVER, &info(1)).replicated);
+        assert!(!parse(SERVER, &info(0)).replicated);
     }
 
     #[test]

@@ -24,46 +24,51 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
         Ok(Err(error)) => return failed(found, &error),
         Err(_elapsed) => return failed(found, &timed_out()),
     };
-    let mut step = Steps {
-        connection: link.0.connection(),
-        errors: Vec::new(),
-    };
-    found.ping = step
-        .take::<String>("PING", redis::cmd("PING"))
-        .await
-        .map(|(_, took)| took);
-    found.connected = found.ping.is_some();
-    // A server that let PING pass will let the rest pass too: three more waits would tell nothing.
-    if found.connected {
-        let key = format!("{}:{}:probe:{}", cache.namespace, codec::FORMAT, unique());
-        let mut set = redis::cmd("SET");
-        set.arg(&key).arg("probe").arg("PX").arg(KEY_LIFE_MS);
-        found.set = step.take::<String>("SET", set).await.map(|(_, took)| took);
-        let mut get = redis::cmd("GET");
-        get.arg(&key);
-        let got = step.take::<Option<String>>("GET", get).await;
-        found.get = got.as_ref().map(|(_, took)| *took);
-        if found.set.is_some() && got.is_some_and(|(value, _)| value.as_deref() != Some("probe")) {
-            step.errors.push(
-                "GET did not return what SET had stored: Redis evicts at once, or lies".to_owned(),
-            );
+    let connection = link.0.connection();
+    match take::<String>(&connection, "PING", redis::cmd("PING")).await {
+        Ok((_, took)) => found.ping = Some(took),
+        // A server that let PING pass will let the rest pass too: five more waits would tell nothing.
+        Err(error) => {
+            found.errors.push(error);
+            return found;
         }
-        let mut unlink = redis::cmd("UNLINK");
-        unlink.arg(&key);
-        let _ = step.take::<i64>("UNLINK", unlink).await;
-        if let Some((info, _)) = step.take::<String>("INFO", redis::cmd("INFO")).await {
-            found.version = field(&info, "redis_version").map(str::to_owned);
-            found.uptime = field(&info, "uptime_in_seconds")
-                .and_then(|secs| secs.parse().ok())
-                .map(Duration::from_secs);
-            found.used_memory = field(&info, "used_memory_human").map(str::to_owned);
-        }
-        found.total_keys = step
-            .take::<u64>("DBSIZE", redis::cmd("DBSIZE"))
-            .await
-            .map(|(n, _)| n);
     }
-    found.errors.append(&mut step.errors);
+    found.connected = true;
+    let key = format!("{}:{}:probe:{}", cache.namespace, codec::FORMAT, unique());
+    let mut set = redis::cmd("SET");
+    set.arg(&key).arg("probe").arg("PX").arg(KEY_LIFE_MS);
+    let (mut get, mut unlink) = (redis::cmd("GET"), redis::cmd("UNLINK"));
+    get.arg(&key);
+    unlink.arg(&key);
+    // Sent in this order, on one connection, before the first of them is answered: so that of a
+    // server that takes 200 ms for each it is told within the probe's deadline that it is slow.
+    let (set, got, unlinked, info, keys) = futures_util::join!(
+        take::<String>(&connection, "SET", set),
+        take::<Option<String>>(&connection, "GET", get),
+        take::<i64>(&connection, "UNLINK", unlink),
+        take::<String>(&connection, "INFO", redis::cmd("INFO")),
+        take::<u64>(&connection, "DBSIZE", redis::cmd("DBSIZE")),
+    );
+    let mut keep = |error: String| found.errors.push(error);
+    let lost = matches!((&set, &got), (Ok(_), Ok((value, _))) if value.as_deref() != Some("probe"));
+    let set = set.map_err(&mut keep).ok();
+    let got = got.map_err(&mut keep).ok();
+    let _ = unlinked.map_err(&mut keep);
+    let info = info.map_err(&mut keep).ok();
+    let keys = keys.map_err(&mut keep).ok();
+    if lost {
+        keep("GET did not return what SET had stored: Redis evicts at once, or lies".to_owned());
+    }
+    found.set = set.map(|(_, took)| took);
+    found.get = got.map(|(_, took)| took);
+    found.total_keys = keys.map(|(n, _)| n);
+    if let Some((info, _)) = info {
+        found.version = field(&info, "redis_version").map(str::to_owned);
+        found.uptime = field(&info, "uptime_in_seconds")
+            .and_then(|secs| secs.parse().ok())
+            .map(Duration::from_secs);
+        found.used_memory = field(&info, "used_memory_human").map(str::to_owned);
+    }
     found
 }
 
@@ -72,30 +77,22 @@ fn failed(mut found: CacheProbe, error: &CacheError) -> CacheProbe {
     found
 }
 
-/// One command after the other on one connection.
-struct Steps {
-    connection: MultiplexedConnection,
-    errors: Vec<String>,
-}
-
-impl Steps {
-    /// The reply and how long it took.
-    async fn take<T: FromRedisValue>(
-        &mut self,
-        name: &str,
-        command: redis::Cmd,
-    ) -> Option<(T, Duration)> {
-        let asked = Instant::now();
-        let answer: Result<RedisResult<T>, _> =
-            timeout(PATIENCE, command.query_async(&mut self.connection)).await;
-        let error = match answer {
-            Ok(Ok(value)) => return Some((value, asked.elapsed())),
-            Ok(Err(error)) => classify(error),
-            Err(_elapsed) => timed_out(),
-        };
-        self.errors.push(format!("{name}: {error}"));
-        None
-    }
+/// One command's reply and how long it took, or what went wrong.
+async fn take<T: FromRedisValue>(
+    connection: &MultiplexedConnection,
+    name: &str,
+    command: redis::Cmd,
+) -> Result<(T, Duration), String> {
+    let mut connection = connection.clone();
+    let asked = Instant::now();
+    let answer: Result<RedisResult<T>, _> =
+        timeout(PATIENCE, command.query_async(&mut connection)).await;
+    let error = match answer {
+        Ok(Ok(value)) => return Ok((value, asked.elapsed())),
+        Ok(Err(error)) => classify(error),
+        Err(_elapsed) => timed_out(),
+    };
+    Err(format!("{name}: {error}"))
 }
 
 /// Keeps two probes at once off each other's key.

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use sqlx::SqlStr;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
+use sqlx::{Connection as _, Row as _, SqlStr};
 use tokio::time::timeout;
 
 use super::PostgresStore;
 use super::connection::Connection;
-use super::errors::{self, Sent};
+use super::errors::{self, Progress};
 use super::rows;
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -35,11 +35,13 @@ impl PostgresStore {
         &self,
         ask: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let sent = Sent::default();
+        let progress = Progress::default();
         let asking = async {
             let mut dead = 0;
             loop {
+                progress.connecting();
                 let connection = self.connections.get().await?;
+                progress.asking();
                 match self.fetch(connection, ask()).await {
                     Ok(rows) => return Ok(rows),
                     Err(error)
@@ -47,34 +49,47 @@ impl PostgresStore {
                     {
                         dead += 1;
                     }
-                    Err(error) => return Err(self.explain(error, &sent).await),
+                    Err(error) => return Err(self.explain(error, &progress).await),
                 }
             }
         };
-        within(self.read_deadline, &sent, asking).await
+        within(self.read_deadline, &progress, asking).await
     }
 
     /// Makes a change that is one statement. It is sent once.
     pub(super) async fn change(
         &self,
-        sent: &Sent,
+        progress: &Progress,
         change: Statement,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let connection = self.connections.get_answering().await?;
-        sent.set(true);
+        progress.connecting();
+        let connection = self.answering().await?;
+        progress.changing();
         match self.fetch(connection, change).await {
             Ok(rows) => {
-                sent.set(false);
+                progress.asking();
                 Ok(rows)
             }
-            Err(error) => Err(self.explain(error, sent).await),
+            Err(error) => Err(self.explain(error, progress).await),
         }
+    }
+
+    /// A connection for a change. Eight that hang are passed over within the deadline.
+    pub(super) async fn answering(&self) -> Result<Connection, StoreError> {
+        self.connections
+            .get_answering(self.change_deadline / 8)
+            .await
     }
 
     /// A change that is one statement, under its deadline.
     pub(super) async fn change_once(&self, change: Statement) -> Result<Vec<PgRow>, StoreError> {
-        let sent = Sent::default();
-        within(self.change_deadline, &sent, self.change(&sent, change)).await
+        let progress = Progress::default();
+        within(
+            self.change_deadline,
+            &progress,
+            self.change(&progress, change),
+        )
+        .await
     }
 
     /// The answer to its end (with an autocommitted change, that is after its commit), and the
@@ -84,7 +99,11 @@ impl PostgresStore {
         mut connection: Connection,
         statement: Statement,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let fetched = statement.fetch_all(&mut *connection).await;
+        let fetched = if self.pooled {
+            pinned(&mut connection, statement).await
+        } else {
+            statement.fetch_all(&mut *connection).await
+        };
         match &fetched {
             Err(error) if errors::ends_connection(error) => drop(connection),
             _ => connection.give_back(),
@@ -94,12 +113,12 @@ impl PostgresStore {
 
     /// With `row_security=off`, rows that would be hidden are a denied right (42501). Which of the
     /// two it is, Postgres tells when asked: it is not said by text.
-    pub(super) async fn explain(&self, error: sqlx::Error, sent: &Sent) -> StoreError {
-        let explained = errors::of_statement(error, sent);
+    pub(super) async fn explain(&self, error: sqlx::Error, progress: &Progress) -> StoreError {
+        let explained = errors::of_statement(error, progress);
         if explained.kind() != StoreErrorKind::Denied {
             return explained;
         }
-        sent.set(false);
+        progress.asking();
         match self.hidden_table().await {
             Some((role, table)) => rows::hidden(&role, &table).with_source(explained),
             None => explained,
@@ -111,19 +130,33 @@ impl PostgresStore {
         let asking = statement(&self.statements.hidden);
         let found = self.fetch(connection, asking).await.ok()?;
         let row = found.first()?;
-        use sqlx::Row as _;
         Some((row.try_get("role").ok()?, row.try_get("hidden").ok()?))
     }
+}
+
+/// The statement in a transaction of its own. Behind a pooler, what is prepared may else run into
+/// another server's connection than the one it was prepared on; and a name given to it there would stay.
+async fn pinned(
+    connection: &mut Connection,
+    statement: Statement,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let rows = statement
+        .persistent(false)
+        .fetch_all(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(rows)
 }
 
 /// `asking`, given up at the deadline.
 pub(super) async fn within<T>(
     deadline: Duration,
-    sent: &Sent,
+    progress: &Progress,
     asking: impl Future<Output = Result<T, StoreError>> + Send,
 ) -> Result<T, StoreError> {
     match timeout(deadline, asking).await {
         Ok(answer) => answer,
-        Err(_) => Err(errors::timed_out(sent, deadline)),
+        Err(_) => Err(errors::timed_out(progress, deadline)),
     }
 }

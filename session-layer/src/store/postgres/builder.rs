@@ -79,8 +79,9 @@ impl PostgresStoreBuilder {
     }
 
     /// Set it behind a pooler in transaction mode, such as `PgBouncer`: no prepared statements are
-    /// kept, and no settings are sent with the connection; set `statement_timeout`, `lock_timeout` and
-    /// `row_security=off` on the role instead. Defaults to `false`.
+    /// kept, each statement has a transaction of its own (three more round trips), and no settings are
+    /// sent with the connection; set `statement_timeout`, `lock_timeout` and `row_security=off` on the
+    /// role instead. Defaults to `false`.
     pub fn pooled(mut self, pooled: bool) -> Self {
         self.pooled = pooled;
         self
@@ -105,6 +106,7 @@ impl PostgresStoreBuilder {
         Ok(PostgresStore {
             read_deadline: self.read_deadline,
             change_deadline: self.change_deadline,
+            pooled: self.pooled,
             ..PostgresStore::over(Connections::new(pool, true), schema)
         })
     }
@@ -117,8 +119,14 @@ impl PostgresStoreBuilder {
                 "not a URL of Postgres: it starts with postgres:// or postgresql://",
             ));
         }
+        if let Some(unknown) = unknown_parameter(&self.url) {
+            return Err(bad(&format!(
+                "the Postgres URL has a parameter `{unknown}` that nobody knows"
+            )));
+        }
+        // Its own words may repeat parts of the URL.
         let mut options = PgConnectOptions::from_str(&self.url)
-            .map_err(|error| bad("the Postgres URL cannot be read").with_source(error))?
+            .map_err(|_its_words| bad("the Postgres URL cannot be read"))?
             .disable_statement_logging();
         if options.get_application_name().is_none() {
             options = options.application_name("session-layer");
@@ -136,12 +144,50 @@ impl PostgresStoreBuilder {
                 (change * 2).to_string(),
             ),
             ("row_security", "off".to_owned()),
+            // Nothing of ours runs long enough to be worth compiling.
+            ("jit", "off".to_owned()),
             ("default_transaction_isolation", "read committed".to_owned()),
         ]))
     }
 }
 
+/// The parameters that sqlx knows. Of any other it logs name and value, and the value of a misspelt
+/// one may be a password.
+const PARAMETERS: [&str; 19] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+    "passfile",
+];
+
+/// The name, never the value, of a parameter that is none of those.
+fn unknown_parameter(url: &str) -> Option<&str> {
+    let (_, query) = url.split_once('?')?;
+    let names = query
+        .split(['&', '#'])
+        .filter_map(|pair| pair.split('=').next());
+    names
+        .filter(|name| !name.is_empty())
+        .find(|name| !PARAMETERS.contains(name) && !name.starts_with("options["))
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
 
@@ -149,7 +195,12 @@ mod tests {
     fn a_password_is_never_shown() {
         let builder = PostgresStore::builder("postgres://u:secret@h/d");
         assert!(!format!("{builder:?}").contains("secret"));
-        for bad in ["mysql://u:secret@h/d", "postgres://u:secret@h:port/d"] {
+        for bad in [
+            "mysql://u:secret@h/d",
+            "postgres://u:secret@h:port/d",
+            "postgres://h/d?pasword=secret",
+            "postgres://h/d?sslmode=secret",
+        ] {
             let error = PostgresStore::builder(bad).connect_lazy().unwrap_err();
             assert!(!format!("{error:?} {error}").contains("secret"));
         }

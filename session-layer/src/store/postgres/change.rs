@@ -14,7 +14,7 @@ use sqlx::types::Uuid;
 
 use super::PostgresStore;
 use super::ask::{Statement, micros, statement, within};
-use super::errors::Sent;
+use super::errors::Progress;
 use super::rows::{self, Facts, unexpected};
 use crate::error::StoreError;
 use crate::session::SessionId;
@@ -60,13 +60,13 @@ impl PostgresStore {
         id: SessionId,
         granularity: Duration,
     ) -> Result<Change, StoreError> {
-        let sent = Sent::default();
+        let progress = Progress::default();
         let touching = async {
             loop {
                 let touch = statement(&self.statements.touch)
                     .bind(Uuid::from_bytes(*id.as_bytes()))
                     .bind(micros(granularity));
-                let found = self.change(&sent, touch).await?;
+                let found = self.change(&progress, touch).await?;
                 let (row, facts) = answer(&found)?;
                 match outcome(row, &facts)? {
                     Outcome::Made => return made(row, &["token_digest", "previous_digest"]),
@@ -76,7 +76,7 @@ impl PostgresStore {
                 }
             }
         };
-        within(self.change_deadline, &sent, touching).await
+        within(self.change_deadline, &progress, touching).await
     }
 
     async fn change_one(&self, change: Statement, digests: &[&str]) -> Result<Change, StoreError> {

@@ -86,14 +86,16 @@ impl Connections {
 
     /// A connection that answers. A change is sent over none that has not just answered, for one
     /// lost to a connection that died while it was idle would count as perhaps committed.
-    pub(super) async fn get_answering(&self) -> Result<Connection, StoreError> {
+    ///
+    /// `patience` is for one of them: others may answer where this one does not.
+    pub(super) async fn get_answering(&self, patience: Duration) -> Result<Connection, StoreError> {
         let mut dead = 0;
         loop {
             let mut connection = self.get().await?;
-            match connection.ping().await {
-                Ok(()) => return Ok(connection),
-                Err(error) if dead >= self.most() => return Err(self.explain(error)),
-                Err(_) => dead += 1,
+            match timeout(patience, connection.ping()).await {
+                Ok(Ok(())) => return Ok(connection),
+                Ok(Err(error)) if dead >= self.most() => return Err(self.explain(error)),
+                Ok(Err(_)) | Err(_) => dead += 1,
             }
         }
     }

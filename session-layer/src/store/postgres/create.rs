@@ -10,7 +10,7 @@ use sqlx::types::Uuid;
 
 use super::PostgresStore;
 use super::ask::{micros, statement, within};
-use super::errors::Sent;
+use super::errors::Progress;
 use super::rows::{self, Facts, unexpected};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::session::CheckedSession;
@@ -33,11 +33,11 @@ impl PostgresStore {
         new: &CheckedSession,
         begun: Option<String>,
     ) -> Result<Creation, StoreError> {
-        let sent = Sent::default();
+        let progress = Progress::default();
         within(
             self.change_deadline,
-            &sent,
-            self.create_in_turn(digest, new, begun, &sent),
+            &progress,
+            self.create_in_turn(digest, new, begun, &progress),
         )
         .await
     }
@@ -47,11 +47,11 @@ impl PostgresStore {
         digest: TokenDigest,
         new: &CheckedSession,
         mut begun: Option<String>,
-        sent: &Sent,
+        progress: &Progress,
     ) -> Result<Creation, StoreError> {
         // Twice would do. A third time is for a user row deleted by hand in between.
         for _ in 0..3 {
-            match self.attempt(digest, new, begun.clone(), sent).await? {
+            match self.attempt(digest, new, begun.clone(), progress).await? {
                 Attempt::Done(Creation::Superseded) if self.raised_elsewhere(new).await? => {}
                 Attempt::Done(creation) => return Ok(creation),
                 Attempt::UnknownUser(snapshot) => {
@@ -59,7 +59,7 @@ impl PostgresStore {
                     begun = Some(snapshot);
                     // Should the answer be lost, no session was created all the same.
                     let add = statement(&self.statements.add_user).bind(new.user_id.clone());
-                    self.change(&Sent::default(), add).await?;
+                    self.change(&Progress::default(), add).await?;
                 }
             }
         }
@@ -75,7 +75,7 @@ impl PostgresStore {
         digest: TokenDigest,
         new: &CheckedSession,
         begun: Option<String>,
-        sent: &Sent,
+        progress: &Progress,
     ) -> Result<Attempt, StoreError> {
         // Whole seconds, and not less than was asked for.
         let idle = new.idle_timeout.map(|idle| {
@@ -93,7 +93,7 @@ impl PostgresStore {
             .bind(idle)
             .bind(micros(new.lifetime))
             .bind(begun);
-        let found = self.change(sent, create).await?;
+        let found = self.change(progress, create).await?;
         Facts::of(&found)?;
         let row = found
             .first()
@@ -120,9 +120,9 @@ impl PostgresStore {
     /// without this the user could not log in until the numbers catch up. (Whatever we have seen
     /// committed here is below the next transaction of a snapshot taken now.)
     async fn raised_elsewhere(&self, new: &CheckedSession) -> Result<bool, StoreError> {
-        let sent = Sent::default();
+        let progress = Progress::default();
         let ask = statement(&self.statements.foreign_raise).bind(new.user_id.clone());
-        let found = self.change(&sent, ask).await?;
+        let found = self.change(&progress, ask).await?;
         let Some(row) = found.first() else {
             return Ok(false);
         };
@@ -130,7 +130,7 @@ impl PostgresStore {
         let forget = statement(&self.statements.forget_raise)
             .bind(new.user_id.clone())
             .bind(raised_by);
-        self.change(&sent, forget).await?;
+        self.change(&progress, forget).await?;
         Ok(true)
     }
 }

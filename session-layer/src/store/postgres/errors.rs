@@ -1,51 +1,76 @@
 //! From what sqlx reports to what it means for the caller, by SQLSTATE, never by text.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::error::{StoreError, StoreErrorKind as Kind};
 
-/// Has a change left for the server? From then on, until its answer, losing the connection leaves
-/// it open whether it was made.
+/// How far a call has come. Once a change has left for the server, and until its answer, losing the
+/// connection leaves it open whether it was made.
 #[derive(Debug, Default)]
-pub(super) struct Sent(AtomicBool);
+pub(super) struct Progress(AtomicU8);
 
-impl Sent {
-    pub(super) fn set(&self, sent: bool) {
-        self.0.store(sent, Ordering::Relaxed);
+const CONNECTING: u8 = 0;
+const ASKING: u8 = 1;
+const CHANGING: u8 = 2;
+
+impl Progress {
+    /// Waiting for a connection.
+    pub(super) fn connecting(&self) {
+        self.0.store(CONNECTING, Ordering::Relaxed);
     }
 
-    pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// There is a connection, and nothing on its way that changes anything.
+    pub(super) fn asking(&self) {
+        self.0.store(ASKING, Ordering::Relaxed);
+    }
+
+    /// What is asked next may change something.
+    pub(super) fn changing(&self) {
+        self.0.store(CHANGING, Ordering::Relaxed);
+    }
+
+    fn is(&self, stage: u8) -> bool {
+        self.0.load(Ordering::Relaxed) == stage
     }
 }
 
 /// No answer within the deadline.
-pub(super) fn timed_out(sent: &Sent, deadline: Duration) -> StoreError {
-    if sent.is_set() {
-        return StoreError::new(
+pub(super) fn timed_out(progress: &Progress, deadline: Duration) -> StoreError {
+    let (kind, message) = if progress.is(CHANGING) {
+        (
             Kind::Uncertain,
             format!(
                 "Postgres did not answer a change within {deadline:?}: it may have been committed; ask again"
             ),
-        );
-    }
-    StoreError::new(
-        Kind::TimedOut,
-        format!(
-            "Postgres did not answer within {deadline:?}: it is stopped, overloaded or far away, or a lock is held \
-             (see pg_stat_activity)"
-        ),
-    )
+        )
+    } else if progress.is(CONNECTING) {
+        (
+            Kind::Unreachable,
+            format!(
+                "no connection to Postgres within {deadline:?}: is it running, is DATABASE_URL right, is it \
+                 reachable from here, has it or the pool a connection left (max_connections)?"
+            ),
+        )
+    } else {
+        (
+            Kind::TimedOut,
+            format!(
+                "Postgres did not answer within {deadline:?}: it is stopped, overloaded or far away, or a lock is \
+                 held (see pg_stat_activity)"
+            ),
+        )
+    };
+    StoreError::new(kind, message)
 }
 
 /// What a failed statement means, given whether a change was under way.
-pub(super) fn of_statement(error: sqlx::Error, sent: &Sent) -> StoreError {
+pub(super) fn of_statement(error: sqlx::Error, progress: &Progress) -> StoreError {
     let (kind, message) = match &error {
-        sqlx::Error::Database(database) => by_code(database.code().as_deref(), sent),
-        _ if sent.is_set() => (
+        sqlx::Error::Database(database) => by_code(database.code().as_deref(), progress),
+        _ if progress.is(CHANGING) => (
             Kind::Uncertain,
             "the connection to Postgres was lost before it answered a change: it may have been committed; ask again",
         ),
@@ -62,9 +87,9 @@ pub(super) fn of_statement(error: sqlx::Error, sent: &Sent) -> StoreError {
 
 /// A code from the server is definite: the statement was rolled back, and nothing was changed. The
 /// one exception is a crash of the server, which may have come after the commit.
-fn by_code(code: Option<&str>, sent: &Sent) -> (Kind, &'static str) {
+fn by_code(code: Option<&str>, progress: &Progress) -> (Kind, &'static str) {
     match code.unwrap_or_default() {
-        "57P02" if sent.is_set() => (
+        "57P02" if progress.is(CHANGING) => (
             Kind::Uncertain,
             "Postgres crashed before it answered a change: it may have been committed; ask again",
         ),
@@ -119,6 +144,14 @@ fn by_code(code: Option<&str>, sent: &Sent) -> (Kind, &'static str) {
             "the server refused how we connect; a pooler such as PgBouncer refuses startup options: use \
              PostgresStoreBuilder::pooled",
         ),
+        code if code.starts_with("22") => (
+            Kind::Other,
+            "Postgres refuses a value: the data holds something jsonb cannot (a lone surrogate, a number out of range)",
+        ),
+        "26000" | "42P05" => (
+            Kind::Other,
+            "a pooler in transaction mode is in between: set `pooled` on the store",
+        ),
         "53100" | "53200" => (Kind::Other, "Postgres is out of disk or memory"),
         _ => (Kind::Other, "Postgres reported an error"),
     }
@@ -140,7 +173,7 @@ pub(super) fn ends_connection(error: &sqlx::Error) -> bool {
 /// No connection could be had. `busy`: all of the pool's are in use.
 pub(super) fn of_connecting(error: sqlx::Error, busy: Option<u32>) -> StoreError {
     match (&error, busy) {
-        (sqlx::Error::Database(_), _) => of_statement(error, &Sent::default()),
+        (sqlx::Error::Database(_), _) => of_statement(error, &Progress::default()),
         (sqlx::Error::PoolTimedOut, Some(size)) => StoreError::new(
             Kind::Unreachable,
             format!("all {size} connections of the pool are in use: Postgres is slow, or max_connections too low"),
@@ -163,23 +196,32 @@ pub(super) fn of_connecting(error: sqlx::Error, busy: Option<u32>) -> StoreError
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
 
-    fn sent(sent: bool) -> Sent {
-        let flag = Sent::default();
-        flag.set(sent);
-        flag
+    fn at(set: fn(&Progress)) -> Progress {
+        let progress = Progress::default();
+        set(&progress);
+        progress
     }
 
     #[test]
     fn a_lost_connection_is_uncertain_only_once_a_change_was_sent() {
         let lost = || sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
-        assert_eq!(of_statement(lost(), &sent(true)).kind(), Kind::Uncertain);
-        assert_eq!(of_statement(lost(), &sent(false)).kind(), Kind::Unreachable);
         let long = Duration::from_secs(1);
-        assert_eq!(timed_out(&sent(true), long).kind(), Kind::Uncertain);
-        assert_eq!(timed_out(&sent(false), long).kind(), Kind::TimedOut);
+        for (progress, on_loss, on_silence) in [
+            (
+                at(Progress::connecting),
+                Kind::Unreachable,
+                Kind::Unreachable,
+            ),
+            (at(Progress::asking), Kind::Unreachable, Kind::TimedOut),
+            (at(Progress::changing), Kind::Uncertain, Kind::Uncertain),
+        ] {
+            assert_eq!(of_statement(lost(), &progress).kind(), on_loss);
+            assert_eq!(timed_out(&progress, long).kind(), on_silence);
+        }
     }
 
     #[test]
@@ -196,9 +238,19 @@ mod tests {
             ("3F000", Kind::Schema),
             ("99999", Kind::Other),
         ] {
-            assert_eq!(by_code(Some(code), &sent(true)).0, kind, "{code}");
+            assert_eq!(
+                by_code(Some(code), &at(Progress::changing)).0,
+                kind,
+                "{code}"
+            );
         }
-        assert_eq!(by_code(Some("57P02"), &sent(true)).0, Kind::Uncertain);
-        assert_eq!(by_code(Some("57P02"), &sent(false)).0, Kind::Unreachable);
+        assert_eq!(
+            by_code(Some("57P02"), &at(Progress::changing)).0,
+            Kind::Uncertain
+        );
+        assert_eq!(
+            by_code(Some("57P02"), &at(Progress::asking)).0,
+            Kind::Unreachable
+        );
     }
 }

@@ -3,18 +3,18 @@
 //! Everything happens in one transaction of a connection from the pool: what is set for it
 //! (`search_path` above all) ends with it, a pooler in between does no harm, and several processes at
 //! once take turns at an advisory lock. The bookkeeping is a table of our own beside the others, so it
-//! never meets the application's; `sqlx`'s Migrator is not used because its lock and its
-//! settings outlive a transaction, and because it writes (CREATE … IF NOT EXISTS) where nothing is to do.
+//! never meets the application's. sqlx's Migrator is not used: its lock outlives a transaction, it
+//! leaves prepared statements behind, and it writes (CREATE … IF NOT EXISTS) where nothing is to do.
 
 use std::time::Duration;
 
-use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, SqlStr};
+use sha2::{Digest as _, Sha256};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use tokio::time::timeout;
 
 use super::PostgresStore;
 use super::ask::within;
-use super::errors::{self, Sent};
+use super::errors::{self, Progress};
 use crate::error::{StoreError, StoreErrorKind};
 
 /// How long all of it may take: a later migration may build an index over every session.
@@ -22,17 +22,37 @@ const MIGRATING: Duration = Duration::from_secs(300);
 /// How long a look at whether Postgres is there may take.
 const REACHING: Duration = Duration::from_secs(5);
 
+/// One step. What was released is never changed: its checksum is compared.
+struct Migration {
+    version: i64,
+    name: &'static str,
+    sql: &'static str,
+}
+
+impl Migration {
+    fn checksum(&self) -> Vec<u8> {
+        Sha256::digest(self.sql).to_vec()
+    }
+}
+
 /// Every migration there is, oldest first. They only ever add, within a major version.
-fn migrations() -> [Migration; 1] {
-    [Migration::new(
-        1,
-        "sessions".into(),
-        MigrationType::Simple,
-        SqlStr::from_static(include_str!(
-            "../../../migrations/postgres/0001_sessions.sql"
-        )),
-        false,
-    )]
+const MIGRATIONS: [Migration; 1] = [Migration {
+    version: 1,
+    name: "sessions",
+    sql: include_str!("../../../migrations/postgres/0001_sessions.sql"),
+}];
+
+/// Why it was not done.
+enum Failure {
+    Statement(sqlx::Error),
+    /// This one was applied in another form.
+    Differs(i64),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Statement(error)
+    }
 }
 
 impl PostgresStore {
@@ -47,22 +67,23 @@ impl PostgresStore {
     /// [`StoreError`]: Postgres cannot be reached, our role lacks a right, or a migration that was
     /// applied differs from the one this version has.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let sent = Sent::default();
+        let progress = Progress::default();
         let migrating = async {
             let mut connection = match self.connections.get().await {
                 Ok(connection) => connection,
                 // The pool does not say why. A connection outside of it does.
                 Err(error) => return Err(self.reach().await.err().unwrap_or(error)),
             };
+            progress.asking();
             match self.migrate_over(&mut connection).await {
                 Ok(()) => {
                     connection.give_back();
                     Ok(())
                 }
-                Err(failure) => Err(self.why(failure, &sent)),
+                Err(failure) => Err(self.why(failure, &progress)),
             }
         };
-        within(MIGRATING, &sent, migrating).await
+        within(MIGRATING, &progress, migrating).await
     }
 
     /// Does Postgres let us in? If not, the error says why.
@@ -75,26 +96,39 @@ impl PostgresStore {
         };
         match timeout(REACHING, reaching).await {
             Ok(reached) => reached.map_err(|error| errors::of_connecting(error, None)),
-            Err(_) => Err(errors::timed_out(&Sent::default(), REACHING)),
+            Err(_) => Err(errors::timed_out(&Progress::default(), REACHING)),
         }
     }
 
-    fn table(&self) -> String {
-        format!("{}.session_layer_migrations", self.schema.quoted())
-    }
-
-    async fn migrate_over(&self, connection: &mut PgConnection) -> Result<(), MigrateError> {
-        match self.pending(connection).await {
-            Ok(pending) if pending.is_empty() => return Ok(()),
+    async fn migrate_over(&self, connection: &mut PgConnection) -> Result<(), Failure> {
+        // One SELECT, which is all where everything is applied. In a transaction for the poolers.
+        let mut look = connection.begin().await?;
+        match self.pending(&mut look).await {
+            Ok(pending) if pending.is_empty() => {
+                look.commit().await?;
+                return Ok(());
+            }
             Ok(_) => {}
-            Err(MigrateError::Execute(error)) if is_missing_table(&error) => {}
-            Err(error) => return Err(error),
+            Err(Failure::Statement(error)) if is_missing_table(&error) => {}
+            Err(failure) => return Err(failure),
         }
-        let schema = self.schema.as_str();
-        let quoted = self.schema.quoted();
+        look.rollback().await?;
+
         let mut transaction = connection
             .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
             .await?;
+        self.prepare(&mut transaction).await?;
+        for migration in self.pending(&mut transaction).await? {
+            self.apply(&mut transaction, migration).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Alone, in our schema, with the bookkeeping there.
+    async fn prepare(&self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let schema = self.schema.as_str();
+        let quoted = self.schema.quoted();
         sqlx::query(
             "SELECT set_config('statement_timeout', '0', true), \
              set_config('lock_timeout', '60s', true), \
@@ -104,66 +138,102 @@ impl PostgresStore {
         // pg_temp last: nobody's temporary table may stand in for one of ours in the functions that
         // keep this path.
         .bind(format!("{quoted}, pg_temp"))
+        .persistent(false)
         .execute(&mut *transaction)
         .await?;
         sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('session-layer ' || $1, 0))")
             .bind(schema.to_owned())
+            .persistent(false)
             .execute(&mut *transaction)
             .await?;
-        let exists: bool =
-            sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
-                .bind(schema.to_owned())
-                .fetch_one(&mut *transaction)
-                .await?;
-        if !exists {
+        let exists = sqlx::query("SELECT FROM pg_namespace WHERE nspname = $1")
+            .bind(schema.to_owned())
+            .persistent(false)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        if exists.is_none() {
             let create = AssertSqlSafe(format!("CREATE SCHEMA {quoted}"));
-            sqlx::query(create).execute(&mut *transaction).await?;
+            sqlx::raw_sql(create).execute(&mut *transaction).await?;
         }
-        let table = self.table();
-        transaction.ensure_migrations_table(&table).await?;
-        for migration in &self.pending(&mut transaction).await? {
-            transaction.apply(&table, migration).await?;
-        }
-        // So that a role with rights on the sessions alone can see that nothing is to do.
-        let grant = AssertSqlSafe(format!("GRANT SELECT ON {table} TO PUBLIC"));
-        sqlx::query(grant).execute(&mut *transaction).await?;
-        transaction.commit().await?;
+        // Everyone may read it, so that a role with rights on the sessions alone can see that nothing
+        // is to be done. (Who has no USAGE on the schema cannot.)
+        sqlx::raw_sql(
+            "CREATE TABLE IF NOT EXISTS session_layer_migrations ( \
+               version bigint PRIMARY KEY, name text NOT NULL, checksum bytea NOT NULL, \
+               applied_at timestamptz NOT NULL DEFAULT now()); \
+             GRANT SELECT ON session_layer_migrations TO PUBLIC",
+        )
+        .execute(&mut *transaction)
+        .await?;
         Ok(())
     }
 
     /// What is not applied yet. Those applied that we do not know are a newer version's.
-    async fn pending(&self, connection: &mut PgConnection) -> Result<Vec<Migration>, MigrateError> {
-        let applied = connection.list_applied_migrations(&self.table()).await?;
+    async fn pending(
+        &self,
+        transaction: &mut PgConnection,
+    ) -> Result<Vec<&'static Migration>, Failure> {
+        let applied: Vec<(i64, Vec<u8>)> = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT version, checksum FROM {}.session_layer_migrations",
+            self.schema.quoted()
+        )))
+        .persistent(false)
+        .fetch_all(transaction)
+        .await?;
         let mut pending = Vec::new();
-        for migration in migrations() {
-            match applied.iter().find(|a| a.version == migration.version) {
+        for migration in &MIGRATIONS {
+            match applied
+                .iter()
+                .find(|(version, _)| *version == migration.version)
+            {
                 None => pending.push(migration),
-                Some(applied) if applied.checksum == migration.checksum => {}
-                Some(_) => return Err(MigrateError::VersionMismatch(migration.version)),
+                Some((_, checksum)) if *checksum == migration.checksum() => {}
+                Some(_) => return Err(Failure::Differs(migration.version)),
             }
         }
         Ok(pending)
     }
 
-    fn why(&self, failure: MigrateError, sent: &Sent) -> StoreError {
+    async fn apply(
+        &self,
+        transaction: &mut PgConnection,
+        migration: &Migration,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(migration.sql)
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query(
+            "INSERT INTO session_layer_migrations (version, name, checksum) VALUES ($1, $2, $3)",
+        )
+        .bind(migration.version)
+        .bind(migration.name)
+        .bind(migration.checksum())
+        .persistent(false)
+        .execute(transaction)
+        .await?;
+        tracing::info!(
+            version = migration.version,
+            name = migration.name,
+            schema = self.schema.as_str(),
+            "migrated the session tables"
+        );
+        Ok(())
+    }
+
+    fn why(&self, failure: Failure, progress: &Progress) -> StoreError {
         match failure {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-                let denied = matches!(&error, sqlx::Error::Database(e) if e.code().as_deref() == Some("42501"));
-                if denied {
-                    return StoreError::new(
-                        StoreErrorKind::Denied,
-                        format!(
-                            "our role may not create the tables in the schema {0}: as an owner, run CREATE SCHEMA {0} \
-                             AUTHORIZATION our_role (or GRANT USAGE, CREATE ON SCHEMA {0}); or migrate as a role that \
-                             may, and GRANT this one USAGE on the schema and its rights on the tables",
-                            self.schema
-                        ),
-                    )
-                    .with_source(error);
-                }
-                errors::of_statement(error, sent)
-            }
-            MigrateError::VersionMismatch(version) => StoreError::new(
+            Failure::Statement(error) if is_denied(&error) => StoreError::new(
+                StoreErrorKind::Denied,
+                format!(
+                    "our role may not create the tables in the schema {0}: as an owner, run CREATE SCHEMA {0} \
+                     AUTHORIZATION our_role (or GRANT USAGE, CREATE ON SCHEMA {0}); or migrate as a role that may, \
+                     and GRANT this one USAGE on the schema and its rights on the tables",
+                    self.schema
+                ),
+            )
+            .with_source(error),
+            Failure::Statement(error) => errors::of_statement(error, progress),
+            Failure::Differs(version) => StoreError::new(
                 StoreErrorKind::Schema,
                 format!(
                     "migration {version} in the schema {} is not the one this version has: the tables were made by \
@@ -171,13 +241,12 @@ impl PostgresStore {
                     self.schema
                 ),
             ),
-            other => StoreError::new(
-                StoreErrorKind::Schema,
-                format!("migrating the schema {} failed", self.schema),
-            )
-            .with_source(other),
         }
     }
+}
+
+fn is_denied(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(e) if e.code().as_deref() == Some("42501"))
 }
 
 fn is_missing_table(error: &sqlx::Error) -> bool {

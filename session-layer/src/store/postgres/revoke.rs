@@ -7,7 +7,7 @@ use sqlx::{Connection as _, Row as _};
 use super::PostgresStore;
 use super::ask::{statement, within};
 use super::connection::Connection;
-use super::errors::Sent;
+use super::errors::Progress;
 use super::read::of_one;
 use super::rows::{self, Facts, unexpected};
 use crate::error::StoreError;
@@ -52,11 +52,12 @@ impl PostgresStore {
         keep: Option<SessionId>,
         reason: &str,
     ) -> Result<Revoked, StoreError> {
-        let sent = Sent::default();
+        let progress = Progress::default();
         let revoking = async {
-            let mut connection = self.connections.get_answering().await?;
+            let mut connection = self.answering().await?;
+            progress.asking();
             match self
-                .revoke_user_over(&mut connection, user_id, keep, reason, &sent)
+                .revoke_user_over(&mut connection, user_id, keep, reason, &progress)
                 .await
             {
                 Ok(revoked) => {
@@ -67,11 +68,11 @@ impl PostgresStore {
                 Err(Failure::Store(error)) => Err(error),
                 Err(Failure::Statement(error)) => {
                     drop(connection);
-                    Err(self.explain(error, &sent).await)
+                    Err(self.explain(error, &progress).await)
                 }
             }
         };
-        within(self.change_deadline, &sent, revoking).await
+        within(self.change_deadline, &progress, revoking).await
     }
 
     /// The epoch is raised first: a login that has not locked the user's row by then waits, and is
@@ -83,13 +84,14 @@ impl PostgresStore {
         user_id: &str,
         keep: Option<SessionId>,
         reason: &str,
-        sent: &Sent,
+        progress: &Progress,
     ) -> Result<Revoked, Failure> {
         let mut transaction = connection
             .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
             .await?;
         let epoch: i64 = statement(&self.statements.raise_epoch)
             .bind(user_id.to_owned())
+            .persistent(!self.pooled)
             .fetch_one(&mut *transaction)
             .await?
             .try_get(0)?;
@@ -98,14 +100,15 @@ impl PostgresStore {
             .bind(epoch)
             .bind(keep.map(|id| Uuid::from_bytes(*id.as_bytes())))
             .bind(reason.to_owned())
+            .persistent(!self.pooled)
             .fetch_all(&mut *transaction)
             .await?;
         let facts = Facts::of(&found)?;
         facts.no_session()?;
         let revoked = tally(&found, keep)?;
-        sent.set(true);
+        progress.changing();
         transaction.commit().await?;
-        sent.set(false);
+        progress.asking();
         Ok(revoked)
     }
 }

@@ -4,9 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{StoreError, StoreErrorKind};
-
-/// Postgres cuts longer names off.
-const MAX_NAME: usize = 63;
+use crate::store::is_schema_name;
 
 /// A schema name that cannot mean anything else in SQL: `[a-z_][a-z0-9_]{0,62}`.
 ///
@@ -43,12 +41,7 @@ impl FromStr for SchemaName {
     type Err = InvalidSchemaName;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
-        let goes_on_well = name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-        // Postgres reserves pg_ for itself.
-        if starts_well && goes_on_well && name.len() <= MAX_NAME && !name.starts_with("pg_") {
+        if is_schema_name(name) {
             Ok(Self(name.to_owned()))
         } else {
             Err(InvalidSchemaName(name.to_owned()))
@@ -69,6 +62,7 @@ impl From<InvalidSchemaName> for StoreError {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
 

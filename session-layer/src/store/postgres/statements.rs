@@ -6,6 +6,7 @@
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::schema::SchemaName;
+use super::words::{IN_TIME, MAY_BE_CACHED, Words, micros};
 
 /// The statements of one store. `SqlStr` is shared: cloning one copies nothing.
 #[derive(Debug)]
@@ -54,75 +55,6 @@ impl PerTarget {
 /// Nothing but [`SchemaName`] was put into these strings.
 fn sql(statement: String) -> SqlStr {
     AssertSqlSafe(std::sync::Arc::<str>::from(statement)).into_sql_str()
-}
-
-/// A moment as microseconds since 1970. `infinity`, which a person may have written, is cut to what
-/// RFC 3339 can say: else one such row would fail every read it is part of. Not for NULL, which
-/// `least` and `greatest` pass over.
-fn micros(moment: &str) -> String {
-    format!(
-        "(extract(epoch FROM least(greatest({moment}, timestamptz '0001-01-01Z'), \
-         timestamptz '9999-12-31Z')) * 1000000)::bigint"
-    )
-}
-
-/// What a [`Session`](crate::Session) is made of, from the row `s`.
-fn columns() -> String {
-    format!(
-        "s.id, s.user_id, s.version, s.idle_timeout_s, s.data::text AS data, \
-         {} AS created_at, {} AS authenticated_at, {} AS last_seen_at, {} AS expires_at",
-        micros("s.created_at"),
-        micros("s.authenticated_at"),
-        micros("s.last_seen_at"),
-        micros("s.expires_at"),
-    )
-}
-
-/// Its time is not over, by Postgres' clock.
-const IN_TIME: &str = "s.expires_at > now() AND (s.idle_timeout_s IS NULL \
-     OR s.last_seen_at + s.idle_timeout_s * interval '1 second' > now())";
-
-/// Changes the row `s` if it is alive: revoked, its time over, or of an earlier epoch is dead.
-struct Words {
-    sessions: String,
-    users: String,
-    journal: String,
-    facts: String,
-    epoch: String,
-    alive: String,
-    columns: String,
-}
-
-impl Words {
-    fn new(schema: &SchemaName) -> Self {
-        let quoted = schema.quoted();
-        let sessions = format!("{quoted}.sessions");
-        let users = format!("{quoted}.session_users");
-        let journal = format!("{quoted}.session_journal");
-        // A subquery rather than a join: it can only become a look-up in the primary key.
-        let epoch = format!("(SELECT u.epoch FROM {users} u WHERE u.user_id = s.user_id)");
-        Self {
-            facts: format!(
-                "(SELECT st.id AS store_id, pg_is_in_recovery() AS in_recovery, \
-                 row_security_active('{sessions}') AS sessions_hidden, \
-                 row_security_active('{users}') AS users_hidden, \
-                 row_security_active('{journal}') AS journal_hidden, \
-                 current_user::text AS role, {} AS now, \
-                 pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin, \
-                 st.journal_floor::text::bigint AS journal_floor \
-                 FROM {quoted}.session_store st)",
-                micros("now()")
-            ),
-            alive: format!(
-                "(s.revoked_at IS NULL AND {IN_TIME} AND s.user_epoch >= coalesce({epoch}, 0))"
-            ),
-            columns: columns(),
-            sessions,
-            users,
-            journal,
-            epoch,
-        }
-    }
 }
 
 impl Statements {
@@ -182,7 +114,7 @@ impl Statements {
             // $1 user
             digests_of_user: sql(format!(
                 "SELECT f.*, s.id, s.token_digest, s.previous_digest \
-                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1"
+                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 AND {MAY_BE_CACHED}"
             )),
             // $1 and $2 the target, $3 reason. The row is shown as it was when the statement began,
             // and again as it was when it ended, if that is our doing: a rotation may lie between.
@@ -231,7 +163,7 @@ impl Statements {
                    RETURNING s.id, s.token_digest, s.previous_digest) \
                  SELECT f.*, s.id, s.token_digest, s.previous_digest, e.id AS ended, \
                    e.token_digest AS ended_token, e.previous_digest AS ended_previous \
-                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 \
+                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 AND {MAY_BE_CACHED} \
                  LEFT JOIN ended e ON e.id = s.id"
             )),
             // $1 id, $2 version, $3 data. Naming the version makes it a change also where the data
@@ -259,8 +191,9 @@ impl Statements {
                    w.previous_digest AS before_previous \
                  FROM {facts} f \
                  LEFT JOIN (SELECT s.id, s.token_digest, s.previous_digest, {alive} AS alive, \
-                     {epoch} AS epoch FROM {sessions} s \
-                   WHERE s.token_digest = $1 OR s.previous_digest = $1 \
+                     {epoch} AS epoch \
+                   FROM (SELECT * FROM {sessions} WHERE token_digest = $1 \
+                     UNION ALL SELECT * FROM {sessions} WHERE previous_digest = $1) s \
                    ORDER BY s.token_digest = $1 DESC LIMIT 1) w ON true \
                  LEFT JOIN made s ON true"
             )),

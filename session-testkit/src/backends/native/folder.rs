@@ -60,6 +60,25 @@ impl Folder {
         )))
     }
 
+    /// Removes what the supervisor would have removed: it was killed, if anything is here.
+    pub(crate) fn remove(&self) {
+        if !self.path.exists() {
+            return;
+        }
+        // The id of the System V segment that a Postgres leaves behind when it is killed.
+        let pid_file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let segment = pid_file
+            .lines()
+            .nth(6)
+            .and_then(|line| line.split_whitespace().nth(1));
+        if let Some(segment) = segment {
+            let _status = Command::new("ipcrm").args(["-m", segment]).status();
+        }
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!(%error, path = %self.path.display(), "could not remove a folder");
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

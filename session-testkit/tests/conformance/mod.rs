@@ -110,7 +110,14 @@ pub fn alive(row: Row) -> Session {
 #[track_caller]
 pub fn made(change: Change) -> (Session, Vec<TokenDigest>) {
     match change {
-        Change::Made { session, digests } => (session, digests),
+        Change::Made {
+            session,
+            mut digests,
+        } => {
+            // Their order means nothing.
+            digests.sort();
+            (session, digests)
+        }
         other => panic!("not made: {other:?}"),
     }
 }

@@ -43,7 +43,7 @@ impl Proxy {
                 open.lock().unwrap().push(line.clone());
                 let there = line.clone();
                 std::thread::spawn(move || {
-                    pass(&there.client, &there.server, &there.questions_lost)
+                    pass(&there.client, &there.server, &there.questions_lost);
                 });
                 std::thread::spawn(move || pass(&line.server, &line.client, &line.answers_lost));
             }

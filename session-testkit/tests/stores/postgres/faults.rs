@@ -76,18 +76,21 @@ async fn established_connections_that_swallow_everything_are_replaced() {
         login(&owner, "a", "alice").await;
         let proxy = Proxy::to(&url());
         let store = impatient(&schema, &proxy.url(&url()));
-        for round in 0..3 {
-            // All four connections are open, some of them on their way back to the pool.
+        for round in 0..4 {
+            // All four connections are open: on their way back to the pool, or idle there.
             let all = (0..12).map(|_| until_reading(&store));
             futures_util::future::join_all(all).await;
             assert!(proxy.connections() > 0);
+            if round % 2 == 1 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
             proxy.swallow_established();
             let began = Instant::now();
             let error = store.load(&[token("a")]).await;
             if let Err(error) = error {
                 is(StoreErrorKind::TimedOut, &error);
             }
-            assert!(began.elapsed() < READ + Duration::from_millis(200));
+            assert!(began.elapsed() < READ + Duration::from_secs(1));
             alive(until_reading(&store).await);
             // Each of the four costs one deadline at most; nothing stays lost.
             assert!(began.elapsed() < Duration::from_secs(4), "round {round}");
@@ -193,7 +196,7 @@ async fn a_change_without_an_answer_in_time_is_uncertain() {
         let began = Instant::now();
         let error = store.revoke(&Target::Token(token("a")), "test").await;
         is(StoreErrorKind::Uncertain, &error.unwrap_err());
-        assert!(began.elapsed() < CHANGE + Duration::from_millis(300));
+        assert!(began.elapsed() < CHANGE + Duration::from_secs(1));
         // A transaction that has not come to its COMMIT is rolled back with its connection: certain.
         let error = store.revoke(&of_user("alice"), "test").await.unwrap_err();
         is(StoreErrorKind::TimedOut, &error);
@@ -232,7 +235,7 @@ async fn a_read_ends_at_its_deadline() {
         let began = Instant::now();
         let error = store.load(&[token("a")]).await.unwrap_err();
         is(StoreErrorKind::TimedOut, &error);
-        assert!(began.elapsed() < READ + Duration::from_millis(200));
+        assert!(began.elapsed() < READ + Duration::from_secs(1));
         holder.run("COMMIT").await;
     })
     .await;
@@ -254,14 +257,9 @@ async fn without_a_server_the_store_is_built_and_says_what_is_wrong() {
         .unwrap();
     let began = Instant::now();
     let error = store.load(&[token("a")]).await.unwrap_err();
-    assert!(
-        matches!(
-            error.kind(),
-            StoreErrorKind::Unreachable | StoreErrorKind::TimedOut
-        ),
-        "{error:?}"
-    );
-    assert!(began.elapsed() < READ + Duration::from_millis(200));
+    is(StoreErrorKind::Unreachable, &error);
+    assert!(error.to_string().contains("is it running"), "{error}");
+    assert!(began.elapsed() < READ + Duration::from_secs(1));
     for error in [
         store.migrate().await.unwrap_err(),
         PostgresStore::connect(&url).await.unwrap_err(),

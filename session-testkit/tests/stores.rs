@@ -3,7 +3,15 @@
 //! Those of Postgres need a server: `SESSION_TESTKIT_DATABASE_URL` names it, and `make test` (or
 //! `session-testkit run -- cargo nextest run`) starts one and sets it.
 
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test that cannot go on fails; nothing here is for others"
+)]
+
 mod conformance;
-#[cfg(feature = "postgres")]
 #[path = "stores/postgres/mod.rs"]
 mod postgres;
+#[path = "stores/sqlite.rs"]
+mod sqlite;

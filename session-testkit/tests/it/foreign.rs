@@ -37,7 +37,10 @@ async fn refusals(backends: Arc<Backends>) -> Outcome {
         given.postgres().pause().await.map(drop),
     ];
     for result in refused {
-        assert!(matches!(result, Err(BackendError::NotOurs { .. })), "{result:?}");
+        assert!(
+            matches!(result, Err(BackendError::NotOurs { .. })),
+            "{result:?}"
+        );
     }
     let refused = [
         redis.flush_all().await,
@@ -46,8 +49,14 @@ async fn refusals(backends: Arc<Backends>) -> Outcome {
         redis.save().await,
     ];
     for result in refused {
-        assert!(matches!(result, Err(BackendError::NotAllowed { .. })), "{result:?}");
-        let text = result.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(
+            matches!(result, Err(BackendError::NotAllowed { .. })),
+            "{result:?}"
+        );
+        let text = result
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
         assert!(text.contains("allow_destructive"), "{text}");
     }
     // Dropping the guard leaves it alone.
@@ -58,11 +67,16 @@ async fn refusals(backends: Arc<Backends>) -> Outcome {
 }
 
 async fn allowed(backends: Arc<Backends>) -> Outcome {
-    let given = Backends::builder().redis_url(backends.redis().url()).allow_destructive();
+    let given = Backends::builder()
+        .redis_url(backends.redis().url())
+        .allow_destructive();
     let redis = given.start_redis().await?;
     // Something that hurts nobody here.
     redis.config_set("slowlog-max-len", "64").await?;
-    assert!(matches!(redis.kill().await, Err(BackendError::NotOurs { .. })));
+    assert!(matches!(
+        redis.kill().await,
+        Err(BackendError::NotOurs { .. })
+    ));
     Ok(())
 }
 
@@ -82,18 +96,30 @@ async fn sandboxes(backends: Arc<Backends>) -> Outcome {
     assert_ne!(one.namespace(), two.namespace());
     let mut redis = given.redis().connect().await?;
     let mut postgres = given.postgres().connect().await?;
-    let (kept, gone) = (format!("{}:k", two.namespace()), format!("{}:k", one.namespace()));
+    let (kept, gone) = (
+        format!("{}:k", two.namespace()),
+        format!("{}:k", one.namespace()),
+    );
     for (sandbox, key) in [(&one, &gone), (&two, &kept)] {
         redis.set::<_, _, ()>(key, "v").await?;
-        let statement = format!("CREATE SCHEMA {0}; CREATE TABLE {0}.t (n int)", sandbox.schema());
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut postgres).await?;
+        let statement = format!(
+            "CREATE SCHEMA {0}; CREATE TABLE {0}.t (n int)",
+            sandbox.schema()
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+            .execute(&mut postgres)
+            .await?;
     }
     let schema = one.schema().to_owned();
     drop(one);
     let keys: (bool, bool) = (redis.exists(&gone).await?, redis.exists(&kept).await?);
     assert_eq!(keys, (false, true));
     let exists = "SELECT count(*) FROM pg_namespace WHERE nspname IN ($1, $2)";
-    let count: i64 = sqlx::query_scalar(exists).bind(&schema).bind(two.schema()).fetch_one(&mut postgres).await?;
+    let count: i64 = sqlx::query_scalar(exists)
+        .bind(&schema)
+        .bind(two.schema())
+        .fetch_one(&mut postgres)
+        .await?;
     assert_eq!(count, 1);
     two.cleanup().await?;
     assert!(!redis.exists::<_, bool>(&kept).await?);
@@ -103,10 +129,15 @@ async fn sandboxes(backends: Arc<Backends>) -> Outcome {
 async fn dead() -> Outcome {
     // A port that was free a moment ago.
     let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-    let started = Backends::builder().redis_url(format!("redis://:s3cret@{address}/0")).start_redis();
+    let started = Backends::builder()
+        .redis_url(format!("redis://:s3cret@{address}/0"))
+        .start_redis();
     let error = started.await.expect_err("nobody is there");
     assert!(matches!(error, BackendError::NotReady { .. }), "{error:?}");
     let text = error.to_string();
-    assert!(text.contains(&address.to_string()) && !text.contains("s3cret"), "{text}");
+    assert!(
+        text.contains(&address.to_string()) && !text.contains("s3cret"),
+        "{text}"
+    );
     Ok(())
 }

@@ -29,7 +29,7 @@ fn theirs(schema: &Schema) -> PostgresStore {
 }
 
 #[track_caller]
-fn is(kind: StoreErrorKind, error: StoreError) -> String {
+fn is(kind: StoreErrorKind, error: &StoreError) -> String {
     assert_eq!(error.kind(), kind, "{error:?}");
     error.to_string()
 }
@@ -111,11 +111,11 @@ async fn a_lost_grant_is_an_outage_that_names_the_right() {
         schema.role("").await;
         for store in [ours(&schema), theirs(&schema)] {
             let error = store.load(&[token("a")]).await.unwrap_err();
-            assert!(is(StoreErrorKind::Denied, error).contains("GRANT"));
+            assert!(is(StoreErrorKind::Denied, &error).contains("GRANT"));
             let target = Target::Token(token("a"));
             let error = store.revoke(&target, "test").await.unwrap_err();
-            is(StoreErrorKind::Denied, error);
-            is(StoreErrorKind::Denied, store.probe().await.unwrap_err());
+            is(StoreErrorKind::Denied, &error);
+            is(StoreErrorKind::Denied, &store.probe().await.unwrap_err());
         }
         alive(load(&owner, "a").await);
     })
@@ -134,8 +134,8 @@ async fn hidden_rows_are_an_outage() {
             ))
             .await;
         for store in [ours(&schema), theirs(&schema)] {
-            let says = |error| {
-                let message = is(StoreErrorKind::NotAuthoritative, error);
+            let says = |error: StoreError| {
+                let message = is(StoreErrorKind::NotAuthoritative, &error);
                 assert!(message.contains(&schema.name), "{message}");
                 assert!(message.contains("sessions"), "{message}");
                 assert!(message.contains("BYPASSRLS"), "{message}");
@@ -174,16 +174,16 @@ async fn rows_that_can_be_read_but_not_changed_are_no_success() {
         let store = theirs(&schema);
         alive(load(&store, "a").await);
         let hidden = StoreErrorKind::NotAuthoritative;
-        is(hidden, store.load(&[token("b")]).await.unwrap_err());
+        is(hidden, &store.load(&[token("b")]).await.unwrap_err());
         for target in [Target::Id(session.id()), of_user("alice")] {
-            is(hidden, store.revoke(&target, "test").await.unwrap_err());
+            is(hidden, &store.revoke(&target, "test").await.unwrap_err());
         }
         let data = crate::conformance::json("1");
         let change = store.update(session.id(), 1, &data).await;
-        is(hidden, change.unwrap_err());
+        is(hidden, &change.unwrap_err());
         is(
             hidden,
-            store
+            &store
                 .touch(session.id(), std::time::Duration::ZERO)
                 .await
                 .unwrap_err(),
@@ -209,7 +209,7 @@ async fn a_hidden_epoch_does_not_make_a_session_valid() {
         assert!(matches!(load(&owner, "a").await, Row::Revoked));
         for store in [ours(&schema), theirs(&schema)] {
             let error = store.load(&[token("a")]).await.unwrap_err();
-            is(StoreErrorKind::NotAuthoritative, error);
+            is(StoreErrorKind::NotAuthoritative, &error);
         }
     })
     .await;
@@ -229,12 +229,12 @@ async fn a_read_only_server_still_says_who_is_valid() {
             .revoke(&Target::Token(token("a")), "test")
             .await
             .unwrap_err();
-        assert!(is(StoreErrorKind::Denied, error).contains("read-only"));
+        assert!(is(StoreErrorKind::Denied, &error).contains("read-only"));
         let error = store
             .create(token("b"), &crate::conformance::new("alice"))
             .await
             .unwrap_err();
-        is(StoreErrorKind::Denied, error);
+        is(StoreErrorKind::Denied, &error);
     })
     .await;
 }

@@ -1,0 +1,101 @@
+//! Answers that are errors, as `application/problem+json` (RFC 9457), like those of the layer.
+
+use axum::Json;
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use session_layer::{Error, Rejection};
+
+/// Why a handler could not do what was asked.
+#[derive(Debug)]
+pub(crate) enum Problem {
+    /// 400, and what is wrong.
+    BadInput(String),
+    /// 404: unknown or someone else's, alike.
+    NotFound,
+    /// 409: log in again.
+    Superseded,
+    /// 503 with `Retry-After`. No cookie is touched: the session may well be alive.
+    Unavailable,
+    /// 500: a bug in here.
+    Unexpected,
+}
+
+impl Problem {
+    pub(crate) fn bad_input(detail: impl Into<String>) -> Self {
+        Self::BadInput(detail.into())
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Input(input) => Self::BadInput(input.to_string()),
+            Error::LoginSuperseded => Self::Superseded,
+            outage if outage.is_outage() => {
+                tracing::warn!(error = chain(&outage), "a request was answered with 503");
+                Self::Unavailable
+            }
+            other => {
+                tracing::error!(error = chain(&other), "a request was answered with 500");
+                Self::Unexpected
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        match self {
+            Self::BadInput(detail) => problem(StatusCode::BAD_REQUEST, &detail),
+            Self::NotFound => problem(StatusCode::NOT_FOUND, "there is no such thing here"),
+            Self::Superseded => problem(
+                StatusCode::CONFLICT,
+                "all sessions of this user were ended while this login was under way: log in again",
+            ),
+            // The layer's own answer to an outage, so that clients need to know only one.
+            Self::Unavailable => Rejection::Unavailable.response().map(Body::from),
+            Self::Unexpected => problem(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "this should not have happened; the log says more",
+            ),
+        }
+    }
+}
+
+/// The body, in the order in which people read it.
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: &'static str,
+    title: Option<&'static str>,
+    status: u16,
+    detail: &'a str,
+}
+
+fn problem(status: StatusCode, detail: &str) -> Response {
+    let body = Json(Document {
+        r#type: "about:blank",
+        title: status.canonical_reason(),
+        status: status.as_u16(),
+        detail,
+    });
+    let json = HeaderValue::from_static("application/problem+json");
+    (status, [(header::CONTENT_TYPE, json)], body).into_response()
+}
+
+/// An error and what caused it, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        // Some errors repeat their cause in their own words.
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}

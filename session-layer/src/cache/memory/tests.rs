@@ -1,0 +1,219 @@
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::session::{Session, SessionId, SessionParts};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+fn entry(user: &str) -> Entry {
+    let at = Timestamp::from_micros(1);
+    Entry {
+        session: Session::from(SessionParts {
+            id: SessionId::from_bytes([1; 16]),
+            user_id: user.to_owned(),
+            version: 1,
+            created_at: at,
+            authenticated_at: at,
+            last_seen_at: at,
+            expires_at: at,
+            idle_timeout: None,
+            data: RawValue::from_string("{}".to_owned()).unwrap(),
+        }),
+        store_id: [0; 16],
+        xmin: 0,
+        read_at: at,
+        not_after: at,
+    }
+}
+
+fn believe(_: &Entry) -> Belief {
+    Belief::Believed
+}
+
+fn disbelieve(_: &Entry) -> Belief {
+    Belief::Dead
+}
+
+async fn get(cache: &MemoryCache, name: &str) -> Lookup<MemoryLease> {
+    cache
+        .get(&[TokenDigest::of(name)], &believe)
+        .await
+        .remove(0)
+}
+
+#[track_caller]
+fn leased(lookup: Lookup<MemoryLease>) -> MemoryLease {
+    match lookup {
+        Lookup::Leased(lease) => lease,
+        other => panic!("no lease: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn user(lookup: Lookup<MemoryLease>) -> String {
+    match lookup {
+        Lookup::Hit(entry) => entry.session.user_id().to_owned(),
+        other => panic!("no hit: {other:?}"),
+    }
+}
+
+async fn filled(cache: &MemoryCache, name: &str) {
+    let lease = leased(get(cache, name).await);
+    let fill = cache.fill(lease, &entry(name), LONG).await;
+    assert_eq!(fill.unwrap(), Filled::Stored);
+}
+
+/// Waits until the lease for `name` is granted; at most 5 s.
+async fn until_leased(cache: &MemoryCache, name: &str) -> MemoryLease {
+    for _ in 0..500 {
+        if let Lookup::Leased(lease) = get(cache, name).await {
+            return lease;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never granted");
+}
+
+#[tokio::test]
+async fn one_miss_gets_the_lease_and_fills() {
+    let cache = MemoryCache::new(100);
+    let lease = leased(get(&cache, "a").await);
+    assert!(matches!(get(&cache, "a").await, Lookup::DoNotFill));
+    let fill = cache.fill(lease, &entry("a"), LONG).await;
+    assert_eq!(fill.unwrap(), Filled::Stored);
+    assert_eq!(user(get(&cache, "a").await), "a");
+    let both = [TokenDigest::of("b"), TokenDigest::of("a")];
+    let found = cache.clone().get(&both, &believe).await;
+    assert!(matches!(found[..], [Lookup::Leased(_), Lookup::Hit(_)]));
+}
+
+#[tokio::test]
+async fn a_fill_after_an_invalidation_is_refused() {
+    let cache = MemoryCache::new(100);
+    let late = leased(get(&cache, "a").await);
+    let gone = cache.invalidate(&[TokenDigest::of("a")]).await;
+    assert_eq!(gone.unwrap(), Invalidated::Everywhere);
+    let fill = cache.fill(late, &entry("old"), LONG).await;
+    assert_eq!(fill.unwrap(), Filled::Refused);
+    // Nor does it fill under the lease of another.
+    let late = leased(get(&cache, "a").await);
+    cache.invalidate(&[TokenDigest::of("a")]).await.unwrap();
+    let new = leased(get(&cache, "a").await);
+    let fill = cache.fill(late, &entry("old"), LONG).await;
+    assert_eq!(fill.unwrap(), Filled::Refused);
+    let fill = cache.fill(new, &entry("new"), LONG).await;
+    assert_eq!(fill.unwrap(), Filled::Stored);
+    assert_eq!(user(get(&cache, "a").await), "new");
+}
+
+#[tokio::test]
+async fn a_fence_keeps_fills_away_until_it_falls() {
+    let span = Duration::from_millis(50);
+    let cache = MemoryCache::with_spans(100, LEASE, span);
+    let late = leased(get(&cache, "a").await);
+    cache.fence(&[TokenDigest::of("a")]).await.unwrap();
+    assert!(matches!(get(&cache, "a").await, Lookup::DoNotFill));
+    let fill = cache.fill(late, &entry("old"), LONG).await;
+    assert_eq!(fill.unwrap(), Filled::Refused);
+    until_leased(&cache, "a").await;
+}
+
+#[tokio::test]
+async fn a_lease_lapses() {
+    let cache = MemoryCache::with_spans(100, Duration::from_millis(50), FENCE);
+    let late = leased(get(&cache, "a").await);
+    let new = until_leased(&cache, "a").await;
+    let fill = cache.fill(late, &entry("old"), LONG).await;
+    assert_eq!(fill.unwrap(), Filled::Refused);
+    assert_ne!(new.nonce, 0);
+    // One that lapsed, with nobody else there, fills no more either.
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let fill = cache.fill(new, &entry("old"), LONG).await;
+    assert_eq!(fill.unwrap(), Filled::Refused);
+}
+
+#[tokio::test]
+async fn an_entry_leaves_at_the_end_of_its_lifetime() {
+    let cache = MemoryCache::new(100);
+    let lease = leased(get(&cache, "a").await);
+    let short = Duration::from_millis(50);
+    cache.fill(lease, &entry("a"), short).await.unwrap();
+    assert_eq!(user(get(&cache, "a").await), "a");
+    until_leased(&cache, "a").await;
+}
+
+#[tokio::test]
+async fn a_lease_takes_the_place_of_the_dead() {
+    let cache = MemoryCache::new(100);
+    filled(&cache, "a").await;
+    let digest = [TokenDigest::of("a")];
+    let lease = leased(cache.get(&digest, &disbelieve).await.remove(0));
+    assert!(matches!(get(&cache, "a").await, Lookup::DoNotFill));
+    cache.fill(lease, &entry("new"), LONG).await.unwrap();
+    assert_eq!(user(get(&cache, "a").await), "new");
+}
+
+#[tokio::test]
+async fn only_the_copy_that_was_judged_gives_way() {
+    let cache = MemoryCache::new(100);
+    filled(&cache, "a").await;
+    let digest = TokenDigest::of("a");
+    let overtaken = |_: &Entry| {
+        // In the middle of the judgement, someone else replaces it.
+        cache.replace(&[digest], || {
+            Op::Put(Value {
+                content: Content::Session(entry("newer")),
+                lifetime: LONG,
+            })
+        });
+        Belief::Dead
+    };
+    let found = cache.get(&[digest], &overtaken).await;
+    assert!(matches!(found[..], [Lookup::DoNotFill]));
+    assert_eq!(user(get(&cache, "a").await), "newer");
+}
+
+#[tokio::test]
+async fn of_many_misses_at_once_one_gets_the_lease() {
+    let cache = MemoryCache::new(1000);
+    for round in 0..200 {
+        let name = format!("a{round}");
+        let granted: usize = std::thread::scope(|scope| {
+            let misses: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let found = cache.look_up(TokenDigest::of(&name), &believe);
+                        usize::from(matches!(found, Lookup::Leased(_)))
+                    })
+                })
+                .collect();
+            misses.into_iter().map(|miss| miss.join().unwrap()).sum()
+        });
+        assert_eq!(granted, 1);
+    }
+}
+
+#[tokio::test]
+async fn an_invalidation_beside_a_fill_always_wins() {
+    let cache = MemoryCache::new(1000);
+    for round in 0..500 {
+        let name = format!("a{round}");
+        let digest = TokenDigest::of(&name);
+        let lease = leased(cache.look_up(digest, &believe));
+        std::thread::scope(|scope| {
+            scope.spawn(|| cache.put_if_leased(&lease, &entry("old"), LONG));
+            scope.spawn(|| cache.replace(&[digest], || Op::Remove));
+        });
+        assert!(cache.values.get(&digest).is_none());
+    }
+}
+
+#[tokio::test]
+async fn the_probe_sets_and_gets() {
+    let cache = MemoryCache::new(100);
+    let probe = cache.probe().await;
+    assert!(probe.connected && probe.set.is_some() && probe.get.is_some());
+    assert!(cache.status().connected);
+    assert_eq!(cache.status().backend, "memory");
+}

@@ -1,0 +1,137 @@
+//! Where the types of the cache and the store end: [`Sessions`](super::Sessions) holds a driver that
+//! has none.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+
+use super::Mode;
+use crate::cache::{CacheProbe, CacheStatus, SessionCache};
+use crate::driver::Driver;
+use crate::error::{Error, StoreError};
+use crate::metrics::Metrics;
+use crate::revoke::Changed;
+use crate::session::{CheckedSession, ListedSession, Session, SessionId};
+use crate::store::{Creation, SessionStore, Target};
+use crate::token::{SessionToken, TokenDigest};
+use crate::validate::Answers;
+
+/// The one boxed future of a look-up that has to leave the process.
+pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// [`Driver`] without its type parameters: this is where the cache's and the store's types end.
+pub(super) trait AnyDriver: Send + Sync {
+    fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Boxed<Answers>;
+    fn create(
+        self: Arc<Self>,
+        digest: TokenDigest,
+        new: CheckedSession,
+        issued_here: bool,
+    ) -> Boxed<Result<Creation, Error>>;
+    fn revoke(
+        self: Arc<Self>,
+        target: Target,
+        reason: String,
+    ) -> Boxed<Result<Changed<u64>, Error>>;
+    fn update(
+        self: Arc<Self>,
+        id: SessionId,
+        version: i64,
+        data: Box<RawValue>,
+    ) -> Boxed<Result<Changed<Session>, Error>>;
+    fn rotate(
+        self: Arc<Self>,
+        old: TokenDigest,
+        new: SessionToken,
+        grace: Duration,
+    ) -> Boxed<Result<Changed<(SessionToken, Session)>, Error>>;
+    fn list(self: Arc<Self>, user_id: String) -> Boxed<Result<Vec<ListedSession>, StoreError>>;
+    fn set_mode(&self, mode: Mode);
+    fn mode(&self) -> Mode;
+    fn metrics(&self) -> Metrics;
+    fn cache_status(&self) -> CacheStatus;
+    fn store_backend(&self) -> &'static str;
+    fn recent_errors(&self) -> Vec<String>;
+    fn store_is_known(&self) -> bool;
+    fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe>;
+    fn probe_store(self: Arc<Self>) -> Boxed<Result<(), StoreError>>;
+    fn shutdown(self: Arc<Self>) -> Boxed<()>;
+}
+
+impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
+    fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Boxed<Answers> {
+        Box::pin(self.validate(digests))
+    }
+    fn create(
+        self: Arc<Self>,
+        digest: TokenDigest,
+        new: CheckedSession,
+        issued_here: bool,
+    ) -> Boxed<Result<Creation, Error>> {
+        Box::pin(self.create(digest, new, issued_here))
+    }
+    fn revoke(
+        self: Arc<Self>,
+        target: Target,
+        reason: String,
+    ) -> Boxed<Result<Changed<u64>, Error>> {
+        Box::pin(self.revoke(target, reason))
+    }
+    fn update(
+        self: Arc<Self>,
+        id: SessionId,
+        version: i64,
+        data: Box<RawValue>,
+    ) -> Boxed<Result<Changed<Session>, Error>> {
+        Box::pin(self.update(id, version, data))
+    }
+    fn rotate(
+        self: Arc<Self>,
+        old: TokenDigest,
+        new: SessionToken,
+        grace: Duration,
+    ) -> Boxed<Result<Changed<(SessionToken, Session)>, Error>> {
+        Box::pin(self.rotate(old, new, grace))
+    }
+    fn list(self: Arc<Self>, user_id: String) -> Boxed<Result<Vec<ListedSession>, StoreError>> {
+        Box::pin(async move {
+            self.store
+                .list(&user_id)
+                .await
+                .inspect_err(|e| self.note_store(e))
+        })
+    }
+    fn set_mode(&self, mode: Mode) {
+        self.set_mode(mode);
+    }
+    fn mode(&self) -> Mode {
+        self.mode()
+    }
+    fn metrics(&self) -> Metrics {
+        self.metrics()
+    }
+    fn cache_status(&self) -> CacheStatus {
+        self.cache.status()
+    }
+    fn store_backend(&self) -> &'static str {
+        self.store.backend()
+    }
+    fn recent_errors(&self) -> Vec<String> {
+        self.troubles.recent(Instant::now())
+    }
+    fn store_is_known(&self) -> bool {
+        self.seen.id().is_some()
+    }
+    fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe> {
+        Box::pin(async move { self.cache.probe().await })
+    }
+    fn probe_store(self: Arc<Self>) -> Boxed<Result<(), StoreError>> {
+        Box::pin(async move { self.store.probe().await })
+    }
+    fn shutdown(self: Arc<Self>) -> Boxed<()> {
+        Box::pin(self.shutdown())
+    }
+}

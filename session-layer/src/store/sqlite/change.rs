@@ -1,0 +1,287 @@
+//! Changes. Each has the file to itself: it looks, decides, and writes.
+
+use std::time::Duration;
+
+use sqlx::SqliteConnection;
+
+use super::SqliteStore;
+use super::record::Record;
+use super::turns::Turn;
+use crate::clock::Timestamp;
+use crate::error::StoreError;
+use crate::session::{CheckedSession, SessionId};
+use crate::store::{Change, Creation, Revoked, Target};
+use crate::token::TokenDigest;
+
+impl SqliteStore {
+    pub(super) async fn create_now(
+        &self,
+        digest: TokenDigest,
+        new: CheckedSession,
+    ) -> Result<Creation, StoreError> {
+        let begun = self.turns.raises();
+        self.turns
+            .change(move |turn| Box::pin(create(turn, digest, new, begun)))
+            .await
+    }
+
+    pub(super) async fn revoke_target(
+        &self,
+        target: Target,
+        reason: String,
+    ) -> Result<Revoked, StoreError> {
+        let turns = self.turns.clone();
+        self.turns
+            .change(move |turn| {
+                Box::pin(async move {
+                    let Turn { connection, now } = turn;
+                    let found = Record::of_target(connection, &target, now).await?;
+                    let mut keep = None;
+                    if let Target::User {
+                        user_id,
+                        keep: kept,
+                    } = target
+                    {
+                        keep = kept;
+                        raise(connection, user_id, turns.next_raise(), keep, now).await?;
+                    }
+                    end(connection, found, keep, &reason, now).await
+                })
+            })
+            .await
+    }
+
+    pub(super) async fn update_data(
+        &self,
+        id: SessionId,
+        version: i64,
+        data: String,
+    ) -> Result<Change, StoreError> {
+        self.turns
+            .change(move |turn| {
+                Box::pin(async move {
+                    let Some(was) = alive(&mut *turn.connection, id, turn.now).await? else {
+                        return Ok(Change::NoSession);
+                    };
+                    if was.session.version() != version {
+                        return Ok(Change::Conflict);
+                    }
+                    // Naming the version makes it a change also where the data is the same.
+                    sqlx::query(
+                        "UPDATE sessions SET data = $1, version = version + 1 WHERE id = $2",
+                    )
+                    .bind(data)
+                    .bind(id.to_string())
+                    .execute(&mut *turn.connection)
+                    .await?;
+                    made(turn.connection, id, was.digests()).await
+                })
+            })
+            .await
+    }
+
+    pub(super) async fn rotate_token(
+        &self,
+        old: TokenDigest,
+        new: TokenDigest,
+        grace: Duration,
+    ) -> Result<Change, StoreError> {
+        self.turns
+            .change(move |turn| {
+                Box::pin(async move {
+                    let Turn { connection, now } = turn;
+                    let Some(was) = Record::by_token(connection, old).await? else {
+                        let rotated = Record::by_previous(connection, old).await?;
+                        return Ok(match rotated {
+                            Some(rotated) if rotated.is_alive(now) => Change::Conflict,
+                            _ => Change::NoSession,
+                        });
+                    };
+                    if !was.is_alive(now) {
+                        return Ok(Change::NoSession);
+                    }
+                    let id = was.session.id();
+                    sqlx::query(
+                        "UPDATE sessions SET token_digest = $1, previous_digest = $2, \
+                         previous_until = $3 WHERE id = $4",
+                    )
+                    .bind(new.as_bytes().to_vec())
+                    .bind(old.as_bytes().to_vec())
+                    .bind(now.after(grace).as_micros())
+                    .bind(id.to_string())
+                    .execute(&mut *connection)
+                    .await?;
+                    let digests = was.digests().into_iter().chain([new]).collect();
+                    made(connection, id, digests).await
+                })
+            })
+            .await
+    }
+
+    pub(super) async fn touch_session(
+        &self,
+        id: SessionId,
+        granularity: Duration,
+    ) -> Result<Change, StoreError> {
+        self.turns
+            .change(move |turn| {
+                Box::pin(async move {
+                    let Some(was) = alive(&mut *turn.connection, id, turn.now).await? else {
+                        return Ok(Change::NoSession);
+                    };
+                    if was.session.last_seen_at().after(granularity) <= turn.now {
+                        sqlx::query("UPDATE sessions SET last_seen_at = $1 WHERE id = $2")
+                            .bind(turn.now.as_micros())
+                            .bind(id.to_string())
+                            .execute(&mut *turn.connection)
+                            .await?;
+                    }
+                    made(turn.connection, id, was.digests()).await
+                })
+            })
+            .await
+    }
+}
+
+async fn alive(
+    connection: &mut SqliteConnection,
+    id: SessionId,
+    now: Timestamp,
+) -> Result<Option<Record>, sqlx::Error> {
+    let found = Record::by_id(connection, id.to_string()).await?;
+    Ok(found.filter(|record| record.is_alive(now)))
+}
+
+/// The session as the triggers left it.
+async fn made(
+    connection: &mut SqliteConnection,
+    id: SessionId,
+    digests: Vec<TokenDigest>,
+) -> Result<Change, sqlx::Error> {
+    let now = Record::by_id(connection, id.to_string()).await?;
+    Ok(now.map_or(Change::NoSession, |record| Change::Made {
+        session: record.session,
+        digests,
+    }))
+}
+
+async fn create(
+    turn: Turn<'_>,
+    digest: TokenDigest,
+    new: CheckedSession,
+    begun: i64,
+) -> Result<Creation, sqlx::Error> {
+    let Turn { connection, now } = turn;
+    let user: Option<(i64, Option<i64>)> =
+        sqlx::query_as("SELECT epoch, raised_by FROM session_users WHERE user_id = $1")
+            .bind(new.user_id.clone())
+            .fetch_optional(&mut *connection)
+            .await?;
+    if let Some((_, Some(raised_by))) = user
+        && raised_by > begun
+    {
+        return Ok(Creation::Superseded);
+    }
+    // The digest before a rotation is taken too, its grace over or not, as in Postgres.
+    if Record::by_token(connection, digest).await?.is_some()
+        || Record::by_previous(connection, digest).await?.is_some()
+    {
+        return Ok(Creation::Taken);
+    }
+    if user.is_none() {
+        sqlx::query("INSERT INTO session_users (user_id) VALUES ($1)")
+            .bind(new.user_id.clone())
+            .execute(&mut *connection)
+            .await?;
+    }
+    // Whole seconds, and not less than was asked for.
+    let idle = new.idle_timeout.map(|idle| {
+        let seconds = idle.as_secs() + u64::from(idle.subsec_nanos() > 0);
+        i32::try_from(seconds).unwrap_or(i32::MAX)
+    });
+    sqlx::query(
+        "INSERT INTO sessions (id, token_digest, user_id, user_epoch, data, label, ip, user_agent, \
+         created_at, authenticated_at, last_seen_at, idle_timeout_s, expires_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $9, $10, $11)",
+    )
+    .bind(new.id.to_string())
+    .bind(digest.as_bytes().to_vec())
+    .bind(new.user_id)
+    .bind(user.map_or(0, |(epoch, _)| epoch))
+    .bind(new.data.get().to_owned())
+    .bind(new.label)
+    .bind(new.ip.map(|ip| ip.to_string()))
+    .bind(new.user_agent)
+    .bind(now.as_micros())
+    .bind(idle)
+    .bind(now.after(new.lifetime).as_micros())
+    .execute(&mut *connection)
+    .await?;
+    let created = Record::by_token(connection, digest).await?;
+    created
+        .map(|record| Creation::Created(record.session))
+        .ok_or(sqlx::Error::RowNotFound)
+}
+
+/// Raises the user's epoch, and lifts the one session that is spared into the new one.
+async fn raise(
+    connection: &mut SqliteConnection,
+    user_id: String,
+    number: i64,
+    keep: Option<SessionId>,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let kept = match keep {
+        Some(id) => alive(connection, id, now).await?,
+        None => None,
+    };
+    let epoch: i64 = sqlx::query_scalar(
+        "INSERT INTO session_users (user_id, epoch, raised_by, raised_at) VALUES ($1, 1, $2, $3) \
+         ON CONFLICT (user_id) DO UPDATE \
+         SET epoch = epoch + 1, raised_by = excluded.raised_by, raised_at = excluded.raised_at \
+         RETURNING epoch",
+    )
+    .bind(user_id.clone())
+    .bind(number)
+    .bind(now.as_micros())
+    .fetch_one(&mut *connection)
+    .await?;
+    if let Some(kept) = kept {
+        sqlx::query("UPDATE sessions SET user_epoch = $1 WHERE id = $2 AND user_id = $3")
+            .bind(epoch)
+            .bind(kept.session.id().to_string())
+            .bind(user_id)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Ends those of `found` that are alive (as they were when found), but for the one that is spared.
+/// Its digests count too: its version was raised, so its cached copies are out of date.
+async fn end(
+    connection: &mut SqliteConnection,
+    found: Vec<Record>,
+    keep: Option<SessionId>,
+    reason: &str,
+    now: Timestamp,
+) -> Result<Revoked, sqlx::Error> {
+    let mut revoked = Revoked::nothing();
+    for record in found {
+        revoked.digests.extend(record.digests());
+        if keep == Some(record.session.id()) {
+            continue;
+        }
+        revoked.found += 1;
+        if record.is_alive(now) {
+            revoked.ended += 1;
+            sqlx::query("UPDATE sessions SET revoked_at = $1, ended_reason = $2 WHERE id = $3")
+                .bind(now.as_micros())
+                .bind(reason.to_owned())
+                .bind(record.session.id().to_string())
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
+    Ok(revoked)
+}

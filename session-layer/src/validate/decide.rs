@@ -1,0 +1,157 @@
+//! The decisions of a validation: functions of what they are given, time included.
+
+use std::time::Duration;
+
+use crate::cache::{Belief, Entry};
+use crate::clock::Timestamp;
+use crate::session::Session;
+use crate::store::StoreId;
+use crate::token::TokenDigest;
+
+/// May this copy be served at `now` (the store's clock)? `store`: which store this node asks; before
+/// it knows, only age can be judged, and the caller serves nothing. `ttl`: this node's own, which
+/// counts also where a node with a longer one put the copy there; else no stated bound would hold.
+pub(super) fn believe(
+    entry: &Entry,
+    now: Timestamp,
+    store: Option<StoreId>,
+    ttl: Duration,
+) -> Belief {
+    let foreign = store.is_some_and(|store| store != entry.store_id);
+    let over = now >= entry.not_after || now.since(entry.read_at) >= ttl;
+    if foreign || over {
+        Belief::Dead
+    } else {
+        Belief::Believed
+    }
+}
+
+/// How often a session's use is noted: once a minute, or four times per idle timeout where that is
+/// more often.
+pub(super) fn touch_granularity(idle_timeout: Option<Duration>) -> Duration {
+    const MINUTE: Duration = Duration::from_secs(60);
+    idle_timeout.map_or(MINUTE, |idle| MINUTE.min(idle / 4))
+}
+
+/// How long a copy read at `now` may be served: the TTL less jitter, but no longer than the session
+/// itself lives, than the grace of a rotation, or than until the next touch that must precede an
+/// answer. `None`: not worth a copy.
+pub(super) fn lifetime(
+    now: Timestamp,
+    ttl: Duration,
+    digest: TokenDigest,
+    session: &Session,
+    previous_until: Option<Timestamp>,
+) -> Option<Duration> {
+    let mut lifetime = less_jitter(ttl, digest).min(session.expires_at().since(now));
+    if let Some(until) = previous_until {
+        lifetime = lifetime.min(until.since(now));
+    }
+    if let Some(idle) = session.idle_timeout() {
+        let next_touch = session.last_seen_at().after(touch_granularity(Some(idle)));
+        lifetime = lifetime.min(next_touch.since(now));
+    }
+    // Redis counts whole milliseconds.
+    (lifetime >= Duration::from_millis(1)).then_some(lifetime)
+}
+
+/// Up to a tenth less, so that what was filled at one moment (after a flush, a restart) does not
+/// expire at one moment. The digest is random enough and makes it repeatable.
+fn less_jitter(ttl: Duration, digest: TokenDigest) -> Duration {
+    let [a, b, ..] = *digest.as_bytes();
+    ttl - ttl / 10 * u32::from(u16::from_be_bytes([a, b])) / 65_536
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{SessionParts, data_to_json};
+
+    const NOW: Timestamp = Timestamp::from_micros(1_000_000_000_000);
+    const TTL: Duration = Duration::from_secs(300);
+
+    fn session(
+        expires_in: Duration,
+        idle_timeout: Option<Duration>,
+        seen_ago: Duration,
+    ) -> Session {
+        let seen = NOW.as_micros() - i64::try_from(seen_ago.as_micros()).unwrap();
+        SessionParts {
+            id: crate::session::SessionId::from_bytes([1; 16]),
+            user_id: "alice".to_owned(),
+            version: 1,
+            created_at: NOW,
+            authenticated_at: NOW,
+            last_seen_at: Timestamp::from_micros(seen),
+            expires_at: NOW.after(expires_in),
+            idle_timeout,
+            data: data_to_json(()).unwrap(),
+        }
+        .into()
+    }
+
+    fn entry(store_id: StoreId, not_after: Timestamp) -> Entry {
+        let session = session(Duration::from_secs(9), None, Duration::ZERO);
+        Entry {
+            session,
+            store_id,
+            xmin: 0,
+            read_at: NOW,
+            not_after,
+        }
+    }
+
+    #[test]
+    fn a_copy_is_believed_while_young_and_of_our_store() {
+        let ours = [1; 16];
+        let later = NOW.after(Duration::from_micros(1));
+        for (store, not_after, expected) in [
+            (Some(ours), later, Belief::Believed),
+            (Some(ours), NOW, Belief::Dead),
+            (Some([2; 16]), later, Belief::Dead),
+            (None, later, Belief::Believed),
+        ] {
+            assert_eq!(believe(&entry(ours, not_after), NOW, store, TTL), expected);
+        }
+        // Another node's TTL is longer than ours.
+        let long = entry(ours, NOW.after(TTL * 9));
+        for (age, expected) in [(TTL / 2, Belief::Believed), (TTL, Belief::Dead)] {
+            assert_eq!(believe(&long, NOW.after(age), Some(ours), TTL), expected);
+        }
+    }
+
+    #[test]
+    fn a_copy_never_outlives_what_it_is_a_copy_of() {
+        let digest = TokenDigest::from_bytes([0; 32]); // no jitter
+        let secs = Duration::from_secs;
+        let life = |session: &Session, previous| lifetime(NOW, TTL, digest, session, previous);
+        let day = secs(86_400);
+        assert_eq!(life(&session(day, None, secs(0)), None), Some(TTL));
+        assert_eq!(life(&session(secs(7), None, secs(0)), None), Some(secs(7)));
+        assert_eq!(
+            life(&session(day, None, secs(0)), Some(NOW.after(secs(5)))),
+            Some(secs(5))
+        );
+        assert_eq!(
+            life(&session(day, None, secs(0)), Some(NOW)),
+            None,
+            "the grace is over"
+        );
+        // An idle timeout of 40 s is touched every 10 s; this one was touched 4 s ago.
+        assert_eq!(
+            life(&session(day, Some(secs(40)), secs(4)), None),
+            Some(secs(6))
+        );
+        assert_eq!(
+            life(&session(day, Some(secs(3600)), secs(0)), None),
+            Some(secs(60))
+        );
+    }
+
+    #[test]
+    fn jitter_takes_at_most_a_tenth() {
+        assert_eq!(less_jitter(TTL, TokenDigest::from_bytes([0; 32])), TTL);
+        let least = less_jitter(TTL, TokenDigest::from_bytes([255; 32]));
+        assert!(least > TTL * 9 / 10 && least < TTL * 91 / 100, "{least:?}");
+    }
+}

@@ -1,0 +1,390 @@
+//! Redis and Postgres are killed, stopped, flushed, demoted and revived under the quickstart.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use session_testkit::{
+    backends::{Backend, Backends},
+    wait,
+};
+use tempfile::TempDir;
+
+use super::{
+    process::{App, Login, env_of, tier},
+    rows::{assert_cleared, assert_outage, assert_problem, assert_unauthorized, keys},
+};
+use crate::{
+    harness::{Outcome, Registry},
+    http::Answer,
+};
+
+/// Noticing that a server is gone or there again.
+const SOON: Duration = Duration::from_secs(5);
+
+pub(crate) fn tests(reg: &mut Registry) {
+    reg.each_backend("redis_killed_with_an_old_dump_and_revived", redis_killed);
+    reg.each_backend("redis_paused", redis_paused);
+    reg.each_backend("redis_not_there_at_the_start", redis_late);
+    reg.each_backend("redis_demoted_and_promoted", redis_demoted);
+    reg.each_backend("redis_flushed", redis_flushed);
+    reg.each_backend("postgres_killed_and_revived", postgres_killed);
+    reg.each_backend("both_killed", both_killed);
+    reg.shared("bypass", bypass);
+    reg.each_backend("bypass_without_redis", bypass_without_redis);
+    reg.shared("ended_and_expired_by_sql", by_sql);
+}
+
+async fn servers(backend: Backend) -> Result<Backends, session_testkit::backends::BackendError> {
+    Backends::builder().backend(backend).start().await
+}
+
+/// Waits until this session is answered for by Redis again.
+async fn hit_again(app: &App, login: &Login) -> Outcome {
+    let hit = async || app.tier(login).await.is_ok_and(|tier| tier == "hit");
+    let took = wait::until("a hit", SOON, hit).await?;
+    eprintln!("hits again after {took:?}");
+    Ok(())
+}
+
+/// A revocation that Redis could not be told of: committed, with both bounds.
+fn assert_committed(answer: &Answer) {
+    let told = answer.json();
+    assert_eq!(
+        (answer.status, &told["revoked"]),
+        (200, &json!("committed")),
+        "{answer:?}"
+    );
+    assert_eq!(told["atMostMs"], 302_000, "{answer:?}");
+    let within = told["withinMs"].as_u64().unwrap_or(u64::MAX);
+    assert!((2000..=302_000).contains(&within), "{answer:?}");
+}
+
+/// Everything works on Postgres alone; ends `other`.
+async fn works_without_redis(app: &App, alice: &Login, other: &Login) -> Outcome {
+    for _ in 0..5 {
+        let begin = Instant::now();
+        let me = app.me(alice).await?;
+        assert_eq!((me.status, tier(&me).as_str()), (200, "store"), "{me:?}");
+        assert!(
+            begin.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            begin.elapsed()
+        );
+    }
+    let new = app.login("alice").await?;
+    assert_eq!(app.me(&new).await?.status, 200);
+    assert_eq!(
+        app.get("/sessions", alice)
+            .await?
+            .json()
+            .as_array()
+            .map(Vec::len),
+        Some(3)
+    );
+    assert_committed(
+        &app.ask(
+            "DELETE",
+            &format!("/sessions/{}", new.id),
+            &[("Cookie", &alice.cookie)],
+        )
+        .await?,
+    );
+    let logout = app
+        .ask("POST", "/logout", &[("Cookie", &other.cookie)])
+        .await?;
+    assert_committed(&logout);
+    assert_cleared(&logout);
+    for ended in [&new, other] {
+        assert_unauthorized(&app.me(ended).await?);
+    }
+    assert_eq!(app.ask("GET", "/readyz", &[]).await?.status, 200);
+    assert_eq!(app.ask("GET", "/livez", &[]).await?.status, 200);
+    Ok(())
+}
+
+async fn health_without_redis(app: &App) -> Outcome {
+    let unhealthy = async || app.health().await.is_ok_and(|health| health.status == 503);
+    wait::until("the health to be a 503", SOON, unhealthy).await?;
+    let document = app.health().await?.json();
+    assert_eq!(document["status"], "unhealthy", "{document:#}");
+    assert_eq!(document["redis"]["connected"], false, "{document:#}");
+    assert_eq!(document["redis"]["version"], json!(null), "{document:#}");
+    assert_eq!(
+        document["sessionCache"]["pool"]["available"], 0,
+        "{document:#}"
+    );
+    assert_eq!(
+        document["performance"],
+        json!({ "ping": null, "set": null, "get": null })
+    );
+    let errors = document["errors"].as_array().map_or(0, Vec::len);
+    assert!((1..=10).contains(&errors), "{document:#}");
+    Ok(())
+}
+
+async fn healthy_again(app: &App) -> Outcome {
+    // Degraded: the errors of the last minute are still told.
+    let connected = async || app.health().await.is_ok_and(|health| health.status == 200);
+    wait::until("the health to be a 200", SOON, connected).await?;
+    let document = app.health().await?.json();
+    assert_eq!(document["redis"]["connected"], true, "{document:#}");
+    assert_eq!(document["status"], "degraded", "{document:#}");
+    Ok(())
+}
+
+async fn redis_killed(backend: Backend) -> Outcome {
+    let servers = servers(backend).await?;
+    let app = App::on(&servers).await?;
+    let (alice, other) = (app.login("alice").await?, app.login("alice").await?);
+    hit_again(&app, &alice).await?;
+    hit_again(&app, &other).await?;
+    // What it will come back with: a copy of a session that ends while it is away.
+    servers.redis().save().await?;
+    servers.redis().kill().await?;
+    works_without_redis(&app, &alice, &other).await?;
+    health_without_redis(&app).await?;
+
+    servers.redis().restart().await?;
+    for _ in 0..20 {
+        assert_unauthorized(&app.me(&other).await?);
+    }
+    hit_again(&app, &alice).await?;
+    assert_unauthorized(&app.me(&other).await?);
+    healthy_again(&app).await
+}
+
+async fn redis_paused(backend: Backend) -> Outcome {
+    let servers = servers(backend).await?;
+    let app = App::on(&servers).await?;
+    let (alice, other) = (app.login("alice").await?, app.login("alice").await?);
+    hit_again(&app, &alice).await?;
+    hit_again(&app, &other).await?;
+    let paused = servers.redis().pause().await?;
+    works_without_redis(&app, &alice, &other).await?;
+    health_without_redis(&app).await?;
+
+    paused.resume().await?;
+    // It wakes with a copy of `other` that nobody could remove.
+    for _ in 0..20 {
+        assert_unauthorized(&app.me(&other).await?);
+    }
+    hit_again(&app, &alice).await?;
+    assert_unauthorized(&app.me(&other).await?);
+    healthy_again(&app).await
+}
+
+async fn redis_late(backend: Backend) -> Outcome {
+    let servers = servers(backend).await?;
+    servers.redis().kill().await?;
+    let app = App::on(&servers).await?;
+    let (alice, other) = (app.login("alice").await?, app.login("alice").await?);
+    works_without_redis(&app, &alice, &other).await?;
+    health_without_redis(&app).await?;
+    servers.redis().restart().await?;
+    hit_again(&app, &alice).await?;
+    healthy_again(&app).await
+}
+
+async fn redis_demoted(backend: Backend) -> Outcome {
+    let servers = servers(backend).await?;
+    let new_master = Backends::builder().backend(backend).start_redis().await?;
+    let app = App::on(&servers).await?;
+    let (alice, other) = (app.login("alice").await?, app.login("alice").await?);
+    hit_again(&app, &alice).await?;
+    hit_again(&app, &other).await?;
+    servers.redis().replica_of(Some(&new_master)).await?;
+    // A demoted server still answers reads: within a second it is noticed, and no longer believed.
+    let noticed = async || app.tier(&alice).await.is_ok_and(|tier| tier == "store");
+    wait::until("the demotion to be noticed", SOON, noticed).await?;
+    works_without_redis(&app, &alice, &other).await?;
+
+    servers.redis().replica_of(None).await?;
+    for _ in 0..20 {
+        assert_unauthorized(&app.me(&other).await?);
+    }
+    hit_again(&app, &alice).await?;
+    assert_unauthorized(&app.me(&other).await?);
+    Ok(())
+}
+
+async fn redis_flushed(backend: Backend) -> Outcome {
+    let servers = servers(backend).await?;
+    let app = App::on(&servers).await?;
+    let (alice, ended) = (app.login("alice").await?, app.login("alice").await?);
+    app.ask("POST", "/logout", &[("Cookie", &ended.cookie)])
+        .await?;
+    for _ in 0..3 {
+        hit_again(&app, &alice).await?;
+        servers.redis().flush_all().await?;
+        assert_eq!(app.tier(&alice).await?, "store");
+        assert_unauthorized(&app.me(&ended).await?);
+    }
+    hit_again(&app, &alice).await
+}
+
+async fn postgres_killed(backend: Backend) -> Outcome {
+    let servers = servers(backend).await?;
+    let app = App::on(&servers).await?;
+    let (alice, uncached) = (app.login("alice").await?, app.login("alice").await?);
+    hit_again(&app, &alice).await?;
+    servers.postgres().kill().await?;
+
+    let me = app.get("/me", &alice).await?;
+    assert_eq!((me.status, tier(&me).as_str()), (200, "hit"), "{me:?}");
+    // Nobody could say: an outage is never a 401.
+    let unknown = app
+        .send("GET", "/me", &[("Authorization", &uncached.bearer)])
+        .await?;
+    assert_outage(&unknown);
+    assert_eq!(tier(&unknown), "unavailable");
+    assert_outage(&app.try_login("alice").await?);
+    assert_outage(
+        &app.send("GET", "/sessions", &[("Cookie", &alice.cookie)])
+            .await?,
+    );
+    let cookie = ("Cookie", &*alice.cookie);
+    assert_outage(&app.send("POST", "/logout", &[cookie]).await?);
+    assert_outage(&app.send("POST", "/logout-everywhere", &[cookie]).await?);
+    assert_outage(
+        &app.send("DELETE", &format!("/sessions/{}", uncached.id), &[cookie])
+            .await?,
+    );
+    assert_problem(
+        &app.ask("DELETE", "/sessions/no-uuid", &[cookie]).await?,
+        404,
+    );
+    assert_unauthorized(&app.send("GET", "/me", &[]).await?);
+    assert_eq!(
+        app.ask("GET", "/readyz", &[]).await?.status,
+        200,
+        "hits can be validated"
+    );
+    assert_eq!(app.health().await?.json()["redis"]["connected"], true);
+    assert_eq!(
+        app.get("/me", &alice).await?.status,
+        200,
+        "what failed has ended nothing"
+    );
+
+    servers.postgres().restart().await?;
+    let answers = async || app.me(&uncached).await.is_ok_and(|me| me.status == 200);
+    wait::until("Postgres to be asked again", SOON, answers).await?;
+    let logout = app.ask("POST", "/logout", &[cookie]).await?;
+    assert_eq!(
+        (logout.status, logout.json()),
+        (200, json!({ "revoked": "propagated" }))
+    );
+    assert_unauthorized(&app.me(&alice).await?);
+    Ok(())
+}
+
+async fn both_killed(backend: Backend) -> Outcome {
+    let servers = servers(backend).await?;
+    let app = App::on(&servers).await?;
+    let alice = app.login("alice").await?;
+    hit_again(&app, &alice).await?;
+    servers.redis().kill().await?;
+    servers.postgres().kill().await?;
+    for _ in 0..5 {
+        assert_outage(&app.send("GET", "/me", &[("Cookie", &alice.cookie)]).await?);
+        assert_outage(
+            &app.send("POST", "/logout", &[("Cookie", &alice.cookie)])
+                .await?,
+        );
+    }
+    assert_unauthorized(&app.send("GET", "/me", &[]).await?);
+    assert_problem(&app.send("GET", "/readyz", &[]).await?, 503);
+    assert_eq!(app.send("GET", "/livez", &[]).await?.status, 200);
+    health_without_redis(&app).await?;
+
+    servers.postgres().restart().await?;
+    let answers = async || app.me(&alice).await.is_ok_and(|me| me.status == 200);
+    wait::until("Postgres to be asked again", SOON, answers).await?;
+    servers.redis().restart().await?;
+    hit_again(&app, &alice).await
+}
+
+async fn bypass(backends: Arc<Backends>) -> Outcome {
+    let app = App::on(&backends).await?;
+    let (alice, other) = (app.login("alice").await?, app.login("alice").await?);
+    hit_again(&app, &alice).await?;
+    hit_again(&app, &other).await?;
+    assert_eq!(app.put_mode(r#"{"mode":"bypass"}"#).await?.status, 200);
+    assert_eq!(app.tier(&alice).await?, "store");
+    let health = app.health().await?;
+    let document = health.json();
+    assert_eq!(
+        (health.status, &document["sessionCache"]["enabled"]),
+        (200, &json!(false)),
+        "{document:#}"
+    );
+    // Redis is told all the same, so that turning it on again serves nothing that ended meanwhile.
+    let logout = app
+        .ask("POST", "/logout", &[("Cookie", &other.cookie)])
+        .await?;
+    assert_eq!(
+        (logout.status, logout.json()),
+        (200, json!({ "revoked": "propagated" }))
+    );
+    assert_eq!(app.put_mode(r#"{"mode":"on"}"#).await?.status, 200);
+    assert_unauthorized(&app.me(&other).await?);
+    hit_again(&app, &alice).await
+}
+
+async fn bypass_without_redis(backend: Backend) -> Outcome {
+    let servers = servers(backend).await?;
+    let sandbox = servers.sandbox();
+    let mut env = env_of(&sandbox);
+    env.push(("SESSION_CACHE_ENABLED", "false".to_owned()));
+    let app = App::start(TempDir::new()?, &env).await?;
+    let alice = app.login("alice").await?;
+    assert_eq!(app.tier(&alice).await?, "store");
+    servers.redis().kill().await?;
+    assert_eq!(app.tier(&alice).await?, "store");
+    let degraded = async || {
+        app.health()
+            .await
+            .is_ok_and(|health| health.json()["status"] == "degraded")
+    };
+    wait::until("Redis to be missed", SOON, degraded).await?;
+    assert_eq!(app.health().await?.status, 200);
+    assert_eq!(app.ask("GET", "/readyz", &[]).await?.status, 200);
+    servers.postgres().kill().await?;
+    assert_outage(&app.send("GET", "/me", &[("Cookie", &alice.cookie)]).await?);
+    assert_problem(&app.send("GET", "/readyz", &[]).await?, 503);
+    Ok(())
+}
+
+async fn by_sql(backends: Arc<Backends>) -> Outcome {
+    let app = App::on(&backends).await?;
+    let mut postgres = backends.postgres().connect().await?;
+    for change in [
+        "SET revoked_at = now()",
+        "SET expires_at = now() - interval '1 second'",
+    ] {
+        let login = app.login("alice").await?;
+        let sql = format!(
+            "UPDATE {}.sessions {change} WHERE id = '{}'",
+            app.schema(),
+            login.id
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(&mut postgres)
+            .await?;
+        assert_unauthorized(&app.me(&login).await?);
+        let logout = app
+            .ask("POST", "/logout", &[("Cookie", &login.cookie)])
+            .await?;
+        assert_eq!(
+            (logout.status, logout.json()),
+            (200, json!({ "revoked": "nothing" }))
+        );
+        assert_cleared(&logout);
+    }
+    let document = app.health().await?.json();
+    assert!(keys(&document).contains(&"status"));
+    Ok(())
+}
