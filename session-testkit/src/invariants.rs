@@ -31,6 +31,7 @@ mod copies;
 mod data;
 mod denied;
 mod expiry;
+mod findings;
 mod index;
 mod issued;
 mod monotone;
@@ -44,7 +45,7 @@ mod words;
 use std::{fmt, str::FromStr};
 
 pub use self::verdict::{MAX_SHOWN, Outcome, Verdict, Verdicts, Violation};
-use self::{index::Index, verdict::Findings};
+use self::{findings::Findings, index::Index};
 use crate::history::History;
 
 /// A promise. Its words are those of the design; what counts as a violation is said at each check.
@@ -197,7 +198,7 @@ pub fn check(history: &History) -> Verdicts {
         let verdict = invariant.findings(&index).verdict(invariant);
         (invariant, verdict)
     });
-    Verdicts::new(each.into(), verdict::doubts(history))
+    Verdicts::new(each.into(), findings::doubts(history))
 }
 
 #[cfg(test)]

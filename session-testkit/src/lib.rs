@@ -39,7 +39,10 @@
 //!
 //! # Load, decide
 //!
-//! Workloads, their recorded history and its verdict come with a later release.
+//! A [`Subject`](subject::Subject) is the session cache under test, on several nodes; a
+//! [`Runner`](workload::Runner) drives an open loop of requests through it, causes the faults of a schedule
+//! and records a [`History`](history::History); [`invariants::check`] says which promise was broken, by
+//! which few operations, or that too little was examined to say anything.
 //!
 //! # Look
 //!
@@ -55,3 +58,4 @@ pub mod proxy;
 pub mod subject;
 pub mod url;
 pub mod wait;
+pub mod workload;

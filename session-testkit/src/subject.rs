@@ -103,6 +103,14 @@ pub trait Subject: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(Token, Reach), Failed>> + Send {
         std::future::ready(Err(Failed::Unsupported))
     }
+
+    /// A token as the subject gives them out, but one that nobody gave out, of these random bytes.
+    /// Defaults to 43 characters of base64url.
+    ///
+    /// If the subject refuses its form, the test of random tokens tests nothing.
+    fn random_token(&self, random: [u8; 32]) -> Token {
+        Token::base64url(random)
+    }
 }
 
 /// What a session token is to the test: the secret that [`Subject::create`] gave out. Its `Debug` is
@@ -114,6 +122,24 @@ impl Token {
     /// A token of this text.
     pub fn new(text: impl Into<Box<str>>) -> Self {
         Self(text.into())
+    }
+
+    /// 32 bytes as 43 characters of base64url without padding.
+    #[must_use]
+    pub fn base64url(bytes: [u8; 32]) -> Self {
+        const ALPHABET: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let text: String = bytes
+            .chunks(3)
+            .flat_map(|chunk| {
+                let group = (0..3).fold(0_usize, |group, at| {
+                    group << 8 | usize::from(chunk.get(at).copied().unwrap_or(0))
+                });
+                let chars = [18, 12, 6, 0].map(|shift| char::from(ALPHABET[group >> shift & 63]));
+                chars.into_iter().take(chunk.len() + 1)
+            })
+            .collect();
+        Self::new(text)
     }
 
     /// The secret itself.
@@ -211,5 +237,32 @@ impl Failed {
     /// [`Failed::Unknown`], with a reason that goes into the history. Also for [`Result::map_err`].
     pub fn unknown(why: impl fmt::Display) -> Self {
         Self::Unknown(why.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_random_token_is_base64url_of_its_bytes() {
+        let mut bytes = [0_u8; 32];
+        bytes[..4].copy_from_slice(&[0xfb, 0xff, 0xbf, 0x01]);
+        bytes[31] = 0xff;
+        // What `base64 -w0 | tr +/ -_ | tr -d =` gives.
+        let expected = "-_-_AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAP8";
+        assert_eq!(Token::base64url(bytes).reveal(), expected);
+        let token = session_layer_digest(expected);
+        assert!(token, "session-layer takes it for one of its own");
+    }
+
+    fn session_layer_digest(token: &str) -> bool {
+        use ::session_layer::{OpaqueTokens, TokenScheme as _};
+        OpaqueTokens.digest(token).is_ok()
+    }
+
+    #[test]
+    fn a_token_is_not_shown_by_its_debug() {
+        assert_eq!(format!("{:?}", Token::new("secret")), "Token(redacted)");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{index::Index, spans::Spans, verdict::Findings, words::Ms};
+use super::{findings::Findings, index::Index, spans::Spans, words::Ms};
 use crate::history::{Entry, Fault, Nanos, Resource, Sample};
 
 /// R11. *Pools, tasks and memory return to baseline after every fault.*

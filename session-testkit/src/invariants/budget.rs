@@ -1,8 +1,8 @@
 //! R9: every validate ends within its budget.
 
 use super::{
+    findings::Findings,
     index::{Index, proof},
-    verdict::Findings,
     words::Ms,
 };
 use crate::history::nanos;

@@ -1,6 +1,6 @@
 //! R10: reads of Postgres in flight stay within the bulkhead.
 
-use super::{index::Index, verdict::Findings};
+use super::{findings::Findings, index::Index};
 use crate::history::Entry;
 
 /// R10. *Postgres reads in flight never exceed the bulkhead.*

@@ -1,8 +1,8 @@
 //! R8: no stale copy stays in Redis.
 
 use super::{
+    findings::Findings,
     index::{Index, Kind, proof},
-    verdict::Findings,
 };
 use crate::history::{Entry, Fault, Nanos, Scan, nanos};
 

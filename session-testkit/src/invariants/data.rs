@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::{
     bounds::{Bound, Bounds},
+    findings::Findings,
     index::{Index, Kind, Session, Validation, proof},
-    verdict::Findings,
     words::Named,
 };
 use crate::{

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::{
+    findings::Findings,
     index::{Changing, Index, Kind, Session, proof},
-    verdict::Findings,
     words::Named,
 };
 use crate::history::{Change, Creation, Nanos, Operation, nanos};
@@ -26,7 +26,7 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
             continue;
         }
         let tokens = Tokens::of(index, session);
-        let mut last_valid = LastValid::new(session);
+        let mut last_valid = LastValid::new(session, &tokens);
         let answers = session.validations.iter().map(|each| {
             (
                 each.op,
@@ -157,8 +157,8 @@ fn ends_by_rotation(session: &Session<'_>, rotations: &[&Changing<'_>]) -> HashM
     ends
 }
 
-/// May the idle timeout have run out by the operation's answer? The last use is a Valid (or the login)
-/// that was over before; its touch may be late, and fails while Postgres can't be reached.
+/// May the idle timeout have run out by the operation's answer? The last use's touch may be late, and
+/// fails while Postgres can't be reached.
 fn maybe_idle_out(
     index: &Index<'_>,
     session: &Session<'_>,
@@ -178,7 +178,10 @@ fn maybe_idle_out(
     operation.end() >= end || untouched
 }
 
-/// The call of the last Valid that was over by some time; asked in the order of time.
+/// The call of the last use that was over by some time; asked in the order of time.
+///
+/// A Valid is a use, for with little life left the touch comes before the answer. But one for a token
+/// that may have been rotated away came from an old copy perhaps, and no such token is touched.
 struct LastValid {
     /// (answer, call) of each Valid, by answer.
     valids: std::iter::Peekable<std::vec::IntoIter<(Nanos, Nanos)>>,
@@ -186,8 +189,11 @@ struct LastValid {
 }
 
 impl LastValid {
-    fn new(session: &Session<'_>) -> Self {
-        let valids = session.validations.iter().filter(|each| each.is_valid());
+    fn new(session: &Session<'_>, tokens: &Tokens) -> Self {
+        let valids = session
+            .validations
+            .iter()
+            .filter(|each| each.is_valid() && each.op.end() < tokens.end(each.token));
         let mut valids: Vec<_> = valids.map(|each| (each.op.end(), each.op.call)).collect();
         valids.sort_unstable();
         Self {

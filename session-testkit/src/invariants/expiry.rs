@@ -1,8 +1,8 @@
 //! R6: nothing is Valid after its expiry.
 
 use super::{
+    findings::Findings,
     index::{Index, Session, proof},
-    verdict::Findings,
     words::Named,
 };
 use crate::{

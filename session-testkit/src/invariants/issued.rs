@@ -1,15 +1,19 @@
 //! R4: a token that was not issued is never Valid.
 
+use std::collections::HashMap;
+
 use super::{
-    index::{Index, proof},
-    verdict::Findings,
+    findings::Findings,
+    index::{Index, Kind, Session, proof},
+    words::Named,
 };
-use crate::history::Creation;
+use crate::history::{Creation, Nanos};
 
 /// R4. *Never Valid for a token that was not issued, whatever Redis contains (with a key to seal; without
 /// one Redis is trusted).*
 ///
-/// Broken by a Valid for a random token, or for a session whose login was refused. (Entries planted in
+/// Broken by a Valid for a random token, for a session whose login was refused, or for a token answered
+/// before the login or rotation that gave it out had begun. (Entries planted in
 /// Redis are a fault of the schedule; a history of Redis without sealing and with planted entries is not
 /// one to check for this.)
 pub(super) fn check(index: &Index<'_>) -> Findings {
@@ -26,20 +30,27 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
         }
     }
     for session in &index.sessions {
-        if !matches!(session.answer, Some(Creation::Refused(_))) {
-            continue;
-        }
-        for validation in session
-            .validations
-            .iter()
-            .filter(|each| each.says_something())
-        {
+        let refused = matches!(session.answer, Some(Creation::Refused(_)));
+        let issued = issued(session);
+        let answers = session.validations.iter();
+        for validation in answers.filter(|each| each.says_something()) {
+            let early = issued
+                .get(&validation.token)
+                .is_some_and(|at| validation.op.end() < *at);
+            if !(refused || early) {
+                continue;
+            }
             findings.examined += 1;
             if validation.is_valid() {
                 findings.broken(|| {
-                    let session_number = session.number;
+                    let name = Named(session.number, validation.token);
+                    let why = if refused {
+                        "whose login was refused"
+                    } else {
+                        "which was not given out yet"
+                    };
                     (
-                        format!("session {session_number}, whose login was refused, was honoured"),
+                        format!("{name}, {why}, was honoured"),
                         proof([session.create, validation.op]),
                     )
                 });
@@ -47,4 +58,15 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
         }
     }
     findings
+}
+
+/// When the operation that gave out each token began.
+fn issued(session: &Session<'_>) -> HashMap<u32, Nanos> {
+    let rotations = session.changes.iter().filter_map(|each| match each.kind {
+        Kind::Rotate { new, .. } => Some((new?, each.op.call)),
+        Kind::Update { .. } | Kind::Revoke | Kind::RevokeAll => None,
+    });
+    std::iter::once((0, session.create.call))
+        .chain(rotations)
+        .collect()
 }

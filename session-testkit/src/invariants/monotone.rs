@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::{
+    findings::Findings,
     index::{Index, Session, Validation, proof},
-    verdict::Findings,
     words::Named,
 };
 use crate::history::{Nanos, Operation, nanos};

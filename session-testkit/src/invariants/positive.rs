@@ -1,8 +1,8 @@
 //! R7: an outage is never taken for Invalid.
 
 use super::{
+    findings::Findings,
     index::{Index, proof},
-    verdict::Findings,
 };
 use crate::{
     history::{Change, Op, Operation},

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{
     bounds::{Bound, Bounds},
+    findings::Findings,
     index::{Changing, Index, Kind, Session, Validation, proof},
-    verdict::Findings,
     words::Named,
 };
 use crate::history::Change;

@@ -1,6 +1,6 @@
 //! R12: raw tokens are nowhere.
 
-use super::{index::Index, verdict::Findings};
+use super::{findings::Findings, index::Index};
 use crate::history::{Entry, Place};
 
 /// R12. *Raw tokens are nowhere: logs, metrics, Postgres, Redis, its dump files.*

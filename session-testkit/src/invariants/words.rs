@@ -72,7 +72,7 @@ fn operation_in_words(operation: &Operation, f: &mut fmt::Formatter<'_>) -> fmt:
     match &operation.op {
         Op::Create { session, user, .. } => write!(f, "create of session {session} for {user}")?,
         Op::Validate { session, token, .. } => {
-            write!(f, "validate of {}", Named(*session, *token))?
+            write!(f, "validate of {}", Named(*session, *token))?;
         }
         Op::ValidateRandom { .. } => f.write_str("validate of a token that was never issued")?,
         Op::Update {

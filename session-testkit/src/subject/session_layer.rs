@@ -123,3 +123,78 @@ fn failed(error: Error) -> Failed {
         other => Failed::refused(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use session_layer::{cache::MemoryCache, store::SqliteStore};
+
+    use super::*;
+    use crate::{
+        invariants::{Invariant, Outcome, check},
+        workload::{Runner, Settings},
+    };
+
+    async fn embedded() -> SessionLayerSubject {
+        let store = SqliteStore::open(":memory:").await.unwrap();
+        let builder = Sessions::builder(MemoryCache::new(10_000), store);
+        // A budget for a busy machine: what is looked at here is the translation.
+        let sessions = builder.budget(Duration::from_secs(5)).build();
+        SessionLayerSubject::new([sessions])
+    }
+
+    #[tokio::test]
+    async fn each_operation_goes_through_unchanged() {
+        let subject = embedded().await;
+        let login = Login::new("ann", "first");
+        let token = subject.create(0, &login).await.unwrap();
+        let valid = |data: &str| Seen::Valid {
+            user: "ann".to_owned(),
+            data: data.to_owned(),
+        };
+        assert_eq!(subject.validate(0, &token).await, valid("first"));
+        let reach = subject.update(0, &token, "second").await;
+        assert_eq!(reach, Ok(Reach::Propagated));
+        assert_eq!(subject.validate(0, &token).await, valid("second"));
+
+        let (next, _) = subject.rotate(0, &token, Duration::ZERO).await.unwrap();
+        assert_eq!(subject.validate(0, &token).await, Seen::Invalid);
+        assert_eq!(subject.validate(0, &next).await, valid("second"));
+        assert_eq!(subject.revoke(0, &token).await, Ok(Reach::Nothing));
+        assert_eq!(subject.revoke_all(0, "ann").await, Ok(Reach::Propagated));
+        assert_eq!(subject.validate(0, &next).await, Seen::Invalid);
+        let ended = subject.update(0, &next, "third").await;
+        assert!(matches!(ended, Err(Failed::Refused(_))), "{ended:?}");
+
+        let random = subject.random_token([7; 32]);
+        assert_eq!(subject.validate(0, &random).await, Seen::Invalid);
+        assert_eq!(subject.validate(1, &next).await, Seen::Unavailable);
+        let nowhere = subject.revoke(1, &next).await;
+        assert_eq!(nowhere, Err(Failed::refused("there is no node 1")));
+    }
+
+    #[tokio::test]
+    async fn the_embedded_pair_keeps_its_promises_under_load() {
+        let mut settings = Settings::new(3);
+        settings.rate = 400;
+        settings.duration = Duration::from_secs(2);
+        settings.sessions = 40;
+        settings.parameters.single_server = true;
+        let run = Runner::new(embedded().await, settings).run().await.unwrap();
+        let verdicts = check(&run.history);
+        for shown in [
+            Invariant::R1,
+            Invariant::R2,
+            Invariant::R3,
+            Invariant::R4,
+            Invariant::R5,
+        ] {
+            let verdict = verdicts.of(shown);
+            assert_eq!(
+                verdict.outcome(),
+                Outcome::Holds,
+                "{verdicts}{}",
+                run.report
+            );
+        }
+    }
+}

@@ -7,7 +7,7 @@ use proptest::{prelude::*, test_runner::TestRunner};
 
 use super::{
     super::{Invariant, Outcome, check},
-    simulated::{Break, Fate, Kind, NODES, Plan, Simulation, Step},
+    simulated::{Break, Broken, Fate, Kind, NODES, Plan, Simulation, Step},
 };
 use crate::history::History;
 
@@ -50,17 +50,16 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    let postgres = prop_oneof![
-        1 => Just(None),
-        1 => Just(Some(None)),
-        2 => (0..NODES).prop_map(|node| Some(Some(node))),
+    let of = prop_oneof![
+        1 => Just(Broken::Redis),
+        1 => Just(Broken::Postgres),
+        2 => (0..NODES).prop_map(Broken::PostgresFrom),
     ];
-    let broken =
-        (0_u64..8_000, 1_u64..8_000, postgres).prop_map(|(gap_ms, for_ms, postgres)| Break {
-            gap_ms,
-            for_ms,
-            postgres,
-        });
+    let broken = (0_u64..8_000, 1_u64..8_000, of).prop_map(|(gap_ms, for_ms, of)| Break {
+        gap_ms,
+        for_ms,
+        of,
+    });
     let steps = prop::collection::vec(step(), 1..120);
     let breaks = prop::collection::vec(broken, 0..3);
     (steps, breaks, any::<bool>()).prop_map(|(steps, breaks, single_server)| Plan {

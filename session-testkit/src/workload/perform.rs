@@ -1,0 +1,276 @@
+//! One request of the plan: asked, answered or dropped, recorded.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    DropWhen, Recorder,
+    dropping::dropping,
+    plan::{Action, Planned, Presented},
+    sessions::{Known, Slots},
+    tally::Answered,
+};
+use crate::{
+    history::{Change, Creation, Nanos, Op, Operation, nanos},
+    subject::{Failed, Login, Reach, Subject},
+};
+
+/// What all requests of a run share.
+#[derive(Debug)]
+pub(super) struct Shared<S> {
+    pub(super) subject: S,
+    pub(super) slots: Slots,
+    pub(super) recorder: Recorder,
+    pub(super) patience: Duration,
+    pub(super) sessions_per_user: u32,
+}
+
+impl<S: Subject> Shared<S> {
+    fn user(&self, slot: u32) -> String {
+        format!("user-{}", slot / self.sessions_per_user.max(1))
+    }
+
+    /// Asks, and records. `load_began` is `None` for what comes before the load.
+    pub(super) async fn perform(
+        self: Arc<Self>,
+        planned: Planned,
+        load_began: Option<Nanos>,
+    ) -> Result<(), Failed> {
+        let Planned {
+            due,
+            node,
+            action,
+            drop,
+        } = planned;
+        let this = &*self;
+        let newest = |slot| this.slots.presented(slot, Presented::Newest);
+        let begin = |op| Pending::begin(this, node, op, load_began.map(|began| (began, due)), drop);
+        match action {
+            Action::Create {
+                session,
+                slot,
+                lifetime,
+                idle,
+            } => {
+                let login = Login {
+                    user: this.user(slot),
+                    data: format!("{session}.0"),
+                    lifetime,
+                    idle,
+                };
+                let millis = |span: Duration| nanos(span) / 1_000_000;
+                let pending = begin(Op::Create {
+                    session,
+                    user: login.user.clone(),
+                    data: login.data.clone(),
+                    began: None,
+                    lifetime_ms: lifetime.map(millis),
+                    idle_ms: idle.map(millis),
+                    answer: None,
+                });
+                let created = pending
+                    .ask(this.subject.create(node, &login), |op, created| {
+                        set_creation(op, Creation::of(created))
+                    })
+                    .await;
+                match created {
+                    Some(Ok(token)) => this.slots.take(slot, Known::new(session, token)),
+                    Some(Err(failed)) => return Err(failed),
+                    None => {}
+                }
+            }
+            Action::Validate { slot, presented } => {
+                if let Some((session, number, token)) = this.slots.presented(slot, presented) {
+                    let pending = begin(Op::Validate {
+                        session: session.number,
+                        token: number,
+                        answer: None,
+                    });
+                    let asked = this.subject.validate(node, &token);
+                    pending
+                        .ask(asked, |op, seen| set_seen(op, seen.clone()))
+                        .await;
+                }
+            }
+            Action::Random(bytes) => {
+                let token = this.subject.random_token(bytes);
+                let pending = begin(Op::ValidateRandom { answer: None });
+                let asked = this.subject.validate(node, &token);
+                pending
+                    .ask(asked, |op, seen| set_seen(op, seen.clone()))
+                    .await;
+            }
+            Action::Update { slot, number } => {
+                if let Some((session, token_number, token)) = newest(slot) {
+                    let data = format!("{}.{}", session.number, number + 1);
+                    let pending = begin(Op::Update {
+                        session: session.number,
+                        token: token_number,
+                        data: data.clone(),
+                        answer: None,
+                    });
+                    pending
+                        .ask(this.subject.update(node, &token, &data), changed)
+                        .await;
+                }
+            }
+            Action::Revoke { slot } => {
+                if let Some((session, number, token)) = newest(slot) {
+                    let pending = begin(Op::Revoke {
+                        session: session.number,
+                        token: number,
+                        answer: None,
+                    });
+                    pending
+                        .ask(this.subject.revoke(node, &token), changed)
+                        .await;
+                }
+            }
+            Action::RevokeAll { slot } => {
+                let user = this.user(slot);
+                let pending = begin(Op::RevokeAll {
+                    user: user.clone(),
+                    answer: None,
+                });
+                pending
+                    .ask(this.subject.revoke_all(node, &user), changed)
+                    .await;
+            }
+            Action::Rotate { slot, grace } => {
+                if let Some((session, number, token)) = newest(slot) {
+                    let pending = begin(Op::Rotate {
+                        session: session.number,
+                        token: number,
+                        new_token: None,
+                        grace_ms: nanos(grace) / 1_000_000,
+                        answer: None,
+                    });
+                    let known = Arc::clone(&session);
+                    let asked = this.subject.rotate(node, &token, grace);
+                    pending
+                        .ask(asked, move |op, rotated| {
+                            let (given, reach) = match rotated {
+                                Ok((token, reach)) => (Some(token.clone()), Ok(*reach)),
+                                Err(failed) => (None, Err(failed.clone())),
+                            };
+                            if let Op::Rotate { new_token, .. } = op {
+                                *new_token = given.map(|token| known.add(token));
+                            }
+                            set_change(op, Change::of(&reach))
+                        })
+                        .await;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An operation under way. Whatever becomes of it, it is recorded: dropped in the middle (a panic of the
+/// subject, the end of the runtime), it is one without an answer.
+struct Pending<'a> {
+    recorder: &'a Recorder,
+    patience: Duration,
+    drop: Option<DropWhen>,
+    /// When the load began, and when after that it was due.
+    load: Option<(Nanos, Nanos)>,
+    node: u32,
+    call: Nanos,
+    /// Taken when it is over.
+    op: Option<Op>,
+}
+
+impl<'a> Pending<'a> {
+    fn begin<S>(
+        shared: &'a Shared<S>,
+        node: u32,
+        op: Op,
+        load: Option<(Nanos, Nanos)>,
+        drop: Option<DropWhen>,
+    ) -> Self {
+        Self {
+            recorder: &shared.recorder,
+            patience: shared.patience,
+            drop,
+            load,
+            node,
+            call: shared.recorder.clock().now(),
+            op: Some(op),
+        }
+    }
+
+    /// Waits for the answer. `answer` puts it into the operation, and says whether the subject has such an
+    /// operation at all.
+    async fn ask<T>(
+        mut self,
+        asked: impl Future<Output = T>,
+        answer: impl FnOnce(&mut Op, &T) -> bool,
+    ) -> Option<T> {
+        let within = tokio::time::timeout(self.patience, dropping(asked, self.drop)).await;
+        let end = self.recorder.clock().now();
+        let mut op = self.op.take()?;
+        let (got, hung) = match within {
+            Ok(got) => (got, false),
+            Err(_elapsed) => (None, true),
+        };
+        if let Some(got) = &got
+            && !answer(&mut op, got)
+        {
+            self.recorder.unsupported();
+        } else {
+            self.record(op, end, got.is_some(), hung);
+        }
+        got
+    }
+
+    fn record(&self, op: Op, end: Nanos, answered: bool, hung: bool) {
+        let operation = Operation {
+            node: self.node,
+            call: self.call,
+            ret: answered.then_some(end),
+            dropped: (!answered).then_some(end),
+            op,
+        };
+        let of_load = self.load.map(|(began, due)| Answered { due, began, hung });
+        self.recorder.operation(operation, of_load);
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some(op) = self.op.take() {
+            self.record(op, self.recorder.clock().now(), false, true);
+        }
+    }
+}
+
+/// Puts the answer of a change into its operation.
+fn changed(op: &mut Op, answer: &Result<Reach, Failed>) -> bool {
+    set_change(op, Change::of(answer))
+}
+
+fn set_change(op: &mut Op, change: Option<Change>) -> bool {
+    let supported = change.is_some();
+    if let Op::Update { answer, .. }
+    | Op::Revoke { answer, .. }
+    | Op::RevokeAll { answer, .. }
+    | Op::Rotate { answer, .. } = op
+    {
+        *answer = change;
+    }
+    supported
+}
+
+fn set_creation(op: &mut Op, creation: Option<Creation>) -> bool {
+    let supported = creation.is_some();
+    if let Op::Create { answer, .. } = op {
+        *answer = creation;
+    }
+    supported
+}
+
+fn set_seen(op: &mut Op, seen: crate::subject::Seen) -> bool {
+    if let Op::Validate { answer, .. } | Op::ValidateRandom { answer } = op {
+        *answer = Some(seen);
+    }
+    true
+}

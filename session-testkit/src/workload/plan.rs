@@ -1,0 +1,323 @@
+//! What will be asked, of which node and when: a pure function of the settings.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    time::Duration,
+};
+
+use rand::{RngExt as _, SeedableRng as _, distr::Distribution as _, rngs::ChaCha8Rng};
+use rand_distr::Zipf;
+
+use super::{DropWhen, PER_MILLE, Settings, settings::Kind};
+use crate::history::{Nanos, nanos};
+
+/// A request of the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// When it is due.
+    pub due: Nanos,
+    /// Which node is asked.
+    pub node: u32,
+    /// What for.
+    pub action: Action,
+    /// When its caller drops it, if it does.
+    pub drop: Option<DropWhen>,
+}
+
+/// What is asked. Sessions are in slots, each with the one that was created there last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// A login, whose session takes the slot if it succeeds.
+    Create {
+        /// The number of the session in the history.
+        session: u32,
+        /// Its slot.
+        slot: u32,
+        /// Its absolute timeout, if not the subject's own.
+        lifetime: Option<Duration>,
+        /// Its idle timeout.
+        idle: Option<Duration>,
+    },
+    /// A validate.
+    Validate {
+        /// The slot.
+        slot: u32,
+        /// Which token is presented.
+        presented: Presented,
+    },
+    /// A validate of a token made of these bytes.
+    Random([u8; 32]),
+    /// New data.
+    Update {
+        /// The slot.
+        slot: u32,
+        /// Makes the data one of a kind.
+        number: u64,
+    },
+    /// The end of a session.
+    Revoke {
+        /// The slot.
+        slot: u32,
+    },
+    /// The end of all sessions of the user who has this slot.
+    RevokeAll {
+        /// One of the user's slots.
+        slot: u32,
+    },
+    /// A new token.
+    Rotate {
+        /// The slot.
+        slot: u32,
+        /// How long the old one is good still.
+        grace: Duration,
+    },
+}
+
+/// Which token of a slot is presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presented {
+    /// The newest.
+    Newest,
+    /// The one before a rotation, if there was one.
+    Older,
+    /// The last one of the session that had the slot before, if there was one.
+    Former,
+}
+
+/// The requests of a run, in the order in which they are due. An iterator, so that a long run needs no
+/// memory for it.
+#[derive(Debug)]
+pub struct Plan {
+    settings: Settings,
+    nodes: u32,
+    rng: ChaCha8Rng,
+    keys: Keys,
+    /// How many were planned.
+    count: u64,
+    next_session: u32,
+    /// Slots whose session ended, with the time.
+    ended: BinaryHeap<Reverse<(Nanos, u32)>>,
+    /// What comes next, because of what came before.
+    follow: VecDeque<Action>,
+}
+
+#[derive(Debug)]
+enum Keys {
+    Even,
+    Zipf(Zipf<f64>),
+}
+
+impl Plan {
+    /// For so many nodes; 0 count as 1. The sessions of all slots have the numbers from 0 on, and are
+    /// created before: [`setup`](Self::setup).
+    #[must_use]
+    pub fn new(settings: &Settings, nodes: u32) -> Self {
+        let keys = Zipf::new(f64::from(settings.sessions.max(1)), settings.zipf);
+        Self {
+            nodes: nodes.max(1),
+            rng: ChaCha8Rng::seed_from_u64(settings.seed),
+            keys: keys.map_or(Keys::Even, Keys::Zipf),
+            count: 0,
+            next_session: settings.sessions,
+            ended: BinaryHeap::new(),
+            follow: VecDeque::new(),
+            settings: settings.clone(),
+        }
+    }
+
+    /// The logins before the clock starts: one for each slot.
+    pub fn setup(settings: &Settings, nodes: u32) -> impl Iterator<Item = Planned> + use<> {
+        let nodes = nodes.max(1);
+        (0..settings.sessions).map(move |slot| Planned {
+            due: 0,
+            node: slot % nodes,
+            action: Action::Create {
+                session: slot,
+                slot,
+                lifetime: None,
+                idle: None,
+            },
+            drop: None,
+        })
+    }
+
+    /// How many requests are due in all.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let total = u128::from(self.settings.rate) * self.settings.duration.as_nanos();
+        u64::try_from(total / 1_000_000_000).unwrap_or(u64::MAX)
+    }
+
+    /// Evenly at the rate, but each anywhere within its own interval, or all clients of a run would be in
+    /// step with its timers.
+    fn due(&mut self) -> Nanos {
+        let interval = 1_000_000_000 / u64::from(self.settings.rate.max(1));
+        let begin = u128::from(self.count) * 1_000_000_000 / u128::from(self.settings.rate.max(1));
+        let begin = Nanos::try_from(begin).unwrap_or(Nanos::MAX);
+        begin.saturating_add(self.rng.random_range(0..interval.max(1)))
+    }
+
+    fn slot(&mut self) -> u32 {
+        match &self.keys {
+            Keys::Even => self.rng.random_range(0..self.settings.sessions.max(1)),
+            Keys::Zipf(zipf) => {
+                // From 1 to the number of slots, as a float.
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "Zipf's samples are whole numbers from 1 to a u32"
+                )]
+                let rank = zipf.sample(&mut self.rng) as u32;
+                rank.clamp(1, self.settings.sessions.max(1)) - 1
+            }
+        }
+    }
+
+    fn one_in(&mut self, times: u32) -> bool {
+        self.rng.random_range(0..times) == 0
+    }
+
+    fn action(&mut self, due: Nanos) -> Action {
+        if let Some(action) = self.follow.pop_front() {
+            return action;
+        }
+        let draw = self.rng.random_range(0..PER_MILLE);
+        match self.settings.shares.kind(draw) {
+            Kind::Create => self.create(due, None),
+            Kind::Update => {
+                let slot = self.slot();
+                self.chase(slot);
+                let number = self.count;
+                Action::Update { slot, number }
+            }
+            Kind::Revoke => {
+                let slot = self.slot();
+                self.ended.push(Reverse((due, slot)));
+                self.chase(slot);
+                Action::Revoke { slot }
+            }
+            Kind::RevokeAll => {
+                let slot = self.slot();
+                self.revoke_all(due, slot)
+            }
+            Kind::Rotate => {
+                let slot = self.slot();
+                self.chase(slot);
+                let longest = nanos(self.settings.grace) / 1_000_000;
+                let grace = self.rng.random_range(0..=longest);
+                let grace = if self.one_in(2) { 0 } else { grace };
+                Action::Rotate {
+                    slot,
+                    grace: Duration::from_millis(grace),
+                }
+            }
+            Kind::Random => Action::Random(self.rng.random()),
+            Kind::Validate => {
+                let slot = self.slot();
+                let presented = match self.rng.random_range(0..20) {
+                    0 => Presented::Former,
+                    1 => Presented::Older,
+                    _ => Presented::Newest,
+                };
+                Action::Validate { slot, presented }
+            }
+        }
+    }
+
+    /// A login for the slot whose session ended the longest ago; if all are fresh, for any.
+    fn create(&mut self, due: Nanos, slot: Option<u32>) -> Action {
+        let linger = nanos(self.settings.linger);
+        let rested = |Reverse((at, _)): &Reverse<(Nanos, u32)>| at.saturating_add(linger) <= due;
+        let free = if slot.is_none() && self.ended.peek().is_some_and(rested) {
+            self.ended.pop().map(|Reverse((_, slot))| slot)
+        } else {
+            slot
+        };
+        let slot = match free {
+            Some(slot) => slot,
+            None => self.slot(),
+        };
+        let session = self.next_session;
+        self.next_session = self.next_session.saturating_add(1);
+        let short_lived = self.rng.random_range(0..PER_MILLE) < self.settings.short_lived;
+        let set = |span: Duration| (short_lived && !span.is_zero()).then_some(span);
+        let (lifetime, idle) = (set(self.settings.lifetime), set(self.settings.idle));
+        if let Some(lifetime) = lifetime {
+            self.ended
+                .push(Reverse((due.saturating_add(nanos(lifetime)), slot)));
+        }
+        Action::Create {
+            session,
+            slot,
+            lifetime,
+            idle,
+        }
+    }
+
+    /// Every second time a login of the same user is under way meanwhile.
+    fn revoke_all(&mut self, due: Nanos, slot: u32) -> Action {
+        let per_user = self.settings.sessions_per_user.max(1);
+        let first = slot - slot % per_user;
+        for each in first..(first + per_user).min(self.settings.sessions) {
+            self.ended.push(Reverse((due, each)));
+        }
+        if self.one_in(2) {
+            let login = self.create(due, Some(slot));
+            self.follow.push_back(Action::RevokeAll { slot });
+            self.chase(slot);
+            return login;
+        }
+        self.chase(slot);
+        Action::RevokeAll { slot }
+    }
+
+    /// Every second change is followed by validates on whatever node: races are won in the first moments.
+    fn chase(&mut self, slot: u32) {
+        if self.one_in(2) {
+            let validate = Action::Validate {
+                slot,
+                presented: Presented::Newest,
+            };
+            self.follow.extend([validate.clone(), validate]);
+        }
+    }
+
+    fn drop_when(&mut self) -> Option<DropWhen> {
+        if self.rng.random_range(0..PER_MILLE) >= self.settings.dropped {
+            return None;
+        }
+        // Most operations wait only a few times, and most are over long before their budget.
+        Some(if self.rng.random_range(0..4) > 0 {
+            let mut awaits = 1;
+            while awaits < 8 && self.one_in(2) {
+                awaits += 1;
+            }
+            DropWhen::AtAwait(awaits)
+        } else {
+            let budget = nanos(self.settings.parameters.budget).max(1);
+            DropWhen::After(Duration::from_nanos(self.rng.random_range(0..budget)))
+        })
+    }
+}
+
+impl Iterator for Plan {
+    type Item = Planned;
+
+    fn next(&mut self) -> Option<Planned> {
+        if self.count >= self.total() {
+            return None;
+        }
+        let due = self.due();
+        let action = self.action(due);
+        let node = self.rng.random_range(0..self.nodes);
+        let drop = self.drop_when();
+        self.count += 1;
+        Some(Planned {
+            due,
+            node,
+            action,
+            drop,
+        })
+    }
+}

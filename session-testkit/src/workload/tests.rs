@@ -1,0 +1,5 @@
+//! The workload on subjects in memory, in virtual time.
+
+mod loads;
+mod memory;
+mod plans;
