@@ -83,7 +83,9 @@ impl Sessions {
     /// Creates a session, as the end of a login.
     ///
     /// A session that a [`revoke_all`](Self::revoke_all) should have ended never comes into being:
-    /// a login that was under way then is refused.
+    /// a login that was under way then is refused. The login is under way from when Postgres hears of
+    /// it, which is during this call; what the application did before (checking a password, say) does
+    /// not count.
     ///
     /// # Errors
     /// [`Error::Input`] where a limit is broken, [`Error::LoginSuperseded`] where all of the user's
