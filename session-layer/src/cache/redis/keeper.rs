@@ -44,9 +44,7 @@ impl Links {
             self.publish(match failure {
                 _ if usable > 0 => Phase::Up,
                 Some(error) => Phase::Down(error.kind(), error.to_string().into()),
-                None if hanging > 0 => {
-                    Phase::Down(CacheErrorKind::TimedOut, timed_out().to_string().into())
-                }
+                None if hanging > 0 => Phase::hanging(),
                 // All were closed again since they were opened. That says nothing about the next, unless
                 // it goes on.
                 None if closed_again < AT_ONCE => {
@@ -143,8 +141,7 @@ impl Links {
             Err(_) => {
                 link.set_suspect(true);
                 if self.count().0 == 0 {
-                    let why = timed_out().to_string().into();
-                    self.publish(Phase::Down(CacheErrorKind::TimedOut, why));
+                    self.publish(Phase::hanging());
                 }
                 match timeout_at(asked + KEEPER_PATIENCE, answer).await {
                     Ok(answered) => answered,

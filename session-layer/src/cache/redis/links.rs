@@ -18,6 +18,7 @@ use deadpool_redis::Manager as Connector;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::errors::timed_out;
 use super::link::{Borrowed, Link, LinkManager};
 use crate::error::{CacheError, CacheErrorKind};
 
@@ -36,6 +37,13 @@ pub(super) enum Phase {
     Up,
     /// No, and why: not worth waiting for.
     Down(CacheErrorKind, Arc<str>),
+}
+
+impl Phase {
+    /// There are connections, and none of them answers in time.
+    pub(super) fn hanging() -> Self {
+        Self::Down(CacheErrorKind::TimedOut, timed_out().to_string().into())
+    }
 }
 
 /// All connections to one Redis.
@@ -142,10 +150,14 @@ impl Links {
         }
     }
 
-    /// It let a deadline pass.
+    /// It let a deadline pass. Where no other link is left, nobody else is to wait for that: the keeper
+    /// may be busy with the links that hung before.
     pub(super) fn suspect(&self, link: &Link) {
         if link.set_suspect(true) {
             self.look.notify_one();
+            if self.count().0 == 0 {
+                self.publish(Phase::hanging());
+            }
         }
     }
 
