@@ -12,8 +12,8 @@
 //! # Break
 //!
 //! A server of one's own ([`start_own`](backends::Backends::start_own)) can be killed, paused and
-//! restarted on the same address. A [`Proxy`](proxy::Proxy) in front of any server adds latency, cuts
-//! connections or lets them hang. What heals is a guard: dropping it heals.
+//! restarted on the same address. A [`Proxy`](proxy::Proxy) in front of any server has toxics: latency, cut
+//! or hanging connections, bytes held and released. What heals is a guard: dropping it heals.
 //!
 //! ```no_run
 //! use std::time::Duration;
