@@ -49,6 +49,7 @@
 pub mod backends;
 pub mod check;
 pub mod cli;
+pub mod faults;
 pub mod proxy;
 pub mod url;
 pub mod wait;

@@ -65,13 +65,22 @@ where
     T: Send,
     F: Future<Output = T> + Send,
 {
+    blocking_in(|| future)
+}
+
+/// The same for a future that is made on that thread, and need not be `Send`.
+pub(crate) fn blocking_in<T, F>(make: impl FnOnce() -> F + Send) -> Option<T>
+where
+    T: Send,
+    F: Future<Output = T>,
+{
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .ok()?;
-            Some(runtime.block_on(future))
+            Some(runtime.block_on(make()))
         });
         thread.join().ok().flatten()
     })

@@ -189,10 +189,15 @@ impl Process {
 
     /// The server's own way of ending; after 5 s SIGKILL.
     pub(crate) async fn stop(&self) -> Result<(), BackendError> {
+        self.stop_by(self.stop).await
+    }
+
+    /// Another way of ending; after 5 s SIGKILL.
+    pub(crate) async fn stop_by(&self, stop: Stop) -> Result<(), BackendError> {
         let Some(tree) = self.tree() else {
             return Ok(());
         };
-        tree.signal_leader(self.stop);
+        tree.signal_leader(stop);
         match self.ended(Duration::from_secs(5), "stop").await {
             Ok(_) => Ok(()),
             Err(_) => self.kill().await,

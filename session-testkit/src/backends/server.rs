@@ -28,8 +28,8 @@ pub type PostgresServer = Server<Postgres>;
 
 /// A server under test, [`RedisServer`] or [`PostgresServer`].
 ///
-/// It is a guard: when it is dropped, and so too after a panic, its processes, container and
-/// folder are gone. If the thread is panicking then, the server's last log lines are printed first.
+/// It is a guard: when it and its clones are dropped, and so too after a panic, its processes,
+/// container and folder are gone. If the thread is panicking then, the server's last log lines are printed first.
 /// Within 2 s they are gone as well when this process is killed.
 #[derive(Debug)]
 pub struct Server<K: Kind> {
@@ -54,6 +54,16 @@ pub(super) enum Host {
     External,
     Docker(Box<Container>),
     Native(Process),
+}
+
+// By hand: a derived one would ask for `K: Clone`.
+impl<K: Kind> Clone for Server<K> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            kind: PhantomData,
+        }
+    }
 }
 
 impl<K: Kind> Server<K> {
@@ -141,6 +151,24 @@ impl<K: Kind> Server<K> {
             Host::Docker(container) => container.stop().await,
             Host::Native(process) => process.stop().await,
         }
+    }
+
+    /// Takes its container off its networks; answers their names, for [`reconnect`](Self::reconnect).
+    pub(crate) async fn disconnect(&self) -> Result<Vec<String>, BackendError> {
+        match &self.shared.host {
+            Host::External => Err(self.not_ours("disconnect")),
+            Host::Docker(container) => container.disconnect().await,
+            Host::Native(_) => Err(BackendError::NoNetwork { server: K::NAME }),
+        }
+    }
+
+    /// Puts its container back on its networks.
+    pub(crate) async fn reconnect(&self, networks: &[String]) -> Result<(), BackendError> {
+        match &self.shared.host {
+            Host::Docker(container) => container.reconnect(networks).await?,
+            Host::External | Host::Native(_) => {}
+        }
+        self.ready().await
     }
 
     /// Starts it again on the same address with the data that it left, and waits until it is ready.
@@ -255,7 +283,7 @@ impl<K: Kind> Server<K> {
     }
 
     /// Ok if a command may do damage here.
-    pub(super) fn allowed(&self, action: &'static str) -> Result<(), BackendError> {
+    pub(crate) fn allowed(&self, action: &'static str) -> Result<(), BackendError> {
         if self.shared.destructive {
             return Ok(());
         }
@@ -266,7 +294,11 @@ impl<K: Kind> Server<K> {
         })
     }
 
-    fn not_ours(&self, action: &'static str) -> BackendError {
+    pub(super) fn host(&self) -> &Host {
+        &self.shared.host
+    }
+
+    pub(super) fn not_ours(&self, action: &'static str) -> BackendError {
         BackendError::NotOurs {
             action,
             server: K::NAME,

@@ -4,6 +4,7 @@ mod backends;
 mod changes;
 mod check;
 mod embedded;
+mod faults;
 mod foreign;
 mod gone;
 mod harness;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         registry.theme("foreign", foreign::tests);
         registry.theme("gone", gone::tests);
         registry.theme("proxy", proxy::tests);
+        registry.theme("faults", faults::tests);
         registry.theme("validate", validate::tests);
         registry.theme("changes", changes::tests);
         registry.theme("stale_fill", stale_fill::tests);

@@ -1,0 +1,56 @@
+//! What is done to the servers themselves: killed, filled, locked, demoted; healed by a guard.
+//!
+//! A [`Fault`] is a name: it can be written on a command line and in a history. [`inject`] makes it
+//! true on a [`Target`] and answers a [`FaultGuard`] that heals when it is dropped and says what was
+//! touched. What happens on the way to a server is the [`proxy`](crate::proxy)'s.
+//!
+//! ```no_run
+//! use session_testkit::{backends::Backends, faults::{self, Fault, Target}};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let servers = Backends::start_own().await?;
+//! let target = Target::new(&servers);
+//! let fault: Fault = "redis-oom".parse()?;
+//! let full = faults::inject(&fault, &target).await?;
+//! // … the service goes on without filling its cache …
+//! let report = full.heal().await?;
+//! assert!(report.touched_something(), "nobody used the Redis meanwhile: {report}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Servers that were not started by us are left alone ([`BackendError::NotAllowed`],
+//! [`BackendError::NotOurs`]) unless
+//! [`allow_destructive`](crate::backends::BackendsBuilder::allow_destructive) was said.
+//!
+//! [`BackendError::NotAllowed`]: crate::backends::BackendError::NotAllowed
+//! [`BackendError::NotOurs`]: crate::backends::BackendError::NotOurs
+
+mod error;
+mod fault;
+mod guard;
+mod postgres;
+mod redis;
+mod target;
+
+pub use self::{
+    error::FaultError,
+    fault::{Command, Fault, UnknownFault},
+    guard::{FaultGuard, Report},
+    target::Target,
+};
+
+/// Makes a fault true until the guard heals it.
+///
+/// # Errors
+///
+/// [`FaultError`], and then nothing was changed, or it was healed.
+pub async fn inject(fault: &Fault, target: &Target) -> Result<FaultGuard, FaultError> {
+    let guard = FaultGuard::new(*fault, target);
+    if fault.is_redis() {
+        redis::inject(*fault, target, guard).await
+    } else {
+        postgres::inject(*fault, target, guard).await
+    }
+}
