@@ -54,3 +54,21 @@ pub async fn inject(fault: &Fault, target: &Target) -> Result<FaultGuard, FaultE
         postgres::inject(*fault, target, guard).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A schedule runs in a task of its own.
+    #[test]
+    fn futures_can_be_spawned() {
+        fn spawnable<T: Send + 'static>(_: impl Future<Output = T> + Send + 'static) {}
+        let _compiles = |fault: Fault, target: Target| {
+            spawnable(async move {
+                let mut guard = inject(&fault, &target).await?;
+                let _report = guard.report().await;
+                guard.heal().await
+            });
+        };
+    }
+}

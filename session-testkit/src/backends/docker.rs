@@ -26,7 +26,7 @@ use super::{
     native::free_port,
     supervisor::Supervisor,
 };
-use crate::wait;
+use crate::wait::{self, Patience};
 pub(crate) use engine::{image, missing};
 
 /// Creating and starting a container; a busy engine takes seconds.
@@ -234,14 +234,15 @@ impl Container {
             }
         }
         let deadline = Duration::from_secs(5);
-        let ended = wait::until("the container to end", deadline, async || {
-            matches!(self.running().await, Ok(false))
-        });
-        ended.await.map(drop).map_err(|_| BackendError::Deadline {
+        let mut patience = Patience::new("the container to end", deadline);
+        let ended = async || matches!(self.running().await, Ok(false));
+        let in_vain = |_| BackendError::Deadline {
             action: "stop",
             server: self.kind,
             waited: deadline,
-        })
+        };
+        while !patience.look(ended()).await.map_err(in_vain)? {}
+        Ok(())
     }
 
     pub(crate) async fn pause(&self) -> Result<(), BackendError> {

@@ -14,7 +14,10 @@ use super::{
     postgres::Postgres,
     redis::Redis,
 };
-use crate::{url, wait};
+use crate::{
+    url,
+    wait::{self, Patience},
+};
 
 /// Starting, or starting again; Postgres may have to recover.
 const READY: Duration = Duration::from_secs(30);
@@ -232,24 +235,31 @@ impl<K: Kind> Server<K> {
     async fn ready_within(&self, deadline: Duration) -> Result<(), BackendError> {
         let mut ended = false;
         let mut failure = None;
-        let answered = wait::until("an answer", deadline, async || {
-            // First the process: what answers could be another server on a port that ours did not get.
-            ended = !self.running().await;
-            if ended {
-                return true;
-            }
-            match K::ping(self.url()).await {
-                Ok(()) => {
-                    ended = !self.running().await;
-                    true
+        let mut patience = Patience::new("an answer", deadline);
+        let answered = loop {
+            let look = async {
+                // First the process: what answers could be another server on a port that ours did
+                // not get.
+                ended = !self.running().await;
+                if ended {
+                    return true;
                 }
-                Err(error) => {
-                    failure = Some(error);
-                    false
+                match K::ping(self.url()).await {
+                    Ok(()) => {
+                        ended = !self.running().await;
+                        true
+                    }
+                    Err(error) => {
+                        failure = Some(error);
+                        false
+                    }
                 }
+            };
+            match patience.look(look).await {
+                Ok(false) => {}
+                answered => break answered,
             }
-        });
-        let answered = answered.await;
+        };
         if ended {
             return Err(BackendError::Exited {
                 server: K::NAME,

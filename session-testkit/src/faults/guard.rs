@@ -157,8 +157,7 @@ impl Drop for FaultGuard {
             // Its socket belongs to the runtime around us; closing it is enough.
             Undo::Rollback(connection) => drop(connection),
             undo => {
-                let (fault, target) = (self.fault, &self.target);
-                if let Some(Err(error)) = wait::blocking_in(|| run(undo, fault, target)) {
+                if let Some(Err(error)) = wait::blocking(run(undo, self.fault, &self.target)) {
                     tracing::warn!(error = chain(&error), fault = %self.fault, "did not heal");
                 }
             }

@@ -9,7 +9,7 @@ use super::{
     fault::Fault,
     guard::{FaultGuard, Undo},
 };
-use crate::{backends::BackendError, wait};
+use crate::{backends::BackendError, wait::Patience};
 
 /// By this our own connections are known.
 const NAME: &str = "session-testkit-fault";
@@ -115,13 +115,18 @@ async fn configure(
     let set = format!("ALTER SYSTEM SET {name} = '{value}'");
     execute(fault, admin, set).await?;
     execute(fault, admin, reload.to_owned()).await?;
-    let reloaded = wait::until("the setting to be read", EFFECT, async || {
-        let now: Result<String, _> = one(fault, admin, loaded.to_owned()).await;
-        now.is_ok_and(|now| now != old)
-    });
-    let reloaded = reloaded.await;
-    reloaded.map_err(|source| FaultError::NoEffect { fault, source })?;
-    Ok(())
+    let mut patience = Patience::new("the setting to be read", EFFECT);
+    loop {
+        let reloaded = async {
+            let now: Result<String, _> = one(fault, admin, loaded.to_owned()).await;
+            now.is_ok_and(|now| now != old)
+        };
+        match patience.look(reloaded).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(source) => return Err(FaultError::NoEffect { fault, source }),
+        }
+    }
 }
 
 async fn revoke(

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     backends::{BackendError, RedisServer},
     proxy::Peer,
-    wait,
+    wait::{Patience, WaitedInVain},
 };
 
 /// How long a CLIENT PAUSE … ALL lasts: nothing can end it.
@@ -192,12 +192,12 @@ async fn misconfigure(
     // It refuses writes only where it is to save by itself: after a day, if a billion keys changed.
     server.config_set("save", "86400 1000000000").await?;
     ask(fault, server, &["BGSAVE"]).await?;
-    let failed = wait::until("a background save to fail", EFFECT, async || {
+    let mut patience = Patience::new("a background save to fail", EFFECT);
+    let failed = async || {
         let persistence = info(fault, server, "persistence").await;
         persistence.is_ok_and(|it| it.text("rdb_last_bgsave_status") == Some("err"))
-    });
-    let failed = failed.await;
-    failed.map_err(|source| FaultError::NoEffect { fault, source })?;
+    };
+    while !patience.look(failed()).await.map_err(no_effect(fault))? {}
     Ok(())
 }
 
@@ -278,7 +278,8 @@ async fn in_step(
     replica: &RedisServer,
     master: &RedisServer,
 ) -> Result<(), FaultError> {
-    let in_step = wait::until("the replica to catch up", EFFECT, async || {
+    let mut patience = Patience::new("the replica to catch up", EFFECT);
+    let in_step = async || {
         let Ok(wanted) = info(fault, master, "replication").await else {
             return false;
         };
@@ -287,9 +288,8 @@ async fn in_step(
         has.is_ok_and(|it| {
             it.text("master_link_status") == Some("up") && it.number("slave_repl_offset") >= wanted
         })
-    });
-    let in_step = in_step.await;
-    in_step.map_err(|source| FaultError::NoEffect { fault, source })?;
+    };
+    while !patience.look(in_step()).await.map_err(no_effect(fault))? {}
     Ok(())
 }
 
@@ -302,10 +302,9 @@ async fn dirty(fault: Fault, server: &RedisServer) -> Result<u64, FaultError> {
 
 /// Changes since there were `before`; waits a while for the first.
 async fn changes(fault: Fault, server: &RedisServer, before: u64) -> Result<u64, FaultError> {
-    let _in_vain = wait::until("a change", CHANGE, async || {
-        dirty(fault, server).await.is_ok_and(|now| now > before)
-    })
-    .await;
+    let mut patience = Patience::new("a change", CHANGE);
+    let changed = async || dirty(fault, server).await.is_ok_and(|now| now > before);
+    while let Ok(false) = patience.look(changed()).await {}
     Ok(dirty(fault, server).await?.saturating_sub(before))
 }
 
@@ -401,6 +400,10 @@ pub(super) fn command<S: AsRef<str>>(words: &[S]) -> Cmd {
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn no_effect(fault: Fault) -> impl FnOnce(WaitedInVain) -> FaultError {
+    move |source| FaultError::NoEffect { fault, source }
 }
 
 pub(super) fn refused(fault: Fault) -> impl FnOnce(RedisError) -> FaultError {
