@@ -1,8 +1,10 @@
-//! What is done to the servers themselves: killed, filled, locked, demoted; healed by a guard.
+//! What can be done to servers, and to the lines that lead there, by name: killed, filled, locked,
+//! demoted, cut off.
 //!
 //! A [`Fault`] is a name: it can be written on a command line and in a history. [`inject`] makes it
 //! true on a [`Target`] and answers a [`FaultGuard`] that heals when it is dropped and says what was
-//! touched. What happens on the way to a server is the [`proxy`](crate::proxy)'s.
+//! touched. Of two at a time that change the same (two settings of memory, say), heal the later one
+//! first: each puts back what it found.
 //!
 //! ```no_run
 //! use session_testkit::{backends::Backends, faults::{self, Fault, Target}};
@@ -30,6 +32,7 @@
 mod error;
 mod fault;
 mod guard;
+mod link;
 mod postgres;
 mod redis;
 mod target;
@@ -38,6 +41,7 @@ pub use self::{
     error::FaultError,
     fault::{Command, Fault, UnknownFault},
     guard::{FaultGuard, Report},
+    link::Link,
     target::Target,
 };
 
@@ -48,7 +52,9 @@ pub use self::{
 /// [`FaultError`], and then nothing was changed, or it was healed.
 pub async fn inject(fault: &Fault, target: &Target) -> Result<FaultGuard, FaultError> {
     let guard = FaultGuard::new(*fault, target);
-    if fault.is_redis() {
+    if let Some(link) = fault.link() {
+        link::inject(*fault, link, target, guard)
+    } else if fault.is_redis() {
         redis::inject(*fault, target, guard).await
     } else {
         postgres::inject(*fault, target, guard).await

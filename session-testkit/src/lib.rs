@@ -13,7 +13,8 @@
 //!
 //! A server of one's own ([`start_own`](backends::Backends::start_own)) can be killed, paused and
 //! restarted on the same address. A [`Proxy`](proxy::Proxy) in front of any server has toxics: latency, cut
-//! or hanging connections, bytes held and released. What heals is a guard: dropping it heals.
+//! or hanging connections, bytes held and released. [`faults`] has by name what else a server may
+//! suffer, from a full memory to a failover. What heals is a guard: dropping it heals.
 //!
 //! ```no_run
 //! use std::time::Duration;

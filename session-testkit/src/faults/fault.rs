@@ -1,8 +1,11 @@
-//! The closed list of server faults, and their names.
+//! The closed list of faults, and their names.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+
+use super::link::Link;
+use crate::proxy::Peer;
 
 /// A command that an ACL takes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,7 +34,7 @@ impl Command {
     }
 }
 
-/// What can be done to a server. Written as in `redis-kill`, `postgres-table-lock`.
+/// What can be done to a server, or to the lines that lead there. Written as in `redis-kill`, `postgres-table-lock`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Fault {
@@ -70,6 +73,8 @@ pub enum Fault {
     RedisFailover,
     /// The container leaves its network.
     RedisDisconnect,
+    /// The lines between nodes and Redis; needs [`Target::network`](super::Target::network).
+    RedisLink(Link),
     /// SIGKILL for all its processes; healing starts it again, and it recovers.
     PostgresKill,
     /// SIGSTOP for all its processes.
@@ -96,11 +101,13 @@ pub enum Fault {
     PostgresOpenTransaction,
     /// The container leaves its network.
     PostgresDisconnect,
+    /// The lines between nodes and Postgres; needs [`Target::network`](super::Target::network).
+    PostgresLink(Link),
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 45] = [
         Self::RedisKill,
         Self::RedisPause,
         Self::RedisOldDump,
@@ -120,6 +127,13 @@ impl Fault {
         Self::RedisMaxClients,
         Self::RedisFailover,
         Self::RedisDisconnect,
+        Self::RedisLink(Link::Latency),
+        Self::RedisLink(Link::Blackhole),
+        Self::RedisLink(Link::Partition),
+        Self::RedisLink(Link::Down),
+        Self::RedisLink(Link::Reset),
+        Self::RedisLink(Link::Truncated),
+        Self::RedisLink(Link::Sliced),
         Self::PostgresKill,
         Self::PostgresPause,
         Self::PostgresImmediateStop,
@@ -132,6 +146,13 @@ impl Fault {
         Self::PostgresRevokedGrant,
         Self::PostgresOpenTransaction,
         Self::PostgresDisconnect,
+        Self::PostgresLink(Link::Latency),
+        Self::PostgresLink(Link::Blackhole),
+        Self::PostgresLink(Link::Partition),
+        Self::PostgresLink(Link::Down),
+        Self::PostgresLink(Link::Reset),
+        Self::PostgresLink(Link::Truncated),
+        Self::PostgresLink(Link::Sliced),
     ];
 
     /// Its name, as in a command line.
@@ -157,6 +178,13 @@ impl Fault {
             Self::RedisMaxClients => "redis-maxclients",
             Self::RedisFailover => "redis-failover",
             Self::RedisDisconnect => "redis-disconnect",
+            Self::RedisLink(Link::Latency) => "redis-link-latency",
+            Self::RedisLink(Link::Blackhole) => "redis-link-blackhole",
+            Self::RedisLink(Link::Partition) => "redis-link-partition",
+            Self::RedisLink(Link::Down) => "redis-link-down",
+            Self::RedisLink(Link::Reset) => "redis-link-reset",
+            Self::RedisLink(Link::Truncated) => "redis-link-truncated",
+            Self::RedisLink(Link::Sliced) => "redis-link-sliced",
             Self::PostgresKill => "postgres-kill",
             Self::PostgresPause => "postgres-pause",
             Self::PostgresImmediateStop => "postgres-immediate-stop",
@@ -169,6 +197,13 @@ impl Fault {
             Self::PostgresRevokedGrant => "postgres-revoked-grant",
             Self::PostgresOpenTransaction => "postgres-open-transaction",
             Self::PostgresDisconnect => "postgres-disconnect",
+            Self::PostgresLink(Link::Latency) => "postgres-link-latency",
+            Self::PostgresLink(Link::Blackhole) => "postgres-link-blackhole",
+            Self::PostgresLink(Link::Partition) => "postgres-link-partition",
+            Self::PostgresLink(Link::Down) => "postgres-link-down",
+            Self::PostgresLink(Link::Reset) => "postgres-link-reset",
+            Self::PostgresLink(Link::Truncated) => "postgres-link-truncated",
+            Self::PostgresLink(Link::Sliced) => "postgres-link-sliced",
         }
     }
 
@@ -176,6 +211,15 @@ impl Fault {
     #[must_use]
     pub fn is_redis(self) -> bool {
         self.name().starts_with("redis-")
+    }
+
+    /// The line that it happens to, if it does not happen to a server.
+    pub(super) fn link(self) -> Option<(Peer, Link)> {
+        match self {
+            Self::RedisLink(link) => Some((Peer::Redis, link)),
+            Self::PostgresLink(link) => Some((Peer::Postgres, link)),
+            _ => None,
+        }
     }
 }
 
@@ -228,6 +272,8 @@ mod tests {
 
     #[test]
     fn every_fault_is_found_by_its_own_name() {
+        let links = Fault::ALL.iter().filter(|fault| fault.link().is_some());
+        assert_eq!(links.count(), 2 * Link::ALL.len());
         for fault in Fault::ALL {
             assert_eq!(fault.to_string().parse(), Ok(fault));
             let json = serde_json::to_string(&fault).unwrap();

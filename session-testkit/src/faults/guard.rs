@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Fault, FaultError, Target, postgres, redis};
 use crate::{
     backends::{PauseGuard, chain},
+    proxy::ToxicGuard,
     wait,
 };
 
@@ -15,7 +16,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Connections of clients that were there when it began, or are there now if those are more.
+    /// Connections of clients that were there when it began, or are there now if those are more; of
+    /// a line's, those that were held, delayed or ended.
     pub connections: u64,
     /// What the server counted: commands refused, entries evicted or flushed, connections refused or
     /// closed, changes lost. `None` where no server counts it.
@@ -60,6 +62,7 @@ pub(super) enum Undo {
     Postgres(Vec<String>),
     /// End an open transaction.
     Rollback(Box<PgConnection>),
+    Toxics(Vec<ToxicGuard>),
     /// Join these networks again.
     Reconnect(Vec<String>),
 }
@@ -106,6 +109,10 @@ impl FaultGuard {
             connections: self.connections,
             effects: self.effects,
         };
+        if let Undo::Toxics(toxics) = &self.undo {
+            report.connections = toxics.iter().map(|it| it.report().connections).sum();
+            return report;
+        }
         if matches!(self.undo, Undo::Restart | Undo::Resume(_) | Undo::Wait(_)) {
             return report;
         }
@@ -168,6 +175,7 @@ impl Drop for FaultGuard {
 async fn run(undo: Undo, fault: Fault, target: &Target) -> Result<(), FaultError> {
     match undo {
         Undo::Nothing => {}
+        Undo::Toxics(toxics) => drop(toxics),
         Undo::Restart if fault.is_redis() => target.redis.restart().await?,
         Undo::Restart => target.postgres.restart().await?,
         Undo::Resume(paused) => paused.resume().await?,

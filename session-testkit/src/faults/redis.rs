@@ -304,7 +304,7 @@ async fn dirty(fault: Fault, server: &RedisServer) -> Result<u64, FaultError> {
 async fn changes(fault: Fault, server: &RedisServer, before: u64) -> Result<u64, FaultError> {
     let mut patience = Patience::new("a change", CHANGE);
     let changed = async || dirty(fault, server).await.is_ok_and(|now| now > before);
-    while let Ok(false) = patience.look(changed()).await {}
+    while matches!(patience.look(changed()).await, Ok(false)) {}
     Ok(dirty(fault, server).await?.saturating_sub(before))
 }
 
