@@ -30,6 +30,7 @@
 //! [`BackendError::NotOurs`]: crate::backends::BackendError::NotOurs
 
 mod error;
+mod failover;
 mod fault;
 mod guard;
 mod link;

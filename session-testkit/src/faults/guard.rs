@@ -5,7 +5,7 @@ use std::{fmt, mem};
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Fault, FaultError, Target, postgres, redis};
+use super::{Fault, FaultError, Target, failover, postgres, redis};
 use crate::{
     backends::{PauseGuard, chain},
     proxy::ToxicGuard,
@@ -188,7 +188,7 @@ async fn run(undo: Undo, fault: Fault, target: &Target) -> Result<(), FaultError
             }
         }
         Undo::Wait(until) => sleep_until(until).await,
-        Undo::Failback => redis::fail_back(fault, target).await?,
+        Undo::Failback => failover::fail_back(fault, target).await?,
         Undo::Postgres(statements) => postgres::undo(fault, target, &statements).await?,
         Undo::Rollback(connection) => connection.close().await.map_err(postgres::refused(fault))?,
         Undo::Reconnect(networks) if fault.is_redis() => {

@@ -6,13 +6,12 @@ use ::redis::{Cmd, RedisError, aio::MultiplexedConnection, cmd};
 use tokio::time::Instant;
 
 use super::{
-    FaultError, Target,
+    FaultError, Target, failover,
     fault::{Command, Fault},
     guard::{FaultGuard, Undo},
 };
 use crate::{
     backends::{BackendError, RedisServer},
-    proxy::Peer,
     wait::{Patience, WaitedInVain},
 };
 
@@ -93,7 +92,7 @@ pub(super) async fn inject(
             configure(fault, server, &mut guard, &settings).await?;
         }
         Fault::RedisMaxClients => limit_clients(fault, server, &mut guard).await?,
-        Fault::RedisFailover => fail_over(fault, target, &mut guard).await?,
+        Fault::RedisFailover => failover::fail_over(fault, target, &mut guard).await?,
         Fault::RedisDisconnect => {
             guard.undo = Undo::Reconnect(server.disconnect().await?);
         }
@@ -226,74 +225,7 @@ async fn limit_clients(
     Ok(())
 }
 
-async fn fail_over(
-    fault: Fault,
-    target: &Target,
-    guard: &mut FaultGuard,
-) -> Result<(), FaultError> {
-    let master = &target.redis;
-    let replica = target.replica.as_ref();
-    let replica = replica.ok_or_else(|| FaultError::Impossible {
-        fault,
-        why: "to what? Say so with `Target::replica`".to_owned(),
-    })?;
-    replica.replica_of(Some(master)).await?;
-    in_step(fault, replica, master).await?;
-    guard.undo = Undo::Failback;
-    let before = dirty(fault, master).await?;
-    // From here on it lacks what the master takes.
-    replica.replica_of(None).await?;
-    guard.effects = Some(changes(fault, master, before).await?);
-    master.replica_of(Some(replica)).await?;
-    if let Some(network) = &target.network {
-        network.set_target(Peer::Redis, replica.address());
-    }
-    Ok(())
-}
-
-/// The old master takes over what the new one has, and its place.
-pub(super) async fn fail_back(fault: Fault, target: &Target) -> Result<(), FaultError> {
-    let Some(replica) = &target.replica else {
-        return Ok(());
-    };
-    let caught_up = match info(fault, &target.redis, "replication")
-        .await?
-        .text("role")
-    {
-        Some("slave") => in_step(fault, &target.redis, replica).await,
-        // It had not been demoted yet.
-        _ => Ok(()),
-    };
-    target.redis.replica_of(None).await?;
-    if let Some(network) = &target.network {
-        network.set_target(Peer::Redis, target.redis.address());
-    }
-    replica.replica_of(Some(&target.redis)).await?;
-    caught_up
-}
-
-/// Until the replica has what the master has now.
-async fn in_step(
-    fault: Fault,
-    replica: &RedisServer,
-    master: &RedisServer,
-) -> Result<(), FaultError> {
-    let mut patience = Patience::new("the replica to catch up", EFFECT);
-    let in_step = async || {
-        let Ok(wanted) = info(fault, master, "replication").await else {
-            return false;
-        };
-        let wanted = wanted.number("master_repl_offset");
-        let has = info(fault, replica, "replication").await;
-        has.is_ok_and(|it| {
-            it.text("master_link_status") == Some("up") && it.number("slave_repl_offset") >= wanted
-        })
-    };
-    while !patience.look(in_step()).await.map_err(no_effect(fault))? {}
-    Ok(())
-}
-
-async fn dirty(fault: Fault, server: &RedisServer) -> Result<u64, FaultError> {
+pub(super) async fn dirty(fault: Fault, server: &RedisServer) -> Result<u64, FaultError> {
     let persistence = info(fault, server, "persistence").await?;
     Ok(persistence
         .number("rdb_changes_since_last_save")
@@ -301,7 +233,11 @@ async fn dirty(fault: Fault, server: &RedisServer) -> Result<u64, FaultError> {
 }
 
 /// Changes since there were `before`; waits a while for the first.
-async fn changes(fault: Fault, server: &RedisServer, before: u64) -> Result<u64, FaultError> {
+pub(super) async fn changes(
+    fault: Fault,
+    server: &RedisServer,
+    before: u64,
+) -> Result<u64, FaultError> {
     let mut patience = Patience::new("a change", CHANGE);
     let changed = async || dirty(fault, server).await.is_ok_and(|now| now > before);
     while matches!(patience.look(changed()).await, Ok(false)) {}
@@ -365,20 +301,24 @@ pub(super) async fn look(
 }
 
 /// An answer of INFO.
-struct Info(String);
+pub(super) struct Info(String);
 
 impl Info {
-    fn text(&self, name: &str) -> Option<&str> {
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
         let mut lines = self.0.lines();
         lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
     }
 
-    fn number(&self, name: &str) -> Option<u64> {
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
         self.text(name)?.parse().ok()
     }
 }
 
-async fn info(fault: Fault, server: &RedisServer, section: &str) -> Result<Info, FaultError> {
+pub(super) async fn info(
+    fault: Fault,
+    server: &RedisServer,
+    section: &str,
+) -> Result<Info, FaultError> {
     let mut admin: MultiplexedConnection = server.connect().await?;
     let text = command(&["INFO", section]).query_async(&mut admin).await;
     Ok(Info(text.map_err(refused(fault))?))
@@ -402,7 +342,7 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn no_effect(fault: Fault) -> impl FnOnce(WaitedInVain) -> FaultError {
+pub(super) fn no_effect(fault: Fault) -> impl FnOnce(WaitedInVain) -> FaultError {
     move |source| FaultError::NoEffect { fault, source }
 }
 

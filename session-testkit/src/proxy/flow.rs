@@ -4,21 +4,21 @@
 //! place and tested without a socket. `relay.rs` does what this says. Everything is decided anew at
 //! each step from the toxics in force, so that healing reaches bytes already on their way.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+mod applied;
+
+use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
+use self::applied::{Applied, PORTION, count};
 use super::{
-    active::{Active, End, Touched, Toxics, delayed},
+    active::{End, Toxics, delayed},
     random::Random,
-    toxic::{Direction, Kind, Toxic},
+    toxic::{Direction, Kind},
 };
 
 /// Bytes kept for one direction; more wait in the kernel, whose window then closes.
 const FULL: usize = 1024 * 1024;
-/// Bandwidth is doled out in portions of this length.
-const PORTION: Duration = Duration::from_millis(20);
-
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -57,23 +57,6 @@ struct Chunk {
     arrived: Instant,
     /// Where in the jitter it falls, 0 to 1.
     jitter: f64,
-}
-
-/// A toxic and how far it is with this direction.
-#[derive(Debug)]
-struct Applied {
-    id: u64,
-    toxic: Arc<Toxic>,
-    touched: Arc<Touched>,
-    since: Instant,
-    /// Bytes that passed under it.
-    passed: u64,
-    /// Of the bytes in the queue, those that are counted as touched.
-    counted: usize,
-    /// The last bytes that passed, in which a pattern may have begun.
-    tail: Vec<u8>,
-    /// Its pattern has occurred.
-    triggered: bool,
 }
 
 impl Flow {
@@ -296,128 +279,6 @@ impl Chunk {
     fn rest(&self) -> &[u8] {
         &self.bytes[self.written..]
     }
-}
-
-impl Applied {
-    fn new(active: &Active, begun: Instant) -> Self {
-        Self {
-            id: active.id,
-            toxic: Arc::clone(&active.toxic),
-            touched: Arc::clone(&active.touched),
-            since: active.since.max(begun),
-            passed: 0,
-            counted: 0,
-            tail: Vec::new(),
-            triggered: false,
-        }
-    }
-
-    fn is_timeout(&self) -> bool {
-        matches!(self.toxic.kind, Kind::Timeout { .. })
-    }
-
-    fn holds(&self) -> bool {
-        match &self.toxic.kind {
-            Kind::Hold { from: None } => true,
-            Kind::Hold { from: Some(_) } => self.triggered,
-            _ => false,
-        }
-    }
-
-    /// When it ends the connection, if it does.
-    fn ends(&self, pending: bool, now: Instant) -> Option<(Instant, End)> {
-        match self.toxic.kind {
-            Kind::Timeout { after } if !after.is_zero() => Some((self.since + after, End::Close)),
-            Kind::ResetPeer { after } => Some((self.since + after, End::Reset)),
-            Kind::LimitData { bytes } if self.passed >= bytes && (pending || bytes > 0) => {
-                Some((now, End::Close))
-            }
-            _ => None,
-        }
-    }
-
-    /// Counts the first `length` bytes of the queue, each once.
-    fn touch(&mut self, number: u64, length: usize) {
-        let new = length.saturating_sub(self.counted);
-        if new > 0 {
-            self.touched.bytes(number, count(new));
-            self.counted = length;
-        } else if length == 0 {
-            self.touched.connection(number);
-        }
-    }
-
-    /// How many bytes of `rest` may go at once.
-    fn portion(&mut self, rest: &[u8], random: &mut Random) -> usize {
-        match &self.toxic.kind {
-            Kind::Slicer {
-                average, variation, ..
-            } => {
-                let least = average.saturating_sub(*variation);
-                random
-                    .between(least, average.saturating_add(*variation))
-                    .max(1)
-            }
-            Kind::Bandwidth { bytes_per_second } => {
-                let portions = u64::try_from(1000 / PORTION.as_millis()).unwrap_or(1);
-                size(bytes_per_second / portions).max(1)
-            }
-            Kind::LimitData { bytes } => size(bytes.saturating_sub(self.passed)),
-            Kind::Hold {
-                from: Some(pattern),
-            } if !self.triggered => {
-                let Some(at) = found(&self.tail, rest, pattern) else {
-                    return usize::MAX;
-                };
-                self.triggered = at == 0;
-                at
-            }
-            _ => usize::MAX,
-        }
-    }
-
-    /// So much has gone; answers how long nothing more may.
-    fn wrote(&mut self, gone: &[u8]) -> Duration {
-        self.passed += count(gone.len());
-        self.counted = self.counted.saturating_sub(gone.len());
-        match &self.toxic.kind {
-            Kind::Bandwidth { bytes_per_second } => Duration::from_nanos(
-                count(gone.len()).saturating_mul(1_000_000_000) / bytes_per_second,
-            ),
-            Kind::Slicer { gap, .. } => *gap,
-            Kind::Hold {
-                from: Some(pattern),
-            } => {
-                self.tail.extend_from_slice(gone);
-                let keep = pattern.len().saturating_sub(1);
-                self.tail.drain(..self.tail.len().saturating_sub(keep));
-                Duration::ZERO
-            }
-            _ => Duration::ZERO,
-        }
-    }
-}
-
-/// Where in `rest` the pattern is to be stopped: where it begins, or at once if it began in `tail`.
-fn found(tail: &[u8], rest: &[u8], pattern: &[u8]) -> Option<usize> {
-    if pattern.is_empty() {
-        return Some(0);
-    }
-    let head = &rest[..rest.len().min(pattern.len() - 1)];
-    let seam = [tail, head].concat();
-    if seam.windows(pattern.len()).any(|window| window == pattern) {
-        return Some(0);
-    }
-    rest.windows(pattern.len())
-        .position(|window| window == pattern)
-}
-
-fn count(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
-}
-
-fn size(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

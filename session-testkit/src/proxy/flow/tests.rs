@@ -1,5 +1,5 @@
 use super::{
-    super::{Connections, active::Active},
+    super::{Connections, active::Active, toxic::Toxic},
     *,
 };
 
