@@ -12,8 +12,9 @@
 //! # Break
 //!
 //! A server of one's own ([`start_own`](backends::Backends::start_own)) can be killed, paused and
-//! restarted on the same address. A [`Proxy`](proxy::Proxy) in front of any server adds latency, cuts
-//! connections or lets them hang. What heals is a guard: dropping it heals.
+//! restarted on the same address. A [`Proxy`](proxy::Proxy) in front of any server has toxics: latency, cut
+//! or hanging connections, bytes held and released. [`faults`] has by name what else a server may
+//! suffer, from a full memory to a failover. What heals is a guard: dropping it heals.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -52,6 +53,7 @@
 pub mod backends;
 pub mod check;
 pub mod cli;
+pub mod faults;
 pub mod history;
 pub mod invariants;
 pub mod proxy;

@@ -1,36 +1,44 @@
-//! A TCP proxy with a stable port in front of a server, and faults that heal when dropped.
+//! A TCP proxy with a stable port in front of a server, and toxics that heal when dropped.
 //!
 //! ```
 //! use std::time::Duration;
-//! use session_testkit::proxy::Proxy;
+//! use session_testkit::proxy::{Proxy, Toxic};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> std::io::Result<()> {
 //! let proxy = Proxy::start("127.0.0.1:6379").await?;
 //! let url = proxy.url("redis://127.0.0.1:6379/0"); // give this one to the code under test
 //! {
-//!     let _slow = proxy.latency(Duration::from_millis(50), Duration::from_millis(10));
+//!     let slow = Toxic::latency(Duration::from_millis(50), Duration::from_millis(10));
+//!     let _slow = proxy.inject(slow);
 //!     // … every answer takes 40 to 60 ms longer …
 //! } // … and here it is as quick as before.
-//! let cut = proxy.cut(); // all connections closed, new ones too
-//! drop(cut);
+//! let down = proxy.inject(Toxic::down()); // all connections closed, new ones too
+//! let report = down.heal();
+//! assert!(!report.touched_something(), "nobody was connected: such a test has shown nothing");
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! It lives in the process and on the runtime that started it. What a fault does to one connection
-//! is in `relay.rs`; which faults there are now, in `fault.rs`: a new fault is a variant there.
+//! It lives in the process and on the runtime that started it. Which toxics there are is in
+//! `toxic.rs`, what each means for the bytes of a connection in `flow.rs`; a [`Network`] has a proxy
+//! for each node and server, to partition one node alone.
 
-mod fault;
+mod active;
+mod flow;
+mod guard;
+mod network;
+mod random;
 mod relay;
+mod toxic;
 
 use std::{
+    collections::BTreeSet,
     io,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use tokio::{
@@ -39,7 +47,12 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use self::fault::{Fault, Faults, Scope};
+use self::active::{Active, End, Toxics};
+pub use self::{
+    guard::{Report, ToxicGuard},
+    network::{Network, Peer},
+    toxic::{Direction, Toxic},
+};
 
 /// A proxy in front of one server. Dropping it closes its port and its connections.
 #[derive(Debug)]
@@ -52,12 +65,25 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     target: watch::Sender<String>,
-    faults: watch::Sender<Faults>,
-    /// Also the number of the next connection.
-    accepted: AtomicU64,
-    open: AtomicU64,
+    toxics: watch::Sender<Toxics>,
+    connections: Mutex<Connections>,
     to_server: AtomicU64,
     to_client: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    /// Also the number of the next one.
+    accepted: u64,
+    open: BTreeSet<u64>,
+}
+
+impl Shared {
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What went through a proxy since it was started.
@@ -86,9 +112,8 @@ impl Proxy {
         let address = listener.local_addr()?.to_string();
         let shared = Arc::new(Shared {
             target: watch::Sender::new(target.into()),
-            faults: watch::Sender::new(Faults::default()),
-            accepted: AtomicU64::new(0),
-            open: AtomicU64::new(0),
+            toxics: watch::Sender::default(),
+            connections: Mutex::default(),
             to_server: AtomicU64::new(0),
             to_client: AtomicU64::new(0),
         });
@@ -117,60 +142,30 @@ impl Proxy {
         self.shared.target.send_replace(target.into());
     }
 
-    /// Every answer comes later by `delay`, give or take `jitter`. Bytes keep their order and may
-    /// overlap in flight, as on a long line: the rate is not limited. Of several the delays add up.
-    pub fn latency(&self, delay: Duration, jitter: Duration) -> FaultGuard {
-        self.inject(Scope::All, Fault::Latency { delay, jitter })
-    }
-
-    /// Closes all connections, and new ones as soon as they are accepted.
-    pub fn cut(&self) -> FaultGuard {
-        let cut = self.inject(Scope::All, Fault::Cut);
-        // However soon the guard is dropped: what is open now is closed.
-        self.close_established();
-        cut
-    }
-
-    /// No byte moves, in either direction, and no connection is closed; new ones are accepted and
-    /// get no answer. What was held is delivered at the end.
-    pub fn hang(&self) -> FaultGuard {
-        self.inject(Scope::All, Fault::Hang)
-    }
-
-    /// [`hang`](Self::hang) for the connections that are open now, while new ones work: what a
-    /// firewall that lost its state does.
-    pub fn hang_established(&self) -> FaultGuard {
-        self.inject(self.established(), Fault::Hang)
-    }
-
-    /// Closes the connections that are open now, once; new ones work.
-    pub fn close_established(&self) {
-        drop(self.inject(self.established(), Fault::Cut));
+    /// Does something harmful until the guard is dropped.
+    pub fn inject(&self, toxic: Toxic) -> ToxicGuard {
+        // Held meanwhile, so that no connection is neither established nor new.
+        let connections = self.shared.connections();
+        let active = Active::new(toxic, connections.accepted);
+        self.shared
+            .toxics
+            .send_modify(|toxics| toxics.add(active.clone(), &connections));
+        drop(connections);
+        ToxicGuard {
+            shared: Arc::clone(&self.shared),
+            active,
+        }
     }
 
     /// What went through so far.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
+        let connections = self.shared.connections();
         Traffic {
-            accepted: self.shared.accepted.load(Relaxed),
-            open: self.shared.open.load(Relaxed),
+            accepted: connections.accepted,
+            open: u64::try_from(connections.open.len()).unwrap_or(u64::MAX),
             to_server: self.shared.to_server.load(Relaxed),
             to_client: self.shared.to_client.load(Relaxed),
-        }
-    }
-
-    fn established(&self) -> Scope {
-        Scope::Before(self.shared.accepted.load(Relaxed))
-    }
-
-    fn inject(&self, scope: Scope, fault: Fault) -> FaultGuard {
-        let mut id = 0;
-        self.shared
-            .faults
-            .send_modify(|faults| id = faults.add(scope, fault));
-        FaultGuard {
-            shared: Arc::clone(&self.shared),
-            id,
         }
     }
 }
@@ -179,27 +174,6 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         // The connections' tasks belong to this one.
         self.accepting.abort();
-    }
-}
-
-/// A fault, until it is dropped.
-#[derive(Debug)]
-#[must_use = "the fault heals as soon as the guard is dropped"]
-pub struct FaultGuard {
-    shared: Arc<Shared>,
-    id: u64,
-}
-
-impl FaultGuard {
-    /// The same as dropping it, but says so.
-    pub fn heal(self) {}
-}
-
-impl Drop for FaultGuard {
-    fn drop(&mut self) {
-        self.shared
-            .faults
-            .send_modify(|faults| faults.remove(self.id));
     }
 }
 
@@ -213,46 +187,58 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                     tokio::task::yield_now().await;
                     continue;
                 };
-                // Its number is taken here, so that "established" has no gap.
-                let number = shared.accepted.fetch_add(1, Relaxed);
-                connections.spawn(connection(client, number, Arc::clone(&shared)));
+                connections.spawn(connection(client, Open::new(Arc::clone(&shared))));
             }
             Some(_ended) = connections.join_next() => {}
         }
     }
 }
 
-async fn connection(client: TcpStream, number: u64, shared: Arc<Shared>) {
-    let _open = Open::count(&shared.open);
-    let mut faults = shared.faults.subscribe();
-    let mut cut = shared.faults.subscribe();
-    tokio::select! {
-        // Looked at first, so that a connection made during a cut never reaches the server.
+async fn connection(mut client: TcpStream, open: Open) {
+    let (number, shared) = (open.number, &open.shared);
+    let mut ending = shared.toxics.subscribe();
+    let mut held = shared.toxics.subscribe();
+    let mut server = None;
+    let end = tokio::select! {
+        // Looked at first, so that a connection made while all is down never reaches the server.
         biased;
-        _ = cut.wait_for(|faults| faults.cut(number)) => {}
-        () = async {
-            let Ok(_) = faults.wait_for(|faults| !faults.hung(number)).await else { return };
+        toxics = ending.wait_for(|toxics| toxics.end(number).is_some()) => {
+            toxics.ok().and_then(|toxics| toxics.end(number))
+        }
+        end = async {
+            held.wait_for(|toxics| !toxics.held(number)).await.ok()?;
             let target = shared.target.borrow().clone();
             // A server that is down looks as it would without us: the connection is closed.
-            let Ok(server) = TcpStream::connect(target).await else { return };
+            let server = server.insert(TcpStream::connect(target).await.ok()?);
             let _nodelay = (client.set_nodelay(true), server.set_nodelay(true));
-            relay::run(client, server, number, &shared).await;
-        } => {}
+            Some(relay::run(&mut client, server, number, shared).await)
+        } => end,
+    };
+    if end == Some(End::Reset) {
+        let _reset = client.set_zero_linger();
+        let _reset = server.map(|server| server.set_zero_linger());
     }
 }
 
-/// Counts a connection as open while it lives, also if its task is aborted.
-struct Open<'a>(&'a AtomicU64);
+/// An open connection, also if its task is aborted.
+struct Open {
+    number: u64,
+    shared: Arc<Shared>,
+}
 
-impl<'a> Open<'a> {
-    fn count(open: &'a AtomicU64) -> Self {
-        open.fetch_add(1, Relaxed);
-        Self(open)
+impl Open {
+    fn new(shared: Arc<Shared>) -> Self {
+        let mut connections = shared.connections();
+        let number = connections.accepted;
+        connections.accepted += 1;
+        connections.open.insert(number);
+        drop(connections);
+        Self { number, shared }
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for Open {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.shared.connections().open.remove(&self.number);
     }
 }

@@ -42,18 +42,46 @@ where
     F: AsyncFnMut() -> bool,
 {
     let begin = Instant::now();
-    let end = begin + deadline;
-    loop {
-        if timeout_at(end, condition()).await == Ok(true) {
-            return Ok(begin.elapsed());
+    let mut patience = Patience::new(what, deadline);
+    while !patience.look(condition()).await? {}
+    Ok(begin.elapsed())
+}
+
+/// [`until`] as a loop: `while !patience.look(async { … }).await? {}`.
+///
+/// The compiler can't tell that the futures of an async closure with borrows are `Send`, so whatever
+/// awaits `until` can't be spawned; what the crate offers for a task must use this.
+pub(crate) struct Patience {
+    what: String,
+    waited: Duration,
+    end: Instant,
+}
+
+impl Patience {
+    pub(crate) fn new(what: impl fmt::Display, deadline: Duration) -> Self {
+        Self {
+            what: what.to_string(),
+            waited: deadline,
+            end: Instant::now() + deadline,
         }
-        if Instant::now() >= end {
+    }
+
+    /// One look, and a tick if it was in vain; an error at the deadline.
+    pub(crate) async fn look(
+        &mut self,
+        condition: impl Future<Output = bool>,
+    ) -> Result<bool, WaitedInVain> {
+        if timeout_at(self.end, condition).await == Ok(true) {
+            return Ok(true);
+        }
+        if Instant::now() >= self.end {
             return Err(WaitedInVain {
-                what: what.to_string(),
-                waited: deadline,
+                what: self.what.clone(),
+                waited: self.waited,
             });
         }
         sleep(TICK).await;
+        Ok(false)
     }
 }
 

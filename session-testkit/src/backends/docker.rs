@@ -12,7 +12,10 @@ use std::{path::Path, time::Duration};
 use futures_util::StreamExt as _;
 use testcontainers::{
     ContainerAsync, GenericImage, ImageExt as _,
-    bollard::query_parameters::{KillContainerOptionsBuilder, LogsOptionsBuilder},
+    bollard::{
+        models::{NetworkConnectRequest, NetworkDisconnectRequest},
+        query_parameters::{KillContainerOptionsBuilder, LogsOptionsBuilder},
+    },
     core::IntoContainerPort as _,
     runners::AsyncRunner as _,
 };
@@ -23,7 +26,7 @@ use super::{
     native::free_port,
     supervisor::Supervisor,
 };
-use crate::wait;
+use crate::wait::{self, Patience};
 pub(crate) use engine::{image, missing};
 
 /// Creating and starting a container; a busy engine takes seconds.
@@ -114,8 +117,8 @@ impl Container {
         &self.address
     }
 
-    /// Where other containers reach it; another one after a restart.
-    pub(crate) async fn address_for_peers(&self) -> Result<String, BackendError> {
+    /// The networks that it is in, each with its address there.
+    async fn networks(&self) -> Result<Vec<(String, Option<String>)>, BackendError> {
         let inspected = engine::client()
             .await?
             .inspect_container(&self.name, None)
@@ -125,10 +128,46 @@ impl Container {
         let networks = inspected
             .network_settings
             .and_then(|settings| settings.networks);
-        let mut addresses = networks
-            .into_iter()
-            .flatten()
-            .filter_map(|(_, network)| network.ip_address);
+        let networks = networks.into_iter().flatten();
+        Ok(networks
+            .map(|(name, network)| (name, network.ip_address))
+            .collect())
+    }
+
+    /// Takes it off its networks; answers their names.
+    pub(crate) async fn disconnect(&self) -> Result<Vec<String>, BackendError> {
+        let client = engine::client().await?;
+        let mut left = Vec::new();
+        for (network, _) in self.networks().await? {
+            let request = NetworkDisconnectRequest {
+                container: self.name.clone(),
+                force: Some(true),
+            };
+            let done = client.disconnect_network(&network, request).await;
+            done.map_err(BackendError::docker("disconnect a container"))?;
+            left.push(network);
+        }
+        Ok(left)
+    }
+
+    /// Puts it back on these networks.
+    pub(crate) async fn reconnect(&self, networks: &[String]) -> Result<(), BackendError> {
+        let client = engine::client().await?;
+        for network in networks {
+            let request = NetworkConnectRequest {
+                container: self.name.clone(),
+                endpoint_config: None,
+            };
+            let done = client.connect_network(network, request).await;
+            done.map_err(BackendError::docker("reconnect a container"))?;
+        }
+        Ok(())
+    }
+
+    /// Where other containers reach it; another one after a restart.
+    pub(crate) async fn address_for_peers(&self) -> Result<String, BackendError> {
+        let networks = self.networks().await?;
+        let mut addresses = networks.into_iter().filter_map(|(_, address)| address);
         match addresses.find(|address| !address.is_empty()) {
             Some(address) => Ok(format!("{address}:{}", self.port)),
             None => Err(BackendError::docker(format!(
@@ -163,9 +202,15 @@ impl Container {
 
     /// The server's own way of ending; after 5 s SIGKILL.
     pub(crate) async fn stop(&self) -> Result<(), BackendError> {
-        let signal = match self.stop {
+        self.stop_by(self.stop).await
+    }
+
+    /// Another way of ending; after 5 s SIGKILL.
+    pub(crate) async fn stop_by(&self, stop: Stop) -> Result<(), BackendError> {
+        let signal = match stop {
             Stop::Terminate => "SIGTERM",
             Stop::Interrupt => "SIGINT",
+            Stop::Quit => "SIGQUIT",
         };
         match self.signal(signal).await {
             Err(BackendError::Deadline { .. }) => self.kill().await,
@@ -189,14 +234,15 @@ impl Container {
             }
         }
         let deadline = Duration::from_secs(5);
-        let ended = wait::until("the container to end", deadline, async || {
-            matches!(self.running().await, Ok(false))
-        });
-        ended.await.map(drop).map_err(|_| BackendError::Deadline {
+        let mut patience = Patience::new("the container to end", deadline);
+        let ended = async || matches!(self.running().await, Ok(false));
+        let in_vain = |_| BackendError::Deadline {
             action: "stop",
             server: self.kind,
             waited: deadline,
-        })
+        };
+        while !patience.look(ended()).await.map_err(in_vain)? {}
+        Ok(())
     }
 
     pub(crate) async fn pause(&self) -> Result<(), BackendError> {

@@ -72,6 +72,16 @@ pub enum BackendError {
         address: String,
     },
 
+    /// Only a container has a network that it can leave.
+    #[error(
+        "cannot disconnect {server}: it is a process of this machine; \
+         a proxy with `Toxic::hold` in front of it looks the same to clients"
+    )]
+    NoNetwork {
+        /// `Redis` or `Postgres`.
+        server: &'static str,
+    },
+
     /// A command would change a server that others may be using.
     #[error(
         "refused to {action} {server} at {address}: it was not started by the testkit; \

@@ -66,4 +66,6 @@ pub enum Stop {
     Terminate,
     /// SIGINT: Postgres' "fast" shutdown (SIGTERM waits for every client to leave).
     Interrupt,
+    /// SIGQUIT: Postgres' "immediate" shutdown, which flushes nothing.
+    Quit,
 }

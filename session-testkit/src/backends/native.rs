@@ -12,6 +12,7 @@ mod tree;
 use std::{
     ffi::OsStr,
     fs::File,
+    future::ready,
     io::Write as _,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
@@ -25,7 +26,7 @@ use super::{
     kind::{Recipe, Stop},
     supervisor::Supervisor,
 };
-use crate::wait;
+use crate::wait::Patience;
 pub(crate) use folder::Folder;
 use tree::Tree;
 
@@ -152,17 +153,20 @@ impl Process {
         deadline: Duration,
         action: &'static str,
     ) -> Result<ExitStatus, BackendError> {
-        let mut status = None;
-        let ended = wait::until(action, deadline, async || {
-            status = self.status();
-            status.is_some()
-        });
-        let _in_vain = ended.await;
-        status.ok_or(BackendError::Deadline {
-            action,
-            server: self.kind,
-            waited: deadline,
-        })
+        let mut patience = Patience::new(action, deadline);
+        loop {
+            let status = self.status();
+            if let Some(status) = status {
+                return Ok(status);
+            }
+            if patience.look(ready(false)).await.is_err() {
+                return Err(BackendError::Deadline {
+                    action,
+                    server: self.kind,
+                    waited: deadline,
+                });
+            }
+        }
     }
 
     fn tree(&self) -> Option<Tree> {
@@ -177,22 +181,29 @@ impl Process {
         let children = tree.kill();
         self.ended(Duration::from_secs(5), "end after SIGKILL")
             .await?;
-        let gone = wait::until("its children to end", Duration::from_secs(5), async || {
-            !children.iter().any(|child| tree::alive(*child))
-        });
-        gone.await.map(drop).map_err(|_| BackendError::Deadline {
+        let deadline = Duration::from_secs(5);
+        let mut patience = Patience::new("its children to end", deadline);
+        let gone = || ready(!children.iter().any(|child| tree::alive(*child)));
+        let in_vain = |_| BackendError::Deadline {
             action: "end after SIGKILL",
             server: self.kind,
-            waited: Duration::from_secs(5),
-        })
+            waited: deadline,
+        };
+        while !patience.look(gone()).await.map_err(in_vain)? {}
+        Ok(())
     }
 
     /// The server's own way of ending; after 5 s SIGKILL.
     pub(crate) async fn stop(&self) -> Result<(), BackendError> {
+        self.stop_by(self.stop).await
+    }
+
+    /// Another way of ending; after 5 s SIGKILL.
+    pub(crate) async fn stop_by(&self, stop: Stop) -> Result<(), BackendError> {
         let Some(tree) = self.tree() else {
             return Ok(());
         };
-        tree.signal_leader(self.stop);
+        tree.signal_leader(stop);
         match self.ended(Duration::from_secs(5), "stop").await {
             Ok(_) => Ok(()),
             Err(_) => self.kill().await,

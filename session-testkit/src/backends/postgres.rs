@@ -12,7 +12,7 @@ use super::{
     error::{BackendError, Cause},
     kind::{Images, Recipe, Stop},
     native::{Folder, Program, find},
-    server::Server,
+    server::{Host, Server},
 };
 
 /// Postgres 15 or later.
@@ -146,6 +146,20 @@ pub(super) fn settings<S: Into<String>>(
 }
 
 impl Server<Postgres> {
+    /// The "immediate" shutdown (SIGQUIT): clients get a warning and an end of file, nothing is
+    /// flushed, the next start recovers.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::NotOurs`] for a given server.
+    pub async fn stop_immediately(&self) -> Result<(), BackendError> {
+        match self.host() {
+            Host::External => Err(self.not_ours("stop")),
+            Host::Docker(container) => container.stop_by(Stop::Quit).await,
+            Host::Native(process) => process.stop_by(Stop::Quit).await,
+        }
+    }
+
     /// A new connection, for the test's own statements.
     ///
     /// # Errors

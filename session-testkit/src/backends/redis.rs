@@ -90,7 +90,7 @@ impl Recipe for Redis {
 }
 
 /// Nothing is saved but by an explicit SAVE, so that what a restart brings back is the test's
-/// choice; DEBUG (to sleep, to reload) is allowed; a new replica does not wait 5 s for company.
+/// choice; DEBUG (to sleep, to reload) is allowed, and a new folder (to make saves fail); a new replica does not wait 5 s for company.
 /// Later arguments win.
 fn common(extra: &[String]) -> Vec<String> {
     let mut arguments: Vec<String> = ["--save", "", "--appendonly", "no"]
@@ -99,6 +99,8 @@ fn common(extra: &[String]) -> Vec<String> {
     arguments.extend(
         [
             "--enable-debug-command",
+            "yes",
+            "--enable-protected-configs",
             "yes",
             "--repl-diskless-sync-delay",
             "0",

@@ -14,7 +14,10 @@ use super::{
     postgres::Postgres,
     redis::Redis,
 };
-use crate::{url, wait};
+use crate::{
+    url,
+    wait::{self, Patience},
+};
 
 /// Starting, or starting again; Postgres may have to recover.
 const READY: Duration = Duration::from_secs(30);
@@ -28,8 +31,8 @@ pub type PostgresServer = Server<Postgres>;
 
 /// A server under test, [`RedisServer`] or [`PostgresServer`].
 ///
-/// It is a guard: when it is dropped, and so too after a panic, its processes, container and
-/// folder are gone. If the thread is panicking then, the server's last log lines are printed first.
+/// It is a guard: when it and its clones are dropped, and so too after a panic, its processes,
+/// container and folder are gone. If the thread is panicking then, the server's last log lines are printed first.
 /// Within 2 s they are gone as well when this process is killed.
 #[derive(Debug)]
 pub struct Server<K: Kind> {
@@ -54,6 +57,16 @@ pub(super) enum Host {
     External,
     Docker(Box<Container>),
     Native(Process),
+}
+
+// By hand: a derived one would ask for `K: Clone`.
+impl<K: Kind> Clone for Server<K> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            kind: PhantomData,
+        }
+    }
 }
 
 impl<K: Kind> Server<K> {
@@ -143,6 +156,24 @@ impl<K: Kind> Server<K> {
         }
     }
 
+    /// Takes its container off its networks; answers their names, for [`reconnect`](Self::reconnect).
+    pub(crate) async fn disconnect(&self) -> Result<Vec<String>, BackendError> {
+        match &self.shared.host {
+            Host::External => Err(self.not_ours("disconnect")),
+            Host::Docker(container) => container.disconnect().await,
+            Host::Native(_) => Err(BackendError::NoNetwork { server: K::NAME }),
+        }
+    }
+
+    /// Puts its container back on its networks.
+    pub(crate) async fn reconnect(&self, networks: &[String]) -> Result<(), BackendError> {
+        match &self.shared.host {
+            Host::Docker(container) => container.reconnect(networks).await?,
+            Host::External | Host::Native(_) => {}
+        }
+        self.ready().await
+    }
+
     /// Starts it again on the same address with the data that it left, and waits until it is ready.
     /// One that still runs is stopped first.
     ///
@@ -204,24 +235,31 @@ impl<K: Kind> Server<K> {
     async fn ready_within(&self, deadline: Duration) -> Result<(), BackendError> {
         let mut ended = false;
         let mut failure = None;
-        let answered = wait::until("an answer", deadline, async || {
-            // First the process: what answers could be another server on a port that ours did not get.
-            ended = !self.running().await;
-            if ended {
-                return true;
-            }
-            match K::ping(self.url()).await {
-                Ok(()) => {
-                    ended = !self.running().await;
-                    true
+        let mut patience = Patience::new("an answer", deadline);
+        let answered = loop {
+            let look = async {
+                // First the process: what answers could be another server on a port that ours did
+                // not get.
+                ended = !self.running().await;
+                if ended {
+                    return true;
                 }
-                Err(error) => {
-                    failure = Some(error);
-                    false
+                match K::ping(self.url()).await {
+                    Ok(()) => {
+                        ended = !self.running().await;
+                        true
+                    }
+                    Err(error) => {
+                        failure = Some(error);
+                        false
+                    }
                 }
+            };
+            match patience.look(look).await {
+                Ok(false) => {}
+                answered => break answered,
             }
-        });
-        let answered = answered.await;
+        };
         if ended {
             return Err(BackendError::Exited {
                 server: K::NAME,
@@ -255,7 +293,7 @@ impl<K: Kind> Server<K> {
     }
 
     /// Ok if a command may do damage here.
-    pub(super) fn allowed(&self, action: &'static str) -> Result<(), BackendError> {
+    pub(crate) fn allowed(&self, action: &'static str) -> Result<(), BackendError> {
         if self.shared.destructive {
             return Ok(());
         }
@@ -266,7 +304,11 @@ impl<K: Kind> Server<K> {
         })
     }
 
-    fn not_ours(&self, action: &'static str) -> BackendError {
+    pub(super) fn host(&self) -> &Host {
+        &self.shared.host
+    }
+
+    pub(super) fn not_ours(&self, action: &'static str) -> BackendError {
         BackendError::NotOurs {
             action,
             server: K::NAME,

@@ -1,160 +1,180 @@
-//! Moving the bytes of one connection, under the faults of the moment.
-//!
-//! Each direction is a reader and a writer with a queue between them, so that delayed bytes overlap
-//! in flight instead of holding up those behind them.
+//! Moving the bytes of one connection, as `flow.rs` decides.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
-    sync::{mpsc, watch},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    sync::watch,
     time::{Instant, sleep_until},
 };
 
-use super::{Shared, fault::Faults};
+use super::{
+    Shared,
+    active::{End, Toxics},
+    flow::{Flow, Step},
+    toxic::Direction,
+};
 
-/// Chunks in flight in one direction; more wait in the kernel, whose window then closes.
-const IN_FLIGHT: usize = 64;
-const CHUNK: usize = 16 * 1024;
+const BUFFER: usize = 32 * 1024;
 
-struct Chunk {
-    bytes: Vec<u8>,
-    due: Instant,
+/// Why a direction stopped before its end of file.
+enum Stop {
+    Ended(End),
+    /// One side is gone; the reason is of no use to the other.
+    Lost,
 }
 
-#[derive(Clone, Copy)]
-enum Direction {
-    ToServer,
-    ToClient,
+impl From<io::Error> for Stop {
+    fn from(_: io::Error) -> Self {
+        Self::Lost
+    }
 }
 
-/// Returns when both sides have said all they had to say, or one of them is gone.
+/// Returns when both sides have said all they had to say, one of them is gone, or a toxic ends it.
 pub(super) async fn run(
-    mut client: TcpStream,
-    mut server: TcpStream,
+    client: &mut TcpStream,
+    server: &mut TcpStream,
     number: u64,
     shared: &Shared,
-) {
+) -> End {
     let (client_read, client_write) = client.split();
     let (server_read, server_write) = server.split();
+    let direction = |which, from, to, counter| {
+        Relay {
+            flow: Flow::new(number, which, Instant::now()),
+            toxics: shared.toxics.subscribe(),
+            from,
+            to,
+            counter,
+        }
+        .run()
+    };
     let up = direction(
+        Direction::ToServer,
         client_read,
         server_write,
-        Direction::ToServer,
-        number,
-        shared,
         &shared.to_server,
     );
     let down = direction(
+        Direction::ToClient,
         server_read,
         client_write,
-        Direction::ToClient,
-        number,
-        shared,
         &shared.to_client,
     );
-    // A reset on either side ends both.
-    let _ended = tokio::try_join!(up, down);
+    // What ends one ends both.
+    match tokio::try_join!(up, down) {
+        Err(Stop::Ended(end)) => end,
+        Ok(_) | Err(Stop::Lost) => End::Close,
+    }
 }
 
-async fn direction(
-    from: impl AsyncRead + Unpin,
-    to: impl AsyncWrite + Unpin,
-    direction: Direction,
-    number: u64,
-    shared: &Shared,
-    counter: &AtomicU64,
-) -> std::io::Result<()> {
-    let (queue, chunks) = mpsc::channel(IN_FLIGHT);
-    let reader = read(from, queue, direction, number, shared.faults.subscribe());
-    let writer = write(to, chunks, number, shared.faults.subscribe(), counter);
-    tokio::try_join!(reader, writer).map(drop)
+/// One direction.
+struct Relay<'a> {
+    flow: Flow,
+    toxics: watch::Receiver<Toxics>,
+    from: ReadHalf<'a>,
+    to: WriteHalf<'a>,
+    counter: &'a AtomicU64,
 }
 
-async fn read(
-    mut from: impl AsyncRead + Unpin,
-    queue: mpsc::Sender<Chunk>,
-    direction: Direction,
-    number: u64,
-    faults: watch::Receiver<Faults>,
-) -> std::io::Result<()> {
-    let mut random = Random(number);
-    let mut buffer = vec![0; CHUNK];
-    let mut last_due = Instant::now();
-    loop {
-        let length = from.read(&mut buffer).await?;
+impl Relay<'_> {
+    async fn run(mut self) -> Result<(), Stop> {
+        let mut buffer = vec![0; BUFFER];
+        self.update();
+        loop {
+            if self.toxics.has_changed().unwrap_or(false) {
+                self.update();
+            }
+            let step = if self.flow.is_clear() {
+                Step::Wait
+            } else {
+                self.flow.next(Instant::now())
+            };
+            match step {
+                Step::End(end) => return Err(Stop::Ended(end)),
+                Step::Finish => return Ok(self.to.shutdown().await?),
+                Step::Write(count) => self.write(count).await?,
+                Step::Wait => self.wait(None, &mut buffer).await?,
+                Step::WaitUntil(until) => self.wait(Some(until), &mut buffer).await?,
+            }
+        }
+    }
+
+    fn update(&mut self) {
+        let toxics = self.toxics.borrow_and_update();
+        self.flow.update(&toxics, Instant::now());
+    }
+
+    /// Until there are bytes, other toxics, or it is time.
+    async fn wait(&mut self, until: Option<Instant>, buffer: &mut [u8]) -> Result<(), Stop> {
+        let has_room = self.flow.has_room();
+        let length = tokio::select! {
+            biased;
+            // An error means that the proxy is gone, and this task with it.
+            _ = self.toxics.changed() => {
+                self.update();
+                return Ok(());
+            }
+            length = self.from.read(buffer), if has_room => length?,
+            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => return Ok(()),
+        };
         if length == 0 {
+            self.flow.finish(Instant::now());
             return Ok(());
         }
-        let delay = match direction {
-            Direction::ToClient => faults.borrow().delay(number, random.next()),
-            Direction::ToServer => std::time::Duration::ZERO,
-        };
-        // Jitter must not reorder bytes.
-        last_due = last_due.max(Instant::now() + delay);
-        let chunk = Chunk {
-            bytes: buffer[..length].to_vec(),
-            due: last_due,
-        };
-        if queue.send(chunk).await.is_err() {
-            return Ok(());
+        let mut bytes = &buffer[..length];
+        // Toxics that came with these bytes, in whatever order the two were noticed, apply to them.
+        if self.flow.is_clear() && !self.toxics.has_changed().unwrap_or(false) {
+            let written = self.count(bytes.len(), |to| to.try_write(bytes));
+            bytes = match written {
+                Ok(written) => &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => bytes,
+                Err(_) => return Err(Stop::Lost),
+            };
         }
-    }
-}
-
-async fn write(
-    mut to: impl AsyncWrite + Unpin,
-    mut chunks: mpsc::Receiver<Chunk>,
-    number: u64,
-    mut faults: watch::Receiver<Faults>,
-    counter: &AtomicU64,
-) -> std::io::Result<()> {
-    let mut healed = faults.clone();
-    while let Some(chunk) = chunks.recv().await {
-        tokio::select! {
-            () = sleep_until(chunk.due) => {}
-            // Healing delivers what is on its way.
-            _ = healed.wait_for(|faults| faults.delay(number, 1.0).is_zero()) => {}
+        if !bytes.is_empty() {
+            self.flow.push(bytes, Instant::now());
         }
-        // An error means that the proxy is gone.
-        if faults
-            .wait_for(|faults| !faults.hung(number))
-            .await
-            .is_err()
-        {
-            return Ok(());
+        Ok(())
+    }
+
+    /// Writes at most `count` bytes, unless the toxics change first.
+    async fn write(&mut self, count: usize) -> Result<(), Stop> {
+        let bytes = &self.flow.front()[..count];
+        match self.count(count, |to| to.try_write(bytes)) {
+            Ok(written) => self.flow.wrote(written, Instant::now()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let end = self.flow.ends(Instant::now()).map(|(at, _)| at);
+                tokio::select! {
+                    biased;
+                    _ = self.toxics.changed() => self.update(),
+                    () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {}
+                    ready = self.to.writable() => ready?,
+                }
+            }
+            Err(_) => return Err(Stop::Lost),
         }
-        // Before the write: what a client has seen is counted.
-        counter.fetch_add(
-            u64::try_from(chunk.bytes.len()).unwrap_or(u64::MAX),
-            Relaxed,
-        );
-        to.write_all(&chunk.bytes).await?;
+        Ok(())
     }
-    // An end of file waits for a hang too.
-    if faults
-        .wait_for(|faults| !faults.hung(number))
-        .await
-        .is_err()
-    {
-        return Ok(());
-    }
-    to.shutdown().await
-}
 
-/// Splitmix64: jitter needs no better, and the same connection gets the same jitter in every run.
-struct Random(u64);
-
-impl Random {
-    /// 0 to 1.
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        let bits = u32::try_from(z >> 32).unwrap_or(u32::MAX);
-        f64::from(bits) / f64::from(u32::MAX)
+    /// Counts before it writes: what a client has seen is counted.
+    fn count(
+        &self,
+        length: usize,
+        write: impl FnOnce(&WriteHalf<'_>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let bytes = |length| u64::try_from(length).unwrap_or(u64::MAX);
+        self.counter.fetch_add(bytes(length), Relaxed);
+        let written = write(&self.to);
+        let missed = length - written.as_ref().map_or(0, |written| *written);
+        self.counter.fetch_sub(bytes(missed), Relaxed);
+        written
     }
 }

@@ -5,6 +5,7 @@ mod changes;
 mod check;
 mod embedded;
 mod examples;
+mod faults;
 mod foreign;
 mod gone;
 mod harness;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         registry.theme("foreign", foreign::tests);
         registry.theme("gone", gone::tests);
         registry.theme("proxy", proxy::tests);
+        registry.theme("faults", faults::tests);
         registry.theme("validate", validate::tests);
         registry.theme("changes", changes::tests);
         registry.theme("stale_fill", stale_fill::tests);

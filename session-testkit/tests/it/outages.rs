@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use session_layer::{Reach, Sessions};
 use session_testkit::backends::{Backend, Backends};
-use session_testkit::proxy::Proxy;
+use session_testkit::proxy::{Proxy, Toxic};
 use session_testkit::wait;
 
 use crate::harness::{Outcome, Registry};
@@ -101,7 +101,7 @@ async fn redis_slow(backends: Arc<Backends>) -> Outcome {
     let alice = login(&sessions, "alice").await?;
     until_hit(&sessions, &alice).await?;
     // Slower than the deadline: given up, then used again.
-    let slow = proxy.latency(Duration::from_millis(700), Duration::ZERO);
+    let slow = proxy.inject(Toxic::latency(Duration::from_millis(700), Duration::ZERO));
     assert_eq!(ask(&sessions, &alice).await, "valid");
     until_disconnected(&sessions).await?;
     assert_eq!(ask(&sessions, &alice).await, "valid");
@@ -129,7 +129,7 @@ async fn established_hang(backends: Arc<Backends>) -> Outcome {
     let sessions = sessions_on(&proxy.url(own.redis.url()), &own.sandbox).await?;
     let alice = login(&sessions, "alice").await?;
     until_hit(&sessions, &alice).await?;
-    let _hang = proxy.hang_established();
+    let _hang = proxy.inject(Toxic::blackhole());
     assert_eq!(ask(&sessions, &alice).await, "valid");
     until_hit(&sessions, &alice).await?;
     Ok(())
@@ -169,7 +169,7 @@ async fn connections_closed(backends: Arc<Backends>) -> Outcome {
     let alice = login(&sessions, "alice").await?;
     until_hit(&sessions, &alice).await?;
     for _ in 0..20 {
-        proxy.close_established();
+        proxy.inject(Toxic::down().established()).heal();
         let burst = (0..50).map(|_| ask(&sessions, &alice));
         let answers = futures_util::future::join_all(burst).await;
         assert!(

@@ -2,13 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use redis::{AsyncConnectionConfig, Client, RedisResult, aio::MultiplexedConnection};
+use redis::{
+    AsyncCommands as _, AsyncConnectionConfig, Client, RedisResult, aio::MultiplexedConnection,
+};
 use session_testkit::{
     backends::{Backend, Backends},
-    proxy::Proxy,
+    proxy::{Network, Peer, Proxy, Toxic},
     wait,
 };
-use tokio::time::timeout;
+use sqlx::Connection as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::harness::{Outcome, Registry};
 
@@ -16,13 +23,21 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("passes_bytes_and_counts_them", passes_bytes);
     reg.shared("latency_delays_answers_and_heals", latency);
     reg.shared("latency_does_not_limit_the_rate", latency_keeps_rate);
-    reg.shared("cut_closes_old_and_new_connections_and_heals", cut);
+    reg.shared("down_closes_old_and_new_connections_and_heals", down);
     reg.shared(
-        "a_cut_healed_at_once_closes_what_was_open",
-        cut_healed_at_once,
+        "down_healed_at_once_closes_what_was_open",
+        down_healed_at_once,
     );
-    reg.shared("hang_holds_bytes_and_delivers_them_at_the_end", hang);
-    reg.shared("hang_established_spares_new_connections", hang_established);
+    reg.shared("hold_holds_bytes_and_delivers_them_at_the_end", hold);
+    reg.shared("blackhole_spares_new_connections", blackhole);
+    reg.shared("hold_from_stops_one_command_in_mid_air", hold_from);
+    reg.shared("reset_peer_is_seen_as_a_reset", reset_peer);
+    reg.shared("timeout_loses_answers_then_closes", timeout_closes);
+    reg.shared("limit_data_truncates_an_answer", limit_data);
+    reg.shared("slicer_and_bandwidth_slow_an_answer_down", slow_answers);
+    reg.shared("slow_close_delays_the_end_of_file", slow_close);
+    reg.shared("partition_cuts_off_one_node_from_one_server", partition);
+    reg.shared("a_toxic_that_touched_nothing_says_so", untouched);
     reg.each_backend(
         "stays_while_its_server_is_killed_and_another_takes_over",
         set_target,
@@ -81,19 +96,19 @@ async fn passes_bytes(backends: Shared) -> Outcome {
 async fn latency(backends: Shared) -> Outcome {
     let (proxy, url) = start(&backends).await?;
     let mut connection = connect(&url).await?;
-    let slow = proxy.latency(80 * MS, 20 * MS);
+    let slow = proxy.inject(Toxic::latency(80 * MS, 20 * MS));
     for _ in 0..3 {
         let took = ping(&mut connection).await?;
         assert!(took >= 60 * MS, "{took:?}");
     }
     // Two add up.
-    let slower = proxy.latency(100 * MS, Duration::ZERO);
+    let slower = proxy.inject(Toxic::latency(100 * MS, Duration::ZERO));
     let took = ping(&mut connection).await?;
     assert!(took >= 160 * MS, "{took:?}");
     drop(slower);
     slow.heal();
     // Healing reaches what is on its way as well.
-    let forever = proxy.latency(Duration::from_secs(3600), Duration::ZERO);
+    let forever = proxy.inject(Toxic::latency(Duration::from_secs(3600), Duration::ZERO));
     let sent = proxy.traffic().to_server;
     let mut waiting = connection.clone();
     let answer = tokio::spawn(async move { ping(&mut waiting).await });
@@ -109,7 +124,7 @@ async fn latency(backends: Shared) -> Outcome {
 async fn latency_keeps_rate(backends: Shared) -> Outcome {
     let (proxy, url) = start(&backends).await?;
     let connection = connect(&url).await?;
-    let _slow = proxy.latency(200 * MS, Duration::ZERO);
+    let _slow = proxy.inject(Toxic::latency(200 * MS, Duration::ZERO));
     let begin = Instant::now();
     let mut pings = tokio::task::JoinSet::new();
     for n in 0..40_u64 {
@@ -131,30 +146,30 @@ async fn latency_keeps_rate(backends: Shared) -> Outcome {
     Ok(())
 }
 
-async fn cut(backends: Shared) -> Outcome {
+async fn down(backends: Shared) -> Outcome {
     let (proxy, url) = start(&backends).await?;
     let mut connection = connect(&url).await?;
-    let cut = proxy.cut();
+    let down = proxy.inject(Toxic::down());
     assert!(ping(&mut connection).await.is_err());
     assert!(connect(&url).await.is_err());
-    drop(cut);
+    drop(down);
     ping(&mut connect(&url).await?).await?;
     Ok(())
 }
 
-async fn cut_healed_at_once(backends: Shared) -> Outcome {
+async fn down_healed_at_once(backends: Shared) -> Outcome {
     let (proxy, url) = start(&backends).await?;
     let mut connection = connect(&url).await?;
-    proxy.cut().heal();
+    proxy.inject(Toxic::down()).heal();
     assert!(ping(&mut connection).await.is_err());
     ping(&mut connect(&url).await?).await?;
     Ok(())
 }
 
-async fn hang(backends: Shared) -> Outcome {
+async fn hold(backends: Shared) -> Outcome {
     let (proxy, url) = start(&backends).await?;
     let mut connection = connect(&url).await?;
-    let hang = proxy.hang();
+    let hold = proxy.inject(Toxic::hold());
     assert!(timeout(200 * MS, ping(&mut connection)).await.is_err());
     assert!(
         timeout(200 * MS, connect(&url)).await.is_err(),
@@ -162,23 +177,167 @@ async fn hang(backends: Shared) -> Outcome {
     );
     let mut waiting = connection.clone();
     let answer = tokio::spawn(async move { ping(&mut waiting).await });
-    drop(hang);
+    drop(hold);
     timeout(SECONDS, answer).await???;
     ping(&mut connection).await?;
     Ok(())
 }
 
-async fn hang_established(backends: Shared) -> Outcome {
+async fn blackhole(backends: Shared) -> Outcome {
     let (proxy, url) = start(&backends).await?;
     let mut old = connect(&url).await?;
-    let hang = proxy.hang_established();
+    let hold = proxy.inject(Toxic::blackhole());
     let mut new = connect(&url).await?;
     ping(&mut new).await?;
     assert!(timeout(200 * MS, ping(&mut old)).await.is_err());
-    drop(hang);
+    drop(hold);
     ping(&mut old).await?;
-    proxy.close_established();
+    let report = proxy.inject(Toxic::down().established()).heal();
+    assert_eq!(report.connections, 2);
     assert!(ping(&mut new).await.is_err());
+    Ok(())
+}
+
+async fn hold_from(backends: Shared) -> Outcome {
+    let (proxy, url) = start(&backends).await?;
+    let sandbox = backends.sandbox();
+    let key = format!("{}:held", sandbox.namespace());
+    let (mut reader, mut writer) = (connect(&url).await?, connect(&url).await?);
+    let held = proxy.inject(Toxic::hold_from("SET").to_server());
+    ping(&mut writer).await?;
+    assert!(!held.report().touched_something());
+    let late = tokio::spawn({
+        let key = key.clone();
+        async move { writer.set::<_, _, ()>(key, "v").await }
+    });
+    timeout(SECONDS, held.touched()).await?;
+    // Others go on, and nothing was set.
+    assert_eq!(reader.get::<_, Option<String>>(&key).await?, None);
+    let report = held.release();
+    assert_eq!(report.connections, 1);
+    assert!(report.bytes > 0, "{report}");
+    timeout(SECONDS, late).await???;
+    assert_eq!(reader.get::<_, String>(&key).await?, "v");
+    Ok(())
+}
+
+/// A client that shows what TCP shows.
+async fn raw(proxy: &Proxy) -> std::io::Result<TcpStream> {
+    let mut client = TcpStream::connect(proxy.address()).await?;
+    client.write_all(b"PING\r\n").await?;
+    let mut answer = [0; 7];
+    client.read_exact(&mut answer).await?;
+    assert_eq!(&answer, b"+PONG\r\n");
+    Ok(client)
+}
+
+async fn reset_peer(backends: Shared) -> Outcome {
+    let (proxy, _) = start(&backends).await?;
+    // At once, healed at once; and after a while.
+    for after in [Duration::ZERO, 50 * MS] {
+        let mut client = raw(&proxy).await?;
+        let reset = proxy.inject(Toxic::reset_peer(after));
+        if !after.is_zero() {
+            timeout(SECONDS, reset.touched()).await?;
+        }
+        assert_eq!(reset.heal().connections, 1);
+        let end = timeout(SECONDS, client.read(&mut [0; 1])).await?;
+        let error = end.expect_err("a reset is not an end of file");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    raw(&proxy).await?;
+    Ok(())
+}
+
+async fn timeout_closes(backends: Shared) -> Outcome {
+    let (proxy, _) = start(&backends).await?;
+    let mut client = raw(&proxy).await?;
+    let lost = proxy.inject(Toxic::timeout(100 * MS));
+    client.write_all(b"PING\r\n").await?;
+    let mut answer = Vec::new();
+    timeout(SECONDS, client.read_to_end(&mut answer)).await??;
+    assert!(answer.is_empty());
+    assert_eq!((lost.report().connections, lost.report().bytes), (1, 7));
+    Ok(())
+}
+
+async fn limit_data(backends: Shared) -> Outcome {
+    let (proxy, _) = start(&backends).await?;
+    let mut client = raw(&proxy).await?;
+    let _short = proxy.inject(Toxic::limit_data(9));
+    client.write_all(b"PING\r\nECHO hello\r\n").await?;
+    let mut answer = Vec::new();
+    timeout(SECONDS, client.read_to_end(&mut answer)).await??;
+    assert_eq!(answer, b"+PONG\r\n$5");
+    Ok(())
+}
+
+async fn slow_answers(backends: Shared) -> Outcome {
+    let (proxy, url) = start(&backends).await?;
+    let mut connection = connect(&url).await?;
+    let text = "x".repeat(2000);
+    for toxic in [Toxic::bandwidth(20_000), Toxic::slicer(20, 5, MS)] {
+        let slow = proxy.inject(toxic);
+        let begin = Instant::now();
+        let echoed: String = redis::cmd("ECHO")
+            .arg(&text)
+            .query_async(&mut connection)
+            .await?;
+        assert_eq!(echoed, text);
+        assert!(begin.elapsed() > 75 * MS, "{:?}", begin.elapsed());
+        let report = slow.heal();
+        assert_eq!(report.connections, 1);
+        assert!(report.bytes > 2000, "{report}");
+    }
+    Ok(())
+}
+
+async fn slow_close(backends: Shared) -> Outcome {
+    let (proxy, _) = start(&backends).await?;
+    let mut client = raw(&proxy).await?;
+    let slow = proxy.inject(Toxic::slow_close(150 * MS));
+    let begin = Instant::now();
+    client.write_all(b"QUIT\r\n").await?;
+    let mut answer = Vec::new();
+    timeout(SECONDS, client.read_to_end(&mut answer)).await??;
+    assert_eq!(answer, b"+OK\r\n");
+    assert!(begin.elapsed() >= 150 * MS);
+    assert_eq!(slow.heal().connections, 1);
+    Ok(())
+}
+
+async fn partition(backends: Shared) -> Outcome {
+    let (redis, postgres) = (backends.redis(), backends.postgres());
+    let network = Network::start(2, redis.address(), postgres.address()).await?;
+    let url = |node| network.proxy(node, Peer::Redis).url(redis.url());
+    let mut nodes = [connect(&url(0)).await?, connect(&url(1)).await?];
+    let apart = network.partition(1, Peer::Redis);
+    ping(&mut nodes[0]).await?;
+    assert!(timeout(200 * MS, ping(&mut nodes[1])).await.is_err());
+    assert!(timeout(200 * MS, connect(&url(1))).await.is_err());
+    let database = network.proxy(1, Peer::Postgres).url(postgres.url());
+    sqlx::PgConnection::connect(&database)
+        .await?
+        .close()
+        .await?;
+    assert_eq!(apart.heal().connections, 2);
+    ping(&mut nodes[1]).await?;
+    Ok(())
+}
+
+async fn untouched(backends: Shared) -> Outcome {
+    let (proxy, url) = start(&backends).await?;
+    let mut connection = connect(&url).await?;
+    let spared = [
+        proxy.inject(Toxic::hold().toxicity(0.0)),
+        proxy.inject(Toxic::hold_from("no such thing")),
+        proxy.inject(Toxic::limit_data(1_000_000)),
+        proxy.inject(Toxic::slow_close(SECONDS)),
+    ];
+    ping(&mut connection).await?;
+    for toxic in spared {
+        assert!(!toxic.report().touched_something(), "{toxic:?}");
+    }
     Ok(())
 }
 

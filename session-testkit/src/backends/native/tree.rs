@@ -56,6 +56,7 @@ impl Tree {
             match stop {
                 Stop::Terminate => Signal::TERM,
                 Stop::Interrupt => Signal::INT,
+                Stop::Quit => Signal::QUIT,
             },
         );
     }

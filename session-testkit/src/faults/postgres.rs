@@ -1,0 +1,321 @@
+//! The faults of Postgres.
+
+use std::{str::FromStr as _, time::Duration};
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, postgres::PgConnectOptions};
+
+use super::{
+    FaultError, Target,
+    fault::Fault,
+    guard::{FaultGuard, Undo},
+};
+use crate::{backends::BackendError, wait::Patience};
+
+/// By this our own connections are known.
+const NAME: &str = "session-testkit-fault";
+const EFFECT: Duration = Duration::from_secs(10);
+
+const OTHERS: &str = "FROM pg_stat_activity \
+    WHERE backend_type = 'client backend' AND application_name <> 'session-testkit-fault'";
+
+pub(super) async fn inject(
+    fault: Fault,
+    target: &Target,
+    mut guard: FaultGuard,
+) -> Result<FaultGuard, FaultError> {
+    let server = &target.postgres;
+    server.allowed("break")?;
+    let mut admin = connect(fault, target).await?;
+    guard.connections = clients(&mut admin).await.map_err(refused(fault))?;
+    match fault {
+        Fault::PostgresKill => {
+            guard.undo = Undo::Restart;
+            stopped(server.kill().await, &mut guard)?;
+        }
+        Fault::PostgresPause => guard.undo = Undo::Resume(server.pause().await?),
+        Fault::PostgresImmediateStop => {
+            guard.undo = Undo::Restart;
+            stopped(server.stop_immediately().await, &mut guard)?;
+        }
+        Fault::PostgresTerminate => {
+            let terminate = format!("SELECT count(pg_terminate_backend(pid)) {OTHERS}");
+            let terminated: i64 = one(fault, &mut admin, terminate).await?;
+            guard.effects = u64::try_from(terminated).ok();
+        }
+        Fault::PostgresConnectionLimit => {
+            let role = Role::of(fault, target, &mut admin).await?;
+            let name = &role.quoted;
+            let before = format!("ALTER ROLE {name} CONNECTION LIMIT {}", role.limit);
+            guard.undo = Undo::Postgres(vec![before]);
+            let none = format!("ALTER ROLE {name} CONNECTION LIMIT 0");
+            execute(fault, &mut admin, none).await?;
+        }
+        Fault::PostgresStatementTimeout => {
+            configure(fault, &mut admin, &mut guard, "statement_timeout", "1ms").await?;
+        }
+        Fault::PostgresReadOnly => {
+            let name = "default_transaction_read_only";
+            configure(fault, &mut admin, &mut guard, name, "on").await?;
+        }
+        Fault::PostgresTableLock => {
+            let tables = Table::all(fault, target, &mut admin).await?;
+            let tables: Vec<String> = tables.into_iter().map(|table| table.quoted).collect();
+            let lock = format!(
+                "BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE",
+                tables.join(", ")
+            );
+            execute(fault, &mut admin, lock).await?;
+            guard.undo = Undo::Rollback(Box::new(admin));
+        }
+        Fault::PostgresForcedRls => {
+            Role::of(fault, target, &mut admin).await?;
+            let tables = Table::all(fault, target, &mut admin).await?;
+            // Together: one that can't be locked leaves the others as they were.
+            execute(fault, &mut admin, tables.iter().map(Table::hide).collect()).await?;
+            guard.undo = Undo::Postgres(tables.iter().map(Table::show).collect());
+        }
+        Fault::PostgresRevokedGrant => revoke(fault, target, &mut admin, &mut guard).await?,
+        Fault::PostgresOpenTransaction => {
+            let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()";
+            execute(fault, &mut admin, begin.to_owned()).await?;
+            guard.undo = Undo::Rollback(Box::new(admin));
+        }
+        Fault::PostgresDisconnect => {
+            guard.undo = Undo::Reconnect(server.disconnect().await?);
+        }
+        redis => unreachable!("{redis} is not a fault of Postgres"),
+    }
+    Ok(guard)
+}
+
+/// There is nothing to undo where the server is not ours.
+fn stopped(result: Result<(), BackendError>, guard: &mut FaultGuard) -> Result<(), FaultError> {
+    if matches!(result, Err(BackendError::NotOurs { .. })) {
+        guard.undo = Undo::Nothing;
+    }
+    Ok(result?)
+}
+
+/// For everyone, connected already or not; what a client sets for itself wins.
+async fn configure(
+    fault: Fault,
+    admin: &mut PgConnection,
+    guard: &mut FaultGuard,
+    name: &str,
+    value: &str,
+) -> Result<(), FaultError> {
+    let before = "SELECT coalesce(max('SET ' || name || ' = ' || quote_literal(setting)), \
+        'RESET NAME') FROM pg_file_settings \
+        WHERE name = 'NAME' AND sourcefile LIKE '%/postgresql.auto.conf'";
+    let before: String = one(fault, admin, before.replace("NAME", name)).await?;
+    let reload = "SELECT pg_reload_conf()";
+    guard.undo = Undo::Postgres(vec![format!("ALTER SYSTEM {before}"), reload.to_owned()]);
+    let loaded = "SELECT pg_conf_load_time()::text";
+    let old: String = one(fault, admin, loaded.to_owned()).await?;
+    let set = format!("ALTER SYSTEM SET {name} = '{value}'");
+    execute(fault, admin, set).await?;
+    execute(fault, admin, reload.to_owned()).await?;
+    let mut patience = Patience::new("the setting to be read", EFFECT);
+    loop {
+        let reloaded = async {
+            let now: Result<String, _> = one(fault, admin, loaded.to_owned()).await;
+            now.is_ok_and(|now| now != old)
+        };
+        match patience.look(reloaded).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(source) => return Err(FaultError::NoEffect { fault, source }),
+        }
+    }
+}
+
+async fn revoke(
+    fault: Fault,
+    target: &Target,
+    admin: &mut PgConnection,
+    guard: &mut FaultGuard,
+) -> Result<(), FaultError> {
+    let role = Role::of(fault, target, admin).await?;
+    let schema = target.schema_for(fault)?;
+    let grants = "SELECT 'GRANT ' || string_agg(acl.privilege_type, ', ') || ' ON ' || t.oid::regclass \
+            || ' TO ' || $2 || CASE WHEN acl.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END \
+        FROM pg_class t, aclexplode(coalesce(t.relacl, acldefault('r', t.relowner))) acl \
+        WHERE t.relnamespace = $1::regnamespace AND t.relkind IN ('r', 'p') \
+            AND acl.grantee = $2::regrole \
+        GROUP BY t.oid, acl.is_grantable";
+    let grants: Vec<String> = sqlx::query_scalar(grants)
+        .bind(schema)
+        .bind(&role.quoted)
+        .fetch_all(&mut *admin)
+        .await
+        .map_err(refused(fault))?;
+    if grants.is_empty() {
+        return Err(FaultError::Impossible {
+            fault,
+            why: format!("{} has no right of its own there", role.quoted),
+        });
+    }
+    let revoke = "SELECT format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM %s', $1, $2)";
+    let revoke: String = sqlx::query_scalar(revoke)
+        .bind(schema)
+        .bind(&role.quoted)
+        .fetch_one(&mut *admin)
+        .await
+        .map_err(refused(fault))?;
+    guard.undo = Undo::Postgres(grants);
+    execute(fault, admin, revoke).await
+}
+
+/// The role that is to suffer.
+struct Role {
+    quoted: String,
+    limit: i32,
+}
+
+impl Role {
+    /// # Errors
+    ///
+    /// For a superuser, to whom nothing of this applies.
+    async fn of(
+        fault: Fault,
+        target: &Target,
+        admin: &mut PgConnection,
+    ) -> Result<Self, FaultError> {
+        let role = "SELECT quote_ident(rolname), rolconnlimit, rolsuper OR rolbypassrls \
+            FROM pg_roles WHERE rolname = coalesce($1, current_user)";
+        let role: Option<(String, i32, bool)> = sqlx::query_as(role)
+            .bind(&target.role)
+            .fetch_optional(admin)
+            .await
+            .map_err(refused(fault))?;
+        let why = match role {
+            Some((quoted, limit, false)) => return Ok(Self { quoted, limit }),
+            Some((quoted, _, true)) => format!("nothing is denied to {quoted}, a superuser"),
+            None => "there is no such role".to_owned(),
+        };
+        let why = format!("{why}; name the service's role with `Target::role`");
+        Err(FaultError::Impossible { fault, why })
+    }
+}
+
+/// A table of the service.
+struct Table {
+    quoted: String,
+    /// Row-level security before: enabled, forced.
+    security: (bool, bool),
+}
+
+impl Table {
+    async fn all(
+        fault: Fault,
+        target: &Target,
+        admin: &mut PgConnection,
+    ) -> Result<Vec<Self>, FaultError> {
+        let schema = target.schema_for(fault)?;
+        let tables = "SELECT format('%I.%I', n.nspname, t.relname), \
+                t.relrowsecurity, t.relforcerowsecurity \
+            FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace \
+            WHERE n.nspname = $1 AND t.relkind IN ('r', 'p') ORDER BY t.relname";
+        let tables: Vec<(String, bool, bool)> = sqlx::query_as(tables)
+            .bind(schema)
+            .fetch_all(admin)
+            .await
+            .map_err(refused(fault))?;
+        if tables.is_empty() {
+            let why = format!("the schema `{schema}` has no tables");
+            return Err(FaultError::Impossible { fault, why });
+        }
+        let table = |(quoted, enabled, forced)| Self {
+            quoted,
+            security: (enabled, forced),
+        };
+        Ok(tables.into_iter().map(table).collect())
+    }
+
+    /// The policy hides all rows also where others show some.
+    fn hide(&self) -> String {
+        let table = &self.quoted;
+        format!(
+            "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; \
+             CREATE POLICY session_testkit_fault ON {table} AS RESTRICTIVE USING (false);"
+        )
+    }
+
+    fn show(&self) -> String {
+        let table = &self.quoted;
+        let (enabled, forced) = self.security;
+        let enable = if enabled { "ENABLE" } else { "DISABLE" };
+        let force = if forced { "FORCE" } else { "NO FORCE" };
+        format!(
+            "DROP POLICY IF EXISTS session_testkit_fault ON {table}; \
+             ALTER TABLE {table} {enable} ROW LEVEL SECURITY, {force} ROW LEVEL SECURITY"
+        )
+    }
+}
+
+/// A connection that the faults themselves do not hurt.
+pub(super) async fn connect(fault: Fault, target: &Target) -> Result<PgConnection, FaultError> {
+    let options = PgConnectOptions::from_str(target.postgres.url()).map_err(refused(fault))?;
+    let options = options.application_name(NAME).options([
+        ("statement_timeout", "0"),
+        ("default_transaction_read_only", "off"),
+        ("idle_in_transaction_session_timeout", "0"),
+        ("lock_timeout", "10s"),
+    ]);
+    let connection = PgConnection::connect_with(&options);
+    match tokio::time::timeout(Duration::from_secs(2), connection).await {
+        Ok(connection) => connection.map_err(refused(fault)),
+        Err(_) => Err(FaultError::Backend(BackendError::Deadline {
+            action: "accept a connection",
+            server: "Postgres",
+            waited: Duration::from_secs(2),
+        })),
+    }
+}
+
+/// How many clients are connected, but for us.
+pub(super) async fn clients(admin: &mut PgConnection) -> sqlx::Result<u64> {
+    let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {OTHERS}")))
+        .fetch_one(admin)
+        .await?;
+    Ok(u64::try_from(count).unwrap_or_default())
+}
+
+pub(super) async fn undo(
+    fault: Fault,
+    target: &Target,
+    statements: &[String],
+) -> Result<(), FaultError> {
+    let mut admin = connect(fault, target).await?;
+    let mut failure = None;
+    for statement in statements {
+        // The others are tried all the same.
+        if let Err(error) = execute(fault, &mut admin, statement.clone()).await {
+            failure.get_or_insert(error);
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+async fn execute(
+    fault: Fault,
+    admin: &mut PgConnection,
+    statements: String,
+) -> Result<(), FaultError> {
+    let done = sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(admin)
+        .await;
+    done.map(drop).map_err(refused(fault))
+}
+
+async fn one<T>(fault: Fault, admin: &mut PgConnection, query: String) -> Result<T, FaultError>
+where
+    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+{
+    let value = sqlx::query_scalar(AssertSqlSafe(query));
+    value.fetch_one(admin).await.map_err(refused(fault))
+}
+
+pub(super) fn refused(fault: Fault) -> impl FnOnce(sqlx::Error) -> FaultError {
+    move |source| FaultError::Postgres { fault, source }
+}

@@ -1,0 +1,226 @@
+//! The toxics that a proxy has at the moment, and what each of them has touched.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    Connections,
+    guard::Report,
+    random::Random,
+    toxic::{Direction, Kind, Toxic},
+};
+
+/// A toxic in force.
+#[derive(Clone, Debug)]
+pub(super) struct Active {
+    pub(super) id: u64,
+    pub(super) toxic: Arc<Toxic>,
+    pub(super) since: Instant,
+    pub(super) touched: Arc<Touched>,
+    /// Connections with this number and later ones are spared.
+    before: Option<u64>,
+}
+
+impl Active {
+    /// `accepted` is the number of the next connection.
+    pub(super) fn new(toxic: Toxic, accepted: u64) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self {
+            id: NEXT.fetch_add(1, Relaxed),
+            since: Instant::now(),
+            touched: Arc::default(),
+            before: toxic.established.then_some(accepted),
+            toxic: Arc::new(toxic),
+        }
+    }
+
+    fn happens_to(&self, number: u64) -> bool {
+        let toxicity = self.toxic.toxicity;
+        self.before.is_none_or(|before| number < before)
+            && (toxicity >= 1.0 || Random(number).next() < toxicity)
+    }
+}
+
+/// How a connection is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// In good order.
+    Close,
+    /// With a RST to both sides.
+    Reset,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Toxics {
+    now: Vec<Active>,
+    /// A toxic that ends connections and healed at once must still be seen by everyone: those with a
+    /// smaller number than it names are ended for good.
+    last: Option<(Active, End)>,
+}
+
+impl Toxics {
+    pub(super) fn add(&mut self, active: Active, connections: &Connections) {
+        let end = match active.toxic.kind {
+            Kind::Down => Some(End::Close),
+            Kind::ResetPeer { after } if after.is_zero() => Some(End::Reset),
+            _ => None,
+        };
+        if let Some(end) = end {
+            let open = connections.open.iter();
+            for number in open.filter(|number| active.happens_to(**number)) {
+                active.touched.connection(*number);
+            }
+            let mut doom = active.clone();
+            doom.before = Some(connections.accepted);
+            self.last = Some((doom, end));
+        }
+        self.now.push(active);
+    }
+
+    pub(super) fn remove(&mut self, id: u64) {
+        self.now.retain(|active| active.id != id);
+    }
+
+    /// Those that concern one direction of a connection.
+    pub(super) fn of(&self, number: u64, direction: Direction) -> impl Iterator<Item = &Active> {
+        self.now.iter().filter(move |active| {
+            active.happens_to(number) && active.toxic.direction.is_none_or(|it| it == direction)
+        })
+    }
+
+    /// Whether a connection has to be ended now.
+    pub(super) fn end(&self, number: u64) -> Option<End> {
+        if let Some((active, end)) = &self.last
+            && active.happens_to(number)
+        {
+            return Some(*end);
+        }
+        let down =
+            |active: &&Active| matches!(active.toxic.kind, Kind::Down) && active.happens_to(number);
+        self.now.iter().find(down).map(|active| {
+            active.touched.connection(number);
+            End::Close
+        })
+    }
+
+    /// Whether a connection may not even reach the server yet.
+    pub(super) fn held(&self, number: u64) -> bool {
+        let hold = |active: &Active| {
+            let held = matches!(active.toxic.kind, Kind::Hold { from: None });
+            if held {
+                active.touched.connection(number);
+            }
+            held
+        };
+        self.of(number, Direction::ToServer).any(hold)
+    }
+}
+
+/// What one toxic has touched.
+#[derive(Debug)]
+pub(super) struct Touched {
+    bytes: AtomicU64,
+    connections: Mutex<BTreeSet<u64>>,
+    changed: watch::Sender<bool>,
+}
+
+impl Default for Touched {
+    fn default() -> Self {
+        Self {
+            bytes: AtomicU64::default(),
+            connections: Mutex::default(),
+            changed: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Touched {
+    pub(super) fn connection(&self, number: u64) {
+        let mut connections = self
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        connections.insert(number);
+        drop(connections);
+        self.changed
+            .send_if_modified(|touched| !std::mem::replace(touched, true));
+    }
+
+    pub(super) fn bytes(&self, number: u64, bytes: u64) {
+        self.bytes.fetch_add(bytes, Relaxed);
+        self.connection(number);
+    }
+
+    pub(super) fn report(&self) -> Report {
+        let connections = self
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Report {
+            connections: u64::try_from(connections.len()).unwrap_or(u64::MAX),
+            bytes: self.bytes.load(Relaxed),
+        }
+    }
+
+    /// Until it has touched anything.
+    pub(super) async fn any(&self) {
+        let mut changed = self.changed.subscribe();
+        // It can't fail: the sender is `self`.
+        let _touched = changed.wait_for(|touched| *touched).await;
+    }
+}
+
+/// A latency within its jitter; `random` chooses, 0 to 1.
+pub(super) fn delayed(delay: Duration, jitter: Duration, random: f64) -> Duration {
+    let least = delay.saturating_sub(jitter);
+    let most = delay.saturating_add(jitter);
+    least + (most - least).mul_f64(random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn jitter_greater_than_the_delay_never_goes_below_zero() {
+        assert_eq!(delayed(50 * MS, 10 * MS, 0.0), 40 * MS);
+        assert_eq!(delayed(50 * MS, 10 * MS, 1.0), 60 * MS);
+        assert_eq!(delayed(MS, 3 * MS, 0.0), Duration::ZERO);
+        assert_eq!(delayed(MS, 3 * MS, 1.0), 4 * MS);
+    }
+
+    #[test]
+    fn established_connections_stay_ended_after_the_guard_is_gone() {
+        let mut toxics = Toxics::default();
+        let connections = Connections {
+            accepted: 2,
+            open: BTreeSet::from([1]),
+        };
+        let down = Active::new(Toxic::down().established(), 2);
+        toxics.add(down.clone(), &connections);
+        toxics.remove(down.id);
+        assert_eq!(toxics.end(1), Some(End::Close));
+        assert_eq!(toxics.end(2), None);
+        let report = down.touched.report();
+        assert_eq!((report.connections, report.bytes), (1, 0));
+    }
+
+    #[test]
+    fn toxicity_is_the_share_of_connections() {
+        let mut toxics = Toxics::default();
+        let hold = Active::new(Toxic::hold().toxicity(0.3), 0);
+        toxics.add(hold, &Connections::default());
+        let hit = (0..1000).filter(|number| toxics.held(*number)).count();
+        assert!((250..350).contains(&hit), "{hit}");
+    }
+}

@@ -1,0 +1,285 @@
+//! What may be done next with the bytes of one direction, under the toxics of the moment.
+//!
+//! Pure: time is a parameter and nothing is awaited, so every toxic's meaning is decided in one
+//! place and tested without a socket. `relay.rs` does what this says. Everything is decided anew at
+//! each step from the toxics in force, so that healing reaches bytes already on their way.
+
+mod applied;
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+use self::applied::{Applied, PORTION, count};
+use super::{
+    active::{End, Toxics, delayed},
+    random::Random,
+    toxic::{Direction, Kind},
+};
+
+/// Bytes kept for one direction; more wait in the kernel, whose window then closes.
+const FULL: usize = 1024 * 1024;
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Wait for bytes, or for the toxics to change.
+    Wait,
+    /// The same, but until then at most.
+    WaitUntil(Instant),
+    /// Write so many of the [`front`](Flow::front) bytes.
+    Write(usize),
+    /// All was written, and no more will come: pass the end of file on.
+    Finish,
+    /// End the connection.
+    End(End),
+}
+
+#[derive(Debug)]
+pub(super) struct Flow {
+    direction: Direction,
+    number: u64,
+    begun: Instant,
+    applied: Vec<Applied>,
+    queue: VecDeque<Chunk>,
+    queued: usize,
+    /// When the end of file was read.
+    ended: Option<Instant>,
+    /// Nothing is written earlier: pieces have gaps, and a rate has a limit.
+    not_before: Instant,
+    random: Random,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    bytes: Vec<u8>,
+    /// How many of them were written.
+    written: usize,
+    arrived: Instant,
+    /// Where in the jitter it falls, 0 to 1.
+    jitter: f64,
+}
+
+impl Flow {
+    pub(super) fn new(number: u64, direction: Direction, now: Instant) -> Self {
+        Self {
+            direction,
+            number,
+            begun: now,
+            applied: Vec::new(),
+            queue: VecDeque::new(),
+            queued: 0,
+            ended: None,
+            not_before: now,
+            // The two directions of a connection differ.
+            random: Random(
+                number
+                    ^ if direction == Direction::ToServer {
+                        1 << 63
+                    } else {
+                        0
+                    },
+            ),
+        }
+    }
+
+    /// The toxics have changed; those that stay go on where they were.
+    pub(super) fn update(&mut self, toxics: &Toxics, now: Instant) {
+        let mut before = std::mem::take(&mut self.applied);
+        for active in toxics.of(self.number, self.direction) {
+            let known = before.iter().position(|it| it.id == active.id);
+            self.applied.push(match known {
+                Some(at) => before.swap_remove(at),
+                None => Applied::new(active, self.begun),
+            });
+        }
+        // Of what paced the bytes something may have healed; what did not paces them again.
+        self.not_before = now;
+    }
+
+    /// Whether bytes may pass without being looked at.
+    pub(super) fn is_clear(&self) -> bool {
+        self.applied.is_empty() && self.queue.is_empty() && self.ended.is_none()
+    }
+
+    /// Whether more may be read.
+    pub(super) fn has_room(&self) -> bool {
+        self.ended.is_none() && self.queued < FULL
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8], now: Instant) {
+        self.queued += bytes.len();
+        self.queue.push_back(Chunk {
+            bytes: bytes.to_vec(),
+            written: 0,
+            arrived: now,
+            jitter: self.random.next(),
+        });
+    }
+
+    pub(super) fn finish(&mut self, now: Instant) {
+        self.ended = Some(now);
+    }
+
+    /// The next bytes.
+    pub(super) fn front(&self) -> &[u8] {
+        self.queue.front().map_or(&[], Chunk::rest)
+    }
+
+    /// So many bytes of the front have gone.
+    pub(super) fn wrote(&mut self, count: usize, now: Instant) {
+        let Some(chunk) = self.queue.front_mut() else {
+            return;
+        };
+        let gone = &chunk.rest()[..count];
+        let mut pause = Duration::ZERO;
+        for applied in &mut self.applied {
+            pause = pause.max(applied.wrote(gone));
+        }
+        chunk.written += count;
+        self.queued -= count;
+        if chunk.rest().is_empty() {
+            self.queue.pop_front();
+        }
+        // A timer that was late is made up for, so that a rate is kept.
+        let from = if now.saturating_duration_since(self.not_before) < 2 * PORTION {
+            self.not_before
+        } else {
+            now
+        };
+        if !pause.is_zero() {
+            self.not_before = from + pause;
+        }
+    }
+
+    pub(super) fn next(&mut self, now: Instant) -> Step {
+        let mut until = None;
+        if let Some((at, end)) = self.ends(now) {
+            if at <= now {
+                return Step::End(end);
+            }
+            until = Some(at);
+        }
+        if !self.lose() && !self.held() {
+            match self.due() {
+                Some(at) if at > now => until = Some(until.map_or(at, |end| at.min(end))),
+                Some(_) if self.queue.is_empty() => return Step::Finish,
+                Some(_) => {
+                    let count = self.portion();
+                    if count > 0 {
+                        return Step::Write(count);
+                    }
+                }
+                None => {}
+            }
+        }
+        until.map_or(Step::Wait, Step::WaitUntil)
+    }
+
+    /// When the connection is to be ended, and how, if nothing heals before.
+    pub(super) fn ends(&self, now: Instant) -> Option<(Instant, End)> {
+        let pending = !self.queue.is_empty();
+        let ends = self.applied.iter().filter_map(|applied| {
+            let (at, end) = applied.ends(pending, now)?;
+            Some((at, end, applied))
+        });
+        let (at, end, applied) = ends.min_by_key(|(at, _, _)| *at)?;
+        if at <= now {
+            applied.touched.connection(self.number);
+        }
+        Some((at, end))
+    }
+
+    /// Throws away what a timeout loses; answers whether there is one.
+    fn lose(&mut self) -> bool {
+        let (number, lost) = (self.number, self.queued);
+        let mut timeouts = self.applied.iter().filter(|it| it.is_timeout()).peekable();
+        if timeouts.peek().is_none() {
+            return false;
+        }
+        if lost > 0 {
+            for applied in timeouts {
+                applied.touched.bytes(number, count(lost));
+            }
+            self.queue.clear();
+            self.queued = 0;
+            for applied in &mut self.applied {
+                applied.counted = 0;
+            }
+        }
+        true
+    }
+
+    fn held(&mut self) -> bool {
+        let (number, queued, waits) = (
+            self.number,
+            self.queued,
+            self.queued > 0 || self.ended.is_some(),
+        );
+        let mut held = false;
+        for applied in self.applied.iter_mut().filter(|it| it.holds()) {
+            held = true;
+            if waits {
+                applied.touch(number, queued);
+            }
+        }
+        held
+    }
+
+    /// When the front, or the end of file, may go; `None` if there is neither.
+    fn due(&mut self) -> Option<Instant> {
+        let Some(chunk) = self.queue.front() else {
+            let ended = self.ended?;
+            let slow = self.applied.iter().filter_map(|it| match it.toxic.kind {
+                Kind::SlowClose { delay } => Some((it, delay)),
+                _ => None,
+            });
+            let slow = slow.inspect(|(it, _)| it.touched.connection(self.number));
+            return Some(ended + slow.map(|(_, delay)| delay).max().unwrap_or_default());
+        };
+        let (jitter, length) = (chunk.jitter, chunk.rest().len());
+        let mut due = chunk.arrived;
+        for applied in &mut self.applied {
+            if let Kind::Latency { delay, jitter: by } = applied.toxic.kind {
+                due += delayed(delay, by, jitter);
+                applied.touch(self.number, length);
+            }
+        }
+        Some(due.max(self.not_before))
+    }
+
+    /// How much of the front may be written at once; none if a pattern's hold begins there.
+    fn portion(&mut self) -> usize {
+        let Some(chunk) = self.queue.front() else {
+            return 0;
+        };
+        let rest = chunk.rest();
+        let mut portion = rest.len();
+        for applied in &mut self.applied {
+            portion = portion.min(applied.portion(rest, &mut self.random));
+        }
+        let sliced = portion < rest.len() || chunk.written > 0;
+        for applied in &mut self.applied {
+            if match applied.toxic.kind {
+                Kind::Bandwidth { .. } => true,
+                Kind::Slicer { .. } | Kind::LimitData { .. } => sliced,
+                _ => false,
+            } {
+                applied.touch(self.number, portion);
+            }
+        }
+        if portion == 0 {
+            // The hold has just begun: what waits behind it is touched.
+            self.held();
+        }
+        portion
+    }
+}
+
+impl Chunk {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.written..]
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! One toxic and one direction of one connection.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::proxy::{
+    active::{Active, End, Touched},
+    random::Random,
+    toxic::{Kind, Toxic},
+};
+
+/// Bandwidth is doled out in portions of this length.
+pub(super) const PORTION: Duration = Duration::from_millis(20);
+
+/// A toxic and how far it is with this direction.
+#[derive(Debug)]
+pub(super) struct Applied {
+    pub(super) id: u64,
+    pub(super) toxic: Arc<Toxic>,
+    pub(super) touched: Arc<Touched>,
+    since: Instant,
+    /// Bytes that passed under it.
+    passed: u64,
+    /// Of the bytes in the queue, those that are counted as touched.
+    pub(super) counted: usize,
+    /// The last bytes that passed, in which a pattern may have begun.
+    tail: Vec<u8>,
+    /// Its pattern has occurred.
+    triggered: bool,
+}
+
+impl Applied {
+    pub(super) fn new(active: &Active, begun: Instant) -> Self {
+        Self {
+            id: active.id,
+            toxic: Arc::clone(&active.toxic),
+            touched: Arc::clone(&active.touched),
+            since: active.since.max(begun),
+            passed: 0,
+            counted: 0,
+            tail: Vec::new(),
+            triggered: false,
+        }
+    }
+
+    pub(super) fn is_timeout(&self) -> bool {
+        matches!(self.toxic.kind, Kind::Timeout { .. })
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        match &self.toxic.kind {
+            Kind::Hold { from: None } => true,
+            Kind::Hold { from: Some(_) } => self.triggered,
+            _ => false,
+        }
+    }
+
+    /// When it ends the connection, if it does.
+    pub(super) fn ends(&self, pending: bool, now: Instant) -> Option<(Instant, End)> {
+        match self.toxic.kind {
+            Kind::Timeout { after } if !after.is_zero() => Some((self.since + after, End::Close)),
+            Kind::ResetPeer { after } => Some((self.since + after, End::Reset)),
+            Kind::LimitData { bytes } if self.passed >= bytes && (pending || bytes > 0) => {
+                Some((now, End::Close))
+            }
+            _ => None,
+        }
+    }
+
+    /// Counts the first `length` bytes of the queue, each once.
+    pub(super) fn touch(&mut self, number: u64, length: usize) {
+        let new = length.saturating_sub(self.counted);
+        if new > 0 {
+            self.touched.bytes(number, count(new));
+            self.counted = length;
+        } else if length == 0 {
+            self.touched.connection(number);
+        }
+    }
+
+    /// How many bytes of `rest` may go at once.
+    pub(super) fn portion(&mut self, rest: &[u8], random: &mut Random) -> usize {
+        match &self.toxic.kind {
+            Kind::Slicer {
+                average, variation, ..
+            } => {
+                let least = average.saturating_sub(*variation);
+                random
+                    .between(least, average.saturating_add(*variation))
+                    .max(1)
+            }
+            Kind::Bandwidth { bytes_per_second } => {
+                let portions = u64::try_from(1000 / PORTION.as_millis()).unwrap_or(1);
+                size(bytes_per_second / portions).max(1)
+            }
+            Kind::LimitData { bytes } => size(bytes.saturating_sub(self.passed)),
+            Kind::Hold {
+                from: Some(pattern),
+            } if !self.triggered => {
+                let Some(at) = found(&self.tail, rest, pattern) else {
+                    return usize::MAX;
+                };
+                self.triggered = at == 0;
+                at
+            }
+            _ => usize::MAX,
+        }
+    }
+
+    /// So much has gone; answers how long nothing more may.
+    pub(super) fn wrote(&mut self, gone: &[u8]) -> Duration {
+        self.passed += count(gone.len());
+        self.counted = self.counted.saturating_sub(gone.len());
+        match &self.toxic.kind {
+            Kind::Bandwidth { bytes_per_second } => Duration::from_nanos(
+                count(gone.len()).saturating_mul(1_000_000_000) / bytes_per_second,
+            ),
+            Kind::Slicer { gap, .. } => *gap,
+            Kind::Hold {
+                from: Some(pattern),
+            } => {
+                self.tail.extend_from_slice(gone);
+                let keep = pattern.len().saturating_sub(1);
+                self.tail.drain(..self.tail.len().saturating_sub(keep));
+                Duration::ZERO
+            }
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// Where in `rest` the pattern is to be stopped: where it begins, or at once if it began in `tail`.
+fn found(tail: &[u8], rest: &[u8], pattern: &[u8]) -> Option<usize> {
+    if pattern.is_empty() {
+        return Some(0);
+    }
+    let head = &rest[..rest.len().min(pattern.len() - 1)];
+    let seam = [tail, head].concat();
+    if seam.windows(pattern.len()).any(|window| window == pattern) {
+        return Some(0);
+    }
+    rest.windows(pattern.len())
+        .position(|window| window == pattern)
+}
+
+pub(super) fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}

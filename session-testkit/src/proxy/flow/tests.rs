@@ -1,0 +1,204 @@
+use super::{
+    super::{Connections, active::Active, toxic::Toxic},
+    *,
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A flow to the client with some toxics, and the clock that both count from.
+struct World {
+    flow: Flow,
+    toxics: Toxics,
+    active: Vec<Active>,
+    now: Instant,
+}
+
+impl World {
+    fn new(toxics: impl IntoIterator<Item = Toxic>) -> Self {
+        let now = Instant::now();
+        let mut world = Self {
+            flow: Flow::new(0, Direction::ToClient, now),
+            toxics: Toxics::default(),
+            active: Vec::new(),
+            now,
+        };
+        for toxic in toxics {
+            let active = Active::new(toxic, 1);
+            world.toxics.add(active.clone(), &Connections::default());
+            world.active.push(active);
+        }
+        world.now = Instant::now();
+        world.flow.update(&world.toxics, world.now);
+        world
+    }
+
+    fn push(mut self, text: &str) -> Self {
+        self.flow.push(text.as_bytes(), self.now);
+        self
+    }
+
+    fn heal(&mut self) {
+        for active in &self.active {
+            self.toxics.remove(active.id);
+        }
+        self.flow.update(&self.toxics, self.now);
+    }
+
+    fn touched(&self) -> (u64, u64) {
+        let report = self.active[0].touched.report();
+        (report.connections, report.bytes)
+    }
+
+    /// Runs until nothing happens by itself any more: what was written when, and how it ended.
+    fn run(&mut self) -> (Vec<(Duration, String)>, Step) {
+        let begin = self.now;
+        let mut written = Vec::new();
+        loop {
+            match self.flow.next(self.now) {
+                Step::Write(count) => {
+                    let bytes = self.flow.front()[..count].to_vec();
+                    self.flow.wrote(count, self.now);
+                    written.push((self.now - begin, String::from_utf8(bytes).unwrap()));
+                }
+                Step::WaitUntil(until) => self.now = until,
+                end => return (written, end),
+            }
+        }
+    }
+
+    fn pieces(&mut self) -> Vec<String> {
+        self.run().0.into_iter().map(|(_, text)| text).collect()
+    }
+}
+
+#[test]
+fn nothing_in_force_passes_everything_at_once() {
+    let mut world = World::new([]).push("ab").push("c");
+    assert_eq!(world.pieces(), ["ab", "c"]);
+    world.flow.finish(world.now);
+    assert_eq!(world.flow.next(world.now), Step::Finish);
+}
+
+#[test]
+fn latencies_add_up_and_heal_for_bytes_on_their_way() {
+    let two = [50, 5].map(|ms| Toxic::latency(ms * MS, Duration::ZERO));
+    let mut world = World::new(two.clone()).push("a").push("b");
+    let (written, _) = world.run();
+    assert_eq!(written, [(55 * MS, "a".into()), (55 * MS, "b".into())]);
+    assert_eq!(world.touched(), (1, 2));
+
+    let mut world = World::new(two).push("a");
+    assert!(matches!(world.flow.next(world.now), Step::WaitUntil(_)));
+    world.heal();
+    assert_eq!(world.flow.next(world.now), Step::Write(1));
+}
+
+#[test]
+fn a_toxic_of_the_other_direction_touches_nothing() {
+    let mut world = World::new([Toxic::hold().to_server()]).push("a");
+    assert_eq!(world.pieces(), ["a"]);
+    assert_eq!(world.touched(), (0, 0));
+}
+
+#[test]
+fn bandwidth_keeps_its_rate() {
+    let mut world = World::new([Toxic::bandwidth(1000)]).push(&"x".repeat(2000));
+    let (written, _) = world.run();
+    let last = written.last().unwrap().0;
+    assert!(last > 1900 * MS && last <= 2000 * MS, "{last:?}");
+    assert_eq!(world.touched(), (1, 2000));
+}
+
+#[test]
+fn slicer_cuts_within_its_variation_with_gaps() {
+    let mut world = World::new([Toxic::slicer(4, 1, 10 * MS)]).push("abcdefghijklmnop");
+    let (written, _) = world.run();
+    let (last, others) = written.split_last().unwrap();
+    assert!(others.len() >= 3 && last.1.len() <= 5, "{written:?}");
+    for (n, (at, piece)) in others.iter().enumerate() {
+        assert!((3..=5).contains(&piece.len()), "{written:?}");
+        assert_eq!(*at, 10 * MS * u32::try_from(n).unwrap());
+    }
+    assert_eq!(world.touched(), (1, 16));
+}
+
+#[test]
+fn limit_data_closes_after_its_last_byte() {
+    let mut world = World::new([Toxic::limit_data(3)]).push("ab").push("cd");
+    let (written, end) = world.run();
+    assert_eq!(written.len(), 2);
+    assert_eq!(written[1].1, "c");
+    assert_eq!(end, Step::End(End::Close));
+    let mut nothing = World::new([Toxic::limit_data(0)]);
+    assert_eq!(nothing.run().1, Step::Wait);
+    nothing = nothing.push("a");
+    assert_eq!(nothing.run(), (vec![], Step::End(End::Close)));
+}
+
+#[test]
+fn timeout_loses_bytes_then_closes() {
+    let mut world = World::new([Toxic::timeout(30 * MS)]).push("lost");
+    let begin = world.now;
+    let (written, end) = world.run();
+    assert_eq!((written.len(), end), (0, Step::End(End::Close)));
+    assert!(world.now <= begin + 30 * MS);
+    assert_eq!(world.touched(), (1, 4));
+
+    let mut forever = World::new([Toxic::timeout(Duration::ZERO)]).push("lost");
+    assert_eq!(forever.run(), (vec![], Step::Wait));
+    forever.heal();
+    forever = forever.push("kept");
+    assert_eq!(forever.pieces(), ["kept"]);
+}
+
+#[test]
+fn reset_peer_resets_after_its_time() {
+    let mut world = World::new([Toxic::reset_peer(30 * MS)]).push("a");
+    let (written, end) = world.run();
+    assert_eq!((written.len(), end), (1, Step::End(End::Reset)));
+}
+
+#[test]
+fn slow_close_delays_the_end_of_file_alone() {
+    let mut world = World::new([Toxic::slow_close(40 * MS)]).push("a");
+    let begin = world.now;
+    world.flow.finish(world.now);
+    let (written, end) = world.run();
+    assert_eq!(written, [(Duration::ZERO, "a".into())]);
+    assert_eq!((end, world.now), (Step::Finish, begin + 40 * MS));
+    assert_eq!(world.touched(), (1, 0));
+}
+
+#[test]
+fn hold_delivers_at_the_end() {
+    let mut world = World::new([Toxic::hold()]).push("ab").push("c");
+    assert_eq!(world.run(), (vec![], Step::Wait));
+    assert_eq!(world.touched(), (1, 3));
+    world.heal();
+    assert_eq!(world.pieces(), ["ab", "c"]);
+}
+
+#[test]
+fn hold_from_passes_what_stands_before_the_pattern() {
+    let mut world = World::new([Toxic::hold_from("SET k")]).push("GET k SE");
+    assert_eq!(world.pieces(), ["GET k SE"]);
+    assert_eq!(world.touched(), (0, 0));
+    // The second part of a pattern of two parts.
+    world = world.push("T k v").push("GET k");
+    assert!(world.pieces().is_empty());
+    assert_eq!(world.touched(), (1, 10));
+    world.heal();
+    assert_eq!(world.pieces(), ["T k v", "GET k"]);
+
+    let mut whole = World::new([Toxic::hold_from("SET k")]).push("GET k SET k v");
+    assert_eq!(whole.pieces(), ["GET k "]);
+    whole.heal();
+    assert_eq!(whole.pieces(), ["SET k v"]);
+}
+
+#[test]
+fn hold_from_finds_its_pattern_in_slices() {
+    let toxics = [Toxic::hold_from("cde"), Toxic::slicer(1, 0, Duration::ZERO)];
+    let mut world = World::new(toxics).push("abcdef");
+    assert_eq!(world.pieces(), ["a", "b"]);
+}

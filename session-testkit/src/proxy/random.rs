@@ -1,0 +1,28 @@
+//! Chance that is the same in every run.
+
+/// Splitmix64: jitter needs no better, and the same connection gets the same jitter in every run.
+#[derive(Clone, Debug)]
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    fn bits(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        u32::try_from(z >> 32).unwrap_or(u32::MAX)
+    }
+
+    /// 0 to 1.
+    pub(super) fn next(&mut self) -> f64 {
+        f64::from(self.bits()) / f64::from(u32::MAX)
+    }
+
+    /// `least` to `most`, both included.
+    pub(super) fn between(&mut self, least: usize, most: usize) -> usize {
+        let count = most.saturating_sub(least).saturating_add(1);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        least + usize::try_from(self.bits() % count).unwrap_or_default()
+    }
+}

@@ -1,0 +1,222 @@
+//! The faults of Postgres.
+
+use std::{str::FromStr as _, time::Duration};
+
+use session_testkit::{
+    backends::{Backend, Backends, PostgresServer},
+    faults::{self, Fault, FaultError, Target},
+    wait,
+};
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
+use tokio::time::timeout;
+
+use crate::harness::{Failure, Outcome, Registry};
+
+const MOMENT: Duration = Duration::from_millis(300);
+
+pub(super) fn tests(reg: &mut Registry) {
+    reg.each_backend("postgres_down_and_back", down);
+    reg.each_backend("postgres_connections_ended_or_refused", connections);
+    reg.each_backend("postgres_settings_for_everyone", settings);
+    reg.each_backend("postgres_locks_and_open_transactions", transactions);
+    reg.each_backend("postgres_rights_hidden_and_revoked", rights);
+    reg.each_backend("postgres_disconnected_from_its_network", disconnect);
+}
+
+/// A server with a service's schema: a table with one row, and a role with rights on it.
+async fn start(backend: Backend) -> Result<(Backends, Target), Failure> {
+    let backends = Backends::builder().backend(backend).start().await?;
+    let mut owner = backends.postgres().connect().await?;
+    let schema = r#"CREATE ROLE "the app" LOGIN; CREATE SCHEMA app; CREATE TABLE app.t (n int);
+        INSERT INTO app.t VALUES (7); GRANT USAGE ON SCHEMA app TO "the app";
+        GRANT SELECT, UPDATE ON app.t TO "the app""#;
+    sqlx::raw_sql(schema).execute(&mut owner).await?;
+    let target = Target::new(&backends).schema("app").role("the app");
+    Ok((backends, target))
+}
+
+async fn app(postgres: &PostgresServer) -> sqlx::Result<PgConnection> {
+    let options = PgConnectOptions::from_str(postgres.url())?.username("the app");
+    PgConnection::connect_with(&options).await
+}
+
+async fn rows(app: &mut PgConnection) -> sqlx::Result<usize> {
+    let rows = sqlx::query("SELECT n FROM app.t").fetch_all(app).await?;
+    Ok(rows.len())
+}
+
+fn code<T>(result: sqlx::Result<T>) -> String {
+    match result {
+        Ok(_) => "none".to_owned(),
+        Err(sqlx::Error::Database(error)) => error.code().unwrap_or_default().into_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+async fn answers(server: &PostgresServer) -> bool {
+    matches!(timeout(MOMENT, server.ping()).await, Ok(Ok(())))
+}
+
+async fn down(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let postgres = backends.postgres();
+    for fault in [
+        Fault::PostgresKill,
+        Fault::PostgresPause,
+        Fault::PostgresImmediateStop,
+    ] {
+        let mut client = app(postgres).await?;
+        let broken = faults::inject(&fault, &target).await?;
+        assert!(!answers(postgres).await, "{fault}");
+        if fault == Fault::PostgresImmediateStop {
+            assert!(rows(&mut client).await.is_err());
+        }
+        let report = broken.heal().await?;
+        assert!(report.touched_something(), "{fault}: {report}");
+        postgres.ready().await?;
+        assert_eq!(rows(&mut app(postgres).await?).await?, 1);
+    }
+    drop(faults::inject(&Fault::PostgresKill, &target).await?);
+    assert_eq!(rows(&mut app(postgres).await?).await?, 1);
+    Ok(())
+}
+
+async fn connections(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let postgres = backends.postgres();
+    let mut client = app(postgres).await?;
+    let report = faults::inject(&Fault::PostgresTerminate, &target)
+        .await?
+        .heal()
+        .await?;
+    assert!(report.effects >= Some(1), "{report}");
+    assert_eq!(code(rows(&mut client).await), "57P01");
+
+    let mut old = app(postgres).await?;
+    let full = faults::inject(&Fault::PostgresConnectionLimit, &target).await?;
+    assert_eq!(code(app(postgres).await), "53300");
+    rows(&mut old).await?;
+    assert!(full.heal().await?.touched_something());
+    app(postgres).await?;
+
+    // A superuser has no limit.
+    let target = Target::new(&backends);
+    let refused = faults::inject(&Fault::PostgresConnectionLimit, &target).await;
+    assert!(
+        matches!(refused, Err(FaultError::Impossible { .. })),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
+async fn settings(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let postgres = backends.postgres();
+    let mut old = app(postgres).await?;
+    let sleep = async |app: &mut PgConnection| {
+        let slept = sqlx::query("SELECT pg_sleep(0.05)").execute(app).await;
+        code(slept)
+    };
+    let write = async |app: &mut PgConnection| {
+        let written = sqlx::query("UPDATE app.t SET n = n").execute(app).await;
+        code(written)
+    };
+    let slow = faults::inject(&Fault::PostgresStatementTimeout, &target).await?;
+    let seen = wait::until("a timeout", Duration::from_secs(5), async || {
+        sleep(&mut old).await == "57014"
+    });
+    seen.await?;
+    assert!(slow.heal().await?.touched_something());
+    assert_eq!(sleep(&mut app(postgres).await?).await, "none");
+
+    let read_only = faults::inject(&Fault::PostgresReadOnly, &target).await?;
+    let mut new = app(postgres).await?;
+    assert_eq!(write(&mut new).await, "25006");
+    assert_eq!(rows(&mut new).await?, 1);
+    drop(read_only);
+    let healed = wait::until("a write", Duration::from_secs(5), async || {
+        write(&mut new).await == "none"
+    });
+    healed.await?;
+    Ok(())
+}
+
+async fn transactions(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let postgres = backends.postgres();
+    let mut client = app(postgres).await?;
+    for drops in [true, false] {
+        let locked = faults::inject(&Fault::PostgresTableLock, &target).await?;
+        let answer = timeout(MOMENT, rows(&mut client)).await;
+        assert!(answer.is_err(), "{answer:?}");
+        client = app(postgres).await?;
+        if drops {
+            drop(locked);
+        } else {
+            assert!(locked.heal().await?.touched_something());
+        }
+        assert_eq!(rows(&mut client).await?, 1);
+    }
+
+    let oldest = async |owner: &mut PgConnection| -> sqlx::Result<i64> {
+        let xmin = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
+        sqlx::query_scalar(xmin).fetch_one(owner).await
+    };
+    let change =
+        async |owner: &mut PgConnection| sqlx::query("UPDATE app.t SET n = n").execute(owner).await;
+    let mut owner = postgres.connect().await?;
+    let open = faults::inject(&Fault::PostgresOpenTransaction, &target).await?;
+    change(&mut owner).await?;
+    let held = oldest(&mut owner).await?;
+    change(&mut owner).await?;
+    assert_eq!(oldest(&mut owner).await?, held, "the horizon moved");
+    drop(open);
+    let moved = wait::until("the horizon to move", Duration::from_secs(5), async || {
+        oldest(&mut owner).await.is_ok_and(|now| now > held)
+    });
+    moved.await?;
+    Ok(())
+}
+
+async fn rights(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let postgres = backends.postgres();
+    let mut client = app(postgres).await?;
+    let hidden = faults::inject(&Fault::PostgresForcedRls, &target).await?;
+    assert_eq!(rows(&mut client).await?, 0);
+    drop(hidden);
+    assert_eq!(rows(&mut client).await?, 1);
+    let state = "SELECT relrowsecurity OR relforcerowsecurity OR EXISTS (SELECT FROM pg_policy) \
+        FROM pg_class WHERE oid = 'app.t'::regclass";
+    let left: bool = sqlx::query_scalar(state)
+        .fetch_one(&mut postgres.connect().await?)
+        .await?;
+    assert!(!left);
+
+    let revoked = faults::inject(&Fault::PostgresRevokedGrant, &target).await?;
+    assert_eq!(code(rows(&mut client).await), "42501");
+    assert!(revoked.heal().await?.touched_something());
+    assert_eq!(rows(&mut client).await?, 1);
+    sqlx::query("UPDATE app.t SET n = n")
+        .execute(&mut client)
+        .await?;
+    let more = sqlx::query("DELETE FROM app.t").execute(&mut client).await;
+    assert_eq!(code(more), "42501", "more was granted than was revoked");
+    Ok(())
+}
+
+async fn disconnect(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let postgres = backends.postgres();
+    let broken = faults::inject(&Fault::PostgresDisconnect, &target).await;
+    if backend == Backend::Native {
+        assert!(broken.is_err());
+        return Ok(());
+    }
+    let broken = broken?;
+    assert!(!answers(postgres).await);
+    drop(broken);
+    postgres.ready().await?;
+    assert_eq!(rows(&mut app(postgres).await?).await?, 1);
+    Ok(())
+}

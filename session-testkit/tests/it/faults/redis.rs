@@ -1,0 +1,297 @@
+//! The faults of Redis.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{AsyncCommands as _, RedisError, RedisResult, Value, aio::MultiplexedConnection, cmd};
+use session_testkit::{
+    backends::{Backend, Backends, RedisServer},
+    faults::{self, Command, Fault, Target},
+    proxy::{Network, Peer},
+    wait,
+};
+use tokio::time::timeout;
+
+use crate::harness::{Failure, Outcome, Registry};
+
+const SECONDS: Duration = Duration::from_secs(10);
+const MOMENT: Duration = Duration::from_millis(300);
+
+pub(super) fn tests(reg: &mut Registry) {
+    reg.each_backend("redis_down_and_back", down);
+    reg.each_backend("redis_old_dump_brings_back_what_was_saved", old_dump);
+    reg.each_backend("redis_memory_is_flushed_evicted_full", memory);
+    reg.each_backend("redis_acl_takes_each_command_away", acl);
+    reg.each_backend("redis_misconf_refuses_writes", misconf);
+    reg.each_backend("redis_clients_paused", paused);
+    reg.each_backend("redis_clients_killed_idle_too_many", clients);
+    reg.each_backend("redis_fails_over_to_a_lagging_replica_and_back", failover);
+    reg.each_backend("redis_disconnected_from_its_network", disconnect);
+}
+
+/// Servers, and a target for faults. The Postgres is shared by nobody, but a target has one.
+async fn start(backend: Backend) -> Result<(Backends, Target), Failure> {
+    let backends = Backends::builder().backend(backend).start().await?;
+    let target = Target::new(&backends);
+    Ok((backends, target))
+}
+
+async fn run(connection: &mut MultiplexedConnection, words: &[&str]) -> RedisResult<Value> {
+    let mut command = cmd(words[0]);
+    command.arg(&words[1..]).query_async(connection).await
+}
+
+fn code(result: RedisResult<Value>) -> String {
+    match result {
+        Ok(value) => format!("{value:?}"),
+        Err(error) => error.code().unwrap_or("no code").to_owned(),
+    }
+}
+
+async fn answers(server: &RedisServer) -> bool {
+    matches!(timeout(MOMENT, server.ping()).await, Ok(Ok(())))
+}
+
+async fn down(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let redis = backends.redis();
+    let _client = redis.connect().await?;
+    for fault in [Fault::RedisKill, Fault::RedisPause] {
+        // Healed by a drop, and by name.
+        let broken = faults::inject(&fault, &target).await?;
+        assert!(!answers(redis).await, "{fault}");
+        drop(broken);
+        redis.ready().await?;
+        let _client = redis.connect().await?;
+        let broken = faults::inject(&fault, &target).await?;
+        assert!(!answers(redis).await, "{fault}");
+        let report = broken.heal().await?;
+        assert!(report.touched_something(), "{fault}: {report}");
+        redis.ready().await?;
+    }
+    Ok(())
+}
+
+async fn old_dump(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let redis = backends.redis();
+    let mut client = redis.connect().await?;
+    client.set::<_, _, ()>("k", "old").await?;
+    // A change as soon as the dump is there.
+    let change = async {
+        let saved = wait::until("the SAVE", SECONDS, async || {
+            let info: RedisResult<String> = cmd("INFO").query_async(&mut client).await;
+            info.is_ok_and(|it| it.contains("rdb_changes_since_last_save:0"))
+        });
+        saved.await?;
+        Ok::<_, Failure>(client.set::<_, _, ()>("k", "new").await?)
+    };
+    let (broken, changed) = tokio::join!(faults::inject(&Fault::RedisOldDump, &target), change);
+    changed?;
+    let broken = broken?;
+    assert!(!answers(redis).await);
+    assert_eq!(broken.heal().await?.effects, Some(1));
+    let value: String = redis.connect().await?.get("k").await?;
+    assert_eq!(value, "old");
+    Ok(())
+}
+
+async fn memory(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let mut client = backends.redis().connect().await?;
+    let fill = async |client: &mut MultiplexedConnection| {
+        let mut pipe = redis::pipe();
+        for n in 0..2000 {
+            pipe.set(format!("k{n}"), "x".repeat(5000));
+        }
+        pipe.exec_async(client).await
+    };
+    let keys = async |client: &mut MultiplexedConnection| -> RedisResult<u64> {
+        cmd("DBSIZE").query_async(client).await
+    };
+    fill(&mut client).await?;
+    let report = faults::inject(&Fault::RedisFlushAll, &target)
+        .await?
+        .heal()
+        .await?;
+    assert_eq!(report.effects, Some(2000));
+    assert_eq!(keys(&mut client).await?, 0);
+
+    fill(&mut client).await?;
+    let evicting = faults::inject(&Fault::RedisEviction, &target).await?;
+    client.set::<_, _, ()>("one", "more").await?;
+    let left = keys(&mut client).await?;
+    assert!((500..1500).contains(&left), "{left} are left");
+    let report = evicting.heal().await?;
+    // Looking may have evicted some more.
+    assert!(report.effects >= Some(2001 - left), "{report}, {left} left");
+    fill(&mut client).await?;
+    assert!(keys(&mut client).await? >= 2000);
+
+    let full = faults::inject(&Fault::RedisOom, &target).await?;
+    assert_eq!(code(run(&mut client, &["SET", "k", "v"]).await), "OOM");
+    run(&mut client, &["UNLINK", "k1"]).await?;
+    run(&mut client, &["GET", "k2"]).await?;
+    assert_eq!(full.heal().await?.effects, Some(1));
+    run(&mut client, &["SET", "k", "v"]).await?;
+    Ok(())
+}
+
+async fn acl(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let mut client = backends.redis().connect().await?;
+    let script: String = cmd("SCRIPT")
+        .arg(&["LOAD", "return 1"])
+        .query_async(&mut client)
+        .await?;
+    let before: Vec<String> = cmd("ACL").arg("LIST").query_async(&mut client).await?;
+    for (denied, words) in [
+        (Command::Info, vec!["INFO"]),
+        (Command::Evalsha, vec!["EVALSHA", &script, "0"]),
+        (Command::Set, vec!["SET", "k", "v"]),
+        (Command::Get, vec!["GET", "k"]),
+        (Command::Client, vec!["CLIENT", "ID"]),
+    ] {
+        run(&mut client, &words).await?;
+        let fault = Fault::RedisAcl(denied);
+        let broken = faults::inject(&fault, &target).await?;
+        // The others go on.
+        run(&mut client, &["PING"]).await?;
+        assert_eq!(code(run(&mut client, &words).await), "NOPERM", "{fault}");
+        let mut new = backends.redis().connect().await?;
+        assert_eq!(code(run(&mut new, &words).await), "NOPERM", "{fault}");
+        let report = broken.heal().await?;
+        assert!(report.touched_something(), "{fault}: {report}");
+        run(&mut client, &words).await?;
+        let after: Vec<String> = cmd("ACL").arg("LIST").query_async(&mut client).await?;
+        assert_eq!(after, before);
+    }
+    Ok(())
+}
+
+async fn misconf(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let mut client = backends.redis().connect().await?;
+    let broken = faults::inject(&Fault::RedisMisconf, &target).await?;
+    assert_eq!(code(run(&mut client, &["SET", "k", "v"]).await), "MISCONF");
+    run(&mut client, &["GET", "k"]).await?;
+    assert_eq!(broken.heal().await?.effects, Some(1));
+    run(&mut client, &["SET", "k", "v"]).await?;
+    // A dump works again, too.
+    backends.redis().save().await?;
+    Ok(())
+}
+
+async fn paused(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let mut client = backends.redis().connect().await?;
+    let all = faults::inject(&Fault::RedisClientPause, &target).await?;
+    let ping = timeout(MOMENT, run(&mut client, &["PING"])).await;
+    assert!(ping.is_err(), "{ping:?}");
+    assert!(all.heal().await?.touched_something());
+    run(&mut client, &["PING"]).await?;
+
+    let writes = faults::inject(&Fault::RedisClientPauseWrites, &target).await?;
+    run(&mut client, &["GET", "k"]).await?;
+    let set = timeout(MOMENT, run(&mut client, &["SET", "k", "v"])).await;
+    assert!(set.is_err(), "{set:?}");
+    drop(writes);
+    run(&mut client, &["SET", "k", "v"]).await?;
+    Ok(())
+}
+
+async fn clients(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let redis = backends.redis();
+    let mut client = redis.connect().await?;
+    let report = faults::inject(&Fault::RedisClientKill, &target)
+        .await?
+        .heal()
+        .await?;
+    assert_eq!(report.effects, Some(1));
+    assert!(run(&mut client, &["PING"]).await.is_err());
+
+    let url = redis.url().to_owned();
+    let mut idle = tokio::task::spawn_blocking(move || {
+        let client = redis::Client::open(url)?;
+        let connection = client.get_connection()?;
+        connection.set_read_timeout(Some(SECONDS))?;
+        Ok::<_, RedisError>(connection)
+    })
+    .await??;
+    let closing = faults::inject(&Fault::RedisIdleTimeout, &target).await?;
+    let end = tokio::task::spawn_blocking(move || idle.recv_response()).await?;
+    let error = end.expect_err("nothing was asked");
+    assert!(!error.is_timeout(), "{error}");
+    assert!(closing.heal().await?.touched_something());
+
+    let mut client = redis.connect().await?;
+    let full = faults::inject(&Fault::RedisMaxClients, &target).await?;
+    assert!(redis.connect().await.is_err());
+    run(&mut client, &["PING"]).await?;
+    let report = full.heal().await?;
+    assert!(report.effects > Some(0), "{report}");
+    redis.connect().await?;
+    drop(faults::inject(&Fault::RedisMaxClients, &target).await?);
+    redis.connect().await?;
+    Ok(())
+}
+
+async fn failover(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let replica = Backends::builder().backend(backend).start_redis().await?;
+    let redis = backends.redis();
+    let network = Network::start(1, redis.address(), backends.postgres().address()).await?;
+    let network = Arc::new(network);
+    let target = target.replica(&replica).network(Arc::clone(&network));
+    let proxy = network.proxy(0, Peer::Redis);
+    let client = redis::Client::open(proxy.url(redis.url()))?;
+    let mut old = client.get_multiplexed_async_connection().await?;
+    old.set::<_, _, ()>("k", 0).await?;
+    // Somebody who writes all the time, until he is refused.
+    let writer = tokio::spawn({
+        let mut old = old.clone();
+        async move {
+            let mut last = 0;
+            while old.set::<_, _, ()>("k", last + 1).await.is_ok() {
+                last += 1;
+                tokio::task::yield_now().await;
+            }
+            last
+        }
+    });
+    let broken = faults::inject(&Fault::RedisFailover, &target).await?;
+    let last = timeout(SECONDS, writer).await??;
+    // The old connection sees a replica; a new one the new master, which lacks the last writes.
+    assert_eq!(code(run(&mut old, &["SET", "k", "v"]).await), "READONLY");
+    let mut new = client.get_multiplexed_async_connection().await?;
+    let has: i64 = new.get("k").await?;
+    assert!(has < last, "{has} of {last}");
+    new.set::<_, _, ()>("k", "after").await?;
+    let report = broken.heal().await?;
+    assert!(report.effects > Some(0), "{report}");
+    // Back on the old master, with what the new one took.
+    let mut back = client.get_multiplexed_async_connection().await?;
+    assert_eq!(back.get::<_, String>("k").await?, "after");
+    back.set::<_, _, ()>("k", "back").await?;
+    assert_eq!(redis.connect().await?.get::<_, String>("k").await?, "back");
+    Ok(())
+}
+
+async fn disconnect(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let redis = backends.redis();
+    let mut client = redis.connect().await?;
+    let broken = faults::inject(&Fault::RedisDisconnect, &target).await;
+    if backend == Backend::Native {
+        let why = broken.expect_err("a process has no network of its own");
+        assert!(why.to_string().contains("proxy"), "{why}");
+        return Ok(());
+    }
+    let broken = broken?;
+    assert!(run(&mut client, &["PING"]).await.is_err());
+    assert!(!answers(redis).await);
+    broken.heal().await?;
+    redis.ready().await?;
+    redis.connect().await?;
+    Ok(())
+}
