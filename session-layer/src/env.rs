@@ -67,6 +67,8 @@ impl Sessions {
     /// | `DATABASE_URL` | `sqlite:session-layer.db` | `postgres://…`, or `sqlite:PATH` (feature `sqlite`) |
     /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`) |
     /// | `SESSION_CACHE_NAMESPACE` | `session-layer` | prefix of every key |
+    /// | `SESSION_CACHE_POLICY` | `available` | `fail-closed` is not part of this version: an error |
+    /// | `SESSION_CACHE_KEY`, `SESSION_CACHE_KEY_FILE` | none | sealed entries are not part of this version: an error |
     /// | `SESSION_CACHE_ENABLED` | `true` | `false` starts in [`Mode::Bypass`] |
     /// | `SESSION_CACHE_TTL` | `300` | seconds an entry may be served |
     /// | `SESSION_CACHE_POOL_SIZE` | `10` | Redis connections at most |
