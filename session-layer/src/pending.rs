@@ -1,9 +1,10 @@
 //! Invalidations that the cache has not acknowledged yet.
 //!
-//! A change that was committed while Redis could not be reached leaves its old copy there. The node
-//! that made the change believes no hit for these digests, and goes on unlinking them until Redis
-//! acknowledges it or every such copy has died of age. It is this node's alone and is lost with it:
-//! what the answer of the change promised does not rest on it.
+//! A change that was committed while Redis could not be reached leaves its old copy there, and so does
+//! a session of which Postgres said meanwhile that it has ended. The node that knows believes no hit
+//! for these digests, and goes on unlinking them until Redis acknowledges it or every such copy has died
+//! of age. It is this node's alone and is lost with it: what the answer of a change promised does not
+//! rest on it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -159,7 +159,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Step 3. A batch at a time: one user may have had thousands of sessions, and each batch has to keep
     /// the cache's deadline. After a failure the rest is left to the task that tries again.
     pub(crate) async fn unlink(self: &Arc<Self>, digests: &[TokenDigest]) -> Reach {
-        let bound = self.settings.ttl + LEASE;
+        let bound = self.bound();
         // Without a reader of the journal, what holds for every node is all that holds.
         let committed = Reach::Committed {
             within: bound,
@@ -172,7 +172,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 Ok(Invalidated::Here) => reach = committed,
                 Err(error) => {
                     self.note_cache(&error);
-                    self.unlink_later(&digests[at * BATCH..], bound);
+                    self.unlink_later(&digests[at * BATCH..]);
                     return committed;
                 }
             }
@@ -180,12 +180,19 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         reach
     }
 
-    fn unlink_later(self: &Arc<Self>, digests: &[TokenDigest], bound: Duration) {
+    /// Has these removed as soon as the cache can be asked; until then this node believes none of them.
+    pub(crate) fn unlink_later(self: &Arc<Self>, digests: &[TokenDigest]) {
+        let bound = self.bound();
         if self.pending.add(digests, Instant::now() + bound) {
             let driver = Arc::clone(self);
             self.tasks
                 .spawn(async move { driver.unlink_pending(bound).await });
         }
+    }
+
+    /// How long a copy can live on that nobody removes: what a lease may take, and the TTL.
+    fn bound(&self) -> Duration {
+        self.settings.ttl + LEASE
     }
 
     /// Goes on unlinking what was not acknowledged, until it is or the copies have died.

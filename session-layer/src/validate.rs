@@ -229,7 +229,8 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             // be gone before it; and where the lease is not ours, so has the lease of whoever read the
             // row while it was still there.
             Row::Absent if lease.is_some() => return (Validation::Invalid, None),
-            Row::Absent | Row::Revoked => return (self.invalid(digest).await, None),
+            Row::Absent => return (self.invalid(digest, Was::Absent).await, None),
+            Row::Revoked => return (self.invalid(digest, Was::Ended).await, None),
         };
         let granularity = touch_granularity(session.idle_timeout());
         let mut late_touch = false;
@@ -241,7 +242,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                     Ok(Change::Made {
                         session: touched, ..
                     }) => session = touched,
-                    Ok(Change::NoSession) => return (self.invalid(digest).await, None),
+                    Ok(Change::NoSession) => {
+                        return (self.invalid(digest, Was::Ended).await, None);
+                    }
                     // Alive by the read; not to be cached, so that the next request tries again.
                     Ok(Change::Conflict) => return (Validation::Valid(session), None),
                     Err(error) => {
@@ -279,8 +282,14 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
 
     /// "Invalid", once the key is removed. What could not be removed is not believed by this node, and
     /// is tried again.
-    async fn invalid(self: &Arc<Self>, digest: TokenDigest) -> Validation {
-        let _ = self.unlink(&[digest]).await;
+    async fn invalid(self: &Arc<Self>, digest: TokenDigest, was: Was) -> Validation {
+        if let Err(error) = self.cache.invalidate(&[digest]).await {
+            self.note_cache(&error);
+            // A flood of tokens that never existed, while the cache is down, must not fill the memory.
+            if was == Was::Ended || self.pending.len() < MOST_ABSENT {
+                self.unlink_later(&[digest]);
+            }
+        }
         Validation::Invalid
     }
 
@@ -315,6 +324,18 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             .note(Instant::now(), format!("session cache: {error}"));
     }
 }
+
+/// What the store said of a session that is invalid.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Was {
+    /// There was one, and it has ended: there may be a copy.
+    Ended,
+    /// There is none. Only if it was deleted by plain SQL there may be a copy.
+    Absent,
+}
+
+/// How many removals of absent sessions' keys are kept for later at most: about 1 MiB.
+const MOST_ABSENT: usize = 10_000;
 
 /// A digest that the cache did not answer.
 struct Open<L> {

@@ -18,6 +18,7 @@ mod answers;
 mod bodies;
 #[cfg(feature = "axum")]
 mod extractors;
+mod flood;
 mod fuzz;
 mod health;
 mod options;

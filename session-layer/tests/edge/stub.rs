@@ -195,6 +195,12 @@ impl SessionCache for StubCache {
     }
 
     async fn invalidate(&self, digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
+        if is(&self.0.0.cache_down) {
+            return Err(CacheError::new(
+                CacheErrorKind::Unreachable,
+                "the stub's cache is down",
+            ));
+        }
         let mut cached = self.0.0.cached.lock().unwrap();
         cached.retain(|digest, _| !digests.contains(digest));
         Ok(Invalidated::Everywhere)
