@@ -1,0 +1,256 @@
+//! The two ports with a hand in them: a store whose reads can be stopped on their way back, and a cache
+//! that loses every fence and, as a mutant, fills without looking at its lease.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::AsyncCommands as _;
+use redis::aio::MultiplexedConnection;
+use serde_json::value::RawValue;
+use session_layer::cache::{
+    Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, RedisCache, RedisLease,
+    SessionCache,
+};
+use session_layer::store::{
+    Change, Creation, JournalPosition, JournalRead, Loaded, PostgresStore, Revoked, SessionStore,
+    Target,
+};
+use session_layer::{
+    CacheError, CheckedSession, ListedSession, SessionId, StoreError, TokenDigest,
+};
+use session_testkit::backends::{Backends, Sandbox};
+use tokio::sync::oneshot;
+
+use crate::harness::Failure;
+use crate::support::cache;
+
+/// Tells that the read is there, and waits for being told to go on.
+type Stop = (oneshot::Sender<()>, oneshot::Receiver<()>);
+
+/// Reads that are to stop on their way back from Postgres.
+#[derive(Default)]
+pub(super) struct Stops(Mutex<HashMap<TokenDigest, Stop>>);
+
+impl Stops {
+    /// The first half says when the read has Postgres' answer, the second lets it return.
+    pub(super) fn next_read_of(
+        &self,
+        digest: TokenDigest,
+    ) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
+        let (arrive, arrived) = oneshot::channel();
+        let (go_on, gone_on) = oneshot::channel();
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(digest, (arrive, gone_on));
+        (arrived, go_on)
+    }
+
+    async fn pass(&self, digest: &TokenDigest) {
+        let stop = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(digest);
+        if let Some((arrive, gone_on)) = stop {
+            let _ = arrive.send(());
+            let _ = gone_on.await;
+        }
+    }
+}
+
+pub(super) struct Stopping {
+    pub(super) store: PostgresStore,
+    pub(super) stops: Arc<Stops>,
+}
+
+impl SessionStore for Stopping {
+    async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
+        let loaded = self.store.load(digests).await;
+        for digest in digests {
+            self.stops.pass(digest).await;
+        }
+        loaded
+    }
+    async fn create(
+        &self,
+        digest: TokenDigest,
+        new: &CheckedSession,
+    ) -> Result<Creation, StoreError> {
+        self.store.create(digest, new).await
+    }
+    async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
+        self.store.digests(target).await
+    }
+    async fn revoke(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
+        self.store.revoke(target, reason).await
+    }
+    async fn update(
+        &self,
+        id: SessionId,
+        version: i64,
+        data: &RawValue,
+    ) -> Result<Change, StoreError> {
+        self.store.update(id, version, data).await
+    }
+    async fn rotate(
+        &self,
+        old: TokenDigest,
+        new: TokenDigest,
+        grace: Duration,
+    ) -> Result<Change, StoreError> {
+        self.store.rotate(old, new, grace).await
+    }
+    async fn touch(&self, id: SessionId, granularity: Duration) -> Result<Change, StoreError> {
+        self.store.touch(id, granularity).await
+    }
+    async fn list(&self, user_id: &str) -> Result<Vec<ListedSession>, StoreError> {
+        self.store.list(user_id).await
+    }
+    async fn journal_since(
+        &self,
+        position: Option<JournalPosition>,
+    ) -> Result<JournalRead, StoreError> {
+        self.store.journal_since(position).await
+    }
+    fn backend(&self) -> &'static str {
+        self.store.backend()
+    }
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.store.probe().await
+    }
+    async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+/// How the fill is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum FillBy {
+    /// As it should be.
+    Lease,
+    /// The mistake: SET, whatever stands there.
+    PlainSet,
+}
+
+/// Fills that were attempted, by digest.
+#[derive(Default)]
+pub(super) struct LateFills(Mutex<HashMap<TokenDigest, AtomicU64>>);
+
+impl LateFills {
+    fn add(&self, digest: TokenDigest) {
+        let mut fills = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        fills
+            .entry(digest)
+            .or_default()
+            .fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn of(&self, digest: &TokenDigest) -> u64 {
+        let fills = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        fills
+            .get(digest)
+            .map_or(0, |fills| fills.load(Ordering::SeqCst))
+    }
+}
+
+/// A Redis on which every fence is lost, and, as a mutant, fills don't look at their lease.
+pub(super) struct Faulty {
+    cache: RedisCache,
+    fill: FillBy,
+    redis: MultiplexedConnection,
+    namespace: String,
+    pub(super) late_fills: Arc<LateFills>,
+}
+
+impl Faulty {
+    pub(super) async fn new(
+        backends: &Backends,
+        sandbox: &Sandbox,
+        fill: FillBy,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            cache: cache(sandbox.redis_url(), sandbox)?,
+            fill,
+            redis: backends.redis().connect().await?,
+            namespace: sandbox.namespace().to_owned(),
+            late_fills: Arc::default(),
+        })
+    }
+
+    /// What a plain SET does: whatever stands there is replaced. (Made of DEL and a lease taken after the
+    /// read, since only the cache can write an entry.)
+    async fn plain_set(
+        &self,
+        digest: TokenDigest,
+        entry: &Entry,
+        lifetime: Duration,
+    ) -> redis::RedisResult<()> {
+        let key = format!("{}:1:{}", self.namespace, digest.to_base64url());
+        let () = self.redis.clone().del(key).await?;
+        let leased = self.cache.get(&[digest], &|_| Belief::Dead).await.pop();
+        let Some(Lookup::Leased(lease)) = leased else {
+            panic!("no lease for an empty key: {leased:?}")
+        };
+        let filled = self.cache.fill(lease, entry, lifetime).await;
+        assert!(matches!(filled, Ok(Filled::Stored)), "{filled:?}");
+        Ok(())
+    }
+}
+
+impl SessionCache for Faulty {
+    type Lease = (TokenDigest, RedisLease);
+
+    async fn get(
+        &self,
+        digests: &[TokenDigest],
+        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+    ) -> Vec<Lookup<Self::Lease>> {
+        let found = self.cache.get(digests, judge).await;
+        let with_digest = |(digest, lookup): (&TokenDigest, Lookup<RedisLease>)| match lookup {
+            Lookup::Hit(entry) => Lookup::Hit(entry),
+            Lookup::Leased(lease) => Lookup::Leased((*digest, lease)),
+            Lookup::Failed(error) => Lookup::Failed(error),
+            _ => Lookup::DoNotFill,
+        };
+        digests.iter().zip(found).map(with_digest).collect()
+    }
+
+    async fn fill(
+        &self,
+        (digest, lease): Self::Lease,
+        entry: &Entry,
+        lifetime: Duration,
+    ) -> Result<Filled, CacheError> {
+        let filled = match self.fill {
+            FillBy::Lease => self.cache.fill(lease, entry, lifetime).await,
+            FillBy::PlainSet => {
+                self.plain_set(digest, entry, lifetime)
+                    .await
+                    .expect("Redis is there");
+                Ok(Filled::Stored)
+            }
+        };
+        self.late_fills.add(digest);
+        filled
+    }
+
+    async fn fence(&self, _digests: &[TokenDigest]) -> Result<(), CacheError> {
+        Ok(())
+    }
+
+    async fn invalidate(&self, digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
+        self.cache.invalidate(digests).await
+    }
+    fn status(&self) -> CacheStatus {
+        self.cache.status()
+    }
+    async fn probe(&self) -> CacheProbe {
+        self.cache.probe().await
+    }
+    async fn close(&self) {
+        self.cache.close().await;
+    }
+}
