@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
 
 /// A moment in UTC, to the microsecond (the resolution of Postgres).
 ///
@@ -120,7 +121,8 @@ impl<'de> Deserialize<'de> for Timestamp {
 ///
 /// A cached entry's `not_after` is a moment of the *store's* clock, so it is compared with the
 /// store's clock too: a node whose wall clock is stepped by ten minutes neither serves expired
-/// sessions nor throws live ones away. Before the store's first answer it is the wall clock.
+/// sessions nor throws live ones away. Before the store's first answer it is the wall clock. (Tokio's
+/// `Instant` is the monotonic clock; a test may pause it.)
 #[derive(Debug, Default)]
 pub(crate) struct StoreClock {
     anchor: Mutex<Option<(Instant, Timestamp)>>,

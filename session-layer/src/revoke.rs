@@ -10,9 +10,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use crate::cache::{Invalidated, LEASE, SessionCache};
 use crate::driver::Driver;

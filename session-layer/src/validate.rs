@@ -9,9 +9,10 @@
 //! no error of any kind turns into `Invalid`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 mod decide;
 
@@ -75,7 +76,7 @@ pub(crate) struct Answers {
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Looks the digests up in one round trip each to the cache and, if need be, the store.
     pub(crate) async fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Answers {
-        let deadline = tokio::time::Instant::now() + self.settings.budget;
+        let deadline = Instant::now() + self.settings.budget;
         let (found, degraded) = match self.mode() {
             Mode::Bypass => {
                 self.counters.bypassed.add_one();
@@ -172,7 +173,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     async fn ask_store(
         self: &Arc<Self>,
         open: Vec<Open<C::Lease>>,
-        deadline: tokio::time::Instant,
+        deadline: Instant,
     ) -> Result<Vec<(usize, Validation)>, StoreError> {
         let (tell, told) = oneshot::channel();
         let driver = Arc::clone(self);
