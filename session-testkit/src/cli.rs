@@ -2,7 +2,9 @@
 //! run (bad arguments, no servers).
 
 mod check;
+mod interrupts;
 mod run;
+mod servers;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,6 @@
 //! `session-testkit run -- CMD…`
 
 use std::{
-    future::pending,
     io::IsTerminal as _,
     os::unix::process::ExitStatusExt as _,
     process::{ExitCode, ExitStatus},
@@ -9,12 +8,9 @@ use std::{
 
 use futures_util::future::try_join_all;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::{
-    process::{Child, Command},
-    signal::unix::{Signal as Signals, SignalKind, signal},
-};
+use tokio::process::{Child, Command};
 
-use super::could_not_run;
+use super::{could_not_run, interrupts::Interrupts};
 use crate::backends::{BACKEND_VARIABLE, Backend, BackendError, Backends};
 
 /// Starts a Redis and a Postgres, runs a command, stops them, and passes on its exit code.
@@ -165,33 +161,6 @@ async fn wait(mut child: Child, interrupts: &mut Interrupts) -> std::io::Result<
                     let _gone = kill_process(pid, signal);
                 }
             }
-        }
-    }
-}
-
-/// The signals that ask us to end.
-struct Interrupts {
-    hangup: Signals,
-    interrupt: Signals,
-    terminate: Signals,
-}
-
-impl Interrupts {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    /// The number of the next one.
-    async fn next(&mut self) -> i32 {
-        tokio::select! {
-            Some(()) = self.hangup.recv() => 1,
-            Some(()) = self.interrupt.recv() => 2,
-            Some(()) = self.terminate.recv() => 15,
-            else => pending().await,
         }
     }
 }
