@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cache::SessionCache;
 use crate::driver::{Driver, Settings};
+use crate::journal::{DEFAULT_JOURNAL_INTERVAL, Policy, Timing};
 use crate::sessions::{Mode, Sessions};
 use crate::store::SessionStore;
 use crate::token::{OpaqueTokens, TokenScheme};
@@ -35,6 +36,10 @@ impl Sessions {
             settings: Settings {
                 ttl: DEFAULT_TTL,
                 budget: DEFAULT_BUDGET,
+                journal: Timing {
+                    interval: DEFAULT_JOURNAL_INTERVAL,
+                    policy: Policy::default(),
+                },
             },
             mode: Mode::On,
             scheme: Arc::new(OpaqueTokens),
@@ -53,6 +58,21 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     /// How long a validation may take in all. Defaults to [`DEFAULT_BUDGET`].
     pub fn budget(mut self, budget: Duration) -> Self {
         self.settings.budget = budget;
+        self
+    }
+
+    /// What a node does that has lost touch with Postgres. Defaults to [`Policy::Available`]. All nodes
+    /// should have the same, for a bound is stated by the node that makes a change.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.settings.journal.policy = policy;
+        self
+    }
+
+    /// How often the journal of changes is read; at least 10 ms, less is raised to it. Defaults to
+    /// [`DEFAULT_JOURNAL_INTERVAL`]. Four of it are D, the `within` of
+    /// [`Reach::Committed`](crate::Reach::Committed). All nodes should have the same.
+    pub fn journal_interval(mut self, interval: Duration) -> Self {
+        self.settings.journal.interval = interval.max(Duration::from_millis(10));
         self
     }
 

@@ -55,7 +55,7 @@ pub struct Entry {
     /// Which store it was read from.
     pub store_id: StoreId,
     /// The oldest transaction still running at that read (Postgres' snapshot xmin; 0 where the store
-    /// has none): decides, once a node reads the journal, whether the journal reaches back far enough.
+    /// has none): whether a node's journal reaches back far enough to vouch for it.
     pub xmin: u64,
     /// The store's clock at that read. A node whose TTL is shorter than that of the node which put the
     /// entry there counts its own from here.
@@ -70,8 +70,12 @@ pub struct Entry {
 pub enum Belief {
     /// It may be served.
     Believed,
-    /// It can never be served again (expired, another store's): a lease may replace it.
+    /// It can never be served again (expired, another store's, older than a change): a lease may
+    /// replace it.
     Dead,
+    /// It may be good, but this node can't tell now, for it has lost touch with the store: ask the
+    /// store, and leave the copy where it is.
+    Unsure,
 }
 
 /// The outcome of a look-up. Hit, miss (in three forms) and failed: a cache that failed has not said
@@ -83,8 +87,8 @@ pub enum Lookup<L> {
     Hit(Entry),
     /// Nothing there; the lease to fill it is ours. Read the store *after* this.
     Leased(L),
-    /// Nothing to serve, and someone else's turn to fill (another's lease, a fence, a value of a
-    /// wrong type): ask the store and do not fill.
+    /// Nothing to serve, and not our turn to fill (another's lease, a fence, a value of a wrong type, a
+    /// copy of which this node is [unsure](Belief::Unsure)): ask the store and do not fill.
     DoNotFill,
     /// Nothing to serve, and the cache refused the lease (out of memory, no right to it): ask the store
     /// and do not fill.

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::cache::{NO_CACHE, SessionCache};
 use crate::clock::StoreClock;
 use crate::error::Error;
+use crate::journal::{Journal, Timing};
 use crate::metrics::{Counters, Metrics, Troubles};
 use crate::pending::Pending;
 use crate::session::CheckedSession;
@@ -32,10 +33,13 @@ pub(crate) struct Driver<C, S> {
     pub(crate) counters: Counters,
     pub(crate) troubles: Troubles,
     pub(crate) pending: Pending,
+    pub(crate) journal: Journal,
     pub(crate) tasks: TaskTracker,
     /// Cancelled at shutdown: tasks that would go on for ever end.
     pub(crate) stop: CancellationToken,
     bypass: AtomicBool,
+    /// The tasks that go on for as long as the driver lives were started.
+    started: AtomicBool,
 }
 
 /// What the builder decided.
@@ -45,13 +49,21 @@ pub(crate) struct Settings {
     pub(crate) ttl: Duration,
     /// How long a validation may take in all.
     pub(crate) budget: Duration,
+    /// How the journal is read.
+    pub(crate) journal: Timing,
 }
 
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     pub(crate) fn new(cache: C, store: S, settings: Settings, mode: Mode) -> Arc<Self> {
+        let journal = if store.is_exclusive() {
+            Journal::of_an_exclusive_store(settings.journal)
+        } else {
+            Journal::new(settings.journal)
+        };
         let driver = Arc::new(Self {
             cache,
             store,
+            journal,
             settings,
             seen: StoreSeen::default(),
             counters: Counters::default(),
@@ -60,14 +72,28 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             bypass: AtomicBool::new(false),
+            started: AtomicBool::new(false),
         });
         driver.set_mode(mode);
-        // Outside of a runtime the first validation learns it.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let learning = Self::learn_the_store(Arc::downgrade(&driver), driver.stop.clone());
-            driver.tasks.spawn_on(learning, &runtime);
-        }
+        driver.start();
         driver
+    }
+
+    /// Starts the tasks that go on for as long as the driver lives: when it is made, or where that was
+    /// outside of a runtime, with the first validation.
+    pub(crate) fn start(self: &Arc<Self>) {
+        if self.started.load(Ordering::Relaxed)
+            || tokio::runtime::Handle::try_current().is_err()
+            || self.started.swap(true, Ordering::SeqCst)
+        {
+            return;
+        }
+        let (driver, stop) = (Arc::downgrade(self), self.stop.clone());
+        self.tasks
+            .spawn(Self::learn_the_store(driver.clone(), stop.clone()));
+        if self.needs_the_journal() {
+            self.tasks.spawn(Self::read_the_journal(driver, stop));
+        }
     }
 
     /// Asks the store which one it is, until it has answered once: before that no cached copy can be
@@ -152,6 +178,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             fills: c.fills.get(),
             fills_refused: c.fills_refused.get(),
             unacknowledged: self.pending.len() as u64,
+            journal_reads: c.journal_reads.get(),
+            journal_age: self.journal.age(Instant::now()),
+            changed_sessions: self.journal.len() as u64,
         }
     }
 }

@@ -18,7 +18,7 @@ impl Sessions {
     /// | `DATABASE_URL` | `sqlite:session-layer.db` | `postgres://…`, or `sqlite:PATH` (feature `sqlite`) |
     /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`) |
     /// | `SESSION_CACHE_NAMESPACE` | `session-layer` | prefix of every key |
-    /// | `SESSION_CACHE_POLICY` | `available` | `fail-closed` is not part of this version: an error |
+    /// | `SESSION_CACHE_POLICY` | `available` | a node cut off from Postgres: `available` serves hits until TTL, `fail-closed` answers 503 after 2 s |
     /// | `SESSION_CACHE_KEY`, `SESSION_CACHE_KEY_FILE` | none | sealed entries are not part of this version: an error |
     /// | `SESSION_CACHE_ENABLED` | `true` | `false` starts in [`Mode::Bypass`](crate::Mode::Bypass) |
     /// | `SESSION_CACHE_TTL` | `300` | seconds an entry may be served |
@@ -43,7 +43,13 @@ impl Sessions {
     not(any(feature = "postgres", feature = "sqlite")),
     expect(unused_variables, reason = "without a store there is nothing to set")
 )]
-async fn open(Plan { stores, ttl, mode }: Plan) -> Result<Sessions, ConfigError> {
+async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
+    let Plan {
+        stores,
+        ttl,
+        mode,
+        policy,
+    } = plan;
     match stores {
         #[cfg(feature = "sqlite")]
         Stores::Embedded { path } => {
@@ -51,7 +57,8 @@ async fn open(Plan { stores, ttl, mode }: Plan) -> Result<Sessions, ConfigError>
                 .await
                 .map_err(ConfigError::Store)?;
             let cache = crate::cache::MemoryCache::new(EMBEDDED_CAPACITY);
-            Ok(Sessions::builder(cache, store).ttl(ttl).mode(mode).build())
+            let sessions = Sessions::builder(cache, store).ttl(ttl).mode(mode);
+            Ok(sessions.policy(policy).build())
         }
         #[cfg(not(feature = "sqlite"))]
         Stores::Embedded { .. } => Err(ConfigError::MissingFeature {
@@ -66,15 +73,14 @@ async fn open(Plan { stores, ttl, mode }: Plan) -> Result<Sessions, ConfigError>
                 .replicated(redis.replicated)
                 .build()?;
             let store = open_postgres(database).await?;
-            Ok(Sessions::builder(cache, store).ttl(ttl).mode(mode).build())
+            let sessions = Sessions::builder(cache, store).ttl(ttl).mode(mode);
+            Ok(sessions.policy(policy).build())
         }
         #[cfg(feature = "postgres")]
         Stores::StoreOnly { database } => {
             let store = open_postgres(database).await?;
-            Ok(Sessions::builder(crate::cache::NoCache, store)
-                .ttl(ttl)
-                .mode(mode)
-                .build())
+            let sessions = Sessions::builder(crate::cache::NoCache, store);
+            Ok(sessions.ttl(ttl).mode(mode).policy(policy).build())
         }
         #[allow(unreachable_patterns, reason = "with all features nothing is left")]
         _ => Err(ConfigError::MissingFeature {

@@ -35,6 +35,13 @@ pub struct Metrics {
     pub fills_refused: u64,
     /// Revocations, updates and rotations whose invalidation the cache has not acknowledged yet.
     pub unacknowledged: u64,
+    /// Reads of the journal that succeeded.
+    pub journal_reads: u64,
+    /// How long ago the last of them began: over D (2 s by default) this node has lost touch with the
+    /// store. `None`: it has read nothing yet, and believes no copy.
+    pub journal_age: Option<Duration>,
+    /// Sessions in this node's changed-set: those that changed since the journal's beginning.
+    pub changed_sessions: u64,
 }
 
 impl Metrics {
@@ -81,6 +88,7 @@ pub(crate) struct Counters {
     pub(crate) store_reads: Counter,
     pub(crate) fills: Counter,
     pub(crate) fills_refused: Counter,
+    pub(crate) journal_reads: Counter,
 }
 
 /// The troubles of the last minute, newest first, each told once however often it came.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::cache::{Invalidated, LEASE, SessionCache};
 use crate::driver::Driver;
 use crate::error::{Error, StoreError, StoreErrorKind};
+use crate::journal::Policy;
 use crate::pending::{BATCH, RETRY_EVERY};
 use crate::session::{Session, SessionId};
 use crate::store::{Change, Revoked, SessionStore, Target};
@@ -43,9 +44,10 @@ pub enum Reach {
     Propagated,
     /// It is committed, and every node honours it after these spans at the latest.
     Committed {
-        /// For nodes that reach Postgres.
+        /// For nodes in touch with Postgres: they read the journal of changes. D, 2 s by default.
         within: Duration,
-        /// For every node.
+        /// For every node, one that is cut off from Postgres included: TTL + 2 s, 302 s by default;
+        /// under [`Policy::FailClosed`](crate::Policy) the same as `within`.
         at_most: Duration,
     },
 }
@@ -160,12 +162,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Step 3. A batch at a time: one user may have had thousands of sessions, and each batch has to keep
     /// the cache's deadline. After a failure the rest is left to the task that tries again.
     pub(crate) async fn unlink(self: &Arc<Self>, digests: &[TokenDigest]) -> Reach {
-        let bound = self.bound();
-        // Without a reader of the journal, what holds for every node is all that holds.
-        let committed = Reach::Committed {
-            within: bound,
-            at_most: bound,
-        };
+        let committed = self.committed();
         let mut reach = Reach::Propagated;
         for (at, batch) in digests.chunks(BATCH).enumerate() {
             match self.cache.invalidate(batch).await {
@@ -189,6 +186,17 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             self.tasks
                 .spawn(async move { driver.unlink_pending(bound).await });
         }
+    }
+
+    /// What holds of a change that was committed, whatever Redis does.
+    fn committed(&self) -> Reach {
+        let timing = self.journal.timing();
+        let within = timing.within();
+        let at_most = match timing.policy {
+            Policy::Available => self.bound().max(within),
+            Policy::FailClosed => within,
+        };
+        Reach::Committed { within, at_most }
     }
 
     /// How long a copy can live on that nobody removes: what a lease may take, and the TTL.

@@ -147,8 +147,15 @@ pub enum Creation {
 ///
 /// It is the xmin of the snapshot of the last read, never a time or the last id: a row of a
 /// transaction that commits late would be missed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct JournalPosition(pub u64);
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct JournalPosition {
+    /// Of which life of the store it is (Postgres' timeline; 0 where the store has but one). A standby
+    /// that was promoted may use transaction ids again, so that in another one a position means nothing
+    /// and the journal is read from its start.
+    pub timeline: u32,
+    /// The first transaction that the next read is about.
+    pub xid: u64,
+}
 
 /// One change, as the journal keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,12 +248,17 @@ pub trait SessionStore: Send + Sync + 'static {
         user_id: &str,
     ) -> impl Future<Output = Result<Vec<ListedSession>, StoreError>> + Send;
 
-    /// Reads the journal from a position on, or all of it. Rows and the next position come from one
-    /// statement.
+    /// Reads the journal from a position on, or all of it; all of it too where the position is of
+    /// another [timeline](JournalPosition::timeline). Rows and the next position come from one statement.
     fn journal_since(
         &self,
         position: Option<JournalPosition>,
     ) -> impl Future<Output = Result<JournalRead, StoreError>> + Send;
+
+    /// Can nobody but this handle change it? Then its journal is not read. Defaults to no.
+    fn is_exclusive(&self) -> bool {
+        false
+    }
 
     /// `"postgres"` or `"sqlite"`.
     fn backend(&self) -> &'static str;

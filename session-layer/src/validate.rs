@@ -76,6 +76,7 @@ pub(crate) struct Answers {
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Looks the digests up in one round trip each to the cache and, if need be, the store.
     pub(crate) async fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Answers {
+        self.start();
         let deadline = Instant::now() + self.settings.budget;
         let (found, degraded) = match self.mode() {
             Mode::Bypass => {
@@ -132,15 +133,16 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Step 1. Also says whether the cache failed, and counts: every validation is a hit, a miss or
     /// an error.
     async fn ask_cache(&self, digests: &[TokenDigest]) -> (Vec<Lookup<C::Lease>>, bool) {
-        let (now, store, ttl) = (self.seen.clock.now(), self.seen.id(), self.settings.ttl);
-        let judge = move |entry: &Entry| believe(entry, now, store, ttl);
+        let ttl = self.settings.ttl;
+        // Judged when the reply is there: what was learnt meanwhile counts.
+        let judge = move |entry: &Entry| {
+            let word = self.journal.says(entry, Instant::now());
+            believe(entry, self.seen.clock.now(), self.seen.id(), ttl, word)
+        };
         let mut found = self.cache.get(digests, &judge).await;
         for (digest, lookup) in digests.iter().zip(&mut found) {
-            // Before the store's first answer there is nothing to check a copy against; and of what
-            // this node changed without the cache's acknowledgement it knows better.
-            if matches!(lookup, Lookup::Hit(_))
-                && (store.is_none() || self.pending.contains(digest))
-            {
+            // Of what this node changed without the cache's acknowledgement it knows better.
+            if matches!(lookup, Lookup::Hit(_)) && self.pending.contains(digest) {
                 *lookup = Lookup::DoNotFill;
             }
         }

@@ -125,6 +125,7 @@ impl MemoryCache {
             Some(Content::Session(entry)) => match judge(&entry) {
                 Belief::Believed => return Lookup::Hit(entry),
                 Belief::Dead => Some(entry),
+                Belief::Unsure => return Lookup::DoNotFill,
             },
         };
         let nonce = self.nonces.fetch_add(1, Ordering::Relaxed);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cache::{NAMESPACE, is_namespace};
 use crate::error::ConfigError;
+use crate::journal::Policy;
 use crate::sessions::Mode;
 use crate::store::is_schema_name;
 
@@ -17,6 +18,7 @@ pub(super) struct Plan {
     pub(super) stores: Stores,
     pub(super) ttl: Duration,
     pub(super) mode: Mode,
+    pub(super) policy: Policy,
 }
 
 /// Which stores and cache. There are three ways, so that nobody gets an in-process cache in
@@ -69,12 +71,16 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
             });
         }
     }
-    one_of(
+    let policy = one_of(
         &get,
         "SESSION_CACHE_POLICY",
         "available",
-        "available (fail-closed comes with a later version)",
-        |text| (text == "available").then_some(()),
+        "available or fail-closed",
+        |text| match text {
+            "available" => Some(Policy::Available),
+            "fail-closed" => Some(Policy::FailClosed),
+            _ => None,
+        },
     )?;
     let enabled = boolean(&get, "SESSION_CACHE_ENABLED", "true")?;
     let seconds = number(
@@ -160,6 +166,7 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
         stores,
         ttl: Duration::from_secs(seconds as u64),
         mode,
+        policy,
     })
 }
 
@@ -247,6 +254,7 @@ mod tests {
             ("SESSION_CACHE_POOL_SIZE", "3"),
             ("SESSION_CACHE_REPLICATED", "1"),
             ("SESSION_CACHE_ENABLED", "0"),
+            ("SESSION_CACHE_POLICY", "fail-closed"),
             ("SESSION_DB_MIGRATE", "false"),
             ("SESSION_DB_SCHEMA", "auth"),
         ])
@@ -269,7 +277,8 @@ mod tests {
             Plan {
                 stores: expected,
                 ttl: Duration::from_secs(7),
-                mode: Mode::Bypass
+                mode: Mode::Bypass,
+                policy: Policy::FailClosed,
             }
         );
     }
@@ -299,7 +308,7 @@ mod tests {
             ("SESSION_CACHE_POOL_SIZE", "0", "1 to 1000"),
             ("SESSION_CACHE_REPLICATED", "TRUE", "true, false, 1 or 0"),
             ("SESSION_DB_MIGRATE", "no", "true, false, 1 or 0"),
-            ("SESSION_CACHE_POLICY", "open", "available"),
+            ("SESSION_CACHE_POLICY", "open", "available or fail-closed"),
             ("SESSION_CACHE_NAMESPACE", "a{b}c", "without braces"),
             ("SESSION_DB_SCHEMA", "Auth", "a-z"),
             ("DATABASE_URL", "sqlite:", "sqlite:PATH"),

@@ -114,6 +114,10 @@ impl SessionStore for SqliteStore {
         self.read_journal(position).await
     }
 
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+
     fn backend(&self) -> &'static str {
         "sqlite"
     }

@@ -4,23 +4,27 @@ use std::time::Duration;
 
 use crate::cache::{Belief, Entry};
 use crate::clock::Timestamp;
+use crate::journal::Word;
 use crate::session::Session;
 use crate::store::StoreId;
 use crate::token::TokenDigest;
 
-/// May this copy be served at `now` (the store's clock)? `store`: which store this node asks; before
-/// it knows, only age can be judged, and the caller serves nothing. `ttl`: this node's own, which
-/// counts also where a node with a longer one put the copy there; else no stated bound would hold.
+/// May this copy be served at `now` (the store's clock)? `store`: which store this node asks, if it knows
+/// already. `ttl`: this node's own, which counts also where a node with a longer one put the copy there;
+/// else no stated bound would hold. `word`: what the journal says of it.
 pub(super) fn believe(
     entry: &Entry,
     now: Timestamp,
     store: Option<StoreId>,
     ttl: Duration,
+    word: Word,
 ) -> Belief {
     let foreign = store.is_some_and(|store| store != entry.store_id);
     let over = now >= entry.not_after || now.since(entry.read_at) >= ttl;
-    if foreign || over {
+    if foreign || over || word == Word::Contradicted {
         Belief::Dead
+    } else if store.is_none() || word == Word::Unread {
+        Belief::Unsure
     } else {
         Belief::Believed
     }
@@ -105,18 +109,25 @@ mod tests {
     fn a_copy_is_believed_while_young_and_of_our_store() {
         let ours = [1; 16];
         let later = NOW.after(Duration::from_micros(1));
-        for (store, not_after, expected) in [
-            (Some(ours), later, Belief::Believed),
-            (Some(ours), NOW, Belief::Dead),
-            (Some([2; 16]), later, Belief::Dead),
-            (None, later, Belief::Believed),
+        for (store, not_after, word, expected) in [
+            (Some(ours), later, Word::Good, Belief::Believed),
+            (Some(ours), NOW, Word::Good, Belief::Dead),
+            (Some([2; 16]), later, Word::Good, Belief::Dead),
+            (None, later, Word::Good, Belief::Unsure),
+            (None, NOW, Word::Good, Belief::Dead),
+            (Some(ours), later, Word::Unread, Belief::Unsure),
+            (Some(ours), NOW, Word::Unread, Belief::Dead),
+            (Some(ours), later, Word::Contradicted, Belief::Dead),
+            (None, later, Word::Contradicted, Belief::Dead),
         ] {
-            assert_eq!(believe(&entry(ours, not_after), NOW, store, TTL), expected);
+            let copy = entry(ours, not_after);
+            assert_eq!(believe(&copy, NOW, store, TTL, word), expected);
         }
         // Another node's TTL is longer than ours.
         let long = entry(ours, NOW.after(TTL * 9));
         for (age, expected) in [(TTL / 2, Belief::Believed), (TTL, Belief::Dead)] {
-            assert_eq!(believe(&long, NOW.after(age), Some(ours), TTL), expected);
+            let now = NOW.after(age);
+            assert_eq!(believe(&long, now, Some(ours), TTL, Word::Good), expected);
         }
     }
 

@@ -303,6 +303,10 @@ impl SessionStore for StubStore {
         Err(no_store())
     }
 
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+
     fn backend(&self) -> &'static str {
         "postgres"
     }

@@ -145,6 +145,7 @@ impl RedisCache {
             Found::Entry(entry) => match judge(&entry) {
                 Belief::Believed => Step::Answer(Lookup::Hit(entry)),
                 Belief::Dead => Step::Replace(value),
+                Belief::Unsure => Step::Answer(Lookup::DoNotFill),
             },
             Found::Held => Step::Answer(Lookup::DoNotFill),
             Found::Outlived => Step::Replace(value),

@@ -84,19 +84,28 @@ impl PostgresStore {
         &self,
         position: Option<JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
-        let from = position.map_or(0, |position| position.0).to_string();
-        let found = self
-            .read(|| statement(&self.statements.journal).bind(from.clone()))
-            .await?;
-        let facts = Facts::of(&found)?;
+        let from = |xid: u64| {
+            let xid = xid.to_string();
+            self.read(move || statement(&self.statements.journal).bind(xid.clone()))
+        };
+        let mut found = from(position.map_or(0, |position| position.xid)).await?;
+        let mut facts = Facts::of(&found)?;
+        let line = timeline(&found)?;
+        if position.is_some_and(|position| position.timeline != line) {
+            found = from(0).await?;
+            facts = Facts::of(&found)?;
+        }
         facts.whole_journal()?;
         Ok(JournalRead {
+            next: JournalPosition {
+                timeline: timeline(&found)?,
+                xid: facts.xmin,
+            },
             rows: found
                 .iter()
                 .filter_map(|row| journal_row(row).transpose())
                 .collect::<Result<_, _>>()
                 .map_err(unexpected)?,
-            next: JournalPosition(facts.xmin),
             floor: facts.journal_floor,
         })
     }
@@ -170,6 +179,15 @@ fn listed(row: &PgRow) -> Result<Option<ListedSession>, sqlx::Error> {
         .try_get::<Option<String>, _>("ip")?
         .and_then(|ip| ip.parse::<IpAddr>().ok());
     Ok(Some(listed))
+}
+
+/// The timeline of the server that answered, which is no standby.
+fn timeline(rows: &[PgRow]) -> Result<u32, StoreError> {
+    let first = rows
+        .first()
+        .ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
+    let name: String = first.try_get("timeline").map_err(unexpected)?;
+    u32::from_str_radix(&name, 16).map_err(|error| unexpected(sqlx::Error::Decode(Box::new(error))))
 }
 
 fn journal_row(row: &PgRow) -> Result<Option<JournalRow>, sqlx::Error> {

@@ -97,9 +97,11 @@ impl Statements {
                 "SELECT f.*, s.id FROM {facts} f \
                  LEFT JOIN LATERAL (SELECT id FROM {sessions} LIMIT 1) s ON true"
             )),
-            // $1 the first transaction wanted. Rows and snapshot must come from one statement.
+            // $1 the first transaction wanted. Rows and snapshot must come from one statement. A standby
+            // that is promoted begins a new timeline, which the names of its log files tell.
             journal: sql(format!(
-                "SELECT f.*, j.id AS entry, j.xid::text::bigint AS xid, j.session_id, j.digest, \
+                "SELECT f.*, CASE WHEN NOT f.in_recovery \
+                   THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END AS timeline, j.id AS entry, j.xid::text::bigint AS xid, j.session_id, j.digest, \
                  j.previous_digest, j.kind, j.version \
                  FROM {facts} f LEFT JOIN {journal} j ON j.xid >= $1::text::xid8 \
                  ORDER BY j.id"

@@ -70,7 +70,7 @@ impl SqliteStore {
         &self,
         position: Option<JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
-        let from = position.map_or(0, |position| position.0);
+        let from = position.map_or(0, |position| position.xid);
         self.turns
             .read(move |turn| {
                 Box::pin(async move {
@@ -84,7 +84,10 @@ impl SqliteStore {
                     let next = rows.last().map_or(from, |last| last.xid + 1);
                     Ok(JournalRead {
                         rows,
-                        next: JournalPosition(next),
+                        next: JournalPosition {
+                            timeline: 0,
+                            xid: next,
+                        },
                         floor: 0,
                     })
                 })
