@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::cache::SessionCache;
 use crate::driver::{Driver, Settings};
+use crate::housekeeping::DEFAULT_RETENTION;
 use crate::journal::{DEFAULT_JOURNAL_INTERVAL, Policy, Timing};
 use crate::sessions::{Mode, Sessions};
 use crate::store::SessionStore;
@@ -40,6 +41,7 @@ impl Sessions {
                     interval: DEFAULT_JOURNAL_INTERVAL,
                     policy: Policy::default(),
                 },
+                retention: Some(DEFAULT_RETENTION),
             },
             mode: Mode::On,
             scheme: Arc::new(OpaqueTokens),
@@ -73,6 +75,13 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     /// [`Reach::Committed`](crate::Reach::Committed). All nodes should have the same.
     pub fn journal_interval(mut self, interval: Duration) -> Self {
         self.settings.journal.interval = interval.max(Duration::from_millis(10));
+        self
+    }
+
+    /// How long sessions that ended or expired stay in the store before they are deleted, a few hundred
+    /// at a time; `None`: for ever. Defaults to [`DEFAULT_RETENTION`].
+    pub fn retention(mut self, retention: Option<Duration>) -> Self {
+        self.settings.retention = retention;
         self
     }
 

@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) budget: Duration,
     /// How the journal is read.
     pub(crate) journal: Timing,
+    /// How long sessions that ended stay in the store; `None`: for ever.
+    pub(crate) retention: Option<Duration>,
 }
 
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {
@@ -92,8 +94,10 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         self.tasks
             .spawn(Self::learn_the_store(driver.clone(), stop.clone()));
         if self.needs_the_journal() {
-            self.tasks.spawn(Self::read_the_journal(driver, stop));
+            self.tasks
+                .spawn(Self::read_the_journal(driver.clone(), stop.clone()));
         }
+        self.tasks.spawn(Self::keep_house(driver, stop));
     }
 
     /// Asks the store which one it is, until it has answered once: before that no cached copy can be

@@ -71,6 +71,7 @@ mod service;
 mod builder;
 mod driver;
 mod env;
+mod housekeeping;
 mod journal;
 mod metrics;
 mod pending;
@@ -113,6 +114,7 @@ pub use self::error::{
     CacheError, CacheErrorKind, ConfigError, DataError, Error, InputError, RandomError, StoreError,
     StoreErrorKind,
 };
+pub use self::housekeeping::DEFAULT_RETENTION;
 pub use self::journal::{DEFAULT_JOURNAL_INTERVAL, Policy};
 pub use self::metrics::Metrics;
 pub use self::revoke::{Changed, Reach};

@@ -180,11 +180,11 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
 
     /// Has these removed as soon as the cache can be asked; until then this node believes none of them.
     pub(crate) fn unlink_later(self: &Arc<Self>, digests: &[TokenDigest]) {
-        let bound = self.bound();
-        if self.pending.add(digests, Instant::now() + bound) {
+        let life = self.longest_life();
+        if self.pending.add(digests, Instant::now() + life) {
             let driver = Arc::clone(self);
             self.tasks
-                .spawn(async move { driver.unlink_pending(bound).await });
+                .spawn(async move { driver.unlink_pending(life).await });
         }
     }
 
@@ -193,19 +193,19 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         let timing = self.journal.timing();
         let within = timing.within();
         let at_most = match timing.policy {
-            Policy::Available => self.bound().max(within),
+            Policy::Available => self.longest_life().max(within),
             Policy::FailClosed => within,
         };
         Reach::Committed { within, at_most }
     }
 
     /// How long a copy can live on that nobody removes: what a lease may take, and the TTL.
-    fn bound(&self) -> Duration {
+    pub(crate) fn longest_life(&self) -> Duration {
         self.settings.ttl + LEASE
     }
 
     /// Goes on unlinking what was not acknowledged, until it is or the copies have died.
-    async fn unlink_pending(&self, bound: Duration) {
+    async fn unlink_pending(&self, life: Duration) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(RETRY_EVERY) => {}
@@ -220,7 +220,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 if self.cache.invalidate(&batch).await.is_err() {
                     break;
                 }
-                self.pending.acknowledged(&batch, began, bound);
+                self.pending.acknowledged(&batch, began, life);
             }
         }
     }

@@ -255,6 +255,27 @@ pub trait SessionStore: Send + Sync + 'static {
         position: Option<JournalPosition>,
     ) -> impl Future<Output = Result<JournalRead, StoreError>> + Send;
 
+    /// Removes what the journal says of changes older than `keep`. Returns how many rows that were.
+    ///
+    /// [`JournalRead::floor`] is raised past them at the same moment, and never past a transaction that is
+    /// still running. Defaults to removing nothing.
+    fn purge_journal(
+        &self,
+        _keep: Duration,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        std::future::ready(Ok(0))
+    }
+
+    /// Deletes at most `most` sessions that ended or expired longer ago than `retention`. Returns how
+    /// many. It writes nothing into the journal. Defaults to deleting nothing.
+    fn sweep(
+        &self,
+        _retention: Duration,
+        _most: u32,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        std::future::ready(Ok(0))
+    }
+
     /// Can nobody but this handle change it? Then its journal is not read. Defaults to no.
     fn is_exclusive(&self) -> bool {
         false

@@ -24,7 +24,9 @@ SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :'schema') AS there \gse
     DROP FUNCTION IF EXISTS
         :"schema".sessions_raise_version(),
         :"schema".sessions_write_journal(),
-        :"schema".session_users_note_raise();
+        :"schema".session_users_note_raise(),
+        :"schema".purge_journal(interval),
+        :"schema".sweep_sessions(interval, integer);
     SELECT format('DROP SCHEMA %I', n.nspname)
       FROM pg_namespace n
      WHERE n.nspname = :'schema' AND n.nspname <> 'public'

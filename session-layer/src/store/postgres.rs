@@ -7,6 +7,7 @@
 //! | `connection.rs`, `ask.rs` | connections and deadlines: nothing waits for ever, nothing leaks |
 //! | `errors.rs`, `rows.rs` | what comes back, and whether it is the truth |
 //! | `read.rs`, `create.rs`, `change.rs`, `revoke.rs` | the operations |
+//! | `housekeeping.rs` | what is old goes |
 //! | `migrate.rs` | the tables |
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ mod change;
 mod connection;
 mod create;
 mod errors;
+mod housekeeping;
 mod migrate;
 mod read;
 mod revoke;
@@ -201,6 +203,14 @@ impl SessionStore for PostgresStore {
         position: Option<JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
         self.read_journal(position).await
+    }
+
+    async fn purge_journal(&self, keep: Duration) -> Result<u64, StoreError> {
+        self.purge(keep).await
+    }
+
+    async fn sweep(&self, retention: Duration, most: u32) -> Result<u64, StoreError> {
+        self.sweep_ended(retention, most).await
     }
 
     fn backend(&self) -> &'static str {

@@ -6,6 +6,7 @@
 //! | `turns.rs` | one connection, one transaction after the other |
 //! | `record.rs` | a row, and whether the session in it is alive |
 //! | `read.rs`, `change.rs` | the operations |
+//! | `housekeeping.rs` | what is old goes |
 //!
 //! One clock counts: this machine's wall clock, read when a transaction has begun.
 
@@ -24,6 +25,7 @@ use crate::token::TokenDigest;
 
 mod change;
 mod file;
+mod housekeeping;
 mod read;
 mod record;
 mod turns;
@@ -112,6 +114,14 @@ impl SessionStore for SqliteStore {
         position: Option<JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
         self.read_journal(position).await
+    }
+
+    async fn purge_journal(&self, keep: Duration) -> Result<u64, StoreError> {
+        self.purge(keep).await
+    }
+
+    async fn sweep(&self, retention: Duration, most: u32) -> Result<u64, StoreError> {
+        self.sweep_ended(retention, most).await
     }
 
     fn is_exclusive(&self) -> bool {

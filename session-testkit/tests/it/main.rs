@@ -12,6 +12,7 @@ mod harness;
 mod http;
 mod hyper_example;
 mod incarnation;
+mod journal;
 mod outages;
 mod proxy;
 mod quickstart;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         registry.theme("stale_fill", stale_fill::tests);
         registry.theme("outages", outages::tests);
         registry.theme("incarnation", incarnation::tests);
+        registry.theme("journal", journal::tests);
         registry.theme("rls", rls::tests);
         registry.theme("embedded", embedded::tests);
         registry.theme("run", run::tests);

@@ -36,11 +36,18 @@ impl Migration {
 }
 
 /// Every migration there is, oldest first. They only ever add, within a major version.
-const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 1,
-    name: "sessions",
-    sql: include_str!("../../../migrations/postgres/0001_sessions.sql"),
-}];
+const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        version: 1,
+        name: "sessions",
+        sql: include_str!("../../../migrations/postgres/0001_sessions.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "housekeeping",
+        sql: include_str!("../../../migrations/postgres/0002_housekeeping.sql"),
+    },
+];
 
 /// Why it was not done.
 enum Failure {

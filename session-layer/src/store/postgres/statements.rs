@@ -27,6 +27,8 @@ pub(super) struct Statements {
     pub(super) update: SqlStr,
     pub(super) rotate: SqlStr,
     pub(super) touch: SqlStr,
+    pub(super) purge_journal: SqlStr,
+    pub(super) sweep: SqlStr,
     pub(super) hidden: SqlStr,
 }
 
@@ -68,6 +70,7 @@ impl Statements {
             alive,
             columns,
         } = &Words::new(schema);
+        let quoted = schema.quoted();
         Self {
             // $1 digests
             load: sql(format!(
@@ -219,6 +222,16 @@ impl Statements {
                    SELECT o.* FROM {sessions} o \
                    WHERE o.id = $1 AND NOT EXISTS (SELECT FROM made) \
                  ) s ON true"
+            )),
+            // $1 how long rows are kept, in microseconds
+            purge_journal: sql(format!(
+                "SELECT f.*, {quoted}.purge_journal($1 * interval '1 microsecond') AS removed \
+                 FROM {facts} f"
+            )),
+            // $1 how long the ended are kept, in microseconds, $2 how many at most
+            sweep: sql(format!(
+                "SELECT f.*, {quoted}.sweep_sessions($1 * interval '1 microsecond', $2) AS removed \
+                 FROM {facts} f"
             )),
             // Which of our tables shows our role only some of its rows?
             hidden: sql(format!(

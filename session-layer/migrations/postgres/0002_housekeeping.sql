@@ -1,0 +1,54 @@
+-- Housekeeping: the journal is purged, and sessions that ended long ago are swept.
+--
+-- Both are functions with the owner's rights: a role that uses the sessions needs no right to DELETE for
+-- them, and can remove nothing by them that anything alive depends on. The advisory locks keep the nodes
+-- of a service from doing the same at once; who comes second does nothing.
+
+-- Sessions that were revoked are found by this, others by expires_at.
+CREATE INDEX sessions_revoked_at ON sessions (revoked_at) WHERE revoked_at IS NOT NULL;
+CREATE INDEX session_journal_at ON session_journal (at);
+
+-- Removes what is older than `keep`, and raises the floor past it in the same transaction: a node that
+-- reads the journal sees either both or neither, and believes no copy whose read may not have seen a
+-- transaction below the floor. So `keep` is a matter of hits lost, never of safety.
+--
+-- Never past the oldest transaction still running: while one is, every fresh read says so (xmin), and its
+-- copy would be below the floor for as long.
+CREATE FUNCTION purge_journal(keep interval) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    removed bigint;
+    newest  bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock('session_journal'::regclass::oid::bigint << 8 | 1) THEN
+        RETURN 0;
+    END IF;
+    WITH old AS (
+        DELETE FROM session_journal
+         WHERE at < now() - keep AND xid < pg_snapshot_xmin(pg_current_snapshot())
+        RETURNING xid)
+    SELECT count(*), max(xid::text::bigint) INTO removed, newest FROM old;
+    IF removed > 0 THEN
+        UPDATE session_store
+           SET journal_floor = greatest(journal_floor, (newest + 1)::text::xid8);
+    END IF;
+    RETURN removed;
+END $$;
+
+-- Removes at most `most` sessions that ended or expired longer ago than `retention`. Rows that are locked
+-- are somebody's; they are left for the next time. The trigger writes no journal for them: they were dead.
+CREATE FUNCTION sweep_sessions(retention interval, most integer) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    removed bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock('sessions'::regclass::oid::bigint << 8 | 2) THEN
+        RETURN 0;
+    END IF;
+    DELETE FROM sessions WHERE id IN (
+        SELECT id FROM sessions
+         WHERE expires_at < now() - retention OR revoked_at < now() - retention
+         LIMIT most FOR UPDATE SKIP LOCKED);
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    RETURN removed;
+END $$;
