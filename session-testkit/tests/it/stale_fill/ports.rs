@@ -24,7 +24,7 @@ use session_testkit::backends::{Backends, Sandbox};
 use tokio::sync::oneshot;
 
 use crate::harness::Failure;
-use crate::support::cache;
+use crate::support::{SOON, cache_within};
 
 /// Tells that the read is there, and waits for being told to go on.
 type Stop = (oneshot::Sender<()>, oneshot::Receiver<()>);
@@ -172,7 +172,7 @@ impl Faulty {
         fill: FillBy,
     ) -> Result<Self, Failure> {
         Ok(Self {
-            cache: cache(sandbox.redis_url(), sandbox)?,
+            cache: cache_within(SOON, sandbox.redis_url(), sandbox)?,
             fill,
             redis: backends.redis().connect().await?,
             namespace: sandbox.namespace().to_owned(),
