@@ -73,6 +73,7 @@ mod driver;
 mod env;
 mod housekeeping;
 mod journal;
+mod login;
 mod metrics;
 mod pending;
 mod probe;
@@ -116,12 +117,13 @@ pub use self::error::{
 };
 pub use self::housekeeping::DEFAULT_RETENTION;
 pub use self::journal::{DEFAULT_JOURNAL_INTERVAL, Policy};
+pub use self::login::Login;
 pub use self::metrics::Metrics;
 pub use self::revoke::{Changed, Reach};
 pub use self::session::{
-    CheckedSession, DEFAULT_LIFETIME, ListedSession, MAX_DATA_BYTES, MAX_LABEL_CHARS,
-    MAX_USER_AGENT_CHARS, MAX_USER_ID_CHARS, NewSession, ParseSessionIdError, Session, SessionId,
-    SessionParts,
+    CheckedSession, DEFAULT_LIFETIME, ListedSession, LoginMoment, MAX_DATA_BYTES, MAX_LABEL_CHARS,
+    MAX_USER_AGENT_CHARS, MAX_USER_ID_CHARS, NewSession, NoLoginMoment, ParseSessionIdError,
+    Session, SessionId, SessionParts,
 };
 pub use self::sessions::{Created, Mode, Rotated, Sessions, ShutdownError};
 pub use self::token::{

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cache::{Invalidated, LEASE, SessionCache};
 use crate::driver::Driver;
@@ -52,6 +52,23 @@ pub enum Reach {
     },
 }
 
+impl Reach {
+    /// What is left of it when so much time has passed since.
+    #[must_use]
+    pub fn after(self, passed: Duration) -> Self {
+        match self {
+            Self::Committed { within, at_most } => Self::Committed {
+                within: within.saturating_sub(passed),
+                at_most: at_most.saturating_sub(passed),
+            },
+            whole @ (Self::Nothing | Self::Propagated) => whole,
+        }
+    }
+}
+
+/// How long [`revoke_and_wait`](crate::Sessions::revoke_and_wait) waits before it tries again.
+const AGAIN: Duration = Duration::from_millis(250);
+
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Ends the sessions in question. The value: how many were alive.
     pub(crate) async fn revoke(
@@ -73,6 +90,55 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             })
         })
         .await
+    }
+
+    /// Revokes, again and again until it is known to hold, or until `deadline` has passed.
+    pub(crate) async fn revoke_and_wait(
+        self: Arc<Self>,
+        target: Target,
+        reason: String,
+        deadline: Duration,
+    ) -> Result<Changed<u64>, Error> {
+        let deadline = Instant::now() + deadline;
+        // The first commit, and when that was: its bounds count from there, and later tries find what it
+        // ended.
+        let mut committed: Option<(Instant, Changed<u64>)> = None;
+        loop {
+            let revoking = Arc::clone(&self).revoke(target.clone(), reason.clone());
+            let revoked = timeout_at(deadline, revoking).await;
+            let now = Instant::now();
+            let outage = match revoked {
+                Ok(Ok(changed)) => {
+                    let (at, first) = committed.get_or_insert((now, changed.clone()));
+                    let reach = match changed.reach {
+                        Reach::Committed { .. } => first.reach.after(now - *at),
+                        whole => whole,
+                    };
+                    let value = first.value;
+                    if !matches!(reach, Reach::Committed { within, .. } if !within.is_zero()) {
+                        return Ok(Changed { value, reach });
+                    }
+                    None
+                }
+                Ok(Err(error)) if !error.is_outage() => return Err(error),
+                Ok(Err(outage)) => Some(outage),
+                Err(_elapsed) => None,
+            };
+            if now >= deadline {
+                return match (committed, outage) {
+                    (Some((at, first)), _) => Ok(Changed {
+                        reach: first.reach.after(now - at),
+                        ..first
+                    }),
+                    (None, Some(outage)) => Err(outage),
+                    (None, None) => Err(Error::Unknown(StoreError::new(
+                        StoreErrorKind::Uncertain,
+                        "the revocation was still under way at the deadline, and goes on",
+                    ))),
+                };
+            }
+            tokio::time::sleep_until(deadline.min(now + AGAIN)).await;
+        }
     }
 
     /// Replaces the data of a session whose version is still this one.

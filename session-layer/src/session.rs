@@ -14,8 +14,10 @@ use uuid::Uuid;
 use crate::clock::Timestamp;
 use crate::error::DataError;
 
+mod login_moment;
 mod new_session;
 
+pub use self::login_moment::{LoginMoment, NoLoginMoment};
 pub(crate) use self::new_session::data_to_json;
 pub use self::new_session::{
     CheckedSession, DEFAULT_LIFETIME, MAX_DATA_BYTES, MAX_LABEL_CHARS, MAX_USER_AGENT_CHARS,

@@ -16,7 +16,7 @@ use crate::error::{Error, StoreError};
 use crate::metrics::Metrics;
 use crate::probe::Probing;
 use crate::revoke::Changed;
-use crate::session::{ListedSession, NewSession, Session, SessionId, data_to_json};
+use crate::session::{ListedSession, LoginMoment, NewSession, Session, SessionId, data_to_json};
 use crate::store::{Creation, SessionStore, Target};
 use crate::token::{MAX_TOKEN_BYTES, NotAToken, SessionToken, TokenDigest, TokenScheme};
 use crate::validate::{Answers, Validation};
@@ -84,8 +84,8 @@ impl Sessions {
     ///
     /// A session that a [`revoke_all`](Self::revoke_all) should have ended never comes into being:
     /// a login that was under way then is refused. The login is under way from when Postgres hears of
-    /// it, which is during this call; what the application did before (checking a password, say) does
-    /// not count.
+    /// it, which is during this call. Where the application does something before (checks a password, say),
+    /// that counts too if it [begins the login](Self::begin_login) first.
     ///
     /// # Errors
     /// [`Error::Input`] where a limit is broken, [`Error::LoginSuperseded`] where all of the user's
@@ -151,6 +151,11 @@ impl Sessions {
         Arc::clone(&self.driver).validate(digests)
     }
 
+    /// Where the store stands: the beginning of a login.
+    pub(crate) async fn login_moment(&self) -> Result<LoginMoment, Error> {
+        Ok(Arc::clone(&self.driver).login_moment().await?)
+    }
+
     /// Replaces the session's data, if nobody changed the session since this copy was read.
     ///
     /// The copy of a request may come from the cache and be up to the cache's TTL old where someone
@@ -181,6 +186,28 @@ impl Sessions {
     pub async fn revoke(&self, presented: &str) -> Result<Changed<u64>, Error> {
         let digest = self.digest(presented)?;
         self.end(Target::Token(digest), "revoked").await
+    }
+
+    /// Ends the session with this token, and waits until that holds: until Redis has acknowledged that its
+    /// copy is gone, or else until every node in touch with Postgres has read of it
+    /// ([`within`](crate::Reach::Committed), 2 s by default). What fails is tried again meanwhile.
+    ///
+    /// The answer's [`reach`](Changed::reach) is what is left then: `Propagated`, or `Committed` with
+    /// `within` at zero and `at_most` for nodes that are cut off. It comes after `deadline` at the latest,
+    /// with whatever spans are left.
+    ///
+    /// # Errors
+    /// As [`revoke`](Self::revoke), if that failed until the deadline.
+    pub async fn revoke_and_wait(
+        &self,
+        presented: &str,
+        deadline: Duration,
+    ) -> Result<Changed<u64>, Error> {
+        let digest = self.digest(presented)?;
+        let target = Target::Token(digest);
+        Arc::clone(&self.driver)
+            .revoke_and_wait(target, "revoked".to_owned(), deadline)
+            .await
     }
 
     /// Ends the session with this id, whoever's it is. For one that a user named, see

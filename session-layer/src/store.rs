@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::Timestamp;
 use crate::error::StoreError;
-use crate::session::{CheckedSession, ListedSession, Session, SessionId};
+use crate::session::{CheckedSession, ListedSession, LoginMoment, Session, SessionId};
 use crate::token::TokenDigest;
 
 #[cfg(feature = "postgres")]
@@ -195,8 +195,11 @@ pub trait SessionStore: Send + Sync + 'static {
         digests: &[TokenDigest],
     ) -> impl Future<Output = Result<Loaded, StoreError>> + Send;
 
-    /// Creates a session under `digest`, unless all of the user's sessions were revoked since this
-    /// call began.
+    /// Where the store stands now: what a login notes when it begins.
+    fn login_moment(&self) -> impl Future<Output = Result<LoginMoment, StoreError>> + Send;
+
+    /// Creates a session under `digest`, unless all of the user's sessions were revoked since the login
+    /// [began](CheckedSession::begun); without that, since this call began.
     fn create(
         &self,
         digest: TokenDigest,

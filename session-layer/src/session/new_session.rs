@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::SessionId;
+use super::{LoginMoment, SessionId};
 use crate::error::InputError;
 
 /// The absolute lifetime of a session that does not name one: 24 hours.
@@ -43,6 +43,7 @@ pub struct NewSession {
     user_agent: Option<String>,
     lifetime: Duration,
     idle_timeout: Option<Duration>,
+    begun: Option<LoginMoment>,
 }
 
 impl NewSession {
@@ -56,6 +57,7 @@ impl NewSession {
             user_agent: None,
             lifetime: DEFAULT_LIFETIME,
             idle_timeout: None,
+            begun: None,
         }
     }
 
@@ -93,6 +95,12 @@ impl NewSession {
     /// When the session ends if it goes unused, in whole seconds. Defaults to none.
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.idle_timeout = Some(idle_timeout);
+        self
+    }
+
+    /// The login began then.
+    pub(crate) fn begun(mut self, moment: LoginMoment) -> Self {
+        self.begun = Some(moment);
         self
     }
 
@@ -137,6 +145,7 @@ impl NewSession {
             user_agent,
             lifetime: self.lifetime,
             idle_timeout: self.idle_timeout,
+            begun: self.begun,
         })
     }
 }
@@ -164,6 +173,8 @@ pub struct CheckedSession {
     pub lifetime: Duration,
     /// The idle timeout: whole seconds count.
     pub idle_timeout: Option<Duration>,
+    /// Where the store stood when the login began; `None`: it begins with the creation.
+    pub begun: Option<LoginMoment>,
 }
 
 fn empty_object() -> Box<RawValue> {

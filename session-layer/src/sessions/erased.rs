@@ -15,7 +15,7 @@ use crate::driver::Driver;
 use crate::error::{Error, StoreError};
 use crate::metrics::Metrics;
 use crate::revoke::Changed;
-use crate::session::{CheckedSession, ListedSession, Session, SessionId};
+use crate::session::{CheckedSession, ListedSession, LoginMoment, Session, SessionId};
 use crate::store::{Creation, SessionStore, Target};
 use crate::token::{SessionToken, TokenDigest};
 use crate::validate::Answers;
@@ -37,6 +37,12 @@ pub(super) trait AnyDriver: Send + Sync {
         target: Target,
         reason: String,
     ) -> Boxed<Result<Changed<u64>, Error>>;
+    fn revoke_and_wait(
+        self: Arc<Self>,
+        target: Target,
+        reason: String,
+        deadline: Duration,
+    ) -> Boxed<Result<Changed<u64>, Error>>;
     fn update(
         self: Arc<Self>,
         id: SessionId,
@@ -49,6 +55,7 @@ pub(super) trait AnyDriver: Send + Sync {
         new: SessionToken,
         grace: Duration,
     ) -> Boxed<Result<Changed<(SessionToken, Session)>, Error>>;
+    fn login_moment(self: Arc<Self>) -> Boxed<Result<LoginMoment, StoreError>>;
     fn list(self: Arc<Self>, user_id: String) -> Boxed<Result<Vec<ListedSession>, StoreError>>;
     fn set_mode(&self, mode: Mode);
     fn mode(&self) -> Mode;
@@ -81,6 +88,14 @@ impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
     ) -> Boxed<Result<Changed<u64>, Error>> {
         Box::pin(self.revoke(target, reason))
     }
+    fn revoke_and_wait(
+        self: Arc<Self>,
+        target: Target,
+        reason: String,
+        deadline: Duration,
+    ) -> Boxed<Result<Changed<u64>, Error>> {
+        Box::pin(self.revoke_and_wait(target, reason, deadline))
+    }
     fn update(
         self: Arc<Self>,
         id: SessionId,
@@ -96,6 +111,12 @@ impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
         grace: Duration,
     ) -> Boxed<Result<Changed<(SessionToken, Session)>, Error>> {
         Box::pin(self.rotate(old, new, grace))
+    }
+    fn login_moment(self: Arc<Self>) -> Boxed<Result<LoginMoment, StoreError>> {
+        Box::pin(async move {
+            let moment = self.store.login_moment().await;
+            moment.inspect_err(|e| self.note_store(e))
+        })
     }
     fn list(self: Arc<Self>, user_id: String) -> Boxed<Result<Vec<ListedSession>, StoreError>> {
         Box::pin(async move {

@@ -23,7 +23,7 @@ use super::{
     Change, Creation, JournalPosition, JournalRead, Loaded, Revoked, SessionStore, Target,
 };
 use crate::error::StoreError;
-use crate::session::{CheckedSession, ListedSession, SessionId};
+use crate::session::{CheckedSession, ListedSession, LoginMoment, SessionId};
 use crate::token::TokenDigest;
 
 mod ask;
@@ -156,12 +156,16 @@ impl SessionStore for PostgresStore {
         self.load_all(digests).await
     }
 
+    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
+        self.snapshot().await
+    }
+
     async fn create(
         &self,
         digest: TokenDigest,
         new: &CheckedSession,
     ) -> Result<Creation, StoreError> {
-        self.create_since(digest, new, None).await
+        self.create_new(digest, new).await
     }
 
     async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {

@@ -20,7 +20,7 @@ use super::{
     Change, Creation, JournalPosition, JournalRead, Loaded, Revoked, SessionStore, Target,
 };
 use crate::error::StoreError;
-use crate::session::{CheckedSession, ListedSession, SessionId};
+use crate::session::{CheckedSession, ListedSession, LoginMoment, SessionId};
 use crate::token::TokenDigest;
 
 mod change;
@@ -65,6 +65,10 @@ impl SqliteStore {
 impl SessionStore for SqliteStore {
     async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
         self.load_all(digests.to_vec()).await
+    }
+
+    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
+        self.moment()
     }
 
     async fn create(

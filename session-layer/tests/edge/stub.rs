@@ -19,8 +19,9 @@ use session_layer::store::{
     Target,
 };
 use session_layer::{
-    CacheError, CacheErrorKind, CheckedSession, ListedSession, Session, SessionCacheLayer,
-    SessionId, SessionParts, Sessions, StoreError, StoreErrorKind, Timestamp, TokenDigest,
+    CacheError, CacheErrorKind, CheckedSession, ListedSession, LoginMoment, Session,
+    SessionCacheLayer, SessionId, SessionParts, Sessions, StoreError, StoreErrorKind, Timestamp,
+    TokenDigest,
 };
 use tower::{Layer as _, ServiceExt as _};
 
@@ -271,6 +272,10 @@ impl SessionStore for StubStore {
             xmin: 0,
             rows: digests.iter().map(row).collect(),
         })
+    }
+
+    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
+        Err(no_store())
     }
 
     async fn create(&self, _: TokenDigest, _: &CheckedSession) -> Result<Creation, StoreError> {

@@ -13,6 +13,7 @@ mod http;
 mod hyper_example;
 mod incarnation;
 mod journal;
+mod logins;
 mod outages;
 mod proxy;
 mod quickstart;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         registry.theme("outages", outages::tests);
         registry.theme("incarnation", incarnation::tests);
         registry.theme("journal", journal::tests);
+        registry.theme("logins", logins::tests);
         registry.theme("rls", rls::tests);
         registry.theme("embedded", embedded::tests);
         registry.theme("run", run::tests);

@@ -13,7 +13,7 @@ use super::ask::{micros, statement, within};
 use super::errors::Progress;
 use super::rows::{self, Facts, unexpected};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::session::CheckedSession;
+use crate::session::{CheckedSession, LoginMoment};
 use crate::store::Creation;
 use crate::token::TokenDigest;
 
@@ -25,14 +25,20 @@ enum Attempt {
 }
 
 impl PostgresStore {
-    /// `begun`: where Postgres stood when the login began (`pg_current_snapshot()` as text). Without
-    /// it, the login began with this call.
-    pub(super) async fn create_since(
+    /// Where Postgres stands: its snapshot as text.
+    pub(super) async fn snapshot(&self) -> Result<LoginMoment, StoreError> {
+        let found = self.read(|| statement(&self.statements.snapshot)).await?;
+        Facts::of(&found)?;
+        let snapshot: String = found[0].try_get("snapshot").map_err(unexpected)?;
+        LoginMoment::new(snapshot).map_err(|error| unexpected(sqlx::Error::Decode(Box::new(error))))
+    }
+
+    pub(super) async fn create_new(
         &self,
         digest: TokenDigest,
         new: &CheckedSession,
-        begun: Option<String>,
     ) -> Result<Creation, StoreError> {
+        let begun = new.begun.as_ref().map(ToString::to_string);
         let progress = Progress::default();
         within(
             self.change_deadline,

@@ -19,6 +19,7 @@ pub(super) struct Statements {
     pub(super) digests_of_user: SqlStr,
     pub(super) revoke: PerTarget,
     pub(super) add_user: SqlStr,
+    pub(super) snapshot: SqlStr,
     pub(super) create: SqlStr,
     pub(super) foreign_raise: SqlStr,
     pub(super) forget_raise: SqlStr,
@@ -139,6 +140,9 @@ impl Statements {
             // $1 user
             add_user: sql(format!(
                 "INSERT INTO {users} (user_id) VALUES ($1) ON CONFLICT DO NOTHING"
+            )),
+            snapshot: sql(format!(
+                "SELECT f.*, pg_current_snapshot()::text AS snapshot FROM {facts} f"
             )),
             create: sql(create(users, sessions, facts, columns)),
             // $1 user. See `create.rs`.

@@ -8,18 +8,39 @@ use super::SqliteStore;
 use super::record::Record;
 use super::turns::Turn;
 use crate::clock::Timestamp;
-use crate::error::StoreError;
-use crate::session::{CheckedSession, SessionId};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::session::{CheckedSession, LoginMoment, SessionId};
 use crate::store::{Change, Creation, Revoked, Target};
 use crate::token::TokenDigest;
 
+/// A moment is the number of the last revoke-all before it.
+fn raise_number(moment: &LoginMoment) -> Result<i64, StoreError> {
+    moment.as_str().parse().map_err(|error| {
+        StoreError::new(
+            StoreErrorKind::Other,
+            "the login began at another store: begin it again",
+        )
+        .with_source(error)
+    })
+}
+
 impl SqliteStore {
+    pub(super) fn moment(&self) -> Result<LoginMoment, StoreError> {
+        LoginMoment::new(self.turns.raises().to_string()).map_err(|error| {
+            StoreError::new(StoreErrorKind::Other, "the number of a revoke-all is none")
+                .with_source(error)
+        })
+    }
+
     pub(super) async fn create_now(
         &self,
         digest: TokenDigest,
         new: CheckedSession,
     ) -> Result<Creation, StoreError> {
-        let begun = self.turns.raises();
+        let begun = match &new.begun {
+            Some(moment) => raise_number(moment)?,
+            None => self.turns.raises(),
+        };
         self.turns
             .change(move |turn| Box::pin(create(turn, digest, new, begun)))
             .await

@@ -18,7 +18,7 @@ use session_layer::store::{
     Target,
 };
 use session_layer::{
-    CacheError, CheckedSession, ListedSession, SessionId, StoreError, TokenDigest,
+    CacheError, CheckedSession, ListedSession, LoginMoment, SessionId, StoreError, TokenDigest,
 };
 use session_testkit::backends::{Backends, Sandbox};
 use tokio::sync::oneshot;
@@ -73,6 +73,9 @@ impl SessionStore for Stopping {
             self.stops.pass(digest).await;
         }
         loaded
+    }
+    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
+        self.store.login_moment().await
     }
     async fn create(
         &self,
