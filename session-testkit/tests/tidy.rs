@@ -1,0 +1,54 @@
+//! What the documents say of the code is looked up in the code.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+/// Every `[name](file)` of a table's last column names a test that is declared in that file: in the
+/// integration tests as a string, elsewhere as a function.
+#[test]
+fn the_failure_page_names_tests_that_exist() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let page = fs::read_to_string(docs.join("failure-modes.md")).unwrap();
+    let mut sources: HashMap<String, String> = HashMap::new();
+    let mut seen = 0;
+    for link in page.split('[').skip(1) {
+        let Some((name, rest)) = link.split_once("](") else {
+            continue;
+        };
+        let file = rest.split(')').next().unwrap();
+        let source = sources.entry(file.to_owned()).or_insert_with(|| {
+            fs::read_to_string(docs.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+        });
+        let declared =
+            source.contains(&format!("\"{name}\"")) || source.contains(&format!("fn {name}("));
+        assert!(
+            declared,
+            "failure-modes.md: there is no test {name} in {file}"
+        );
+        seen += 1;
+    }
+    assert!(seen > 30, "only {seen} links were found");
+}
+
+/// A row of a table of faults without a test proves nothing.
+#[test]
+fn every_row_of_the_failure_page_names_a_test() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let page = fs::read_to_string(docs.join("failure-modes.md")).unwrap();
+    let mut proved = false;
+    let mut rows = 0;
+    for line in page.lines() {
+        if line.starts_with("| ") && line.ends_with("proved by |") {
+            proved = true;
+        } else if !line.starts_with('|') {
+            proved = false;
+        } else if proved && !line.starts_with("|---") && !line.contains("call it again") {
+            rows += 1;
+            assert!(line.contains("]("), "no test: {line}");
+        }
+    }
+    assert!(rows > 25, "only {rows} rows were found");
+}
