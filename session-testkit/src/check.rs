@@ -6,13 +6,14 @@
 
 mod postgres;
 mod redis;
+mod steps;
 
-use std::{fmt, future::Future, time::Duration};
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
-use tokio::time::{Instant, timeout};
 
-use crate::url::redacted;
+pub(crate) use self::steps::Finding;
+use self::steps::Steps;
 
 /// How long one step may take.
 pub const DEADLINE: Duration = Duration::from_secs(2);
@@ -162,21 +163,33 @@ pub enum Progress<'a> {
 
 impl fmt::Display for Progress<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let step = match self {
-            Self::Begin(heading) => return f.write_str(heading),
-            Self::Step(step) => step,
-        };
-        let sign = match step.status {
-            Status::Ok => "✅",
-            Status::Warning => "⚠️ ",
-            Status::Failed => "❌",
-            Status::Skipped => "➖",
-        };
-        write!(f, "{sign} {}", step.message)?;
-        if let Some(why) = &step.why {
+        match self {
+            Self::Begin(heading) => f.write_str(heading),
+            Self::Step(step) => step.fmt(f),
+        }
+    }
+}
+
+impl Status {
+    /// For people, two columns wide.
+    pub(crate) fn sign(self) -> &'static str {
+        match self {
+            Self::Ok => "✅",
+            Self::Warning => "⚠️ ",
+            Self::Failed => "❌",
+            Self::Skipped => "➖",
+        }
+    }
+}
+
+/// A line, and what is to be said below it where not all is well.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status.sign(), self.message)?;
+        if let Some(why) = &self.why {
             write!(f, "\n   why: {why}")?;
         }
-        if let Some(help) = &step.help {
+        if let Some(help) = &self.help {
             for line in help.lines() {
                 write!(f, "\n   → {line}")?;
             }
@@ -194,117 +207,5 @@ pub async fn check(target: &Target, mut tell: impl FnMut(Progress<'_>)) -> Repor
     Report {
         ok: servers.iter().all(|server| server.status != Status::Failed),
         servers,
-    }
-}
-
-/// Takes steps, one after the other.
-struct Steps<'a> {
-    url: Option<&'a str>,
-    taken: Vec<Step>,
-    tell: &'a mut dyn FnMut(Progress<'_>),
-}
-
-/// What a step found: a line and, where not all is well, why and what to do.
-struct Finding {
-    status: Status,
-    message: String,
-    why: Option<String>,
-    help: Option<String>,
-}
-
-impl Finding {
-    fn ok(message: impl Into<String>) -> Self {
-        Self {
-            status: Status::Ok,
-            message: message.into(),
-            why: None,
-            help: None,
-        }
-    }
-
-    fn new(status: Status, message: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
-        Self {
-            status,
-            message: message.to_owned(),
-            why: Some(why.into()),
-            help: Some(help.into()),
-        }
-    }
-
-    fn failed(message: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
-        Self::new(Status::Failed, message, why, help)
-    }
-
-    fn warning(message: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
-        Self::new(Status::Warning, message, why, help)
-    }
-
-    fn skipped(message: impl Into<String>) -> Self {
-        Self {
-            status: Status::Skipped,
-            ..Self::ok(message)
-        }
-    }
-}
-
-impl<'a> Steps<'a> {
-    fn begin(heading: &str, url: Option<&'a str>, tell: &'a mut dyn FnMut(Progress<'_>)) -> Self {
-        tell(Progress::Begin(heading));
-        Self {
-            url,
-            taken: Vec::new(),
-            tell,
-        }
-    }
-
-    /// Takes a step under the deadline; a value goes on to the next one. `late` is what is found
-    /// when the deadline passes.
-    async fn take<T>(
-        &mut self,
-        step: &'static str,
-        late: impl FnOnce(String) -> Finding,
-        work: impl Future<Output = Result<(T, Finding), Finding>>,
-    ) -> Option<T> {
-        let begin = Instant::now();
-        let (value, finding) = match timeout(DEADLINE, work).await {
-            Ok(Ok((value, finding))) => (Some(value), finding),
-            Ok(Err(finding)) => (None, finding),
-            Err(_) => (
-                None,
-                late(format!("no answer within {} s", DEADLINE.as_secs())),
-            ),
-        };
-        let hide = |text: String| match self.url {
-            Some(url) => crate::url::without_password(&text, url),
-            None => text,
-        };
-        let step = Step {
-            step,
-            status: finding.status,
-            message: hide(finding.message),
-            why: finding.why.map(hide),
-            help: finding.help.map(hide),
-            ms: (begin.elapsed().as_secs_f64() * 100_000.0).round() / 100.0,
-        };
-        (self.tell)(Progress::Step(&step));
-        self.taken.push(step);
-        value
-    }
-
-    /// A step that needs no server.
-    async fn note(&mut self, step: &'static str, finding: Finding) {
-        let _nothing: Option<()> = self
-            .take(step, |_| Finding::ok(""), async { Err(finding) })
-            .await;
-    }
-
-    fn end(self, server: &'static str) -> ServerReport {
-        let worst = self.taken.iter().map(|step| step.status).max();
-        ServerReport {
-            server,
-            url: self.url.map(redacted),
-            status: worst.unwrap_or(Status::Skipped),
-            steps: self.taken,
-        }
     }
 }

@@ -1,12 +1,15 @@
 //! The command line. Exit code 0: all well; 1: a check failed or a promise was broken; 2: could not
 //! run (bad arguments, no servers).
 
+mod bench;
 mod check;
 mod interrupts;
+mod progress;
 mod run;
 mod servers;
+mod verify;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -27,12 +30,16 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   session-testkit check --redis-url redis://127.0.0.1 --database-url postgres://app@127.0.0.1/app
-  session-testkit run -- cargo nextest run";
+  session-testkit run -- cargo nextest run
+  session-testkit verify
+  session-testkit bench";
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(bench::Arguments),
     Check(check::Arguments),
     Run(run::Arguments),
+    Verify(verify::Arguments),
 }
 
 /// What `main` of the command does.
@@ -40,10 +47,16 @@ enum Command {
 pub fn main() -> ExitCode {
     // Bad arguments end the process here, with exit code 2.
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    // What is broken on purpose is no news.
+    let level = match cli.command {
+        Command::Verify(_) => "error",
+        _ => "warn",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -54,8 +67,10 @@ pub fn main() -> ExitCode {
     };
     runtime.block_on(async {
         match cli.command {
+            Command::Bench(arguments) => bench::main(arguments).await,
             Command::Check(arguments) => check::main(arguments).await,
             Command::Run(arguments) => run::main(arguments).await,
+            Command::Verify(arguments) => verify::main(arguments).await,
         }
     })
 }

@@ -47,10 +47,13 @@
 //!
 //! # Look
 //!
-//! [`check`] looks at a deployment and says which step fails, why, and what to do; it is the
-//! command `session-testkit check` too.
+//! [`check`](mod@check) looks at a deployment and says which step fails, why, and what to do; [`bench`](mod@bench) measures what
+//! its cache is worth; [`verify`] examines whether session-layer does on these servers what it promises. Each is a
+//! command of `session-testkit` too.
 
+mod app;
 pub mod backends;
+pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod faults;
@@ -59,5 +62,11 @@ pub mod invariants;
 pub mod proxy;
 pub mod subject;
 pub mod url;
+pub mod verify;
 pub mod wait;
 pub mod workload;
+
+/// The README's examples are tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -53,6 +53,8 @@
 
 mod breaks;
 mod dropping;
+mod injected;
+mod latencies;
 mod perform;
 mod plan;
 mod record;
@@ -62,8 +64,9 @@ mod sessions;
 mod settings;
 mod tally;
 
+pub(crate) use self::latencies::Latencies;
 pub use self::{
-    breaks::{Break, Scheduled},
+    breaks::{Break, Failure, Scheduled},
     dropping::DropWhen,
     plan::{Action, Plan, Planned, Presented},
     record::{Clock, Progress, Recorder},

@@ -1,5 +1,8 @@
 //! Which servers a command that makes load uses: its own, unless others are named.
 
+use std::process::ExitCode;
+
+use super::could_not_run;
 use crate::backends::{BackendError, Backends, BackendsBuilder};
 
 /// The arguments by which servers are named. The application's own environment (`REDIS_URL`,
@@ -50,4 +53,15 @@ impl Servers {
     pub(super) async fn start(&self) -> Result<Backends, BackendError> {
         self.builder().start().await
     }
+}
+
+/// [`could_not_run`], and what to do where a server was named that does not answer.
+pub(super) fn not_there(error: &BackendError) -> ExitCode {
+    let code = could_not_run(error);
+    if matches!(error, BackendError::NotReady { .. }) {
+        eprintln!(
+            "  → `session-testkit check` with the same addresses (--redis-url, --database-url) says which step fails, and why"
+        );
+    }
+    code
 }

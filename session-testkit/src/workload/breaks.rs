@@ -5,7 +5,8 @@ use std::{error::Error, fmt, future::Future, pin::Pin, time::Duration};
 use super::Recorder;
 use crate::history::{Entry, Fault, Nanos, Touched, nanos};
 
-type Failure = Box<dyn Error + Send + Sync>;
+/// Why something could not be broken or healed.
+pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// Something that can be broken and healed.
 ///

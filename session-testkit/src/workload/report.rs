@@ -31,7 +31,7 @@ pub struct Report {
 }
 
 /// One second of the load. A request belongs to the second in which it was due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Second {
     /// Which one, from 0.
     pub second: u64,
@@ -79,12 +79,17 @@ impl Counts {
 }
 
 /// Latencies, in microseconds; 0 where there were none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Latency {
     /// How many were measured.
     pub count: u64,
+    /// The average.
+    pub mean_us: f64,
     /// The median.
     pub p50_us: u64,
+    /// 95 %.
+    pub p95_us: u64,
     /// 99 %.
     pub p99_us: u64,
     /// 99.9 %.

@@ -1,47 +1,12 @@
 //! The numbers of a run while they grow.
 
-use hdrhistogram::Histogram;
-
-use super::{Counts, Latency, Progress, Report, Second, Settings};
+use super::{Counts, Latencies, Progress, Report, Second, Settings};
 use crate::{
     history::{Change, Creation, Nanos, Op, Operation},
     subject::Seen,
 };
 
-const MICRO: Nanos = 1_000;
 const SECOND: Nanos = 1_000_000_000;
-
-/// Latencies as they come: an HDR histogram of microseconds, two digits, which are some 10 KB.
-#[derive(Debug)]
-struct Latencies(Histogram<u32>);
-
-impl Default for Latencies {
-    fn default() -> Self {
-        let histogram = Histogram::new(2);
-        Self(histogram.unwrap_or_else(|_| unreachable!("two digits are allowed")))
-    }
-}
-
-impl Latencies {
-    fn add(&mut self, span: Nanos) {
-        // It resizes itself, so nothing is out of range. (`saturating_record` does not.)
-        let recorded = self.0.record(span / MICRO);
-        debug_assert!(recorded.is_ok(), "{span} ns");
-    }
-
-    fn sum(&self) -> Latency {
-        if self.0.is_empty() {
-            return Latency::default();
-        }
-        Latency {
-            count: self.0.len(),
-            p50_us: self.0.value_at_quantile(0.5),
-            p99_us: self.0.value_at_quantile(0.99),
-            p999_us: self.0.value_at_quantile(0.999),
-            max_us: self.0.max(),
-        }
-    }
-}
 
 /// Where an operation belongs, beside what its record says.
 #[derive(Debug, Clone, Copy)]

@@ -287,7 +287,7 @@ async fn redis_roles(backend: Backend) -> Outcome {
         "~session-layer:*",
         "+@all",
         "-info",
-        "-eval",
+        "-evalsha",
     ];
     redis::cmd("ACL")
         .arg(&user)

@@ -1,8 +1,10 @@
 //! All tests that need servers, as one binary; `harness.rs` says how to add to them.
 
 mod backends;
+mod bench;
 mod changes;
 mod check;
+mod command;
 mod embedded;
 mod examples;
 mod faults;
@@ -23,6 +25,7 @@ mod skips;
 mod stale_fill;
 mod support;
 mod validate;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -47,6 +50,8 @@ fn main() -> ExitCode {
         registry.theme("rls", rls::tests);
         registry.theme("embedded", embedded::tests);
         registry.theme("run", run::tests);
+        registry.theme("bench", bench::tests);
+        registry.theme("verify", verify::tests);
         registry.theme("skips", skips::tests);
         registry.theme("quickstart", quickstart::tests);
         registry.theme("hyper_example", hyper_example::tests);

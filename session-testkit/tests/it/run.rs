@@ -7,12 +7,12 @@ use session_testkit::{
     backends::{Backend, Backends},
     wait,
 };
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::Command,
-};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::harness::{Outcome, Registry};
+use crate::{
+    command::{testkit, testkit_on},
+    harness::{Outcome, Registry},
+};
 
 pub(crate) fn tests(reg: &mut Registry) {
     reg.each_backend(
@@ -27,28 +27,6 @@ pub(crate) fn tests(reg: &mut Registry) {
     );
     reg.each_backend("all_backends_names_a_pair_for_each", |_| all_backends());
     reg.plain("bad_arguments_exit_2", bad_arguments);
-}
-
-fn testkit() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_session-testkit"));
-    for name in [
-        "SESSION_TESTKIT_REDIS_URL",
-        "SESSION_TESTKIT_DATABASE_URL",
-        "SESSION_TESTKIT_BACKEND",
-    ] {
-        command.env_remove(name);
-    }
-    command.kill_on_drop(true).stdin(Stdio::null());
-    command
-}
-
-/// On servers that are there already, for speed.
-fn testkit_on(backends: &Backends) -> Command {
-    let mut command = testkit();
-    command
-        .env("SESSION_TESTKIT_REDIS_URL", backends.redis().url())
-        .env("SESSION_TESTKIT_DATABASE_URL", backends.postgres().url());
-    command
 }
 
 async fn starts_servers(backend: Backend) -> Outcome {

@@ -1,0 +1,149 @@
+//! What was measured, for people and for programs.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{
+    Bar, Figures, Length, Machine, ROUNDS, Settings, Verdict,
+    judge::{improvement, ms},
+};
+use crate::workload::Latency;
+
+/// What was measured, and what it is worth.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Report {
+    /// Whether every bar was reached.
+    pub ok: bool,
+    /// Where.
+    pub machine: Machine,
+    /// How much.
+    pub settings: Settings,
+    /// How the load was made, in words.
+    pub method: String,
+    /// What was measured; latencies in microseconds.
+    pub figures: Figures,
+    /// How much less latency there was with the cache, in percent.
+    pub improvement: Improvement,
+    /// A verdict against each bar.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// How much less latency there was, in percent; `null` where there was none to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Improvement {
+    /// Of the average.
+    pub mean: Option<f64>,
+    /// Of the median.
+    pub p50: Option<f64>,
+    /// Of 95 %.
+    pub p95: Option<f64>,
+    /// Of 99 %.
+    pub p99: Option<f64>,
+}
+
+impl Improvement {
+    fn of(before: &Latency, after: &Latency) -> Self {
+        let tenths = |value: f64| (value * 10.0).round() / 10.0;
+        let of = |before, after| improvement(before, after).map(tenths);
+        Self {
+            mean: of(before.mean_us, after.mean_us),
+            p50: of(ms(before.p50_us), ms(after.p50_us)),
+            p95: of(ms(before.p95_us), ms(after.p95_us)),
+            p99: of(ms(before.p99_us), ms(after.p99_us)),
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn new(
+        machine: Machine,
+        settings: Settings,
+        figures: Figures,
+        verdicts: Vec<Verdict>,
+    ) -> Self {
+        let length = match settings.length {
+            Length::Requests(requests) => format!("{requests} requests"),
+            Length::Time(time) => format!("{} s", time.as_secs_f64()),
+        };
+        let Settings {
+            concurrency,
+            sessions,
+            ..
+        } = settings;
+        let method = format!(
+            "closed loop, {concurrency} clients; {sessions} sessions in turn; {length} of each side, in {ROUNDS} rounds that \
+             alternate, after a warm-up"
+        );
+        Self {
+            ok: verdicts.iter().all(|verdict| verdict.met),
+            machine,
+            settings,
+            method,
+            improvement: Improvement::of(&figures.without_cache, &figures.with_cache),
+            figures,
+            verdicts,
+        }
+    }
+
+    /// The verdict against this bar.
+    #[must_use]
+    pub fn of(&self, bar: Bar) -> Option<&Verdict> {
+        self.verdicts.iter().find(|verdict| verdict.bar == bar)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let figures = &self.figures;
+        writeln!(f, "{}", self.machine)?;
+        writeln!(f, "{}", self.method)?;
+        writeln!(f)?;
+        writeln!(
+            f,
+            "{:<26}{:>9}{:>9}{:>9}{:>9}{:>10}",
+            "ms", "average", "p50", "p95", "p99", "requests"
+        )?;
+        let rows = [
+            ("without cache", &figures.without_cache),
+            ("with cache", &figures.with_cache),
+            ("  of these, hits", &figures.hit),
+            ("misses (cache empty)", &figures.miss),
+            ("bare PING of Redis", &figures.ping),
+            ("bare SELECT 1 of Postgres", &figures.select),
+        ];
+        for (name, latency) in rows {
+            let [p50, p95, p99] = [latency.p50_us, latency.p95_us, latency.p99_us].map(ms);
+            let (mean, count) = (latency.mean_us / 1000.0, latency.count);
+            writeln!(
+                f,
+                "{name:<26}{mean:>9.3}{p50:>9.3}{p95:>9.3}{p99:>9.3}{count:>10}"
+            )?;
+        }
+        let Improvement {
+            mean,
+            p50,
+            p95,
+            p99,
+        } = self.improvement;
+        write!(f, "{:<26}", "improvement, %")?;
+        for value in [mean, p50, p95, p99] {
+            match value {
+                Some(value) => write!(f, "{value:>9.1}")?,
+                None => write!(f, "{:>9}", "-")?,
+            }
+        }
+        writeln!(f)?;
+        writeln!(f, "{:<26}{:>9.1}", "hit rate, %", figures.hit_rate)?;
+        writeln!(f)?;
+        for verdict in &self.verdicts {
+            writeln!(f, "{} {verdict}", if verdict.met { "✅" } else { "❌" })?;
+            for line in &verdict.help {
+                writeln!(f, "   → {line}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! The progress bar: on standard error, and only where that is a terminal.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// A bar of so many parts, and what goes on now. It is gone when dropped.
+pub(super) struct Bar(ProgressBar);
+
+impl Bar {
+    pub(super) fn new() -> Self {
+        // Hidden, and so never drawn, where standard error is no terminal.
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        bar.set_style(style("{spinner} {msg}"));
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+
+    /// What goes on before it is known how much there is to do.
+    pub(super) fn say(&self, what: &str) {
+        self.0.set_message(what.to_owned());
+    }
+
+    /// What begins now, as the `done`th part of `total`.
+    pub(super) fn at(&self, what: &str, done: u32, total: u32) {
+        if self.0.length().is_none() {
+            self.0
+                .set_style(style("{spinner} [{bar:24}] {pos}/{len} {msg} ({elapsed})"));
+        }
+        self.0.set_length(total.into());
+        self.0.set_position(done.into());
+        self.say(what);
+    }
+
+    /// Prints something above the bar.
+    pub(super) fn above(&self, print: impl FnOnce()) {
+        self.0.suspend(print);
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // A template that can't be read leaves the default bar.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}

@@ -1,0 +1,75 @@
+//! `session-testkit verify`
+
+use std::process::ExitCode;
+
+use super::{
+    could_not_run,
+    interrupts::unless_interrupted,
+    progress::Bar,
+    servers::{Servers, not_there},
+};
+use crate::verify::{self, Progress, Stage};
+
+/// Verifies that session-layer does on these servers what it promises, in six stages: connection, benchmark, caching
+/// integration, health endpoint, error handling, fallback.
+///
+/// Without named servers it starts its own, kills and pauses them, and stops them afterwards. On named ones it works in
+/// a schema and key namespace of its own, which it removes, and reaches Redis through a proxy that it cuts; only
+/// FLUSHALL takes --destructive. Exit code 0: all stages passed; 1: one failed; 2: could not run.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  session-testkit verify
+  session-testkit verify --redis-url redis://cache.staging --database-url postgres://app@db.staging/app --json")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    servers: Servers,
+
+    /// Print one JSON document on standard output, with every step, and the stages on standard error.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn main(arguments: Arguments) -> ExitCode {
+    unless_interrupted(run(arguments)).await
+}
+
+async fn run(arguments: Arguments) -> ExitCode {
+    let bar = Bar::new();
+    bar.say("getting servers");
+    let backends = match arguments.servers.start().await {
+        Ok(backends) => backends,
+        Err(error) => return not_there(&error),
+    };
+    let mut stage = Stage::Connection;
+    let at = |now: &str, stage: Stage| {
+        let all = u32::try_from(Stage::ALL.len()).unwrap_or(u32::MAX);
+        bar.at(now, stage.number() - 1, all);
+    };
+    let report = verify::run(&backends, |progress| match progress {
+        Progress::Begin(begins) => {
+            stage = begins;
+            at(stage.title(), stage);
+        }
+        Progress::Step(step) => at(&format!("{}: {}", stage.title(), step.step), stage),
+        Progress::End(report) => bar.above(|| {
+            if arguments.json {
+                eprintln!("{report}");
+            } else {
+                println!("{report}");
+            }
+        }),
+    })
+    .await;
+    bar.clear();
+    if arguments.json {
+        match serde_json::to_string_pretty(&report) {
+            Ok(document) => println!("{document}"),
+            Err(error) => return could_not_run(&error),
+        }
+        eprintln!("\n{}", report.summary());
+    } else {
+        println!("\n{}", report.summary());
+    }
+    ExitCode::from(u8::from(!report.ok))
+}

@@ -1,0 +1,283 @@
+//! The health document, field by field: a pure function. Dashboards read these names.
+
+use serde_json::Value;
+use session_layer::Timestamp;
+
+/// What a field holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Text,
+    Time,
+    Flag,
+    Count,
+    Number,
+    Texts,
+}
+
+use Holds::{Count, Flag, Number, Text, Texts, Time};
+
+/// Each field, what it holds, and whether it is known only while Redis answers (`null` else).
+const FIELDS: [(&str, Holds, bool); 24] = [
+    ("/status", Text, false),
+    ("/timestamp", Time, false),
+    ("/redis/connected", Flag, false),
+    ("/redis/version", Text, true),
+    ("/redis/uptime", Count, true),
+    ("/redis/usedMemory", Text, true),
+    ("/redis/totalKeys", Count, true),
+    ("/sessionCache/enabled", Flag, false),
+    ("/sessionCache/healthy", Flag, false),
+    ("/sessionCache/metrics/hits", Count, false),
+    ("/sessionCache/metrics/misses", Count, false),
+    ("/sessionCache/metrics/errors", Count, false),
+    ("/sessionCache/metrics/total", Count, false),
+    ("/sessionCache/metrics/hitRate", Number, false),
+    ("/sessionCache/metrics/ttl", Count, false),
+    ("/sessionCache/pool/size", Count, false),
+    ("/sessionCache/pool/available", Count, false),
+    ("/sessionCache/pool/pending", Count, false),
+    ("/performance/ping", Number, true),
+    ("/performance/set", Number, true),
+    ("/performance/get", Number, true),
+    ("/errors", Texts, false),
+    ("/postgres/connected", Flag, false),
+    ("/mode", Text, false),
+];
+
+/// How many fields are looked at.
+pub(super) const FIELD_COUNT: usize = FIELDS.len();
+
+/// At most so many errors are told.
+const MOST_ERRORS: usize = 10;
+
+/// What is wrong with a document, whatever the state of the servers; empty if nothing is.
+pub(super) fn objections(document: &Value) -> Vec<String> {
+    let fields = FIELDS
+        .iter()
+        .filter_map(|(path, holds, unknown_without_redis)| {
+            let name = path.trim_start_matches('/').replace('/', ".");
+            match document.pointer(path) {
+                None => Some(format!("`{name}` is left out")),
+                Some(Value::Null) if *unknown_without_redis => None,
+                Some(value) if holds.fits(value) => None,
+                Some(value) => Some(format!("`{name}` is {value}, which is no {}", holds.word())),
+            }
+        });
+    fields.chain(contradictions(document)).collect()
+}
+
+impl Holds {
+    fn fits(self, value: &Value) -> bool {
+        match self {
+            Text => value.is_string(),
+            Time => value
+                .as_str()
+                .is_some_and(|text| text.ends_with('Z') && text.parse::<Timestamp>().is_ok()),
+            Flag => value.is_boolean(),
+            Count => value.is_u64(),
+            Number => value.as_f64().is_some_and(|number| number >= 0.0),
+            Texts => value.as_array().is_some_and(|texts| {
+                texts.len() <= MOST_ERRORS && texts.iter().all(Value::is_string)
+            }),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Text => "text",
+            Time => "time in UTC (RFC 3339)",
+            Flag => "true or false",
+            Count => "whole number",
+            Number => "number",
+            Texts => "list of at most 10 texts",
+        }
+    }
+}
+
+/// Fields that contradict each other.
+fn contradictions(document: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let metrics = &document["sessionCache"]["metrics"];
+    let count = |name: &str| metrics[name].as_u64().unwrap_or_default();
+    let (hits, total) = (count("hits"), count("total"));
+    let sum = hits + count("misses") + count("errors");
+    if total != sum {
+        found.push(format!(
+            "`total` is {total}, and hits, misses and errors make {sum}"
+        ));
+    }
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of requests are far below 2^52"
+    )]
+    let rate = if total == 0 {
+        0.0
+    } else {
+        hits as f64 * 100.0 / total as f64
+    };
+    let told = metrics["hitRate"].as_f64().unwrap_or_default();
+    if (told - rate).abs() > 0.1 {
+        found.push(format!(
+            "`hitRate` is {told}, and {hits} hits of {total} are {rate:.1} %"
+        ));
+    }
+    let pool = &document["sessionCache"]["pool"];
+    if pool["available"].as_u64() > pool["size"].as_u64() {
+        found.push(format!(
+            "more connections are available than there are: {pool}"
+        ));
+    }
+    found
+}
+
+/// What contradicts a Redis that answers.
+pub(super) fn not_up(document: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    if document["redis"]["connected"] != true {
+        found.push("`redis.connected` is not true".to_owned());
+    }
+    if document["sessionCache"]["healthy"] != true {
+        found.push("`sessionCache.healthy` is not true".to_owned());
+    }
+    for name in ["ping", "set", "get"] {
+        if !document["performance"][name].is_number() {
+            found.push(format!(
+                "`performance.{name}` is {}",
+                document["performance"][name]
+            ));
+        }
+    }
+    found
+}
+
+/// What contradicts a Redis that is down.
+pub(super) fn not_down(document: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    if document["status"] != "unhealthy" {
+        found.push(format!("`status` is {}", document["status"]));
+    }
+    for (path, expected) in [
+        ("/redis/connected", Value::Bool(false)),
+        ("/sessionCache/healthy", Value::Bool(false)),
+        ("/sessionCache/pool/available", Value::from(0)),
+        ("/performance/ping", Value::Null),
+        ("/performance/set", Value::Null),
+        ("/performance/get", Value::Null),
+    ] {
+        let seen = document.pointer(path).unwrap_or(&Value::Null);
+        if *seen != expected {
+            found.push(format!("`{}` is {seen}", path[1..].replace('/', ".")));
+        }
+    }
+    if document["errors"].as_array().is_none_or(Vec::is_empty) {
+        found.push("`errors` says nothing".to_owned());
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// As the contract has it.
+    fn healthy() -> Value {
+        json!({"status":"healthy","timestamp":"2026-11-22T12:00:00Z",
+            "redis":{"connected":true,"version":"7.0.15","uptime":123_456,"usedMemory":"1.2M","totalKeys":42},
+            "sessionCache":{"enabled":true,"healthy":true,
+                "metrics":{"hits":850,"misses":150,"errors":0,"total":1000,"hitRate":85.0,"ttl":300},
+                "pool":{"size":10,"available":8,"pending":0}},
+            "performance":{"ping":0.2,"set":0.3,"get":0.2},"errors":[],
+            "postgres":{"connected":true},"mode":"on"})
+    }
+
+    fn down() -> Value {
+        let mut document = healthy();
+        document["status"] = json!("unhealthy");
+        document["redis"] = json!({"connected":false,"version":null,"uptime":null,"usedMemory":null,"totalKeys":null});
+        document["sessionCache"]["healthy"] = json!(false);
+        document["sessionCache"]["pool"]["available"] = json!(0);
+        document["performance"] = json!({"ping":null,"set":null,"get":null});
+        document["errors"] = json!(["session cache: gone"]);
+        document
+    }
+
+    #[test]
+    fn the_documents_of_the_contract_have_nothing_wrong() {
+        for document in [healthy(), down()] {
+            assert_eq!(objections(&document), [""; 0]);
+        }
+        assert_eq!(not_up(&healthy()), [""; 0]);
+        assert_eq!(not_down(&down()), [""; 0]);
+        assert!(!not_up(&down()).is_empty() && !not_down(&healthy()).is_empty());
+    }
+
+    #[test]
+    fn each_field_is_missed_and_none_may_hold_something_else() {
+        for (path, holds, unknown) in FIELDS {
+            let name = path[1..].replace('/', ".");
+            let (parent, last) = path.rsplit_once('/').unwrap();
+            let mut without = healthy();
+            let parent = without.pointer_mut(parent).unwrap();
+            parent.as_object_mut().unwrap().remove(last);
+            let said = objections(&without).join("; ");
+            assert!(said.contains(&format!("`{name}` is left out")), "{said}");
+
+            let mut wrong = healthy();
+            *wrong.pointer_mut(path).unwrap() = json!({});
+            let said = objections(&wrong).join("; ");
+            assert!(
+                said.contains(&format!("`{name}` is {{}}")),
+                "{holds:?} {said}"
+            );
+
+            let mut null = healthy();
+            *null.pointer_mut(path).unwrap() = Value::Null;
+            assert_eq!(objections(&null).is_empty(), unknown, "{path}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_found() {
+        for (path, value, said) in [
+            ("/sessionCache/metrics/total", json!(999), "make 1000"),
+            ("/sessionCache/metrics/hitRate", json!(0.85), "85.0 %"),
+            (
+                "/sessionCache/pool/available",
+                json!(11),
+                "more connections",
+            ),
+            ("/timestamp", json!("2026-11-22 12:00"), "no time in UTC"),
+            ("/errors", json!([1]), "no list"),
+        ] {
+            let mut document = healthy();
+            *document.pointer_mut(path).unwrap() = value;
+            let found = objections(&document).join("; ");
+            assert!(found.contains(said), "{path}: {found}");
+        }
+    }
+
+    #[test]
+    fn each_sign_of_life_is_missed_of_a_redis_that_is_up_and_of_one_that_is_down_none_is_let_pass()
+    {
+        for path in ["/redis/connected", "/sessionCache/healthy"] {
+            let mut document = healthy();
+            *document.pointer_mut(path).unwrap() = json!(false);
+            assert_eq!(not_up(&document).len(), 1, "{path}");
+            let mut document = down();
+            *document.pointer_mut(path).unwrap() = json!(true);
+            assert_eq!(not_down(&document).len(), 1, "{path}");
+        }
+        for (path, alive) in [
+            ("/status", json!("degraded")),
+            ("/performance/get", json!(0.1)),
+            ("/sessionCache/pool/available", json!(1)),
+            ("/errors", json!([])),
+        ] {
+            let mut document = down();
+            *document.pointer_mut(path).unwrap() = alive;
+            assert_eq!(not_down(&document).len(), 1, "{path}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `session-testkit bench`: what it measures, what it says, and that it leaves nothing. How fast this machine
+//! is, no test asserts.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use session_testkit::backends::{Backend, Backends};
+
+use crate::{
+    command::{Ran, denied, run, testkit, testkit_on},
+    harness::{Outcome, Registry},
+};
+
+pub(crate) fn tests(reg: &mut Registry) {
+    reg.shared("json_is_one_document_and_the_exit_code_says_ok", json);
+    reg.shared("prints_both_sides_and_a_verdict_for_each_bar", table);
+    reg.shared("where_nothing_is_cached_the_hit_rate_is_missed", no_hits);
+    reg.each_backend("starts_servers_of_its_own", own);
+    reg.plain("bad_arguments_and_absent_servers_exit_2", could_not_run);
+}
+
+const SHORT: [&str; 4] = ["--requests", "203", "--sessions", "30"];
+
+/// The verdict on a bar.
+fn verdict<'a>(report: &'a Value, bar: &str) -> &'a Value {
+    let verdicts = report["verdicts"].as_array().expect("verdicts");
+    let found = verdicts.iter().find(|verdict| verdict["bar"] == bar);
+    found.unwrap_or_else(|| panic!("no verdict on {bar} in {report}"))
+}
+
+async fn json(backends: Arc<Backends>) -> Outcome {
+    let mut command = testkit_on(&backends);
+    let Ran {
+        code,
+        stdout,
+        stderr,
+    } = run(command.arg("bench").args(SHORT).arg("--json")).await?;
+    let report: Value = serde_json::from_str(&stdout)?;
+    assert_eq!(report["ok"], code == 0, "{code}: {stdout}");
+    assert!(matches!(code, 0 | 1), "{code}: {stderr}");
+    let figures = &report["figures"];
+    // Each request is in one place; on a busy machine some are not answered in time.
+    let count = |name: &str| figures[name]["count"].as_u64().unwrap_or_default();
+    let answered = count("withoutCache") + count("withCache") + count("miss");
+    assert_eq!(figures["sent"], 203 + 203 + 30);
+    assert_eq!(
+        answered + figures["failed"].as_u64().unwrap_or_default(),
+        203 + 203 + 30,
+        "{figures}"
+    );
+    assert!(count("hit") > 0 && count("miss") > 0, "{figures}");
+    for latency in ["withoutCache", "withCache", "hit", "miss", "ping", "select"] {
+        for value in ["mean_us", "p50_us", "p95_us", "p99_us"] {
+            let micros = figures[latency][value].as_f64();
+            assert!(micros.is_some_and(|it| it > 0.0), "{latency}.{value}");
+        }
+    }
+    assert_eq!(report["settings"]["requests"], 203);
+    assert_eq!(report["machine"]["build"], "debug");
+    assert!(
+        report["method"]
+            .as_str()
+            .is_some_and(|it| it.starts_with("closed loop"))
+    );
+    for bar in ["hitP99", "missP99", "hitRate", "improvement", "answered"] {
+        let verdict = verdict(&report, bar);
+        assert!(verdict["met"].is_boolean() && verdict["limit"].is_number());
+        let help = verdict["help"].as_array().map(Vec::len);
+        assert_eq!(help == Some(0), verdict["met"] == true, "{verdict}");
+    }
+    // Standard error is no terminal here: no bar, no control sequence.
+    assert!(!stderr.contains('\u{1b}'), "{stderr:?}");
+    Ok(())
+}
+
+async fn table(backends: Arc<Backends>) -> Outcome {
+    let mut command = testkit_on(&backends);
+    let ran = run(command.args(["bench", "--secs", "1", "--sessions", "30"])).await?;
+    let lines = |begin: &str| {
+        let lines = ran.stdout.lines();
+        lines.filter(|line| line.starts_with(begin)).count()
+    };
+    for line in [
+        "without cache ",
+        "with cache ",
+        "misses ",
+        "improvement, %",
+        "hit rate, %",
+    ] {
+        assert_eq!(lines(line), 1, "{line}: {}", ran.stdout);
+    }
+    assert_eq!(lines("✅ ") + lines("❌ "), 5, "{}", ran.stdout);
+    assert_eq!(ran.code, i32::from(lines("❌ ") > 0), "{}", ran.stdout);
+    assert!(ran.stdout.contains("30 sessions in turn; 1 s of each side"));
+    Ok(())
+}
+
+async fn no_hits(backends: Arc<Backends>) -> Outcome {
+    let (redis, url) = denied(&backends, "evalsha").await?;
+    let mut command = testkit_on(&backends);
+    command.args(["bench", "--json", "--redis-url", &url]);
+    let ran = run(command.args(SHORT)).await?;
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let report: Value = serde_json::from_str(&ran.stdout)?;
+    assert_eq!(report["figures"]["hitRate"], 0.0);
+    let missed = verdict(&report, "hitRate");
+    assert_eq!(missed["met"], false);
+    assert!(
+        missed["help"][0]
+            .as_str()
+            .is_some_and(|it| it.contains("nothing was filled"))
+    );
+    let hit = verdict(&report, "hitP99");
+    assert_eq!(
+        (&hit["met"], &hit["measured"]),
+        (&Value::Bool(false), &Value::Null)
+    );
+    // It was told which Redis, and that one has a password, which is nobody's business.
+    assert!(!ran.stdout.contains("s3cret") && !ran.stderr.contains("s3cret"));
+    drop(redis);
+    Ok(())
+}
+
+async fn own(backend: Backend) -> Outcome {
+    let mut command = testkit();
+    command.env("SESSION_TESTKIT_BACKEND", backend.to_string());
+    // The application's own servers are none of its business.
+    command.env("REDIS_URL", "redis://127.0.0.1:1");
+    command.env("DATABASE_URL", "postgres://127.0.0.1:1/none");
+    let ran = run(command.arg("bench").args(SHORT).arg("--json")).await?;
+    let report: Value = serde_json::from_str(&ran.stdout)?;
+    for server in ["redis", "postgres"] {
+        let described = report["machine"][server].as_str().unwrap_or_default();
+        assert!(described.ends_with(&format!(", {backend}")), "{described}");
+    }
+    Ok(())
+}
+
+async fn could_not_run() -> Outcome {
+    for arguments in [
+        &["bench", "--requests", "0"][..],
+        &["bench", "--requests", "9", "--secs", "9"],
+        &["bench", "--concurrency", "0"],
+        &["verify", "--requests", "9"],
+    ] {
+        let ran = run(testkit().args(arguments)).await?;
+        assert_eq!(ran.code, 2, "{arguments:?}");
+    }
+    let url = "redis://:s3cret@127.0.0.1:1";
+    for command in ["bench", "verify"] {
+        let ran = run(testkit().args([command, "--json", "--redis-url", url])).await?;
+        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{command}");
+        assert!(ran.stderr.contains("127.0.0.1:1"), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("session-testkit check"),
+            "{}",
+            ran.stderr
+        );
+        assert!(!ran.stderr.contains("s3cret"), "{}", ran.stderr);
+    }
+    Ok(())
+}
