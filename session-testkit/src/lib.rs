@@ -45,6 +45,9 @@
 //! and records a [`History`](history::History); [`invariants::check`] says which promise was broken, by
 //! which few operations, or that too little was examined to say anything.
 //!
+//! A part of it is decided about without load: [`conformance`] says whether somebody's `SessionCache` or
+//! `SessionStore` keeps the contract of its port, [`probe`] whether a middleware keeps Tower's rules.
+//!
 //! # Look
 //!
 //! [`check`](mod@check) looks at a deployment and says which step fails, why, and what to do; [`bench`](mod@bench) measures what
@@ -56,9 +59,11 @@ pub mod backends;
 pub mod bench;
 pub mod check;
 pub mod cli;
+pub mod conformance;
 pub mod faults;
 pub mod history;
 pub mod invariants;
+pub mod probe;
 pub mod proxy;
 pub mod subject;
 pub mod url;

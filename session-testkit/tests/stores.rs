@@ -1,4 +1,4 @@
-//! Every store under the same checks, and each under those of its own.
+//! What is each store's own. What they have in common is in `it/conformance.rs`.
 //!
 //! Those of Postgres need a server: `SESSION_TESTKIT_DATABASE_URL` names it, and `make test` (or
 //! `session-testkit run -- cargo nextest run`) starts one and sets it.
@@ -10,8 +10,9 @@
     reason = "a test that cannot go on fails; nothing here is for others"
 )]
 
-mod conformance;
 #[path = "stores/postgres/mod.rs"]
 mod postgres;
 #[path = "stores/sqlite.rs"]
 mod sqlite;
+#[path = "stores/support.rs"]
+mod support;

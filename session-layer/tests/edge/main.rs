@@ -1,7 +1,8 @@
 //! The edge, seen from outside: what a request gets, over stubs of cache and store.
 //!
 //! `stub` is a cache and a store that say about a token what a test wants, and count how often they are
-//! asked. Tests on real servers are in session-testkit.
+//! asked. Tests on real servers, and the probe for Tower's rules, are in
+//! session-testkit.
 
 #![allow(
     unreachable_pub,
@@ -15,6 +16,7 @@
 mod stub;
 
 mod answers;
+mod auto_traits;
 mod bodies;
 #[cfg(feature = "axum")]
 mod extractors;
@@ -22,5 +24,5 @@ mod flood;
 mod fuzz;
 mod health;
 mod options;
+mod rejections;
 mod requests;
-mod service;

@@ -5,6 +5,7 @@ mod bench;
 mod changes;
 mod check;
 mod command;
+mod conformance;
 mod embedded;
 mod examples;
 mod faults;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         registry.theme("logins", logins::tests);
         registry.theme("rls", rls::tests);
         registry.theme("embedded", embedded::tests);
+        registry.theme("conformance", conformance::tests);
         registry.theme("run", run::tests);
         registry.theme("bench", bench::tests);
         registry.theme("verify", verify::tests);

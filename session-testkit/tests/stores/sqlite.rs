@@ -3,15 +3,7 @@
 use session_layer::StoreErrorKind;
 use session_layer::store::{Creation, Row, SessionStore, SqliteStore, Target};
 
-use crate::conformance::{alive, load, login, new, of_user, token};
-
-mod conformance {
-    crate::conformance::checks!(crate::sqlite::with_store);
-}
-
-pub async fn with_store<F: Future<Output = ()>>(test: impl FnOnce(SqliteStore) -> F) {
-    test(SqliteStore::open(":memory:").await.unwrap()).await;
-}
+use crate::support::{alive, load, login, new, of_user, token};
 
 /// A folder that is gone with the test.
 struct Folder(std::path::PathBuf);

@@ -7,7 +7,7 @@ use session_layer::{StoreError, StoreErrorKind};
 
 use super::proxy::Proxy;
 use super::support::{Schema, in_schema, url};
-use crate::conformance::{alive, load, login, of_user, token};
+use crate::support::{alive, load, login, of_user, token};
 
 /// Deadlines short enough to be waited for.
 const READ: Duration = Duration::from_millis(300);
@@ -166,7 +166,7 @@ async fn a_change_whose_answer_is_lost_is_uncertain() {
                 continue;
             }
             // It is committed: whoever asks elsewhere sees it.
-            crate::conformance::until_over(&owner, name).await;
+            crate::support::until_over(&owner, name).await;
             proxy.cut();
             let error = revoking.await.unwrap().unwrap_err();
             is(StoreErrorKind::Uncertain, &error);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use session_layer::store::{JournalPosition, PostgresStore, Row, SessionStore, Target};
 
 use super::support::in_schema;
-use crate::conformance::{HOUR, alive, load, login, revoke, token};
+use crate::support::{HOUR, alive, load, login, revoke, token};
 
 const OLD: &str = "UPDATE session_journal SET at = now() - interval '1 hour'";
 

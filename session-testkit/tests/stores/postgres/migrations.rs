@@ -5,7 +5,7 @@ use session_layer::store::{PostgresStore, SessionStore};
 use sqlx::postgres::PgPoolOptions;
 
 use super::support::{in_schema, url, url_with};
-use crate::conformance::{HOUR, alive, load, login, token};
+use crate::support::{HOUR, alive, load, login, token};
 
 #[tokio::test]
 async fn eight_at_once_take_turns() {

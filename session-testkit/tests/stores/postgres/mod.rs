@@ -8,7 +8,3 @@ mod proxy;
 mod races;
 mod rights;
 mod support;
-
-mod conformance {
-    crate::conformance::checks!(crate::postgres::support::with_store);
-}

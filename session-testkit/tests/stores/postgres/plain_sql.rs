@@ -3,7 +3,7 @@
 use session_layer::store::{JournalRow, PostgresStore, Row, SessionStore};
 
 use super::support::{Person, Schema, in_schema};
-use crate::conformance::{HOUR, alive, load, login, made, sorted};
+use crate::support::{HOUR, alive, load, login, made, sorted};
 
 async fn journal(store: &PostgresStore) -> Vec<JournalRow> {
     store.journal_since(None).await.unwrap().rows
@@ -97,11 +97,7 @@ async fn a_delete_of_the_living_is_in_the_journal_one_of_the_dead_is_not() {
         let (store, mut person) = prepared(&schema).await;
         let (rotated, _) = made(
             store
-                .rotate(
-                    crate::conformance::token("c"),
-                    crate::conformance::token("d"),
-                    HOUR,
-                )
+                .rotate(crate::support::token("c"), crate::support::token("d"), HOUR)
                 .await
                 .unwrap(),
         );

@@ -6,7 +6,7 @@ use std::time::Duration;
 use session_layer::store::{Change, Creation, PostgresStore, Row, SessionStore, Target};
 
 use super::support::{Person, Schema, in_schema};
-use crate::conformance::{alive, load, login, made, new, of_user, token};
+use crate::support::{alive, load, login, made, new, of_user, token};
 
 /// A store, and two people: one who holds a transaction open, one who looks on.
 async fn cast(schema: &Schema) -> (PostgresStore, Person, Person) {
@@ -139,7 +139,7 @@ async fn an_update_that_waited_for_another_is_a_conflict() {
         holder.run("BEGIN; UPDATE sessions SET label = 'x'").await;
         let update = {
             let store = store.clone();
-            let json = crate::conformance::json("1");
+            let json = crate::support::json("1");
             tokio::spawn(async move { store.update(session.id(), 1, &json).await.unwrap() })
         };
         watcher.until_waiting_for(pid).await;
@@ -207,7 +207,7 @@ async fn a_revocation_that_waited_for_a_rotation_ends_both_tokens() {
         let revoked = revoking.await.unwrap();
         assert_eq!((revoked.ended, revoked.found), (1, 1));
         // The new one too, although the statement began before there was any.
-        assert_eq!(revoked.digests, crate::conformance::sorted(["a", "b"]));
+        assert_eq!(revoked.digests, crate::support::sorted(["a", "b"]));
         assert!(matches!(load(&store, "b").await, Row::Revoked));
     })
     .await;

@@ -5,7 +5,7 @@ use session_layer::{StoreError, StoreErrorKind};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use super::support::{Schema, in_schema, url, url_with};
-use crate::conformance::{HOUR, alive, load, login, made, of_user, token};
+use crate::support::{HOUR, alive, load, login, made, of_user, token};
 
 /// As the role, with a pool of our own (which sets `row_security=off`).
 fn ours(schema: &Schema) -> PostgresStore {
@@ -178,7 +178,7 @@ async fn rows_that_can_be_read_but_not_changed_are_no_success() {
         for target in [Target::Id(session.id()), of_user("alice")] {
             is(hidden, &store.revoke(&target, "test").await.unwrap_err());
         }
-        let data = crate::conformance::json("1");
+        let data = crate::support::json("1");
         let change = store.update(session.id(), 1, &data).await;
         is(hidden, &change.unwrap_err());
         is(
@@ -231,7 +231,7 @@ async fn a_read_only_server_still_says_who_is_valid() {
             .unwrap_err();
         assert!(is(StoreErrorKind::Denied, &error).contains("read-only"));
         let error = store
-            .create(token("b"), &crate::conformance::new("alice"))
+            .create(token("b"), &crate::support::new("alice"))
             .await
             .unwrap_err();
         is(StoreErrorKind::Denied, &error);

@@ -1,0 +1,268 @@
+//! Updating, rotating, touching.
+
+use std::time::Duration;
+
+use session_layer::store::{Change, Row, SessionStore};
+
+use super::{Case, Check, HOUR, Outcome, conflict, data, ensure, failed, made};
+use crate::conformance::check::{When as _, checks, ensure_eq};
+
+pub(super) fn checks<S: SessionStore>() -> Vec<Check<S>> {
+    checks! {"changes":
+        an_update_compares_the_version: "`update` replaces the data and raises the version, if the version \
+            is still the one it names; else it is a `Conflict` and changes nothing.",
+        an_update_with_the_same_data_is_a_change: "`update` with the data that are there raises the version \
+            like any other.",
+        of_many_updates_at_once_one_is_made: "Of many `update`s of one version at the same time, exactly \
+            one is made; the others are a `Conflict`.",
+        a_rotated_token_counts_for_its_grace: "After `rotate` the new digest stands for the session; the old \
+            one does until `previous_until`, which is `grace` away at most, and then is `Absent`. The \
+            change names both digests.",
+        without_grace_the_old_token_is_gone: "`rotate` with no grace ends the old digest at once.",
+        a_token_is_rotated_once: "A second `rotate` of the same digest is a `Conflict` and changes nothing, \
+            within its grace and after.",
+        of_many_rotations_at_once_one_is_made: "Of many `rotate`s of one digest at the same time, exactly \
+            one is made; the others are a `Conflict`, and their digests stand for nothing.",
+        the_token_before_the_last_rotation_is_gone: "After two rotations the first digest is `Absent`, \
+            whatever its grace was; the change names it, for a copy may be cached under it.",
+        a_touch_moves_in_steps: "`touch` moves `last_seen_at` to now unless it moved less than \
+            `granularity` ago, leaves the version as it is, and answers with the session.",
+        the_dead_are_not_changed: "`update`, `touch` and `rotate` of a session that is unknown, revoked or \
+            past its time are `NoSession`, and change nothing.",
+    }
+}
+
+async fn an_update_compares_the_version<S: SessionStore>(store: &S) -> Outcome {
+    let case = Case::of(store);
+    let session = case.login("a", "alice").await?;
+    let change = case.update(session.id(), 1, r#"{"n":1}"#).await?;
+    let (updated, digests) = made("update", change)?;
+    ensure_eq!("the version after an update", updated.version(), 2);
+    ensure_eq!("the update's digests", digests, case.tokens(["a"]));
+    for _ in 0..2 {
+        let loaded = case.alive("a").await?;
+        ensure_eq!("the version that is loaded", loaded.version(), 2);
+        let expected = serde_json::json!({ "n": 1 });
+        ensure_eq!("the data that are loaded", data(&loaded)?, expected);
+        let late = case.update(session.id(), 1, r#"{"n":2}"#).await?;
+        conflict("update of an old version", &late)?;
+        let early = case.update(session.id(), 3, r#"{"n":3}"#).await?;
+        conflict("update of a version that never was", &early)?;
+    }
+    Ok(())
+}
+
+async fn an_update_with_the_same_data_is_a_change<S: SessionStore>(store: &S) -> Outcome {
+    let case = Case::of(store);
+    let session = case.login("a", "alice").await?;
+    let same = session.data_json();
+    let (updated, _) = made("update", case.update(session.id(), 1, same).await?)?;
+    ensure_eq!("the version after an update", updated.version(), 2);
+    let late = case.update(session.id(), 1, same).await?;
+    conflict("update of an old version", &late)
+}
+
+async fn of_many_updates_at_once_one_is_made<S: SessionStore>(store: &S) -> Outcome {
+    let case = Case::of(store);
+    let session = case.login("a", "alice").await?;
+    let texts: Vec<_> = (0..6).map(|number| number.to_string()).collect();
+    let updates = texts.iter().map(|text| case.update(session.id(), 1, text));
+    let mut winner = None;
+    for change in futures_util::future::join_all(updates).await {
+        match change? {
+            Change::Made { session, .. } => {
+                ensure!(winner.is_none(), "two updates of one version were made");
+                winner = Some(session);
+            }
+            other => conflict("update", &other)?,
+        }
+    }
+    let loaded = case.alive("a").await?;
+    let won = winner.as_ref().map(data).transpose()?;
+    ensure_eq!("the data that are loaded", Some(data(&loaded)?), won);
+    ensure_eq!("the version that is loaded", loaded.version(), 2);
+    Ok(())
+}
+
+async fn a_rotated_token_counts_for_its_grace<S: SessionStore>(store: &S) -> Outcome {
+    let case = Case::of(store);
+    let session = case.login("a", "alice").await?;
+    // Long enough to be seen in a busy hour; it is waited for.
+    let grace = Duration::from_secs(1);
+    let (rotated, digests) = case.rotated("a", "b", grace).await?;
+    ensure_eq!("the id after a rotation", rotated.id(), session.id());
+    ensure_eq!("the version after a rotation", rotated.version(), 2);
+    ensure_eq!("the rotation's digests", digests, case.tokens(["a", "b"]));
+
+    let loaded = case.load_all(&[case.token("b"), case.token("a")]).await?;
+    match &loaded.rows[0] {
+        Row::Alive {
+            session: new,
+            previous_until: None,
+        } => ensure_eq!("under the new digest", new.id(), session.id()),
+        other => return failed(format!("under the new digest is {other:?}")),
+    }
+    match &loaded.rows[1] {
+        Row::Alive {
+            session: old,
+            previous_until: Some(until),
+        } => {
+            ensure_eq!("under the old digest", old.id(), session.id());
+            let left = until.since(loaded.now);
+            ensure!(
+                left <= grace,
+                "of a grace of {grace:?}, {left:?} are left by `previous_until`"
+            );
+        }
+        // Too busy a machine to see it.
+        Row::Absent if loaded.now.since(session.created_at()) >= grace => {}
+        other => {
+            return failed(format!(
+                "within its grace, under the old digest is {other:?}"
+            ));
+        }
+    }
+    case.until_over("a").await?;
+    case.absent("a").await.when("after its grace")?;
+    ensure_eq!(
+        "under the new digest",
+        case.alive("b").await?.id(),
+        session.id()
+    );
+    Ok(())
+}
+
+async fn without_grace_the_old_token_is_gone<S: SessionStore>(store: &S) -> Outcome {
+    let case = Case::of(store);
+    case.login("a", "alice").await?;
+    case.rotated("a", "b", Duration::ZERO).await?;
+    case.absent("a").await?;
+    case.alive("b").await?;
+    Ok(())
+}
+
+async fn a_token_is_rotated_once<S: SessionStore>(store: &S) -> Outcome {
+    let case = Case::of(store);
+    for (name, grace) in [("a", Duration::ZERO), ("b", HOUR)] {
+        case.login(name, "alice").await?;
+        let (first, second) = (format!("{name} first"), format!("{name} second"));
+        case.rotated(name, &first, grace).await?;
+        let again = case.rotate(name, &second, grace).await?;
+        conflict("rotate of a token that was rotated", &again)?;
+        case.alive(&first).await?;
+        case.absent(&second).await?;
+    }
+    Ok(())
+}
+
+async fn of_many_rotations_at_once_one_is_made<S: SessionStore>(store: &S) -> Outcome {
+    let case = Case::of(store);
+    case.login("a", "alice").await?;
+    let names: Vec<_> = (0..6).map(|number| format!("new {number}")).collect();
+    let rotations = names.iter().map(|name| case.rotate("a", name, HOUR));
+    let changes = futures_util::future::join_all(rotations).await;
+    let mut rotated = 0;
+    for (name, change) in names.iter().zip(changes) {
+        match change? {
+            Change::Made { .. } => {
+                rotated += 1;
+                case.alive(name).await?;
+            }
+            other => {
+                conflict("rotate", &other)?;
+                case.absent(name).await?;
+            }
+        }
+    }
+    ensure_eq!("how many rotations of one token were made", rotated, 1);
+    Ok(())
+}
+
+async fn the_token_before_the_last_rotation_is_gone<S: SessionStore>(store: &S) -> Outcome {
+    let case = Case::of(store);
+    case.login("a", "alice").await?;
+    case.rotated("a", "b", HOUR).await?;
+    let (_, digests) = case.rotated("b", "c", HOUR).await?;
+    ensure_eq!(
+        "the second rotation's digests",
+        digests,
+        case.tokens(["a", "b", "c"])
+    );
+    case.absent("a").await?;
+    case.alive("b").await?;
+    case.alive("c").await?;
+    Ok(())
+}
+
+async fn a_touch_moves_in_steps<S: SessionStore>(store: &S) -> Outcome {
+    let case = Case::of(store);
+    let mut idle = case.new_session("alice")?;
+    idle.idle_timeout = Some(HOUR);
+    let session = case.login_as("a", &idle).await?;
+    let (kept, _) = made("touch", case.touch(session.id(), HOUR).await?)?;
+    ensure_eq!(
+        "last_seen_at, touched within the granularity",
+        kept.last_seen_at(),
+        session.last_seen_at()
+    );
+
+    // For the store's clock, in ms, to have moved.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let (moved, digests) = made("touch", case.touch(session.id(), Duration::ZERO).await?)?;
+    ensure!(
+        moved.last_seen_at() > session.last_seen_at(),
+        "a touch beyond its granularity left last_seen_at at {}",
+        session.last_seen_at()
+    );
+    ensure_eq!("the version after a touch", moved.version(), 1);
+    ensure_eq!("the touch's digests", digests, case.tokens(["a"]));
+    let loaded = case.alive("a").await?;
+    ensure_eq!(
+        "last_seen_at, loaded after a touch",
+        loaded.last_seen_at(),
+        moved.last_seen_at()
+    );
+    made("touch", case.touch(session.id(), Duration::MAX).await?)?;
+    Ok(())
+}
+
+async fn the_dead_are_not_changed<S: SessionStore>(store: &S) -> Outcome {
+    let case = Case::of(store);
+    let revoked = case.login("revoked", "alice").await?;
+    case.revoke(&case.by_token("revoked")).await?;
+    let short = case.short("alice", Duration::from_millis(1))?;
+    let expired = case.login_as("expired", &short).await?;
+    case.until_over("expired").await?;
+
+    let no_session = |operation: &str, name: &str, change: Change| -> Outcome {
+        ensure!(
+            matches!(change, Change::NoSession),
+            "`{operation}` of a session that is {name} was answered {change:?}"
+        );
+        Ok(())
+    };
+    for (name, id) in [
+        ("unknown", case.unknown_id()),
+        ("revoked", revoked.id()),
+        ("expired", expired.id()),
+    ] {
+        for version in 1..3 {
+            no_session("update", name, case.update(id, version, "{}").await?)?;
+        }
+        no_session("touch", name, case.touch(id, Duration::ZERO).await?)?;
+        no_session("rotate", name, case.rotate(name, "x", HOUR).await?)?;
+        let row = case.load(name).await?;
+        ensure!(
+            !matches!(row, Row::Alive { .. }),
+            "a session that was {name} is now {row:?}"
+        );
+    }
+    // Rotated, then ended: neither token rotates it.
+    case.login("a", "bob").await?;
+    case.rotated("a", "b", HOUR).await?;
+    case.revoke(&case.by_token("b")).await?;
+    for name in ["a", "b"] {
+        no_session("rotate", "revoked", case.rotate(name, "x", HOUR).await?)?;
+    }
+    Ok(())
+}

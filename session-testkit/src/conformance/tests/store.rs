@@ -1,0 +1,446 @@
+//! A store with one mistake, around one that has none.
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use session_layer::store::{
+    Change, Creation, JournalPosition, JournalRead, Loaded, Revoked, Row, SessionStore,
+    SqliteStore, Target,
+};
+use session_layer::{
+    CheckedSession, ListedSession, LoginMoment, Session, SessionId, SessionParts, StoreError,
+    StoreErrorKind, TokenDigest,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mistake {
+    None,
+    StoreIdIsMadeUp,
+    IdleTimeoutIsCut,
+    DataAreCut,
+    LabelIsCut,
+    RowsAreReversed,
+    RowsAreUnique,
+    TakenIsOverlooked,
+    LoginsRace,
+    ListIsOldestFirst,
+    LifetimeIsLonger,
+    LifetimeIsShorter,
+    IdleTimeoutIsIgnored,
+    ProbeFails,
+    VersionIsNotCompared,
+    SameDataIsNoChange,
+    RotationForgetsTheOldDigest,
+    GraceIsLonger,
+    GraceIsNeverZero,
+    RotatedTwice,
+    OldTokenGoesOnCounting,
+    TouchDoesNothing,
+    TouchIsAlwaysMade,
+    TheDeadAreNotFound,
+    TheDeadConflict,
+    RevokeDoesNothing,
+    OwnerIsNotCompared,
+    TheEndedAreNotFound,
+    NothingIsAnError,
+    PreviousTokenFindsNothing,
+    TheKeptOneIsEnded,
+    LoginAfterRevokeAllIsRefused,
+    WhenTheLoginBeganIsIgnored,
+    DigestsOfTheLivingOnly,
+    JournalForgetsDigests,
+    TouchIsAnUpdate,
+    JournalSkips,
+    OtherTimelineIsIgnored,
+    SweepTakesAll,
+    PurgeTakesAll,
+}
+
+use Mistake as M;
+
+/// Each with the check that must catch it.
+pub(super) const MISTAKES: &[(Mistake, &str)] = &[
+    (M::StoreIdIsMadeUp, "what_was_created_is_loaded"),
+    (M::IdleTimeoutIsCut, "what_was_created_is_loaded"),
+    (M::DataAreCut, "the_largest_session_is_kept"),
+    (M::LabelIsCut, "the_largest_session_is_kept"),
+    (
+        M::RowsAreReversed,
+        "answers_come_in_the_order_of_the_digests",
+    ),
+    (M::RowsAreUnique, "answers_come_in_the_order_of_the_digests"),
+    (M::TakenIsOverlooked, "a_digest_is_taken_once"),
+    (M::LoginsRace, "of_many_logins_at_once_one_is_created"),
+    (
+        M::ListIsOldestFirst,
+        "the_list_shows_the_living_newest_first",
+    ),
+    (M::LabelIsCut, "the_list_shows_the_living_newest_first"),
+    (M::LifetimeIsLonger, "a_session_past_its_time_is_absent"),
+    (M::LifetimeIsShorter, "a_session_past_its_time_is_absent"),
+    (
+        M::IdleTimeoutIsIgnored,
+        "an_unused_session_is_absent_after_its_idle_timeout",
+    ),
+    (M::ProbeFails, "it_says_that_it_works"),
+    (M::VersionIsNotCompared, "an_update_compares_the_version"),
+    (
+        M::SameDataIsNoChange,
+        "an_update_with_the_same_data_is_a_change",
+    ),
+    (
+        M::VersionIsNotCompared,
+        "of_many_updates_at_once_one_is_made",
+    ),
+    (
+        M::RotationForgetsTheOldDigest,
+        "a_rotated_token_counts_for_its_grace",
+    ),
+    (M::GraceIsLonger, "a_rotated_token_counts_for_its_grace"),
+    (M::GraceIsNeverZero, "without_grace_the_old_token_is_gone"),
+    (M::RotatedTwice, "a_token_is_rotated_once"),
+    (M::RotatedTwice, "of_many_rotations_at_once_one_is_made"),
+    (
+        M::OldTokenGoesOnCounting,
+        "the_token_before_the_last_rotation_is_gone",
+    ),
+    (M::TouchDoesNothing, "a_touch_moves_in_steps"),
+    (M::TouchIsAlwaysMade, "a_touch_moves_in_steps"),
+    (M::TheDeadConflict, "the_dead_are_not_changed"),
+    (
+        M::RevokeDoesNothing,
+        "a_session_is_revoked_by_token_id_and_owner",
+    ),
+    (
+        M::OwnerIsNotCompared,
+        "a_session_is_revoked_by_token_id_and_owner",
+    ),
+    (
+        M::TheDeadAreNotFound,
+        "a_session_is_revoked_by_token_id_and_owner",
+    ),
+    (
+        M::TheEndedAreNotFound,
+        "revoking_twice_finds_it_and_ends_nothing",
+    ),
+    (M::NothingIsAnError, "revoking_nothing_is_no_error"),
+    (
+        M::PreviousTokenFindsNothing,
+        "the_previous_token_revokes_within_its_grace",
+    ),
+    (M::TheKeptOneIsEnded, "all_of_a_user_but_one"),
+    (
+        M::LoginAfterRevokeAllIsRefused,
+        "a_login_after_revoke_all_is_new",
+    ),
+    (
+        M::WhenTheLoginBeganIsIgnored,
+        "a_login_from_before_revoke_all_is_superseded",
+    ),
+    (
+        M::DigestsOfTheLivingOnly,
+        "digests_are_those_of_dead_and_living",
+    ),
+    (
+        M::JournalForgetsDigests,
+        "changes_are_in_the_journal_with_what_was_before",
+    ),
+    (M::TouchIsAnUpdate, "a_touch_is_not_in_the_journal"),
+    (
+        M::OtherTimelineIsIgnored,
+        "a_position_of_another_timeline_means_nothing",
+    ),
+    (
+        M::SweepTakesAll,
+        "a_sweep_spares_what_has_not_ended_long_ago",
+    ),
+    (M::PurgeTakesAll, "a_purge_spares_what_is_not_old"),
+    (M::JournalSkips, "a_read_goes_on_where_the_last_one_ended"),
+];
+
+pub(super) struct Wrapped {
+    pub(super) store: SqliteStore,
+    pub(super) mistake: Mistake,
+}
+
+impl Wrapped {
+    fn has(&self, mistake: Mistake) -> bool {
+        self.mistake == mistake
+    }
+
+    async fn is_alive(&self, digest: TokenDigest) -> Result<bool, StoreError> {
+        let loaded = self.store.load(&[digest]).await?;
+        Ok(matches!(loaded.rows[0], Row::Alive { .. }))
+    }
+}
+
+fn error() -> StoreError {
+    StoreError::new(StoreErrorKind::Unreachable, "it was told to")
+}
+
+/// The session with other data.
+fn with_data(session: &Session, data: Box<RawValue>) -> Session {
+    let parts = session.parts().clone();
+    Session::from(SessionParts { data, ..parts })
+}
+
+impl SessionStore for Wrapped {
+    async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
+        let mut loaded = self.store.load(digests).await?;
+        match self.mistake {
+            M::StoreIdIsMadeUp => loaded.store_id = *uuid::Uuid::new_v4().as_bytes(),
+            M::RowsAreReversed => loaded.rows.reverse(),
+            M::RowsAreUnique if digests.len() > 20 => drop(loaded.rows.pop()),
+            M::TheDeadAreNotFound => {
+                for row in &mut loaded.rows {
+                    if matches!(row, Row::Revoked) {
+                        *row = Row::Absent;
+                    }
+                }
+            }
+            M::DataAreCut => {
+                for row in &mut loaded.rows {
+                    if let Row::Alive { session, .. } = row
+                        && session.data_json().len() > 60_000
+                    {
+                        *session = with_data(session, RawValue::NULL.to_owned());
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(loaded)
+    }
+
+    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
+        self.store.login_moment().await
+    }
+
+    async fn create(
+        &self,
+        digest: TokenDigest,
+        new: &CheckedSession,
+    ) -> Result<Creation, StoreError> {
+        let mut new = new.clone();
+        match self.mistake {
+            M::IdleTimeoutIsCut => {
+                let secs = |idle: Duration| Duration::from_secs(idle.as_secs());
+                new.idle_timeout = new.idle_timeout.map(secs);
+            }
+            M::IdleTimeoutIsIgnored => new.idle_timeout = None,
+            M::WhenTheLoginBeganIsIgnored => new.begun = None,
+            M::LabelIsCut => new.label = None,
+            M::LifetimeIsLonger => new.lifetime *= 100,
+            M::LifetimeIsShorter => new.lifetime /= 10,
+            M::LoginAfterRevokeAllIsRefused => {
+                let id = new.user_id.clone();
+                let all = Target::User {
+                    user_id: id,
+                    keep: None,
+                };
+                let known = self.store.digests(&all).await?;
+                if !known.is_empty() && !self.is_alive(known[0]).await? {
+                    return Ok(Creation::Superseded);
+                }
+            }
+            M::TakenIsOverlooked | M::LoginsRace => {
+                let created = self.store.create(digest, &new).await?;
+                if !matches!(created, Creation::Taken) {
+                    return Ok(created);
+                }
+                // Written under another digest: what an index that is not unique comes to.
+                let other = TokenDigest::of(&uuid::Uuid::new_v4().to_string());
+                return self.store.create(other, &new).await;
+            }
+            _ => {}
+        }
+        self.store.create(digest, &new).await
+    }
+
+    async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
+        let mut digests = self.store.digests(target).await?;
+        if self.has(M::DigestsOfTheLivingOnly) {
+            let mut living = Vec::new();
+            for digest in digests {
+                if self.is_alive(digest).await? {
+                    living.push(digest);
+                }
+            }
+            digests = living;
+        }
+        Ok(digests)
+    }
+
+    async fn revoke(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
+        let target = match (self.mistake, target.clone()) {
+            (M::OwnerIsNotCompared, Target::OwnedBy(id, _)) => Target::Id(id),
+            (M::TheKeptOneIsEnded, Target::User { user_id, .. }) => Target::User {
+                user_id,
+                keep: None,
+            },
+            (_, target) => target,
+        };
+        let digests = self.store.digests(&target).await?;
+        match (self.mistake, &target) {
+            (M::RevokeDoesNothing, _) => {
+                let mut revoked = Revoked::nothing();
+                (revoked.ended, revoked.found) = (1, 1);
+                revoked.digests = digests;
+                return Ok(revoked);
+            }
+            (M::TheEndedAreNotFound, _)
+                if !digests.is_empty() && !self.is_alive(digests[0]).await? =>
+            {
+                return Ok(Revoked::nothing());
+            }
+            (M::NothingIsAnError, _) if digests.is_empty() => return Err(error()),
+            (M::PreviousTokenFindsNothing, Target::Token(digest)) if digests.len() > 1 => {
+                let loaded = self.store.load(&[*digest]).await?;
+                if let Row::Alive {
+                    previous_until: Some(_),
+                    ..
+                } = loaded.rows[0]
+                {
+                    return Ok(Revoked::nothing());
+                }
+            }
+            _ => {}
+        }
+        self.store.revoke(&target, reason).await
+    }
+
+    async fn update(
+        &self,
+        id: SessionId,
+        version: i64,
+        data: &RawValue,
+    ) -> Result<Change, StoreError> {
+        match self.mistake {
+            M::VersionIsNotCompared => {
+                for version in 1..20 {
+                    let change = self.store.update(id, version, data).await?;
+                    if !matches!(change, Change::Conflict) {
+                        return Ok(change);
+                    }
+                }
+            }
+            M::SameDataIsNoChange => return self.store.touch(id, Duration::MAX).await,
+            _ => {}
+        }
+        let change = self.store.update(id, version, data).await?;
+        Ok(match change {
+            Change::NoSession if self.has(M::TheDeadConflict) => Change::Conflict,
+            other => other,
+        })
+    }
+
+    async fn rotate(
+        &self,
+        old: TokenDigest,
+        new: TokenDigest,
+        grace: Duration,
+    ) -> Result<Change, StoreError> {
+        let grace = match self.mistake {
+            M::GraceIsLonger => grace * 100,
+            M::GraceIsNeverZero => grace.max(Duration::from_secs(5)),
+            _ => grace,
+        };
+        let mut change = self.store.rotate(old, new, grace).await?;
+        match &mut change {
+            Change::Conflict if self.has(M::RotatedTwice) => {
+                let loaded = self.store.load(&[old]).await?;
+                if let Row::Alive { session, .. } = &loaded.rows[0] {
+                    change = Change::Made {
+                        session: session.clone(),
+                        digests: vec![old, new],
+                    };
+                }
+            }
+            Change::Made { digests, .. } if self.has(M::RotationForgetsTheOldDigest) => {
+                digests.retain(|digest| *digest != old);
+            }
+            Change::Made { digests, .. } if self.has(M::OldTokenGoesOnCounting) => {
+                digests.truncate(2);
+            }
+            _ => {}
+        }
+        Ok(change)
+    }
+
+    async fn touch(&self, id: SessionId, granularity: Duration) -> Result<Change, StoreError> {
+        if self.has(M::TouchIsAnUpdate) {
+            for version in 1..20 {
+                self.store.update(id, version, RawValue::NULL).await?;
+            }
+        }
+        let granularity = match self.mistake {
+            M::TouchDoesNothing => Duration::MAX,
+            M::TouchIsAlwaysMade => Duration::ZERO,
+            _ => granularity,
+        };
+        self.store.touch(id, granularity).await
+    }
+
+    async fn list(&self, user_id: &str) -> Result<Vec<ListedSession>, StoreError> {
+        let mut listed = self.store.list(user_id).await?;
+        if self.has(M::ListIsOldestFirst) {
+            listed.reverse();
+        }
+        Ok(listed)
+    }
+
+    async fn journal_since(
+        &self,
+        position: Option<JournalPosition>,
+    ) -> Result<JournalRead, StoreError> {
+        let mut read = self.store.journal_since(position).await?;
+        match self.mistake {
+            M::OtherTimelineIsIgnored => read.next.timeline = 1,
+            M::JournalSkips if position.is_some() => read.rows.truncate(1),
+            M::JournalForgetsDigests => {
+                for row in &mut read.rows {
+                    row.digests.truncate(1);
+                }
+            }
+            _ => {}
+        }
+        Ok(read)
+    }
+
+    async fn purge_journal(&self, keep: Duration) -> Result<u64, StoreError> {
+        let keep = if self.has(M::PurgeTakesAll) {
+            Duration::ZERO
+        } else {
+            keep
+        };
+        self.store.purge_journal(keep).await
+    }
+
+    async fn sweep(&self, retention: Duration, most: u32) -> Result<u64, StoreError> {
+        let retention = if self.has(M::SweepTakesAll) {
+            Duration::ZERO
+        } else {
+            retention
+        };
+        self.store.sweep(retention, most).await
+    }
+
+    fn is_exclusive(&self) -> bool {
+        self.store.is_exclusive()
+    }
+
+    fn backend(&self) -> &'static str {
+        self.store.backend()
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        if self.has(M::ProbeFails) {
+            return Err(error());
+        }
+        self.store.probe().await
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
+}

@@ -1,0 +1,465 @@
+//! A cache as somebody else might write it, right or with one mistake.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use session_layer::cache::{
+    Belief, CacheProbe, CacheStatus, Entry, FENCE, Filled, Invalidated, LEASE, Lookup, SessionCache,
+};
+use session_layer::{CacheError, CacheErrorKind, Session, SessionParts, TokenDigest};
+use tokio::time::Instant;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mistake {
+    None,
+    FillStoresNothing,
+    LeaseIsTakenOver,
+    LeaseIsLookedForThenSet,
+    LeasesOfOneLookUpAreGrantedTogether,
+    LeaseLapsesEarly,
+    LeaseStandsForEver,
+    LapsedLeaseFills,
+    FillIgnoresTheLease,
+    NonceIsAByte,
+    NonceIsAlwaysTheSame,
+    XminIsLost,
+    DataAreWrittenAnew,
+    LifetimeIsIgnored,
+    LifetimeIsHalved,
+    BusyForEverOnceDropped,
+    InvalidateDoesNothing,
+    InvalidateTakesTheFirst,
+    InvalidateLeavesTheLease,
+    InvalidateLeavesTheFence,
+    FillLooksThenSets,
+    NothingIsAnError,
+    FenceDoesNothing,
+    FenceSparesTheLease,
+    FenceFallsEarly,
+    FenceStandsForEver,
+    JudgeIsNotAsked,
+    DeadIsServed,
+    DeadStaysBesideItsLease,
+    DeadIsNeverReplaced,
+    UnsureIsServed,
+    UnsureIsReplaced,
+    UnsureIsRemoved,
+    WhateverIsThereGivesWay,
+    AnswersAreReversed,
+    KeyIsAPrefix,
+    LeasesAreForTheLastKey,
+    BackendHasNoName,
+    SaysMoreIsAvailableThanThereIs,
+    ProbeFails,
+    ProbeClearsAll,
+    Panics,
+    Hangs,
+}
+
+use Mistake as M;
+
+/// Each with the check that must catch it.
+pub(super) const MISTAKES: &[(Mistake, &str)] = &[
+    (M::FillStoresNothing, "who_misses_gets_the_lease_and_fills"),
+    (M::LeaseIsTakenOver, "others_do_not_fill_meanwhile"),
+    (
+        M::LeaseIsLookedForThenSet,
+        "of_many_at_once_one_gets_the_lease",
+    ),
+    (
+        M::LeasesOfOneLookUpAreGrantedTogether,
+        "one_look_up_takes_a_lease_once",
+    ),
+    (M::LeaseLapsesEarly, "a_lease_stands_for_its_two_seconds"),
+    (M::LeaseStandsForEver, "a_lease_stands_for_its_two_seconds"),
+    (M::FillIgnoresTheLease, "a_lease_stands_for_its_two_seconds"),
+    (M::LapsedLeaseFills, "a_lapsed_lease_does_not_fill"),
+    (M::LeaseStandsForEver, "a_lapsed_lease_does_not_fill"),
+    (M::FillIgnoresTheLease, "a_lapsed_lease_does_not_fill"),
+    (M::LeaseStandsForEver, "a_dropped_lease_lapses"),
+    (M::NonceIsAByte, "no_lease_is_ever_good_twice"),
+    (M::NonceIsAlwaysTheSame, "no_lease_is_ever_good_twice"),
+    (M::FillIgnoresTheLease, "no_lease_is_ever_good_twice"),
+    (M::XminIsLost, "an_entry_comes_back_as_it_was"),
+    (M::DataAreWrittenAnew, "an_entry_comes_back_as_it_was"),
+    (
+        M::LifetimeIsIgnored,
+        "an_entry_leaves_at_the_end_of_its_lifetime",
+    ),
+    (
+        M::LifetimeIsHalved,
+        "an_entry_leaves_at_the_end_of_its_lifetime",
+    ),
+    (
+        M::BusyForEverOnceDropped,
+        "a_fill_dropped_half_way_keeps_the_rules",
+    ),
+    (M::InvalidateDoesNothing, "it_removes_copies"),
+    (M::InvalidateTakesTheFirst, "it_removes_copies"),
+    (M::InvalidateLeavesTheLease, "it_removes_leases"),
+    (M::FillIgnoresTheLease, "it_removes_leases"),
+    (M::InvalidateLeavesTheFence, "it_removes_fences"),
+    (M::FillLooksThenSets, "it_wins_over_a_fill_beside_it"),
+    (M::NothingIsAnError, "of_nothing_it_is_no_error"),
+    (M::FenceDoesNothing, "a_fence_keeps_fills_away"),
+    (M::FenceSparesTheLease, "a_fence_keeps_fills_away"),
+    (M::FillIgnoresTheLease, "a_fence_keeps_fills_away"),
+    (M::FenceFallsEarly, "a_fence_lapses"),
+    (M::FenceStandsForEver, "a_fence_lapses"),
+    (M::JudgeIsNotAsked, "what_is_believed_is_served_and_stays"),
+    (M::DeadIsServed, "a_dead_copy_gives_way_to_a_lease"),
+    (
+        M::DeadStaysBesideItsLease,
+        "a_dead_copy_gives_way_to_a_lease",
+    ),
+    (M::DeadIsNeverReplaced, "a_dead_copy_gives_way_to_a_lease"),
+    (M::UnsureIsServed, "a_copy_it_is_unsure_of_stays"),
+    (M::UnsureIsReplaced, "a_copy_it_is_unsure_of_stays"),
+    (M::UnsureIsRemoved, "a_copy_it_is_unsure_of_stays"),
+    (
+        M::WhateverIsThereGivesWay,
+        "only_the_copy_that_was_judged_gives_way",
+    ),
+    (
+        M::AnswersAreReversed,
+        "answers_come_in_the_order_of_the_digests",
+    ),
+    (M::KeyIsAPrefix, "keys_do_not_mix"),
+    (M::LeasesAreForTheLastKey, "a_lease_fills_its_own_key"),
+    (M::BackendHasNoName, "status_tells_the_truth"),
+    (M::SaysMoreIsAvailableThanThereIs, "status_tells_the_truth"),
+    (M::ProbeFails, "probe_tells_the_truth"),
+    (M::ProbeClearsAll, "probe_tells_the_truth"),
+];
+
+#[derive(Debug)]
+pub(super) struct Toy {
+    mistake: Mistake,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    values: HashMap<Vec<u8>, Value>,
+    /// Raised by every value that is put, so that each is told from the one before.
+    count: u64,
+    busy: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Value {
+    content: Content,
+    number: u64,
+    until: Instant,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    Lease(u64),
+    Copy(Box<Entry>),
+    Fence,
+}
+
+#[derive(Debug)]
+pub(super) struct ToyLease {
+    digest: TokenDigest,
+    nonce: u64,
+}
+
+impl State {
+    fn put(&mut self, key: Vec<u8>, content: Content, lifetime: Duration) -> u64 {
+        self.count += 1;
+        let number = self.count;
+        let until = Instant::now() + lifetime;
+        let value = Value {
+            content,
+            number,
+            until,
+        };
+        self.values.insert(key, value);
+        number
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Value> {
+        let value = self.values.get(key)?;
+        (Instant::now() < value.until).then(|| value.clone())
+    }
+}
+
+impl Toy {
+    pub(super) fn new() -> Self {
+        Self::with(Mistake::None)
+    }
+
+    pub(super) fn with(mistake: Mistake) -> Self {
+        Self {
+            mistake,
+            state: Mutex::default(),
+        }
+    }
+
+    fn has(&self, mistake: Mistake) -> bool {
+        self.mistake == mistake
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn key(&self, digest: &TokenDigest) -> Vec<u8> {
+        let bytes = digest.as_bytes();
+        let end = if self.has(M::KeyIsAPrefix) { 16 } else { 32 };
+        bytes[..end].to_vec()
+    }
+
+    fn nonce(&self, number: u64) -> u64 {
+        match self.mistake {
+            M::NonceIsAByte => number % 256,
+            M::NonceIsAlwaysTheSame => 0,
+            _ => number,
+        }
+    }
+
+    async fn look_up(
+        &self,
+        digest: TokenDigest,
+        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+    ) -> Lookup<ToyLease> {
+        let key = self.key(&digest);
+        let found = self.state().get(&key);
+        let judged = match &found {
+            None => None,
+            Some(value) => match &value.content {
+                Content::Lease(_) if self.has(M::LeaseIsTakenOver) => None,
+                Content::Lease(_) | Content::Fence => return Lookup::DoNotFill,
+                // Unlocked: another may replace it while it is judged.
+                Content::Copy(entry) => match judge_of(self.mistake, entry, judge) {
+                    Belief::Believed => return Lookup::Hit((**entry).clone()),
+                    Belief::Dead if self.has(M::DeadIsNeverReplaced) => return Lookup::DoNotFill,
+                    Belief::Dead => Some(value.number),
+                    _ => {
+                        if self.has(M::UnsureIsRemoved) {
+                            self.state().values.remove(&key);
+                        }
+                        return Lookup::DoNotFill;
+                    }
+                },
+            },
+        };
+        if self.has(M::LeaseIsLookedForThenSet) {
+            tokio::task::yield_now().await;
+        }
+        self.take_lease(digest, key, judged)
+    }
+
+    fn take_lease(
+        &self,
+        digest: TokenDigest,
+        key: Vec<u8>,
+        judged: Option<u64>,
+    ) -> Lookup<ToyLease> {
+        let mut state = self.state();
+        let present = state.get(&key).map(|value| value.number);
+        let careless = matches!(
+            self.mistake,
+            M::LeaseIsTakenOver | M::LeaseIsLookedForThenSet | M::WhateverIsThereGivesWay
+        );
+        if present != judged && !careless {
+            return Lookup::DoNotFill;
+        }
+        let nonce = self.nonce(state.count + 1);
+        if judged.is_none() || !self.has(M::DeadStaysBesideItsLease) {
+            let lifetime = match self.mistake {
+                M::LeaseLapsesEarly => LEASE / 2,
+                M::LeaseStandsForEver => LEASE * 100,
+                _ => LEASE,
+            };
+            state.put(key, Content::Lease(nonce), lifetime);
+        }
+        Lookup::Leased(ToyLease { digest, nonce })
+    }
+
+    fn holds(&self, lease: &ToyLease) -> bool {
+        let (state, key) = (self.state(), self.key(&lease.digest));
+        let found = if self.has(M::LapsedLeaseFills) {
+            state.values.get(&key).cloned()
+        } else {
+            state.get(&key)
+        };
+        let content = found.map(|value| value.content);
+        matches!(content, Some(Content::Lease(nonce)) if nonce == lease.nonce)
+    }
+
+    fn damaged(&self, entry: &Entry) -> Entry {
+        let mut entry = entry.clone();
+        match self.mistake {
+            M::XminIsLost => entry.xmin = 0,
+            M::DataAreWrittenAnew => {
+                let parts = entry.session.parts().clone();
+                let data: serde_json::Value = entry.session.data().unwrap();
+                let data = RawValue::from_string(data.to_string()).unwrap();
+                entry.session = Session::from(SessionParts { data, ..parts });
+            }
+            _ => {}
+        }
+        entry
+    }
+}
+
+fn judge_of(
+    mistake: Mistake,
+    entry: &Entry,
+    judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+) -> Belief {
+    match mistake {
+        M::JudgeIsNotAsked => Belief::Believed,
+        _ => match (mistake, judge(entry)) {
+            (M::DeadIsServed, Belief::Dead) | (M::UnsureIsServed, Belief::Unsure) => {
+                Belief::Believed
+            }
+            (M::UnsureIsReplaced, Belief::Unsure) => Belief::Dead,
+            (_, belief) => belief,
+        },
+    }
+}
+
+fn error(what: &str) -> CacheError {
+    CacheError::new(CacheErrorKind::Unreachable, what)
+}
+
+impl SessionCache for Toy {
+    type Lease = ToyLease;
+
+    async fn get(
+        &self,
+        digests: &[TokenDigest],
+        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+    ) -> Vec<Lookup<ToyLease>> {
+        assert!(!self.has(M::Panics), "told to");
+        if self.has(M::Hangs) {
+            std::future::pending::<()>().await;
+        }
+        let mut answers = Vec::new();
+        for digest in digests {
+            answers.push(self.look_up(*digest, judge).await);
+        }
+        match self.mistake {
+            M::AnswersAreReversed => answers.reverse(),
+            M::LeasesOfOneLookUpAreGrantedTogether if digests.len() == 2 => {
+                for (digest, answer) in digests.iter().zip(&mut answers) {
+                    *answer = Lookup::Leased(ToyLease {
+                        digest: *digest,
+                        nonce: 0,
+                    });
+                }
+            }
+            M::LeasesAreForTheLastKey => {
+                for answer in &mut answers {
+                    if let Lookup::Leased(lease) = answer {
+                        lease.digest = digests[digests.len() - 1];
+                    }
+                }
+            }
+            _ => {}
+        }
+        answers
+    }
+
+    async fn fill(
+        &self,
+        lease: ToyLease,
+        entry: &Entry,
+        lifetime: Duration,
+    ) -> Result<Filled, CacheError> {
+        if self.has(M::BusyForEverOnceDropped) {
+            if std::mem::replace(&mut self.state().busy, true) {
+                return Err(error("busy"));
+            }
+            tokio::task::yield_now().await;
+            self.state().busy = false;
+        }
+        if !self.holds(&lease) && !self.has(M::FillIgnoresTheLease) {
+            return Ok(Filled::Refused);
+        }
+        if self.has(M::FillLooksThenSets) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if self.has(M::FillStoresNothing) {
+            return Ok(Filled::Stored);
+        }
+        let lifetime = match self.mistake {
+            M::LifetimeIsIgnored => Duration::from_secs(3600),
+            M::LifetimeIsHalved => lifetime / 4,
+            _ => lifetime,
+        };
+        let copy = Content::Copy(Box::new(self.damaged(entry)));
+        self.state().put(self.key(&lease.digest), copy, lifetime);
+        Ok(Filled::Stored)
+    }
+
+    async fn fence(&self, digests: &[TokenDigest]) -> Result<(), CacheError> {
+        for digest in digests {
+            let key = self.key(digest);
+            let mut state = self.state();
+            let lifetime = match self.mistake {
+                M::FenceDoesNothing => continue,
+                M::FenceSparesTheLease if state.get(&key).is_some() => continue,
+                M::FenceFallsEarly => FENCE / 2,
+                M::FenceStandsForEver => FENCE * 100,
+                _ => FENCE,
+            };
+            state.put(key, Content::Fence, lifetime);
+        }
+        Ok(())
+    }
+
+    async fn invalidate(&self, digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
+        if digests.is_empty() && self.has(M::NothingIsAnError) {
+            return Err(error("nothing to remove"));
+        }
+        for (at, digest) in digests.iter().enumerate() {
+            let key = self.key(digest);
+            let mut state = self.state();
+            let content = state.get(&key).map(|value| value.content);
+            let spared = match self.mistake {
+                M::InvalidateDoesNothing => true,
+                M::InvalidateTakesTheFirst => at > 0,
+                M::InvalidateLeavesTheLease => matches!(content, Some(Content::Lease(_))),
+                M::InvalidateLeavesTheFence => matches!(content, Some(Content::Fence)),
+                _ => false,
+            };
+            if !spared {
+                state.values.remove(&key);
+            }
+        }
+        Ok(Invalidated::Everywhere)
+    }
+
+    fn status(&self) -> CacheStatus {
+        let mut status = CacheStatus::new(if self.has(M::BackendHasNoName) {
+            ""
+        } else {
+            "toy"
+        });
+        status.connected = true;
+        if self.has(M::SaysMoreIsAvailableThanThereIs) {
+            status.available = 1;
+        }
+        status
+    }
+
+    async fn probe(&self) -> CacheProbe {
+        let mut probe = CacheProbe::default();
+        probe.connected = true;
+        (probe.ping, probe.get) = (Some(Duration::ZERO), Some(Duration::ZERO));
+        probe.set = (!self.has(M::ProbeFails)).then_some(Duration::ZERO);
+        if self.has(M::ProbeClearsAll) {
+            self.state().values.clear();
+        }
+        probe
+    }
+
+    async fn close(&self) {}
+}
