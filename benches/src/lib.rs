@@ -23,6 +23,10 @@ pub struct Service {
     pub sessions: Sessions,
     /// A session whose copy is in Redis.
     pub warm: Created,
+    /// The same service with sealed entries.
+    pub sealed: Sessions,
+    /// A session whose sealed copy is in Redis.
+    pub warm_sealed: Created,
 }
 
 impl Service {
@@ -33,27 +37,21 @@ impl Service {
     pub async fn start() -> Result<Self, Error> {
         let backends = Backends::start().await?;
         let sandbox = backends.sandbox();
+        let cache = RedisCache::builder(sandbox.redis_url()).namespace(sandbox.namespace());
+        let sessions = Sessions::builder(cache.build()?, store(&sandbox).await?).build();
+        let warm = warm(&sessions).await?;
         let cache = RedisCache::builder(sandbox.redis_url())
-            .namespace(sandbox.namespace())
-            .build()?;
-        let store = PostgresStore::builder(sandbox.database_url())
-            .schema(sandbox.schema())
-            .connect_lazy()?;
-        store.migrate().await?;
-        let sessions = Sessions::builder(cache, store).build();
-        let warm = sessions
-            .create(NewSession::new("warm").data("a session's data"))
-            .await?;
-        while sessions.metrics().hits == 0 {
-            let Validation::Valid(_) = sessions.validate(warm.token.reveal()).await else {
-                return Err("the session to be measured is not valid".into());
-            };
-        }
+            .namespace(format!("{}:sealed", sandbox.namespace()))
+            .seal(format!("bench:{}A=", "b".repeat(42)).parse()?);
+        let sealed = Sessions::builder(cache.build()?, store(&sandbox).await?).build();
+        let warm_sealed = self::warm(&sealed).await?;
         Ok(Self {
             backends,
             sandbox,
             sessions,
             warm,
+            sealed,
+            warm_sealed,
         })
     }
 
@@ -63,6 +61,27 @@ impl Service {
         let digest = self.warm.token.digest().to_base64url();
         format!("{}:1:{digest}", self.sandbox.namespace())
     }
+}
+
+async fn store(sandbox: &Sandbox) -> Result<PostgresStore, Error> {
+    let store = PostgresStore::builder(sandbox.database_url())
+        .schema(sandbox.schema())
+        .connect_lazy()?;
+    store.migrate().await?;
+    Ok(store)
+}
+
+/// A session that is in the cache by now.
+async fn warm(sessions: &Sessions) -> Result<Created, Error> {
+    let warm = sessions
+        .create(NewSession::new("warm").data("a session's data"))
+        .await?;
+    while sessions.metrics().hits == 0 {
+        let Validation::Valid(_) = sessions.validate(warm.token.reveal()).await else {
+            return Err("the session to be measured is not valid".into());
+        };
+    }
+    Ok(warm)
 }
 
 /// The median of a benchmark of this run, in nanoseconds, as criterion stored it.

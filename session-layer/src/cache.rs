@@ -8,6 +8,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::clock::Timestamp;
 use crate::error::CacheError;
 use crate::session::Session;
@@ -70,9 +72,11 @@ pub struct Entry {
 pub enum Belief {
     /// It may be served.
     Believed,
-    /// It can never be served again (expired, another store's, older than a change): a lease may
-    /// replace it.
+    /// It can never be served again (expired, older than a change): a lease may replace it.
     Dead,
+    /// The same, and worth counting: it is another store's. Two environments share one cache, or somebody
+    /// moved it here.
+    Foreign,
     /// It may be good, but this node can't tell now, for it has lost touch with the store: ask the
     /// store, and leave the copy where it is.
     Unsure,
@@ -177,9 +181,10 @@ pub struct CacheStatus {
     pub available: usize,
     /// Callers waiting for a connection.
     pub pending: usize,
-    /// Values that were found and could not be served since the start: another format, broken, or of a
-    /// wrong type.
-    pub rejected: u64,
+    /// Values that were found and can never be served, since the start.
+    pub rejected: Rejected,
+    /// Are entries sealed? `None` where they never leave this process.
+    pub sealed: Option<bool>,
 }
 
 impl CacheStatus {
@@ -192,8 +197,53 @@ impl CacheStatus {
             size: 0,
             available: 0,
             pending: 0,
-            rejected: 0,
+            rejected: Rejected::NONE,
+            sealed: None,
         }
+    }
+}
+
+/// Values that a cache found and can never serve, counted by why. Each was a miss.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Rejected {
+    /// No value of ours, or a broken one, one that stands under another key than its own, one over
+    /// 256 KiB, one of a wrong type.
+    pub undecodable: u64,
+    /// Not sealed, by a node with keys: of nodes that have none yet, or planted.
+    pub unsealed: u64,
+    /// Sealed with a key that this node does not have: on the way from one key to the next, of another
+    /// application, or planted.
+    pub unknown_key: u64,
+    /// Said to be sealed with a key of ours, and was not: changed, moved from another key, made up. There
+    /// is no innocent way to one, but for one key ID with two keys.
+    pub forged: u64,
+    /// Of another incarnation: left from before a restart or a failover.
+    pub outlived: u64,
+    /// Of another store.
+    pub foreign: u64,
+}
+
+impl Rejected {
+    const NONE: Self = Self {
+        undecodable: 0,
+        unsealed: 0,
+        unknown_key: 0,
+        forged: 0,
+        outlived: 0,
+        foreign: 0,
+    };
+
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.undecodable
+            + self.unsealed
+            + self.unknown_key
+            + self.forged
+            + self.outlived
+            + self.foreign
     }
 }
 

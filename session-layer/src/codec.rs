@@ -1,10 +1,15 @@
 //! What stands under a key of the shared cache, as bytes.
 //!
-//! | first byte | value | who writes it |
+//! | begins with | value | who writes it |
 //! |---|---|---|
 //! | `L` | a lease: `L` and 16 random bytes, never used twice | whoever missed |
-//! | `V` | a session: `Vp` and an [`Entry`] with the incarnation it was sealed under | whoever holds the lease |
+//! | `Vp` | a session, plain: header, digest, body | whoever holds the lease, without a key to seal |
+//! | `Vs` | a session, sealed: header, key ID, nonce, body ([`sealed`]) | whoever holds the lease, with one |
 //! | `T` | a fence: `T` | whoever changes a session |
+//!
+//! The header says which incarnation and which store the session is from, the body is an [`Entry`]
+//! in postcard's encoding. A node with keys accepts no `Vp`, or sealing would be worth nothing; one
+//! without them no `Vs`, which it can't read.
 //!
 //! The key carries [`FORMAT`], so that two versions of a service side by side don't fight over one
 //! key: each sees only what it can read. What can't be decoded all the same is a miss.
@@ -14,9 +19,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+mod sealed;
+
 use crate::cache::Entry;
 use crate::clock::Timestamp;
-use crate::session::{SessionId, SessionParts};
+use crate::error::RandomError;
+use crate::seal::SealingKeys;
+use crate::session::{MAX_DATA_BYTES, SessionId, SessionParts};
+use crate::store::StoreId;
 use crate::token::TokenDigest;
 
 /// The version of the encoding below. Any change to it takes the next number.
@@ -25,10 +35,14 @@ pub(crate) const FORMAT: u32 = 1;
 /// The fence.
 pub(crate) const FENCE_VALUE: &[u8] = b"T";
 
+/// The largest value that is written or looked into: 256 KiB. A session's data may be 64 KiB; Postgres
+/// prints it with spaces, and numbers in full, so it may come back longer.
+pub(crate) const MAX_VALUE_BYTES: usize = 4 * MAX_DATA_BYTES;
+
 /// Which server, and which life of it, a connection leads to: two servers, or one server before and
 /// after a restart or a promotion, are different incarnations. An entry of another incarnation may
 /// have missed an invalidation and is never served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Incarnation(pub(crate) [u8; 16]);
 
 /// The random part of a lease.
@@ -45,34 +59,53 @@ pub(crate) fn lease_value(nonce: &Nonce) -> Vec<u8> {
     [b"L".as_slice(), nonce].concat()
 }
 
-/// A session's value.
+/// Where a value stands: what an entry there is bound to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// The whole key.
+    pub(crate) key: &'a str,
+    /// The digest in it.
+    pub(crate) digest: &'a TokenDigest,
+    pub(crate) incarnation: Incarnation,
+}
+
+/// What stands in front of a session, in the clear.
+#[derive(Debug, Clone, Copy)]
+struct Header {
+    incarnation: Incarnation,
+    store_id: StoreId,
+}
+
+const PLAIN_MARK: &[u8; 2] = b"Vp";
+
+/// A session's value, sealed where there are keys.
+///
+/// # Errors
+/// Where there are no random bytes to seal it with.
 pub(crate) fn entry_value(
     entry: &Entry,
-    digest: &TokenDigest,
-    incarnation: Incarnation,
-) -> Vec<u8> {
-    let parts = entry.session.parts();
-    let wire = Wire {
-        incarnation,
-        digest: *digest.as_bytes(),
+    place: &Place<'_>,
+    keys: Option<&SealingKeys>,
+) -> Result<Vec<u8>, RandomError> {
+    let header = Header {
+        incarnation: place.incarnation,
         store_id: entry.store_id,
-        xmin: entry.xmin,
-        read_at: entry.read_at.as_micros(),
-        not_after: entry.not_after.as_micros(),
-        id: *parts.id.as_bytes(),
-        version: parts.version,
-        created_at: parts.created_at.as_micros(),
-        authenticated_at: parts.authenticated_at.as_micros(),
-        last_seen_at: parts.last_seen_at.as_micros(),
-        expires_at: parts.expires_at.as_micros(),
-        idle_timeout_s: parts.idle_timeout.map(|idle| idle.as_secs()),
-        user_id: &parts.user_id,
-        data: parts.data.get(),
     };
-    let start = b"Vp".to_vec();
     // Serializing into a growing vector has nothing to fail on; were it to, what comes out would be
     // a value that nobody decodes.
-    postcard::to_extend(&wire, start).unwrap_or_default()
+    let body = |start| postcard::to_extend(&Body::of(entry), start).unwrap_or_default();
+    match keys {
+        Some(keys) => sealed::seal(keys, &header, place.key, body),
+        None => Ok(body(
+            [
+                PLAIN_MARK.as_slice(),
+                &header.incarnation.0,
+                place.digest.as_bytes(),
+                &header.store_id,
+            ]
+            .concat(),
+        )),
+    }
 }
 
 /// What was found under a key.
@@ -80,36 +113,91 @@ pub(crate) fn entry_value(
 pub(crate) enum Found {
     /// A session's copy of this incarnation. Whether it is believed is decided elsewhere.
     Entry(Entry),
-    /// A session's copy that can never be served: another incarnation's.
-    Outlived,
     /// Someone's lease, or a fence.
     Held,
-    /// No value of ours, or one that is broken.
-    Undecodable,
+    /// What can never be served.
+    Rejected(Rejection),
 }
 
-/// Reads a value.
-pub(crate) fn decode(value: &[u8], digest: &TokenDigest, present: Incarnation) -> Found {
+/// Why a value can never be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    /// No value of ours, or one that is broken or stands under another key than its own.
+    Undecodable,
+    /// Longer than any value of ours.
+    TooLarge,
+    /// Not sealed, where sealed ones alone are accepted.
+    Unsealed,
+    /// Sealed with a key that is not one of ours.
+    UnknownKey,
+    /// Said to be sealed with a key of ours, for this Redis key, and was not.
+    Forged,
+    /// Another incarnation's.
+    Outlived,
+}
+
+/// Reads the value at `place`.
+pub(crate) fn decode(value: &[u8], place: &Place<'_>, keys: Option<&SealingKeys>) -> Found {
+    // Before anything is decrypted or copied.
+    if value.len() > MAX_VALUE_BYTES {
+        return Found::Rejected(Rejection::TooLarge);
+    }
     match value {
         [b'L', nonce @ ..] if nonce.len() == size_of::<Nonce>() => Found::Held,
         FENCE_VALUE => Found::Held,
-        [b'V', b'p', wire @ ..] => match postcard::take_from_bytes::<Wire<'_>>(wire) {
-            // Copied here from another key.
-            Ok((wire, [])) if wire.digest != *digest.as_bytes() => Found::Undecodable,
-            Ok((wire, [])) if wire.incarnation != present => Found::Outlived,
-            Ok((wire, [])) => wire.into_entry().map_or(Found::Undecodable, Found::Entry),
-            _ => Found::Undecodable,
-        },
-        _ => Found::Undecodable,
+        [b'V', b'p' | b's', ..] => {
+            decode_entry(value, place, keys).map_or_else(Found::Rejected, Found::Entry)
+        }
+        _ => Found::Rejected(Rejection::Undecodable),
     }
 }
 
-/// An [`Entry`] in postcard's encoding. Moments are in microseconds since 1970.
+fn decode_entry(
+    value: &[u8],
+    place: &Place<'_>,
+    keys: Option<&SealingKeys>,
+) -> Result<Entry, Rejection> {
+    if let Some(sealed) = value.strip_prefix(sealed::MARK) {
+        let keys = keys.ok_or(Rejection::UnknownKey)?;
+        let (header, body) = sealed::open(keys, place.key, sealed)?;
+        return read_entry(&header, &body, place);
+    }
+    let plain = value
+        .strip_prefix(PLAIN_MARK)
+        .ok_or(Rejection::Undecodable)?;
+    if keys.is_some() {
+        return Err(Rejection::Unsealed);
+    }
+    let (header, body) = split_plain(plain, place.digest).ok_or(Rejection::Undecodable)?;
+    read_entry(&header, body, place)
+}
+
+/// `None` also where it was copied here from another key.
+fn split_plain<'a>(plain: &'a [u8], digest: &TokenDigest) -> Option<(Header, &'a [u8])> {
+    let (incarnation, rest) = plain.split_first_chunk()?;
+    let rest = rest.strip_prefix(digest.as_bytes())?;
+    let (store_id, body) = rest.split_first_chunk()?;
+    let header = Header {
+        incarnation: Incarnation(*incarnation),
+        store_id: *store_id,
+    };
+    Some((header, body))
+}
+
+fn read_entry(header: &Header, body: &[u8], place: &Place<'_>) -> Result<Entry, Rejection> {
+    if header.incarnation != place.incarnation {
+        return Err(Rejection::Outlived);
+    }
+    match postcard::take_from_bytes::<Body<'_>>(body) {
+        Ok((body, [])) => body.into_entry(header.store_id),
+        _ => None,
+    }
+    .ok_or(Rejection::Undecodable)
+}
+
+/// An [`Entry`] without what is in the header. Moments are in microseconds since 1970.
 #[derive(Serialize, Deserialize)]
-struct Wire<'a> {
-    incarnation: Incarnation,
-    digest: [u8; 32],
-    store_id: [u8; 16],
+struct Body<'a> {
     xmin: u64,
     read_at: i64,
     not_after: i64,
@@ -124,9 +212,27 @@ struct Wire<'a> {
     data: &'a str,
 }
 
-impl Wire<'_> {
+impl<'a> Body<'a> {
+    fn of(entry: &'a Entry) -> Self {
+        let parts = entry.session.parts();
+        Self {
+            xmin: entry.xmin,
+            read_at: entry.read_at.as_micros(),
+            not_after: entry.not_after.as_micros(),
+            id: *parts.id.as_bytes(),
+            version: parts.version,
+            created_at: parts.created_at.as_micros(),
+            authenticated_at: parts.authenticated_at.as_micros(),
+            last_seen_at: parts.last_seen_at.as_micros(),
+            expires_at: parts.expires_at.as_micros(),
+            idle_timeout_s: parts.idle_timeout.map(|idle| idle.as_secs()),
+            user_id: &parts.user_id,
+            data: parts.data.get(),
+        }
+    }
+
     /// `None` where the data is no JSON.
-    fn into_entry(self) -> Option<Entry> {
+    fn into_entry(self, store_id: StoreId) -> Option<Entry> {
         let parts = SessionParts {
             id: SessionId::from_bytes(self.id),
             user_id: self.user_id.to_owned(),
@@ -140,7 +246,7 @@ impl Wire<'_> {
         };
         Some(Entry {
             session: parts.into(),
-            store_id: self.store_id,
+            store_id,
             xmin: self.xmin,
             read_at: Timestamp::from_micros(self.read_at),
             not_after: Timestamp::from_micros(self.not_after),
@@ -149,119 +255,4 @@ impl Wire<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const HERE: Incarnation = Incarnation([7; 16]);
-    const ALICE: TokenDigest = TokenDigest::from_bytes([5; 32]);
-
-    fn read(value: &[u8]) -> Found {
-        decode(value, &ALICE, HERE)
-    }
-
-    fn entry(user: &str, data: &str, number: i64) -> Entry {
-        let at = Timestamp::from_micros(number);
-        let parts = SessionParts {
-            id: SessionId::from_bytes([3; 16]),
-            user_id: user.to_owned(),
-            version: number,
-            created_at: at,
-            authenticated_at: at,
-            last_seen_at: at,
-            expires_at: at,
-            idle_timeout: (number % 2 == 0).then_some(Duration::from_secs(60)),
-            data: crate::session::data_to_json(data).unwrap(),
-        };
-        Entry {
-            session: parts.into(),
-            store_id: [9; 16],
-            xmin: 42,
-            read_at: at,
-            not_after: at,
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn an_entry_comes_back_as_it_was(user in "[^\0]{1,200}", data in "[^\0]{0,300}", number: i64) {
-            let before = entry(&user, &data, number);
-            let Found::Entry(after) = read(&entry_value(&before, &ALICE, HERE)) else {
-                return Err(TestCaseError::fail("not an entry"));
-            };
-            prop_assert_eq!(format!("{:?}", before.session.parts()), format!("{:?}", after.session.parts()));
-            prop_assert_eq!((before.store_id, before.xmin, before.read_at, before.not_after),
-                            (after.store_id, after.xmin, after.read_at, after.not_after));
-        }
-
-        #[test]
-        fn garbage_is_never_an_entry_and_never_panics(bytes: Vec<u8>) {
-            prop_assert!(!matches!(read(&bytes), Found::Entry(_)));
-            let looks_like_ours = [b"Vp".as_slice(), &bytes].concat();
-            let _ = read(&looks_like_ours);
-        }
-
-        #[test]
-        fn a_cut_or_lengthened_entry_is_undecodable(cut in 2_usize..100, more in 1_usize..9) {
-            let value = entry_value(&entry("alice", "d", 5), &ALICE, HERE);
-            prop_assert!(matches!(read(&value[..cut.min(value.len() - 1)]), Found::Undecodable));
-            let longer = [value, vec![0; more]].concat();
-            prop_assert!(matches!(read(&longer), Found::Undecodable));
-        }
-    }
-
-    #[test]
-    fn another_incarnations_entry_has_outlived_it() {
-        let value = entry_value(&entry("alice", "d", 5), &ALICE, HERE);
-        assert!(matches!(
-            decode(&value, &ALICE, Incarnation([8; 16])),
-            Found::Outlived
-        ));
-    }
-
-    #[test]
-    fn leases_and_fences_are_held() {
-        assert!(matches!(read(&lease_value(&[1; 16])), Found::Held));
-        assert!(matches!(read(FENCE_VALUE), Found::Held));
-        // Whoever plants something like them does not keep a session out of the cache for ever.
-        for planted in [b"L".as_slice(), b"Lease", b"Lexactly 17 bytes", b"TT"] {
-            let held = matches!(read(planted), Found::Held);
-            assert_eq!(held, planted.len() == 17, "{planted:?}");
-        }
-    }
-
-    #[test]
-    fn an_entry_copied_from_another_key_is_undecodable() {
-        let bobs = TokenDigest::from_bytes([6; 32]);
-        let value = entry_value(&entry("bob", "d", 5), &bobs, HERE);
-        assert!(matches!(read(&value), Found::Undecodable));
-        assert!(matches!(decode(&value, &bobs, HERE), Found::Entry(_)));
-    }
-
-    /// Entries written by this version are read by every later one with the same number. If this test
-    /// fails, [`FORMAT`] must be raised.
-    #[test]
-    fn the_encoding_is_that_of_its_format_number() {
-        let value = entry_value(&entry("alice", "d", 4), &ALICE, HERE);
-        let expected = [
-            b"Vp".as_slice(),
-            &[7; 16],
-            &[5; 32],
-            &[9; 16],
-            &[42, 8, 8],
-            &[3; 16],
-            &[8, 8, 8, 8, 8, 1, 60, 5],
-            b"alice",
-            &[3],
-            br#""d""#,
-        ]
-        .concat();
-        assert_eq!((FORMAT, value), (1, expected));
-    }
-
-    #[test]
-    fn a_key_has_namespace_format_and_digest() {
-        let digest = TokenDigest::from_bytes([0; 32]);
-        assert_eq!(key("app", &digest), format!("app:1:{}", "A".repeat(43)));
-    }
-}
+mod tests;

@@ -11,9 +11,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::{NO_CACHE, SessionCache};
 use crate::clock::StoreClock;
-use crate::error::Error;
+use crate::error::{Error, StoreError};
 use crate::journal::{Journal, Timing};
-use crate::metrics::{Counters, Metrics, Troubles};
+use crate::metrics::{Counters, Metrics, Outage, Troubles};
 use crate::pending::Pending;
 use crate::session::CheckedSession;
 use crate::sessions::Mode;
@@ -103,7 +103,6 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Asks the store which one it is, until it has answered once: before that no cached copy can be
     /// checked, and none is believed.
     async fn learn_the_store(driver: Weak<Self>, stop: CancellationToken) {
-        let mut told = false;
         loop {
             {
                 let Some(driver) = driver.upgrade() else {
@@ -115,11 +114,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 let asked = Instant::now();
                 match driver.store.load(&[]).await {
                     Ok(answer) => return driver.seen.heard(asked, &answer),
-                    Err(error) if !told => {
-                        told = true;
-                        tracing::warn!(%error, "the session store does not answer yet");
-                    }
-                    Err(_told) => {}
+                    Err(error) => driver.seen.failed(asked, &error),
                 }
             }
             tokio::select! {
@@ -193,14 +188,31 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
 #[derive(Debug, Default)]
 pub(crate) struct StoreSeen {
     pub(crate) clock: StoreClock,
+    /// Is it failing?
+    outage: Outage,
     id: Mutex<Option<StoreId>>,
 }
 
 impl StoreSeen {
     /// Takes note of an answer to a question sent at `asked`.
     pub(crate) fn heard(&self, asked: Instant, answer: &Loaded) {
+        if self.outage.succeeded(asked) {
+            tracing::info!("the session store answers");
+        }
         self.clock.heard(asked, answer.now);
         *self.id.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer.store_id);
+    }
+
+    /// Takes note of a failure: one event for all of an outage.
+    pub(crate) fn failed(&self, now: Instant, error: &StoreError) {
+        if !self.outage.failed(now) {
+            return;
+        }
+        if self.id().is_some() {
+            tracing::warn!(%error, "the session store cannot answer");
+        } else {
+            tracing::warn!(%error, "the session store does not answer yet");
+        }
     }
 
     /// Which store it is; `None` before its first answer.

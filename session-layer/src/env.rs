@@ -6,6 +6,8 @@ mod plan;
 
 #[cfg(feature = "postgres")]
 use self::plan::Database;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+use self::plan::Keys;
 use self::plan::{Plan, Stores, plan};
 use crate::error::ConfigError;
 use crate::sessions::Sessions;
@@ -19,7 +21,8 @@ impl Sessions {
     /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`) |
     /// | `SESSION_CACHE_NAMESPACE` | `session-layer` | prefix of every key |
     /// | `SESSION_CACHE_POLICY` | `available` | a node cut off from Postgres: `available` serves hits until TTL, `fail-closed` answers 503 after 2 s |
-    /// | `SESSION_CACHE_KEY`, `SESSION_CACHE_KEY_FILE` | none | sealed entries are not part of this version: an error |
+    /// | `SESSION_CACHE_KEY` | none: not sealed | `ID:KEY`, several separated by commas: entries in Redis are [sealed](crate::SealingKeys) with the first and opened with any |
+    /// | `SESSION_CACHE_KEY_FILE` | none | a file with that in it, in place of the variable |
     /// | `SESSION_CACHE_ENABLED` | `true` | `false` starts in [`Mode::Bypass`](crate::Mode::Bypass) |
     /// | `SESSION_CACHE_TTL` | `300` | seconds an entry may be served |
     /// | `SESSION_CACHE_POOL_SIZE` | `10` | Redis connections at most |
@@ -67,11 +70,16 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
         }),
         #[cfg(all(feature = "postgres", feature = "redis"))]
         Stores::Shared { database, redis } => {
-            let cache = crate::cache::RedisCache::builder(redis.url)
+            let mut cache = crate::cache::RedisCache::builder(redis.url)
                 .namespace(redis.namespace)
                 .pool_size(redis.pool_size)
-                .replicated(redis.replicated)
-                .build()?;
+                .replicated(redis.replicated);
+            match redis.keys {
+                Some(Keys::These(keys)) => cache = cache.seal(keys),
+                Some(Keys::InFile(path)) => cache = cache.seal(read_keys(&path)?),
+                None => {}
+            }
+            let cache = cache.build()?;
             let store = open_postgres(database).await?;
             let sessions = Sessions::builder(cache, store).ttl(ttl).mode(mode);
             Ok(sessions.policy(policy).build())
@@ -92,6 +100,18 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
             needed_for: "a DATABASE_URL with postgres://",
         }),
     }
+}
+
+/// The path is not repeated: it may be a key in the wrong variable.
+#[cfg(all(feature = "postgres", feature = "redis"))]
+fn read_keys(path: &str) -> Result<crate::seal::SealingKeys, ConfigError> {
+    crate::seal::SealingKeys::read(path).map_err(|error| {
+        ConfigError::bad_keys(
+            "SESSION_CACHE_KEY_FILE",
+            "the path of a file that holds what SESSION_CACHE_KEY may be",
+            error,
+        )
+    })
 }
 
 /// Sessions kept in the in-process cache at most.

@@ -122,13 +122,15 @@ pub enum ConfigError {
         #[source]
         source: Source,
     },
-    /// A setting whose effect this version does not have yet.
-    #[error("{name} is set, but {what}: unset it")]
-    NotInThisVersion {
+    /// Sealing keys that are none, or a file of them that can't be read. Nothing of them is repeated.
+    #[error("{name} cannot be used: {source}; it may be {may_be}")]
+    BadKeys {
         /// The environment variable.
         name: &'static str,
-        /// What is lacking.
-        what: &'static str,
+        /// What it may be.
+        may_be: &'static str,
+        /// What is wrong with it.
+        source: Source,
     },
     /// Settings that exclude each other.
     #[error("{0}")]
@@ -154,6 +156,19 @@ impl ConfigError {
         // Long enough to recognize it by.
         let was = was.into().chars().take(80).collect();
         Self::BadValue { name, was, may_be }
+    }
+
+    pub(crate) fn bad_keys(
+        name: &'static str,
+        may_be: &'static str,
+        source: impl Into<Source>,
+    ) -> Self {
+        let source = source.into();
+        Self::BadKeys {
+            name,
+            may_be,
+            source,
+        }
     }
 
     #[cfg(feature = "redis")]
@@ -267,6 +282,8 @@ pub enum CacheErrorKind {
     Refused,
     /// It answered something that is no answer to what was asked.
     Protocol,
+    /// The session can't be made an entry of the cache: too large, or no random bytes to seal it with.
+    Entry,
 }
 
 impl CacheError {

@@ -48,9 +48,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     async fn clean_up(&self) {
         let keep = self.longest_life() * JOURNAL_LIVES;
         if let Err(error) = self.store.purge_journal(keep).await {
-            return self
-                .troubles
+            self.troubles
                 .note(Instant::now(), format!("purging the journal: {error}"));
+            return;
         }
         let Some(retention) = self.settings.retention else {
             return;
@@ -60,9 +60,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 Ok(swept) if swept < u64::from(BATCH) => return,
                 Ok(_more) => tokio::time::sleep(PAUSE).await,
                 Err(error) => {
-                    return self
-                        .troubles
+                    self.troubles
                         .note(Instant::now(), format!("sweeping ended sessions: {error}"));
+                    return;
                 }
             }
         }

@@ -90,6 +90,7 @@ mod clock;
 #[cfg(feature = "redis")]
 mod codec;
 mod error;
+mod seal;
 mod session;
 mod token;
 
@@ -120,6 +121,7 @@ pub use self::journal::{DEFAULT_JOURNAL_INTERVAL, Policy};
 pub use self::login::Login;
 pub use self::metrics::Metrics;
 pub use self::revoke::{Changed, Reach};
+pub use self::seal::{InvalidSealingKeys, SealingKeys};
 pub use self::session::{
     CheckedSession, DEFAULT_LIFETIME, ListedSession, LoginMoment, MAX_DATA_BYTES, MAX_LABEL_CHARS,
     MAX_USER_AGENT_CHARS, MAX_USER_ID_CHARS, NewSession, NoLoginMoment, ParseSessionIdError,

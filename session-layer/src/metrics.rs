@@ -1,7 +1,7 @@
 //! What happened: counters since the start, and the troubles of the last minute.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -103,7 +103,8 @@ struct Trouble {
 }
 
 impl Troubles {
-    pub(crate) fn note(&self, now: Instant, text: impl Into<String>) {
+    /// True where it is news: it did not come in the last minute.
+    pub(crate) fn note(&self, now: Instant, text: impl Into<String>) -> bool {
         let text = text.into();
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let times = match kept.iter().position(|t| t.text == text) {
@@ -119,6 +120,7 @@ impl Troubles {
             times: times + 1,
         });
         kept.truncate(MOST_TROUBLES);
+        times == 0
     }
 
     /// What is to be told now.
@@ -131,6 +133,42 @@ impl Troubles {
                 times => format!("{} ({times} times)", t.text),
             })
             .collect()
+    }
+}
+
+/// Is something failing? For one log event at the beginning and one at the end, however many requests meet
+/// it and however many get through in between.
+#[derive(Debug, Default)]
+pub(crate) struct Outage {
+    /// When it failed last; `None`: it is over.
+    last: Mutex<Option<Instant>>,
+    /// Spares the lock on the way of every success.
+    is_on: AtomicBool,
+}
+
+/// Without a failure for this long, an outage is over.
+const CALM: Duration = Duration::from_secs(1);
+
+impl Outage {
+    /// True where this is its beginning.
+    pub(crate) fn failed(&self, now: Instant) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_on.store(true, Ordering::Relaxed);
+        last.replace(now).is_none()
+    }
+
+    /// True where this is its end.
+    pub(crate) fn succeeded(&self, now: Instant) -> bool {
+        if !self.is_on.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = last.is_some_and(|last| now.saturating_duration_since(last) >= CALM);
+        if over {
+            *last = None;
+            self.is_on.store(false, Ordering::Relaxed);
+        }
+        over
     }
 }
 
@@ -162,8 +200,25 @@ mod tests {
         troubles.note(start, "a");
         assert_eq!(troubles.recent(start), ["a (2 times)", "b"]);
         let later = start + RECENT;
-        troubles.note(later, "a");
+        assert!(troubles.note(later, "a"), "news again");
         assert_eq!(troubles.recent(later), ["a"]);
+        assert!(!troubles.note(later, "a"));
+    }
+
+    #[test]
+    fn an_outage_begins_once_and_ends_once() {
+        let start = Instant::now();
+        let outage = Outage::default();
+        assert!(!outage.succeeded(start), "there is none");
+        assert!(outage.failed(start));
+        // Some get through, some don't.
+        for ms in (0..5_000).step_by(500) {
+            let now = start + Duration::from_millis(ms);
+            assert!(!outage.failed(now) && !outage.succeeded(now));
+        }
+        let over = start + Duration::from_millis(5_500);
+        assert!(outage.succeeded(over) && !outage.succeeded(over));
+        assert!(outage.failed(over), "the next one");
     }
 
     #[test]

@@ -292,8 +292,12 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     }
 
     pub(crate) fn note_store(&self, error: &StoreError) {
-        self.troubles
-            .note(Instant::now(), format!("session store: {error}"));
+        let now = Instant::now();
+        self.troubles.note(now, format!("session store: {error}"));
+        // `Other` is about what was asked rather than about the store.
+        if error.kind() != StoreErrorKind::Other {
+            self.seen.failed(now, error);
+        }
     }
 }
 

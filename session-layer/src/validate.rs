@@ -20,7 +20,7 @@ use self::decide::{believe, lifetime, touch_granularity};
 use crate::cache::{Entry, Filled, Lookup, SessionCache};
 use crate::clock::Timestamp;
 use crate::driver::Driver;
-use crate::error::{CacheError, StoreError, StoreErrorKind};
+use crate::error::{CacheError, CacheErrorKind, StoreError, StoreErrorKind};
 use crate::session::Session;
 use crate::sessions::Mode;
 use crate::store::{Change, Loaded, Row, SessionStore, StoreId};
@@ -323,8 +323,17 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     }
 
     pub(crate) fn note_cache(&self, error: &CacheError) {
-        self.troubles
+        let news = self
+            .troubles
             .note(Instant::now(), format!("session cache: {error}"));
+        // Of losing and finding Redis the adapter tells itself.
+        let refused = matches!(
+            error.kind(),
+            CacheErrorKind::Refused | CacheErrorKind::Protocol | CacheErrorKind::Entry
+        );
+        if news && refused {
+            tracing::warn!(%error, "the session cache refuses something; the store is asked instead");
+        }
     }
 }
 

@@ -124,7 +124,7 @@ impl MemoryCache {
             Some(Content::Lease(_) | Content::Fence) => return Lookup::DoNotFill,
             Some(Content::Session(entry)) => match judge(&entry) {
                 Belief::Believed => return Lookup::Hit(entry),
-                Belief::Dead => Some(entry),
+                Belief::Dead | Belief::Foreign => Some(entry),
                 Belief::Unsure => return Lookup::DoNotFill,
             },
         };

@@ -1,7 +1,6 @@
 //! [`RedisCache`]: the cache that all nodes share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -17,6 +16,7 @@ mod keeper;
 mod link;
 mod links;
 mod probe;
+mod rejected;
 
 pub use self::builder::{
     DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCacheBuilder,
@@ -25,9 +25,11 @@ use self::errors::{classify, timed_out};
 use self::identity::is_lost;
 use self::link::{Borrowed, Link};
 use self::links::Links;
+use self::rejected::Rejections;
 use super::{Belief, CacheStatus, Entry, FENCE, Filled, Invalidated, Lookup, SessionCache};
-use crate::codec::{self, Incarnation, Nonce};
-use crate::error::CacheError;
+use crate::codec::{self, Incarnation, MAX_VALUE_BYTES, Nonce, Place};
+use crate::error::{CacheError, CacheErrorKind};
+use crate::seal::SealingKeys;
 use crate::token::TokenDigest;
 
 /// Sets the key to a new value for some milliseconds, if it still holds the old one. A fill replaces
@@ -54,8 +56,8 @@ pub struct RedisCache {
     /// Declared: there are replicas, or a failover may happen.
     replicated: bool,
     compare_and_set: Arc<redis::Script>,
-    /// Values that were found and could not be served.
-    rejected: Arc<AtomicU64>,
+    keys: Option<SealingKeys>,
+    rejections: Arc<Rejections>,
 }
 
 /// The right to fill one key: its nonce, on the link that granted it.
@@ -77,6 +79,26 @@ impl RedisCache {
 
     fn key(&self, digest: &TokenDigest) -> String {
         codec::key(&self.namespace, digest)
+    }
+
+    /// The value to fill with: sealed where there are keys, for the key and the incarnation of the lease.
+    fn sealed(&self, lease: &RedisLease, entry: &Entry) -> Result<Vec<u8>, CacheError> {
+        let place = Place {
+            key: &lease.key,
+            digest: &lease.digest,
+            incarnation: lease.incarnation,
+        };
+        let value = codec::entry_value(entry, &place, self.keys.as_ref()).map_err(|error| {
+            CacheError::new(CacheErrorKind::Entry, error.to_string()).with_source(error)
+        })?;
+        if value.len() > MAX_VALUE_BYTES {
+            return Err(CacheError::new(
+                CacheErrorKind::Entry,
+                "a session is too large to be cached (over 256 KiB): each of its requests goes to the store; \
+                 keep less data in it",
+            ));
+        }
+        Ok(value)
     }
 
     /// Runs `operation` on a link, all under the deadline. A link that turns out to be lost (closed by
@@ -175,10 +197,11 @@ impl SessionCache for RedisCache {
         if lease.link.is_dead() {
             return Ok(Filled::Refused);
         }
+        let value = self.sealed(&lease, entry)?;
         let link = Borrowed::new(lease.link);
         let mut fill = self.compare_and_set.key(&lease.key);
         fill.arg(codec::lease_value(&lease.nonce))
-            .arg(codec::entry_value(entry, &lease.digest, lease.incarnation))
+            .arg(value)
             .arg(millis(lifetime));
         let mut connection = link.0.connection();
         let deadline = Instant::now() + self.deadline;
@@ -237,7 +260,8 @@ impl SessionCache for RedisCache {
             0
         };
         status.pending = self.links.waiting();
-        status.rejected = self.rejected.load(Ordering::Relaxed);
+        status.rejected = self.rejections.snapshot();
+        status.sealed = Some(self.keys.is_some());
         status
     }
 

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::cache::{NAMESPACE, is_namespace};
 use crate::error::ConfigError;
 use crate::journal::Policy;
+use crate::seal::{SEALING_KEYS, SealingKeys};
 use crate::sessions::Mode;
 use crate::store::is_schema_name;
 
@@ -46,6 +49,14 @@ pub(super) struct Redis {
     pub(super) namespace: String,
     pub(super) pool_size: usize,
     pub(super) replicated: bool,
+    pub(super) keys: Option<Keys>,
+}
+
+/// The keys to seal entries with.
+#[derive(PartialEq, Eq)]
+pub(super) enum Keys {
+    These(SealingKeys),
+    InFile(String),
 }
 
 impl std::fmt::Debug for Stores {
@@ -62,15 +73,6 @@ impl std::fmt::Debug for Stores {
 /// Reads the variables. `get` is the environment.
 pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
     let get = |name: &'static str| get(name).filter(|value| !value.trim().is_empty());
-    for name in ["SESSION_CACHE_KEY", "SESSION_CACHE_KEY_FILE"] {
-        if get(name).is_some() {
-            // Whoever sets a key counts on it; going on without would be worse than not starting.
-            return Err(ConfigError::NotInThisVersion {
-                name,
-                what: "sealed entries are not part of this version",
-            });
-        }
-    }
     let policy = one_of(
         &get,
         "SESSION_CACHE_POLICY",
@@ -107,6 +109,8 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
         "1 to 63 of a-z, 0-9 and _, not beginning with a digit or pg_",
         |text| is_schema_name(text).then(|| text.to_owned()),
     )?;
+    // Read also where they are not used, for a bad one to be found before it is needed.
+    let keys = keys(&get)?;
     let url = get("DATABASE_URL").unwrap_or_else(|| DEFAULT_DATABASE.to_owned());
     let url = with_lower_case_scheme(url.trim());
     let redis_url = get("REDIS_URL").map(|url| with_lower_case_scheme(url.trim()));
@@ -144,6 +148,7 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
                     namespace,
                     pool_size,
                     replicated,
+                    keys,
                 },
             },
             None if !enabled => Stores::StoreOnly { database },
@@ -168,6 +173,22 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
         mode,
         policy,
     })
+}
+
+fn keys(get: Get<'_>) -> Result<Option<Keys>, ConfigError> {
+    let given = get("SESSION_CACHE_KEY").map(Zeroizing::new);
+    match (given, get("SESSION_CACHE_KEY_FILE")) {
+        (None, None) => Ok(None),
+        (None, Some(path)) => Ok(Some(Keys::InFile(path))),
+        (Some(text), None) => text.parse().map(|keys| Some(Keys::These(keys))).map_err(
+            |error: crate::seal::InvalidSealingKeys| {
+                ConfigError::bad_keys("SESSION_CACHE_KEY", SEALING_KEYS, error)
+            },
+        ),
+        (Some(_), Some(_)) => Err(ConfigError::Combination(
+            "SESSION_CACHE_KEY and SESSION_CACHE_KEY_FILE are both set: unset one of them",
+        )),
+    }
 }
 
 /// `POSTGRES://…` is as good as `postgres://…`.
@@ -228,6 +249,8 @@ mod tests {
     const POSTGRES: (&str, &str) = ("DATABASE_URL", "postgres://u:hunter2@db/app");
     const REDIS: (&str, &str) = ("REDIS_URL", "redis://:hunter2@cache");
 
+    const KEY: &str = "1:aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1bnQ=";
+
     #[test]
     fn nothing_set_is_the_embedded_pair() {
         let plan = plan_of(&[]).unwrap();
@@ -257,6 +280,7 @@ mod tests {
             ("SESSION_CACHE_POLICY", "fail-closed"),
             ("SESSION_DB_MIGRATE", "false"),
             ("SESSION_DB_SCHEMA", "auth"),
+            ("SESSION_CACHE_KEY", KEY),
         ])
         .unwrap();
         let expected = Stores::Shared {
@@ -270,6 +294,7 @@ mod tests {
                 namespace: "shop".to_owned(),
                 pool_size: 3,
                 replicated: true,
+                keys: Some(Keys::These(KEY.parse().unwrap())),
             },
         };
         assert_eq!(
@@ -334,6 +359,30 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_in_one_place() {
+        let (key, file) = (
+            ("SESSION_CACHE_KEY", KEY),
+            ("SESSION_CACHE_KEY_FILE", "/run/secrets/key"),
+        );
+        let of = |variables: &[_]| match plan_of(&[&[POSTGRES, REDIS], variables].concat()) {
+            Ok(Plan {
+                stores: Stores::Shared { redis, .. },
+                ..
+            }) => Ok(redis.keys),
+            Ok(plan) => panic!("{plan:?}"),
+            Err(error) => Err(error),
+        };
+        assert!(of(&[]) == Ok(None));
+        assert!(of(&[file]) == Ok(Some(Keys::InFile(file.1.to_owned()))));
+        assert!(of(&[("SESSION_CACHE_KEY", ""), file]).is_ok_and(|keys| keys.is_some()));
+        let both = of(&[key, file]).err().unwrap();
+        assert!(both.contains("SESSION_CACHE_KEY_FILE") && !both.contains("hunter2"));
+        // Whoever sets a key counts on it, whichever the stores are.
+        let embedded = plan_of(&[("SESSION_CACHE_KEY", "1:short")]).unwrap_err();
+        assert!(embedded.contains("key number 1"), "{embedded}");
+    }
+
+    #[test]
     fn what_was_wrong_is_not_repeated_at_length() {
         let long = "{".repeat(5_000);
         let error = plan_of(&[POSTGRES, REDIS, ("SESSION_CACHE_NAMESPACE", &long)]).unwrap_err();
@@ -343,6 +392,7 @@ mod tests {
     #[test]
     fn secrets_are_never_shown() {
         let key = plan_of(&[("SESSION_CACHE_KEY", "1:hunter2")]).unwrap_err();
+        assert!(key.starts_with("SESSION_CACHE_KEY") && key.contains("ID:KEY"));
         let url = plan_of(&[("DATABASE_URL", "mysql://u:hunter2@db")]).unwrap_err();
         let plan = format!("{:?}", plan_of(&[POSTGRES, REDIS]).unwrap());
         for shown in [key, url, plan] {

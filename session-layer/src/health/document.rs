@@ -3,6 +3,7 @@
 use http::StatusCode;
 use serde::{Serialize, Serializer};
 
+use crate::cache::Rejected;
 use crate::clock::Timestamp;
 use crate::sessions::Mode;
 
@@ -31,6 +32,9 @@ pub struct HealthReport {
     /// Whether this process uses the cache: `on` or `bypass`.
     #[serde(serialize_with = "mode_in_words")]
     pub mode: Mode,
+    /// Are the entries in Redis sealed ([`SealingKeys`](crate::SealingKeys))? `None` where there are
+    /// none: sessions are cached in this process, or not at all.
+    pub sealed: Option<bool>,
 }
 
 /// The whole in one word.
@@ -80,6 +84,8 @@ pub struct CacheHealth {
     pub pool: PoolHealth,
     /// `redis` or `memory`.
     pub backend: &'static str,
+    /// What was found in it and could never be served, since the start of this process, by why.
+    pub rejected: Rejected,
 }
 
 /// What validations found in the cache: each is a hit, a miss or an error.

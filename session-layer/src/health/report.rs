@@ -74,6 +74,7 @@ pub(super) fn report(facts: Facts<'_>) -> HealthReport {
                 pending: pool.pending,
             },
             backend: pool.backend,
+            rejected: pool.rejected,
         },
         performance: Performance {
             ping: cache.ping.map(millis),
@@ -89,6 +90,7 @@ pub(super) fn report(facts: Facts<'_>) -> HealthReport {
             backend: facts.store_backend,
         },
         mode: facts.mode,
+        sealed: pool.sealed,
     }
 }
 
@@ -127,7 +129,7 @@ fn millis(span: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::CacheProbe;
+    use crate::cache::{CacheProbe, Rejected};
 
     fn healthy_probe() -> Probed {
         Probed {
@@ -150,6 +152,15 @@ mod tests {
     fn facts(probed: &Probed) -> Facts<'_> {
         let mut pool = CacheStatus::new("redis");
         (pool.connected, pool.size, pool.available) = (true, 10, 8);
+        pool.sealed = Some(true);
+        pool.rejected = Rejected {
+            undecodable: 1,
+            unsealed: 2,
+            unknown_key: 3,
+            forged: 4,
+            outlived: 5,
+            foreign: 6,
+        };
         Facts {
             now: "2026-11-22T12:00:00.9Z".parse().unwrap(),
             mode: Mode::On,
@@ -174,9 +185,10 @@ mod tests {
             r#""redis":{"connected":true,"version":"7.0.15","uptime":123456,"usedMemory":"1.2M","totalKeys":42},"#,
             r#""sessionCache":{"enabled":true,"healthy":true,"#,
             r#""metrics":{"hits":850,"misses":150,"errors":0,"total":1000,"hitRate":85.0,"ttl":300},"#,
-            r#""pool":{"size":10,"available":8,"pending":0},"backend":"redis"},"#,
+            r#""pool":{"size":10,"available":8,"pending":0},"backend":"redis","#,
+            r#""rejected":{"undecodable":1,"unsealed":2,"unknownKey":3,"forged":4,"outlived":5,"foreign":6}},"#,
             r#""performance":{"ping":0.2,"set":0.3,"get":0.2},"errors":[],"#,
-            r#""postgres":{"connected":true},"sessionStore":{"healthy":true,"backend":"postgres"},"mode":"on"}"#,
+            r#""postgres":{"connected":true},"sessionStore":{"healthy":true,"backend":"postgres"},"mode":"on","sealed":true}"#,
         );
         let probed = healthy_probe();
         let document = serde_json::to_string(&report(facts(&probed))).unwrap();
@@ -258,6 +270,7 @@ mod tests {
         assert!(!report.redis.connected && report.redis.version.is_none());
         assert!(!report.postgres.connected && report.session_store.healthy);
         assert_eq!(report.session_cache.backend, "memory");
+        assert_eq!(report.sealed, None, "there is nothing to seal");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `builder.rs` | a pool of our own |
 //! | `schema.rs`, `words.rs`, `statements.rs` | the schema's name, and every statement with it in |
-//! | `connection.rs`, `ask.rs` | connections and deadlines: nothing waits for ever, nothing leaks |
+//! | `connection.rs`, `refusal.rs`, `ask.rs` | connections and deadlines: nothing waits for ever, nothing leaks |
 //! | `errors.rs`, `rows.rs` | what comes back, and whether it is the truth |
 //! | `read.rs`, `create.rs`, `change.rs`, `revoke.rs` | the operations |
 //! | `housekeeping.rs` | what is old goes |
@@ -35,6 +35,7 @@ mod errors;
 mod housekeeping;
 mod migrate;
 mod read;
+mod refusal;
 mod revoke;
 mod rows;
 mod schema;

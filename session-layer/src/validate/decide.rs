@@ -21,7 +21,9 @@ pub(super) fn believe(
 ) -> Belief {
     let foreign = store.is_some_and(|store| store != entry.store_id);
     let over = now >= entry.not_after || now.since(entry.read_at) >= ttl;
-    if foreign || over || word == Word::Contradicted {
+    if foreign {
+        Belief::Foreign
+    } else if over || word == Word::Contradicted {
         Belief::Dead
     } else if store.is_none() || word == Word::Unread {
         Belief::Unsure
@@ -112,7 +114,7 @@ mod tests {
         for (store, not_after, word, expected) in [
             (Some(ours), later, Word::Good, Belief::Believed),
             (Some(ours), NOW, Word::Good, Belief::Dead),
-            (Some([2; 16]), later, Word::Good, Belief::Dead),
+            (Some([2; 16]), later, Word::Good, Belief::Foreign),
             (None, later, Word::Good, Belief::Unsure),
             (None, NOW, Word::Good, Belief::Dead),
             (Some(ours), later, Word::Unread, Belief::Unsure),

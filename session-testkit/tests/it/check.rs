@@ -304,6 +304,21 @@ async fn redis_roles(backend: Backend) -> Outcome {
         text.contains("Scripts are denied: nothing will be cached"),
         "{text}"
     );
+    for (denied, says) in [
+        ("-evalsha", "Scripts are denied: nothing will be cached"),
+        ("-unlink", "GET test successful, UNLINK denied"),
+    ] {
+        let poor = ["SETUSER", "poor", "reset", "on", ">s3cret", "~*", "+@all"];
+        redis::cmd("ACL")
+            .arg(&poor)
+            .arg(denied)
+            .exec_async(&mut connection)
+            .await?;
+        let url = format!("redis://poor:s3cret@{}/0", replica.address());
+        let (code, text) = run(check().args(["--redis-url", &url])).await?;
+        assert_eq!(code, 0, "{text}");
+        assert!(text.contains(says), "{denied}: {text}");
+    }
     // Its namespace is not that of the keys that this user may touch.
     let (code, text) = run(check().args(["--redis-url", &url, "--namespace", "other"])).await?;
     assert_eq!(code, 1);

@@ -10,6 +10,7 @@ use super::links::Links;
 use super::{COMPARE_AND_SET, RedisCache};
 use crate::cache::{NAMESPACE, is_namespace};
 use crate::error::ConfigError;
+use crate::seal::SealingKeys;
 
 /// The prefix of every key, unless set otherwise.
 pub const DEFAULT_NAMESPACE: &str = "session-layer";
@@ -36,6 +37,7 @@ pub struct RedisCacheBuilder {
     pool_size: usize,
     deadline: Duration,
     replicated: bool,
+    keys: Option<SealingKeys>,
 }
 
 impl RedisCacheBuilder {
@@ -46,6 +48,7 @@ impl RedisCacheBuilder {
             pool_size: DEFAULT_POOL_SIZE,
             deadline: DEFAULT_DEADLINE,
             replicated: false,
+            keys: None,
         }
     }
 
@@ -74,6 +77,14 @@ impl RedisCacheBuilder {
     /// A server that reports replicas counts as replicated by itself. Defaults to false.
     pub fn replicated(mut self, replicated: bool) -> Self {
         self.replicated = replicated;
+        self
+    }
+
+    /// Seals entries with these keys: whoever can write to Redis, but has none of them, can neither plant a
+    /// session nor read one. Entries that are not sealed are misses from then on. Defaults to entries
+    /// in the clear, which is said once in the log, by [`build`](Self::build).
+    pub fn seal(mut self, keys: SealingKeys) -> Self {
+        self.keys = Some(keys);
         self
     }
 
@@ -111,6 +122,12 @@ impl RedisCacheBuilder {
             .set_pipeline_buffer_size(WRITE_QUEUE);
         let connector = deadpool_redis::Manager::new_with_config(address, connections)
             .map_err(|error| ConfigError::redis_url(error.into()))?;
+        if self.keys.is_none() {
+            tracing::warn!(
+                "sessions in Redis are not sealed: whoever can write to it can plant one; set SESSION_CACHE_KEY, \
+                 or RedisCacheBuilder::seal"
+            );
+        }
         let links = Links::open(connector, self.pool_size, self.deadline)
             .map_err(|error| ConfigError::redis_url(error.into()))?;
         Ok(RedisCache {
@@ -120,7 +137,8 @@ impl RedisCacheBuilder {
             deadline: self.deadline,
             replicated: self.replicated,
             compare_and_set: Arc::new(redis::Script::new(COMPARE_AND_SET)),
-            rejected: Arc::default(),
+            keys: self.keys,
+            rejections: Arc::default(),
         })
     }
 }
@@ -150,6 +168,7 @@ impl std::fmt::Debug for RedisCacheBuilder {
             .field("pool_size", &self.pool_size)
             .field("deadline", &self.deadline)
             .field("replicated", &self.replicated)
+            .field("keys", &self.keys)
             .finish_non_exhaustive()
     }
 }

@@ -2,7 +2,6 @@
 //! the leases.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use redis::{RedisError, Value};
 use tokio::time::Instant;
@@ -10,7 +9,7 @@ use tokio::time::Instant;
 use super::errors::classify;
 use super::{COMPARE_AND_SET, RedisCache, RedisLease, millis, new_nonce, pipe, send};
 use crate::cache::{Belief, Entry, LEASE, Lookup};
-use crate::codec::{self, Found, Incarnation};
+use crate::codec::{self, Found, Place, Rejection};
 use crate::error::CacheError;
 use crate::token::TokenDigest;
 
@@ -32,14 +31,16 @@ impl RedisCache {
         };
         // The incarnation as it was known when the reply came: what an entry must be bound to.
         let incarnation = link.0.incarnation();
-        let steps = digests
-            .iter()
-            .zip(replies)
-            .map(|(digest, reply)| self.judge(reply, digest, incarnation, judge));
         let mut answers = Vec::with_capacity(digests.len());
         let mut second = pipe();
         let mut asked = Vec::new();
-        for ((digest, key), step) in digests.iter().zip(keys).zip(steps) {
+        for ((digest, key), reply) in digests.iter().zip(keys).zip(replies) {
+            let place = Place {
+                key: &key,
+                digest,
+                incarnation,
+            };
+            let step = self.judge(reply, &place, judge);
             let at = answers.len();
             answers.push(Lookup::DoNotFill);
             let replaced = match step {
@@ -114,17 +115,11 @@ impl RedisCache {
         answers
     }
 
-    fn reject(&self, what: &'static str) {
-        self.rejected.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(what, "a value in Redis could not be served");
-    }
-
     /// What a GET's reply means.
     fn judge(
         &self,
         reply: Value,
-        digest: &TokenDigest,
-        incarnation: Incarnation,
+        place: &Place<'_>,
         judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
     ) -> Result<Step, RedisError> {
         let value = match reply {
@@ -132,26 +127,33 @@ impl RedisCache {
             Value::BulkString(value) => value,
             // WRONGTYPE has no kind of its own: only its code tells.
             Value::ServerError(error) if error.code() == "WRONGTYPE" => {
-                self.reject("a key of a wrong type");
+                self.rejections.count_wrong_type();
                 return Ok(Step::Unlink);
             }
             Value::ServerError(error) => return Err(error.into()),
             _ => {
-                self.reject("an answer that is no string");
+                self.rejections.count_wrong_type();
                 return Ok(Step::Answer(Lookup::DoNotFill));
             }
         };
-        Ok(match codec::decode(&value, digest, incarnation) {
+        Ok(match codec::decode(&value, place, self.keys.as_ref()) {
             Found::Entry(entry) => match judge(&entry) {
                 Belief::Believed => Step::Answer(Lookup::Hit(entry)),
                 Belief::Dead => Step::Replace(value),
+                Belief::Foreign => {
+                    self.rejections.count_foreign();
+                    Step::Replace(value)
+                }
                 Belief::Unsure => Step::Answer(Lookup::DoNotFill),
             },
             Found::Held => Step::Answer(Lookup::DoNotFill),
-            Found::Outlived => Step::Replace(value),
-            Found::Undecodable => {
-                self.reject("a value that cannot be decoded");
-                Step::Replace(value)
+            Found::Rejected(why) => {
+                self.rejections.count(why);
+                match why {
+                    // Not worth being sent back to be compared with.
+                    Rejection::TooLarge => Step::Unlink,
+                    _ => Step::Replace(value),
+                }
             }
         })
     }
@@ -164,7 +166,7 @@ enum Step {
     Lease,
     /// Something dead there: take the lease in its place, by compare-and-set.
     Replace(Vec<u8>),
-    /// Not even a string: remove it.
+    /// Not even a string, or too large a one: remove it.
     Unlink,
 }
 

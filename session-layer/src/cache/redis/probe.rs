@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, RedisResult};
+use redis::{FromRedisValue, RedisError};
 use tokio::time::{Instant, timeout};
 
 use super::errors::{classify, timed_out};
@@ -25,40 +25,61 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
         Err(_elapsed) => return failed(found, &timed_out()),
     };
     let connection = link.0.connection();
-    match take::<String>(&connection, "PING", redis::cmd("PING")).await {
+    match take::<String>(&connection, redis::cmd("PING")).await {
         Ok((_, took)) => found.ping = Some(took),
-        // A server that let PING pass will let the rest pass too: five more waits would tell nothing.
-        Err(error) => {
-            found.errors.push(error);
-            return found;
+        Err(failure) => {
+            let is_answer = failure.code().is_some();
+            found.errors.push(told("PING", failure, ""));
+            // A server that does not answer a PING won't answer the rest either: five more waits would
+            // tell nothing. One that refuses it (MISCONF) may have answers.
+            if !is_answer {
+                return found;
+            }
         }
     }
-    found.connected = true;
     let key = format!("{}:{}:probe:{}", cache.namespace, codec::FORMAT, unique());
     let mut set = redis::cmd("SET");
     set.arg(&key).arg("probe").arg("PX").arg(KEY_LIFE_MS);
+    // It compares with what is not there, and changes nothing. Not loaded yet (NOSCRIPT) is as good.
+    let mut script = redis::cmd("EVALSHA");
+    script
+        .arg(cache.compare_and_set.get_hash())
+        .arg(1)
+        .arg(&key);
+    script.arg("another").arg("").arg(KEY_LIFE_MS);
     let (mut get, mut unlink) = (redis::cmd("GET"), redis::cmd("UNLINK"));
     get.arg(&key);
     unlink.arg(&key);
     // Sent in this order, on one connection, before the first of them is answered: so that of a
     // server that takes 200 ms for each it is told within the probe's deadline that it is slow.
-    let (set, got, unlinked, info, keys) = futures_util::join!(
-        take::<String>(&connection, "SET", set),
-        take::<Option<String>>(&connection, "GET", get),
-        take::<i64>(&connection, "UNLINK", unlink),
-        take::<String>(&connection, "INFO", redis::cmd("INFO")),
-        take::<u64>(&connection, "DBSIZE", redis::cmd("DBSIZE")),
+    let (set, got, scripted, unlinked, info, keys) = futures_util::join!(
+        take::<String>(&connection, set),
+        take::<Option<String>>(&connection, get),
+        take::<i64>(&connection, script),
+        take::<i64>(&connection, unlink),
+        take::<String>(&connection, redis::cmd("INFO")),
+        take::<u64>(&connection, redis::cmd("DBSIZE")),
     );
     let mut keep = |error: String| found.errors.push(error);
     let lost = matches!((&set, &got), (Ok(_), Ok((value, _))) if value.as_deref() != Some("probe"));
-    let set = set.map_err(&mut keep).ok();
-    let got = got.map_err(&mut keep).ok();
-    let _ = unlinked.map_err(&mut keep);
-    let info = info.map_err(&mut keep).ok();
-    let keys = keys.map_err(&mut keep).ok();
+    let set = set.map_err(|error| keep(told("SET", error, ""))).ok();
+    let got = got.map_err(|error| keep(told("GET", error, ""))).ok();
+    if let Err(error) = scripted
+        && error.code() != Some("NOSCRIPT")
+    {
+        keep(told("EVALSHA", error, "nothing is cached without it"));
+    }
+    if let Err(error) = unlinked {
+        keep(told("UNLINK", error, WITHOUT_UNLINK));
+    }
+    let info = info
+        .map_err(|error| keep(told("INFO", error, WITHOUT_INFO)))
+        .ok();
+    let keys = keys.map_err(|error| keep(told("DBSIZE", error, ""))).ok();
     if lost {
         keep("GET did not return what SET had stored: Redis evicts at once, or lies".to_owned());
     }
+    found.connected = found.ping.is_some() || got.is_some();
     found.set = set.map(|(_, took)| took);
     found.get = got.map(|(_, took)| took);
     found.total_keys = keys.map(|(n, _)| n);
@@ -72,27 +93,56 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
     found
 }
 
+const WITHOUT_UNLINK: &str = "without it what is revoked stays in Redis until its TTL, and no revocation is promised as propagated";
+const WITHOUT_INFO: &str = "without it a server restarted from an old dump is not told from the one before, and no \
+                            revocation is promised as propagated";
+
 fn failed(mut found: CacheProbe, error: &CacheError) -> CacheProbe {
     found.errors.push(error.to_string());
     found
 }
 
-/// One command's reply and how long it took, or what went wrong.
+/// Why a step failed.
+enum Failure {
+    Refused(RedisError),
+    TimedOut,
+}
+
+impl Failure {
+    fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused(error) => error.code(),
+            Self::TimedOut => None,
+        }
+    }
+}
+
+/// What went wrong with this command and, where the server refused it for good, what is lost by that.
+fn told(command: &str, failure: Failure, lost: &str) -> String {
+    let denied = matches!(failure.code(), Some("NOPERM" | "ERR"));
+    let error = match failure {
+        Failure::Refused(error) => classify(error),
+        Failure::TimedOut => timed_out(),
+    };
+    if denied && !lost.is_empty() {
+        format!("{command}: {error}; {lost}")
+    } else {
+        format!("{command}: {error}")
+    }
+}
+
+/// One command's reply and how long it took.
 async fn take<T: FromRedisValue>(
     connection: &MultiplexedConnection,
-    name: &str,
     command: redis::Cmd,
-) -> Result<(T, Duration), String> {
+) -> Result<(T, Duration), Failure> {
     let mut connection = connection.clone();
     let asked = Instant::now();
-    let answer: Result<RedisResult<T>, _> =
-        timeout(PATIENCE, command.query_async(&mut connection)).await;
-    let error = match answer {
-        Ok(Ok(value)) => return Ok((value, asked.elapsed())),
-        Ok(Err(error)) => classify(error),
-        Err(_elapsed) => timed_out(),
-    };
-    Err(format!("{name}: {error}"))
+    match timeout(PATIENCE, command.query_async(&mut connection)).await {
+        Ok(Ok(value)) => Ok((value, asked.elapsed())),
+        Ok(Err(error)) => Err(Failure::Refused(error)),
+        Err(_elapsed) => Err(Failure::TimedOut),
+    }
 }
 
 /// Keeps two probes at once off each other's key.

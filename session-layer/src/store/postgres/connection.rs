@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::errors;
+use super::refusal::{Lent, Refusal};
 use crate::error::StoreError;
 
 /// How long opening a connection may go on after its caller gave up: a database far away, with TLS,
@@ -34,6 +35,7 @@ pub(super) struct Connections {
     own: bool,
     /// How many connections may be opened for callers who may have gone by then.
     opening: Arc<Semaphore>,
+    refusal: Refusal,
 }
 
 impl Connections {
@@ -43,6 +45,7 @@ impl Connections {
             pool,
             own,
             opening: Arc::new(Semaphore::new(most)),
+            refusal: Refusal::default(),
         }
     }
 
@@ -55,15 +58,30 @@ impl Connections {
         self.pool.options().get_max_connections()
     }
 
-    /// A connection that was alive when it was last used.
+    /// A connection that was alive when it was last used. Where Postgres refuses new ones and none of ours
+    /// is left, the reason. (Of an application's pool others may hold connections that come back: there
+    /// it is waited for, to the deadline.)
     pub(super) async fn get(&self) -> Result<Connection, StoreError> {
+        if !self.own {
+            return self.open().await;
+        }
         // An idle one of ours is taken as it is. An application's pool may have hooks that prepare
         // it, and they run in `acquire` only.
-        if self.own
-            && let Some(idle) = self.pool.try_acquire()
-        {
-            return Ok(Connection::new(idle));
+        if let Some(idle) = self.pool.try_acquire() {
+            return Ok(self.lend(idle));
         }
+        if let Some(refused) = self.refusal.now() {
+            return Err(refused);
+        }
+        tokio::select! {
+            biased;
+            opened = self.open() => opened,
+            refused = self.refusal.hear(&self.pool) => Err(refused),
+        }
+    }
+
+    /// A connection as soon as there is one. Opening it goes on when the caller leaves.
+    async fn open(&self) -> Result<Connection, StoreError> {
         let Ok(permit) = Arc::clone(&self.opening).try_acquire_owned() else {
             return self.wait().await;
         };
@@ -104,8 +122,12 @@ impl Connections {
         self.pool
             .acquire()
             .await
-            .map(Connection::new)
+            .map(|lent| self.lend(lent))
             .map_err(|error| self.explain(error))
+    }
+
+    fn lend(&self, lent: PoolConnection<Postgres>) -> Connection {
+        Connection(Some((lent, self.refusal.lend())))
     }
 
     fn explain(&self, error: sqlx::Error) -> StoreError {
@@ -126,19 +148,16 @@ impl Connections {
 /// A connection lent by the pool. Dropped without being given back, it is closed: someone stopped
 /// waiting in the middle of an answer.
 #[derive(Debug)]
-pub(super) struct Connection(Option<PoolConnection<Postgres>>);
+pub(super) struct Connection(Option<(PoolConnection<Postgres>, Lent)>);
 
 impl Connection {
-    fn new(lent: PoolConnection<Postgres>) -> Self {
-        Self(Some(lent))
-    }
-
     /// Back to the pool: every answer was read to its end.
     pub(super) fn give_back(mut self) {
-        if let Some(mut lent) = self.0.take() {
+        if let Some((mut connection, lent)) = self.0.take() {
             tokio::spawn(async move {
                 // Dropping this future in time gives the permit back and closes the connection.
-                let _ = timeout(GIVING_BACK, lent.return_to_pool()).await;
+                let _ = timeout(GIVING_BACK, connection.return_to_pool()).await;
+                drop(lent);
             });
         }
     }
@@ -146,8 +165,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(lent) = self.0.take() {
-            drop(lent.detach());
+        if let Some((connection, _lent)) = self.0.take() {
+            drop(connection.detach());
         }
     }
 }
@@ -158,12 +177,12 @@ impl Deref for Connection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        self.0.as_ref().expect(LENT)
+        &self.0.as_ref().expect(LENT).0
     }
 }
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        self.0.as_mut().expect(LENT)
+        &mut self.0.as_mut().expect(LENT).0
     }
 }

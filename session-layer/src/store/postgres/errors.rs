@@ -103,8 +103,8 @@ fn by_code(code: Option<&str>, progress: &Progress) -> (Kind, &'static str) {
         ),
         "53300" => (
             Kind::Unreachable,
-            "Postgres has no connection left: raise its max_connections, or lower max_connections of the pools that \
-             use it",
+            "Postgres has no connection left for our role (53300): raise max_connections, the role's or the \
+             database's CONNECTION LIMIT, or lower max_connections of the pools that use it",
         ),
         "57014" => (
             Kind::TimedOut,

@@ -260,6 +260,25 @@ async fn without_a_server_the_store_is_built_and_says_what_is_wrong() {
     is(StoreErrorKind::Unreachable, &error);
     assert!(error.to_string().contains("is it running"), "{error}");
     assert!(began.elapsed() < READ + Duration::from_secs(1));
+    // Not at the deadline, and with the reason: nobody waits for a server that refuses.
+    let patient = PostgresStore::builder(&url)
+        .read_deadline(Duration::from_secs(60))
+        .change_deadline(Duration::from_secs(60))
+        .connect_lazy()
+        .unwrap();
+    for _ in 0..2 {
+        let error = patient.load(&[token("a")]).await.unwrap_err();
+        assert!(
+            error.to_string().starts_with("no connection to Postgres: "),
+            "{error}"
+        );
+        let error = patient
+            .revoke(&Target::Token(token("a")), "test")
+            .await
+            .unwrap_err();
+        is(StoreErrorKind::Unreachable, &error);
+    }
+    patient.close().await;
     for error in [
         store.migrate().await.unwrap_err(),
         PostgresStore::connect(&url).await.unwrap_err(),

@@ -1,0 +1,254 @@
+//! Postgres refuses: who has a copy goes on, others get "unavailable", and the errors say what to do.
+
+use std::time::Duration;
+
+use session_layer::store::PostgresStore;
+use session_layer::{Created, Error, Mode, Sessions};
+use session_testkit::backends::{Backend, Backends, Sandbox};
+use session_testkit::faults::{self, Fault, Target};
+use session_testkit::wait;
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgPoolOptions;
+
+use super::assert_says;
+use crate::harness::{Failure, Outcome, Registry};
+use crate::support::{SOON, ask, built, cache, login, sessions, store_on};
+
+pub(super) fn tests(reg: &mut Registry) {
+    reg.each_backend("postgres_57p01_costs_one_more_try", terminated);
+    reg.each_backend("postgres_53300_no_connection_left", no_connection_left);
+    reg.each_backend("postgres_57p03_shutting_down", shutting_down);
+    reg.each_backend("postgres_57014_cancelled", cancelled);
+    reg.each_backend("postgres_25006_read_only", read_only);
+    reg.each_backend("postgres_42501_denied_and_hidden", denied);
+    reg.each_backend("postgres_42p01_no_tables", no_tables);
+}
+
+/// A service whose role is an ordinary one, and a session that Redis has no copy of.
+struct Service {
+    backends: Backends,
+    sandbox: Sandbox,
+    role: String,
+    url: String,
+    owner: Sessions,
+    alice: Created,
+}
+
+impl Service {
+    async fn start(backend: Backend) -> Result<Self, Failure> {
+        let backends = Backends::builder().backend(backend).start().await?;
+        let sandbox = backends.sandbox();
+        let owner = sessions(&sandbox).await?;
+        let alice = login(&owner, "alice").await?;
+        let (schema, role) = (sandbox.schema(), "the_app".to_owned());
+        let grants = format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'secret';
+             GRANT USAGE ON SCHEMA {schema} TO {role};
+             GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role};
+             GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"
+        );
+        execute(&backends, grants).await?;
+        let database = sandbox
+            .database_url()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default();
+        let address = session_testkit::url::address(sandbox.database_url()).unwrap_or_default();
+        let url = format!("postgres://{role}:secret@{address}/{database}");
+        Ok(Self {
+            backends,
+            sandbox,
+            role,
+            url,
+            owner,
+            alice,
+        })
+    }
+
+    fn target(&self) -> Target {
+        Target::new(&self.backends)
+            .role(&self.role)
+            .schema(self.sandbox.schema())
+    }
+
+    /// Asks Postgres each time.
+    async fn node(&self) -> Result<Sessions, Failure> {
+        let cache = cache(self.sandbox.redis_url(), &self.sandbox)?;
+        let node = built(cache, store_on(&self.url, &self.sandbox).await?);
+        node.set_mode(Mode::Bypass);
+        Ok(node)
+    }
+
+    /// Those that it has open now.
+    async fn end_connections(&self) -> Outcome {
+        execute(&self.backends, self.terminate()).await
+    }
+
+    fn terminate(&self) -> String {
+        format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{}'",
+            self.role
+        )
+    }
+
+    /// Nobody is told "invalid", and what is wrong is said.
+    async fn refused(&self, node: &Sessions, says: &[&str]) -> Outcome {
+        assert_eq!(ask(node, &self.alice).await, "unavailable");
+        let errors = node.recent_errors().join("\n");
+        assert_says(&errors, says, &"Postgres");
+        let revoked = node.revoke(self.alice.token.reveal()).await;
+        assert!(revoked.as_ref().is_err_and(Error::is_outage), "{revoked:?}");
+        assert!(!node.health().await.session_store.healthy);
+        Ok(())
+    }
+
+    async fn until_valid(&self, node: &Sessions) -> Outcome {
+        wait::until("a valid answer", SOON, async || {
+            ask(node, &self.alice).await == "valid"
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+async fn execute(backends: &Backends, statements: String) -> Outcome {
+    sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(&mut backends.postgres().connect().await?)
+        .await?;
+    Ok(())
+}
+
+async fn terminated(backend: Backend) -> Outcome {
+    let service = Service::start(backend).await?;
+    let node = service.node().await?;
+    assert_eq!(ask(&node, &service.alice).await, "valid");
+    let broken = faults::inject(&Fault::PostgresTerminate, &service.target()).await?;
+    assert!(broken.heal().await?.touched_something());
+    assert_eq!(ask(&node, &service.alice).await, "valid");
+    assert!(
+        node.recent_errors().is_empty(),
+        "{:?}",
+        node.recent_errors()
+    );
+    Ok(())
+}
+
+async fn no_connection_left(backend: Backend) -> Outcome {
+    let service = Service::start(backend).await?;
+    let node = service.node().await?;
+    assert_eq!(ask(&node, &service.alice).await, "valid");
+    let broken = faults::inject(&Fault::PostgresConnectionLimit, &service.target()).await?;
+    service.end_connections().await?;
+    service
+        .refused(&node, &["53300", "max_connections"])
+        .await?;
+    broken.heal().await?;
+    service.until_valid(&node).await
+}
+
+/// A "smart" shutdown waits for those who are connected, and lets nobody in.
+async fn shutting_down(backend: Backend) -> Outcome {
+    let service = Service::start(backend).await?;
+    let node = service.node().await?;
+    let mut held = service.backends.postgres().connect().await?;
+    let stop = "COPY (SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)) TO PROGRAM 'read postmaster; kill -TERM $postmaster'";
+    sqlx::raw_sql(stop).execute(&mut held).await?;
+    wait::until("Postgres to let nobody in", SOON, async || {
+        service.backends.postgres().connect().await.is_err()
+    })
+    .await?;
+    // The node's own would go on.
+    sqlx::raw_sql(AssertSqlSafe(service.terminate()))
+        .execute(&mut held)
+        .await?;
+    service
+        .refused(&node, &["starting up or shutting down"])
+        .await?;
+    drop(held);
+    Ok(())
+}
+
+async fn cancelled(backend: Backend) -> Outcome {
+    let service = Service::start(backend).await?;
+    // The application's pool, with no timeout of its own; ours sets one.
+    let pool = PgPoolOptions::new().connect(&service.url).await?;
+    let store = PostgresStore::from_pool(pool.clone())
+        .schema(service.sandbox.schema())?
+        .read_deadline(Duration::from_secs(3));
+    let node = built(cache(service.sandbox.redis_url(), &service.sandbox)?, store);
+    node.set_mode(Mode::Bypass);
+    assert_eq!(ask(&node, &service.alice).await, "valid");
+    let broken = faults::inject(&Fault::PostgresTableLock, &service.target()).await?;
+    let set = format!(
+        "ALTER ROLE {} SET statement_timeout = '200ms'",
+        service.role
+    );
+    execute(&service.backends, set).await?;
+    // The setting counts for connections from now on.
+    service.end_connections().await?;
+    assert_eq!(ask(&node, &service.alice).await, "unavailable");
+    let errors = node.recent_errors().join("\n");
+    assert_says(
+        &errors,
+        &["cancelled the statement", "statement_timeout"],
+        &"57014",
+    );
+    broken.heal().await?;
+    service.until_valid(&node).await?;
+    pool.close().await;
+    Ok(())
+}
+
+async fn read_only(backend: Backend) -> Outcome {
+    let service = Service::start(backend).await?;
+    let node = service.node().await?;
+    let broken = faults::inject(&Fault::PostgresReadOnly, &service.target()).await?;
+    assert_eq!(ask(&node, &service.alice).await, "valid", "it can be read");
+    let revoked = node.revoke(service.alice.token.reveal()).await;
+    assert!(revoked.as_ref().is_err_and(Error::is_outage), "{revoked:?}");
+    let errors = node.recent_errors().join("\n");
+    assert_says(&errors, &["read-only", "primary"], &"25006");
+    broken.heal().await?;
+    // Each of its connections hears of it at some time.
+    wait::until("a change to be made", SOON, async || {
+        node.revoke(service.alice.token.reveal()).await.is_ok()
+    })
+    .await?;
+    assert_eq!(ask(&node, &service.alice).await, "invalid");
+    Ok(())
+}
+
+async fn denied(backend: Backend) -> Outcome {
+    let service = Service::start(backend).await?;
+    let node = service.node().await?;
+    for (fault, says) in [
+        (Fault::PostgresRevokedGrant, &["GRANT", "SELECT"][..]),
+        (
+            Fault::PostgresForcedRls,
+            &["row-level security", "the_app", "BYPASSRLS", "session"],
+        ),
+    ] {
+        assert_eq!(ask(&node, &service.alice).await, "valid", "{fault}");
+        let broken = faults::inject(&fault, &service.target()).await?;
+        service.refused(&node, says).await?;
+        broken.heal().await?;
+        service.until_valid(&node).await?;
+    }
+    Ok(())
+}
+
+async fn no_tables(backend: Backend) -> Outcome {
+    let service = Service::start(backend).await?;
+    let node = service.node().await?;
+    let schema = service.sandbox.schema();
+    let away = format!("ALTER TABLE {schema}.sessions RENAME TO sessions_away");
+    execute(&service.backends, away).await?;
+    service
+        .refused(&node, &["tables are missing", "SESSION_DB_MIGRATE"])
+        .await?;
+    let back = format!("ALTER TABLE {schema}.sessions_away RENAME TO sessions");
+    execute(&service.backends, back).await?;
+    service.until_valid(&node).await?;
+    assert_eq!(ask(&service.owner, &service.alice).await, "valid");
+    Ok(())
+}

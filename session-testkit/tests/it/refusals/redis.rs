@@ -1,0 +1,240 @@
+//! Redis refuses: Postgres answers, and the errors say what to do.
+
+use std::sync::Arc;
+
+use redis::{AsyncCommands as _, aio::MultiplexedConnection, cmd};
+use session_layer::{HealthStatus, Reach, Sessions};
+use session_testkit::backends::{Backend, Backends};
+use session_testkit::faults::{self, Command, Fault, Target};
+use session_testkit::wait;
+
+use super::{assert_says, told};
+use crate::harness::{Outcome, Registry};
+use crate::support::{
+    OwnRedis, SOON, ask, login, sessions_on, until_connected, until_disconnected, until_hit,
+};
+
+pub(super) fn tests(reg: &mut Registry) {
+    reg.each_backend("redis_oom_misconf_and_each_denied_command", by_name);
+    reg.shared("redis_without_unlink_promises_nothing", no_unlink);
+    reg.shared("redis_without_scripts_at_all_caches_nothing", no_scripts);
+    reg.shared("redis_loading", loading);
+    reg.shared("redis_wants_other_credentials", credentials);
+    reg.shared("redis_busy_with_a_script", busy);
+    reg.shared("redis_demoted_says_so", demoted);
+}
+
+async fn by_name(backend: Backend) -> Outcome {
+    let backends = Backends::builder().backend(backend).start().await?;
+    let sandbox = backends.sandbox();
+    let target = Target::new(&backends);
+    let cases: [(Fault, &[&str]); 7] = [
+        (Fault::RedisOom, &["OOM", "maxmemory"]),
+        (Fault::RedisMisconf, &["MISCONF", "disk"]),
+        (Fault::RedisAcl(Command::Get), &["NOPERM", "get"]),
+        (Fault::RedisAcl(Command::Set), &["NOPERM", "set"]),
+        (
+            Fault::RedisAcl(Command::Evalsha),
+            &["NOPERM", "EVALSHA", "nothing is cached"],
+        ),
+        (
+            Fault::RedisAcl(Command::Info),
+            &["NOPERM", "INFO", "old dump", "propagated"],
+        ),
+        (Fault::RedisAcl(Command::Client), &[]),
+    ];
+    for (fault, says) in cases {
+        let before = sessions_on(sandbox.redis_url(), &sandbox).await?;
+        let (alice, bob) = (login(&before, "alice").await?, login(&before, "bob").await?);
+        until_hit(&before, &alice).await?;
+        let broken = faults::inject(&fault, &target).await?;
+        // One that was there before, and one that starts now.
+        let since = sessions_on(sandbox.redis_url(), &sandbox).await?;
+        until_connected(&since).await?;
+        for node in [&before, &since] {
+            for _ in 0..3 {
+                assert_eq!(ask(node, &alice).await, "valid", "{fault}");
+                assert_eq!(ask(node, &bob).await, "valid", "{fault}");
+            }
+            let report = node.health().await;
+            assert_says(&report.errors.join("\n"), says, &fault);
+            if says.is_empty() {
+                assert_eq!(report.status(), HealthStatus::Healthy, "{fault}");
+            } else {
+                assert_eq!(report.status(), HealthStatus::Degraded, "{fault}");
+            }
+        }
+        if fault == Fault::RedisAcl(Command::Evalsha) {
+            assert_eq!(since.metrics().fills, 0, "nothing is cached");
+        }
+        let reach = since.revoke(alice.token.reveal()).await?.reach;
+        // MISCONF refuses UNLINK too; without INFO nobody knows whose acknowledgement it is.
+        let propagated = ![Fault::RedisMisconf, Fault::RedisAcl(Command::Info)].contains(&fault);
+        assert_eq!(reach == Reach::Propagated, propagated, "{fault}: {reach:?}");
+        if propagated {
+            assert_eq!(ask(&before, &alice).await, "invalid", "{fault}");
+        } else {
+            wait::until("the journal to be read", SOON, async || {
+                ask(&before, &alice).await == "invalid"
+            })
+            .await?;
+        }
+        broken.heal().await?;
+        for node in [&before, &since] {
+            until_hit(node, &bob).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A user of Redis with all rights but these.
+async fn without(own: &OwnRedis, rules: &[&str]) -> Result<Sessions, crate::harness::Failure> {
+    let mut redis = own.redis.connect().await?;
+    let user = ["SETUSER", "poor", "on", ">secret", "~*", "+@all"];
+    let () = cmd("ACL")
+        .arg(&user)
+        .arg(rules)
+        .query_async(&mut redis)
+        .await?;
+    let url = own
+        .redis
+        .url()
+        .replacen("redis://", "redis://poor:secret@", 1);
+    sessions_on(&url, &own.sandbox).await
+}
+
+async fn no_unlink(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start(&backends).await?;
+    let sessions = without(&own, &["-unlink"]).await?;
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    let reach = sessions.revoke(alice.token.reveal()).await?.reach;
+    assert!(matches!(reach, Reach::Committed { .. }), "{reach:?}");
+    assert_eq!(ask(&sessions, &alice).await, "invalid");
+    let text = told(&sessions).await;
+    assert_says(&text, &["NOPERM", "UNLINK", "until its TTL"], &"UNLINK");
+    Ok(())
+}
+
+async fn no_scripts(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start(&backends).await?;
+    let sessions = without(&own, &["-@scripting"]).await?;
+    let alice = login(&sessions, "alice").await?;
+    until_connected(&sessions).await?;
+    for _ in 0..5 {
+        assert_eq!(ask(&sessions, &alice).await, "valid");
+    }
+    let text = told(&sessions).await;
+    assert_says(&text, &["NOPERM", "nothing is cached"], &"scripts");
+    let reach = sessions.revoke(alice.token.reveal()).await?.reach;
+    assert_eq!(reach, Reach::Propagated, "nothing is cached anywhere");
+    assert_eq!(sessions.metrics().fills, 0);
+    Ok(())
+}
+
+async fn loading(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start_with(&backends, &["--enable-debug-command", "yes"]).await?;
+    let sessions = own.sessions().await?;
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    // Redis looks at its clients only now and then while it loads, by the bytes it has read.
+    own.redis
+        .config_set("loading-process-events-interval-bytes", "1024")
+        .await?;
+    own.redis.config_set("key-load-delay", "10000").await?;
+    let mut redis = own.redis.connect().await?;
+    let mut many = redis::pipe();
+    for n in 0..600 {
+        many.set(format!("many:{n}"), "x".repeat(2_000)).ignore();
+    }
+    let () = many.query_async(&mut redis).await?;
+    let reload = tokio::spawn(async move {
+        let _ended: redis::RedisResult<()> =
+            cmd("DEBUG").arg("RELOAD").query_async(&mut redis).await;
+    });
+    wait::until("a request that meets LOADING", SOON, async || {
+        assert_eq!(ask(&sessions, &alice).await, "valid");
+        let errors = sessions.recent_errors().join("\n");
+        errors.contains("LOADING") && errors.contains("when it is done")
+    })
+    .await?;
+    reload.abort();
+    until_hit(&sessions, &alice).await?;
+    Ok(())
+}
+
+async fn credentials(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start(&backends).await?;
+    let wrong = own
+        .redis
+        .url()
+        .replacen("redis://", "redis://default:wr0ng@", 1);
+    let mut admin = own.redis.connect().await?;
+    set_password(&mut admin, ">s3cret").await?;
+    // WRONGPASS, and NOAUTH.
+    for url in [wrong.as_str(), own.redis.url()] {
+        let sessions = sessions_on(url, &own.sandbox).await?;
+        let alice = login(&sessions, "alice").await?;
+        wait::until("a refusal", SOON, async || {
+            assert_eq!(ask(&sessions, &alice).await, "valid");
+            !sessions.recent_errors().is_empty()
+        })
+        .await?;
+        let errors = sessions.recent_errors().join("\n");
+        assert_says(&errors, &["check user and password in REDIS_URL"], &url);
+        assert!(!errors.contains("wr0ng"), "{errors}");
+        assert!(!sessions.cache_status().connected);
+    }
+    set_password(&mut admin, "nopass").await?;
+    Ok(())
+}
+
+async fn set_password(admin: &mut MultiplexedConnection, rule: &str) -> redis::RedisResult<()> {
+    let words = ["SETUSER", "default", "resetpass", rule];
+    cmd("ACL").arg(&words).query_async(admin).await
+}
+
+async fn busy(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start(&backends).await?;
+    let sessions = own.sessions().await?;
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    own.redis.config_set("busy-reply-threshold", "50").await?;
+    let (mut script, mut admin) = (own.redis.connect().await?, own.redis.connect().await?);
+    let endless = tokio::spawn(async move {
+        let _killed: redis::RedisResult<()> = cmd("EVAL")
+            .arg("while true do end")
+            .arg(0)
+            .query_async(&mut script)
+            .await;
+    });
+    let seen = wait::until("a request that meets BUSY", SOON, async || {
+        assert_eq!(ask(&sessions, &alice).await, "valid");
+        let errors = sessions.recent_errors().join("\n");
+        errors.contains("SCRIPT KILL")
+    })
+    .await;
+    let () = cmd("SCRIPT").arg("KILL").query_async(&mut admin).await?;
+    endless.abort();
+    seen?;
+    until_hit(&sessions, &alice).await?;
+    Ok(())
+}
+
+async fn demoted(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start(&backends).await?;
+    let master = OwnRedis::start(&backends).await?;
+    let sessions = own.sessions().await?;
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    own.redis.replica_of(Some(&master.redis)).await?;
+    until_disconnected(&sessions).await?;
+    assert_eq!(ask(&sessions, &alice).await, "valid");
+    let errors = sessions.recent_errors().join("\n");
+    assert_says(&errors, &["replica", "REDIS_URL"], &"a demotion");
+    own.redis.replica_of(None).await?;
+    until_hit(&sessions, &alice).await?;
+    let gone: bool = own.redis.connect().await?.exists("nothing").await?;
+    assert!(!gone);
+    Ok(())
+}

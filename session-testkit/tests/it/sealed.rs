@@ -1,0 +1,419 @@
+//! What somebody who can write to Redis can do without a sealing key: cost a miss, and be counted.
+
+use std::sync::Arc;
+
+use redis::AsyncCommands as _;
+use redis::aio::MultiplexedConnection;
+use session_layer::cache::{RedisCache, Rejected};
+use session_layer::{Created, NewSession, SealingKeys, SessionToken, Sessions, Validation};
+use session_testkit::backends::{Backend, Backends, Sandbox};
+use session_testkit::wait;
+
+use crate::harness::{Failure, Outcome, Registry};
+use crate::support::{
+    OwnRedis, SOON, ask, built, key, login, sessions, store, until_connected, until_hit,
+};
+
+pub(crate) fn tests(reg: &mut Registry) {
+    reg.shared("planted_for_a_token_that_was_never_issued", planted);
+    reg.shared("swapped_between_keys", swapped);
+    reg.shared("garbage_cut_and_oversized", garbage);
+    reg.shared("moved_from_another_namespace", from_another_namespace);
+    reg.shared("moved_from_another_store", from_another_store);
+    reg.shared("moved_from_another_incarnation", from_another_incarnation);
+    reg.shared("replayed_under_its_own_key_after_a_revocation", replayed);
+    reg.shared("a_key_is_replaced_and_nobody_logged_out", rotated);
+    reg.shared("sealed_and_unsealed_nodes_side_by_side", side_by_side);
+    reg.shared(
+        "redis_and_its_dump_show_nothing_of_a_session",
+        nothing_shown,
+    );
+    reg.shared("what_is_too_large_is_not_cached", too_large);
+    reg.shared("health_says_whether_entries_are_sealed", told);
+}
+
+/// Keys with these IDs, the first of them to seal with; the same ID is the same key.
+fn keys(ids: &str) -> Result<SealingKeys, Failure> {
+    let text: Vec<String> = ids
+        .split(' ')
+        .map(|id| format!("{id}:{}A=", id.repeat(42)))
+        .collect();
+    Ok(text.join(",").parse()?)
+}
+
+/// A node that seals with these keys.
+async fn sealed_on(redis_url: &str, sandbox: &Sandbox, ids: &str) -> Result<Sessions, Failure> {
+    sealed_in(redis_url, sandbox.namespace(), sandbox, ids).await
+}
+
+async fn sealed_in(
+    redis_url: &str,
+    namespace: &str,
+    sandbox: &Sandbox,
+    ids: &str,
+) -> Result<Sessions, Failure> {
+    let cache = RedisCache::builder(redis_url)
+        .namespace(namespace)
+        .deadline(std::time::Duration::from_millis(500))
+        .seal(keys(ids)?)
+        .build()?;
+    Ok(built(cache, store(sandbox).await?))
+}
+
+async fn sealed(sandbox: &Sandbox) -> Result<Sessions, Failure> {
+    sealed_on(sandbox.redis_url(), sandbox, "a").await
+}
+
+fn rejected(sessions: &Sessions) -> Rejected {
+    sessions.cache_status().rejected
+}
+
+/// Whose session is it? `None` where it is nobody's.
+async fn whose(sessions: &Sessions, token: &str) -> Option<String> {
+    match sessions.validate(token).await {
+        Validation::Valid(session) => Some(session.user_id().to_owned()),
+        Validation::Invalid => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The value of a session that is in the cache by now.
+async fn value(
+    redis: &mut MultiplexedConnection,
+    sandbox: &Sandbox,
+    created: &Created,
+) -> Result<Vec<u8>, Failure> {
+    let value: Vec<u8> = redis.get(key(sandbox, created)).await?;
+    assert_eq!(value[0], b'V', "it is not an entry");
+    Ok(value)
+}
+
+/// A plain entry with the digest of another token in it: without sealing it lets a token in that nobody
+/// was ever given; with it, it does not.
+async fn planted(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let (plain, sealed) = (sessions(&sandbox).await?, sealed(&sandbox).await?);
+    let alice = login(&plain, "alice").await?;
+    until_hit(&plain, &alice).await?;
+    until_connected(&sealed).await?;
+    let mut redis = backends.redis().connect().await?;
+    let mut forged = value(&mut redis, &sandbox, &alice).await?;
+    let never_issued = SessionToken::generate()?;
+    // `Vp`, 16 bytes of incarnation, the digest.
+    forged[18..50].copy_from_slice(never_issued.digest().as_bytes());
+    let place = format!(
+        "{}:1:{}",
+        sandbox.namespace(),
+        never_issued.digest().to_base64url()
+    );
+    let () = redis.set(&place, &forged).await?;
+    let let_in = whose(&plain, never_issued.reveal()).await;
+    assert_eq!(
+        let_in.as_deref(),
+        Some("alice"),
+        "or this test proves nothing"
+    );
+
+    let before = rejected(&sealed).unsealed;
+    assert_eq!(whose(&sealed, never_issued.reveal()).await, None);
+    assert_eq!(rejected(&sealed).unsealed, before + 1);
+    // One that says of itself that it is sealed.
+    let bob = login(&sealed, "bob").await?;
+    until_hit(&sealed, &bob).await?;
+    let bobs = value(&mut redis, &sandbox, &bob).await?;
+    let () = redis.set(&place, &bobs).await?;
+    assert_eq!(whose(&sealed, never_issued.reveal()).await, None);
+    assert_eq!(rejected(&sealed).forged, 1);
+    Ok(())
+}
+
+async fn swapped(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let sessions = sealed(&sandbox).await?;
+    let (alice, bob) = (
+        login(&sessions, "alice").await?,
+        login(&sessions, "bob").await?,
+    );
+    until_hit(&sessions, &alice).await?;
+    until_hit(&sessions, &bob).await?;
+    let mut redis = backends.redis().connect().await?;
+    let (of_alice, of_bob) = (
+        value(&mut redis, &sandbox, &alice).await?,
+        value(&mut redis, &sandbox, &bob).await?,
+    );
+    let () = redis.set(key(&sandbox, &alice), of_bob).await?;
+    let () = redis.set(key(&sandbox, &bob), of_alice).await?;
+    for (created, user) in [(&alice, "alice"), (&bob, "bob")] {
+        let seen = whose(&sessions, created.token.reveal()).await;
+        assert_eq!(seen.as_deref(), Some(user));
+        until_hit(&sessions, created).await?;
+    }
+    let counted = rejected(&sessions);
+    assert_eq!((counted.forged, counted.total()), (2, 2), "{counted:?}");
+    Ok(())
+}
+
+async fn garbage(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let sessions = sealed(&sandbox).await?;
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    let mut redis = backends.redis().connect().await?;
+    let good = value(&mut redis, &sandbox, &alice).await?;
+    let mut changed = good.clone();
+    changed[good.len() / 2] ^= 1;
+    let planted = [
+        b"Vs".to_vec(),
+        b"garbage".to_vec(),
+        good[..good.len() - 1].to_vec(),
+        changed,
+        [good.clone(), vec![0; 10_000_000]].concat(),
+    ];
+    for (number, planted) in (1..).zip(planted) {
+        let () = redis.set(key(&sandbox, &alice), planted).await?;
+        assert_eq!(ask(&sessions, &alice).await, "valid");
+        let counted = rejected(&sessions);
+        assert_eq!(counted.total(), number, "{counted:?}");
+        until_hit(&sessions, &alice).await?;
+    }
+    let counted = rejected(&sessions);
+    assert_eq!((counted.undecodable, counted.forged), (3, 2), "{counted:?}");
+    Ok(())
+}
+
+async fn from_another_namespace(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let here = sealed(&sandbox).await?;
+    let elsewhere = format!("{}:elsewhere", sandbox.namespace());
+    let there = sealed_in(sandbox.redis_url(), &elsewhere, &sandbox, "a").await?;
+    let alice = login(&here, "alice").await?;
+    until_hit(&there, &alice).await?;
+    until_connected(&here).await?;
+    let digest = alice.token.digest().to_base64url();
+    let mut redis = backends.redis().connect().await?;
+    let theirs: Vec<u8> = redis.get(format!("{elsewhere}:1:{digest}")).await?;
+    let () = redis.set(key(&sandbox, &alice), theirs).await?;
+    assert_eq!(ask(&here, &alice).await, "valid");
+    assert_eq!(rejected(&here).forged, 1);
+    until_hit(&here, &alice).await?;
+    Ok(())
+}
+
+/// Two environments with one Redis, one namespace and one key, and the same token in both: each node
+/// serves what its own store says.
+async fn from_another_store(backends: Arc<Backends>) -> Outcome {
+    let (ours, theirs) = (backends.sandbox(), backends.sandbox());
+    let here = sealed(&ours).await?;
+    let there = sealed_in(theirs.redis_url(), ours.namespace(), &theirs, "a").await?;
+    let alice = login(&here, "alice").await?;
+    there
+        .register(alice.token.reveal(), NewSession::new("mallory"))
+        .await?;
+    let token = alice.token.reveal();
+    for (node, user) in [(&here, "alice"), (&there, "mallory"), (&here, "alice")] {
+        until_hit(node, &alice).await?;
+        assert_eq!(whose(node, token).await.as_deref(), Some(user));
+    }
+    for node in [&here, &there] {
+        let counted = rejected(node);
+        assert!(counted.foreign >= 1, "{counted:?}");
+        assert_eq!(counted.total(), counted.foreign, "{counted:?}");
+    }
+    Ok(())
+}
+
+async fn from_another_incarnation(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start(&backends).await?;
+    let sessions = sealed_on(own.redis.url(), &own.sandbox, "a").await?;
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    let mut redis = own.redis.connect().await?;
+    let old = value(&mut redis, &own.sandbox, &alice).await?;
+    own.redis.kill().await?;
+    own.redis.restart().await?;
+    let () = own
+        .redis
+        .connect()
+        .await?
+        .set(key(&own.sandbox, &alice), &old)
+        .await?;
+    until_connected(&sessions).await?;
+    assert_eq!(ask(&sessions, &alice).await, "valid");
+    let counted = rejected(&sessions);
+    assert_eq!((counted.outlived, counted.total()), (1, 1), "{counted:?}");
+    until_hit(&sessions, &alice).await?;
+    // One that claims to be of this incarnation, in the clear part where it says so.
+    let mut redis = own.redis.connect().await?;
+    let new = value(&mut redis, &own.sandbox, &alice).await?;
+    let mut lying = old;
+    lying[2..18].copy_from_slice(&new[2..18]);
+    let () = redis.set(key(&own.sandbox, &alice), lying).await?;
+    assert_eq!(ask(&sessions, &alice).await, "valid");
+    assert_eq!(rejected(&sessions).forged, 1);
+    Ok(())
+}
+
+/// It opens, for it was sealed for this place; that its session has ended is known from the journal.
+async fn replayed(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let (one, other) = (sealed(&sandbox).await?, sealed(&sandbox).await?);
+    let alice = login(&one, "alice").await?;
+    until_hit(&other, &alice).await?;
+    let mut redis = backends.redis().connect().await?;
+    let old = value(&mut redis, &sandbox, &alice).await?;
+    let _ = one.revoke(alice.token.reveal()).await?;
+    let before = other.metrics().journal_reads;
+    wait::until("a read of the journal that began since", SOON, async || {
+        other.metrics().journal_reads >= before + 2
+    })
+    .await?;
+    let since = sealed(&sandbox).await?;
+    until_connected(&since).await?;
+    for node in [&one, &other, &since] {
+        let () = redis.set(key(&sandbox, &alice), &old).await?;
+        assert_eq!(ask(node, &alice).await, "invalid");
+        let counted = rejected(node);
+        assert_eq!(counted.total(), 0, "it opens: {counted:?}");
+    }
+    Ok(())
+}
+
+async fn rotated(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let with = async |ids: &str| sealed_on(sandbox.redis_url(), &sandbox, ids).await;
+    let old = with("a").await?;
+    let alice = login(&old, "alice").await?;
+    let bob = login(&old, "bob").await?;
+    until_hit(&old, &alice).await?;
+
+    // Added behind, then put first: what the old one sealed is served, and what the new one seals as well.
+    let (added, first) = (with("a b").await?, with("b a").await?);
+    for node in [&added, &first] {
+        until_hit(node, &alice).await?;
+        assert_eq!(node.metrics().fills, 0, "the old key opens");
+    }
+    until_hit(&first, &bob).await?;
+    assert_eq!(first.metrics().fills, 1);
+    until_hit(&added, &bob).await?;
+    assert_eq!(added.metrics().fills, 0, "the new key opens");
+    assert_eq!(rejected(&added).total() + rejected(&first).total(), 0);
+
+    // The old one is taken away: a miss and a refill.
+    let last = with("b").await?;
+    until_connected(&last).await?;
+    until_hit(&last, &alice).await?;
+    assert_eq!((rejected(&last).unknown_key, last.metrics().fills), (1, 1));
+    until_hit(&last, &bob).await?;
+    assert_eq!((rejected(&last).unknown_key, last.metrics().fills), (1, 1));
+    // A node that was left behind lets everybody in, too.
+    for created in [&alice, &bob] {
+        assert_eq!(ask(&old, created).await, "valid");
+    }
+    assert_eq!(rejected(&old).unknown_key, 2);
+    Ok(())
+}
+
+/// While keys are rolled out: misses, and right answers.
+async fn side_by_side(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let (plain, sealed) = (sessions(&sandbox).await?, sealed(&sandbox).await?);
+    let alice = login(&plain, "alice").await?;
+    for _ in 0..3 {
+        until_hit(&plain, &alice).await?;
+        until_hit(&sealed, &alice).await?;
+    }
+    assert!(rejected(&plain).unknown_key >= 2, "{:?}", rejected(&plain));
+    assert!(rejected(&sealed).unsealed >= 3, "{:?}", rejected(&sealed));
+    let _ = sealed.revoke(alice.token.reveal()).await?;
+    for node in [&plain, &sealed] {
+        assert_eq!(ask(node, &alice).await, "invalid");
+    }
+    Ok(())
+}
+
+const USER: &str = "a-user-that-nobody-is-to-read";
+const DATA: &str = "data that nobody is to read";
+
+async fn nothing_shown(backends: Arc<Backends>) -> Outcome {
+    assert!(!user_is_shown(&backends, true).await?);
+    assert!(
+        user_is_shown(&backends, false).await?,
+        "or this test proves nothing"
+    );
+    Ok(())
+}
+
+/// Does Redis show the user or its data, by any command or in its dump?
+async fn user_is_shown(backends: &Backends, seal: bool) -> Result<bool, Failure> {
+    let own = OwnRedis::start_with(backends, &["--rdbcompression", "no"]).await?;
+    let sessions = if seal {
+        sealed_on(own.redis.url(), &own.sandbox, "a").await?
+    } else {
+        own.sessions().await?
+    };
+    let created = sessions.create(NewSession::new(USER).data(DATA)).await?;
+    until_hit(&sessions, &created).await?;
+    let mut redis = own.redis.connect().await?;
+    let keys: Vec<String> = redis.keys("*").await?;
+    assert!(keys.contains(&key(&own.sandbox, &created)));
+    let mut all = keys.join(" ").into_bytes();
+    for key in &keys {
+        let dumped: Vec<u8> = redis::cmd("DUMP").arg(key).query_async(&mut redis).await?;
+        all.extend(dumped);
+    }
+    if own.redis.backend() == Some(Backend::Native) {
+        own.redis.save().await?;
+        let folder: Vec<String> = redis::cmd("CONFIG")
+            .arg(&["GET", "dir"])
+            .query_async(&mut redis)
+            .await?;
+        let dump = std::fs::read(format!("{}/dump.rdb", folder[1]))?;
+        let entry = value(&mut redis, &own.sandbox, &created).await?;
+        assert!(contains(&dump, &entry), "the dump has the entry in it");
+        all.extend(dump);
+    }
+    let token = created.token.reveal().as_bytes();
+    assert!(!contains(&all, token), "a raw token is nowhere");
+    sessions.shutdown(SOON).await?;
+    Ok([USER, DATA]
+        .iter()
+        .any(|text| contains(&all, text.as_bytes())))
+}
+
+fn contains(all: &[u8], text: &[u8]) -> bool {
+    all.windows(text.len()).any(|window| window == text)
+}
+
+/// Postgres prints numbers in full: 64 KiB of JSON may come back as megabytes.
+async fn too_large(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let sessions = sealed(&sandbox).await?;
+    until_connected(&sessions).await?;
+    let numbers = vec![1e300; 9_000];
+    let created = sessions
+        .create(NewSession::new("alice").data(numbers))
+        .await?;
+    for _ in 0..3 {
+        assert_eq!(ask(&sessions, &created).await, "valid");
+    }
+    wait::until("a word about it", SOON, async || {
+        let errors = sessions.recent_errors();
+        errors.iter().any(|error| error.contains("too large"))
+    })
+    .await?;
+    assert_eq!((sessions.metrics().hits, sessions.metrics().fills), (0, 0));
+    Ok(())
+}
+
+async fn told(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let (plain, sealed) = (sessions(&sandbox).await?, sealed(&sandbox).await?);
+    for (node, expected) in [(&plain, false), (&sealed, true)] {
+        until_connected(node).await?;
+        let report = node.health().await;
+        assert_eq!(report.sealed, Some(expected));
+        // A missing key is said there, and is no error.
+        assert!(report.errors.is_empty(), "{:?}", report.errors);
+    }
+    Ok(())
+}
