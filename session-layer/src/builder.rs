@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::breaker::DEFAULT_SLOW_CALL;
 use crate::cache::SessionCache;
 use crate::driver::{Driver, Settings};
 use crate::housekeeping::DEFAULT_RETENTION;
@@ -37,6 +38,8 @@ impl Sessions {
             settings: Settings {
                 ttl: DEFAULT_TTL,
                 budget: DEFAULT_BUDGET,
+                slow_call: DEFAULT_SLOW_CALL,
+                reads_at_once: None,
                 journal: Timing {
                     interval: DEFAULT_JOURNAL_INTERVAL,
                     policy: Policy::default(),
@@ -57,9 +60,28 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
         self
     }
 
-    /// How long a validation may take in all. Defaults to [`DEFAULT_BUDGET`].
+    /// How long a validation may take in all, of which the cache gets half at most. Defaults to
+    /// [`DEFAULT_BUDGET`].
     pub fn budget(mut self, budget: Duration) -> Self {
         self.settings.budget = budget;
+        self
+    }
+
+    /// A look-up in the cache that takes longer is slow, and when most of them are slow or fail, the cache
+    /// is not asked for a while (the breaker opens). Defaults to [`DEFAULT_SLOW_CALL`]; the cache's own
+    /// deadline or more turns that off, and only failures count.
+    pub fn slow_call(mut self, slow: Duration) -> Self {
+        self.settings.slow_call = slow;
+        self
+    }
+
+    /// How many reads of the store may be in flight at once for validations; at least 1. What has to wait
+    /// meanwhile goes into the next one together, and what would wait beyond the budget is answered with
+    /// "unavailable" at once (load shed). Defaults to what the store advises
+    /// ([`SessionStore::reads_at_once`]): half of the connections of a pool of Postgres, so that changes
+    /// and the application's own statements find one too.
+    pub fn reads_at_once(mut self, reads: usize) -> Self {
+        self.settings.reads_at_once = Some(reads.max(1));
         self
     }
 

@@ -9,12 +9,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::breaker::Gate;
 use crate::cache::{NO_CACHE, SessionCache};
 use crate::clock::StoreClock;
 use crate::error::{Error, StoreError};
 use crate::journal::{Journal, Timing};
 use crate::metrics::{Counters, Metrics, Outage, Troubles};
 use crate::pending::Pending;
+use crate::reads::Reads;
 use crate::session::CheckedSession;
 use crate::sessions::Mode;
 use crate::store::{Creation, Loaded, SessionStore, StoreId};
@@ -25,7 +27,7 @@ const LEARN_EVERY: Duration = Duration::from_millis(500);
 
 /// The driver of one cache and one store.
 #[derive(Debug)]
-pub(crate) struct Driver<C, S> {
+pub(crate) struct Driver<C: SessionCache, S> {
     pub(crate) cache: C,
     pub(crate) store: S,
     pub(crate) settings: Settings,
@@ -33,6 +35,8 @@ pub(crate) struct Driver<C, S> {
     pub(crate) counters: Counters,
     pub(crate) troubles: Troubles,
     pub(crate) pending: Pending,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) reads: Arc<Reads<C::Lease>>,
     pub(crate) journal: Journal,
     pub(crate) tasks: TaskTracker,
     /// Cancelled at shutdown: tasks that would go on for ever end.
@@ -49,6 +53,10 @@ pub(crate) struct Settings {
     pub(crate) ttl: Duration,
     /// How long a validation may take in all.
     pub(crate) budget: Duration,
+    /// A look-up in the cache that takes longer is slow.
+    pub(crate) slow_call: Duration,
+    /// How many reads of the store may be in flight at once; `None`: as the store advises.
+    pub(crate) reads_at_once: Option<usize>,
     /// How the journal is read.
     pub(crate) journal: Timing,
     /// How long sessions that ended stay in the store; `None`: for ever.
@@ -57,6 +65,7 @@ pub(crate) struct Settings {
 
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     pub(crate) fn new(cache: C, store: S, settings: Settings, mode: Mode) -> Arc<Self> {
+        let reads_at_once = settings.reads_at_once.unwrap_or(store.reads_at_once());
         let journal = if store.is_exclusive() {
             Journal::of_an_exclusive_store(settings.journal)
         } else {
@@ -71,6 +80,8 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             counters: Counters::default(),
             troubles: Troubles::default(),
             pending: Pending::default(),
+            gate: Gate::new(),
+            reads: Arc::new(Reads::new(reads_at_once)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             bypass: AtomicBool::new(false),
@@ -166,14 +177,23 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     }
 
     pub(crate) fn metrics(&self) -> Metrics {
-        let c = &self.counters;
+        let (c, reads) = (&self.counters, self.reads.gauges());
         Metrics {
             hits: c.hits.get(),
             misses: c.misses.get(),
             errors: c.errors.get(),
+            not_asked: c.not_asked.get(),
+            breaker_opened: self.gate.status().1,
             bypassed: c.bypassed.get(),
             unavailable: c.unavailable.get(),
             store_reads: c.store_reads.get(),
+            tokens_read: c.tokens_read.get(),
+            coalesced: c.coalesced.get(),
+            reads_in_flight: reads.in_flight as u64,
+            most_reads_in_flight: reads.most_in_flight as u64,
+            reads_at_once: reads.at_once as u64,
+            reads_waiting: reads.waiting as u64,
+            shed: c.shed.get(),
             fills: c.fills.get(),
             fills_refused: c.fills_refused.get(),
             unacknowledged: self.pending.len() as u64,

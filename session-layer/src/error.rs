@@ -284,6 +284,8 @@ pub enum CacheErrorKind {
     Protocol,
     /// The session can't be made an entry of the cache: too large, or no random bytes to seal it with.
     Entry,
+    /// It was not asked: look-ups failed or were slow of late (the breaker is open).
+    NotAsked,
 }
 
 impl CacheError {

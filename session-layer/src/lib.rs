@@ -35,7 +35,8 @@
 //! | | what users notice |
 //! |---|---|
 //! | Redis is down, refuses, or was never there | nothing: Postgres answers, and Redis is used again when it is back |
-//! | Redis hangs or is slow | those under way wait for its deadline (50 ms), then as above |
+//! | Redis hangs or is slow | those under way wait for its deadline (50 ms); then the [breaker](BreakerState) is open, and nobody waits: as above |
+//! | more requests than Postgres can answer in time | what can't be answered within the budget is 503 at once, the rest is read in few large reads |
 //! | Redis is flushed, evicts, restarts from an old dump, fails over | nothing: a miss, and a refill |
 //! | Postgres is down, Redis up | who has a copy in Redis goes on; others 503; no one can log in or out |
 //! | both are down | 503 with `Retry-After`; never a 401, never a cleared cookie |
@@ -68,7 +69,10 @@ mod reject;
 mod service;
 
 // driver
+mod breaker;
 mod builder;
+mod bulkhead;
+mod coalesce;
 mod driver;
 mod env;
 mod housekeeping;
@@ -77,6 +81,7 @@ mod login;
 mod metrics;
 mod pending;
 mod probe;
+mod reads;
 mod revoke;
 mod sessions;
 mod validate;
@@ -102,14 +107,15 @@ pub use self::cookie::{SameSite, SessionCookie, SetCookie};
 pub use self::extract::TokenSource;
 pub use self::future::ResponseFuture;
 pub use self::health::{
-    CacheHealth, CacheMetrics, HealthFuture, HealthReport, HealthService, HealthStatus,
-    Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
+    BreakerHealth, CacheHealth, CacheMetrics, HealthFuture, HealthReport, HealthService,
+    HealthStatus, Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
 };
 pub use self::layer::SessionCacheLayer;
 pub use self::presented::PresentedSessions;
 pub use self::reject::Rejection;
 pub use self::service::SessionCacheService;
 
+pub use self::breaker::{BreakerState, DEFAULT_SLOW_CALL};
 pub use self::builder::{DEFAULT_BUDGET, DEFAULT_TTL, SessionsBuilder};
 pub use self::clock::{ParseTimestampError, Timestamp};
 pub use self::error::{

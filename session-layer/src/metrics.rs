@@ -22,12 +22,32 @@ pub struct Metrics {
     pub misses: u64,
     /// Validations for which the cache could not be asked.
     pub errors: u64,
+    /// Of those, the ones that did not ask because the breaker was open.
+    pub not_asked: u64,
+    /// How often the breaker has opened.
+    pub breaker_opened: u64,
     /// Validations made in bypass mode: the cache was not to be asked. Not part of `total`.
     pub bypassed: u64,
     /// Validations that nobody could answer.
     pub unavailable: u64,
-    /// Reads of the store made for validations.
+    /// Reads of the store made for validations: statements, each for one token or many.
     pub store_reads: u64,
+    /// Tokens that those reads were about.
+    pub tokens_read: u64,
+    /// Tokens for which a validation joined others that waited for the same one: they cost no read.
+    pub coalesced: u64,
+    /// Reads of the store in flight at this moment.
+    pub reads_in_flight: u64,
+    /// The most there were at once. Never more than `reads_at_once`.
+    pub most_reads_in_flight: u64,
+    /// How many there may be at once
+    /// ([`SessionsBuilder::reads_at_once`](crate::SessionsBuilder::reads_at_once)).
+    pub reads_at_once: u64,
+    /// Tokens that validations wait for at this moment and whose read has not begun.
+    pub reads_waiting: u64,
+    /// Validations that were answered "unavailable" at once, because the store's answer would have come
+    /// too late. Part of `unavailable`.
+    pub shed: u64,
     /// Copies put into the cache.
     pub fills: u64,
     /// Fills that were refused because their lease no longer stood: each may be a stale copy that was
@@ -72,6 +92,10 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn add(&self, many: u64) {
+        self.0.fetch_add(many, Ordering::Relaxed);
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -83,9 +107,13 @@ pub(crate) struct Counters {
     pub(crate) hits: Counter,
     pub(crate) misses: Counter,
     pub(crate) errors: Counter,
+    pub(crate) not_asked: Counter,
     pub(crate) bypassed: Counter,
     pub(crate) unavailable: Counter,
     pub(crate) store_reads: Counter,
+    pub(crate) tokens_read: Counter,
+    pub(crate) coalesced: Counter,
+    pub(crate) shed: Counter,
     pub(crate) fills: Counter,
     pub(crate) fills_refused: Counter,
     pub(crate) journal_reads: Counter,

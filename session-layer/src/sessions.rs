@@ -10,6 +10,7 @@ mod erased;
 
 use self::erased::AnyDriver;
 pub(crate) use self::erased::Boxed;
+use crate::breaker::BreakerState;
 use crate::cache::{CacheProbe, CacheStatus, SessionCache};
 use crate::driver::Driver;
 use crate::error::{Error, StoreError};
@@ -312,6 +313,12 @@ impl Sessions {
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         self.driver.metrics()
+    }
+
+    /// Is the cache being asked, or was it given up for now?
+    #[must_use]
+    pub fn breaker(&self) -> BreakerState {
+        self.driver.breaker()
     }
 
     /// What is known of the cache without asking it.

@@ -258,6 +258,13 @@ pub trait SessionStore: Send + Sync + 'static {
         position: Option<JournalPosition>,
     ) -> impl Future<Output = Result<JournalRead, StoreError>> + Send;
 
+    /// How many [`load`](Self::load)s should be under way at once at most, unless
+    /// [told otherwise](crate::SessionsBuilder::reads_at_once). Under load they grow larger instead of
+    /// more, so few are enough. Defaults to 4.
+    fn reads_at_once(&self) -> usize {
+        4
+    }
+
     /// Removes what the journal says of changes older than `keep`. Returns how many rows that were.
     ///
     /// [`JournalRead::floor`] is raised past them at the same moment, and never past a transaction that is

@@ -1,8 +1,8 @@
 //! validate: whose session is this, and may it still be used?
 //!
 //! 1. Ask the cache. A copy that is believed answers at once.
-//! 2. Anything else asks the store, *after* the lease was granted. A cache that is down, slow or
-//!    lying costs its budget at most and changes no answer.
+//! 2. Anything else asks the store (`reads.rs`), *after* the lease was granted. A cache that is down, slow
+//!    or lying costs its deadline at most, and once the breaker is open nothing; it changes no answer.
 //! 3. The answer goes out; the fill follows behind it, and only with the lease.
 //!
 //! What ends here is `Valid`, `Invalid` (the store said so) or `Unavailable` (nobody could say):
@@ -11,7 +11,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 mod decide;
@@ -20,7 +19,7 @@ use self::decide::{believe, lifetime, touch_granularity};
 use crate::cache::{Entry, Filled, Lookup, SessionCache};
 use crate::clock::Timestamp;
 use crate::driver::Driver;
-use crate::error::{CacheError, CacheErrorKind, StoreError, StoreErrorKind};
+use crate::error::{CacheError, CacheErrorKind, StoreError};
 use crate::session::Session;
 use crate::sessions::Mode;
 use crate::store::{Change, Loaded, Row, SessionStore, StoreId};
@@ -110,19 +109,16 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 degraded,
             };
         }
-        let tier = match self.ask_store(open, deadline).await {
-            Ok(told) => {
-                for (at, validation) in told {
-                    validations[at] = validation;
-                }
-                Tier::Store
-            }
-            Err(error) => {
-                self.counters.unavailable.add_one();
-                self.note_store(&error);
-                Tier::Nobody
-            }
+        let told = self.ask_store(open, deadline).await;
+        let tier = if told.is_empty() {
+            self.counters.unavailable.add_one();
+            Tier::Nobody
+        } else {
+            Tier::Store
         };
+        for (at, validation) in told {
+            validations[at] = validation;
+        }
         Answers {
             validations,
             tier,
@@ -132,14 +128,14 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
 
     /// Step 1. Also says whether the cache failed, and counts: every validation is a hit, a miss or
     /// an error.
-    async fn ask_cache(&self, digests: &[TokenDigest]) -> (Vec<Lookup<C::Lease>>, bool) {
+    async fn ask_cache(self: &Arc<Self>, digests: &[TokenDigest]) -> (Vec<Lookup<C::Lease>>, bool) {
         let ttl = self.settings.ttl;
         // Judged when the reply is there: what was learnt meanwhile counts.
         let judge = move |entry: &Entry| {
             let word = self.journal.says(entry, Instant::now());
             believe(entry, self.seen.clock.now(), self.seen.id(), ttl, word)
         };
-        let mut found = self.cache.get(digests, &judge).await;
+        let mut found = self.look_up_cached(digests, &judge).await;
         for (digest, lookup) in digests.iter().zip(&mut found) {
             // Of what this node changed without the cache's acknowledgement it knows better.
             if matches!(lookup, Lookup::Hit(_)) && self.pending.contains(digest) {
@@ -170,53 +166,8 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         (found, degraded)
     }
 
-    /// Steps 2 and 3, in a task of their own: a client that goes away neither breaks off a read of
-    /// the store (which costs its connection) nor loses the fill.
-    async fn ask_store(
-        self: &Arc<Self>,
-        open: Vec<Open<C::Lease>>,
-        deadline: Instant,
-    ) -> Result<Vec<(usize, Validation)>, StoreError> {
-        let (tell, told) = oneshot::channel();
-        let driver = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let digests: Vec<_> = open.iter().map(|open| open.digest).collect();
-            driver.counters.store_reads.add_one();
-            let asked = Instant::now();
-            let loaded = match driver.store.load(&digests).await {
-                Ok(loaded) => loaded,
-                Err(error) => {
-                    let _ = tell.send(Err(error));
-                    return;
-                }
-            };
-            driver.seen.heard(asked, &loaded);
-            let context = ReadContext::of(&loaded);
-            let mut answers = Vec::with_capacity(open.len());
-            let mut behind = Vec::new();
-            for (open, row) in open.into_iter().zip(loaded.rows) {
-                let (validation, after) =
-                    driver.answer(&context, open.digest, row, open.lease).await;
-                answers.push((open.at, validation));
-                behind.extend(after);
-            }
-            let _ = tell.send(Ok(answers));
-            for work in behind {
-                driver.work_behind(work).await;
-            }
-        });
-        match tokio::time::timeout_at(deadline, told).await {
-            Ok(Ok(answer)) => answer,
-            // The task ended without a word only if the runtime is shutting down.
-            Ok(Err(_)) | Err(_) => Err(StoreError::new(
-                StoreErrorKind::TimedOut,
-                "no answer within the request's budget",
-            )),
-        }
-    }
-
     /// What one row of the store means for its request, and what is to be done behind the answer.
-    async fn answer(
+    pub(crate) async fn answer(
         self: &Arc<Self>,
         read: &ReadContext,
         digest: TokenDigest,
@@ -297,7 +248,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     }
 
     /// Step 3, and a touch that may be late.
-    async fn work_behind(&self, work: Behind<C::Lease>) {
+    pub(crate) async fn work_behind(&self, work: Behind<C::Lease>) {
         if let Some(Fill {
             lease,
             entry,
@@ -350,22 +301,22 @@ enum Was {
 const MOST_ABSENT: usize = 10_000;
 
 /// A digest that the cache did not answer.
-struct Open<L> {
+pub(crate) struct Open<L> {
     /// Its place among the digests of the look-up.
-    at: usize,
-    digest: TokenDigest,
-    lease: Option<L>,
+    pub(crate) at: usize,
+    pub(crate) digest: TokenDigest,
+    pub(crate) lease: Option<L>,
 }
 
 /// What one read of the store says of all its rows.
-struct ReadContext {
+pub(crate) struct ReadContext {
     now: Timestamp,
     store_id: StoreId,
     xmin: u64,
 }
 
 impl ReadContext {
-    fn of(loaded: &Loaded) -> Self {
+    pub(crate) fn of(loaded: &Loaded) -> Self {
         Self {
             now: loaded.now,
             store_id: loaded.store_id,
@@ -375,7 +326,7 @@ impl ReadContext {
 }
 
 /// What is done after the answer went out.
-struct Behind<L> {
+pub(crate) struct Behind<L> {
     fill: Option<Fill<L>>,
     touch: Option<(crate::session::SessionId, Duration)>,
 }

@@ -3,6 +3,7 @@
 use http::StatusCode;
 use serde::{Serialize, Serializer};
 
+use crate::breaker::BreakerState;
 use crate::cache::Rejected;
 use crate::clock::Timestamp;
 use crate::sessions::Mode;
@@ -35,6 +36,8 @@ pub struct HealthReport {
     /// Are the entries in Redis sealed ([`SealingKeys`](crate::SealingKeys))? `None` where there are
     /// none: sessions are cached in this process, or not at all.
     pub sealed: Option<bool>,
+    /// Whether requests ask the cache, given how look-ups went lately.
+    pub breaker: BreakerHealth,
 }
 
 /// The whole in one word.
@@ -151,6 +154,18 @@ pub struct StoreHealth {
     pub healthy: bool,
     /// `postgres` or `sqlite`.
     pub backend: &'static str,
+}
+
+/// The breaker before the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct BreakerHealth {
+    /// `closed`: the cache is asked; `open` or `half-open`: it is not, and sessions are read from the
+    /// store.
+    pub state: BreakerState,
+    /// How often it has opened since the start of this process.
+    pub opened: u64,
 }
 
 impl HealthReport {

@@ -9,8 +9,8 @@ mod report;
 mod service;
 
 pub use self::document::{
-    CacheHealth, CacheMetrics, HealthReport, HealthStatus, Performance, PoolHealth, PostgresHealth,
-    RedisHealth, StoreHealth,
+    BreakerHealth, CacheHealth, CacheMetrics, HealthReport, HealthStatus, Performance, PoolHealth,
+    PostgresHealth, RedisHealth, StoreHealth,
 };
 pub use self::service::{HealthFuture, HealthService};
 
@@ -27,6 +27,7 @@ impl Sessions {
         report::report(report::Facts {
             now: Timestamp::now(),
             mode: self.mode(),
+            breaker: self.breaker(),
             probed: &probed,
             pool: self.cache_status(),
             store_backend: self.store_backend(),

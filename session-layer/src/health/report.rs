@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::document::{
-    CacheHealth, CacheMetrics, HealthReport, HealthStatus, Performance, PoolHealth, PostgresHealth,
-    RedisHealth, StoreHealth,
+    BreakerHealth, CacheHealth, CacheMetrics, HealthReport, HealthStatus, Performance, PoolHealth,
+    PostgresHealth, RedisHealth, StoreHealth,
 };
+use crate::breaker::BreakerState;
 use crate::cache::CacheStatus;
 use crate::clock::Timestamp;
 use crate::metrics::Metrics;
@@ -23,6 +24,7 @@ const MOST_ERRORS: usize = 10;
 pub(super) struct Facts<'a> {
     pub(super) now: Timestamp,
     pub(super) mode: Mode,
+    pub(super) breaker: BreakerState,
     pub(super) probed: &'a Probed,
     pub(super) pool: CacheStatus,
     pub(super) store_backend: &'static str,
@@ -44,6 +46,7 @@ pub(super) fn report(facts: Facts<'_>) -> HealthReport {
         (false, Mode::On) => HealthStatus::Unhealthy,
         (false, Mode::Bypass) => HealthStatus::Degraded,
         (true, _) if !works || slow || !errors.is_empty() => HealthStatus::Degraded,
+        (true, Mode::On) if facts.breaker != BreakerState::Closed => HealthStatus::Degraded,
         (true, _) => HealthStatus::Healthy,
     };
     let redis = (pool.backend == "redis").then_some(cache);
@@ -91,6 +94,10 @@ pub(super) fn report(facts: Facts<'_>) -> HealthReport {
         },
         mode: facts.mode,
         sealed: pool.sealed,
+        breaker: BreakerHealth {
+            state: facts.breaker,
+            opened: metrics.breaker_opened,
+        },
     }
 }
 
@@ -164,6 +171,7 @@ mod tests {
         Facts {
             now: "2026-11-22T12:00:00.9Z".parse().unwrap(),
             mode: Mode::On,
+            breaker: BreakerState::Closed,
             probed,
             pool,
             store_backend: "postgres",
@@ -188,7 +196,8 @@ mod tests {
             r#""pool":{"size":10,"available":8,"pending":0},"backend":"redis","#,
             r#""rejected":{"undecodable":1,"unsealed":2,"unknownKey":3,"forged":4,"outlived":5,"foreign":6}},"#,
             r#""performance":{"ping":0.2,"set":0.3,"get":0.2},"errors":[],"#,
-            r#""postgres":{"connected":true},"sessionStore":{"healthy":true,"backend":"postgres"},"mode":"on","sealed":true}"#,
+            r#""postgres":{"connected":true},"sessionStore":{"healthy":true,"backend":"postgres"},"mode":"on","sealed":true,"#,
+            r#""breaker":{"state":"closed","opened":0}}"#,
         );
         let probed = healthy_probe();
         let document = serde_json::to_string(&report(facts(&probed))).unwrap();
@@ -233,6 +242,25 @@ mod tests {
             );
             assert_eq!(report.session_cache.enabled, mode == Mode::On, "{what}");
         }
+    }
+
+    #[test]
+    fn a_cache_that_answers_and_is_not_asked_is_degraded() {
+        let probed = healthy_probe();
+        for (breaker, mode, status) in [
+            (BreakerState::Open, Mode::On, HealthStatus::Degraded),
+            (BreakerState::HalfOpen, Mode::On, HealthStatus::Degraded),
+            (BreakerState::Open, Mode::Bypass, HealthStatus::Healthy),
+        ] {
+            let facts = Facts {
+                mode,
+                breaker,
+                ..facts(&probed)
+            };
+            assert_eq!(report(facts).status(), status, "{breaker:?} {mode:?}");
+        }
+        let open = BreakerState::HalfOpen;
+        assert_eq!(serde_json::to_value(open).unwrap(), "half-open");
     }
 
     #[test]

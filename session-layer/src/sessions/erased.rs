@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::Mode;
+use crate::breaker::BreakerState;
 use crate::cache::{CacheProbe, CacheStatus, SessionCache};
 use crate::driver::Driver;
 use crate::error::{Error, StoreError};
@@ -60,6 +61,7 @@ pub(super) trait AnyDriver: Send + Sync {
     fn set_mode(&self, mode: Mode);
     fn mode(&self) -> Mode;
     fn metrics(&self) -> Metrics;
+    fn breaker(&self) -> BreakerState;
     fn cache_status(&self) -> CacheStatus;
     fn store_backend(&self) -> &'static str;
     fn recent_errors(&self) -> Vec<String>;
@@ -134,6 +136,9 @@ impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
     }
     fn metrics(&self) -> Metrics {
         self.metrics()
+    }
+    fn breaker(&self) -> BreakerState {
+        self.gate.status().0
     }
     fn cache_status(&self) -> CacheStatus {
         self.cache.status()

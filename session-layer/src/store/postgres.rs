@@ -210,6 +210,13 @@ impl SessionStore for PostgresStore {
         self.read_journal(position).await
     }
 
+    /// Half of the pool's connections: the rest is for changes, touches and, in a pool of the
+    /// application's, for its own statements.
+    fn reads_at_once(&self) -> usize {
+        let connections = usize::try_from(self.connections.most()).unwrap_or(usize::MAX);
+        (connections / 2).max(1)
+    }
+
     async fn purge_journal(&self, keep: Duration) -> Result<u64, StoreError> {
         self.purge(keep).await
     }

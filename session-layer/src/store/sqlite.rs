@@ -120,6 +120,11 @@ impl SessionStore for SqliteStore {
         self.read_journal(position).await
     }
 
+    /// There is one connection: a second read would wait for it outside of where reads gather.
+    fn reads_at_once(&self) -> usize {
+        1
+    }
+
     async fn purge_journal(&self, keep: Duration) -> Result<u64, StoreError> {
         self.purge(keep).await
     }

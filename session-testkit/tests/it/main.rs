@@ -2,6 +2,7 @@
 
 mod backends;
 mod bench;
+mod breaker;
 mod changes;
 mod check;
 mod command;
@@ -16,6 +17,7 @@ mod http;
 mod hyper_example;
 mod incarnation;
 mod journal;
+mod load;
 mod logins;
 mod outages;
 mod proxy;
@@ -47,6 +49,8 @@ fn main() -> ExitCode {
         registry.theme("changes", changes::tests);
         registry.theme("stale_fill", stale_fill::tests);
         registry.theme("outages", outages::tests);
+        registry.theme("breaker", breaker::tests);
+        registry.theme("load", load::tests);
         registry.theme("incarnation", incarnation::tests);
         registry.theme("sealed", sealed::tests);
         registry.theme("refusals", refusals::tests);

@@ -93,6 +93,7 @@ async fn deleted_by_hand(backends: Arc<Backends>) -> Outcome {
 fn by_leases_alone<C: SessionCache, S: SessionStore>(cache: C, store: S) -> Sessions {
     Sessions::builder(cache, store)
         .budget(Duration::from_secs(5))
+        .slow_call(SOON)
         .journal_interval(Duration::from_secs(3600))
         .build()
 }

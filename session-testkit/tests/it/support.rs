@@ -61,6 +61,7 @@ pub(crate) async fn sessions(sandbox: &Sandbox) -> Result<Sessions, Failure> {
 pub(crate) fn built<C: SessionCache, S: SessionStore>(cache: C, store: S) -> Sessions {
     Sessions::builder(cache, store)
         .budget(Duration::from_secs(5))
+        .slow_call(Duration::from_secs(5))
         .build()
 }
 

@@ -1,4 +1,4 @@
-//! The keeper: the one task that opens, checks and replaces links, and says whether Redis can be used.
+//! The keeper: the one task that opens, checks and replaces links, and says whether there are any.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -44,7 +44,7 @@ impl Links {
             self.publish(match failure {
                 _ if usable > 0 => Phase::Up,
                 Some(error) => Phase::Down(error.kind(), error.to_string().into()),
-                None if hanging > 0 => Phase::hanging(),
+                None if hanging > 0 => Phase::Up,
                 // All were closed again since they were opened. That says nothing about the next, unless
                 // it goes on.
                 None if closed_again < AT_ONCE => {
@@ -140,9 +140,6 @@ impl Links {
             }
             Err(_) => {
                 link.set_suspect(true);
-                if self.count().0 == 0 {
-                    self.publish(Phase::hanging());
-                }
                 match timeout_at(asked + KEEPER_PATIENCE, answer).await {
                     Ok(answered) => answered,
                     Err(_) => return self.give_up(link),
@@ -157,13 +154,13 @@ impl Links {
         }
     }
 
-    /// Tells waiting callers; logs a change, once.
+    /// Tells waiting callers. What that means for requests, the breaker says in the log.
     pub(super) fn publish(&self, new: Phase) {
         let old = self.phase.send_replace(new.clone());
         match (old, new) {
-            (Phase::Down(..), Phase::Up) => tracing::info!("Redis can be used again"),
-            (Phase::Connecting | Phase::Up, Phase::Down(_, why)) if !self.stop.is_cancelled() => {
-                tracing::warn!(%why, "Redis cannot be used; sessions are read from the store");
+            (Phase::Down(..), Phase::Up) => tracing::debug!("there are connections to Redis again"),
+            (Phase::Connecting | Phase::Up, Phase::Down(_, why)) => {
+                tracing::debug!(%why, "there is no connection to Redis");
             }
             _ => {}
         }

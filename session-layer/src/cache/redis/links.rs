@@ -4,10 +4,11 @@
 //! command is several times slower), so the pool is not on the way of a request: it creates the
 //! connections, counts them, and holds them to their number.
 //!
-//! A link that let a deadline pass is *suspect*: nobody uses it until it answers the keeper within
-//! that deadline. So while Redis hangs or is slow a request does not wait for it; and while there is
-//! no connection at all, requests are told so at once. No link is ever reconnected behind a caller's
-//! back: a lease is good on the link that granted it, or lost.
+//! What is decided here is which connection is good. A link that let a deadline pass is *suspect*:
+//! nobody uses it until it answers the keeper within that deadline. Where none is left that is good, callers
+//! are told so at once. Whether requests should ask Redis at all is decided above, by the breaker
+//! (`breaker.rs`). No link is ever reconnected behind a caller's back: a lease is good on the link that
+//! granted it, or lost.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -29,7 +30,7 @@ const AT_LEAST: usize = 2;
 /// Commands under way on the least busy link at which another one is opened.
 const BUSY: usize = 64;
 
-/// Can Redis be used?
+/// Are there connections? (Whether they answer, each of them says.)
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
     /// Not known yet, or just lost: worth waiting for.
@@ -37,13 +38,6 @@ pub(super) enum Phase {
     Up,
     /// No, and why: not worth waiting for.
     Down(CacheErrorKind, Arc<str>),
-}
-
-impl Phase {
-    /// There are connections, and none of them answers in time.
-    pub(super) fn hanging() -> Self {
-        Self::Down(CacheErrorKind::TimedOut, timed_out().to_string().into())
-    }
 }
 
 /// All connections to one Redis.
@@ -98,8 +92,8 @@ impl Links {
         self.stop.clone().drop_guard()
     }
 
-    /// The least busy link that answers; waits while one is being opened, never while Redis is known
-    /// to be down. The caller bounds the wait.
+    /// The least busy link that answers; waits while one is being opened, but not for one that hangs, nor
+    /// where none can be opened. The caller bounds the wait.
     pub(super) async fn pick(&self) -> Result<Borrowed, CacheError> {
         if let Some(link) = self.least_busy() {
             return Ok(link);
@@ -114,6 +108,9 @@ impl Links {
             }
             if let Phase::Down(kind, why) = seen {
                 return Err(CacheError::new(kind, &*why));
+            }
+            if self.count().1 > 0 {
+                return Err(timed_out());
             }
             if phase.changed().await.is_err() {
                 return Err(closed());
@@ -150,14 +147,10 @@ impl Links {
         }
     }
 
-    /// It let a deadline pass. Where no other link is left, nobody else is to wait for that: the keeper
-    /// may be busy with the links that hung before.
+    /// It let a deadline pass.
     pub(super) fn suspect(&self, link: &Link) {
         if link.set_suspect(true) {
             self.look.notify_one();
-            if self.count().0 == 0 {
-                self.publish(Phase::hanging());
-            }
         }
     }
 

@@ -1,0 +1,433 @@
+//! The breaker: should requests ask the cache at all?
+//!
+//! Which connection is good is decided below, by the cache's own links. Here it is decided whether asking
+//! is worth it, from how look-ups went lately, whatever the reason they went badly. While it is *open* no
+//! request waits for the cache: its sessions are read from the store. Look-ups of its own (*probes*, while it
+//! is *half-open*) find out when to ask again, so that not even one request has to try.
+//!
+//! It stands before look-ups alone. Changes go on telling the cache: other nodes may be asking it, and one
+//! that is merely slow still acknowledges, which is what lets a revocation promise `Propagated`. Fills go out
+//! too; they belong to look-ups that went well.
+//!
+//! | number | why |
+//! |---|---|
+//! | a call is *slow* over 20 ms ([`DEFAULT_SLOW_CALL`]) | four times what a healthy validation may take (5 ms), and nearly all that the store's own answer may (25 ms): beyond it the detour costs more than it saves |
+//! | opens when more than half of the calls were slow or failed … | with fewer, asking still saves the store more than half of its load |
+//! | … of those in the last 100 ms, or of the last 10 where that is longer | so at 100 requests/s or more it is open within 200 ms of a fault: the 50 ms after which the first calls fail, and until they are the majority of the last 100 ms. Ten, so that one hiccup of a quiet service decides nothing |
+//! | opens at once where no connection can be had | that is no matter of statistics |
+//! | probes every 100 ms, closes after 5 good ones in a row | hits are back long before 2 s after the cache answers; and of a cache that is slow or failing half of the time, five good answers in a row come once in 32 tries |
+//!
+//! The state machine is a function of what it is told, the time included; `breaker/asking.rs` tells it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::error::CacheErrorKind;
+
+mod asking;
+
+pub(crate) use self::asking::Gate;
+
+/// A look-up in the cache that takes longer is slow, unless set otherwise: 20 ms.
+pub const DEFAULT_SLOW_CALL: Duration = Duration::from_millis(20);
+
+/// The calls of this span are judged …
+const SPAN: Duration = Duration::from_millis(100);
+/// … and at least so many, …
+const LEAST: usize = 10;
+/// … unless they are older than this.
+const OLDEST: Duration = Duration::from_secs(10);
+/// Not more than so many: at more than 10,000 calls/s the last ones tell enough.
+const MOST: usize = 1_000;
+/// From one probe that went badly to the next.
+const PAUSE: Duration = Duration::from_millis(100);
+/// So many probes in a row have to go well.
+const PROBES: u32 = 5;
+
+/// Is the cache being asked?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum BreakerState {
+    /// Yes.
+    Closed,
+    /// No: too many look-ups failed or were slow.
+    Open,
+    /// Not by requests: probes are finding out whether it can be asked again.
+    HalfOpen,
+}
+
+/// How one look-up went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Good,
+    /// Answered, too late to be of use.
+    Slow,
+    Failed,
+    /// There was no connection to ask over.
+    Unreachable,
+}
+
+impl Outcome {
+    /// Of a look-up that took this long, and failed or did not.
+    pub(super) fn of(took: Duration, slow_call: Duration, failure: Option<CacheErrorKind>) -> Self {
+        match failure {
+            Some(CacheErrorKind::Unreachable) => Self::Unreachable,
+            Some(_) => Self::Failed,
+            None if took > slow_call => Self::Slow,
+            None => Self::Good,
+        }
+    }
+}
+
+/// What to tell people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Opened,
+    Closed,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    state: State,
+    opened: u64,
+    /// Is somebody at work on closing it?
+    probing: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Since then; calls that began before tell of the past.
+    Closed {
+        since: Option<Instant>,
+        window: Window,
+    },
+    /// Until then no probe is made.
+    Open { until: Instant },
+    /// So many probes went well.
+    HalfOpen { good: u32 },
+}
+
+impl Breaker {
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Closed {
+                since: None,
+                window: Window::default(),
+            },
+            opened: 0,
+            probing: false,
+        }
+    }
+
+    pub(super) fn state(&self) -> BreakerState {
+        match self.state {
+            State::Closed { .. } => BreakerState::Closed,
+            State::Open { .. } => BreakerState::Open,
+            State::HalfOpen { .. } => BreakerState::HalfOpen,
+        }
+    }
+
+    /// How often it has opened.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// A request's look-up that began then has ended so.
+    pub(super) fn ended(
+        &mut self,
+        began: Instant,
+        now: Instant,
+        outcome: Outcome,
+    ) -> Option<Change> {
+        let State::Closed { since, window } = &mut self.state else {
+            return None;
+        };
+        if since.is_some_and(|since| began < since) {
+            return None;
+        }
+        window.add(now, outcome != Outcome::Good);
+        if outcome != Outcome::Unreachable && !window.is_bad() {
+            return None;
+        }
+        self.state = State::Open { until: now + PAUSE };
+        self.opened += 1;
+        Some(Change::Opened)
+    }
+
+    /// True once for each prober that is needed: it is not closed and nobody is at work on it.
+    #[must_use]
+    pub(super) fn needs_prober(&mut self) -> bool {
+        let open = !matches!(self.state, State::Closed { .. });
+        open && !std::mem::replace(&mut self.probing, true)
+    }
+
+    /// The prober has gone without having closed it.
+    pub(super) fn prober_left(&mut self) {
+        self.probing = false;
+        if matches!(self.state, State::HalfOpen { .. }) {
+            self.state = State::HalfOpen { good: 0 };
+        }
+    }
+
+    /// When the next probe is to be made; `None` where it is closed.
+    pub(super) fn next_probe(&self, now: Instant) -> Option<Instant> {
+        match self.state {
+            State::Closed { .. } => None,
+            State::Open { until } => Some(until),
+            State::HalfOpen { .. } => Some(now),
+        }
+    }
+
+    /// A probe begins.
+    pub(super) fn probe(&mut self) {
+        if matches!(self.state, State::Open { .. }) {
+            self.state = State::HalfOpen { good: 0 };
+        }
+    }
+
+    /// The probe has ended so.
+    pub(super) fn probed(&mut self, now: Instant, outcome: Outcome) -> Option<Change> {
+        let State::HalfOpen { good } = &mut self.state else {
+            return None;
+        };
+        if outcome != Outcome::Good {
+            self.state = State::Open { until: now + PAUSE };
+            return None;
+        }
+        *good += 1;
+        if *good < PROBES {
+            return None;
+        }
+        self.state = State::Closed {
+            since: Some(now),
+            window: Window::default(),
+        };
+        self.probing = false;
+        Some(Change::Closed)
+    }
+}
+
+/// How the last look-ups went.
+#[derive(Debug, Default)]
+struct Window {
+    /// When each ended, and whether it went badly.
+    calls: VecDeque<(Instant, bool)>,
+    bad: usize,
+}
+
+impl Window {
+    fn add(&mut self, now: Instant, bad: bool) {
+        self.calls.push_back((now, bad));
+        self.bad += usize::from(bad);
+        while let Some((ended, bad)) = self.calls.front().copied() {
+            let age = now.saturating_duration_since(ended);
+            let many = self.calls.len();
+            if !(many > MOST || age > OLDEST || (many > LEAST && age > SPAN)) {
+                return;
+            }
+            self.calls.pop_front();
+            self.bad -= usize::from(bad);
+        }
+    }
+
+    fn is_bad(&self) -> bool {
+        self.calls.len() >= LEAST && self.bad * 2 > self.calls.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Feeds it a call every `every` from `from` to `to`, each ending as it began.
+    fn feed(
+        breaker: &mut Breaker,
+        (from, to): (Instant, Instant),
+        every: Duration,
+        outcome: impl Fn(u32) -> Outcome,
+    ) -> Option<Instant> {
+        let mut now = from;
+        for n in 0.. {
+            if now >= to {
+                break;
+            }
+            if breaker.ended(now, now, outcome(n)) == Some(Change::Opened) {
+                return Some(now);
+            }
+            now += every;
+        }
+        None
+    }
+
+    #[test]
+    fn it_opens_within_200_ms_of_a_fault_at_any_rate_from_100_a_second() {
+        for per_second in [100, 500, 2_000, 20_000] {
+            let (start, every) = (Instant::now(), Duration::from_secs(1) / per_second);
+            let fault = start + 1_000 * MS;
+            let mut breaker = Breaker::new();
+            assert!(feed(&mut breaker, (start, fault), every, |_| Outcome::Good).is_none());
+            // The first of those that hang fail at their deadline.
+            let failing = (fault + 50 * MS, fault + 1_000 * MS);
+            let opened = feed(&mut breaker, failing, every, |_| Outcome::Failed).unwrap();
+            let after = opened - fault;
+            assert!(after <= 200 * MS, "{per_second}/s: after {after:?}");
+            assert_eq!(breaker.state(), BreakerState::Open);
+        }
+    }
+
+    #[test]
+    fn two_bad_calls_of_five_keep_it_closed_and_two_of_three_open_it() {
+        let start = Instant::now();
+        let minute = (start, start + Duration::from_secs(60));
+        for bad in [Outcome::Slow, Outcome::Failed] {
+            for (good, of, opens) in [(3, 5, false), (1, 3, true)] {
+                let outcome = |n: u32| if n % of < good { Outcome::Good } else { bad };
+                let opened = feed(&mut Breaker::new(), minute, MS, outcome);
+                assert_eq!(opened.is_some(), opens, "{bad:?}: {good} of {of} are good");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hiccup_does_not_open_it() {
+        // A stall of 25 ms, in which all calls are slow, among many; and one call of a quiet service.
+        let start = Instant::now();
+        let mut breaker = Breaker::new();
+        let stalled = |n: u32| {
+            if (500..525).contains(&n) {
+                Outcome::Slow
+            } else {
+                Outcome::Good
+            }
+        };
+        assert!(feed(&mut breaker, (start, start + 1_000 * MS), MS, stalled).is_none());
+        let mut quiet = Breaker::new();
+        assert!(feed(&mut quiet, (start, start + 9 * MS), MS, |_| Outcome::Failed).is_none());
+        let later = start + OLDEST + 20 * MS;
+        assert_eq!(
+            quiet.ended(later, later, Outcome::Failed),
+            None,
+            "the rest is long ago"
+        );
+    }
+
+    #[test]
+    fn no_connection_at_all_opens_it_at_once() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new();
+        assert_eq!(
+            breaker.ended(now, now, Outcome::Unreachable),
+            Some(Change::Opened)
+        );
+        assert_eq!(breaker.opened(), 1);
+        assert_eq!(
+            breaker.ended(now, now, Outcome::Unreachable),
+            None,
+            "it is open"
+        );
+    }
+
+    fn open(now: Instant) -> Breaker {
+        let mut breaker = Breaker::new();
+        breaker.ended(now, now, Outcome::Unreachable);
+        breaker
+    }
+
+    #[test]
+    fn it_closes_after_good_probes_in_a_row() {
+        let now = Instant::now();
+        let mut breaker = open(now);
+        assert_eq!(breaker.next_probe(now), Some(now + PAUSE));
+        breaker.probe();
+        assert_eq!(breaker.state(), BreakerState::HalfOpen);
+        for _ in 1..PROBES {
+            assert_eq!(breaker.probed(now, Outcome::Good), None);
+        }
+        // One that is bad begins the count anew, after a pause.
+        assert_eq!(breaker.probed(now, Outcome::Slow), None);
+        assert_eq!(breaker.state(), BreakerState::Open);
+        assert_eq!(breaker.next_probe(now), Some(now + PAUSE));
+        breaker.probe();
+        for n in 1..=PROBES {
+            assert_eq!(breaker.probed(now, Outcome::Good).is_some(), n == PROBES);
+        }
+        assert_eq!(breaker.state(), BreakerState::Closed);
+        assert_eq!((breaker.next_probe(now), breaker.opened()), (None, 1));
+    }
+
+    #[test]
+    fn what_began_before_it_closed_tells_of_the_past() {
+        let start = Instant::now();
+        let mut breaker = open(start);
+        breaker.probe();
+        let closed = start + 100 * MS;
+        for _ in 0..PROBES {
+            breaker.probed(closed, Outcome::Good);
+        }
+        let late = closed + 10 * MS;
+        for _ in 0..100 {
+            assert_eq!(breaker.ended(start, late, Outcome::Failed), None);
+        }
+        assert_eq!(
+            breaker.ended(late, late, Outcome::Unreachable),
+            Some(Change::Opened)
+        );
+    }
+
+    #[test]
+    fn there_is_one_prober_at_a_time_and_always_one_while_it_is_open() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new();
+        assert!(!breaker.needs_prober(), "it is closed");
+        breaker.ended(now, now, Outcome::Unreachable);
+        assert!(breaker.needs_prober() && !breaker.needs_prober());
+        breaker.probe();
+        breaker.prober_left();
+        assert!(breaker.needs_prober());
+        for _ in 0..PROBES {
+            breaker.probed(now, Outcome::Good);
+        }
+        assert!(!breaker.needs_prober());
+        breaker.ended(now, now, Outcome::Unreachable);
+        assert!(breaker.needs_prober(), "the one that closed it has gone");
+    }
+
+    #[test]
+    fn a_call_is_slow_beyond_the_threshold_and_failed_whatever_it_took() {
+        let slow = DEFAULT_SLOW_CALL;
+        for (took, failure, expected) in [
+            (slow, None, Outcome::Good),
+            (slow + MS, None, Outcome::Slow),
+            (MS, Some(CacheErrorKind::TimedOut), Outcome::Failed),
+            (slow * 2, Some(CacheErrorKind::Refused), Outcome::Failed),
+            (MS, Some(CacheErrorKind::Unreachable), Outcome::Unreachable),
+        ] {
+            assert_eq!(
+                Outcome::of(took, slow, failure),
+                expected,
+                "{took:?} {failure:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let now = Instant::now();
+        let mut window = Window::default();
+        for n in 0..10_000 {
+            window.add(now, n % 3 == 0);
+        }
+        assert_eq!(window.calls.len(), MOST);
+        assert_eq!(
+            window.bad,
+            window.calls.iter().filter(|(_, bad)| *bad).count()
+        );
+    }
+}

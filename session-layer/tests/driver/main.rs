@@ -1,0 +1,11 @@
+//! The driver over ports in memory that a test holds up, breaks, and watches. Time is virtual where a
+//! test is about time.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "in a test, a panic is a failure that says where"
+)]
+
+mod breaker;
+mod ports;
+mod reads;

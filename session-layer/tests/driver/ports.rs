@@ -1,0 +1,333 @@
+//! A store whose reads can be held between the row and the answer, and a cache that can be slow or
+//! broken.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use session_layer::cache::{
+    Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, SessionCache,
+};
+use session_layer::store::{
+    Change, Creation, JournalPosition, JournalRead, Loaded, Revoked, Row, SessionStore, Target,
+};
+use session_layer::{
+    CacheError, CacheErrorKind, CheckedSession, ListedSession, LoginMoment, Session, SessionId,
+    SessionParts, Sessions, StoreError, StoreErrorKind, Timestamp, TokenDigest, Validation,
+};
+use tokio::sync::Semaphore;
+
+/// Nothing here waits for it in earnest.
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// A token of ours.
+pub(crate) fn token(n: usize) -> String {
+    format!("{:A<43}", n.to_string())
+}
+
+pub(crate) async fn ask(sessions: &Sessions, n: usize) -> &'static str {
+    match sessions.validate(&token(n)).await {
+        Validation::Valid(_) => "valid",
+        Validation::Invalid => "invalid",
+        _ => "unavailable",
+    }
+}
+
+/// Lets every other task run until the condition holds. No time passes.
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..100_000 {
+        if condition() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("never came: {what}");
+}
+
+/// Clones are one.
+#[derive(Clone)]
+pub(crate) struct Store(Arc<Rows>);
+
+struct Rows {
+    ended: Mutex<HashSet<TokenDigest>>,
+    /// A read takes one of these on its way back; a store that is not held has plenty.
+    passes: Semaphore,
+    takes: Mutex<Duration>,
+    panics: AtomicUsize,
+    reads: Mutex<Vec<Vec<TokenDigest>>>,
+    in_flight: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Store {
+    /// Every token is alive, and reads answer at once.
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Rows {
+            ended: Mutex::default(),
+            passes: Semaphore::new(Semaphore::MAX_PERMITS),
+            takes: Mutex::default(),
+            panics: AtomicUsize::new(0),
+            reads: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Reads wait until they are let pass.
+    pub(crate) fn held() -> Self {
+        let store = Self::new();
+        store.0.passes.forget_permits(Semaphore::MAX_PERMITS);
+        store
+    }
+
+    pub(crate) fn let_pass(&self, reads: usize) {
+        self.0.passes.add_permits(reads);
+    }
+
+    pub(crate) fn takes(&self, span: Duration) {
+        *self.0.takes.lock().unwrap() = span;
+    }
+
+    /// The next reads panic.
+    pub(crate) fn panics(&self, reads: usize) {
+        self.0.panics.store(reads, Ordering::SeqCst);
+    }
+
+    pub(crate) fn end(&self, n: usize) {
+        let digest = TokenDigest::of(&token(n));
+        self.0.ended.lock().unwrap().insert(digest);
+    }
+
+    /// How many tokens each read was about, in the order in which they began.
+    pub(crate) fn reads(&self) -> Vec<usize> {
+        let reads = self.0.reads.lock().unwrap();
+        reads.iter().map(Vec::len).collect()
+    }
+
+    /// The most reads that were in flight at once, as the store saw it.
+    pub(crate) fn most(&self) -> usize {
+        self.0.most.load(Ordering::SeqCst)
+    }
+
+    /// How many are there now.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.0.in_flight.load(Ordering::SeqCst)
+    }
+
+    fn rows(&self, digests: &[TokenDigest]) -> Loaded {
+        let ended = self.0.ended.lock().unwrap();
+        let row = |digest: &TokenDigest| {
+            if ended.contains(digest) {
+                Row::Revoked
+            } else {
+                Row::Alive {
+                    session: session(digest),
+                    previous_until: None,
+                }
+            }
+        };
+        Loaded {
+            now: Timestamp::now(),
+            store_id: [7; 16],
+            xmin: 0,
+            rows: digests.iter().map(row).collect(),
+        }
+    }
+}
+
+fn session(digest: &TokenDigest) -> Session {
+    let now = Timestamp::now();
+    let [id, ..] = *digest.as_bytes();
+    SessionParts {
+        id: SessionId::from_bytes([id; 16]),
+        user_id: "alice".to_owned(),
+        version: 1,
+        created_at: now,
+        authenticated_at: now,
+        last_seen_at: now,
+        expires_at: now.after(HOUR),
+        idle_timeout: None,
+        data: RawValue::from_string("{}".to_owned()).unwrap(),
+    }
+    .into()
+}
+
+/// Counts a read for as long as it is in flight, also when it is dropped.
+struct InFlight<'a>(&'a Rows);
+
+impl<'a> InFlight<'a> {
+    fn new(rows: &'a Rows) -> Self {
+        let now = rows.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        rows.most.fetch_max(now, Ordering::SeqCst);
+        Self(rows)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl SessionStore for Store {
+    /// The rows are read as the read begins; its answer may be long on its way.
+    async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
+        let rows = self.rows(digests);
+        // Without digests it is the driver's question which store this is.
+        if digests.is_empty() {
+            return Ok(rows);
+        }
+        let _in_flight = InFlight::new(&self.0);
+        self.0.reads.lock().unwrap().push(digests.to_vec());
+        let panics = &self.0.panics;
+        if panics
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok()
+        {
+            panic!("a read that panics, as the test wants it to");
+        }
+        let takes = *self.0.takes.lock().unwrap();
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
+        self.0.passes.acquire().await.unwrap().forget();
+        Ok(rows)
+    }
+
+    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
+        Err(not_here())
+    }
+    async fn create(&self, _: TokenDigest, _: &CheckedSession) -> Result<Creation, StoreError> {
+        Err(not_here())
+    }
+    async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
+        Ok(match target {
+            Target::Token(digest) => vec![*digest],
+            _ => Vec::new(),
+        })
+    }
+    async fn revoke(&self, _: &Target, _: &str) -> Result<Revoked, StoreError> {
+        Ok(Revoked::nothing())
+    }
+    async fn update(&self, _: SessionId, _: i64, _: &RawValue) -> Result<Change, StoreError> {
+        Ok(Change::NoSession)
+    }
+    async fn rotate(
+        &self,
+        _: TokenDigest,
+        _: TokenDigest,
+        _: Duration,
+    ) -> Result<Change, StoreError> {
+        Ok(Change::NoSession)
+    }
+    async fn touch(&self, _: SessionId, _: Duration) -> Result<Change, StoreError> {
+        Ok(Change::NoSession)
+    }
+    async fn list(&self, _: &str) -> Result<Vec<ListedSession>, StoreError> {
+        Ok(Vec::new())
+    }
+    async fn journal_since(&self, _: Option<JournalPosition>) -> Result<JournalRead, StoreError> {
+        Err(not_here())
+    }
+    /// Its journal is of no interest here.
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+    fn backend(&self) -> &'static str {
+        "stub"
+    }
+    async fn probe(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn close(&self) {}
+}
+
+fn not_here() -> StoreError {
+    StoreError::new(StoreErrorKind::Other, "not part of this stub")
+}
+
+/// A cache without copies. Clones are one.
+#[derive(Clone, Default)]
+pub(crate) struct Cache(Arc<CacheState>);
+
+#[derive(Default)]
+struct CacheState {
+    takes_us: AtomicU64,
+    fails: Mutex<Option<CacheErrorKind>>,
+    gets: AtomicUsize,
+    fills: AtomicUsize,
+    invalidations: AtomicUsize,
+}
+
+impl Cache {
+    pub(crate) fn takes(&self, span: Duration) {
+        let micros = u64::try_from(span.as_micros()).unwrap();
+        self.0.takes_us.store(micros, Ordering::SeqCst);
+    }
+
+    pub(crate) fn fails(&self, kind: impl Into<Option<CacheErrorKind>>) {
+        *self.0.fails.lock().unwrap() = kind.into();
+    }
+
+    pub(crate) fn gets(&self) -> usize {
+        self.0.gets.load(Ordering::SeqCst)
+    }
+
+    /// Does nobody else have it any more?
+    pub(crate) fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    pub(crate) fn fills(&self) -> usize {
+        self.0.fills.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn invalidations(&self) -> usize {
+        self.0.invalidations.load(Ordering::SeqCst)
+    }
+}
+
+impl SessionCache for Cache {
+    type Lease = ();
+
+    /// Grants every lease, as a cache does that loses them.
+    async fn get(
+        &self,
+        digests: &[TokenDigest],
+        _: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+    ) -> Vec<Lookup<()>> {
+        self.0.gets.fetch_add(1, Ordering::SeqCst);
+        let takes = Duration::from_micros(self.0.takes_us.load(Ordering::SeqCst));
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
+        let fails = *self.0.fails.lock().unwrap();
+        let answer = |_| match fails {
+            Some(kind) => Lookup::Failed(CacheError::new(kind, "as the test wants it")),
+            None => Lookup::Leased(()),
+        };
+        digests.iter().map(answer).collect()
+    }
+    async fn fill(&self, (): (), _: &Entry, _: Duration) -> Result<Filled, CacheError> {
+        self.0.fills.fetch_add(1, Ordering::SeqCst);
+        Ok(Filled::Stored)
+    }
+    async fn fence(&self, _: &[TokenDigest]) -> Result<(), CacheError> {
+        Ok(())
+    }
+    async fn invalidate(&self, _: &[TokenDigest]) -> Result<Invalidated, CacheError> {
+        self.0.invalidations.fetch_add(1, Ordering::SeqCst);
+        Ok(Invalidated::Everywhere)
+    }
+    fn status(&self) -> CacheStatus {
+        CacheStatus::new("stub")
+    }
+    async fn probe(&self) -> CacheProbe {
+        CacheProbe::default()
+    }
+    async fn close(&self) {}
+}

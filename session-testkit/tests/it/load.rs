@@ -1,0 +1,266 @@
+//! Postgres under the whole load: how many reads it gets, and who is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use session_layer::store::PostgresStore;
+use session_layer::{Created, SessionToken, Sessions, Validation, cache::NoCache};
+use session_testkit::backends::{Backends, Sandbox};
+use session_testkit::proxy::{Proxy, Toxic};
+use session_testkit::wait;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Row as _};
+use tokio::task::JoinHandle;
+
+use crate::harness::{Failure, Outcome, Registry};
+use crate::support::{SOON, ask, login, store, word};
+
+/// How many reads there may be at once, with ten connections.
+const READS: u64 = 3;
+
+pub(crate) fn tests(reg: &mut Registry) {
+    reg.shared("misses_for_one_token_share_reads", one_token);
+    reg.shared("misses_for_many_tokens_share_reads", many_tokens);
+    reg.shared("a_postgres_that_hangs_gets_no_more_reads", hanging);
+    reg.shared("callers_that_leave_cost_no_connection", leaving);
+}
+
+/// A service without a cache, and a look at Postgres from outside.
+struct Rig {
+    sessions: Sessions,
+    admin: PgConnection,
+    schema: String,
+    /// By this name Postgres knows the service's connections.
+    name: String,
+}
+
+impl Rig {
+    async fn start(
+        backends: &Backends,
+        sandbox: &Sandbox,
+        url: &str,
+        (budget, read_deadline): (Duration, Duration),
+    ) -> Result<Self, Failure> {
+        store(sandbox).await?;
+        let name = format!("load-{}", sandbox.schema());
+        let and = if url.contains('?') { '&' } else { '?' };
+        let store = PostgresStore::builder(&format!("{url}{and}application_name={name}"))
+            .schema(sandbox.schema())
+            .read_deadline(read_deadline)
+            .connect_lazy()?;
+        let builder = Sessions::builder(NoCache, store).budget(budget);
+        Ok(Self {
+            sessions: builder.reads_at_once(usize::try_from(READS)?).build(),
+            admin: backends.postgres().connect().await?,
+            schema: sandbox.schema().to_owned(),
+            name,
+        })
+    }
+
+    /// With the table locked no read is answered.
+    async fn lock(&mut self) -> Outcome {
+        let lock = format!(
+            "BEGIN; LOCK TABLE {}.sessions IN ACCESS EXCLUSIVE MODE",
+            self.schema
+        );
+        self.run(lock).await
+    }
+
+    async fn unlock(&mut self) -> Outcome {
+        self.run("COMMIT".to_owned()).await
+    }
+
+    async fn run(&mut self, sql: String) -> Outcome {
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut self.admin)
+            .await?;
+        Ok(())
+    }
+
+    /// The service's connections, and those of them that are at work, as Postgres sees it.
+    async fn seen(&mut self) -> Result<(i64, i64), Failure> {
+        let row = sqlx::query(
+            "SELECT count(*), count(*) FILTER (WHERE state = 'active') FROM pg_stat_activity
+             WHERE application_name = $1",
+        )
+        .bind(&self.name)
+        .fetch_one(&mut self.admin)
+        .await?;
+        Ok((row.try_get(0)?, row.try_get(1)?))
+    }
+
+    /// Takes every slot, one read after the other; with the table locked, for as long as that is.
+    async fn occupy(&self) -> Result<Vec<JoinHandle<&'static str>>, Failure> {
+        let mut asking = Vec::new();
+        for reads in 1..=READS {
+            let token = SessionToken::generate()?.reveal().to_owned();
+            asking.extend(spawn_all(&self.sessions, vec![token]));
+            wait::until("a read", SOON, async || {
+                self.sessions.metrics().reads_in_flight == reads
+            })
+            .await?;
+        }
+        Ok(asking)
+    }
+
+    async fn until_waiting(&self, callers: u64) -> Outcome {
+        wait::until("callers to wait", SOON, async || {
+            self.sessions.metrics().reads_waiting >= callers
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+const PATIENT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(30));
+
+async fn one_token(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let mut rig = Rig::start(&backends, &sandbox, sandbox.database_url(), PATIENT).await?;
+    let alice = login(&rig.sessions, "alice").await?;
+    rig.lock().await?;
+    let _before = rig.occupy().await?;
+    let asking = spawn_all(&rig.sessions, vec![alice.token.reveal().to_owned(); 200]);
+    rig.until_waiting(200).await?;
+    rig.unlock().await?;
+    for answer in join_all(asking).await {
+        assert_eq!(answer?, "valid");
+    }
+    let metrics = rig.sessions.metrics();
+    assert_eq!(metrics.store_reads, READS + 1, "one for all of them");
+    assert_eq!(metrics.coalesced, 199);
+    Ok(())
+}
+
+async fn many_tokens(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let mut rig = Rig::start(&backends, &sandbox, sandbox.database_url(), PATIENT).await?;
+    let mut created: Vec<Created> = Vec::new();
+    for n in 0..20 {
+        created.push(login(&rig.sessions, &format!("user {n}")).await?);
+    }
+    rig.lock().await?;
+    // Known ones among a flood of unknown ones: each gets its own answer.
+    let mut tokens: Vec<String> = Vec::new();
+    for n in 0..400 {
+        tokens.push(match created.get(n / 20) {
+            Some(known) if n % 20 == 0 => known.token.reveal().to_owned(),
+            _ => SessionToken::generate()?.reveal().to_owned(),
+        });
+    }
+    let _before = rig.occupy().await?;
+    let asking = spawn_all(&rig.sessions, tokens);
+    rig.until_waiting(400).await?;
+    let (_, active) = rig.seen().await?;
+    assert_eq!(u64::try_from(active)?, READS, "and no more");
+    rig.unlock().await?;
+    for (n, answer) in join_all(asking).await.into_iter().enumerate() {
+        let expected = if n % 20 == 0 { "valid" } else { "invalid" };
+        assert_eq!(answer?, expected, "{n}");
+    }
+    let metrics = rig.sessions.metrics();
+    assert_eq!(metrics.tokens_read, READS + 400);
+    assert!(metrics.store_reads <= READS + 4, "{metrics:?}");
+    assert_eq!(metrics.most_reads_in_flight, READS);
+    Ok(())
+}
+
+fn spawn_all(sessions: &Sessions, tokens: Vec<String>) -> Vec<JoinHandle<&'static str>> {
+    let spawn = |token: String| {
+        let sessions = sessions.clone();
+        tokio::spawn(async move { word(&sessions.validate(&token).await) })
+    };
+    tokens.into_iter().map(spawn).collect()
+}
+
+/// Load goes on while nothing is answered. Postgres sees a fixed number of reads, whoever comes on top is
+/// turned away at once, and when the lock is gone all is well.
+async fn hanging(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let deadlines = (Duration::from_millis(1_500), Duration::from_secs(1));
+    let mut rig = Rig::start(&backends, &sandbox, sandbox.database_url(), deadlines).await?;
+    let alice = login(&rig.sessions, "alice").await?;
+    assert_eq!(ask(&rig.sessions, &alice).await, "valid");
+    rig.lock().await?;
+    let mut asking = Vec::new();
+    while rig.sessions.metrics().shed < 100 {
+        for _ in 0..20 {
+            let token = SessionToken::generate()?.reveal().to_owned();
+            asking.extend(spawn_all(&rig.sessions, vec![token]));
+        }
+        let (connections, _) = rig.seen().await?;
+        assert!(connections <= 10, "{connections} connections");
+        let metrics = rig.sessions.metrics();
+        assert!(metrics.reads_in_flight <= READS, "{metrics:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for answer in join_all(asking).await {
+        assert_eq!(answer?, "unavailable", "never invalid");
+    }
+    assert_eq!(rig.sessions.metrics().most_reads_in_flight, READS);
+    let told = rig.sessions.recent_errors();
+    assert!(told.iter().any(|e| e.contains("load was shed")), "{told:?}");
+    rig.unlock().await?;
+    wait::until("Postgres to be asked again", SOON, async || {
+        ask(&rig.sessions, &alice).await == "valid"
+    })
+    .await?;
+    wait::until("the reads to end", SOON, async || {
+        let metrics = rig.sessions.metrics();
+        (metrics.reads_in_flight, metrics.reads_waiting) == (0, 0)
+    })
+    .await?;
+    Ok(())
+}
+
+/// The network swallows everything and the callers leave, again and again. What is left afterwards is a
+/// pool as before.
+async fn leaving(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let proxy = Proxy::start(backends.postgres().address()).await?;
+    let url = proxy.url(sandbox.database_url());
+    let deadlines = (Duration::from_secs(10), Duration::from_secs(1));
+    let mut rig = Rig::start(&backends, &sandbox, &url, deadlines).await?;
+    let alice = login(&rig.sessions, "alice").await?;
+    for _ in 0..5 {
+        let hole = proxy.inject(Toxic::blackhole());
+        let asking = spawn_all(&rig.sessions, vec![alice.token.reveal().to_owned(); 100]);
+        wait::until("a read", SOON, async || {
+            rig.sessions.metrics().reads_in_flight > 0
+        })
+        .await?;
+        for one in &asking {
+            one.abort();
+        }
+        for one in asking {
+            assert!(one.await.is_err_and(|error| error.is_cancelled()));
+        }
+        hole.heal();
+        wait::until("an answer", SOON, async || {
+            matches!(
+                rig.sessions.validate(alice.token.reveal()).await,
+                Validation::Valid(_)
+            )
+        })
+        .await?;
+    }
+    let metrics = rig.sessions.metrics();
+    assert!(metrics.most_reads_in_flight <= READS, "{metrics:?}");
+    wait::until("the baseline", SOON, async || {
+        let metrics = rig.sessions.metrics();
+        (metrics.reads_in_flight, metrics.reads_waiting) == (0, 0)
+    })
+    .await?;
+    // All ten can be had at once: none was lost on the way.
+    let changes = (0..10).map(|n| {
+        let (sessions, user) = (rig.sessions.clone(), format!("user {n}"));
+        async move { login(&sessions, &user).await }
+    });
+    for created in join_all(changes).await {
+        created?;
+    }
+    let (connections, _) = rig.seen().await?;
+    assert!(connections <= 10, "{connections} connections");
+    Ok(())
+}
