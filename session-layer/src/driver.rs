@@ -46,6 +46,13 @@ pub(crate) struct Driver<C: SessionCache, S> {
     started: AtomicBool,
 }
 
+impl<C: SessionCache, S> Drop for Driver<C, S> {
+    /// Tasks that wait for their next turn end now, not when it comes.
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
 /// What the builder decided.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {

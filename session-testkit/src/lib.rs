@@ -48,6 +48,10 @@
 //! A part of it is decided about without load: [`conformance`] says whether somebody's `SessionCache` or
 //! `SessionStore` keeps the contract of its port, [`probe`] whether a middleware keeps Tower's rules.
 //!
+//! [`trial`] puts these together for session-layer itself: a [`Deployment`](deployment::Deployment) of several
+//! nodes, a [`Schedule`](schedule::Schedule) of what happens to it, [`observe`] for what no answer tells. It is
+//! the command `session-testkit faults`.
+//!
 //! # Look
 //!
 //! [`check`](mod@check) looks at a deployment and says which step fails, why, and what to do; [`bench`](mod@bench) measures what
@@ -60,12 +64,16 @@ pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod conformance;
+pub mod deployment;
 pub mod faults;
 pub mod history;
 pub mod invariants;
+pub mod observe;
 pub mod probe;
 pub mod proxy;
+pub mod schedule;
 pub mod subject;
+pub mod trial;
 pub mod url;
 pub mod verify;
 pub mod wait;

@@ -60,6 +60,18 @@ pub fn with_address(url: &str, address: &str) -> String {
     }
 }
 
+/// The URL with another user and password, and with one more parameter (`name=value`).
+pub(crate) fn as_user(url: &str, user: &str, parameter: &str) -> String {
+    let url = match authority(url) {
+        Some((old, host)) if !user.is_empty() => {
+            format!("{}{user}@{}", &url[..old.start], &url[host.start..])
+        }
+        _ => url.to_owned(),
+    };
+    let begins = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{begins}{parameter}")
+}
+
 /// The URL as it may be printed: what is secret becomes `***`.
 ///
 /// That is the password, and every parameter (`?password=…`, `?sslkey=…`), whose names nobody
@@ -114,6 +126,16 @@ mod tests {
         assert_eq!(address("postgres://[::1]:7/db").as_deref(), Some("[::1]:7"));
         assert_eq!(address("postgres:///db?host=/run"), None);
         assert_eq!(address("nonsense"), None);
+    }
+
+    #[test]
+    fn another_user_takes_the_place_of_the_one_there_was() {
+        let url = as_user("postgres://a:b@h:1/d", "x:y", "n=v");
+        assert_eq!(url, "postgres://x:y@h:1/d?n=v");
+        let url = as_user("postgres://h/d?a=b", "x:y", "n=v");
+        assert_eq!(url, "postgres://x:y@h/d?a=b&n=v");
+        let url = as_user("postgres://a@h/d", "", "n=v");
+        assert_eq!(url, "postgres://a@h/d?n=v");
     }
 
     #[test]

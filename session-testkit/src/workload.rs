@@ -72,7 +72,9 @@ pub use self::{
     record::{Clock, Progress, Recorder},
     report::{Counts, Latency, Report, Second},
     run::{Run, Runner, WorkloadError},
+    sessions::{GivenOut, Tokens},
     settings::{PER_MILLE, Settings, SettingsError, Shares},
+    tally::Timed,
 };
 
 #[cfg(test)]

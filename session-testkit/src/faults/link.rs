@@ -70,7 +70,14 @@ pub(super) fn inject(
         why: "on which lines? Say so with `Target::network`".to_owned(),
     })?;
     let (toxic, nodes) = link.toxic();
-    let proxies = network.proxies(peer).take(nodes);
-    guard.undo = Undo::Toxics(proxies.map(|proxy| proxy.inject(toxic.clone())).collect());
+    let proxies = network.proxies(peer).enumerate().filter(|(node, _)| {
+        let named = target.nodes.as_ref();
+        named.map_or(*node < nodes, |named| named.contains(node))
+    });
+    guard.undo = Undo::Toxics(
+        proxies
+            .map(|(_, proxy)| proxy.inject(toxic.clone()))
+            .collect(),
+    );
     Ok(guard)
 }

@@ -15,6 +15,7 @@ pub struct Target {
     pub(super) postgres: PostgresServer,
     pub(super) replica: Option<RedisServer>,
     pub(super) network: Option<Arc<Network>>,
+    pub(super) nodes: Option<Vec<usize>>,
     pub(super) redis_user: String,
     pub(super) role: Option<String>,
     schema: Option<String>,
@@ -29,6 +30,7 @@ impl Target {
             postgres: backends.postgres().clone(),
             replica: None,
             network: None,
+            nodes: None,
             redis_user: "default".to_owned(),
             role: None,
             schema: None,
@@ -46,6 +48,14 @@ impl Target {
     #[must_use]
     pub fn network(mut self, network: Arc<Network>) -> Self {
         self.network = Some(network);
+        self
+    }
+
+    /// Faults of lines happen to these nodes alone. Defaults to what the [`Link`](super::Link) says:
+    /// all, or node 0 for a partition.
+    #[must_use]
+    pub fn nodes(mut self, nodes: impl IntoIterator<Item = usize>) -> Self {
+        self.nodes = Some(nodes.into_iter().collect());
         self
     }
 

@@ -1,7 +1,7 @@
 //! The toxics that a proxy has at the moment, and what each of them has touched.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -129,6 +129,8 @@ impl Toxics {
 pub(super) struct Touched {
     bytes: AtomicU64,
     connections: Mutex<BTreeSet<u64>>,
+    /// Connections whose next answer is to be lost, since when.
+    losing: Mutex<BTreeMap<u64, Instant>>,
     changed: watch::Sender<bool>,
 }
 
@@ -137,6 +139,7 @@ impl Default for Touched {
         Self {
             bytes: AtomicU64::default(),
             connections: Mutex::default(),
+            losing: Mutex::default(),
             changed: watch::Sender::new(false),
         }
     }
@@ -157,6 +160,17 @@ impl Touched {
     pub(super) fn bytes(&self, number: u64, bytes: u64) {
         self.bytes.fetch_add(bytes, Relaxed);
         self.connection(number);
+    }
+
+    /// From now on this connection gets no answer.
+    pub(super) fn lose_from(&self, number: u64, now: Instant) {
+        let mut losing = self.losing.lock().unwrap_or_else(PoisonError::into_inner);
+        losing.entry(number).or_insert(now);
+    }
+
+    pub(super) fn losing_since(&self, number: u64) -> Option<Instant> {
+        let losing = self.losing.lock().unwrap_or_else(PoisonError::into_inner);
+        losing.get(&number).copied()
     }
 
     pub(super) fn report(&self) -> Report {

@@ -89,7 +89,7 @@ impl Flow {
             let known = before.iter().position(|it| it.id == active.id);
             self.applied.push(match known {
                 Some(at) => before.swap_remove(at),
-                None => Applied::new(active, self.begun),
+                None => Applied::new(active, self.number, self.direction, self.begun),
             });
         }
         // Of what paced the bytes something may have healed; what did not paces them again.
@@ -133,7 +133,7 @@ impl Flow {
         let gone = &chunk.rest()[..count];
         let mut pause = Duration::ZERO;
         for applied in &mut self.applied {
-            pause = pause.max(applied.wrote(gone));
+            pause = pause.max(applied.wrote(gone, now));
         }
         chunk.written += count;
         self.queued -= count;
@@ -167,6 +167,12 @@ impl Flow {
                     let count = self.portion();
                     if count > 0 {
                         return Step::Write(count);
+                    }
+                    // A lost request ends the connection where it begins.
+                    if let Some((at, end)) = self.ends(now)
+                        && at <= now
+                    {
+                        return Step::End(end);
                     }
                 }
                 None => {}

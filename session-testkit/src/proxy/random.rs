@@ -1,12 +1,19 @@
 //! Chance that is the same in every run.
 
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Splitmix64: jitter needs no better, and the same connection gets the same jitter in every run.
 #[derive(Clone, Debug)]
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
+    /// As after so many draws from this seed.
+    pub(super) fn nth(seed: u64, draws: u64) -> Self {
+        Self(seed.wrapping_add(draws.wrapping_mul(STEP)))
+    }
+
     fn bits(&mut self) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0 = self.0.wrapping_add(STEP);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

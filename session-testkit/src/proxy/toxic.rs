@@ -14,7 +14,8 @@ pub enum Direction {
 /// Something harmful that a [`Proxy`](super::Proxy) does until its guard is dropped.
 ///
 /// Names and meaning are toxiproxy's, except for [`hold`](Self::hold),
-/// [`hold_from`](Self::hold_from) and [`blackhole`](Self::blackhole), which it lacks. As there, the
+/// [`hold_from`](Self::hold_from), [`blackhole`](Self::blackhole), [`lose`](Self::lose) and
+/// [`lose_reply`](Self::lose_reply), which it lacks. As there, the
 /// default is all connections, and answers rather than requests; where it differs, it says so.
 ///
 /// # Examples
@@ -68,6 +69,13 @@ pub(super) enum Kind {
     },
     Hold {
         from: Option<Vec<u8>>,
+    },
+    Lose {
+        pattern: Vec<u8>,
+        /// What comes back after it, instead of the pattern itself.
+        reply: bool,
+        chance: f64,
+        seed: u64,
     },
 }
 
@@ -148,6 +156,38 @@ impl Toxic {
     pub fn hold_from(pattern: impl Into<Vec<u8>>) -> Self {
         let from = Some(pattern.into());
         Self::new(Kind::Hold { from }, None)
+    }
+
+    /// The connection is closed where `pattern` (a command's name) comes by in a request: what stands
+    /// before it is delivered, it and the rest are not. TCP loses nothing in the middle of a stream, so
+    /// this is how a command is lost.
+    pub fn lose(pattern: impl Into<Vec<u8>>) -> Self {
+        Self::losing(pattern.into(), false, Some(Direction::ToServer))
+    }
+
+    /// Requests with `pattern` are delivered, and the connection is closed 20 ms later without another
+    /// byte of an answer: the command was carried out, and nobody knows.
+    pub fn lose_reply(pattern: impl Into<Vec<u8>>) -> Self {
+        Self::losing(pattern.into(), true, None)
+    }
+
+    fn losing(pattern: Vec<u8>, reply: bool, direction: Option<Direction>) -> Self {
+        let kind = Kind::Lose {
+            pattern,
+            reply,
+            chance: 1.0,
+            seed: 0,
+        };
+        Self::new(kind, direction)
+    }
+
+    /// Of a [`lose`](Self::lose) or [`lose_reply`](Self::lose_reply): happens to this share of the
+    /// pattern's occurrences, 0 to 1, drawn from the seed. Defaults to 1. Of no effect on others.
+    pub fn chance(mut self, share: f64, with_seed: u64) -> Self {
+        if let Kind::Lose { chance, seed, .. } = &mut self.kind {
+            (*chance, *seed) = (share, with_seed);
+        }
+        self
     }
 
     /// [`hold`](Self::hold) for the connections that are open now, while new ones work: what a

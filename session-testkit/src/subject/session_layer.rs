@@ -1,33 +1,46 @@
 //! session-layer as a [`Subject`]: each node is a [`Sessions`] handle of its own.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use session_layer::{Error, NewSession, Session, Sessions, Validation};
 
 use super::{Failed, Login, Reach, Seen, Subject, Token};
 
 /// Several [`Sessions`] over the same servers, each with a cache and a store of its own: what several
-/// processes are to each other. (Clones of one handle are one node.)
+/// processes are to each other. (Clones of one handle are one node.) Clones of the subject are one
+/// subject.
 #[derive(Debug, Clone)]
 pub struct SessionLayerSubject {
-    nodes: Vec<Sessions>,
+    nodes: Arc<RwLock<Vec<Sessions>>>,
 }
 
 impl SessionLayerSubject {
     /// One node per handle. With none, every operation is refused.
     pub fn new(nodes: impl IntoIterator<Item = Sessions>) -> Self {
         Self {
-            nodes: nodes.into_iter().collect(),
+            nodes: Arc::new(RwLock::new(nodes.into_iter().collect())),
         }
     }
 
     /// The handle of one node, to look at its metrics or to shut it down.
     #[must_use]
-    pub fn node(&self, node: u32) -> Option<&Sessions> {
-        self.nodes.get(usize::try_from(node).ok()?)
+    pub fn node(&self, node: u32) -> Option<Sessions> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(usize::try_from(node).ok()?).cloned()
     }
 
-    fn on(&self, node: u32) -> Result<&Sessions, Failed> {
+    /// Puts another handle in a node's place, as a restart does, and gives back the old one: what is
+    /// under way there goes on. `None` if there is no such node.
+    pub fn replace(&self, node: u32, with: Sessions) -> Option<Sessions> {
+        let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        let place = nodes.get_mut(usize::try_from(node).ok()?)?;
+        Some(std::mem::replace(place, with))
+    }
+
+    fn on(&self, node: u32) -> Result<Sessions, Failed> {
         self.node(node)
             .ok_or_else(|| Failed::refused(format!("there is no node {node}")))
     }
@@ -35,7 +48,8 @@ impl SessionLayerSubject {
 
 impl Subject for SessionLayerSubject {
     fn nodes(&self) -> u32 {
-        u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        u32::try_from(nodes.len()).unwrap_or(u32::MAX)
     }
 
     async fn create(&self, node: u32, login: &Login) -> Result<Token, Failed> {

@@ -26,6 +26,7 @@ pub struct Scheduled {
     lasts: Duration,
     nodes: Option<Vec<u32>>,
     no_postgres: bool,
+    uncertain: bool,
     no_redis: bool,
     breaks: Box<dyn Erased>,
 }
@@ -39,6 +40,7 @@ impl Scheduled {
             lasts,
             nodes: None,
             no_postgres: false,
+            uncertain: false,
             no_redis: false,
             breaks: Box::new(breaks),
         }
@@ -57,6 +59,14 @@ impl Scheduled {
     #[must_use]
     pub fn no_postgres(mut self) -> Self {
         self.no_postgres = true;
+        self
+    }
+
+    /// As [`no_postgres`](Self::no_postgres), where it is not certain: some get an answer all the same.
+    /// Such a node need not know of a revoke yet, and may say Invalid.
+    #[must_use]
+    pub fn perhaps_no_postgres(mut self) -> Self {
+        (self.no_postgres, self.uncertain) = (true, true);
         self
     }
 
@@ -96,9 +106,13 @@ impl Scheduled {
         recorder.record(Entry::Fault(Fault {
             name: self.name,
             at,
-            // What failed half-way may have been felt, but was never in force for certain: its certain
-            // span ends before it begins.
-            since: Some(if failed { healed } else { since }),
+            // What failed half-way, or is uncertain, may have been felt but was never in force for certain:
+            // its certain span ends before it begins.
+            since: Some(if failed || self.uncertain {
+                healed
+            } else {
+                since
+            }),
             until: Some(until),
             healed: Some(healed),
             nodes: self.nodes,

@@ -6,7 +6,7 @@ use super::{
     DropWhen, Recorder,
     dropping::dropping,
     plan::{Action, Planned, Presented},
-    sessions::{Known, Slots},
+    sessions::{Known, Slots, Tokens},
     tally::Answered,
 };
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
 pub(super) struct Shared<S> {
     pub(super) subject: S,
     pub(super) slots: Slots,
+    pub(super) tokens: Tokens,
     pub(super) recorder: Recorder,
     pub(super) patience: Duration,
     pub(super) sessions_per_user: u32,
@@ -73,7 +74,10 @@ impl<S: Subject> Shared<S> {
                     })
                     .await;
                 match created {
-                    Some(Ok(token)) => this.slots.take(slot, Known::new(session, token)),
+                    Some(Ok(token)) => {
+                        this.tokens.add(session, 0, token.clone());
+                        this.slots.take(slot, Known::new(session, token));
+                    }
                     Some(Err(failed)) => return Err(failed),
                     None => {}
                 }
@@ -153,7 +157,11 @@ impl<S: Subject> Shared<S> {
                                 Err(failed) => (None, Err(failed.clone())),
                             };
                             if let Op::Rotate { new_token, .. } = op {
-                                *new_token = given.map(|token| known.add(token));
+                                *new_token = given.map(|token| {
+                                    let number = known.add(token.clone());
+                                    this.tokens.add(known.number, number, token);
+                                    number
+                                });
                             }
                             set_change(op, Change::of(&reach))
                         })

@@ -9,8 +9,8 @@ use tokio::{
 };
 
 use super::{
-    Clock, Plan, Recorder, Report, Scheduled, Settings, SettingsError, perform::Shared,
-    sessions::Slots,
+    Clock, Plan, Recorder, Report, Scheduled, Settings, SettingsError, Timed, Tokens,
+    perform::Shared, sessions::Slots,
 };
 use crate::{
     history::{End, Entry, Header, History, nanos},
@@ -31,6 +31,7 @@ pub struct Runner<S> {
     settings: Settings,
     schedule: Vec<Scheduled>,
     recorder: Recorder,
+    tokens: Tokens,
 }
 
 /// A run that is over.
@@ -41,6 +42,8 @@ pub struct Run {
     pub history: History,
     /// The numbers.
     pub report: Report,
+    /// Every validate that was answered: when it was due, and how long after that.
+    pub validates: Vec<Timed>,
     /// The run's clock, which goes on.
     pub clock: Clock,
 }
@@ -73,6 +76,7 @@ impl<S: Subject> Runner<S> {
             settings,
             schedule: Vec::new(),
             recorder: Recorder::new(header),
+            tokens: Tokens::default(),
         }
     }
 
@@ -96,6 +100,11 @@ impl<S: Subject> Runner<S> {
         self.recorder.clone()
     }
 
+    /// The tokens that the run gives out, while it does and afterwards.
+    pub fn tokens(&self) -> Tokens {
+        self.tokens.clone()
+    }
+
     /// Creates the sessions, then carries out the plan.
     ///
     /// If its future is dropped, every request under way is dropped with it, and every fault heals.
@@ -108,6 +117,7 @@ impl<S: Subject> Runner<S> {
             settings,
             schedule,
             recorder,
+            tokens,
         } = self;
         settings.check()?;
         let nodes = subject.nodes();
@@ -118,6 +128,7 @@ impl<S: Subject> Runner<S> {
         let shared = Arc::new(Shared {
             subject,
             slots: Slots::new(settings.sessions),
+            tokens,
             recorder: recorder.clone(),
             patience: settings.patience,
             sessions_per_user: settings.sessions_per_user,
@@ -135,7 +146,8 @@ impl<S: Subject> Runner<S> {
             note(&recorder, "a fault", done);
         }
 
-        let (mut history, tally) = recorder.take();
+        let (mut history, mut tally) = recorder.take();
+        let validates = tally.take_validates();
         let report = tally.report(settings, nodes);
         history.push(Entry::End(End {
             at: clock.now(),
@@ -145,6 +157,7 @@ impl<S: Subject> Runner<S> {
         Ok(Run {
             history,
             report,
+            validates,
             clock,
         })
     }

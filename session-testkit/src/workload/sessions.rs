@@ -41,6 +41,47 @@ fn number(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
+/// A token that was given out.
+#[derive(Debug, Clone)]
+pub struct GivenOut {
+    /// The session's number in the history.
+    pub session: u32,
+    /// The token's number in that session.
+    pub number: u32,
+    /// The secret.
+    pub token: Token,
+}
+
+/// The tokens that were given out in a run, in order. Cheap to clone; all clones are one. For those who
+/// search for them, or end sessions behind the subject's back.
+#[derive(Debug, Clone, Default)]
+pub struct Tokens(Arc<Mutex<Vec<GivenOut>>>);
+
+impl Tokens {
+    pub(super) fn add(&self, session: u32, number: u32, token: Token) {
+        lock(&self.0).push(GivenOut {
+            session,
+            number,
+            token,
+        });
+    }
+
+    /// All of them, so far.
+    #[must_use]
+    pub fn all(&self) -> Vec<GivenOut> {
+        lock(&self.0).clone()
+    }
+
+    /// The one that `draw` falls on among the newest `most`; `None` while there is none.
+    #[must_use]
+    pub fn recent(&self, most: usize, draw: usize) -> Option<GivenOut> {
+        let all = lock(&self.0);
+        let from = all.len().saturating_sub(most.max(1));
+        let newest = &all[from..];
+        newest.get(draw.checked_rem(newest.len())?).cloned()
+    }
+}
+
 /// Each slot with the session that was created there last, and the one before.
 #[derive(Debug)]
 pub(super) struct Slots(Vec<Mutex<Slot>>);

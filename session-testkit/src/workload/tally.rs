@@ -8,6 +8,15 @@ use crate::{
 
 const SECOND: Nanos = 1_000_000_000;
 
+/// How long an answer took from the time it was due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timed {
+    /// When it was due, by the run's clock.
+    pub due: Nanos,
+    /// How long it took from then on.
+    pub took: Nanos,
+}
+
 /// Where an operation belongs, beside what its record says.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answered {
@@ -23,6 +32,7 @@ pub(super) struct Answered {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     seconds: Vec<(Counts, Latencies)>,
+    timed: Vec<Timed>,
     validates: Latencies,
     validates_sent: Latencies,
     changes: Latencies,
@@ -70,10 +80,15 @@ impl Tally {
         if operation.op.is_validation() {
             latencies.add(latency);
             self.validates.add(latency);
+            self.timed.push(Timed { due, took: latency });
             self.validates_sent.add(ret.saturating_sub(operation.call));
         } else {
             self.changes.add(latency);
         }
+    }
+
+    pub(super) fn take_validates(&mut self) -> Vec<Timed> {
+        std::mem::take(&mut self.timed)
     }
 
     pub(super) fn unsupported(&mut self) {

@@ -34,6 +34,11 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.each_backend("after_sigkill", killed);
     reg.each_backend("after_sigkill_while_paused", killed_while_paused);
     reg.each_backend("after_sigterm", terminated);
+    reg.each_backend("after_sigkill_in_the_middle_of_a_fault_run", faults_killed);
+    reg.each_backend(
+        "after_sigterm_in_the_middle_of_a_fault_run",
+        faults_terminated,
+    );
     reg.each_backend("after_sigkill_while_starting", killed_while_starting);
     reg.each_backend(
         "when_dropped_though_the_supervisors_are_dead",
@@ -93,6 +98,37 @@ impl Rig {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
+        Ok(Self {
+            child,
+            folder,
+            backend,
+        })
+    }
+
+    /// The command `session-testkit faults`, in the place of a child of ours; answers when its load has begun.
+    fn faults(backend: Backend) -> std::io::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_session-testkit"))
+            .args(["faults", "--rate", "20", "--secs", "60"])
+            // Redis stands still when the rig is killed.
+            .args(["--fault", "redis-pause@0+50"])
+            .env("SESSION_TESTKIT_BACKEND", backend.to_string())
+            .env_remove("SESSION_TESTKIT_REDIS_URL")
+            .env_remove("SESSION_TESTKIT_DATABASE_URL")
+            .env("RUST_LOG", "session_testkit=info")
+            .env("TMPDIR", folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut text = String::new();
+        while !text.contains("workload begins") {
+            assert_ne!(errors.read_line(&mut text)?, 0, "{text}");
+        }
+        // Else it would end by writing to a closed pipe.
+        std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
         Ok(Self {
             child,
             folder,
@@ -303,6 +339,23 @@ async fn terminated(backend: Backend) -> Outcome {
     let traces = rig.traces().await;
     kill(rig.child.id().try_into()?, Signal::TERM);
     assert_eq!(rig.child.wait()?.signal(), Some(15));
+    rig.leaves_nothing(&traces).await
+}
+
+async fn faults_killed(backend: Backend) -> Outcome {
+    let mut rig = Rig::faults(backend)?;
+    let traces = rig.traces().await;
+    seen(&rig, &traces).await;
+    rig.child.kill()?;
+    rig.leaves_nothing(&traces).await
+}
+
+async fn faults_terminated(backend: Backend) -> Outcome {
+    let mut rig = Rig::faults(backend)?;
+    let traces = rig.traces().await;
+    seen(&rig, &traces).await;
+    kill(rig.child.id().try_into()?, Signal::TERM);
+    assert_eq!(rig.child.wait()?.code(), Some(128 + 15));
     rig.leaves_nothing(&traces).await
 }
 

@@ -10,9 +10,12 @@ use super::connection::Connection;
 use super::errors::Progress;
 use super::read::of_one;
 use super::rows::{self, Facts, unexpected};
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::session::SessionId;
 use crate::store::{Revoked, Target};
+
+/// How often a session is tried to be ended that changes at the same time.
+const TRIES: u32 = 4;
 
 impl PostgresStore {
     pub(super) async fn revoke_target(
@@ -26,24 +29,36 @@ impl PostgresStore {
         }
     }
 
+    /// Asks again where the row was seen alive and was not ended: while the statement waited for it somebody
+    /// else ended it, and then the second look says so; or gave it another token, and then there is nothing
+    /// under this one, which must not be reported as an end.
     async fn revoke_one(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
-        let revoke = of_one(&self.statements.revoke, target).bind(reason.to_owned());
-        let found = self.change_once(revoke).await?;
-        let facts = Facts::of(&found)?;
-        let revoked = tally(&found, None)?;
-        if revoked.found == 0 {
-            facts.no_session()?;
-        }
-        for row in &found {
-            let alive: Option<bool> = row.try_get("alive").map_err(unexpected)?;
-            let ended = rows::session_id(row, "ended").map_err(unexpected)?;
-            // Seen alive and not ended: someone else did that first. Or a policy of row-level
-            // security let us read the row, but not change it.
-            if alive == Some(true) && ended.is_none() {
+        for _ in 0..TRIES {
+            let revoke = of_one(&self.statements.revoke, target).bind(reason.to_owned());
+            let found = self.change_once(revoke).await?;
+            let facts = Facts::of(&found)?;
+            let revoked = tally(&found, None)?;
+            if revoked.found == 0 {
                 facts.no_session()?;
             }
+            let mut slipped_away = false;
+            for row in &found {
+                let alive: Option<bool> = row.try_get("alive").map_err(unexpected)?;
+                let ended = rows::session_id(row, "ended").map_err(unexpected)?;
+                if alive == Some(true) && ended.is_none() {
+                    // A policy of row-level security may let us read the row, but not change it.
+                    facts.no_session()?;
+                    slipped_away = true;
+                }
+            }
+            if !slipped_away {
+                return Ok(revoked);
+            }
         }
-        Ok(revoked)
+        Err(StoreError::new(
+            StoreErrorKind::Other,
+            "the session changed at each try to end it; try again",
+        ))
     }
 
     async fn revoke_user(

@@ -7,11 +7,14 @@ use tokio::time::Instant;
 use crate::proxy::{
     active::{Active, End, Touched},
     random::Random,
-    toxic::{Kind, Toxic},
+    toxic::{Direction, Kind, Toxic},
 };
 
 /// Bandwidth is doled out in portions of this length.
 pub(super) const PORTION: Duration = Duration::from_millis(20);
+
+/// From a request whose answer is lost to the connection's end: the server must have carried it out.
+const CARRIED_OUT: Duration = Duration::from_millis(20);
 
 /// A toxic and how far it is with this direction.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub(super) struct Applied {
     pub(super) id: u64,
     pub(super) toxic: Arc<Toxic>,
     pub(super) touched: Arc<Touched>,
+    number: u64,
+    direction: Direction,
     since: Instant,
     /// Bytes that passed under it.
     passed: u64,
@@ -26,13 +31,17 @@ pub(super) struct Applied {
     pub(super) counted: usize,
     /// The last bytes that passed, in which a pattern may have begun.
     tail: Vec<u8>,
-    /// Its pattern has occurred.
+    /// Its pattern has occurred, and this time it counts.
     triggered: bool,
+    /// How often it was spared, and how many bytes of the present time have yet to pass.
+    spared: (u64, usize),
 }
 
 impl Applied {
-    pub(super) fn new(active: &Active, begun: Instant) -> Self {
+    pub(super) fn new(active: &Active, number: u64, direction: Direction, begun: Instant) -> Self {
         Self {
+            number,
+            direction,
             id: active.id,
             toxic: Arc::clone(&active.toxic),
             touched: Arc::clone(&active.touched),
@@ -41,6 +50,7 @@ impl Applied {
             counted: 0,
             tail: Vec::new(),
             triggered: false,
+            spared: (0, 0),
         }
     }
 
@@ -52,6 +62,10 @@ impl Applied {
         match &self.toxic.kind {
             Kind::Hold { from: None } => true,
             Kind::Hold { from: Some(_) } => self.triggered,
+            Kind::Lose { reply: true, .. } => {
+                self.direction == Direction::ToClient
+                    && self.touched.losing_since(self.number).is_some()
+            }
             _ => false,
         }
     }
@@ -63,6 +77,11 @@ impl Applied {
             Kind::ResetPeer { after } => Some((self.since + after, End::Reset)),
             Kind::LimitData { bytes } if self.passed >= bytes && (pending || bytes > 0) => {
                 Some((now, End::Close))
+            }
+            Kind::Lose { reply: false, .. } => self.triggered.then_some((now, End::Close)),
+            Kind::Lose { reply: true, .. } => {
+                let since = self.touched.losing_since(self.number)?;
+                Some((since + CARRIED_OUT, End::Close))
             }
             _ => None,
         }
@@ -104,12 +123,54 @@ impl Applied {
                 self.triggered = at == 0;
                 at
             }
+            Kind::Lose { .. } => self.lose(rest),
             _ => usize::MAX,
         }
     }
 
+    /// Stops before the pattern; there it is decided whether it is lost this time.
+    fn lose(&mut self, rest: &[u8]) -> usize {
+        let toxic = Arc::clone(&self.toxic);
+        let Kind::Lose {
+            pattern,
+            reply,
+            chance,
+            seed,
+        } = &toxic.kind
+        else {
+            return usize::MAX;
+        };
+        if *reply && (self.triggered || self.direction == Direction::ToClient) {
+            return usize::MAX;
+        }
+        let (times, passing) = self.spared;
+        if passing > 0 {
+            return passing;
+        }
+        match found(&self.tail, rest, pattern) {
+            None => usize::MAX,
+            Some(0) => {
+                let drawn = Random::nth(seed ^ self.number.rotate_left(32), times).next();
+                if *chance >= 1.0 || drawn < *chance {
+                    self.triggered = true;
+                    return if *reply { usize::MAX } else { 0 };
+                }
+                // One that began in the tail is passed byte by byte, and forgotten.
+                let passing = if rest.starts_with(pattern) {
+                    pattern.len().max(1)
+                } else {
+                    self.tail.clear();
+                    1
+                };
+                self.spared.1 = passing;
+                passing
+            }
+            Some(at) => at,
+        }
+    }
+
     /// So much has gone; answers how long nothing more may.
-    pub(super) fn wrote(&mut self, gone: &[u8]) -> Duration {
+    pub(super) fn wrote(&mut self, gone: &[u8], now: Instant) -> Duration {
         self.passed += count(gone.len());
         self.counted = self.counted.saturating_sub(gone.len());
         match &self.toxic.kind {
@@ -120,14 +181,31 @@ impl Applied {
             Kind::Hold {
                 from: Some(pattern),
             } => {
-                self.tail.extend_from_slice(gone);
-                let keep = pattern.len().saturating_sub(1);
-                self.tail.drain(..self.tail.len().saturating_sub(keep));
+                remember(&mut self.tail, gone, pattern);
+                Duration::ZERO
+            }
+            Kind::Lose { pattern, reply, .. } => {
+                remember(&mut self.tail, gone, pattern);
+                if *reply && self.triggered {
+                    self.touched.lose_from(self.number, now);
+                }
+                let (times, passing) = self.spared;
+                if passing > 0 {
+                    let left = passing.saturating_sub(gone.len());
+                    self.spared = (times + u64::from(left == 0), left);
+                }
                 Duration::ZERO
             }
             _ => Duration::ZERO,
         }
     }
+}
+
+/// Keeps what may be the beginning of the pattern.
+fn remember(tail: &mut Vec<u8>, gone: &[u8], pattern: &[u8]) {
+    tail.extend_from_slice(gone);
+    let keep = pattern.len().saturating_sub(1);
+    tail.drain(..tail.len().saturating_sub(keep));
 }
 
 /// Where in `rest` the pattern is to be stopped: where it begins, or at once if it began in `tail`.

@@ -202,3 +202,68 @@ fn hold_from_finds_its_pattern_in_slices() {
     let mut world = World::new(toxics).push("abcdef");
     assert_eq!(world.pieces(), ["a", "b"]);
 }
+
+/// A direction to the server, since that is where commands are lost.
+fn requests(toxic: Toxic, number: u64) -> World {
+    let mut world = World::new([toxic]);
+    world.flow = Flow::new(number, Direction::ToServer, world.now);
+    world.flow.update(&world.toxics, world.now);
+    world
+}
+
+#[test]
+fn a_lost_command_ends_the_connection_where_it_begins() {
+    let mut world = requests(Toxic::lose("UNLINK"), 0).push("GET a UNLINK b GET c");
+    let (written, end) = world.run();
+    assert_eq!(written, [(Duration::ZERO, "GET a ".to_owned())]);
+    assert_eq!(end, Step::End(End::Close));
+    assert_eq!(world.touched(), (1, 0));
+
+    let mut halves = requests(Toxic::lose("UNLINK"), 0).push("GET a UNL");
+    assert_eq!(halves.pieces(), ["GET a UNL"]);
+    assert_eq!(halves.push("INK b").run(), (vec![], Step::End(End::Close)));
+}
+
+#[test]
+fn a_command_whose_reply_is_lost_is_delivered_and_no_answer_after_it() {
+    let mut world = requests(Toxic::lose_reply("UNLINK"), 0).push("GET a UNLINK b");
+    let mut answers = Flow::new(0, Direction::ToClient, world.now);
+    answers.update(&world.toxics, world.now);
+    answers.push(b"before", world.now);
+    assert_eq!(answers.next(world.now), Step::Write(6));
+    answers.wrote(6, world.now);
+
+    let begin = world.now;
+    let (written, end) = world.run();
+    let text: String = written.into_iter().map(|(_, text)| text).collect();
+    assert_eq!(text, "GET a UNLINK b");
+    assert_eq!(end, Step::End(End::Close));
+    assert_eq!(world.now, begin + 20 * MS);
+    answers.push(b"the reply", begin);
+    assert_eq!(answers.next(begin), Step::WaitUntil(begin + 20 * MS));
+    assert_eq!(answers.next(begin + 20 * MS), Step::End(End::Close));
+}
+
+#[test]
+fn the_seed_decides_which_occurrences_are_lost() {
+    let text = "UNLINK a ".repeat(200);
+    let passed = |seed, number| {
+        let toxic = Toxic::lose("UNLINK").chance(0.05, seed);
+        let mut world = requests(toxic, number).push(&text);
+        let (written, end) = world.run();
+        assert_eq!(end, Step::End(End::Close), "1 of 20 is lost, of 200");
+        written.iter().map(|(_, text)| text.len()).sum::<usize>() / 9
+    };
+    assert_eq!(passed(7, 1), passed(7, 1));
+    let some: std::collections::BTreeSet<_> = (0..50).map(|seed| passed(seed, 1)).collect();
+    assert!(some.len() > 10, "{some:?}");
+    let mean: usize = (0..50).map(|seed| passed(seed, 1)).sum::<usize>() / 50;
+    assert!((8..40).contains(&mean), "{mean}");
+
+    let mut never = requests(Toxic::lose("UNLINK").chance(0.0, 7), 0).push(&text);
+    assert_eq!(never.pieces().concat(), text);
+    // Also where it comes in two parts.
+    let mut never = requests(Toxic::lose("UNLINK").chance(0.0, 7), 0).push("UNL");
+    assert_eq!(never.pieces(), ["UNL"]);
+    assert_eq!(never.push("INK a UNLINK").pieces().concat(), "INK a UNLINK");
+}

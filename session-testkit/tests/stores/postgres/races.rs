@@ -41,6 +41,50 @@ async fn a_login_waits_for_a_revoke_all_and_is_refused() {
     .await;
 }
 
+/// Found by a fault run: it was answered as a session that had been ended.
+#[tokio::test]
+async fn a_revoke_that_waits_for_a_rotation_ends_nothing_under_the_old_token() {
+    in_schema(|schema| async move {
+        let (store, mut holder, mut watcher) = cast(&schema).await;
+        login(&store, "old", "alice").await;
+        let pid = holder.pid().await;
+        holder
+            .run("BEGIN; UPDATE sessions SET token_digest = sha256('new') WHERE token_digest = sha256('old')")
+            .await;
+        let revoke = tokio::spawn({
+            let store = store.clone();
+            async move { store.revoke(&Target::Token(token("old")), "test").await }
+        });
+        watcher.until_waiting_for(pid).await;
+        holder.run("COMMIT").await;
+        let revoked = revoke.await.unwrap().unwrap();
+        assert_eq!((revoked.found, revoked.ended), (0, 0));
+        alive(load(&store, "new").await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_revoke_that_waits_for_another_finds_what_that_one_ended() {
+    in_schema(|schema| async move {
+        let (store, mut holder, mut watcher) = cast(&schema).await;
+        login(&store, "old", "alice").await;
+        let pid = holder.pid().await;
+        holder
+            .run("BEGIN; UPDATE sessions SET revoked_at = now()")
+            .await;
+        let revoke = tokio::spawn({
+            let store = store.clone();
+            async move { store.revoke(&Target::Token(token("old")), "test").await }
+        });
+        watcher.until_waiting_for(pid).await;
+        holder.run("COMMIT").await;
+        let revoked = revoke.await.unwrap().unwrap();
+        assert_eq!((revoked.found, revoked.ended), (1, 0));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_login_is_not_refused_for_a_revoke_all_that_was_rolled_back() {
     in_schema(|schema| async move {

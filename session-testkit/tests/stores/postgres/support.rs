@@ -162,8 +162,3 @@ pub async fn in_schema<F: Future<Output = ()>>(test: impl FnOnce(Schema) -> F) {
         resume_unwind(panic);
     }
 }
-
-/// The same with a store whose tables are there.
-pub async fn with_store<F: Future<Output = ()>>(test: impl FnOnce(PostgresStore) -> F) {
-    in_schema(|schema| async move { test(schema.store().await).await }).await;
-}

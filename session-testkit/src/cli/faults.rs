@@ -1,0 +1,446 @@
+//! `session-testkit faults`
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use serde_json::json;
+use session_layer::Policy;
+
+use super::{could_not_run, progress::Bar, servers::Servers};
+use crate::{
+    backends::{Backend, Backends},
+    deployment::Deployment,
+    history::HistoryError,
+    invariants::Outcome,
+    observe::Logs,
+    schedule::{Event, Requested, Schedule},
+    trial::{Judged, Trial},
+    workload::{PER_MILLE, Recorder, Settings},
+};
+
+/// Drives load through several nodes of session-layer, breaks their servers meanwhile, and says which
+/// promise was broken.
+///
+/// Each `--fault` has a run of its own; without one, a schedule is drawn from the seed. What happened is
+/// judged when the last copy in Redis must have died, a TTL and a lease after the load. Exit code 0: every
+/// promise held; 1: one was broken; 2: could not run, or the run means too little (under 95 % of the requests
+/// that were due were sent, a fault touched nothing, too few revoked tokens were tried).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  session-testkit faults --fault redis-kill
+  session-testkit faults --seed 7 --rate 500 --secs 60 --json --history run.jsonl
+  session-testkit faults --fault redis-link-partition@3+10/0,2 postgres-kill@5+5 --secs 20")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    servers: Servers,
+
+    /// Replays a run: its load, its schedule, what is lost. Defaults to a fresh one, which is printed.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// Requests due in each second, whatever became of those before.
+    #[arg(long, default_value_t = 2_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: u32,
+
+    /// How long requests are due.
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    secs: u32,
+
+    /// How many nodes.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    nodes: u32,
+
+    /// What to break: NAME, or NAME@AT+LASTS in seconds, or NAME@AT+LASTS/NODE,NODE. Without a time it begins
+    /// after a fifth of the run and lasts two fifths.
+    #[arg(long, num_args = 1.., value_name = "NAME")]
+    fault: Vec<Requested>,
+
+    /// What to break in one run: a JSON file with `{"steps":[{"event":NAME,"at_ms":N,"lasts_ms":N}]}`.
+    #[arg(long, value_name = "FILE", conflicts_with = "fault")]
+    schedule: Option<PathBuf>,
+
+    /// Print the names of all faults, and end.
+    #[arg(long)]
+    list: bool,
+
+    /// How many seconds Redis may serve a copy. The run waits that long at its end.
+    #[arg(long, default_value_t = 5, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..=300))]
+    ttl: u32,
+
+    /// What a node does that has lost touch with Postgres: `available` serves copies until their TTL,
+    /// `fail-closed` answers 503.
+    #[arg(long, default_value = "available", value_name = "POLICY", value_parser = policy)]
+    policy: Policy,
+
+    /// Of 1,000 requests so many are dropped by their client before the answer.
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(PER_MILLE)))]
+    dropped: u32,
+
+    /// How long an operation of Redis may take.
+    #[arg(long, default_value_t = 50, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    redis_ms: u32,
+
+    /// How long a validation may take in all.
+    #[arg(long, default_value_t = 250, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    budget_ms: u32,
+
+    /// What measuring on a busy machine may add to that.
+    #[arg(long, default_value_t = 250, value_name = "MS")]
+    slack_ms: u32,
+
+    /// Print one JSON document on standard output, and the rest on standard error.
+    #[arg(long)]
+    json: bool,
+
+    /// Write what happened, as JSON lines. Of several runs each has a file, with its fault's name in it.
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+
+    /// Write the report, as it is printed, to a file too.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+/// Why there is no verdict.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(
+        "{0} does damage to a server that was named, not started; allow it with --destructive, or name no servers"
+    )]
+    Destructive(Event),
+    #[error("could not read the schedule {}", path.display())]
+    Schedule {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{} is no schedule", path.display())]
+    NoSchedule {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("could not write {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: HistoryError,
+    },
+    #[error(transparent)]
+    Other(#[from] Box<dyn std::error::Error + Send + Sync>),
+}
+
+pub(super) async fn main(arguments: Arguments, logs: Logs) -> ExitCode {
+    if arguments.list {
+        Event::all().for_each(|event| println!("{event}"));
+        return ExitCode::SUCCESS;
+    }
+    let seed = arguments.seed.unwrap_or_else(Settings::fresh_seed);
+    let mut out = Output::new(&arguments);
+    out.say(&format!("seed {seed}"));
+    match run_all(&arguments, seed, &logs, &mut out).await {
+        Ok(outcome) => exit_code(outcome),
+        Err(refusal) => could_not_run(&refusal),
+    }
+}
+
+fn exit_code(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Holds => ExitCode::SUCCESS,
+        Outcome::Broken => ExitCode::from(1),
+        Outcome::Inconclusive => ExitCode::from(super::COULD_NOT_RUN),
+    }
+}
+
+/// Of several runs the worst.
+fn worst(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
+    let rank = |outcome: &Outcome| match outcome {
+        Outcome::Holds => 0,
+        Outcome::Inconclusive => 1,
+        Outcome::Broken => 2,
+    };
+    let worst = outcomes.into_iter().max_by_key(rank);
+    worst.unwrap_or(Outcome::Inconclusive)
+}
+
+async fn run_all(
+    arguments: &Arguments,
+    seed: u64,
+    logs: &Logs,
+    out: &mut Output,
+) -> Result<Outcome, Refusal> {
+    let wanted = wanted(arguments, seed)?;
+    let several = wanted.len() > 1;
+    let mut runs = Vec::new();
+    let mut outcomes = Vec::new();
+    for (number, wanted) in wanted.into_iter().enumerate() {
+        let name = wanted.name();
+        if several {
+            out.say(&format!("\n== {name}"));
+        }
+        logs.clear();
+        let judged = run(arguments, seed, wanted, logs).await?;
+        if let Some(path) = &arguments.history {
+            let path = if several {
+                named(path, &format!("{}-{name}", number + 1))
+            } else {
+                path.clone()
+            };
+            write_history(&judged, &path)?;
+        }
+        out.say(&format!("{judged}"));
+        outcomes.push(judged.outcome());
+        let mut of = judged.json();
+        of["name"] = json!(name);
+        runs.push(of);
+    }
+    let outcome = worst(outcomes);
+    if several {
+        out.say(&format!("in all: {outcome}"));
+    }
+    if arguments.json {
+        let document = json!({ "seed": seed, "outcome": outcome.to_string(), "runs": runs });
+        println!("{document:#}");
+    }
+    out.finish()?;
+    Ok(outcome)
+}
+
+/// A run that is wanted: written by hand, or still to be drawn when it is known what the servers can do.
+enum Wanted {
+    Fault(Requested),
+    Written(Schedule),
+    Drawn,
+}
+
+impl Wanted {
+    fn name(&self) -> String {
+        match self {
+            Self::Fault(requested) => requested.event.to_string(),
+            Self::Written(_) => "schedule".to_owned(),
+            Self::Drawn => "drawn".to_owned(),
+        }
+    }
+}
+
+fn wanted(arguments: &Arguments, seed: u64) -> Result<Vec<Wanted>, Refusal> {
+    if let Some(path) = &arguments.schedule {
+        let text = std::fs::read(path).map_err(|source| Refusal::Schedule {
+            path: path.clone(),
+            source,
+        })?;
+        let mut schedule: Schedule =
+            serde_json::from_slice(&text).map_err(|source| Refusal::NoSchedule {
+                path: path.clone(),
+                source,
+            })?;
+        // One number replays the run.
+        schedule.seed = seed;
+        return Ok(vec![Wanted::Written(schedule)]);
+    }
+    if arguments.fault.is_empty() {
+        return Ok(vec![Wanted::Drawn]);
+    }
+    let faults = arguments.fault.iter().cloned();
+    Ok(faults.map(Wanted::Fault).collect())
+}
+
+async fn run(
+    arguments: &Arguments,
+    seed: u64,
+    wanted: Wanted,
+    logs: &Logs,
+) -> Result<Judged, Refusal> {
+    let load = Duration::from_secs(arguments.secs.into());
+    // Before any server is started, as far as it is known.
+    let check = |schedule: Schedule| {
+        let checked = schedule.check(arguments.nodes);
+        checked
+            .map(|()| schedule)
+            .map_err(|error| Refusal::Other(error.into()))
+    };
+    let known = match wanted {
+        Wanted::Fault(requested) => Some(check(Schedule {
+            seed,
+            steps: vec![requested.or_at(load / 5, load * 2 / 5)],
+        })?),
+        Wanted::Written(schedule) => Some(check(schedule)?),
+        Wanted::Drawn => None,
+    };
+    let other = |error: Box<dyn std::error::Error + Send + Sync>| Refusal::Other(error);
+    let backends = arguments.servers.start().await;
+    let backends = backends.map_err(|error| other(error.into()))?;
+    let ours = ours(&backends);
+    let damage = ours.is_some() || arguments.servers.destructive;
+    let schedule = known.unwrap_or_else(|| {
+        let events = Schedule::drawable(damage, ours.is_some(), ours == Some(Backend::Docker));
+        Schedule::draw(seed, load, arguments.nodes, &events)
+    });
+    if let (false, Some(event)) = (damage, schedule.destructive()) {
+        return Err(Refusal::Destructive(event));
+    }
+    let deployment = Deployment::builder()
+        .nodes(arguments.nodes)
+        .ttl(Duration::from_secs(arguments.ttl.into()))
+        .deadlines(millis(arguments.redis_ms), millis(arguments.budget_ms))
+        .policy(arguments.policy)
+        .replica(schedule.needs_replica())
+        .start(backends)
+        .await
+        .map_err(|error| other(error.into()))?;
+    let trial = Trial::new(&deployment, settings(arguments, seed), schedule);
+    let trial = trial.map_err(|error| other(error.into()))?;
+    let trial = trial.logs(logs.clone());
+    let shown = show(trial.recorder(), trial.takes());
+    let judged = tokio::select! {
+        judged = trial.run() => judged,
+        () = shown => unreachable!("it is shown until dropped"),
+    };
+    let judged = judged.map_err(|error| other(error.into()))?;
+    deployment
+        .cleanup()
+        .await
+        .map_err(|error| other(error.into()))?;
+    Ok(judged)
+}
+
+fn policy(name: &str) -> Result<Policy, &'static str> {
+    match name {
+        "available" => Ok(Policy::Available),
+        "fail-closed" => Ok(Policy::FailClosed),
+        _ => Err("a policy is `available` or `fail-closed`"),
+    }
+}
+
+fn millis(millis: u32) -> Duration {
+    Duration::from_millis(millis.into())
+}
+
+/// What runs both servers, if we started both.
+fn ours(backends: &Backends) -> Option<Backend> {
+    let redis = backends.redis().backend();
+    redis.filter(|_| backends.postgres().backend().is_some())
+}
+
+fn settings(arguments: &Arguments, seed: u64) -> Settings {
+    let mut settings = Settings::new(seed);
+    settings.rate = arguments.rate;
+    settings.duration = Duration::from_secs(arguments.secs.into());
+    // As many keys as can be hit again within their TTL.
+    settings.sessions = (arguments.rate / 2).clamp(20, 1_000);
+    settings.dropped = arguments.dropped;
+    settings.parameters.budget_slack = millis(arguments.slack_ms);
+    settings
+}
+
+/// Shows how far the run is, until dropped.
+async fn show(recorder: Recorder, takes: Duration) {
+    let bar = Bar::new();
+    bar.say("logging in");
+    let seconds = |span: Duration| u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
+    let mut began = None;
+    let mut ticks = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        ticks.tick().await;
+        let progress = recorder.progress();
+        if progress.due == 0 && began.is_none() {
+            continue;
+        }
+        let began = *began.get_or_insert_with(tokio::time::Instant::now);
+        let what = format!(
+            "{} due, {} sent, {} answered, {} unavailable",
+            progress.due, progress.sent, progress.answered, progress.unavailable
+        );
+        bar.at(&what, seconds(began.elapsed().min(takes)), seconds(takes));
+    }
+}
+
+/// `run.jsonl` and `redis-kill` make `run-redis-kill.jsonl`.
+fn named(path: &Path, name: &str) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().map(|it| it.to_string_lossy());
+    let file = match extension {
+        Some(extension) => format!("{stem}-{name}.{extension}"),
+        None => format!("{stem}-{name}"),
+    };
+    path.with_file_name(file)
+}
+
+fn write_history(judged: &Judged, path: &Path) -> Result<(), Refusal> {
+    let written = File::create(path)
+        .map_err(HistoryError::from)
+        .and_then(|file| judged.history.write(BufWriter::new(file)));
+    written.map(drop).map_err(|source| Refusal::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Where words go: to standard output, or standard error where that has the JSON; and to the report.
+struct Output {
+    json: bool,
+    text: String,
+    report: Option<PathBuf>,
+}
+
+impl Output {
+    fn new(arguments: &Arguments) -> Self {
+        Self {
+            json: arguments.json,
+            text: String::new(),
+            report: arguments.report.clone(),
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        if self.json {
+            eprintln!("{text}");
+        } else {
+            println!("{text}");
+            // Seen at once, also in a pipe.
+            let _ = std::io::stdout().flush();
+        }
+        self.text.push_str(text);
+        self.text.push('\n');
+    }
+
+    fn finish(&self) -> Result<(), Refusal> {
+        let Some(path) = &self.report else {
+            return Ok(());
+        };
+        std::fs::write(path, &self.text).map_err(|source| Refusal::Write {
+            path: path.clone(),
+            source: source.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_run_decides() {
+        use Outcome::{Broken, Holds, Inconclusive};
+        assert_eq!(worst([Holds, Inconclusive, Holds]), Inconclusive);
+        assert_eq!(worst([Inconclusive, Broken, Holds]), Broken);
+        assert_eq!(worst([Holds]), Holds);
+        assert_eq!(worst([]), Inconclusive);
+        assert_eq!(exit_code(Holds), ExitCode::SUCCESS);
+        assert_eq!(exit_code(Broken), ExitCode::from(1));
+        assert_eq!(exit_code(Inconclusive), ExitCode::from(2));
+    }
+
+    #[test]
+    fn each_run_has_a_file_of_its_own() {
+        let path = named(Path::new("a/run.jsonl"), "1-redis-kill");
+        assert_eq!(path, Path::new("a/run-1-redis-kill.jsonl"));
+        assert_eq!(named(Path::new("run"), "x"), Path::new("run-x"));
+    }
+}

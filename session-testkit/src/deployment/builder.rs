@@ -1,0 +1,224 @@
+//! Starting a [`Deployment`].
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use session_layer::{
+    DEFAULT_BUDGET, Policy, Sessions, cache::DEFAULT_DEADLINE, store::PostgresStore,
+};
+
+use super::{
+    Blueprint, Build, Deployment, DeploymentError, NodeParts, application_name, role::Role,
+};
+use crate::{
+    backends::Backends,
+    faults::Target,
+    proxy::{Network, Peer},
+    subject::SessionLayerSubject,
+    url,
+    wait::Patience,
+    workload::Failure,
+};
+
+/// Until every node has reached both of its servers.
+const READY: Duration = Duration::from_secs(30);
+
+/// How a [`Deployment`] is to be.
+#[must_use = "nothing is started before `start`"]
+pub struct DeploymentBuilder {
+    nodes: u32,
+    ttl: Duration,
+    redis_deadline: Duration,
+    budget: Duration,
+    policy: Policy,
+    replica: bool,
+    build: Box<Build>,
+}
+
+impl std::fmt::Debug for DeploymentBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeploymentBuilder")
+            .field("nodes", &self.nodes)
+            .field("ttl", &self.ttl)
+            .field("replica", &self.replica)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for DeploymentBuilder {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            ttl: Duration::from_secs(300),
+            redis_deadline: DEFAULT_DEADLINE,
+            budget: DEFAULT_BUDGET,
+            policy: Policy::default(),
+            replica: false,
+            build: Box::new(|parts| Box::pin(async move { as_in_production(&parts) })),
+        }
+    }
+}
+
+fn as_in_production(parts: &NodeParts) -> Result<Sessions, Failure> {
+    let builder = Sessions::builder(parts.cache()?, parts.store()?);
+    let builder = builder.ttl(parts.ttl).budget(parts.budget);
+    Ok(builder.policy(parts.policy).build())
+}
+
+impl DeploymentBuilder {
+    /// How many nodes; at least 1. Defaults to 3.
+    pub fn nodes(mut self, nodes: u32) -> Self {
+        self.nodes = nodes.max(1);
+        self
+    }
+
+    /// How long an entry may be served. Defaults to 300 s.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// How long an operation of Redis may take, and a validation in all. Defaults to 50 ms and 250 ms, as in
+    /// production; more where the machine is too busy for that.
+    pub fn deadlines(mut self, redis: Duration, budget: Duration) -> Self {
+        (self.redis_deadline, self.budget) = (redis, budget);
+        self
+    }
+
+    /// What a node does that has lost touch with Postgres. Defaults to [`Policy::Available`].
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Starts a second Redis to fail over to, and tells the nodes that theirs is replicated. Defaults
+    /// to false.
+    pub fn replica(mut self, replica: bool) -> Self {
+        self.replica = replica;
+        self
+    }
+
+    /// Builds nodes in another way: with a port of one's own, or a mistake on purpose. Defaults to
+    /// [`NodeParts::cache`] and [`NodeParts::store`].
+    pub fn build_with<F, B>(mut self, build: F) -> Self
+    where
+        F: Fn(NodeParts) -> B + Send + Sync + 'static,
+        B: Future<Output = Result<Sessions, Failure>> + Send + 'static,
+    {
+        self.build = Box::new(move |parts| Box::pin(build(parts)));
+        self
+    }
+
+    /// Makes schema, tables and role, starts the nodes, and waits until each is in touch with both servers.
+    ///
+    /// # Errors
+    /// [`DeploymentError`].
+    pub async fn start(self, backends: Backends) -> Result<Deployment, DeploymentError> {
+        let sandbox = backends.sandbox();
+        let replica = if self.replica {
+            let mut builder = Backends::builder().own();
+            if let Some(backend) = backends.redis().backend() {
+                builder = builder.backend(backend);
+            }
+            Some(builder.start_redis().await?)
+        } else {
+            None
+        };
+        let admin = PostgresStore::builder(backends.postgres().url())
+            .schema(sandbox.schema())
+            .change_deadline(Duration::from_secs(30))
+            .connect_lazy();
+        let admin = admin.map_err(refused("read the URL"))?;
+        let migrated = admin.migrate().await;
+        session_layer::store::SessionStore::close(&admin).await;
+        migrated.map_err(refused("migrate"))?;
+        let role = Role::create(backends.postgres(), sandbox.schema()).await?;
+
+        let (redis, postgres) = (backends.redis(), backends.postgres());
+        let count = usize::try_from(self.nodes).unwrap_or(usize::MAX);
+        let network = Network::start(count, redis.address(), postgres.address()).await;
+        let network = Arc::new(network.map_err(DeploymentError::Proxies)?);
+        let proxies = network
+            .proxies(Peer::Redis)
+            .zip(network.proxies(Peer::Postgres));
+        let user = role.as_ref().map_or("", Role::credentials);
+        let parts = proxies
+            .zip(0..)
+            .map(|((to_redis, to_postgres), node)| NodeParts {
+                node,
+                redis_url: to_redis.url(redis.url()),
+                database_url: url::as_user(
+                    &to_postgres.url(postgres.url()),
+                    user,
+                    &format!(
+                        "application_name={}",
+                        application_name(sandbox.namespace(), node)
+                    ),
+                ),
+                namespace: sandbox.namespace().to_owned(),
+                schema: sandbox.schema().to_owned(),
+                ttl: self.ttl,
+                redis_deadline: self.redis_deadline,
+                budget: self.budget,
+                policy: self.policy,
+                replicated: self.replica,
+            });
+        let blueprint = Arc::new(Blueprint {
+            parts: parts.collect(),
+            build: self.build,
+        });
+        let mut nodes = Vec::new();
+        for parts in &blueprint.parts {
+            let node = (blueprint.build)(parts.clone()).await;
+            nodes.push(node.map_err(|source| DeploymentError::Node {
+                node: parts.node,
+                source,
+            })?);
+        }
+        for node in &nodes {
+            in_touch(node).await?;
+        }
+        let mut target = Target::new(&backends)
+            .network(Arc::clone(&network))
+            .schema(sandbox.schema());
+        if let Some(role) = &role {
+            target = target.role(role.name());
+        }
+        if let Some(replica) = &replica {
+            target = target.replica(replica);
+        }
+        Ok(Deployment {
+            subject: SessionLayerSubject::new(nodes),
+            network,
+            blueprint,
+            target,
+            role,
+            sandbox,
+            replica,
+            backends,
+        })
+    }
+}
+
+/// Until Redis takes commands and Postgres says that there is no such session.
+async fn in_touch(node: &Sessions) -> Result<(), DeploymentError> {
+    let mut patience = Patience::new("a node to reach Redis and Postgres", READY);
+    let nobodys = session_layer::SessionToken::generate()
+        .map(|token| token.reveal().to_owned())
+        .unwrap_or_default();
+    let reached = || async {
+        node.cache_status().connected
+            && matches!(
+                node.validate(&nobodys).await,
+                session_layer::Validation::Invalid
+            )
+    };
+    while !patience.look(reached()).await? {}
+    Ok(())
+}
+
+fn refused<E: Into<Failure>>(doing: &'static str) -> impl FnOnce(E) -> DeploymentError {
+    move |source| DeploymentError::Postgres {
+        doing,
+        source: source.into(),
+    }
+}

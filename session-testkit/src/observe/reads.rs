@@ -1,0 +1,52 @@
+//! R10: reads of Postgres in flight.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::{
+    backends::PostgresServer,
+    history::{Entry, InFlight},
+    workload::Recorder,
+};
+
+const EVERY: Duration = Duration::from_millis(100);
+const ANSWER: Duration = Duration::from_millis(500);
+
+/// The statements at work, by the name that each node's connections have. Ours of reads begin so.
+const ACTIVE: &str = "SELECT application_name, count(*) FROM pg_stat_activity \
+    WHERE application_name = ANY($1) AND state = 'active' AND query LIKE 'SELECT%' \
+    GROUP BY application_name";
+
+/// Asks Postgres, 10 times in each second, how many reads each node has at work there, and records it, until
+/// dropped. While Postgres can't be asked nothing is recorded.
+///
+/// It is what the server sees: a read that its node gave up on counts until the server has noticed, and what
+/// waits in a node's own queue does not count.
+pub async fn watch_reads(server: PostgresServer, names: Vec<String>, recorder: Recorder) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut connection: Option<PgConnection> = None;
+    loop {
+        ticks.tick().await;
+        if connection.is_none() {
+            connection = server.connect().await.ok();
+        }
+        let Some(open) = &mut connection else {
+            continue;
+        };
+        let asked = sqlx::query_as::<_, (String, i64)>(ACTIVE).bind(&names);
+        match timeout(ANSWER, asked.fetch_all(open)).await {
+            Ok(Ok(counts)) => {
+                let at = recorder.clock().now();
+                for (name, node) in names.iter().zip(0..) {
+                    let of_node = counts.iter().find(|(of, _)| of == name);
+                    let reads = of_node.map_or(0, |(_, count)| u64::try_from(*count).unwrap_or(0));
+                    recorder.record(Entry::InFlight(InFlight { at, node, reads }));
+                }
+            }
+            _ => connection = None,
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Events made real: as what the workload's runner causes and heals.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{Effect, Event, Loss, Lost, Schedule, Step, planting, revokes};
+use crate::{
+    deployment::{Deployment, Restarts},
+    faults::{self, Fault, FaultGuard, Target},
+    history::{Entry, Op, Operation, Touched},
+    proxy::{Network, Peer, Toxic, ToxicGuard},
+    subject::Subject,
+    workload::{Break, Failure, Recorder, Scheduled, Tokens},
+};
+
+/// Of the commands that may be lost, this share is.
+const LOST: f64 = 0.02;
+
+impl Schedule {
+    /// The faults of a runner: what each step does to the deployment, and what that means. The recorder and the
+    /// tokens are the [`Runner`](crate::workload::Runner)'s.
+    pub fn on(
+        &self,
+        deployment: &Deployment,
+        recorder: &Recorder,
+        tokens: &Tokens,
+    ) -> Vec<Scheduled> {
+        let world = World {
+            deployment,
+            recorder,
+            tokens,
+        };
+        let numbered = self.steps.iter().zip(0_u64..);
+        numbered
+            .map(|(step, number)| {
+                let seed = self.seed.wrapping_mul(31).wrapping_add(number);
+                let scheduled = world.make(step, seed);
+                let effect = Effect::of(step.event);
+                let scheduled = match effect.postgres {
+                    Loss::Not => scheduled,
+                    Loss::Perhaps => scheduled.perhaps_no_postgres(),
+                    Loss::Surely => scheduled.no_postgres(),
+                };
+                let scheduled = if effect.redis {
+                    scheduled.no_redis()
+                } else {
+                    scheduled
+                };
+                match step.felt_by() {
+                    Some(nodes) => scheduled.felt_by(nodes),
+                    None => scheduled,
+                }
+            })
+            .collect()
+    }
+}
+
+struct World<'a> {
+    deployment: &'a Deployment,
+    recorder: &'a Recorder,
+    tokens: &'a Tokens,
+}
+
+impl World<'_> {
+    fn make(&self, step: &Step, seed: u64) -> Scheduled {
+        let deployment = self.deployment;
+        let all = 0..deployment.nodes();
+        let nodes = step.felt_by().unwrap_or_else(|| all.collect());
+        let scheduled = |breaks| Scheduled::new(step.event.name(), step.at, step.lasts, breaks);
+        match step.event {
+            Event::Fault(fault) => {
+                let mut target = deployment.target().clone();
+                if step.nodes.is_some() {
+                    let nodes = nodes.iter().map(|node| *node as usize);
+                    target = target.nodes(nodes);
+                }
+                Scheduled::new(
+                    step.event.name(),
+                    step.at,
+                    step.lasts,
+                    Injected {
+                        fault,
+                        target,
+                        guard: None,
+                    },
+                )
+            }
+            Event::Lose(lost) => Scheduled::new(
+                step.event.name(),
+                step.at,
+                step.lasts,
+                Losing {
+                    lost,
+                    seed,
+                    network: Arc::clone(deployment.network()),
+                    nodes,
+                    toxics: Vec::new(),
+                },
+            ),
+            Event::NodeRestart => {
+                let restarts = deployment.restarts();
+                scheduled(Repeated::new(500, move |turn| {
+                    restart(restarts.clone(), nodes.clone(), turn)
+                }))
+            }
+            Event::RandomTokens => {
+                let (subject, recorder) = (deployment.subject(), self.recorder.clone());
+                let flood = move |turn| {
+                    let node = u32::try_from(turn).unwrap_or_default() % subject.nodes().max(1);
+                    random_tokens(subject.clone(), recorder.clone(), node, seed ^ turn)
+                };
+                scheduled(Repeated::new(20, flood))
+            }
+            Event::Plant(planted) => {
+                let redis = deployment.backends().redis().clone();
+                let namespace = deployment.namespace().to_owned();
+                scheduled(Repeated::new(50, move |turn| {
+                    planting::plant(planted, redis.clone(), namespace.clone(), seed ^ turn)
+                }))
+            }
+            Event::PlainRevoke => {
+                let by_hand = revokes::ByHand::new(deployment, self.recorder, self.tokens, seed);
+                scheduled(Repeated::new(100, move |turn| {
+                    Box::pin(by_hand.clone().revoke(turn))
+                }))
+            }
+            Event::LateRevoke => {
+                let by_hand = revokes::ByHand::new(deployment, self.recorder, self.tokens, seed);
+                let late = revokes::Late::new(by_hand);
+                Scheduled::new(step.event.name(), step.at, step.lasts, late)
+            }
+        }
+    }
+}
+
+/// A fault by its name.
+struct Injected {
+    fault: Fault,
+    target: Target,
+    guard: Option<FaultGuard>,
+}
+
+impl Break for Injected {
+    async fn cause(&mut self) -> Result<(), Failure> {
+        self.guard = Some(faults::inject(&self.fault, &self.target).await?);
+        Ok(())
+    }
+
+    async fn heal(&mut self) -> Result<Option<Touched>, Failure> {
+        let Some(guard) = self.guard.take() else {
+            return Ok(None);
+        };
+        let report = guard.heal().await?;
+        Ok(Some(Touched {
+            // Where the server counts its effects, those alone say whether something was touched.
+            connections: report.effects.map_or(report.connections, |effects| {
+                report.connections.min(effects)
+            }),
+            bytes: 0,
+        }))
+    }
+}
+
+/// Commands or replies that are lost.
+struct Losing {
+    lost: Lost,
+    seed: u64,
+    network: Arc<Network>,
+    nodes: Vec<u32>,
+    toxics: Vec<ToxicGuard>,
+}
+
+impl Break for Losing {
+    async fn cause(&mut self) -> Result<(), Failure> {
+        // A command as Redis' protocol writes it; only a fence has `T` for its value.
+        let (unlink, fence) = ("$6\r\nUNLINK\r\n", "$1\r\nT\r\n");
+        let toxic = match self.lost {
+            Lost::Unlinks => Toxic::lose(unlink),
+            Lost::UnlinkReplies => Toxic::lose_reply(unlink),
+            Lost::Fences => Toxic::lose(fence),
+            Lost::FenceReplies => Toxic::lose_reply(fence),
+        };
+        for (proxy, node) in self.network.proxies(Peer::Redis).zip(0_u32..) {
+            if self.nodes.contains(&node) {
+                // Each node has chances of its own.
+                let seed = self.seed.wrapping_add(u64::from(node) << 48);
+                let toxic = toxic.clone().chance(LOST, seed);
+                self.toxics.push(proxy.inject(toxic));
+            }
+        }
+        Ok(())
+    }
+
+    async fn heal(&mut self) -> Result<Option<Touched>, Failure> {
+        let reports = self.toxics.drain(..).map(ToxicGuard::heal);
+        let connections = reports.map(|report| report.connections).sum();
+        Ok(Some(Touched {
+            connections,
+            bytes: 0,
+        }))
+    }
+}
+
+type Turn = Pin<Box<dyn Future<Output = Result<u64, Failure>> + Send>>;
+
+/// Something that is done again and again. A turn answers how much it touched; one that fails is made up for by
+/// the next, and if all of them do, nothing was touched.
+struct Repeated {
+    every: Duration,
+    act: Option<Box<dyn FnMut(u64) -> Turn + Send>>,
+    stop: watch::Sender<bool>,
+    running: JoinSet<u64>,
+}
+
+impl Repeated {
+    fn new(every_ms: u64, act: impl FnMut(u64) -> Turn + Send + 'static) -> Self {
+        Self {
+            every: Duration::from_millis(every_ms),
+            act: Some(Box::new(act)),
+            stop: watch::Sender::new(false),
+            running: JoinSet::new(),
+        }
+    }
+}
+
+impl Break for Repeated {
+    async fn cause(&mut self) -> Result<(), Failure> {
+        let Some(mut act) = self.act.take() else {
+            return Err("caused a second time".into());
+        };
+        let mut stop = self.stop.subscribe();
+        let mut ticks = interval(self.every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.running.spawn(async move {
+            let mut touched = 0;
+            for turn in 0.. {
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => break,
+                    _ = ticks.tick() => {}
+                }
+                match act(turn).await {
+                    Ok(more) => touched += more,
+                    Err(error) => tracing::debug!(error, "a turn failed"),
+                }
+            }
+            touched
+        });
+        Ok(())
+    }
+
+    async fn heal(&mut self) -> Result<Option<Touched>, Failure> {
+        self.stop.send_replace(true);
+        let mut touched = Touched::default();
+        while let Some(turns) = self.running.join_next().await {
+            touched.connections += turns?;
+        }
+        Ok(Some(touched))
+    }
+}
+
+fn restart(restarts: Restarts, nodes: Vec<u32>, turn: u64) -> Turn {
+    Box::pin(async move {
+        let at = usize::try_from(turn).unwrap_or_default() % nodes.len().max(1);
+        let node = nodes.get(at).ok_or("no node is to restart")?;
+        restarts.restart(*node).await?;
+        Ok(1)
+    })
+}
+
+/// Ten validates at once, recorded beside the load.
+fn random_tokens<S: Subject + Clone>(subject: S, recorder: Recorder, node: u32, seed: u64) -> Turn {
+    use rand::{RngExt as _, SeedableRng as _, rngs::ChaCha8Rng};
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let tokens: Vec<[u8; 32]> = (0..10).map(|_| rng.random()).collect();
+    Box::pin(async move {
+        let clock = recorder.clock();
+        let (subject, recorder) = (&subject, &recorder);
+        let asked = tokens.into_iter().map(|bytes| async move {
+            let token = subject.random_token(bytes);
+            let call = clock.now();
+            let answer = Some(subject.validate(node, &token).await);
+            recorder.record(Entry::Op(Operation {
+                node,
+                call,
+                ret: Some(clock.now()),
+                dropped: None,
+                op: Op::ValidateRandom { answer },
+            }));
+        });
+        Ok(futures_util::future::join_all(asked).await.len() as u64)
+    })
+}

@@ -1,0 +1,146 @@
+//! Schedules drawn from a seed: pure, so that a seed replays them.
+
+use std::time::Duration;
+
+use rand::{RngExt as _, SeedableRng as _, rngs::ChaCha8Rng, seq::IndexedRandom as _};
+
+use super::{Event, Lost, Schedule, Step};
+use crate::proxy::Peer;
+
+/// Bounds in milliseconds.
+const LASTS: std::ops::Range<u64> = 500..5_000;
+const PAUSE: std::ops::Range<u64> = 300..3_000;
+
+impl Schedule {
+    /// Draws one of these events after the other, for a load that lasts so long on so many nodes; now and then
+    /// a second one at the same time, but never two on one server. UNLINKs, fences and their replies are
+    /// lost from the beginning to the end: mistakes of a starting node, and of whatever makes up for a lost
+    /// UNLINK, show only then. The last fifth of the load is left in peace.
+    ///
+    /// Of the events [`Event::all`] names, leave out those that the servers can't do.
+    #[must_use]
+    pub fn draw(seed: u64, load: Duration, nodes: u32, from: &[Event]) -> Self {
+        // Not the workload's own stream.
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(1);
+        let mut steps: Vec<Step> = Lost::ALL
+            .map(|lost| Step {
+                event: Event::Lose(lost),
+                at: Duration::ZERO,
+                lasts: load,
+                nodes: None,
+            })
+            .into();
+        let ms = Duration::from_millis;
+        let end = load.saturating_mul(4) / 5;
+        // Per server: until when something happens to it.
+        let mut busy = [Duration::ZERO; 2];
+        let mut at = load / 10;
+        while at < end {
+            let free = |event: &&Event| {
+                let losing = matches!(event, Event::Lose(_));
+                !losing
+                    && event
+                        .server()
+                        .is_none_or(|server| busy[place(server)] <= at)
+            };
+            let events: Vec<&Event> = from.iter().filter(free).collect();
+            let lasts = ms(rng.random_range(LASTS)).min(end - at);
+            if let Some(event) = events.choose(&mut rng) {
+                let event = **event;
+                let some = event.is_of_nodes() && rng.random_range(0..2) == 0;
+                let nodes = some.then(|| vec![rng.random_range(0..nodes.max(1))]);
+                if let Some(server) = event.server() {
+                    // Causing and healing take their time: a restart, a failback.
+                    busy[place(server)] = at + lasts + ms(1_500);
+                }
+                steps.push(Step {
+                    event,
+                    at,
+                    lasts,
+                    nodes,
+                });
+            }
+            let together = rng.random_range(0..4) == 0;
+            at += if together {
+                lasts / 3
+            } else {
+                lasts + ms(rng.random_range(PAUSE))
+            };
+            at = at.max(ms(1));
+        }
+        Self { seed, steps }
+    }
+
+    /// What can be drawn: on servers of one's own all but what needs more than there is; on others what does
+    /// no damage.
+    #[must_use]
+    pub fn drawable(damage: bool, replica: bool, containers: bool) -> Vec<Event> {
+        let possible = |event: &Event| {
+            (damage || event.server().is_none())
+                && (replica || !event.needs_replica())
+                && (containers || !event.needs_containers())
+        };
+        Event::all().filter(possible).collect()
+    }
+}
+
+fn place(server: Peer) -> usize {
+    match server {
+        Peer::Redis => 0,
+        Peer::Postgres => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn all() -> Vec<Event> {
+        Schedule::drawable(true, true, true)
+    }
+
+    #[test]
+    fn a_seed_replays_its_schedule_and_another_draws_another() {
+        let drawn = |seed| Schedule::draw(seed, MINUTE, 3, &all());
+        assert_eq!(drawn(7), drawn(7));
+        assert_ne!(drawn(7).steps, drawn(8).steps);
+    }
+
+    #[test]
+    fn every_schedule_can_be_carried_out_and_ends_in_peace() {
+        let mut seen = HashSet::new();
+        for seed in 0..300 {
+            let schedule = Schedule::draw(seed, MINUTE, 3, &all());
+            schedule.check(3).unwrap();
+            for lost in Lost::ALL {
+                let mut steps = schedule.steps.iter();
+                let lossy = steps.find(|step| step.event == Event::Lose(lost)).unwrap();
+                assert_eq!((lossy.at, lossy.lasts), (Duration::ZERO, MINUTE));
+            }
+            let others = schedule.steps.iter().skip(Lost::ALL.len());
+            assert!(others.clone().count() >= 5, "{schedule:?}");
+            for step in others {
+                assert!(step.until() <= MINUTE * 4 / 5, "{step:?}");
+                seen.insert(step.event);
+            }
+        }
+        let all = all();
+        let missing = all
+            .iter()
+            .filter(|event| !matches!(event, Event::Lose(_)) && !seen.contains(event));
+        assert_eq!(missing.collect::<Vec<_>>(), Vec::<&Event>::new());
+    }
+
+    #[test]
+    fn on_servers_of_others_nothing_does_damage() {
+        let harmless = Schedule::drawable(false, false, false);
+        let schedule = Schedule::draw(7, MINUTE, 3, &harmless);
+        assert_eq!(schedule.destructive(), None);
+        assert!(!schedule.needs_replica());
+    }
+}

@@ -1,0 +1,140 @@
+//! What an event means for the promises: whether a node is cut off from Postgres, and whether Redis may lose
+//! what removes a copy. The checker relies on it, so each line says why.
+
+use super::Event;
+use crate::faults::{Command, Fault, Link};
+
+/// What an event means for those who feel it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effect {
+    /// Is a node cut off from Postgres?
+    pub postgres: Loss,
+    /// May Redis lose what removes a copy (an UNLINK), or not acknowledge it?
+    pub redis: bool,
+}
+
+/// Is something lost?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Certainly not.
+    Not,
+    /// Some requests are answered, some are not: a node may be behind, and may know.
+    Perhaps,
+    /// Nothing is answered positively as long as it lasts.
+    Surely,
+}
+
+impl Effect {
+    /// Of an event, for the nodes that feel it.
+    #[must_use]
+    pub fn of(event: Event) -> Self {
+        match event {
+            Event::Fault(fault) if fault.is_redis() => Self {
+                postgres: Loss::Not,
+                redis: loses_unlinks(fault),
+            },
+            Event::Fault(fault) => Self {
+                postgres: postgres(fault),
+                redis: false,
+            },
+            // A command that is lost takes its connection with it, and what else was on it.
+            Event::Lose(_) => Self {
+                postgres: Loss::Not,
+                redis: true,
+            },
+            // What is put under a key goes with the next UNLINK; a node that starts asks both servers.
+            Event::NodeRestart
+            | Event::RandomTokens
+            | Event::Plant(_)
+            | Event::PlainRevoke
+            | Event::LateRevoke => Self {
+                postgres: Loss::Not,
+                redis: false,
+            },
+        }
+    }
+}
+
+fn loses_unlinks(fault: Fault) -> bool {
+    match fault {
+        // Entries go, UNLINK is carried out and answered as ever.
+        Fault::RedisFlushAll
+        | Fault::RedisEviction
+        | Fault::RedisOom
+        | Fault::RedisAcl(Command::Evalsha | Command::Set)
+        | Fault::RedisLink(Link::Sliced) => false,
+        // Down, deaf, slower than the deadline, demoted, or refusing all writes (MISCONF); without INFO,
+        // CLIENT or GET a connection may be of no use at all.
+        _ => true,
+    }
+}
+
+fn postgres(fault: Fault) -> Loss {
+    match fault {
+        // Nobody answers.
+        Fault::PostgresKill
+        | Fault::PostgresPause
+        | Fault::PostgresImmediateStop
+        | Fault::PostgresDisconnect
+        | Fault::PostgresLink(Link::Partition | Link::Down) => Loss::Surely,
+        // Every read waits, is refused, or would find nothing where there is something.
+        Fault::PostgresTableLock | Fault::PostgresForcedRls | Fault::PostgresRevokedGrant => {
+            Loss::Surely
+        }
+        // Old connections go on, or new ones work, or some answers are in time.
+        Fault::PostgresTerminate
+        | Fault::PostgresConnectionLimit
+        | Fault::PostgresStatementTimeout
+        | Fault::PostgresLink(Link::Latency | Link::Blackhole | Link::Reset | Link::Truncated) => {
+            Loss::Perhaps
+        }
+        // Reads are answered as ever. (Redis' own faults do nothing to Postgres.)
+        _ => Loss::Not,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The whole table, so that a new fault is thought about.
+    #[test]
+    fn every_event_has_its_effect() {
+        let of = |wanted: Effect| {
+            let names: Vec<_> = Event::all()
+                .filter(|event| Effect::of(*event) == wanted)
+                .map(Event::name)
+                .collect();
+            names.join(" ")
+        };
+        let effect = |postgres, redis| Effect { postgres, redis };
+        assert_eq!(
+            of(effect(Loss::Surely, false)),
+            "postgres-kill postgres-pause postgres-immediate-stop postgres-table-lock \
+             postgres-forced-rls postgres-revoked-grant postgres-disconnect \
+             postgres-link-partition postgres-link-down"
+        );
+        assert_eq!(
+            of(effect(Loss::Perhaps, false)),
+            "postgres-terminate postgres-connection-limit postgres-statement-timeout \
+             postgres-link-latency postgres-link-blackhole postgres-link-reset \
+             postgres-link-truncated"
+        );
+        assert_eq!(
+            of(effect(Loss::Not, true)),
+            "redis-kill redis-pause redis-old-dump redis-acl-info redis-acl-get redis-acl-client \
+             redis-misconf redis-client-pause redis-client-pause-writes redis-client-kill \
+             redis-idle-timeout redis-maxclients redis-failover redis-disconnect \
+             redis-link-latency redis-link-blackhole redis-link-partition redis-link-down \
+             redis-link-reset redis-link-truncated \
+             lose-unlinks lose-unlink-replies lose-fences lose-fence-replies"
+        );
+        assert_eq!(
+            of(effect(Loss::Not, false)),
+            "redis-flush-all redis-eviction redis-oom redis-acl-evalsha redis-acl-set \
+             redis-link-sliced postgres-read-only postgres-open-transaction postgres-link-sliced \
+             plant-garbage plant-swapped plant-oversized plant-wrong-type \
+             node-restart random-tokens plain-revoke late-revoke"
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! What somebody else puts under our keys.
+
+use std::pin::Pin;
+
+use redis::{aio::MultiplexedConnection, cmd};
+
+use super::Planted;
+use crate::{backends::RedisServer, observe::keys, workload::Failure};
+
+/// How long it stays, at most: what was planted must not be there for ever.
+const STAYS_MS: u64 = 5_000;
+/// Four times what a session may hold.
+const OVERSIZED: usize = 256 * 1024;
+
+/// Plants one thing under a key that is in use. Answers how much was planted.
+pub(super) fn plant(
+    planted: Planted,
+    redis: RedisServer,
+    namespace: String,
+    draw: u64,
+) -> Pin<Box<dyn Future<Output = Result<u64, Failure>> + Send>> {
+    Box::pin(async move {
+        let mut redis = redis.connect().await?;
+        let keys = keys::some(&mut redis, &namespace, draw).await?;
+        let Some(key) = keys.first() else {
+            return Ok(0);
+        };
+        match planted {
+            Planted::Garbage => set(&mut redis, key, b"Vgarbage").await?,
+            Planted::Oversized => set(&mut redis, key, &vec![b'V'; OVERSIZED]).await?,
+            Planted::Swapped => {
+                let mut others = keys.iter().skip(1);
+                let other = loop {
+                    let Some(other) = others.next() else {
+                        return Ok(0);
+                    };
+                    let value: Option<Vec<u8>> =
+                        cmd("GET").arg(other).query_async(&mut redis).await?;
+                    // A session's entry, not a lease or a fence.
+                    if let Some(value) = value.filter(|value| value.first() == Some(&b'V')) {
+                        break value;
+                    }
+                };
+                set(&mut redis, key, &other).await?;
+            }
+            Planted::WrongType => {
+                let mut pipe = redis::pipe();
+                pipe.atomic();
+                pipe.cmd("DEL").arg(key).cmd("LPUSH").arg(key).arg("x");
+                pipe.cmd("PEXPIRE").arg(key).arg(STAYS_MS);
+                pipe.exec_async(&mut redis).await?;
+            }
+        }
+        Ok(1)
+    })
+}
+
+async fn set(
+    redis: &mut MultiplexedConnection,
+    key: &[u8],
+    value: &[u8],
+) -> redis::RedisResult<()> {
+    let mut set = cmd("SET");
+    set.arg(key).arg(value).arg("PX").arg(STAYS_MS);
+    set.exec_async(redis).await
+}

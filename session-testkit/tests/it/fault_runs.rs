@@ -1,0 +1,273 @@
+//! `session-testkit faults`, and what is under it: short runs on real servers, and the ways to be red.
+
+mod deaf;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use serde_json::Value;
+use session_testkit::{
+    backends::{Backend, Backends},
+    history::History,
+    invariants::{self, Invariant, Outcome as Verdict},
+    schedule::Schedule,
+    trial::Trial,
+    workload::Settings,
+};
+use tokio::process::Command;
+
+use self::deaf::Deaf;
+use crate::{
+    command::{testkit, testkit_on},
+    deployment::roomy,
+    harness::{Outcome, Registry},
+};
+
+pub(crate) fn tests(reg: &mut Registry) {
+    reg.each_backend("every_promise_holds_while_redis_is_killed", redis_killed);
+    reg.each_backend(
+        "every_kind_of_event_happens_and_touches_something",
+        all_kinds,
+    );
+    reg.shared("a_node_that_forgets_to_unlink_makes_it_red", broken_subject);
+    reg.shared("a_fault_that_touches_nothing_exits_2", touches_nothing);
+    reg.shared(
+        "named_servers_are_damaged_only_if_that_is_allowed",
+        named_servers,
+    );
+    reg.plain("bad_arguments_exit_2", bad_arguments);
+    reg.plain("all_faults_are_listed", list);
+}
+
+/// The command, with room in every deadline.
+fn faults() -> Command {
+    with_room(testkit())
+}
+
+fn on(backends: &Backends) -> Command {
+    with_room(testkit_on(backends))
+}
+
+fn with_room(mut command: Command) -> Command {
+    command.arg("faults");
+    command.args(["--seed", "7", "--nodes", "2", "--rate", "80", "--ttl", "2"]);
+    command.args(["--redis-ms", "2000", "--budget-ms", "5000"]);
+    command.args(["--slack-ms", "20000"]);
+    command
+}
+
+async fn redis_killed(backend: Backend) -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| folder.path().join(name);
+    let output = faults()
+        .env("SESSION_TESTKIT_BACKEND", backend.to_string())
+        .args(["--secs", "12", "--fault", "redis-kill", "--json"])
+        .arg("--history")
+        .arg(file("run.jsonl"))
+        .arg("--report")
+        .arg(file("report.txt"))
+        .output()
+        .await?;
+    let text = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.starts_with("seed 7\n"), "{text}");
+    let document: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(document["seed"], 7);
+    assert_eq!(document["outcome"], "holds");
+    let run = &document["runs"][0];
+    assert_eq!(run["name"], "redis-kill");
+    assert_eq!(run["doubts"], serde_json::json!([]));
+    assert_eq!(
+        run["promises"].as_array().map(Vec::len),
+        Some(Invariant::ALL.len())
+    );
+    let fault = &run["figures"]["faults"][0];
+    assert!(
+        fault["touched"]["connections"].as_u64() > Some(0),
+        "{fault}"
+    );
+    assert!(
+        fault["hits_again_us"].is_null() && fault["hitsAgainUs"].is_u64(),
+        "{fault}"
+    );
+    assert!(run["revokedTried"].as_u64() >= run["revokedWanted"].as_u64());
+    assert_eq!(run["load"]["seconds"].as_array().map(Vec::len), Some(12));
+
+    // The history says the same.
+    let history = read(&file("run.jsonl"))?;
+    assert_eq!((history.header.seed, history.header.nodes), (7, 2));
+    let verdicts = invariants::check(&history);
+    assert_eq!(verdicts.of(Invariant::R1).outcome(), Verdict::Holds);
+    assert_eq!(verdicts.doubts(), <[String; 0]>::default());
+    let report = std::fs::read_to_string(file("report.txt"))?;
+    assert!(
+        report.starts_with("seed 7\n") && report.contains("verdict: holds"),
+        "{report}"
+    );
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<History, crate::harness::Failure> {
+    let file = std::io::BufReader::new(std::fs::File::open(path)?);
+    Ok(History::read(file)?)
+}
+
+/// Of each kind of event one, one after the other: nothing is broken, and each says that it touched something.
+async fn all_kinds(backend: Backend) -> Outcome {
+    let steps = [
+        "lose-unlinks@0+14",
+        "lose-unlink-replies@0+14",
+        "lose-fences@0+14",
+        "lose-fence-replies@0+14",
+        "redis-link-latency@1+2/1",
+        "plant-garbage@1+2",
+        "plant-swapped@1+2",
+        "plant-oversized@3+2",
+        "plant-wrong-type@3+2",
+        "plain-revoke@3+3",
+        "late-revoke@4+2",
+        "random-tokens@6+1",
+        "node-restart@7+3/1",
+        "postgres-terminate@11+1",
+        "redis-flush-all@9+1",
+        "redis-client-kill@10.5+1",
+    ];
+    let steps: Result<_, _> = steps.iter().map(|step| step.parse()).collect();
+    let schedule = Schedule {
+        seed: 7,
+        steps: steps?,
+    };
+    let own = Backends::builder().backend(backend).start().await?;
+    let deployment = roomy().start(own).await?;
+    let judged = Trial::new(&deployment, settings(60, 14), schedule)?
+        .run()
+        .await?;
+    assert_ne!(judged.outcome(), Verdict::Broken, "{judged}");
+    assert_eq!(judged.report.problems, Vec::<String>::new());
+    // How many are lost is up to how many there are: of a few, perhaps none.
+    for fault in &judged.history.faults {
+        let touched = fault.touched.expect("it is counted");
+        assert!(
+            fault.name.starts_with("lose-") || !touched.nothing(),
+            "{fault:?}"
+        );
+    }
+    let lost = judged
+        .history
+        .faults
+        .iter()
+        .filter(|fault| fault.name.starts_with("lose-"));
+    let lost: u64 = lost
+        .filter_map(|fault| fault.touched)
+        .map(|it| it.connections)
+        .sum();
+    assert!(lost > 0, "{judged}");
+    for wanted in [Invariant::R3, Invariant::R4, Invariant::R8, Invariant::R11] {
+        let verdict = judged.verdicts.of(wanted);
+        assert_eq!(verdict.outcome(), Verdict::Holds, "{judged}");
+    }
+    Ok(())
+}
+
+fn settings(rate: u32, secs: u64) -> Settings {
+    let mut settings = Settings::new(7);
+    settings.rate = rate;
+    settings.sessions = 40;
+    settings.duration = Duration::from_secs(secs);
+    settings.parameters.budget_slack = Duration::from_secs(20);
+    settings
+}
+
+async fn broken_subject(backends: Arc<Backends>) -> Outcome {
+    let deployment = roomy()
+        .ttl(Duration::from_secs(4))
+        .build_with(|parts| async move {
+            let builder = session_layer::Sessions::builder(Deaf(parts.cache()?), parts.store()?);
+            Ok(builder.ttl(parts.ttl).budget(parts.budget).build())
+        })
+        .start(crate::deployment::given(&backends).await?)
+        .await?;
+    let judged = Trial::new(&deployment, settings(80, 6), Schedule::default())?;
+    let judged = judged.run().await?;
+    assert_eq!(judged.outcome(), Verdict::Broken, "{judged}");
+    let verdict = judged.verdicts.of(Invariant::R1);
+    assert_eq!(verdict.outcome(), Verdict::Broken, "{judged}");
+    assert!(
+        judged
+            .to_string()
+            .contains("was honoured after its end had been answered")
+    );
+    let json = judged.json();
+    let of = json["promises"].as_array().expect("promises")[0].clone();
+    assert_eq!(of["outcome"], "broken");
+    assert!(
+        of["violations"][0]["proof"].as_array().map(Vec::len) >= Some(2),
+        "{of}"
+    );
+    Ok(())
+}
+
+async fn touches_nothing(backends: Arc<Backends>) -> Outcome {
+    let output = on(&backends)
+        .args(["--secs", "3", "--fault", "lose-fences@1+0.001"])
+        .output()
+        .await?;
+    let text = String::from_utf8(output.stdout)?;
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.starts_with("seed 7\n"), "{text}");
+    assert!(
+        text.contains("the fault lose-fences touched nothing"),
+        "{text}"
+    );
+    assert!(text.contains("verdict: inconclusive"), "{text}");
+    Ok(())
+}
+
+async fn named_servers(backends: Arc<Backends>) -> Outcome {
+    for fault in ["redis-flush-all", "postgres-terminate", "redis-kill"] {
+        let output = on(&backends).args(["--fault", fault]).output().await?;
+        let text = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(
+            text.contains("--destructive") && text.contains(fault),
+            "{text}"
+        );
+    }
+    Ok(())
+}
+
+async fn bad_arguments() -> Outcome {
+    let bad: [(&[&str], &str); 7] = [
+        (&["--fault", "redis-kil"], "redis-kill"),
+        (&["--fault", "redis-kill@1"], "@AT+LASTS"),
+        (&["--fault", "redis-kill@1+2/0"], "all nodes feel it"),
+        (&["--fault", "node-restart@1+2/9"], "there are 2"),
+        (&["--rate", "0"], "--rate"),
+        (&["--schedule", "/no/such/file"], "/no/such/file"),
+        (&["--schedule", "x", "--fault", "redis-kill"], "--schedule"),
+    ];
+    for (arguments, wanted) in bad {
+        // A later `--rate` would be an error of its own.
+        let mut command = testkit();
+        command.args(["faults", "--nodes", "2"]).args(arguments);
+        let output = command.output().await?;
+        let text = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(wanted), "{arguments:?}: {text}");
+    }
+    Ok(())
+}
+
+async fn list() -> Outcome {
+    let output = faults().arg("--list").output().await?;
+    let text = String::from_utf8(output.stdout)?;
+    assert_eq!(output.status.code(), Some(0));
+    for name in [
+        "redis-kill",
+        "postgres-forced-rls",
+        "lose-unlinks",
+        "late-revoke",
+    ] {
+        assert!(text.lines().any(|line| line == name), "{text}");
+    }
+    Ok(())
+}
