@@ -1,0 +1,84 @@
+//! H: what a node changed and Redis has not acknowledged is held back: that node believes no copy of it.
+
+use super::built;
+use crate::protocol::*;
+use crate::run::Run;
+
+pub(super) fn runs() -> Vec<Run> {
+    vec![
+        built(
+            "H1 pending",
+            "looked up when GET's reply is there; GET and its reply are one step",
+            |c| {
+                own_change(c);
+                c.late_replies = false;
+            },
+        )
+        .holds(R1 | OWN)
+        .reaches(HIT | RETRIED | COMMITTED),
+        built(
+            "H2 pending mutant",
+            "kept and tried again, but a copy of it is believed meanwhile",
+            |c| {
+                own_change(c);
+                c.pending = Pending::Believed;
+            },
+        )
+        .breaks(OWN),
+        built(
+            "H3 pending limit",
+            "as built: looked up when GET's reply is there, which may be later than the \
+                acknowledgement",
+            own_change,
+        )
+        .breaks(OWN),
+        built(
+            "H4 pending",
+            "looked up before the GET goes out, and when its reply is there",
+            |c| {
+                own_change(c);
+                c.pending = Pending::BeforeAndAtReply;
+            },
+        )
+        .holds(R1 | OWN)
+        .reaches(HIT | RETRIED | COMMITTED),
+        built(
+            "H5 pending",
+            "and forgotten once every old copy has died of age",
+            |c| {
+                own_change(c);
+                c.pending = Pending::BeforeAndAtReply;
+                c.forget = Forget::OfAge;
+            },
+        )
+        .holds(R1 | OWN)
+        .reaches(FORGOTTEN | RETRIED),
+        built(
+            "H5b pending",
+            "the same, and Redis crashes and comes back with an old dump",
+            |c| {
+                own_change(c);
+                c.pending = Pending::BeforeAndAtReply;
+                c.forget = Forget::OfAge;
+                (c.faults.crash, c.faults.save) = (1, 1);
+            },
+        )
+        .holds(R1 | OWN)
+        .reaches(FORGOTTEN | RETRIED | HIT_AFTER)
+        .slow(),
+        built("H6 pending mutant", "forgotten before that", |c| {
+            own_change(c);
+            c.pending = Pending::BeforeAndAtReply;
+            c.forget = Forget::Early;
+        })
+        .breaks(OWN),
+    ]
+}
+
+/// The revoker runs on N1. UNLINKs and their replies are lost, Redis forgets.
+fn own_change(c: &mut Config) {
+    c.own_change = true;
+    c.late_replies = true;
+    c.faults.unlink_loss = true;
+    c.faults.evict = 1;
+}
