@@ -277,7 +277,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         let news = self
             .troubles
             .note(Instant::now(), format!("session cache: {error}"));
-        // Of losing and finding Redis the adapter tells itself.
+        // Of giving the cache up and asking it again, the breaker tells.
         let refused = matches!(
             error.kind(),
             CacheErrorKind::Refused | CacheErrorKind::Protocol | CacheErrorKind::Entry
