@@ -89,6 +89,8 @@ pub(crate) struct Journal {
 struct State {
     /// When the last successful read began; `None`: none yet.
     read: Option<Instant>,
+    /// Of which store it is: of another one, transaction ids mean nothing here.
+    system: u64,
     /// Changes of transactions before this one were purged.
     begins: u64,
     changed: HashMap<SessionId, Changed>,
@@ -172,6 +174,12 @@ impl State {
 
     fn learn(&mut self, began: Instant, read: &JournalRead) -> Vec<TokenDigest> {
         let first = self.read.is_none();
+        if self.system != read.next.system {
+            *self = Self {
+                system: read.next.system,
+                ..Self::default()
+            };
+        }
         let mut ended = Vec::new();
         for row in &read.rows {
             let Some(id) = row.session_id else {

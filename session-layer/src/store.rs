@@ -149,9 +149,12 @@ pub enum Creation {
 /// transaction that commits late would be missed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JournalPosition {
+    /// Of which store it is (Postgres' system identifier; 0 where nothing can take its place). One that
+    /// was filled from a dump counts its transactions anew.
+    pub system: u64,
     /// Of which life of the store it is (Postgres' timeline; 0 where the store has but one). A standby
-    /// that was promoted may use transaction ids again, so that in another one a position means nothing
-    /// and the journal is read from its start.
+    /// that was promoted may use transaction ids again. In another store or another life a position means
+    /// nothing, and the journal is read from its start.
     pub timeline: u32,
     /// The first transaction that the next read is about.
     pub xid: u64,
@@ -251,8 +254,8 @@ pub trait SessionStore: Send + Sync + 'static {
         user_id: &str,
     ) -> impl Future<Output = Result<Vec<ListedSession>, StoreError>> + Send;
 
-    /// Reads the journal from a position on, or all of it; all of it too where the position is of
-    /// another [timeline](JournalPosition::timeline). Rows and the next position come from one statement.
+    /// Reads the journal from a position on, or all of it; all of it too where the position is of another
+    /// store or [life](JournalPosition::timeline). Rows and the next position come from one statement.
     fn journal_since(
         &self,
         position: Option<JournalPosition>,

@@ -135,10 +135,12 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             let word = self.journal.says(entry, Instant::now());
             believe(entry, self.seen.clock.now(), self.seen.id(), ttl, word)
         };
+        // Of what this node changed without the cache's acknowledgement it knows better. Looked up before
+        // and after: a copy may have been read before the removal that was acknowledged meanwhile.
+        let before: Vec<bool> = digests.iter().map(|d| self.pending.contains(d)).collect();
         let mut found = self.look_up_cached(digests, &judge).await;
-        for (digest, lookup) in digests.iter().zip(&mut found) {
-            // Of what this node changed without the cache's acknowledgement it knows better.
-            if matches!(lookup, Lookup::Hit(_)) && self.pending.contains(digest) {
+        for ((digest, before), lookup) in digests.iter().zip(before).zip(&mut found) {
+            if matches!(lookup, Lookup::Hit(_)) && (before || self.pending.contains(digest)) {
                 *lookup = Lookup::DoNotFill;
             }
         }
@@ -180,9 +182,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 previous_until,
             } => (session, previous_until),
             // After an "invalid" no node may say "valid" again. A copy that outlived its session has to
-            // be gone before it; and where the lease is not ours, so has the lease of whoever read the
-            // row while it was still there.
-            Row::Absent if lease.is_some() => return (Validation::Invalid, None),
+            // be gone before it, and so has the lease of whoever read the row while it was still there.
+            // (Also where a lease was granted to us: it may have been lost since, and another's fill be
+            // in its place.)
             Row::Absent => return (self.invalid(digest, Was::Absent).await, None),
             Row::Revoked => return (self.invalid(digest, Was::Ended).await, None),
         };

@@ -1,12 +1,21 @@
--- Housekeeping: the journal is purged, and sessions that ended long ago are swept.
---
--- Both are functions with the owner's rights: a role that uses the sessions needs no right to DELETE for
+-- Every token a session had, and housekeeping: the journal is purged, and sessions that ended long ago are
+-- swept.
+
+-- The digests before the previous one, newest first, as far as there may be copies under them: whoever
+-- ends the session removes those too. (A second rotation within a grace takes the first token out of
+-- previous_digest; were its own UNLINK lost, nobody would know the key any more.)
+ALTER TABLE sessions ADD COLUMN former_digests bytea[] NOT NULL DEFAULT '{}';
+
+-- Both functions below have the owner's rights: a role that uses the sessions needs no right to DELETE for
 -- them, and can remove nothing by them that anything alive depends on. The advisory locks keep the nodes
 -- of a service from doing the same at once; who comes second does nothing.
 
 -- Sessions that were revoked are found by this, others by expires_at.
 CREATE INDEX sessions_revoked_at ON sessions (revoked_at) WHERE revoked_at IS NOT NULL;
 CREATE INDEX session_journal_at ON session_journal (at);
+
+-- A dump takes the floor along to a system whose transaction ids say nothing of it.
+ALTER TABLE session_store ADD COLUMN floor_system bigint;
 
 -- Removes what is older than `keep`, and raises the floor past it in the same transaction: a node that
 -- reads the journal sees either both or neither, and believes no copy whose read may not have seen a
@@ -19,6 +28,7 @@ CREATE FUNCTION purge_journal(keep interval) RETURNS bigint
 DECLARE
     removed bigint;
     newest  bigint;
+    here    bigint := (SELECT system_identifier FROM pg_control_system());
 BEGIN
     IF NOT pg_try_advisory_xact_lock('session_journal'::regclass::oid::bigint << 8 | 1) THEN
         RETURN 0;
@@ -30,7 +40,9 @@ BEGIN
     SELECT count(*), max(xid::text::bigint) INTO removed, newest FROM old;
     IF removed > 0 THEN
         UPDATE session_store
-           SET journal_floor = greatest(journal_floor, (newest + 1)::text::xid8);
+           SET journal_floor = CASE WHEN floor_system = here THEN greatest(journal_floor, (newest + 1)::text::xid8)
+                                    ELSE (newest + 1)::text::xid8 END,
+               floor_system = here;
     END IF;
     RETURN removed;
 END $$;

@@ -138,6 +138,21 @@ fn a_truncate_ends_every_copy_that_may_not_have_seen_it() {
     assert_eq!(state.truncated, None);
 }
 
+/// A system that was filled from a dump counts its transactions from below, and none of its journal was
+/// purged: were the old floor kept, its changes would be dropped from the set.
+#[test]
+fn another_system_begins_anew() {
+    let now = Instant::now();
+    let mut state = State::default();
+    state.learn(now, &read(vec![row(1, 900, None)], 800));
+    assert_eq!(says(&state, &copy(3, 1, 10), now), Word::Contradicted);
+    let mut restored = read(vec![row(2, 11, None)], 0);
+    restored.next.system = 7;
+    state.learn(now, &restored);
+    assert_eq!(says(&state, &copy(2, 1, 10), now), Word::Contradicted);
+    assert_eq!(says(&state, &copy(3, 1, 10), now), Word::Good);
+}
+
 #[test]
 fn only_ended_sessions_are_unlinked_and_each_once() {
     let now = Instant::now();

@@ -15,7 +15,7 @@ use sqlx::types::Uuid;
 use super::PostgresStore;
 use super::ask::{Statement, micros, statement, within};
 use super::errors::Progress;
-use super::rows::{self, Facts, unexpected};
+use super::rows::{self, DIGESTS, Facts, unexpected};
 use crate::error::StoreError;
 use crate::session::SessionId;
 use crate::store::Change;
@@ -32,8 +32,7 @@ impl PostgresStore {
             .bind(Uuid::from_bytes(*id.as_bytes()))
             .bind(version)
             .bind(data.get().to_owned());
-        self.change_one(update, &["token_digest", "previous_digest"])
-            .await
+        self.change_one(update).await
     }
 
     pub(super) async fn rotate_token(
@@ -46,11 +45,7 @@ impl PostgresStore {
             .bind(old.as_bytes().to_vec())
             .bind(new.as_bytes().to_vec())
             .bind(micros(grace));
-        self.change_one(
-            rotate,
-            &["token_digest", "previous_digest", "before_previous"],
-        )
-        .await
+        self.change_one(rotate).await
     }
 
     /// Two touches at once are no conflict. One that came too late for its own and finds the row
@@ -69,9 +64,9 @@ impl PostgresStore {
                 let found = self.change(&progress, touch).await?;
                 let (row, facts) = answer(&found)?;
                 match outcome(row, &facts)? {
-                    Outcome::Made => return made(row, &["token_digest", "previous_digest"]),
+                    Outcome::Made => return made(row),
                     Outcome::Dead => return Ok(Change::NoSession),
-                    Outcome::Unneeded => return made(row, &["token_digest", "previous_digest"]),
+                    Outcome::Unneeded => return made(row),
                     Outcome::Overtaken => {}
                 }
             }
@@ -79,11 +74,11 @@ impl PostgresStore {
         within(self.change_deadline, &progress, touching).await
     }
 
-    async fn change_one(&self, change: Statement, digests: &[&str]) -> Result<Change, StoreError> {
+    async fn change_one(&self, change: Statement) -> Result<Change, StoreError> {
         let found = self.change_once(change).await?;
         let (row, facts) = answer(&found)?;
         match outcome(row, &facts)? {
-            Outcome::Made => made(row, digests),
+            Outcome::Made => made(row),
             Outcome::Dead => Ok(Change::NoSession),
             Outcome::Unneeded | Outcome::Overtaken => Ok(Change::Conflict),
         }
@@ -134,12 +129,12 @@ fn outcome(row: &PgRow, facts: &Facts) -> Result<Outcome, StoreError> {
     Ok(Outcome::Overtaken)
 }
 
-fn made(row: &PgRow, columns: &[&str]) -> Result<Change, StoreError> {
+fn made(row: &PgRow) -> Result<Change, StoreError> {
     let session = rows::session(row)
         .map_err(unexpected)?
         .ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
     let mut digests = Vec::new();
-    rows::gather(&mut digests, row, columns).map_err(unexpected)?;
+    rows::gather(&mut digests, row, &DIGESTS).map_err(unexpected)?;
     Ok(Change::Made {
         session,
         digests: rows::each_once(digests),

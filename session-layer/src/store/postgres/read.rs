@@ -8,7 +8,7 @@ use sqlx::types::Uuid;
 
 use super::PostgresStore;
 use super::ask::{Statement, statement};
-use super::rows::{self, Facts, unexpected};
+use super::rows::{self, DIGESTS, Facts, unexpected};
 use super::statements::PerTarget;
 use crate::clock::Timestamp;
 use crate::error::StoreError;
@@ -71,8 +71,7 @@ impl PostgresStore {
         let facts = Facts::of(&found)?;
         let mut digests = Vec::new();
         for row in &found {
-            rows::gather(&mut digests, row, &["token_digest", "previous_digest"])
-                .map_err(unexpected)?;
+            rows::gather(&mut digests, row, &DIGESTS).map_err(unexpected)?;
         }
         if digests.is_empty() || matches!(target, Target::User { .. }) {
             facts.no_session()?;
@@ -90,15 +89,18 @@ impl PostgresStore {
         };
         let mut found = from(position.map_or(0, |position| position.xid)).await?;
         let mut facts = Facts::of(&found)?;
-        let line = timeline(&found)?;
-        if position.is_some_and(|position| position.timeline != line) {
+        let mut here = life(&found)?;
+        if position.is_some_and(|at| (at.system, at.timeline) != here) {
             found = from(0).await?;
             facts = Facts::of(&found)?;
+            here = life(&found)?;
         }
         facts.whole_journal()?;
+        let (system, timeline) = here;
         Ok(JournalRead {
             next: JournalPosition {
-                timeline: timeline(&found)?,
+                system,
+                timeline,
                 xid: facts.xmin,
             },
             rows: found
@@ -106,7 +108,7 @@ impl PostgresStore {
                 .filter_map(|row| journal_row(row).transpose())
                 .collect::<Result<_, _>>()
                 .map_err(unexpected)?,
-            floor: facts.journal_floor,
+            floor: facts.journal_floor(system),
         })
     }
 
@@ -181,13 +183,16 @@ fn listed(row: &PgRow) -> Result<Option<ListedSession>, sqlx::Error> {
     Ok(Some(listed))
 }
 
-/// The timeline of the server that answered, which is no standby.
-fn timeline(rows: &[PgRow]) -> Result<u32, StoreError> {
-    let first = rows
+/// Which server answered, and in which life: its system identifier and its timeline.
+fn life(rows: &[PgRow]) -> Result<(u64, u32), StoreError> {
+    let row = rows
         .first()
         .ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
-    let name: String = first.try_get("timeline").map_err(unexpected)?;
-    u32::from_str_radix(&name, 16).map_err(|error| unexpected(sqlx::Error::Decode(Box::new(error))))
+    let system: i64 = row.try_get("system").map_err(unexpected)?;
+    let timeline: String = row.try_get("timeline").map_err(unexpected)?;
+    let timeline = u32::from_str_radix(&timeline, 16)
+        .map_err(|error| unexpected(sqlx::Error::Decode(Box::new(error))))?;
+    Ok((system.cast_unsigned(), timeline))
 }
 
 fn journal_row(row: &PgRow) -> Result<Option<JournalRow>, sqlx::Error> {

@@ -9,7 +9,7 @@ use super::ask::{statement, within};
 use super::connection::Connection;
 use super::errors::Progress;
 use super::read::of_one;
-use super::rows::{self, Facts, unexpected};
+use super::rows::{self, DIGESTS, Facts, unexpected};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::session::SessionId;
 use crate::store::{Revoked, Target};
@@ -163,13 +163,10 @@ fn tally(found: &[PgRow], keep: Option<SessionId>) -> Result<Revoked, StoreError
                 revoked.ended += 1;
             }
         }
-        let all = [
-            "token_digest",
-            "previous_digest",
-            "ended_token",
-            "ended_previous",
-        ];
-        rows::gather(&mut revoked.digests, row, &all).map_err(unexpected)?;
+        let ended = ["ended_token", "ended_previous", "ended_former_digests"];
+        for columns in [DIGESTS, ended] {
+            rows::gather(&mut revoked.digests, row, &columns).map_err(unexpected)?;
+        }
     }
     revoked.digests = rows::each_once(revoked.digests);
     Ok(revoked)

@@ -18,7 +18,9 @@ pub(super) struct Facts {
     pub(super) now: Timestamp,
     pub(super) store_id: StoreId,
     pub(super) xmin: u64,
-    pub(super) journal_floor: u64,
+    journal_floor: u64,
+    /// On which system the floor was raised.
+    floor_system: Option<i64>,
     sessions_hidden: bool,
     users_hidden: bool,
     journal_hidden: bool,
@@ -47,6 +49,7 @@ impl Facts {
             store_id: row.try_get::<Uuid, _>("store_id")?.into_bytes(),
             xmin: transaction(row, "xmin")?,
             journal_floor: transaction(row, "journal_floor")?,
+            floor_system: row.try_get("floor_system")?,
             sessions_hidden: row.try_get("sessions_hidden")?,
             users_hidden: row.try_get("users_hidden")?,
             journal_hidden: row.try_get("journal_hidden")?,
@@ -62,6 +65,16 @@ impl Facts {
     /// A user has no epoch: is that the truth, or is it hidden from us?
     pub(super) fn no_user(&self) -> Result<(), StoreError> {
         self.shown(!self.users_hidden, "session_users")
+    }
+
+    /// Nothing before this transaction is in the journal of this system any more. A floor that came here
+    /// with a dump says nothing of it.
+    pub(super) fn journal_floor(&self, system: u64) -> u64 {
+        if self.floor_system.map(i64::cast_unsigned) == Some(system) {
+            self.journal_floor
+        } else {
+            0
+        }
     }
 
     /// The journal may be hidden from us, in part or whole.
@@ -122,10 +135,14 @@ pub(super) fn digest(row: &PgRow, column: &str) -> Result<Option<TokenDigest>, s
     let Some(bytes) = row.try_get::<Option<&[u8]>, _>(column)? else {
         return Ok(None);
     };
+    digest_of(bytes).map(Some)
+}
+
+fn digest_of(bytes: &[u8]) -> Result<TokenDigest, sqlx::Error> {
     let bytes = bytes
         .try_into()
         .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    Ok(Some(TokenDigest::from_bytes(bytes)))
+    Ok(TokenDigest::from_bytes(bytes))
 }
 
 /// Adds the digests in these columns.
@@ -135,10 +152,22 @@ pub(super) fn gather(
     columns: &[&str],
 ) -> Result<(), sqlx::Error> {
     for column in columns {
-        digests.extend(digest(row, column)?);
+        if column.ends_with(FORMER) {
+            let former: Option<Vec<Vec<u8>>> = row.try_get(*column)?;
+            for bytes in former.into_iter().flatten() {
+                digests.push(digest_of(&bytes)?);
+            }
+        } else {
+            digests.extend(digest(row, column)?);
+        }
     }
     Ok(())
 }
+
+/// The columns of a session that say under which keys there may be copies of it.
+pub(super) const DIGESTS: [&str; 3] = ["token_digest", "previous_digest", "former_digests"];
+/// How columns with many of them are named.
+const FORMER: &str = "former_digests";
 
 /// Each once, in no order that means anything.
 pub(super) fn each_once(mut digests: Vec<TokenDigest>) -> Vec<TokenDigest> {

@@ -104,7 +104,8 @@ impl Statements {
             // $1 the first transaction wanted. Rows and snapshot must come from one statement. A standby
             // that is promoted begins a new timeline, which the names of its log files tell.
             journal: sql(format!(
-                "SELECT f.*, CASE WHEN NOT f.in_recovery \
+                "SELECT f.*, (SELECT system_identifier FROM pg_control_system()) AS system, \
+                 CASE WHEN NOT f.in_recovery \
                    THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END AS timeline, j.id AS entry, j.xid::text::bigint AS xid, j.session_id, j.digest, \
                  j.previous_digest, j.kind, j.version \
                  FROM {facts} f LEFT JOIN {journal} j ON j.xid >= $1::text::xid8 \
@@ -113,13 +114,13 @@ impl Statements {
             // $1 and $2 the target
             digests: PerTarget::new(|matches| {
                 format!(
-                    "SELECT f.*, s.id, s.token_digest, s.previous_digest \
+                    "SELECT f.*, s.id, s.token_digest, s.previous_digest, s.former_digests \
                      FROM {facts} f LEFT JOIN {sessions} s ON {matches}"
                 )
             }),
             // $1 user
             digests_of_user: sql(format!(
-                "SELECT f.*, s.id, s.token_digest, s.previous_digest \
+                "SELECT f.*, s.id, s.token_digest, s.previous_digest, s.former_digests \
                  FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 AND {MAY_BE_CACHED}"
             )),
             // $1 and $2 the target, $3 reason. The row is shown as it was when the statement began,
@@ -129,10 +130,11 @@ impl Statements {
                     "WITH ended AS ( \
                        UPDATE {sessions} s SET revoked_at = now(), ended_reason = $3 \
                        WHERE {matches} AND {alive} \
-                       RETURNING s.id, s.token_digest, s.previous_digest) \
-                     SELECT f.*, s.id, s.token_digest, s.previous_digest, {epoch} AS epoch, \
+                       RETURNING s.id, s.token_digest, s.previous_digest, s.former_digests) \
+                     SELECT f.*, s.id, s.token_digest, s.previous_digest, s.former_digests, {epoch} AS epoch, \
                        {alive} AS alive, e.id AS ended, \
-                       e.token_digest AS ended_token, e.previous_digest AS ended_previous \
+                       e.token_digest AS ended_token, e.previous_digest AS ended_previous, \
+                       e.former_digests AS ended_former_digests \
                      FROM {facts} f LEFT JOIN {sessions} s ON {matches} \
                      LEFT JOIN ended e ON e.id = s.id"
                 )
@@ -169,9 +171,10 @@ impl Statements {
                      user_epoch = CASE WHEN s.id = $3 THEN $2 ELSE s.user_epoch END \
                    WHERE s.user_id = $1 AND s.revoked_at IS NULL AND s.user_epoch >= $2 - 1 \
                      AND {IN_TIME} \
-                   RETURNING s.id, s.token_digest, s.previous_digest) \
-                 SELECT f.*, s.id, s.token_digest, s.previous_digest, e.id AS ended, \
-                   e.token_digest AS ended_token, e.previous_digest AS ended_previous \
+                   RETURNING s.id, s.token_digest, s.previous_digest, s.former_digests) \
+                 SELECT f.*, s.id, s.token_digest, s.previous_digest, s.former_digests, e.id AS ended, \
+                   e.token_digest AS ended_token, e.previous_digest AS ended_previous, \
+                       e.former_digests AS ended_former_digests \
                  FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 AND {MAY_BE_CACHED} \
                  LEFT JOIN ended e ON e.id = s.id"
             )),
@@ -182,7 +185,7 @@ impl Statements {
                    UPDATE {sessions} s SET data = $3::text::jsonb, version = s.version + 1 \
                    WHERE s.id = $1 AND s.version = $2 AND {alive} RETURNING s.*) \
                  SELECT f.*, {columns}, s.id AS made, w.id AS was, w.version = $2 AS expected, \
-                   w.alive, w.epoch, s.token_digest, s.previous_digest \
+                   w.alive, w.epoch, s.token_digest, s.previous_digest, s.former_digests \
                  FROM {facts} f \
                  LEFT JOIN (SELECT s.id, s.version, {alive} AS alive, {epoch} AS epoch \
                    FROM {sessions} s WHERE s.id = $1) w ON true \
@@ -193,13 +196,14 @@ impl Statements {
             rotate: sql(format!(
                 "WITH made AS ( \
                    UPDATE {sessions} s SET token_digest = $2, previous_digest = s.token_digest, \
+                     former_digests = CASE WHEN s.previous_digest IS NULL THEN s.former_digests \
+                       ELSE (array_prepend(s.previous_digest, s.former_digests))[1:16] END, \
                      previous_until = now() + $3 * interval '1 microsecond' \
                    WHERE s.token_digest = $1 AND {alive} RETURNING s.*) \
                  SELECT f.*, {columns}, s.id AS made, w.id AS was, w.token_digest = $1 AS expected, \
-                   w.alive, w.epoch, s.token_digest, s.previous_digest, \
-                   w.previous_digest AS before_previous \
+                   w.alive, w.epoch, s.token_digest, s.previous_digest, s.former_digests \
                  FROM {facts} f \
-                 LEFT JOIN (SELECT s.id, s.token_digest, s.previous_digest, {alive} AS alive, \
+                 LEFT JOIN (SELECT s.id, s.token_digest, s.previous_digest, s.former_digests, {alive} AS alive, \
                      {epoch} AS epoch \
                    FROM (SELECT * FROM {sessions} WHERE token_digest = $1 \
                      UNION ALL SELECT * FROM {sessions} WHERE previous_digest = $1) s \
@@ -217,7 +221,7 @@ impl Statements {
                    WHERE s.id = $1 AND {alive} \
                      AND s.last_seen_at <= now() - $2 * interval '1 microsecond' RETURNING s.*) \
                  SELECT f.*, {columns}, m.id AS made, w.id AS was, w.expected, w.alive, w.epoch, \
-                   s.token_digest, s.previous_digest \
+                   s.token_digest, s.previous_digest, s.former_digests \
                  FROM {facts} f \
                  LEFT JOIN was w ON true LEFT JOIN made m ON true \
                  LEFT JOIN ( \

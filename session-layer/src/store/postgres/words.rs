@@ -66,7 +66,7 @@ impl Words {
                  row_security_active('{journal}') AS journal_hidden, \
                  current_user::text AS role, {} AS now, \
                  pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin, \
-                 st.journal_floor::text::bigint AS journal_floor \
+                 st.journal_floor::text::bigint AS journal_floor, st.floor_system \
                  FROM {quoted}.session_store st LIMIT 1)",
                 micros("now()")
             ),

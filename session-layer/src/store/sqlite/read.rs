@@ -85,6 +85,7 @@ impl SqliteStore {
                     Ok(JournalRead {
                         rows,
                         next: JournalPosition {
+                            system: 0,
                             timeline: 0,
                             xid: next,
                         },
