@@ -18,6 +18,8 @@ pub(super) fn checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
             and `judge` was asked about that very copy.",
         a_dead_copy_gives_way_to_a_lease: "`Dead`: the copy is not served; the lease takes its place, so \
             nobody else is served it either, and the fill replaces it.",
+        another_stores_copy_gives_way_too: "`Foreign` is `Dead`, and counted if the cache counts: the copy is \
+            not served, the lease takes its place, and the fill replaces it.",
         a_copy_it_is_unsure_of_stays: "`Unsure`: the copy is not served, no lease is given out, and the copy \
             is left where it is, for whoever believes it.",
         only_the_copy_that_was_judged_gives_way: "A lease replaces a dead copy by compare-and-set: what \
@@ -64,6 +66,17 @@ async fn a_dead_copy_gives_way_to_a_lease<C: SessionCache>(nodes: &Nodes<C>) -> 
     let late = judged(here, b, dead).await?.leased()?;
     invalidate(there, &[b]).await?;
     refused(here, late, "late").await
+}
+
+async fn another_stores_copy_gives_way_too<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+    let (here, there) = nodes.connected().await?;
+    let a = Tokens::new().of("a");
+    filled(here, a, "another store's").await?;
+    let found = judged(here, a, |_| Belief::Foreign).await?;
+    let held = found.leased().when("another store's copy")?;
+    store(here, held, "new").await?;
+    look_up(there, a).await?.hit_of("new")?;
+    Ok(())
 }
 
 async fn a_copy_it_is_unsure_of_stays<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {

@@ -425,6 +425,10 @@ impl SessionStore for Wrapped {
         self.store.sweep(retention, most).await
     }
 
+    fn reads_at_once(&self) -> usize {
+        self.store.reads_at_once()
+    }
+
     fn is_exclusive(&self) -> bool {
         self.store.is_exclusive()
     }

@@ -43,6 +43,8 @@ pub(super) enum Mistake {
     DeadIsServed,
     DeadStaysBesideItsLease,
     DeadIsNeverReplaced,
+    ForeignIsServed,
+    ForeignIsNeverReplaced,
     UnsureIsServed,
     UnsureIsReplaced,
     UnsureIsRemoved,
@@ -115,6 +117,11 @@ pub(super) const MISTAKES: &[(Mistake, &str)] = &[
         "a_dead_copy_gives_way_to_a_lease",
     ),
     (M::DeadIsNeverReplaced, "a_dead_copy_gives_way_to_a_lease"),
+    (M::ForeignIsServed, "another_stores_copy_gives_way_too"),
+    (
+        M::ForeignIsNeverReplaced,
+        "another_stores_copy_gives_way_too",
+    ),
     (M::UnsureIsServed, "a_copy_it_is_unsure_of_stays"),
     (M::UnsureIsReplaced, "a_copy_it_is_unsure_of_stays"),
     (M::UnsureIsRemoved, "a_copy_it_is_unsure_of_stays"),
@@ -238,7 +245,10 @@ impl Toy {
                 Content::Copy(entry) => match judge_of(self.mistake, entry, judge) {
                     Belief::Believed => return Lookup::Hit((**entry).clone()),
                     Belief::Dead if self.has(M::DeadIsNeverReplaced) => return Lookup::DoNotFill,
-                    Belief::Dead => Some(value.number),
+                    Belief::Foreign if self.has(M::ForeignIsNeverReplaced) => {
+                        return Lookup::DoNotFill;
+                    }
+                    Belief::Dead | Belief::Foreign => Some(value.number),
                     _ => {
                         if self.has(M::UnsureIsRemoved) {
                             self.state().values.remove(&key);
@@ -316,9 +326,9 @@ fn judge_of(
     match mistake {
         M::JudgeIsNotAsked => Belief::Believed,
         _ => match (mistake, judge(entry)) {
-            (M::DeadIsServed, Belief::Dead) | (M::UnsureIsServed, Belief::Unsure) => {
-                Belief::Believed
-            }
+            (M::DeadIsServed, Belief::Dead)
+            | (M::ForeignIsServed, Belief::Foreign)
+            | (M::UnsureIsServed, Belief::Unsure) => Belief::Believed,
             (M::UnsureIsReplaced, Belief::Unsure) => Belief::Dead,
             (_, belief) => belief,
         },
