@@ -1,5 +1,6 @@
 //! All tests that need servers, as one binary; `harness.rs` says how to add to them.
 
+mod adapter_mutants;
 mod backends;
 mod bench;
 mod breaker;
@@ -21,6 +22,7 @@ mod incarnation;
 mod journal;
 mod load;
 mod logins;
+mod model;
 mod observe;
 mod outages;
 mod proxy;
@@ -34,6 +36,9 @@ mod stale_fill;
 mod support;
 mod validate;
 mod verify;
+
+#[path = "../mutants/mod.rs"]
+mod mutants;
 
 use std::process::ExitCode;
 
@@ -54,6 +59,8 @@ fn main() -> ExitCode {
         registry.theme("validate", validate::tests);
         registry.theme("changes", changes::tests);
         registry.theme("stale_fill", stale_fill::tests);
+        registry.theme("adapter_mutants", adapter_mutants::tests);
+        registry.theme("model", model::tests);
         registry.theme("outages", outages::tests);
         registry.theme("breaker", breaker::tests);
         registry.theme("load", load::tests);

@@ -5,7 +5,7 @@
 //! change is made, 1,000 times, with every fence lost. To show that the test can fail, the same is
 //! done with the fill as a plain SET: then all 1,000 come back.
 
-mod ports;
+pub(crate) mod ports;
 
 use std::sync::Arc;
 use std::time::Duration;

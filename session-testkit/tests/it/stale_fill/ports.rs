@@ -32,11 +32,11 @@ type Stop = (oneshot::Sender<()>, oneshot::Receiver<()>);
 
 /// Reads that are to stop on their way back from Postgres.
 #[derive(Default)]
-pub(super) struct Stops(Mutex<HashMap<TokenDigest, Stop>>);
+pub(crate) struct Stops(Mutex<HashMap<TokenDigest, Stop>>);
 
 impl Stops {
     /// The first half says when the read has Postgres' answer, the second lets it return.
-    pub(super) fn next_read_of(
+    pub(crate) fn next_read_of(
         &self,
         digest: TokenDigest,
     ) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
@@ -62,9 +62,9 @@ impl Stops {
     }
 }
 
-pub(super) struct Stopping {
-    pub(super) store: PostgresStore,
-    pub(super) stops: Arc<Stops>,
+pub(crate) struct Stopping {
+    pub(crate) store: PostgresStore,
+    pub(crate) stops: Arc<Stops>,
 }
 
 impl SessionStore for Stopping {
