@@ -4,14 +4,14 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ALL := --workspace --all-features
 
-.PHONY: run test install lint it doc bench
+.PHONY: run test install lint it doc subject bench
 
 ## The quickstart, on the embedded default: nothing to install but cargo.
 run:
 	cargo run
 
 ## Everything that has to pass. Installs or builds what the tests need first.
-test: install lint it doc
+test: install lint it doc subject
 
 ## Redis, Postgres, cargo-nextest, and container images where an engine runs (idempotent).
 install:
@@ -29,6 +29,15 @@ it:
 
 doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc $(ALL) --no-deps
+
+## session-testkit pointed at tower-sessions: it must find its bugs, and none of ours. A lockfile of its own, so a
+## target folder of its own.
+SUBJECT := examples/subject-tower-sessions
+subject: export CARGO_TARGET_DIR = $(abspath $(TARGET))/subject-tower-sessions
+subject:
+	cd $(SUBJECT) && cargo fmt --check
+	cd $(SUBJECT) && cargo clippy -- -D warnings
+	$(SUBJECT)/test.sh
 
 ## Ratios on real servers, by criterion.
 bench:

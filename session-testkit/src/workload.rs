@@ -6,7 +6,8 @@
 //! which things overlap.)
 //!
 //! [`Runner::run`] records every operation in a [`History`](crate::history::History), causes and heals the
-//! faults of the schedule, and sums up each second in a [`Report`].
+//! faults of the schedule, and sums up each second in a [`Report`]. What must happen in a certain order, to
+//! force a race, is a [`Script`].
 //!
 //! ```
 //! # use std::{collections::HashMap, sync::Mutex};
@@ -60,6 +61,7 @@ mod plan;
 mod record;
 mod report;
 mod run;
+mod script;
 mod sessions;
 mod settings;
 mod tally;
@@ -72,6 +74,7 @@ pub use self::{
     record::{Clock, Progress, Recorder},
     report::{Counts, Latency, Report, Second},
     run::{Run, Runner, WorkloadError},
+    script::{Issued, Script},
     sessions::{GivenOut, Tokens},
     settings::{PER_MILLE, Settings, SettingsError, Shares},
     tally::Timed,

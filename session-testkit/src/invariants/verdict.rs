@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Invariant, words::InWords};
+use super::Invariant;
 use crate::history::Entry;
 
 /// How many violations of one promise are kept with their proof. The rest is counted.
@@ -134,7 +134,7 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.invariant, self.what)?;
         for entry in &self.proof {
-            write!(f, "\n    {}", InWords(entry))?;
+            write!(f, "\n    {entry}")?;
         }
         Ok(())
     }

@@ -30,14 +30,12 @@ impl fmt::Display for Ms {
     }
 }
 
-/// An entry as one line.
-pub(super) struct InWords<'a>(pub(super) &'a Entry);
-
-impl fmt::Display for InWords<'_> {
+impl fmt::Display for Entry {
+    /// One line, as in the proof of a violation.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = Ms(time(self.0)).to_string();
+        let at = Ms(time(self)).to_string();
         write!(f, "{at:>14}  ")?;
-        match self.0 {
+        match self {
             Entry::Op(operation) => operation_in_words(operation, f),
             Entry::Fault(fault) => fault_in_words(fault, f),
             Entry::Scan(scan) => {

@@ -44,7 +44,9 @@ impl<S: Subject> Shared<S> {
         } = planned;
         let this = &*self;
         let newest = |slot| this.slots.presented(slot, Presented::Newest);
-        let begin = |op| Pending::begin(this, node, op, load_began.map(|began| (began, due)), drop);
+        let load = load_began.map(|began| (began, due));
+        let begin =
+            |op| Pending::begin(&this.recorder, this.patience, node, op).planned(load, drop);
         match action {
             Action::Create {
                 session,
@@ -175,7 +177,7 @@ impl<S: Subject> Shared<S> {
 
 /// An operation under way. Whatever becomes of it, it is recorded: dropped in the middle (a panic of the
 /// subject, the end of the runtime), it is one without an answer.
-struct Pending<'a> {
+pub(super) struct Pending<'a> {
     recorder: &'a Recorder,
     patience: Duration,
     drop: Option<DropWhen>,
@@ -188,27 +190,28 @@ struct Pending<'a> {
 }
 
 impl<'a> Pending<'a> {
-    fn begin<S>(
-        shared: &'a Shared<S>,
-        node: u32,
-        op: Op,
-        load: Option<(Nanos, Nanos)>,
-        drop: Option<DropWhen>,
-    ) -> Self {
+    /// Not part of the load, and dropped by nobody.
+    pub(super) fn begin(recorder: &'a Recorder, patience: Duration, node: u32, op: Op) -> Self {
         Self {
-            recorder: &shared.recorder,
-            patience: shared.patience,
-            drop,
-            load,
+            recorder,
+            patience,
+            drop: None,
+            load: None,
             node,
-            call: shared.recorder.clock().now(),
+            call: recorder.clock().now(),
             op: Some(op),
         }
     }
 
+    fn planned(mut self, load: Option<(Nanos, Nanos)>, drop: Option<DropWhen>) -> Self {
+        self.load = load;
+        self.drop = drop;
+        self
+    }
+
     /// Waits for the answer. `answer` puts it into the operation, and says whether the subject has such an
     /// operation at all.
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         mut self,
         asked: impl Future<Output = T>,
         answer: impl FnOnce(&mut Op, &T) -> bool,
@@ -252,7 +255,7 @@ impl Drop for Pending<'_> {
 }
 
 /// Puts the answer of a change into its operation.
-fn changed(op: &mut Op, answer: &Result<Reach, Failed>) -> bool {
+pub(super) fn changed(op: &mut Op, answer: &Result<Reach, Failed>) -> bool {
     set_change(op, Change::of(answer))
 }
 
@@ -268,7 +271,7 @@ fn set_change(op: &mut Op, change: Option<Change>) -> bool {
     supported
 }
 
-fn set_creation(op: &mut Op, creation: Option<Creation>) -> bool {
+pub(super) fn set_creation(op: &mut Op, creation: Option<Creation>) -> bool {
     let supported = creation.is_some();
     if let Op::Create { answer, .. } = op {
         *answer = creation;
@@ -276,7 +279,7 @@ fn set_creation(op: &mut Op, creation: Option<Creation>) -> bool {
     supported
 }
 
-fn set_seen(op: &mut Op, seen: crate::subject::Seen) -> bool {
+pub(super) fn set_seen(op: &mut Op, seen: crate::subject::Seen) -> bool {
     if let Op::Validate { answer, .. } | Op::ValidateRandom { answer } = op {
         *answer = Some(seen);
     }

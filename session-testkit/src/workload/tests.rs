@@ -3,3 +3,4 @@
 mod loads;
 mod memory;
 mod plans;
+mod scripts;
