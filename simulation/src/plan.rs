@@ -12,6 +12,9 @@ pub(crate) const NODES: u32 = 3;
 /// Whoever ends sessions by plain SQL, as a node of the history.
 pub(crate) const OPERATOR: u32 = NODES;
 
+/// A session beside those that the readers ask for: no plan has it already.
+const OTHER: u32 = 50;
+
 /// One schedule.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -185,14 +188,14 @@ impl Plan {
                 // An end by plain SQL that commits after a change that began after it, and nodes that read
                 // the journal meanwhile.
                 self.weather = Weather::of_late_commits();
-                self.create(dice, 1, 0);
+                self.create(dice, OTHER, 0);
                 self.look(begin + 300, 0, 0);
                 self.look(begin + 300, 1, 0);
                 let ended = begin + 500 + dice.below(200);
                 let end = Action::PlainSql { session: 0 };
                 self.ask(ended, OPERATOR, end);
                 for after in [10, 200, 400] {
-                    let other = Action::Update { session: 1 };
+                    let other = Action::Update { session: OTHER };
                     self.ask(ended + after + dice.below(100), 2, other);
                 }
                 begin + 1500
