@@ -78,8 +78,3 @@ pub mod url;
 pub mod verify;
 pub mod wait;
 pub mod workload;
-
-/// The README's examples are tested.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-mod readme {}

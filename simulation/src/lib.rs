@@ -42,7 +42,7 @@
 //! | the journal is not read | R1Δ | a session ended by plain SQL |
 //! | the journal's next read begins behind the last row | R1Δ | a transaction that commits late |
 //!
-//! All are caught here, with the unbroken one as the control of every seed; those that an adapter can make on
+//! All are caught here, with the unbroken one as the control of the seed that catches each; those that an adapter can make on
 //! a real Redis too, in session-testkit's `tests/it/adapter_mutants.rs` and `stale_fill.rs`; one of them by the model on real servers
 //! (`tests/it/model.rs`).
 

@@ -22,7 +22,9 @@ use tokio::task::JoinHandle;
 use self::tampered::{By, Tampered};
 use crate::harness::{Failure, Outcome, Registry};
 use crate::stale_fill::ports::{Stopping, Stops};
-use crate::support::{OwnRedis, SOON, ask, built, key, login, store, until_connected, until_hit};
+use crate::support::{
+    OwnRedis, SOON, ask, by_leases_alone, key, login, store, until_connected, until_hit,
+};
 
 pub(crate) fn tests(reg: &mut Registry) {
     reg.shared(
@@ -53,7 +55,7 @@ impl Node {
             store: store(sandbox).await?,
             stops: Arc::clone(&stops),
         };
-        let sessions = built(cache, store);
+        let sessions = by_leases_alone(cache, store);
         until_connected(&sessions).await?;
         Ok(Self {
             sessions,

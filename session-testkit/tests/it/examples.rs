@@ -27,6 +27,7 @@ async fn build() -> io::Result<HashMap<String, PathBuf>> {
     command
         .args(["build", "--workspace", "--all-features", "--test", "it"])
         .args(["--bin", "quickstart", "--bin", "hyper-example"])
+        .args(["--example", "my_cache"])
         .args(["--message-format", "json-render-diagnostics"])
         .args((!cfg!(debug_assertions)).then_some("--release"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))

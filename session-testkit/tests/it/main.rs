@@ -27,6 +27,7 @@ mod observe;
 mod outages;
 mod proxy;
 mod quickstart;
+mod readme;
 mod refusals;
 mod rls;
 mod run;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         registry.theme("embedded", embedded::tests);
         registry.theme("conformance", conformance::tests);
         registry.theme("run", run::tests);
+        registry.theme("readme", readme::tests);
         registry.theme("bench", bench::tests);
         registry.theme("verify", verify::tests);
         registry.theme("skips", skips::tests);

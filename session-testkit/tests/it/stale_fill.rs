@@ -8,18 +8,15 @@
 pub(crate) mod ports;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use session_layer::cache::SessionCache;
-use session_layer::store::SessionStore;
 use session_layer::{NewSession, Sessions, Validation};
 use session_testkit::backends::Backends;
 use session_testkit::wait;
 
 use self::ports::{Faulty, FillBy, LateFills, Stopping, Stops};
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{SOON, store};
+use crate::support::{SOON, by_leases_alone, store};
 
 const TRIES: usize = 1_000;
 const AT_ONCE: usize = 25;
@@ -87,15 +84,6 @@ async fn deleted_by_hand(backends: Arc<Backends>) -> Outcome {
     assert!(matches!(other.validate(&token).await, Validation::Invalid));
     assert_eq!(slow.metrics().fills_refused, 1);
     Ok(())
-}
-
-/// The journal would catch a late fill within half a second. Here it is read once, at the start.
-fn by_leases_alone<C: SessionCache, S: SessionStore>(cache: C, store: S) -> Sessions {
-    Sessions::builder(cache, store)
-        .budget(Duration::from_secs(5))
-        .slow_call(SOON)
-        .journal_interval(Duration::from_secs(3600))
-        .build()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
