@@ -154,24 +154,32 @@ impl<T> When for Outcome<T> {
 }
 
 /// An operation's answer, which must come in time.
-pub(super) async fn in_time<T>(
+///
+/// Boxed: the future of a port may be large, and a check that awaits ten of them would not fit on the stack
+/// of a test's thread.
+pub(super) fn in_time<'a, T: 'a>(
     operation: &'static str,
-    asked: impl Future<Output = T>,
-) -> Outcome<T> {
-    timeout(PATIENCE, asked)
-        .await
-        .map_err(|_| Failure::new(format!("`{operation}` had no answer after {PATIENCE:?}")))
+    asked: impl Future<Output = T> + Send + 'a,
+) -> BoxFuture<'a, Outcome<T>> {
+    Box::pin(async move {
+        timeout(PATIENCE, asked)
+            .await
+            .map_err(|_| Failure::new(format!("`{operation}` had no answer after {PATIENCE:?}")))
+    })
 }
 
 /// An operation's answer, which must come in time and be no error.
-pub(super) async fn answer<T, E: std::error::Error + 'static>(
+pub(super) fn answer<'a, T: 'a, E: std::error::Error + 'static>(
     operation: &'static str,
-    asked: impl Future<Output = Result<T, E>>,
-) -> Outcome<T> {
-    in_time(operation, asked).await?.map_err(|error| {
-        let error = crate::backends::chain(&error);
-        Failure::new(format!("`{operation}` failed: {error}"))
-    })
+    asked: impl Future<Output = Result<T, E>> + Send + 'a,
+) -> BoxFuture<'a, Outcome<T>> {
+    let answered = in_time(operation, asked);
+    Box::pin(answered.map(move |answered| {
+        answered?.map_err(|error| {
+            let error = crate::backends::chain(&error);
+            Failure::new(format!("`{operation}` failed: {error}"))
+        })
+    }))
 }
 
 /// The checks of a group: each a function of that name, with what it demands.

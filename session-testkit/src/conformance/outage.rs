@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use futures_util::{FutureExt as _, future::BoxFuture};
 use serde_json::value::RawValue;
 use session_layer::cache::{Belief, Lookup, SessionCache};
 use session_layer::store::{SessionStore, Target};
@@ -108,14 +109,15 @@ async fn the_store_says_that_it_is_down<S: SessionStore>(store: &S) -> Outcome {
 }
 
 /// The operation must be answered with an error.
-async fn is_error<T: fmt::Debug, E>(
+fn is_error<'a, T: fmt::Debug + 'a, E: 'a>(
     operation: &'static str,
-    asked: impl Future<Output = Result<T, E>>,
-) -> Outcome {
-    match in_time(operation, asked).await? {
+    asked: impl Future<Output = Result<T, E>> + Send + 'a,
+) -> BoxFuture<'a, Outcome> {
+    let answered = in_time(operation, asked);
+    Box::pin(answered.map(move |answered| match answered? {
         Err(_outage) => Ok(()),
         Ok(answered) => Err(Failure::new(format!(
             "`{operation}` was answered {answered:?}"
         ))),
-    }
+    }))
 }
