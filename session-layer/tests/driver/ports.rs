@@ -52,6 +52,7 @@ pub(crate) struct Store(Arc<Rows>);
 
 struct Rows {
     ended: Mutex<HashSet<TokenDigest>>,
+    absent: Mutex<HashSet<TokenDigest>>,
     /// A read takes one of these on its way back; a store that is not held has plenty.
     passes: Semaphore,
     takes: Mutex<Duration>,
@@ -66,6 +67,7 @@ impl Store {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Rows {
             ended: Mutex::default(),
+            absent: Mutex::default(),
             passes: Semaphore::new(Semaphore::MAX_PERMITS),
             takes: Mutex::default(),
             panics: AtomicUsize::new(0),
@@ -100,6 +102,12 @@ impl Store {
         self.0.ended.lock().unwrap().insert(digest);
     }
 
+    /// Nobody has a session with token `n`.
+    pub(crate) fn absent(&self, n: usize) {
+        let digest = TokenDigest::of(&token(n));
+        self.0.absent.lock().unwrap().insert(digest);
+    }
+
     /// How many tokens each read was about, in the order in which they began.
     pub(crate) fn reads(&self) -> Vec<usize> {
         let reads = self.0.reads.lock().unwrap();
@@ -118,9 +126,12 @@ impl Store {
 
     fn rows(&self, digests: &[TokenDigest]) -> Loaded {
         let ended = self.0.ended.lock().unwrap();
+        let absent = self.0.absent.lock().unwrap();
         let row = |digest: &TokenDigest| {
             if ended.contains(digest) {
                 Row::Revoked
+            } else if absent.contains(digest) {
+                Row::Absent
             } else {
                 Row::Alive {
                     session: session(digest),

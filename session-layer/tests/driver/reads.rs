@@ -159,6 +159,17 @@ async fn a_read_goes_on_and_fills_when_its_callers_leave() {
 }
 
 /// A cache that loses its leases grants a second one for the same token.
+/// A lease that was granted may have been lost since, and another's fill be in its place: whatever stands
+/// under the key goes before "invalid" is answered. Found by the model (G3).
+#[tokio::test(start_paused = true)]
+async fn invalid_removes_the_key_also_with_a_lease_of_ones_own() {
+    let (cache, store) = (Cache::default(), Store::new());
+    store.absent(1);
+    let sessions = Sessions::builder(cache.clone(), store).build();
+    assert_eq!(ask(&sessions, 1).await, "invalid");
+    assert_eq!(cache.invalidations(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn callers_that_share_a_read_fill_once() {
     let (cache, store) = (Cache::default(), Store::held());

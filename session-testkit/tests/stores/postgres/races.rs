@@ -41,6 +41,30 @@ async fn a_login_waits_for_a_revoke_all_and_is_refused() {
     .await;
 }
 
+/// The second rotation within a grace takes the first token out of the row's two columns; a copy under it may
+/// still be there. Found by the model (T1b): the revocation said `Propagated` and left that copy.
+#[tokio::test]
+async fn a_revocation_names_every_token_the_session_had() {
+    in_schema(|schema| async move {
+        let store = schema.store().await;
+        let session = login(&store, "0", "alice").await;
+        let grace = Duration::from_secs(60);
+        for (old, new) in [("0", "1"), ("1", "2"), ("2", "3")] {
+            made(store.rotate(token(old), token(new), grace).await.unwrap());
+        }
+        let mut all = ["0", "1", "2", "3"].map(token).to_vec();
+        all.sort();
+        let target = Target::Id(session.id());
+        let mut known = store.digests(&target).await.unwrap();
+        known.sort();
+        assert_eq!(known, all);
+        let mut ended = store.revoke(&target, "test").await.unwrap().digests;
+        ended.sort();
+        assert_eq!(ended, all);
+    })
+    .await;
+}
+
 /// Found by a fault run: it was answered as a session that had been ended.
 #[tokio::test]
 async fn a_revoke_that_waits_for_a_rotation_ends_nothing_under_the_old_token() {
