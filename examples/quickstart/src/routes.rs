@@ -20,12 +20,14 @@ pub(crate) struct App {
     pub(crate) cookie: SessionCookie,
 }
 
-/// `POST /login`. A real application checks a password here; this one believes everybody.
+/// `POST /login`. A real application checks a password between the login's beginning and its end; this one
+/// believes everybody.
 pub(crate) async fn login(
     State(app): State<App>,
     Login { user }: Login,
 ) -> Result<impl IntoResponse, Problem> {
-    let created = app.sessions.create(NewSession::new(user)).await?;
+    let login = app.sessions.begin_login().await?;
+    let created = login.create(NewSession::new(user)).await?;
     let body = LoggedIn {
         token: created.token.reveal().to_owned(),
         session_id: created.session.id(),
