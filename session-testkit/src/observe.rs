@@ -22,7 +22,7 @@ pub use self::{
     copies::scan,
     hits::{HitCounts, Hits, watch_hits},
     logs::Logs,
-    reads::watch_reads,
+    reads::{watch_bulkheads, watch_reads},
     resources::sample,
     secrets::{Needles, search},
 };

@@ -97,6 +97,18 @@ pub enum ScheduleError {
         /// How many there are.
         nodes: u32,
     },
+    /// It would happen when nobody asks any more.
+    #[error(
+        "{event} begins at {at:?}, and the load ends at {ends:?}: begin it earlier, or make the load longer"
+    )]
+    AfterTheLoad {
+        /// What was to happen.
+        event: Event,
+        /// When.
+        at: Duration,
+        /// When the load ends.
+        ends: Duration,
+    },
     /// Two at a time that change the same: the first to heal would heal both.
     #[error(
         "{first} and {second} happen to one server at the same time; let one end before the other begins"
@@ -110,6 +122,21 @@ pub enum ScheduleError {
 }
 
 impl Schedule {
+    /// Does everything begin while there is load?
+    ///
+    /// # Errors
+    /// [`ScheduleError::AfterTheLoad`].
+    pub fn begins_within(&self, load: Duration) -> Result<(), ScheduleError> {
+        let late = self.steps.iter().find(|step| step.at >= load);
+        late.map_or(Ok(()), |step| {
+            Err(ScheduleError::AfterTheLoad {
+                event: step.event,
+                at: step.at,
+                ends: load,
+            })
+        })
+    }
+
     /// Can it be carried out on so many nodes?
     ///
     /// # Errors

@@ -176,6 +176,21 @@ async fn run_all(
     out: &mut Output,
 ) -> Result<Outcome, Refusal> {
     let wanted = wanted(arguments, seed)?;
+    // Before anything is started: a night's work must not end at a folder that is not there.
+    for path in [&arguments.history, &arguments.report]
+        .into_iter()
+        .flatten()
+    {
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder {
+            std::fs::read_dir(folder).map_err(|source| Refusal::Write {
+                path: path.clone(),
+                source: source.into(),
+            })?;
+        }
+    }
     let several = wanted.len() > 1;
     let mut runs = Vec::new();
     let mut outcomes = Vec::new();

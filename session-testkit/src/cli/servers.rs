@@ -27,7 +27,8 @@ pub(super) struct Servers {
     )]
     database_url: Option<String>,
 
-    /// Allow what does damage (FLUSHALL, CONFIG SET, …) on servers that were named, too.
+    /// Allow what does damage (FLUSHALL, CONFIG SET, …) on servers that were named, too. It is taken back at the
+    /// end, also after SIGINT and SIGTERM; after SIGKILL it stays.
     #[arg(long)]
     pub(super) destructive: bool,
 }

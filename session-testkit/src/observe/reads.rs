@@ -8,6 +8,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::{
     backends::PostgresServer,
     history::{Entry, InFlight},
+    subject::{SessionLayerSubject, Subject as _},
     workload::Recorder,
 };
 
@@ -47,6 +48,23 @@ pub async fn watch_reads(server: PostgresServer, names: Vec<String>, recorder: R
                 }
             }
             _ => connection = None,
+        }
+    }
+}
+
+/// Looks, 10 times in each second, at the nodes' own gauge, and records it, until dropped: the most reads that
+/// each had in flight at once so far. It misses nothing between two looks.
+pub async fn watch_bulkheads(subject: SessionLayerSubject, recorder: Recorder) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        let at = recorder.clock().now();
+        for node in 0..subject.nodes() {
+            if let Some(sessions) = subject.node(node) {
+                let reads = sessions.metrics().most_reads_in_flight;
+                recorder.record(Entry::InFlight(InFlight { at, node, reads }));
+            }
         }
     }
 }

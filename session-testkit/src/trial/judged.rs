@@ -41,6 +41,9 @@ impl Judged {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self.verdicts.overall(&self.required) {
+            Outcome::Holds | Outcome::Inconclusive if self.availability.is_lost() => {
+                Outcome::Broken
+            }
             Outcome::Holds if !self.doubts().is_empty() => Outcome::Inconclusive,
             outcome => outcome,
         }
@@ -166,12 +169,21 @@ impl fmt::Display for Figures {
     }
 }
 
+impl Availability {
+    /// Over 1 %: there is no fallback. Less than that is what a busy machine's deadlines, or shed load, make
+    /// of a budget of 0.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.unavailable_with_postgres.saturating_mul(100) > self.answered_with_postgres
+    }
+}
+
 impl fmt::Display for Availability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let met = if self.unavailable_with_postgres == 0 {
-            "met"
-        } else {
-            "missed"
+        let met = match self.unavailable_with_postgres {
+            0 => "met",
+            _ if self.is_lost() => "BROKEN, over 1 %",
+            _ => "missed",
         };
         writeln!(
             f,
