@@ -66,6 +66,7 @@ mod sessions;
 mod settings;
 mod tally;
 
+pub(crate) use self::injected::Injected;
 pub(crate) use self::latencies::Latencies;
 pub use self::{
     breaks::{Break, Failure, Scheduled},

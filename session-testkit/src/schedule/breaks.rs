@@ -11,11 +11,10 @@ use tokio::{
 use super::{Effect, Event, Loss, Lost, Schedule, Step, planting, revokes};
 use crate::{
     deployment::{Deployment, Restarts},
-    faults::{self, Fault, FaultGuard, Target},
     history::{Entry, Op, Operation, Touched},
     proxy::{Network, Peer, Toxic, ToxicGuard},
     subject::Subject,
-    workload::{Break, Failure, Recorder, Scheduled, Tokens},
+    workload::{Break, Failure, Injected, Recorder, Scheduled, Tokens},
 };
 
 /// Of the commands that may be lost, this share is.
@@ -83,11 +82,7 @@ impl World<'_> {
                     step.event.name(),
                     step.at,
                     step.lasts,
-                    Injected {
-                        fault,
-                        target,
-                        guard: None,
-                    },
+                    Injected::new(fault, target),
                 )
             }
             Event::Lose(lost) => Scheduled::new(
@@ -135,34 +130,6 @@ impl World<'_> {
                 Scheduled::new(step.event.name(), step.at, step.lasts, late)
             }
         }
-    }
-}
-
-/// A fault by its name.
-struct Injected {
-    fault: Fault,
-    target: Target,
-    guard: Option<FaultGuard>,
-}
-
-impl Break for Injected {
-    async fn cause(&mut self) -> Result<(), Failure> {
-        self.guard = Some(faults::inject(&self.fault, &self.target).await?);
-        Ok(())
-    }
-
-    async fn heal(&mut self) -> Result<Option<Touched>, Failure> {
-        let Some(guard) = self.guard.take() else {
-            return Ok(None);
-        };
-        let report = guard.heal().await?;
-        Ok(Some(Touched {
-            // Where the server counts its effects, those alone say whether something was touched.
-            connections: report.effects.map_or(report.connections, |effects| {
-                report.connections.min(effects)
-            }),
-            bytes: 0,
-        }))
     }
 }
 

@@ -28,11 +28,7 @@ impl Scheduled {
     /// ```
     #[must_use]
     pub fn fault(fault: Fault, target: &Target, at: Duration, lasts: Duration) -> Self {
-        let injected = Injected {
-            fault,
-            target: target.clone(),
-            guard: None,
-        };
+        let injected = Injected::new(fault, target.clone());
         let scheduled = Self::new(fault.name(), at, lasts, injected);
         if fault.is_redis() {
             scheduled.no_redis()
@@ -42,10 +38,21 @@ impl Scheduled {
     }
 }
 
-struct Injected {
+/// A fault by its name.
+pub(crate) struct Injected {
     fault: Fault,
     target: Target,
     guard: Option<FaultGuard>,
+}
+
+impl Injected {
+    pub(crate) fn new(fault: Fault, target: Target) -> Self {
+        Self {
+            fault,
+            target,
+            guard: None,
+        }
+    }
 }
 
 impl Break for Injected {
