@@ -23,8 +23,9 @@ const EVERY: Duration = Duration::from_secs(60);
 const BATCH: u32 = 500;
 /// Between two batches.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Journal rows are kept for the longest life of a copy, times this. A copy from before a purged row is
-/// not believed; that no such copy is alive any more makes purging cost no hit.
+/// Journal rows are kept for the longest life of a copy, times this. A copy from before a purged row is not
+/// believed; that no such copy is alive any more makes purging cost no hit, and keeps it safe where a Postgres
+/// failover uses transaction ids again.
 const JOURNAL_LIVES: u32 = 2;
 
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {

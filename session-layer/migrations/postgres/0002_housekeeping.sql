@@ -19,7 +19,8 @@ ALTER TABLE session_store ADD COLUMN floor_system bigint;
 
 -- Removes what is older than `keep`, and raises the floor past it in the same transaction: a node that
 -- reads the journal sees either both or neither, and believes no copy whose read may not have seen a
--- transaction below the floor. So `keep` is a matter of hits lost, never of safety.
+-- transaction below the floor. So `keep` is a matter of hits lost, as long as no transaction id is used twice.
+-- A standby that is promoted may do that: so rows have to outlive every copy that is older than they are.
 --
 -- Never past the oldest transaction still running: while one is, every fresh read says so (xmin), and its
 -- copy would be below the floor for as long.
