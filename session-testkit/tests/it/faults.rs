@@ -47,9 +47,11 @@ async fn lines(backends: Arc<Backends>) -> Outcome {
                     .is_ok(),
             }
         };
+        // Those used before may still be closing, so the open ones tell nothing.
+        let before = network.proxy(0, peer).traffic().accepted;
         let mut old = TcpStream::connect(network.proxy(0, peer).address()).await?;
-        wait::until("both sides to be connected", SECONDS, async || {
-            network.proxy(0, peer).traffic().open > 0
+        wait::until("the connection to be accepted", SECONDS, async || {
+            network.proxy(0, peer).traffic().accepted > before
         })
         .await?;
         let mut broken = faults::inject(&fault, &target).await?;
