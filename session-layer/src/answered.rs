@@ -1,11 +1,12 @@
-//! What the layer adds to an answer on its way out: [`Answered`], and the headers that caches,
-//! proxies and browsers' developer tools read.
+//! What the layer adds to an answer on its way out: [`Answered`], a cookie that now ends later, and the
+//! headers that caches, proxies and browsers' developer tools read.
 
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, VARY};
+use http::header::{CACHE_CONTROL, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
+use crate::cookie::SetCookie;
 use crate::validate::Tier;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -24,13 +25,36 @@ pub struct Answered {
 }
 
 /// What is to be added to one answer.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Finish {
     /// `Vary` and `Cache-Control`.
     pub(crate) cache_headers: bool,
     pub(crate) server_timing: bool,
     /// Set once a token was looked up.
     pub(crate) answered: Option<Answered>,
+    /// Set where the request's session now ends later.
+    pub(crate) cookie: Option<CookieAgain>,
+}
+
+/// The cookie a request came with, to be sent again.
+#[derive(Debug, Clone)]
+pub(crate) struct CookieAgain {
+    pub(crate) name: String,
+    pub(crate) field: SetCookie,
+}
+
+impl CookieAgain {
+    /// The handler knows better: it has rotated the token, or logged out. And what many clients may be
+    /// given must not have one's token in it.
+    fn append_to(self, headers: &mut HeaderMap) {
+        let is_of_this_name = |field: &HeaderValue| {
+            let rest = field.as_bytes().strip_prefix(self.name.as_bytes());
+            rest.is_some_and(|rest| rest.trim_ascii_start().starts_with(b"="))
+        };
+        if !headers.get_all(SET_COOKIE).iter().any(is_of_this_name) && !is_shared(headers) {
+            self.field.append_to(headers);
+        }
+    }
 }
 
 impl Finish {
@@ -42,6 +66,9 @@ impl Finish {
             headers
                 .entry(CACHE_CONTROL)
                 .or_insert(HeaderValue::from_static("private"));
+        }
+        if let Some(cookie) = self.cookie {
+            cookie.append_to(headers);
         }
         let Some(answered) = self.answered else {
             return;
@@ -63,6 +90,19 @@ impl Finish {
             extensions.insert(answered);
         }
     }
+}
+
+/// May a cache that several clients share keep this answer, by its own word?
+fn is_shared(headers: &HeaderMap) -> bool {
+    let directives = headers
+        .get_all(CACHE_CONTROL)
+        .iter()
+        .flat_map(|field| field.as_bytes().split(|b| *b == b','));
+    directives.map(<[u8]>::trim_ascii).any(|directive| {
+        let end = directive.iter().position(|b| *b == b'=');
+        let name = directive[..end.unwrap_or(directive.len())].trim_ascii_end();
+        name.eq_ignore_ascii_case(b"public") || name.eq_ignore_ascii_case(b"s-maxage")
+    })
 }
 
 /// Adds what is missing of `Authorization, Cookie` to what the answer varies by already.
@@ -128,7 +168,7 @@ mod tests {
                 ..Finish::default()
             };
             for _nested in 0..2 {
-                finish.apply(&mut response);
+                finish.clone().apply(&mut response);
             }
             assert_eq!(all(&response, VARY), expected);
             assert_eq!(all(&response, CACHE_CONTROL), ["private"]);
@@ -145,6 +185,7 @@ mod tests {
             cache_headers: true,
             server_timing: true,
             answered: Some(LOOKED_UP),
+            cookie: None,
         };
         finish.apply(&mut response);
         assert_eq!(all(&response, CACHE_CONTROL), ["public"]);
@@ -164,6 +205,46 @@ mod tests {
         };
         finish.apply(&mut response);
         assert!(response.headers().is_empty() && response.extensions().is_empty());
+    }
+
+    #[test]
+    fn a_cookie_is_sent_again_where_neither_handler_nor_cache_is_against_it() {
+        let again = || CookieAgain {
+            name: "session".to_owned(),
+            field: crate::cookie::SessionCookie::new().clear(),
+        };
+        for (there, expected) in [
+            (vec![], 1),
+            (vec![(SET_COOKIE, "theme=dark")], 2),
+            (vec![(SET_COOKIE, "sessions=x")], 2),
+            (
+                vec![(SET_COOKIE, "theme=dark"), (SET_COOKIE, "session=new")],
+                2,
+            ),
+            (vec![(SET_COOKIE, "session =; Max-Age=0")], 1),
+            (vec![(CACHE_CONTROL, "no-store")], 1),
+            (vec![(CACHE_CONTROL, "private, max-age=60")], 1),
+            (vec![(CACHE_CONTROL, "max-age=60, PUBLIC")], 0),
+            (
+                vec![
+                    (CACHE_CONTROL, "max-age=60"),
+                    (CACHE_CONTROL, "s-maxage = 60"),
+                ],
+                0,
+            ),
+        ] {
+            let mut response = Response::new(());
+            for (name, field) in &there {
+                let field = HeaderValue::from_static(field);
+                response.headers_mut().append(name, field);
+            }
+            let finish = Finish {
+                cookie: Some(again()),
+                ..Finish::default()
+            };
+            finish.apply(&mut response);
+            assert_eq!(all(&response, SET_COOKIE).len(), expected, "{there:?}");
+        }
     }
 
     #[test]

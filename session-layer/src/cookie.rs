@@ -7,6 +7,7 @@ use cookie::time::{Duration, OffsetDateTime};
 use http::header::SET_COOKIE;
 use http::{HeaderMap, HeaderValue};
 
+use crate::session::Session;
 use crate::token::SessionToken;
 
 /// The name of a cookie that was given none.
@@ -16,31 +17,35 @@ pub(crate) const DEFAULT_COOKIE_NAME: &str = "session";
 /// [`SessionCacheLayer::cookie`](crate::SessionCacheLayer::cookie), for the login that issues it and
 /// the logout that clears it. (A browser clears a cookie only if name, domain and path are the same.)
 ///
-/// It is always `HttpOnly`, and goes when the browser ends its session; how long the session itself
-/// lasts is for the store to say, whatever the browser keeps.
+/// It is always `HttpOnly`. It goes when the browser ends its own session, or, for a
+/// [persistent](crate::NewSession::persistent) one ("remember me"), when ours ends: `Max-Age`, which the
+/// layer sends anew whenever a touch has moved that moment. How long the session lasts is for the store to
+/// say, whatever the browser keeps.
 ///
 /// Wherever the application is served over HTTPS only, use [`host_prefixed`](Self::host_prefixed).
 ///
 /// ```
 /// use http::HeaderMap;
-/// use session_layer::{SessionCookie, SessionToken};
+/// use session_layer::{NewSession, SessionCookie, cache::MemoryCache, Sessions, store::SqliteStore};
 ///
-/// # fn main() -> Result<(), session_layer::RandomError> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let cookie = SessionCookie::host_prefixed();
-/// let token = SessionToken::generate()?;
+/// let sessions = Sessions::builder(MemoryCache::new(), SqliteStore::in_memory().await?).build();
+/// let created = sessions.create(NewSession::new("alice").persistent(true)).await?;
 ///
 /// let mut headers = HeaderMap::new();
-/// cookie.issue(&token).append_to(&mut headers);
+/// cookie.issue(&created.token, &created.session).append_to(&mut headers);
 /// let expected = format!(
-///     "__Host-session={}; HttpOnly; SameSite=Lax; Secure; Path=/",
-///     token.reveal()
+///     "__Host-session={}; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=86400",
+///     created.token.reveal()
 /// );
 /// assert_eq!(headers["set-cookie"], expected);
 /// # Ok(()) }
 /// ```
 ///
 /// With the feature `axum` it can be returned beside the rest of an answer:
-/// `(cookie.issue(&token), Json(body))`.
+/// `(cookie.issue(&created.token, &created.session), Json(body))`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub struct SessionCookie {
@@ -142,9 +147,18 @@ impl SessionCookie {
         &self.name
     }
 
-    /// Gives the browser this token: for the answer to a login or a rotation.
-    pub fn issue(&self, token: &SessionToken) -> SetCookie {
-        SetCookie::new(&self.with_value(token.reveal()))
+    /// Gives the browser this token of this session: for the answer to a login or a rotation.
+    pub fn issue(&self, token: &SessionToken, session: &Session) -> SetCookie {
+        self.keep(token.reveal(), session)
+    }
+
+    /// The same for a token that a request presented in this cookie.
+    pub(crate) fn keep(&self, presented: &str, session: &Session) -> SetCookie {
+        let mut cookie = self.with_value(presented);
+        if session.is_persistent() {
+            cookie.set_max_age(max_age(session));
+        }
+        SetCookie::new(&cookie)
     }
 
     /// Makes the browser forget the token: for the answer to a logout. Never for an outage, which says
@@ -192,7 +206,7 @@ pub struct SetCookie(HeaderValue);
 impl SetCookie {
     fn new(cookie: &cookie::Cookie<'_>) -> Self {
         let mut value = HeaderValue::try_from(cookie.to_string())
-            .expect("name and attributes were checked when they were set, tokens are base64url");
+            .expect("name and attributes were checked when they were set, a token is base64url or came in a header");
         // Keeps it out of `Debug` and out of HTTP/2's compression.
         value.set_sensitive(true);
         Self(value)
@@ -217,6 +231,14 @@ impl fmt::Debug for SetCookie {
     }
 }
 
+/// How long a browser keeps the cookie: from when the session was last seen, which is now or, where no touch
+/// came before this answer, some moments ago, until it ends. A cookie that outlives its session by those
+/// moments lets nobody in. (`Max-Age` rather than a date: clocks of browsers are wrong.)
+fn max_age(session: &Session) -> Duration {
+    let left = session.ends_at().since(session.last_seen_at());
+    Duration::seconds(i64::try_from(left.as_secs()).unwrap_or(i64::MAX))
+}
+
 /// Browsers compare these prefixes without regard to case.
 fn has_prefix(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len())
@@ -238,12 +260,52 @@ fn assert_attribute(what: &str, value: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration as StdDuration;
+
     use super::*;
+    use crate::clock::Timestamp;
+    use crate::session::{SessionId, SessionParts, data_to_json};
+
+    fn session(lifetime_s: u64, idle_s: Option<u64>, persistent: bool) -> Session {
+        let at = Timestamp::from_micros(1_000_000);
+        SessionParts {
+            id: SessionId::from_bytes([1; 16]),
+            user_id: "alice".to_owned(),
+            version: 1,
+            created_at: at,
+            authenticated_at: at,
+            last_seen_at: at,
+            expires_at: at.after(StdDuration::from_secs(lifetime_s)),
+            idle_timeout: idle_s.map(StdDuration::from_secs),
+            persistent,
+            data: data_to_json(()).unwrap(),
+        }
+        .into()
+    }
+
+    fn issued_for(cookie: &SessionCookie, session: &Session) -> String {
+        let token = SessionToken::generate().unwrap();
+        let field = cookie.issue(&token, session).header_value();
+        field.to_str().unwrap().replace(token.reveal(), "TOKEN")
+    }
 
     fn issued(cookie: &SessionCookie) -> String {
-        let token = SessionToken::generate().unwrap();
-        let field = cookie.issue(&token).header_value();
-        field.to_str().unwrap().replace(token.reveal(), "TOKEN")
+        issued_for(cookie, &session(60, None, false))
+    }
+
+    #[test]
+    fn a_persistent_one_says_when_its_session_ends() {
+        let cookie = SessionCookie::new();
+        for (session, age) in [
+            (session(60, None, false), ""),
+            (session(60, Some(30), false), ""),
+            (session(60, None, true), "; Max-Age=60"),
+            (session(60, Some(30), true), "; Max-Age=30"),
+            (session(60, Some(90), true), "; Max-Age=60"),
+        ] {
+            let expected = format!("session=TOKEN; HttpOnly; SameSite=Lax; Path=/{age}");
+            assert_eq!(issued_for(&cookie, &session), expected);
+        }
     }
 
     #[test]
@@ -294,7 +356,7 @@ mod tests {
         let token = SessionToken::generate().unwrap();
         let mut headers = HeaderMap::new();
         headers.append(SET_COOKIE, HeaderValue::from_static("theme=dark"));
-        let cookie = SessionCookie::new().issue(&token);
+        let cookie = SessionCookie::new().issue(&token, &session(60, None, false));
         assert!(!format!("{cookie:?}").contains(token.reveal()));
         cookie.append_to(&mut headers);
         assert_eq!(headers.get_all(SET_COOKIE).iter().count(), 2);

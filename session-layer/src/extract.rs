@@ -118,22 +118,38 @@ fn after_bearer(field: &[u8]) -> Option<&[u8]> {
     Some(rest)
 }
 
+/// The token that this cookie presented, whose digest is `wanted`.
+pub(crate) fn presented_in_cookie<'a>(
+    headers: &'a HeaderMap,
+    name: &str,
+    wanted: TokenDigest,
+    digest: impl Fn(&str) -> Result<TokenDigest, NotAToken>,
+) -> Option<&'a str> {
+    values(headers, name.as_bytes())
+        .filter_map(|value| std::str::from_utf8(value).ok())
+        .find(|value| digest(value) == Ok(wanted))
+}
+
+/// What the cookies of this name contain, as far as it is looked at.
+fn values<'a>(headers: &'a HeaderMap, name: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+    // HTTP/2 may split one Cookie field into several.
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .flat_map(|field| field.as_bytes().split(|b| *b == b';'))
+        .filter_map(move |pair| value_of(pair, name))
+        // Cannot be tokens, and are known not to be without a look inside.
+        .filter(|value| !value.is_empty() && value.len() <= MAX_TOKEN_BYTES)
+        .take(MOST_CHECKED)
+}
+
 fn cookies(
     headers: &HeaderMap,
     name: &[u8],
     digest: impl Fn(&[u8]) -> Result<TokenDigest, NotAToken>,
 ) -> Extracted {
     let mut candidates = Vec::new();
-    // HTTP/2 may split one Cookie field into several.
-    let values = headers
-        .get_all(COOKIE)
-        .iter()
-        .flat_map(|field| field.as_bytes().split(|b| *b == b';'))
-        .filter_map(|pair| value_of(pair, name))
-        // Cannot be tokens, and are known not to be without a look inside.
-        .filter(|value| !value.is_empty() && value.len() <= MAX_TOKEN_BYTES)
-        .take(MOST_CHECKED);
-    for value in values {
+    for value in values(headers, name) {
         let Ok(digest) = digest(value) else { continue };
         if !candidates.contains(&digest) {
             candidates.push(digest);

@@ -67,8 +67,9 @@ impl<S, ReqBody> Waiting<S, ReqBody>
 where
     S: Service<Request<ReqBody>>,
 {
-    fn go_on(mut self, answers: Answers, finish: &mut Finish) -> State<S, ReqBody, S::Future> {
+    fn go_on(mut self, mut answers: Answers, finish: &mut Finish) -> State<S, ReqBody, S::Future> {
         let degraded = answers.degraded;
+        let prolonged = std::mem::take(&mut answers.prolonged);
         let presented = PresentedSessions::among(&answers.validations);
         self.parts.extensions.insert(presented);
         let (verdict, tier) = judge(answers);
@@ -79,6 +80,7 @@ where
         });
         match verdict {
             Ok(session) => {
+                finish.cookie = self.config.cookie_again(&self.parts, &session, &prolonged);
                 self.parts.extensions.insert(session);
             }
             Err(Rejection::Unauthorized) if self.config.optional => {}
@@ -148,7 +150,7 @@ where
                 }
             }
         };
-        this.finish.apply(&mut response);
+        std::mem::take(this.finish).apply(&mut response);
         Poll::Ready(Ok(response))
     }
 }

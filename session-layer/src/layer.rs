@@ -78,6 +78,8 @@ pub(crate) struct Config {
     pub(crate) sessions: Sessions,
     pub(crate) optional: bool,
     pub(crate) sources: Vec<TokenSource>,
+    /// How the cookie is sent again.
+    pub(crate) cookie: SessionCookie,
     pub(crate) skip: Option<Skip>,
     pub(crate) on_reject: Option<OnReject>,
     pub(crate) preflight: bool,
@@ -95,6 +97,7 @@ impl SessionCacheLayer {
                 TokenSource::Bearer,
                 TokenSource::cookie(DEFAULT_COOKIE_NAME),
             ],
+            cookie: SessionCookie::new(),
             skip: None,
             on_reject: None,
             preflight: true,
@@ -161,6 +164,11 @@ impl SessionCacheLayer {
 
     /// Reads this cookie instead of the cookies among the sources so far; where none is among them,
     /// after the others. Defaults to the cookie `session`.
+    ///
+    /// It is also what the layer sends: where a touch has moved the end of a
+    /// [persistent](crate::NewSession::persistent) session that this cookie was presented for, the answer has
+    /// it again, with the new `Max-Age`. Not where the handler sets a cookie of this name itself, and not where
+    /// the answer may be kept by shared caches (`Cache-Control: public` or `s-maxage`).
     pub fn cookie(self, cookie: &SessionCookie) -> Self {
         self.set(|config| {
             let is_cookie = |source: &TokenSource| matches!(source, TokenSource::Cookie(_));
@@ -168,6 +176,7 @@ impl SessionCacheLayer {
             let at = sources.iter().position(is_cookie).unwrap_or(sources.len());
             sources.retain(|source| !is_cookie(source));
             sources.insert(at, TokenSource::cookie(cookie.name().to_owned()));
+            config.cookie = cookie.clone();
         })
     }
 
@@ -205,6 +214,7 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("optional", &self.optional)
             .field("sources", &self.sources)
+            .field("cookie", &self.cookie)
             .field("skip", &self.skip.is_some())
             .field("on_reject", &self.on_reject.is_some())
             .field("preflight", &self.preflight)

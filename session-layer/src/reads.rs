@@ -22,7 +22,7 @@ use crate::driver::Driver;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::store::{Loaded, Row, SessionStore};
 use crate::token::TokenDigest;
-use crate::validate::{Open, ReadContext, Validation};
+use crate::validate::{Open, ReadContext, Told};
 
 /// How many callers may wait: some 2 MiB of them, and far more than can be answered within a budget
 /// of 250 ms.
@@ -44,7 +44,7 @@ struct Caller<L> {
     /// Granted before it came here, and so before the read it joins.
     lease: Option<L>,
     /// Closed where it has left.
-    tell: oneshot::Sender<Validation>,
+    tell: oneshot::Sender<Told>,
 }
 
 /// What there is to count of reads, at this moment.
@@ -58,7 +58,7 @@ pub(crate) struct ReadGauges {
 
 /// Where a caller's answer will arrive, by the place of its digest in the look-up. An end without an
 /// answer: nobody could say.
-type Answer = (usize, oneshot::Receiver<Validation>);
+type Answer = (usize, oneshot::Receiver<Told>);
 
 impl<L> Reads<L> {
     pub(crate) fn new(at_once: usize) -> Self {
@@ -176,7 +176,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         self: &Arc<Self>,
         open: Vec<Open<C::Lease>>,
         deadline: Instant,
-    ) -> Vec<(usize, Validation)> {
+    ) -> Vec<(usize, Told)> {
         let Some(joined) = self.reads.join(open, Instant::now(), deadline) else {
             self.counters.shed.add_one();
             self.note_store(&shed());
@@ -186,10 +186,10 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         if let Some(slot) = joined.slot {
             self.tasks.spawn(Arc::clone(self).read_on(slot));
         }
-        let mut told = Vec::with_capacity(joined.answers.len());
+        let mut answers = Vec::with_capacity(joined.answers.len());
         for (at, answer) in joined.answers {
             match tokio::time::timeout_at(deadline, answer).await {
-                Ok(Ok(validation)) => told.push((at, validation)),
+                Ok(Ok(told)) => answers.push((at, told)),
                 // What went wrong was noted where it did.
                 Ok(Err(_)) => {}
                 Err(_elapsed) => self.note_store(&StoreError::new(
@@ -198,7 +198,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 )),
             }
         }
-        told
+        answers
     }
 
     /// A reader.
@@ -267,9 +267,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             lease = caller.lease.or(lease);
             tell.push(caller.tell);
         }
-        let (validation, behind) = self.answer(&read, digest, row, lease).await;
+        let (told, behind) = self.answer(&read, digest, row, lease).await;
         for tell in tell {
-            let _ = tell.send(validation.clone());
+            let _ = tell.send(told.clone());
         }
         if let Some(work) = behind {
             self.work_behind(work).await;

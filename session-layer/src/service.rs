@@ -17,14 +17,14 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 use tower_service::Service;
 
-use crate::answered::Finish;
+use crate::answered::{CookieAgain, Finish};
 use crate::body::ResponseBody;
-use crate::extract::{Extracted, extract};
+use crate::extract::{Extracted, TokenSource, extract, presented_in_cookie};
 use crate::future::{ResponseFuture, Waiting};
 use crate::layer::Config;
 use crate::presented::PresentedSessions;
 use crate::reject::Rejection;
-use crate::session::Session;
+use crate::session::{Session, SessionId};
 use crate::token::TokenDigest;
 use crate::validate::{Answers, Tier, Validation};
 
@@ -133,8 +133,29 @@ impl Config {
         Finish {
             cache_headers: guarded && self.cache_headers,
             server_timing: self.server_timing,
-            answered: None,
+            ..Finish::default()
         }
+    }
+
+    /// The cookie with its new end, if it is the one this token was presented in, and says when it ends.
+    pub(crate) fn cookie_again(
+        &self,
+        parts: &Parts,
+        session: &Session,
+        prolonged: &[(SessionId, TokenDigest)],
+    ) -> Option<CookieAgain> {
+        let (_, wanted) = prolonged.iter().find(|(id, _)| *id == session.id())?;
+        let cookie = &self.cookie;
+        let is_ours = |source: &TokenSource| matches!(source, TokenSource::Cookie(name) if name == cookie.name());
+        if !session.is_persistent() || !self.sources.iter().any(is_ours) {
+            return None;
+        }
+        let digest = |presented: &str| self.sessions.digest(presented);
+        let token = presented_in_cookie(&parts.headers, cookie.name(), *wanted, digest)?;
+        Some(CookieAgain {
+            name: cookie.name().to_owned(),
+            field: cookie.keep(token, session),
+        })
     }
 
     /// The answer to a rejected request.
@@ -192,7 +213,7 @@ pub(crate) fn judge(answers: Answers) -> (Result<Session, Rejection>, Tier) {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::session::{SessionId, SessionParts, data_to_json};
+    use crate::session::{SessionParts, data_to_json};
 
     fn valid(user: &str, id: u8) -> Validation {
         let at = Timestamp::from_micros(0);
@@ -205,6 +226,7 @@ mod tests {
             last_seen_at: at,
             expires_at: at,
             idle_timeout: None,
+            persistent: false,
             data: data_to_json(()).unwrap(),
         };
         Validation::Valid(parts.into())
@@ -269,6 +291,7 @@ mod tests {
                 validations,
                 tier,
                 degraded,
+                prolonged: Vec::new(),
             });
             let verdict = verdict.map(|session| session.id().as_bytes()[0]);
             assert_eq!((verdict, said), expected, "{what}");

@@ -99,6 +99,8 @@ pub struct SessionParts {
     pub expires_at: Timestamp,
     /// How long it may go unused, if that is limited (the idle timeout).
     pub idle_timeout: Option<Duration>,
+    /// Its cookie outlives the browser ("remember me").
+    pub persistent: bool,
     /// The application's data: JSON.
     pub data: Box<RawValue>,
 }
@@ -158,6 +160,22 @@ impl Session {
     #[must_use]
     pub fn idle_timeout(&self) -> Option<Duration> {
         self.0.idle_timeout
+    }
+
+    /// When the session ends if it is not used any more: the earlier of its two timeouts.
+    #[must_use]
+    pub fn ends_at(&self) -> Timestamp {
+        let idle = self.0.idle_timeout;
+        idle.map_or(self.0.expires_at, |idle| {
+            self.0.expires_at.min(self.0.last_seen_at.after(idle))
+        })
+    }
+
+    /// Does its cookie outlive the browser ("remember me")? As said at its
+    /// [creation](crate::NewSession::persistent).
+    #[must_use]
+    pub fn is_persistent(&self) -> bool {
+        self.0.persistent
     }
 
     /// The application's data.
@@ -247,6 +265,7 @@ mod tests {
             last_seen_at: at,
             expires_at: at,
             idle_timeout: None,
+            persistent: false,
             data: data_to_json("secret-data").unwrap(),
         });
         assert!(!format!("{session:?}").contains("secret-data"));

@@ -11,16 +11,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 mod decide;
 
 use self::decide::{believe, lifetime, touch_granularity};
+use crate::breaker::BreakerState;
 use crate::cache::{Entry, Filled, Lookup, SessionCache};
 use crate::clock::Timestamp;
 use crate::driver::Driver;
 use crate::error::{CacheError, CacheErrorKind, StoreError};
-use crate::session::Session;
+use crate::session::{Session, SessionId};
 use crate::sessions::Mode;
 use crate::store::{Change, Loaded, Row, SessionStore, StoreId};
 use crate::token::TokenDigest;
@@ -70,6 +71,26 @@ pub(crate) struct Answers {
     pub(crate) tier: Tier,
     /// The cache was to be asked and could not be.
     pub(crate) degraded: bool,
+    /// The sessions that now end later, by a touch before this very answer, and the digests they were
+    /// found under.
+    pub(crate) prolonged: Vec<(SessionId, TokenDigest)>,
+}
+
+/// What the store's word on a digest came to.
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
+    pub(crate) validation: Validation,
+    /// The session now ends later than it did: it was touched.
+    pub(crate) prolonged: bool,
+}
+
+impl From<Validation> for Told {
+    fn from(validation: Validation) -> Self {
+        Self {
+            validation,
+            prolonged: false,
+        }
+    }
 }
 
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {
@@ -107,6 +128,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 validations,
                 tier: Tier::Cache,
                 degraded,
+                prolonged: Vec::new(),
             };
         }
         let told = self.ask_store(open, deadline).await;
@@ -116,13 +138,18 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         } else {
             Tier::Store
         };
-        for (at, validation) in told {
-            validations[at] = validation;
+        let mut prolonged = Vec::new();
+        for (at, told) in told {
+            if let (true, Validation::Valid(session)) = (told.prolonged, &told.validation) {
+                prolonged.push((session.id(), digests[at]));
+            }
+            validations[at] = told.validation;
         }
         Answers {
             validations,
             tier,
             degraded,
+            prolonged,
         }
     }
 
@@ -175,7 +202,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         digest: TokenDigest,
         row: Row,
         lease: Option<C::Lease>,
-    ) -> (Validation, Option<Behind<C::Lease>>) {
+    ) -> (Told, Option<Behind<C::Lease>>) {
         let (mut session, previous_until) = match row {
             Row::Alive {
                 session,
@@ -185,11 +212,12 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             // be gone before it, and so has the lease of whoever read the row while it was still there.
             // (Also where a lease was granted to us: it may have been lost since, and another's fill be
             // in its place.)
-            Row::Absent => return (self.invalid(digest, Was::Absent).await, None),
-            Row::Revoked => return (self.invalid(digest, Was::Ended).await, None),
+            Row::Absent => return (self.invalid(digest, Was::Absent).await.into(), None),
+            Row::Revoked => return (self.invalid(digest, Was::Ended).await.into(), None),
         };
         let granularity = touch_granularity(session.idle_timeout());
         let mut late_touch = false;
+        let mut prolonged = false;
         if read.now.since(session.last_seen_at()) >= granularity {
             // With an idle timeout the touch decides whether the session lives on, so it comes before
             // the answer; without one it only dates the user's list of sessions.
@@ -197,15 +225,19 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 match self.store.touch(session.id(), granularity).await {
                     Ok(Change::Made {
                         session: touched, ..
-                    }) => session = touched,
+                    }) => {
+                        // Of a token that a rotation has replaced the client is to keep no longer hold.
+                        prolonged = previous_until.is_none();
+                        session = touched;
+                    }
                     Ok(Change::NoSession) => {
-                        return (self.invalid(digest, Was::Ended).await, None);
+                        return (self.invalid(digest, Was::Ended).await.into(), None);
                     }
                     // Alive by the read; not to be cached, so that the next request tries again.
-                    Ok(Change::Conflict) => return (Validation::Valid(session), None),
+                    Ok(Change::Conflict) => return (Validation::Valid(session).into(), None),
                     Err(error) => {
                         self.note_touch(&error);
-                        return (Validation::Valid(session), None);
+                        return (Validation::Valid(session).into(), None);
                     }
                 }
             } else {
@@ -233,18 +265,31 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 },
             }),
         };
-        (Validation::Valid(session), Some(behind))
+        let told = Told {
+            validation: Validation::Valid(session),
+            prolonged,
+        };
+        (told, Some(behind))
     }
 
     /// "Invalid", once the key is removed. What could not be removed is not believed by this node, and
     /// is tried again.
     async fn invalid(self: &Arc<Self>, digest: TokenDigest, was: Was) -> Validation {
-        if let Err(error) = self.cache.invalidate(&[digest]).await {
-            self.note_cache(&error);
-            // A flood of tokens that never existed, while the cache is down, must not fill the memory.
-            if was == Was::Ended || self.pending.len() < MOST_ABSENT {
-                self.unlink_later(&[digest]);
-            }
+        let driver = Arc::clone(self);
+        let removal = async move {
+            let removed = driver.cache.invalidate(&[digest]).await;
+            removed.map_err(|error| driver.note_cache(&error)).is_ok()
+        };
+        let removed = if self.gate.status().0 == BreakerState::Closed {
+            removal.await
+        } else {
+            // It goes on when nobody waits for it: breaking it off would cost a connection.
+            let removal = timeout(REMOVAL_WHILE_OPEN, self.tasks.spawn(removal));
+            matches!(removal.await, Ok(Ok(true)))
+        };
+        // A flood of tokens that never existed, while the cache is down, must not fill the memory.
+        if !removed && (was == Was::Ended || self.pending.len() < MOST_ABSENT) {
+            self.unlink_later(&[digest]);
         }
         Validation::Invalid
     }
@@ -299,6 +344,11 @@ enum Was {
     Absent,
 }
 
+/// How long an "invalid" waits for its removal while the breaker is not closed: twice what a healthy validation
+/// may take. A cache that is back, and is being found out about, answers sooner; one that is not would take its
+/// whole deadline from every "invalid".
+const REMOVAL_WHILE_OPEN: Duration = Duration::from_millis(10);
+
 /// How many removals of absent sessions' keys are kept for later at most: about 1 MiB.
 const MOST_ABSENT: usize = 10_000;
 
@@ -330,7 +380,7 @@ impl ReadContext {
 /// What is done after the answer went out.
 pub(crate) struct Behind<L> {
     fill: Option<Fill<L>>,
-    touch: Option<(crate::session::SessionId, Duration)>,
+    touch: Option<(SessionId, Duration)>,
 }
 
 struct Fill<L> {

@@ -44,6 +44,7 @@ struct Record {
     created_at: Timestamp,
     last_seen_at: Timestamp,
     idle: Option<Duration>,
+    persistent: bool,
     expires_at: Timestamp,
     revoked: bool,
 }
@@ -356,6 +357,7 @@ impl Postgres {
             created_at: now,
             last_seen_at: now,
             idle: new.idle_timeout,
+            persistent: new.persistent,
             expires_at: now.after(new.lifetime),
             revoked: false,
         };
@@ -645,6 +647,7 @@ fn session(record: &Record) -> Session {
         last_seen_at: record.last_seen_at,
         expires_at: record.expires_at,
         idle_timeout: record.idle,
+        persistent: record.persistent,
         data: record.data.clone(),
     }
     .into()

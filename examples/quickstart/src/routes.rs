@@ -37,7 +37,7 @@ pub(crate) async fn login(
         StatusCode::CREATED,
         // The token goes to this client and into no cache on the way.
         [(header::CACHE_CONTROL, "no-store")],
-        app.cookie.issue(&created.token),
+        app.cookie.issue(&created.token, &created.session),
         Json(body),
     ))
 }

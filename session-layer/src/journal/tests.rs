@@ -28,6 +28,7 @@ fn copy(n: u8, version: i64, xmin: u64) -> Entry {
             last_seen_at: at,
             expires_at: at.after(Duration::from_secs(3600)),
             idle_timeout: None,
+            persistent: false,
             data: data_to_json(()).unwrap(),
         }
         .into(),

@@ -43,6 +43,7 @@ pub struct NewSession {
     user_agent: Option<String>,
     lifetime: Duration,
     idle_timeout: Option<Duration>,
+    persistent: bool,
     begun: Option<LoginMoment>,
 }
 
@@ -57,6 +58,7 @@ impl NewSession {
             user_agent: None,
             lifetime: DEFAULT_LIFETIME,
             idle_timeout: None,
+            persistent: false,
             begun: None,
         }
     }
@@ -95,6 +97,14 @@ impl NewSession {
     /// When the session ends if it goes unused, in whole seconds. Defaults to none.
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.idle_timeout = Some(idle_timeout);
+        self
+    }
+
+    /// Whether its cookie outlives the browser: "remember me". It then says when the session ends
+    /// (`Max-Age`), and where an idle timeout moves that, the layer sends it again. Without it the cookie
+    /// goes when the browser ends its own session, however long ours may last. Defaults to false.
+    pub fn persistent(mut self, persistent: bool) -> Self {
+        self.persistent = persistent;
         self
     }
 
@@ -145,6 +155,7 @@ impl NewSession {
             user_agent,
             lifetime: self.lifetime,
             idle_timeout: self.idle_timeout,
+            persistent: self.persistent,
             begun: self.begun,
         })
     }
@@ -173,6 +184,8 @@ pub struct CheckedSession {
     pub lifetime: Duration,
     /// The idle timeout: whole seconds count.
     pub idle_timeout: Option<Duration>,
+    /// Its cookie outlives the browser.
+    pub persistent: bool,
     /// Where the store stood when the login began; `None`: it begins with the creation.
     pub begun: Option<LoginMoment>,
 }

@@ -91,6 +91,7 @@ mod tests {
             last_seen_at: Timestamp::from_micros(seen),
             expires_at: NOW.after(expires_in),
             idle_timeout,
+            persistent: false,
             data: data_to_json(()).unwrap(),
         }
         .into()

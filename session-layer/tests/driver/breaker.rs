@@ -58,6 +58,35 @@ async fn a_cache_that_hangs_is_given_up_within_200_ms_and_then_no_request_waits(
     assert!(sessions.recent_errors()[0].contains("as the test wants it"));
 }
 
+/// An "invalid" is to be told to the cache first. Not at the price of its whole deadline each time.
+#[tokio::test(start_paused = true)]
+async fn while_the_breaker_is_open_an_invalid_waits_10_ms_for_its_removal() {
+    let (cache, store) = (Cache::default(), Store::new());
+    store.end(1);
+    let sessions = Sessions::builder(cache.clone(), store).build();
+    cache.takes(50 * MS);
+    let begin = Instant::now();
+    assert_eq!(ask(&sessions, 1).await, "invalid");
+    assert_eq!(
+        begin.elapsed(),
+        100 * MS,
+        "closed: the look-up, the removal"
+    );
+    cache.fails(CacheErrorKind::Unreachable);
+    assert_eq!(ask(&sessions, 2).await, "valid");
+    assert_eq!(sessions.breaker(), BreakerState::Open);
+    let begin = Instant::now();
+    assert_eq!(ask(&sessions, 1).await, "invalid");
+    assert_eq!(begin.elapsed(), 10 * MS);
+    // One that is being found out about answers in time.
+    cache.takes(5 * MS);
+    cache.fails(None);
+    let (begin, asked) = (Instant::now(), cache.invalidations());
+    assert_eq!(ask(&sessions, 1).await, "invalid");
+    assert_eq!(begin.elapsed(), 5 * MS);
+    assert_eq!(cache.invalidations(), asked + 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_is_asked_again_soon_after_it_answers() {
     let cache = Cache::default();

@@ -160,6 +160,7 @@ fn session(digest: &TokenDigest) -> Session {
         last_seen_at: now,
         expires_at: now.after(HOUR),
         idle_timeout: None,
+        persistent: false,
         data: RawValue::from_string("{}".to_owned()).unwrap(),
     }
     .into()
@@ -300,6 +301,18 @@ impl Cache {
     pub(crate) fn invalidations(&self) -> usize {
         self.0.invalidations.load(Ordering::SeqCst)
     }
+
+    /// In its time, and as the test wants it.
+    async fn answer(&self) -> Result<(), CacheError> {
+        let takes = Duration::from_micros(self.0.takes_us.load(Ordering::SeqCst));
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
+        let fails = *self.0.fails.lock().unwrap();
+        fails.map_or(Ok(()), |kind| {
+            Err(CacheError::new(kind, "as the test wants it"))
+        })
+    }
 }
 
 impl SessionCache for Cache {
@@ -312,14 +325,10 @@ impl SessionCache for Cache {
         _: &(dyn Fn(&Entry) -> Belief + Send + Sync),
     ) -> Vec<Lookup<()>> {
         self.0.gets.fetch_add(1, Ordering::SeqCst);
-        let takes = Duration::from_micros(self.0.takes_us.load(Ordering::SeqCst));
-        if !takes.is_zero() {
-            tokio::time::sleep(takes).await;
-        }
-        let fails = *self.0.fails.lock().unwrap();
-        let answer = |_| match fails {
-            Some(kind) => Lookup::Failed(CacheError::new(kind, "as the test wants it")),
-            None => Lookup::Leased(()),
+        let answered = self.answer().await;
+        let answer = |_| match &answered {
+            Err(error) => Lookup::Failed(CacheError::new(error.kind(), error.to_string())),
+            Ok(()) => Lookup::Leased(()),
         };
         digests.iter().map(answer).collect()
     }
@@ -332,7 +341,7 @@ impl SessionCache for Cache {
     }
     async fn invalidate(&self, _: &[TokenDigest]) -> Result<Invalidated, CacheError> {
         self.0.invalidations.fetch_add(1, Ordering::SeqCst);
-        Ok(Invalidated::Everywhere)
+        self.answer().await.map(|()| Invalidated::Everywhere)
     }
     fn status(&self) -> CacheStatus {
         CacheStatus::new("stub")

@@ -6,7 +6,7 @@ use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{Request, StatusCode};
 use axum::response::AppendHeaders;
 use axum::routing::{any, get};
-use session_layer::{Session, SessionCookie, SessionToken};
+use session_layer::{Session, SessionCookie, SessionToken, Validation};
 use tower::ServiceExt as _;
 
 use crate::stub::{Stub, token};
@@ -95,7 +95,7 @@ async fn mistakes_in_the_routes_are_500_and_say_what_to_do() {
 #[tokio::test]
 async fn a_session_put_in_by_hand_does_not_count() {
     let validated = stub().sessions().validate(&token(0)).await;
-    let session_layer::Validation::Valid(session) = validated else {
+    let Validation::Valid(session) = validated else {
         panic!("token 0 is alive");
     };
     let mut request = Request::get("/required").body(Body::empty()).unwrap();
@@ -123,12 +123,15 @@ async fn cookies_are_appended_to_the_answers_others() {
         "/login",
         get(|| async {
             let cookie = SessionCookie::new();
+            let Validation::Valid(session) = stub().sessions().validate(&token(0)).await else {
+                panic!("token 0 is alive");
+            };
             let theme = AppendHeaders([(SET_COOKIE, "theme=dark")]);
             let token = SessionToken::generate().unwrap();
             (
                 StatusCode::CREATED,
                 theme,
-                cookie.issue(&token),
+                cookie.issue(&token, &session),
                 cookie.clear(),
                 "in",
             )

@@ -152,6 +152,7 @@ fn session(digest: TokenDigest, user: &str) -> Session {
         last_seen_at: now,
         expires_at: now.after(Duration::from_secs(3600)),
         idle_timeout: None,
+        persistent: false,
         data: RawValue::from_string("{}".to_owned()).unwrap(),
     }
     .into()

@@ -1,5 +1,7 @@
 //! `session-testkit faults`
 
+mod summary;
+
 use std::{
     fs::File,
     io::{BufWriter, Write as _},
@@ -11,6 +13,7 @@ use std::{
 use serde_json::json;
 use session_layer::Policy;
 
+use self::summary::{Line, Summary};
 use super::{could_not_run, progress::Bar, servers::Servers};
 use crate::{
     backends::{Backend, Backends},
@@ -26,7 +29,8 @@ use crate::{
 /// Drives load through several nodes of session-layer, breaks their servers meanwhile, and says which
 /// promise was broken.
 ///
-/// Each `--fault` has a run of its own; without one, a schedule is drawn from the seed. What happened is
+/// Each `--fault` has a run of its own; without one, a schedule is drawn from the seed. Several runs end with a
+/// table of all. What happened is
 /// judged when the last copy in Redis must have died, a TTL and a lease after the load. Exit code 0: every
 /// promise held; 1: one was broken; 2: could not run, or the run means too little (under 95 % of the requests
 /// that were due were sent, a fault touched nothing, too few revoked tokens were tried).
@@ -35,6 +39,7 @@ use crate::{
 Examples:
   session-testkit faults --fault redis-kill
   session-testkit faults --seed 7 --rate 500 --secs 60 --json --history run.jsonl
+  session-testkit faults --seed 1 --runs 24 --secs 60
   session-testkit faults --fault redis-link-partition@3+10/0,2 postgres-kill@5+5 --secs 20")]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -64,6 +69,10 @@ pub(super) struct Arguments {
     /// What to break in one run: a JSON file with `{"steps":[{"event":NAME,"at_ms":N,"lasts_ms":N}]}`.
     #[arg(long, value_name = "FILE", conflicts_with = "fault")]
     schedule: Option<PathBuf>,
+
+    /// So many runs with a schedule drawn for each, from the seed, the number after it, and so on.
+    #[arg(long, default_value_t = 1, value_name = "N", conflicts_with_all = ["fault", "schedule"], value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    runs: u32,
 
     /// Print the names of all faults, and end.
     #[arg(long)]
@@ -194,10 +203,11 @@ async fn run_all(
     let several = wanted.len() > 1;
     let mut runs = Vec::new();
     let mut outcomes = Vec::new();
+    let mut lines = Vec::new();
     for (number, wanted) in wanted.into_iter().enumerate() {
-        let name = wanted.name();
+        let (name, seed) = (wanted.name(), wanted.seed(seed));
         if several {
-            out.say(&format!("\n== {name}"));
+            out.say(&format!("\n== {name}, seed {seed}"));
         }
         logs.clear();
         let judged = run(arguments, seed, wanted, logs).await?;
@@ -213,11 +223,13 @@ async fn run_all(
         outcomes.push(judged.outcome());
         let mut of = judged.json();
         of["name"] = json!(name);
+        of["seed"] = json!(seed);
         runs.push(of);
+        lines.push(Line::new(name, seed, &judged));
     }
     let outcome = worst(outcomes);
     if several {
-        out.say(&format!("in all: {outcome}"));
+        out.say(&format!("{}\nin all: {outcome}", Summary(&lines)));
     }
     if arguments.json {
         let document = json!({ "seed": seed, "outcome": outcome.to_string(), "runs": runs });
@@ -231,7 +243,8 @@ async fn run_all(
 enum Wanted {
     Fault(Requested),
     Written(Schedule),
-    Drawn,
+    /// From this seed.
+    Drawn(u64),
 }
 
 impl Wanted {
@@ -239,7 +252,15 @@ impl Wanted {
         match self {
             Self::Fault(requested) => requested.event.to_string(),
             Self::Written(_) => "schedule".to_owned(),
-            Self::Drawn => "drawn".to_owned(),
+            Self::Drawn(_) => "drawn".to_owned(),
+        }
+    }
+
+    /// What replays this run, where `seed` was asked for.
+    fn seed(&self, seed: u64) -> u64 {
+        match self {
+            Self::Drawn(own) => *own,
+            _ => seed,
         }
     }
 }
@@ -260,7 +281,8 @@ fn wanted(arguments: &Arguments, seed: u64) -> Result<Vec<Wanted>, Refusal> {
         return Ok(vec![Wanted::Written(schedule)]);
     }
     if arguments.fault.is_empty() {
-        return Ok(vec![Wanted::Drawn]);
+        let seeds = (0..u64::from(arguments.runs)).map(|more| seed.wrapping_add(more));
+        return Ok(seeds.map(Wanted::Drawn).collect());
     }
     let faults = arguments.fault.iter().cloned();
     Ok(faults.map(Wanted::Fault).collect())
@@ -286,7 +308,7 @@ async fn run(
             steps: vec![requested.or_at(load / 5, load * 2 / 5)],
         })?),
         Wanted::Written(schedule) => Some(check(schedule)?),
-        Wanted::Drawn => None,
+        Wanted::Drawn(_) => None,
     };
     let other = |error: Box<dyn std::error::Error + Send + Sync>| Refusal::Other(error);
     let backends = arguments.servers.start().await;

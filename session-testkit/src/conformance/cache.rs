@@ -107,6 +107,7 @@ fn entry(user: &str) -> Entry {
         last_seen_at: at,
         expires_at: at.after(LONG),
         idle_timeout: None,
+        persistent: false,
         data: json(r#"{"cart":[1,2]}"#.to_owned()),
     };
     Entry {

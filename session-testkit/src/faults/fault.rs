@@ -52,7 +52,8 @@ pub enum Fault {
     RedisEviction,
     /// `maxmemory` of 1 byte, `noeviction`: writes are refused with OOM, reads and UNLINK are not.
     RedisOom,
-    /// NOPERM for one command, for the target's user, connected already or not.
+    /// NOPERM for one command, for the target's user, connected already or not. CLIENT is asked on new
+    /// connections alone, so with it those that are open are closed.
     RedisAcl(Command),
     /// A background save has failed: writes are refused with MISCONF.
     RedisMisconf,

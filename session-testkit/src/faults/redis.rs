@@ -167,7 +167,18 @@ async fn deny(
     );
     guard.undo = Undo::Redis(vec![restore]);
     let rule = format!("-{}", denied.name());
-    ask(fault, &target.redis, &["ACL", "SETUSER", user, &rule]).await
+    let mut steps = ::redis::pipe();
+    steps.atomic();
+    if denied == Command::Client {
+        // Asked on new connections alone: without these nobody would notice. In one transaction with the
+        // rest, for afterwards we may not, and whoever comes back in between would be let off.
+        steps.add_command(command(&[
+            "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes",
+        ]));
+    }
+    steps.add_command(command(&["ACL", "SETUSER", user, &rule]));
+    let denied = steps.exec_async(&mut admin).await;
+    denied.map_err(refused(fault))
 }
 
 /// A background save fails in a folder where nobody can make a file.

@@ -11,12 +11,15 @@ use crate::{
 
 const SECOND: Nanos = 1_000_000_000;
 const MICRO: Nanos = 1_000;
+/// From the first request on nothing is cached yet, and pools are empty: that is neither healthy nor a fault.
+const WARM_UP: Nanos = 2 * SECOND;
 
 /// How quick the validates were. Each counts by when it was due.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Figures {
-    /// While nothing was broken, and had not been for a second; commands lost in passing do not count.
+    /// From the third second on while nothing was broken, and had not been for a second; commands lost in passing
+    /// do not count.
     pub healthy: Latency,
     /// Each fault of the history.
     pub faults: Vec<FaultFigures>,
@@ -47,7 +50,12 @@ impl Figures {
     /// From the history, the validates' times, and the nodes' counts of hits.
     pub(super) fn of(history: &History, validates: &[Timed], hits: &[HitCounts]) -> Self {
         let mut healthy = Latencies::default();
+        let begin = validates.iter().map(|validate| validate.due).min();
+        let warm = begin.unwrap_or(0).saturating_add(WARM_UP);
         let calm = |due: Nanos| {
+            if due < warm {
+                return false;
+            }
             let mut faults = history.faults.iter();
             !faults.any(|fault| {
                 if is_in_passing(fault) {
@@ -137,7 +145,11 @@ mod tests {
         let fault = &figures.faults[0];
         assert_eq!((fault.at_ms, fault.healed_ms), (2_000, 5_000));
         let counts = [figures.healthy, fault.first_second, fault.rest].map(|it| it.count);
-        assert_eq!(counts, [2, 2, 2]);
+        assert_eq!(
+            counts,
+            [1, 2, 2],
+            "the first seconds are no measure of health"
+        );
         assert!((59_000..61_000).contains(&fault.first_second.p99_us));
         assert!((1_900..2_100).contains(&figures.healthy.max_us));
         assert_eq!(fault.hits_again_us, None);

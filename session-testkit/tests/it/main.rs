@@ -8,6 +8,7 @@ mod changes;
 mod check;
 mod command;
 mod conformance;
+mod cookies;
 mod deployment;
 mod embedded;
 mod examples;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         registry.theme("fault_runs", fault_runs::tests);
         registry.theme("validate", validate::tests);
         registry.theme("changes", changes::tests);
+        registry.theme("cookies", cookies::tests);
         registry.theme("stale_fill", stale_fill::tests);
         registry.theme("adapter_mutants", adapter_mutants::tests);
         registry.theme("model", model::tests);

@@ -18,6 +18,7 @@ fn entry(user: &str) -> Entry {
             last_seen_at: at,
             expires_at: at,
             idle_timeout: None,
+            persistent: false,
             data: RawValue::from_string("{}".to_owned()).unwrap(),
         }),
         store_id: [0; 16],

@@ -98,7 +98,8 @@ impl PostgresStore {
             .bind(new.user_agent.clone())
             .bind(idle)
             .bind(micros(new.lifetime))
-            .bind(begun);
+            .bind(begun)
+            .bind(new.persistent);
         let found = self.change(progress, create).await?;
         Facts::of(&found)?;
         let row = found

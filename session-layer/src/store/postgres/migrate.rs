@@ -36,7 +36,7 @@ impl Migration {
 }
 
 /// Every migration there is, oldest first. They only ever add, within a major version.
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         name: "sessions",
@@ -46,6 +46,11 @@ const MIGRATIONS: [Migration; 2] = [
         version: 2,
         name: "housekeeping",
         sql: include_str!("../../../migrations/postgres/0002_housekeeping.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "persistent",
+        sql: include_str!("../../../migrations/postgres/0003_persistent.sql"),
     },
 ];
 

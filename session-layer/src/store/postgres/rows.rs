@@ -203,6 +203,7 @@ pub(super) fn session(row: &PgRow) -> Result<Option<Session>, sqlx::Error> {
             idle_timeout: idle
                 .and_then(|seconds| u64::try_from(seconds).ok())
                 .map(Duration::from_secs),
+            persistent: row.try_get("persistent")?,
             data,
         }
         .into(),

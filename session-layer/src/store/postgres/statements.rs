@@ -253,7 +253,7 @@ impl Statements {
 }
 
 /// $1 id, $2 user, $3 digest, $4 data, $5 label, $6 ip, $7 user agent, $8 idle timeout in seconds,
-/// $9 lifetime in microseconds, $10 where Postgres stood when the login began (NULL: now).
+/// $9 lifetime in microseconds, $10 where Postgres stood when the login began (NULL: now), $11 persistent.
 ///
 /// The user's row is locked first. Waiting for a revoke-all that holds it ends with the row as that
 /// left it, and with the snapshot of before, in which that transaction was still running.
@@ -265,9 +265,9 @@ fn create(users: &str, sessions: &str, facts: &str, columns: &str) -> String {
            SELECT coalesce($10::text::pg_snapshot, pg_current_snapshot()) AS snapshot), \
          made AS ( \
            INSERT INTO {sessions} AS s (id, token_digest, user_id, user_epoch, data, label, ip, \
-             user_agent, idle_timeout_s, expires_at) \
+             user_agent, idle_timeout_s, expires_at, persistent) \
            SELECT $1, $3, $2, who.epoch, $4::text::jsonb, $5, $6::text::inet, $7, $8, \
-             now() + $9 * interval '1 microsecond' \
+             now() + $9 * interval '1 microsecond', $11 \
            FROM who, begun \
            WHERE (who.raised_by IS NULL OR pg_visible_in_snapshot(who.raised_by, begun.snapshot)) \
              AND NOT EXISTS (SELECT FROM {sessions} p WHERE p.previous_digest = $3) \

@@ -15,7 +15,7 @@ pub(super) fn micros(moment: &str) -> String {
 /// What a [`Session`](crate::Session) is made of, from the row `s`.
 fn columns() -> String {
     format!(
-        "s.id, s.user_id, s.version, s.idle_timeout_s, s.data::text AS data, \
+        "s.id, s.user_id, s.version, s.idle_timeout_s, s.persistent, s.data::text AS data, \
          {} AS created_at, {} AS authenticated_at, {} AS last_seen_at, {} AS expires_at",
         micros("s.created_at"),
         micros("s.authenticated_at"),

@@ -222,8 +222,8 @@ async fn create(
     });
     sqlx::query(
         "INSERT INTO sessions (id, token_digest, user_id, user_epoch, data, label, ip, user_agent, \
-         created_at, authenticated_at, last_seen_at, idle_timeout_s, expires_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $9, $10, $11)",
+         created_at, authenticated_at, last_seen_at, idle_timeout_s, expires_at, persistent) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $9, $10, $11, $12)",
     )
     .bind(new.id.to_string())
     .bind(digest.as_bytes().to_vec())
@@ -236,6 +236,7 @@ async fn create(
     .bind(now.as_micros())
     .bind(idle)
     .bind(now.after(new.lifetime).as_micros())
+    .bind(new.persistent)
     .execute(&mut *connection)
     .await?;
     let created = Record::by_token(connection, digest).await?;

@@ -15,14 +15,24 @@ const BOOKKEEPING: &str = "session_layer_migrations";
 /// How long another process may take to let go of the file (one that is just being replaced).
 const PATIENCE: Duration = Duration::from_secs(1);
 
-fn migrations() -> [Migration; 1] {
-    [Migration::new(
-        1,
-        "sessions".into(),
-        MigrationType::Simple,
-        SqlStr::from_static(include_str!("../../../migrations/sqlite/0001_sessions.sql")),
-        false,
-    )]
+/// Oldest first. They only ever add.
+fn migrations() -> [Migration; 2] {
+    let migration = |version, name: &'static str, sql| {
+        let sql = SqlStr::from_static(sql);
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    };
+    [
+        migration(
+            1,
+            "sessions",
+            include_str!("../../../migrations/sqlite/0001_sessions.sql"),
+        ),
+        migration(
+            2,
+            "persistent",
+            include_str!("../../../migrations/sqlite/0002_persistent.sql"),
+        ),
+    ]
 }
 
 pub(super) async fn open(path: &Path) -> Result<Turns, StoreError> {

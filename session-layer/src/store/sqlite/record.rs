@@ -128,6 +128,7 @@ impl Record {
             idle_timeout: idle
                 .and_then(|seconds| u64::try_from(seconds).ok())
                 .map(Duration::from_secs),
+            persistent: row.try_get("persistent")?,
             data,
         };
         let previous: Option<Vec<u8>> = row.try_get("previous_digest")?;

@@ -101,6 +101,7 @@ fn samples() -> Vec<(&'static str, Entry)> {
                     last_seen_at: at(i64::MIN + 2),
                     expires_at: at(i64::MIN + 3),
                     idle_timeout: Some(Duration::from_secs(1)),
+                    persistent: true,
                     ..plain()
                 }),
                 store_id: [0; 16],
@@ -126,6 +127,7 @@ fn same(before: &Entry, after: &Entry) -> Outcome {
     ensure_eq!("last_seen_at", new.last_seen_at, old.last_seen_at);
     ensure_eq!("expires_at", new.expires_at, old.expires_at);
     ensure_eq!("the idle timeout", new.idle_timeout, old.idle_timeout);
+    ensure_eq!("whether it is persistent", new.persistent, old.persistent);
     ensure!(
         new.data.get() == old.data.get(),
         "the data are not the same text: {} bytes, of {}",

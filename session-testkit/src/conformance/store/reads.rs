@@ -37,7 +37,8 @@ async fn what_was_created_is_loaded<S: SessionStore>(store: &S) -> Outcome {
     let asked = NewSession::new(case.user("Ünal \u{1F600}"))
         .data(serde_json::json!({ "cart": [1, 2.50, "x"], "nested": { "a": null } }))
         .lifetime(HOUR)
-        .idle_timeout(Duration::from_millis(90_500));
+        .idle_timeout(Duration::from_millis(90_500))
+        .persistent(true);
     let asked = checked(asked)?;
     let created = case.login_as("a", &asked).await?;
     let before = case.load_all(&[case.token("a"), case.token("b")]).await?;
@@ -86,6 +87,11 @@ fn is_as_asked(session: &Session, asked: &CheckedSession) -> Outcome {
         "the idle timeout, asked for as 90.5 s",
         session.idle_timeout(),
         Some(Duration::from_secs(91))
+    );
+    ensure_eq!(
+        "whether it is persistent",
+        session.is_persistent(),
+        asked.persistent
     );
     ensure_eq!(
         "last_seen_at, of a new session created_at",

@@ -17,6 +17,7 @@ pub(super) enum Mistake {
     None,
     StoreIdIsMadeUp,
     IdleTimeoutIsCut,
+    PersistenceIsForgotten,
     DataAreCut,
     LabelIsCut,
     RowsAreReversed,
@@ -62,6 +63,7 @@ use Mistake as M;
 pub(super) const MISTAKES: &[(Mistake, &str)] = &[
     (M::StoreIdIsMadeUp, "what_was_created_is_loaded"),
     (M::IdleTimeoutIsCut, "what_was_created_is_loaded"),
+    (M::PersistenceIsForgotten, "what_was_created_is_loaded"),
     (M::DataAreCut, "the_largest_session_is_kept"),
     (M::LabelIsCut, "the_largest_session_is_kept"),
     (
@@ -228,6 +230,7 @@ impl SessionStore for Wrapped {
                 new.idle_timeout = new.idle_timeout.map(secs);
             }
             M::IdleTimeoutIsIgnored => new.idle_timeout = None,
+            M::PersistenceIsForgotten => new.persistent = false,
             M::WhenTheLoginBeganIsIgnored => new.begun = None,
             M::LabelIsCut => new.label = None,
             M::LifetimeIsLonger => new.lifetime *= 100,

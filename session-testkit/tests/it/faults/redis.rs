@@ -154,6 +154,11 @@ async fn acl(backend: Backend) -> Outcome {
         run(&mut client, &words).await?;
         let fault = Fault::RedisAcl(denied);
         let broken = faults::inject(&fault, &target).await?;
+        if denied == Command::Client {
+            // Everybody has to connect anew.
+            assert!(run(&mut client, &["PING"]).await.is_err());
+            client = backends.redis().connect().await?;
+        }
         // The others go on.
         run(&mut client, &["PING"]).await?;
         assert_eq!(code(run(&mut client, &words).await), "NOPERM", "{fault}");

@@ -75,6 +75,7 @@ async fn only_a_last_seen_at_that_moves_forward_alone_is_a_touch() {
             "data = '1.00'",
             "expires_at = 'infinity'",
             "idle_timeout_s = 60",
+            "persistent = true",
             "user_epoch = 1",
         ] {
             let before = alive(load(&store, "a").await).version();
@@ -86,7 +87,7 @@ async fn only_a_last_seen_at_that_moves_forward_alone_is_a_touch() {
             let after = alive(load(&store, "a").await).version();
             assert_eq!(after, before + 1, "{change}");
         }
-        assert_eq!(journal(&store).await.len(), 7);
+        assert_eq!(journal(&store).await.len(), 8);
     })
     .await;
 }
