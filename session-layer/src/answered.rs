@@ -51,7 +51,7 @@ impl CookieAgain {
             let rest = field.as_bytes().strip_prefix(self.name.as_bytes());
             rest.is_some_and(|rest| rest.trim_ascii_start().starts_with(b"="))
         };
-        if !headers.get_all(SET_COOKIE).iter().any(is_of_this_name) && !is_shared(headers) {
+        if !headers.get_all(SET_COOKIE).iter().any(is_of_this_name) && is_for_one(headers) {
             self.field.append_to(headers);
         }
     }
@@ -92,8 +92,8 @@ impl Finish {
     }
 }
 
-/// May a cache that several clients share keep this answer, by its own word?
-fn is_shared(headers: &HeaderMap) -> bool {
+/// Does the answer say itself that no cache which several clients share may keep it?
+fn is_for_one(headers: &HeaderMap) -> bool {
     let directives = headers
         .get_all(CACHE_CONTROL)
         .iter()
@@ -101,7 +101,7 @@ fn is_shared(headers: &HeaderMap) -> bool {
     directives.map(<[u8]>::trim_ascii).any(|directive| {
         let end = directive.iter().position(|b| *b == b'=');
         let name = directive[..end.unwrap_or(directive.len())].trim_ascii_end();
-        name.eq_ignore_ascii_case(b"public") || name.eq_ignore_ascii_case(b"s-maxage")
+        name.eq_ignore_ascii_case(b"private") || name.eq_ignore_ascii_case(b"no-store")
     })
 }
 
@@ -213,21 +213,28 @@ mod tests {
             name: "session".to_owned(),
             field: crate::cookie::SessionCookie::new().clear(),
         };
+        let private = (CACHE_CONTROL, "private");
         for (there, expected) in [
-            (vec![], 1),
-            (vec![(SET_COOKIE, "theme=dark")], 2),
-            (vec![(SET_COOKIE, "sessions=x")], 2),
-            (
-                vec![(SET_COOKIE, "theme=dark"), (SET_COOKIE, "session=new")],
-                2,
-            ),
-            (vec![(SET_COOKIE, "session =; Max-Age=0")], 1),
-            (vec![(CACHE_CONTROL, "no-store")], 1),
-            (vec![(CACHE_CONTROL, "private, max-age=60")], 1),
-            (vec![(CACHE_CONTROL, "max-age=60, PUBLIC")], 0),
+            (vec![private.clone()], 1),
+            (vec![private.clone(), (SET_COOKIE, "theme=dark")], 2),
+            (vec![private.clone(), (SET_COOKIE, "sessions=x")], 2),
             (
                 vec![
-                    (CACHE_CONTROL, "max-age=60"),
+                    private.clone(),
+                    (SET_COOKIE, "theme=dark"),
+                    (SET_COOKIE, "session=new"),
+                ],
+                2,
+            ),
+            (vec![private, (SET_COOKIE, "session =; Max-Age=0")], 1),
+            (vec![(CACHE_CONTROL, "no-store")], 1),
+            (vec![(CACHE_CONTROL, "max-age=60, PRIVATE")], 1),
+            (vec![], 0),
+            (vec![(CACHE_CONTROL, "max-age=60")], 0),
+            (vec![(CACHE_CONTROL, "max-age=60, public")], 0),
+            (
+                vec![
+                    (CACHE_CONTROL, "no-cache"),
                     (CACHE_CONTROL, "s-maxage = 60"),
                 ],
                 0,

@@ -25,13 +25,17 @@ pub(crate) const DEFAULT_COOKIE_NAME: &str = "session";
 /// Wherever the application is served over HTTPS only, use [`host_prefixed`](Self::host_prefixed).
 ///
 /// ```
-/// use http::HeaderMap;
-/// use session_layer::{NewSession, SessionCookie, cache::MemoryCache, Sessions, store::SqliteStore};
-///
+/// # #[cfg(not(feature = "sqlite"))] fn main() {}
+/// # #[cfg(feature = "sqlite")]
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use http::HeaderMap;
+/// use session_layer::{NewSession, SessionCookie, Sessions};
+/// use session_layer::{cache::MemoryCache, store::SqliteStore};
+///
 /// let cookie = SessionCookie::host_prefixed();
-/// let sessions = Sessions::builder(MemoryCache::new(), SqliteStore::in_memory().await?).build();
+/// let store = SqliteStore::open(":memory:").await?;
+/// let sessions = Sessions::builder(MemoryCache::new(1_000), store).build();
 /// let created = sessions.create(NewSession::new("alice").persistent(true)).await?;
 ///
 /// let mut headers = HeaderMap::new();
@@ -231,9 +235,9 @@ impl fmt::Debug for SetCookie {
     }
 }
 
-/// How long a browser keeps the cookie: from when the session was last seen, which is now or, where no touch
-/// came before this answer, some moments ago, until it ends. A cookie that outlives its session by those
-/// moments lets nobody in. (`Max-Age` rather than a date: clocks of browsers are wrong.)
+/// How long a browser keeps the cookie: from when the session was last seen until it ends. That is now, or the use
+/// before this one where this one was not noted yet; a cookie that outlives its session by the time between lets
+/// nobody in. (`Max-Age` rather than a date: clocks of browsers are wrong.)
 fn max_age(session: &Session) -> Duration {
     let left = session.ends_at().since(session.last_seen_at());
     Duration::seconds(i64::try_from(left.as_secs()).unwrap_or(i64::MAX))

@@ -21,6 +21,8 @@ pub const DEFAULT_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const EVERY: Duration = Duration::from_secs(60);
 /// How many sessions are deleted at a time: some 10 ms, in which nobody waits for a lock of theirs.
 const BATCH: u32 = 500;
+/// So many rows of the journal a store removes at least, if there are that many.
+const JOURNAL_BATCH: u64 = 10_000;
 /// Between two batches.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Journal rows are kept for the longest life of a copy, times this. A copy from before a purged row is not
@@ -45,13 +47,19 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         }
     }
 
-    /// One round. It ends with the first failure.
+    /// One round. Neither half needs the other.
     async fn clean_up(&self) {
         let keep = self.longest_life() * JOURNAL_LIVES;
-        if let Err(error) = self.store.purge_journal(keep).await {
-            self.troubles
-                .note(Instant::now(), format!("purging the journal: {error}"));
-            return;
+        loop {
+            match self.store.purge_journal(keep).await {
+                Ok(purged) if purged < JOURNAL_BATCH => break,
+                Ok(_more) => tokio::time::sleep(PAUSE).await,
+                Err(error) => {
+                    self.troubles
+                        .note(Instant::now(), format!("purging the journal: {error}"));
+                    break;
+                }
+            }
         }
         let Some(retention) = self.settings.retention else {
             return;

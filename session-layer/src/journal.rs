@@ -135,6 +135,13 @@ impl Journal {
         Some(now.saturating_duration_since(self.lock().read?))
     }
 
+    /// Would it let any copy be served?
+    pub(crate) fn believes(&self, now: Instant) -> bool {
+        self.age(now).is_some_and(|age| {
+            self.timing.policy == Policy::Available || age <= self.timing.within()
+        })
+    }
+
     /// How many sessions are in the changed-set.
     pub(crate) fn len(&self) -> usize {
         self.lock().changed.len()

@@ -167,8 +167,9 @@ impl SessionCacheLayer {
     ///
     /// It is also what the layer sends: where a touch has moved the end of a
     /// [persistent](crate::NewSession::persistent) session that this cookie was presented for, the answer has
-    /// it again, with the new `Max-Age`. Not where the handler sets a cookie of this name itself, and not where
-    /// the answer may be kept by shared caches (`Cache-Control: public` or `s-maxage`).
+    /// it again, with the new `Max-Age`. Not where the handler sets a cookie of this name itself, and not where a
+    /// cache that several clients share might keep the answer: where its `Cache-Control` has neither `private`
+    /// (which the layer adds where there is none) nor `no-store`.
     pub fn cookie(self, cookie: &SessionCookie) -> Self {
         self.set(|config| {
             let is_cookie = |source: &TokenSource| matches!(source, TokenSource::Cookie(_));

@@ -108,7 +108,7 @@ pub use self::extract::TokenSource;
 pub use self::future::ResponseFuture;
 pub use self::health::{
     BreakerHealth, CacheHealth, CacheMetrics, HealthFuture, HealthReport, HealthService,
-    HealthStatus, Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
+    HealthStatus, JournalHealth, Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
 };
 pub use self::layer::SessionCacheLayer;
 pub use self::presented::PresentedSessions;

@@ -58,7 +58,8 @@ pub struct Metrics {
     /// Reads of the journal that succeeded.
     pub journal_reads: u64,
     /// How long ago the last of them began: over D (2 s by default) this node has lost touch with the
-    /// store. `None`: it has read nothing yet, and believes no copy.
+    /// store. `None`: it has read nothing yet, and believes no copy; or there is no journal to read, since nobody
+    /// else changes the store, or nothing is cached.
     pub journal_age: Option<Duration>,
     /// Sessions in this node's changed-set: those that changed since the journal's beginning.
     pub changed_sessions: u64,

@@ -321,6 +321,16 @@ impl Sessions {
         self.driver.breaker()
     }
 
+    /// D, where a journal is read.
+    pub(crate) fn within(&self) -> Option<Duration> {
+        self.driver.within()
+    }
+
+    /// Does the journal let copies be served?
+    pub(crate) fn believes(&self) -> bool {
+        self.driver.believes()
+    }
+
     /// What is known of the cache without asking it.
     #[must_use]
     pub fn cache_status(&self) -> CacheStatus {

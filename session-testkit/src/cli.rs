@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod faults;
 mod interrupts;
+mod output;
 mod progress;
 mod run;
 mod servers;
@@ -59,6 +60,7 @@ pub fn main() -> ExitCode {
     // What is broken on purpose is no news.
     let level = match cli.command {
         Command::Verify(_) => "error",
+        Command::Faults(_) | Command::Bench(_) => "warn,session_layer=error",
         _ => "warn",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));

@@ -57,6 +57,19 @@ pub trait Subject: Send + Sync + 'static {
     /// How many nodes there are. They are called by number: `0..nodes()`.
     fn nodes(&self) -> u32;
 
+    /// Begins a login, where the subject tells beginning and end apart: what stands for this moment, to be given
+    /// back in [`Login::begun`]. Defaults to `None`: the whole login is [`create`](Self::create), and counts from
+    /// that call on.
+    ///
+    /// With it R13 is asked of what the subject promises: a revoke-all that is called after this was answered ends
+    /// the session, however much later `create` is called.
+    fn begin_login(
+        &self,
+        _node: u32,
+    ) -> impl Future<Output = Result<Option<String>, Failed>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// Logs a user in.
     fn create(
         &self,
@@ -167,6 +180,8 @@ pub struct Login {
     pub lifetime: Option<Duration>,
     /// The idle timeout; `None`: none.
     pub idle: Option<Duration>,
+    /// What [`Subject::begin_login`] said; `None`: the login has no beginning of its own.
+    pub begun: Option<String>,
 }
 
 impl Login {
@@ -177,6 +192,7 @@ impl Login {
             data: data.into(),
             lifetime: None,
             idle: None,
+            begun: None,
         }
     }
 }

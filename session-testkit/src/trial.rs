@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+pub(crate) use self::judged::promises;
 pub use self::{
     availability::Availability,
     figures::{FaultFigures, Figures},

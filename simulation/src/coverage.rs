@@ -35,10 +35,11 @@ pub(crate) enum Event {
     Committed,
     UnknownFate,
     SupersededLogin,
+    FailClosed,
 }
 
 impl Event {
-    const ALL: [(Self, &'static str); 28] = [
+    const ALL: [(Self, &'static str); 29] = [
         (Self::Hit, "a hit"),
         (Self::Fill, "a fill"),
         (Self::RefusedLease, "a refused lease"),
@@ -70,6 +71,7 @@ impl Event {
         (Self::Committed, "a change answered `Committed`"),
         (Self::UnknownFate, "a change of unknown fate"),
         (Self::SupersededLogin, "a login that a revoke-all refused"),
+        (Self::FailClosed, "nodes that fail closed"),
     ];
 }
 

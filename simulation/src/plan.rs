@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) weather: Weather,
     /// Redis has a replica that lags by this.
     pub(crate) replica: Option<Millis>,
+    /// Nodes cut off from Postgres serve no copies.
+    pub(crate) fail_closed: bool,
     pub(crate) operations: Vec<Planned>,
     pub(crate) faults: Vec<(Millis, Breaks)>,
     pub(crate) end: Millis,
@@ -94,6 +96,7 @@ impl Plan {
             seed,
             weather,
             replica,
+            fail_closed: seed % 4 == 3,
             operations: Vec::new(),
             faults: Vec::new(),
             end: 0,
@@ -368,6 +371,9 @@ impl fmt::Display for Plan {
                 self.weather
             )?,
             None => writeln!(f, "Redis is one server; {:?}", self.weather)?,
+        }
+        if self.fail_closed {
+            writeln!(f, "nodes fail closed")?;
         }
         for Planned {
             at,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use session_layer::store::Target;
-use session_layer::{Mode, NotAToken, OpaqueTokens, Sessions, TokenDigest, TokenScheme};
+use session_layer::{Mode, NotAToken, OpaqueTokens, Policy, Sessions, TokenDigest, TokenScheme};
 use session_testkit::history::{
     Change, Creation, End, Fault, Header, History, Nanos, Op, Operation,
 };
@@ -53,6 +53,7 @@ pub(crate) fn run(plan: &Plan, mistake: Option<Mistake>, trace: bool) -> Ran {
 struct Schedule {
     world: Arc<World>,
     mistake: Option<Mistake>,
+    policy: Policy,
     nodes: Mutex<Vec<Node>>,
     /// The tokens that were given out, by session; the place of one is its number.
     tokens: Mutex<BTreeMap<u32, Vec<Token>>>,
@@ -86,6 +87,11 @@ impl Schedule {
         let schedule = Arc::new(Self {
             world: Arc::clone(&world),
             mistake,
+            policy: if plan.fail_closed {
+                Policy::FailClosed
+            } else {
+                Policy::Available
+            },
             nodes: Mutex::default(),
             tokens: Mutex::default(),
             operations: Mutex::default(),
@@ -138,6 +144,7 @@ impl Schedule {
         let sessions = Sessions::builder(cache, store)
             .ttl(TTL)
             .budget(budget)
+            .policy(self.policy)
             .token_scheme(Aliased(Arc::clone(&self.world)))
             .build();
         Node {
@@ -177,6 +184,7 @@ impl Schedule {
             data: format!("{session}.0"),
             lifetime: lifetime.map(Duration::from_millis),
             idle: idle.map(Duration::from_millis),
+            begun: None,
         };
         if let Action::PlainSql { session } = planned.action {
             return self.plain_sql(session).await;
@@ -481,6 +489,9 @@ impl Schedule {
 
     fn coverage(&self, history: &History) -> Coverage {
         let mut coverage = self.world.lock().coverage;
+        if self.policy == Policy::FailClosed {
+            coverage.saw(Event::FailClosed);
+        }
         for operation in &history.operations {
             match answer_of(&operation.op) {
                 Some(Change::Propagated) => coverage.saw(Event::Propagated),

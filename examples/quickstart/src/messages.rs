@@ -14,6 +14,9 @@ use crate::problem::Problem;
 #[derive(Deserialize)]
 pub(crate) struct Login {
     pub(crate) user: String,
+    /// "Remember me": the cookie outlives the browser.
+    #[serde(default)]
+    pub(crate) remember: bool,
 }
 
 impl<S: Send + Sync> FromRequest<S> for Login {

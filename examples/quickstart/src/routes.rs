@@ -1,6 +1,8 @@
 //! The handlers. Those for `/me`, `/sessions` and `/logout-everywhere` take a [`Session`]: the layer
 //! has made sure that there is one.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -20,14 +22,20 @@ pub(crate) struct App {
     pub(crate) cookie: SessionCookie,
 }
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// `POST /login`. A real application checks a password between the login's beginning and its end; this one
 /// believes everybody.
 pub(crate) async fn login(
     State(app): State<App>,
-    Login { user }: Login,
+    Login { user, remember }: Login,
 ) -> Result<impl IntoResponse, Problem> {
     let login = app.sessions.begin_login().await?;
-    let created = login.create(NewSession::new(user)).await?;
+    let mut new = NewSession::new(user).persistent(remember);
+    if remember {
+        new = new.lifetime(90 * DAY).idle_timeout(30 * DAY);
+    }
+    let created = login.create(new).await?;
     let body = LoggedIn {
         token: created.token.reveal().to_owned(),
         session_id: created.session.id(),

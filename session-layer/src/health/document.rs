@@ -38,6 +38,9 @@ pub struct HealthReport {
     pub sealed: Option<bool>,
     /// Whether requests ask the cache, given how look-ups went lately.
     pub breaker: BreakerHealth,
+    /// Whether this process knows what others changed. `None` where there are no others: sessions are cached in
+    /// this process, or not at all.
+    pub journal: Option<JournalHealth>,
 }
 
 /// The whole in one word.
@@ -166,6 +169,18 @@ pub struct BreakerHealth {
     pub state: BreakerState,
     /// How often it has opened since the start of this process.
     pub opened: u64,
+}
+
+/// How far this process has read the journal of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct JournalHealth {
+    /// How many ms ago the last read that succeeded began; `None`: it has read nothing yet, and believes no copy.
+    pub age_ms: Option<u64>,
+    /// D, in ms: older than that, this process is cut off, and sessions ended elsewhere may live on in it (or,
+    /// under `fail-closed`, no copy is served).
+    pub within_ms: u64,
 }
 
 impl HealthReport {

@@ -9,8 +9,8 @@ mod report;
 mod service;
 
 pub use self::document::{
-    BreakerHealth, CacheHealth, CacheMetrics, HealthReport, HealthStatus, Performance, PoolHealth,
-    PostgresHealth, RedisHealth, StoreHealth,
+    BreakerHealth, CacheHealth, CacheMetrics, HealthReport, HealthStatus, JournalHealth,
+    Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
 };
 pub use self::service::{HealthFuture, HealthService};
 
@@ -32,6 +32,7 @@ impl Sessions {
             pool: self.cache_status(),
             store_backend: self.store_backend(),
             metrics: self.metrics(),
+            within: self.within(),
             ttl: self.ttl(),
             recent_errors: self.recent_errors(),
         })

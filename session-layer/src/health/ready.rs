@@ -5,13 +5,18 @@ use crate::sessions::Mode;
 
 /// `Err` with the reason when no session could be validated: while either the cache or the store
 /// answers, some can be, and a node taken out of service for the other's outage helps nobody.
-pub(super) fn readiness(mode: Mode, probed: &Probed) -> Result<(), String> {
+/// `believes`: does this node's journal let it serve copies?
+pub(super) fn readiness(mode: Mode, believes: bool, probed: &Probed) -> Result<(), String> {
     let Some(store) = &probed.store_error else {
         return Ok(());
     };
     let cache = match mode {
         Mode::Bypass => "the session cache is bypassed".to_owned(),
-        Mode::On if probed.cache.connected && probed.store_is_known => return Ok(()),
+        Mode::On if probed.cache.connected && probed.store_is_known && believes => return Ok(()),
+        Mode::On if probed.cache.connected && probed.store_is_known => {
+            "no cached copy is served, for the journal of changes was not read, or under `fail-closed` not lately"
+                .to_owned()
+        }
         Mode::On if probed.cache.connected => {
             "no cached copy is believed before the store has answered once".to_owned()
         }
@@ -52,7 +57,12 @@ mod tests {
                 store_error: (!store).then(|| "store error".to_owned()),
                 store_is_known: true,
             };
-            let told = readiness(mode, &probed);
+            let told = readiness(mode, true, &probed);
+            assert_eq!(
+                readiness(mode, false, &probed).is_ok(),
+                store,
+                "without the journal only the store can answer"
+            );
             assert_eq!(told.is_ok(), ready, "{mode:?} {cache} {store}");
             if let Err(reason) = told {
                 let says = if mode == On {
@@ -78,7 +88,7 @@ mod tests {
             store_error: Some("store error".to_owned()),
             store_is_known: false,
         };
-        let reason = readiness(Mode::On, &probed).unwrap_err();
+        let reason = readiness(Mode::On, true, &probed).unwrap_err();
         assert!(reason.contains("answered once"), "{reason}");
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::document::{
-    BreakerHealth, CacheHealth, CacheMetrics, HealthReport, HealthStatus, Performance, PoolHealth,
-    PostgresHealth, RedisHealth, StoreHealth,
+    BreakerHealth, CacheHealth, CacheMetrics, HealthReport, HealthStatus, JournalHealth,
+    Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
 };
 use crate::breaker::BreakerState;
 use crate::cache::CacheStatus;
@@ -29,6 +29,8 @@ pub(super) struct Facts<'a> {
     pub(super) pool: CacheStatus,
     pub(super) store_backend: &'static str,
     pub(super) metrics: Metrics,
+    /// D, where a journal is read.
+    pub(super) within: Option<Duration>,
     pub(super) ttl: Duration,
     pub(super) recent_errors: Vec<String>,
 }
@@ -98,7 +100,15 @@ pub(super) fn report(facts: Facts<'_>) -> HealthReport {
             state: facts.breaker,
             opened: metrics.breaker_opened,
         },
+        journal: facts.within.map(|within| JournalHealth {
+            age_ms: metrics.journal_age.map(whole_millis),
+            within_ms: whole_millis(within),
+        }),
     }
+}
+
+fn whole_millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// This probe's, then what happened before it. What the probe met as well is not told twice, however
@@ -178,8 +188,10 @@ mod tests {
             metrics: Metrics {
                 hits: 850,
                 misses: 150,
+                journal_age: Some(Duration::from_micros(312_400)),
                 ..Metrics::default()
             },
+            within: Some(Duration::from_secs(2)),
             ttl: Duration::from_secs(300),
             recent_errors: Vec::new(),
         }
@@ -197,7 +209,7 @@ mod tests {
             r#""rejected":{"undecodable":1,"unsealed":2,"unknownKey":3,"forged":4,"outlived":5,"foreign":6}},"#,
             r#""performance":{"ping":0.2,"set":0.3,"get":0.2},"errors":[],"#,
             r#""postgres":{"connected":true},"sessionStore":{"healthy":true,"backend":"postgres"},"mode":"on","sealed":true,"#,
-            r#""breaker":{"state":"closed","opened":0}}"#,
+            r#""breaker":{"state":"closed","opened":0},"journal":{"ageMs":312,"withinMs":2000}}"#,
         );
         let probed = healthy_probe();
         let document = serde_json::to_string(&report(facts(&probed))).unwrap();

@@ -115,7 +115,7 @@ impl Check {
                 json(report.http_status(), document.into())
             }
             Self::Live => json(StatusCode::OK, Bytes::from_static(br#"{"status":"alive"}"#)),
-            Self::Ready(sessions) => match readiness(sessions.mode(), &*sessions.probe().await) {
+            Self::Ready(sessions) => match ready(&sessions).await {
                 Ok(()) => json(StatusCode::OK, Bytes::from_static(br#"{"status":"ready"}"#)),
                 Err(reason) => problem(StatusCode::SERVICE_UNAVAILABLE, &reason),
             },
@@ -147,4 +147,9 @@ impl fmt::Debug for HealthFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HealthFuture").finish_non_exhaustive()
     }
+}
+
+async fn ready(sessions: &Sessions) -> Result<(), String> {
+    let probed = sessions.probe().await;
+    readiness(sessions.mode(), sessions.believes(), &probed)
 }

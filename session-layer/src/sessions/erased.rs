@@ -62,6 +62,8 @@ pub(super) trait AnyDriver: Send + Sync {
     fn mode(&self) -> Mode;
     fn metrics(&self) -> Metrics;
     fn breaker(&self) -> BreakerState;
+    fn within(&self) -> Option<Duration>;
+    fn believes(&self) -> bool;
     fn cache_status(&self) -> CacheStatus;
     fn store_backend(&self) -> &'static str;
     fn recent_errors(&self) -> Vec<String>;
@@ -139,6 +141,13 @@ impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
     }
     fn breaker(&self) -> BreakerState {
         self.gate.status().0
+    }
+    fn within(&self) -> Option<Duration> {
+        let read = self.needs_the_journal();
+        read.then(|| self.journal.timing().within())
+    }
+    fn believes(&self) -> bool {
+        !self.needs_the_journal() || self.journal.believes(Instant::now())
     }
     fn cache_status(&self) -> CacheStatus {
         self.cache.status()

@@ -11,6 +11,7 @@
 //! | `migrate.rs` | the tables |
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -68,6 +69,14 @@ pub const CHANGE_DEADLINE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
     connections: Connections,
+    /// Those for validations: their own where the pool is ours.
+    reading: Connections,
+    /// That of the journal's reader: its own where the pool is ours, so that nothing that waits for a lock, or
+    /// for Postgres, keeps a node from learning what others changed.
+    journal: Connections,
+    /// How many ms a read of the journal may take.
+    journal_patience: Arc<AtomicU64>,
+    reads_at_once: usize,
     schema: SchemaName,
     statements: Arc<Statements>,
     read_deadline: Duration,
@@ -104,7 +113,12 @@ impl PostgresStore {
     }
 
     fn over(connections: Connections, schema: SchemaName) -> Self {
+        let most = usize::try_from(connections.most()).unwrap_or(usize::MAX);
         Self {
+            reading: connections.clone(),
+            journal: connections.clone(),
+            journal_patience: Arc::default(),
+            reads_at_once: (most / 2).max(1),
             connections,
             statements: Arc::new(Statements::new(&schema)),
             schema,
@@ -210,11 +224,10 @@ impl SessionStore for PostgresStore {
         self.read_journal(position).await
     }
 
-    /// Half of the pool's connections: the rest is for changes, touches and, in a pool of the
-    /// application's, for its own statements.
+    /// Half of the connections: the rest is for changes, touches and, in a pool of the application's, for
+    /// its own statements.
     fn reads_at_once(&self) -> usize {
-        let connections = usize::try_from(self.connections.most()).unwrap_or(usize::MAX);
-        (connections / 2).max(1)
+        self.reads_at_once
     }
 
     async fn purge_journal(&self, keep: Duration) -> Result<u64, StoreError> {
@@ -234,6 +247,10 @@ impl SessionStore for PostgresStore {
     }
 
     async fn close(&self) {
-        self.connections.close().await;
+        tokio::join!(
+            self.reading.close(),
+            self.journal.close(),
+            self.connections.close()
+        );
     }
 }

@@ -21,6 +21,10 @@ pub(super) fn believe(
 ) -> Belief {
     let foreign = store.is_some_and(|store| store != entry.store_id);
     let over = now >= entry.not_after || now.since(entry.read_at) >= ttl;
+    // The store's clock was set back since: how old the copy is, nobody knows. (Before the store's first answer
+    // it is ours that may be wrong.)
+    let ahead = store.is_some() && entry.read_at > now.after(AHEAD);
+    let over = over || ahead;
     if foreign {
         Belief::Foreign
     } else if over || word == Word::Contradicted {
@@ -31,6 +35,10 @@ pub(super) fn believe(
         Belief::Believed
     }
 }
+
+/// So much may another node's notion of the store's clock be ahead of ours: each carries it forward from the
+/// store's last answer to it, and of two machines that idle for a day one may be seconds off.
+const AHEAD: Duration = Duration::from_secs(5);
 
 /// How often a session's use is noted: once a minute, or four times per idle timeout where that is
 /// more often.
@@ -131,6 +139,24 @@ mod tests {
         for (age, expected) in [(TTL / 2, Belief::Believed), (TTL, Belief::Dead)] {
             let now = NOW.after(age);
             assert_eq!(believe(&long, now, Some(ours), TTL, Word::Good), expected);
+        }
+    }
+
+    #[test]
+    fn a_copy_from_before_the_stores_clock_was_set_back_is_dead() {
+        let ours = Some([1; 16]);
+        let copy = entry([1; 16], NOW.after(TTL));
+        let set_back = |by: Duration| {
+            Timestamp::from_micros(NOW.as_micros() - i64::try_from(by.as_micros()).unwrap())
+        };
+        for (by, store, expected) in [
+            (AHEAD, ours, Belief::Believed),
+            (AHEAD + Duration::from_micros(1), ours, Belief::Dead),
+            (Duration::from_secs(600), ours, Belief::Dead),
+            (Duration::from_secs(600), None, Belief::Unsure),
+        ] {
+            let believed = believe(&copy, set_back(by), store, TTL, Word::Good);
+            assert_eq!(believed, expected, "{by:?}");
         }
     }
 

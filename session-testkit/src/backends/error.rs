@@ -33,6 +33,15 @@ pub enum BackendError {
         allowed: &'static str,
     },
 
+    /// What is said to be a server's URL is none.
+    #[error("what names {server} is no URL with a host; one looks like {example}")]
+    BadUrl {
+        /// `Redis` or `Postgres`.
+        server: &'static str,
+        /// One that could be.
+        example: &'static str,
+    },
+
     /// A server did not answer before its deadline.
     #[error("{server} was not ready within {waited:?} ({address}){}", indented(.logs))]
     NotReady {

@@ -21,6 +21,10 @@ impl<K: Recipe> Kind for K {}
 pub trait Recipe: fmt::Debug + Send + Sync + Sized + 'static {
     /// As people call it.
     const NAME: &'static str;
+    /// What its URLs begin with.
+    const SCHEMES: &'static [&'static str];
+    /// A URL of one.
+    const EXAMPLE: &'static str;
     /// The environment variable with the URL of a given server.
     const URL_VARIABLE: &'static str;
     /// The command that helps where no server is to be had.

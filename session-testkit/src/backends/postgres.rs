@@ -30,6 +30,8 @@ const SETTINGS: &[&str] = &["fsync=off", "full_page_writes=off", "max_connection
 
 impl Recipe for Postgres {
     const NAME: &'static str = "Postgres";
+    const SCHEMES: &'static [&'static str] = &["postgres", "postgresql"];
+    const EXAMPLE: &'static str = "postgres://user:password@host:5432/database";
     const URL_VARIABLE: &'static str = "SESSION_TESTKIT_DATABASE_URL";
     const HELP: &'static str = "install one with `apt-get install postgresql` \
         (or session-testkit/scripts/install.sh), or set SESSION_TESTKIT_DATABASE_URL";

@@ -24,6 +24,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 
 impl Recipe for Redis {
     const NAME: &'static str = "Redis";
+    const SCHEMES: &'static [&'static str] = &["redis", "rediss", "valkey", "valkeys"];
+    const EXAMPLE: &'static str = "redis://user:password@host:6379";
     const URL_VARIABLE: &'static str = "SESSION_TESTKIT_REDIS_URL";
     const HELP: &'static str = "install one with `apt-get install redis-server` \
         (or session-testkit/scripts/install.sh), or set SESSION_TESTKIT_REDIS_URL";

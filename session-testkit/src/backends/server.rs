@@ -73,6 +73,15 @@ impl<K: Kind> Server<K> {
     /// A given server, which must answer.
     pub(super) async fn external(url: &str, destructive: bool) -> Result<Self, BackendError> {
         let server = Self::new(url.to_owned(), Host::External, destructive);
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+        let known = scheme.is_some_and(|scheme| K::SCHEMES.contains(&scheme));
+        if !known || server.shared.address.is_empty() {
+            // It may have a password in it, so it is not repeated.
+            return Err(BackendError::BadUrl {
+                server: K::NAME,
+                example: K::EXAMPLE,
+            });
+        }
         server.ready_within(Duration::from_secs(10)).await?;
         Ok(server)
     }

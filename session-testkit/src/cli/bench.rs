@@ -5,6 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use super::{
     could_not_run,
     interrupts::unless_interrupted,
+    output,
     progress::Bar,
     servers::{Servers, not_there},
 };
@@ -74,13 +75,10 @@ async fn run(arguments: Arguments) -> ExitCode {
         Err(error) => return could_not_run(&error),
     };
     bar.clear();
-    if arguments.json {
-        match serde_json::to_string_pretty(&report) {
-            Ok(document) => println!("{document}"),
-            Err(error) => return could_not_run(&error),
-        }
-    } else {
-        print!("{report}");
+    if !arguments.json {
+        output::say(report.to_string().trim_end());
+    } else if let Err(error) = output::document(&report) {
+        return could_not_run(&error);
     }
     ExitCode::from(u8::from(!report.ok))
 }

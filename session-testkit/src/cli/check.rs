@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::output;
 use crate::check::{Progress, Report, Target, check};
 
 /// Looks at a deployment: do Redis and Postgres answer, and may the application do what it must?
@@ -87,18 +88,13 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
             ""
         };
         first = false;
-        if arguments.json {
-            eprintln!("{gap}{progress}");
-        } else {
-            println!("{gap}{progress}");
-        }
+        output::tell(arguments.json, format_args!("{gap}{progress}"));
     })
     .await;
-    if arguments.json {
-        match serde_json::to_string_pretty(&report) {
-            Ok(document) => println!("{document}"),
-            Err(error) => return super::could_not_run(&error),
-        }
+    if arguments.json
+        && let Err(error) = output::document(&report)
+    {
+        return super::could_not_run(&error);
     }
     exit_code(&report)
 }

@@ -1,20 +1,21 @@
 //! `session-testkit faults`
 
+mod files;
+mod judge;
 mod summary;
+mod wanted;
 
-use std::{
-    fs::File,
-    io::{BufWriter, Write as _},
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use serde_json::json;
 use session_layer::Policy;
 
-use self::summary::{Line, Summary};
-use super::{could_not_run, progress::Bar, servers::Servers};
+use self::{
+    files::{Words, folder_of, named, write_history},
+    summary::{Line, Summary},
+    wanted::{Wanted, wanted},
+};
+use super::{could_not_run, output, progress::Bar, servers::Servers};
 use crate::{
     backends::{Backend, Backends},
     deployment::Deployment,
@@ -40,6 +41,7 @@ Examples:
   session-testkit faults --fault redis-kill
   session-testkit faults --seed 7 --rate 500 --secs 60 --json --history run.jsonl
   session-testkit faults --seed 1 --runs 24 --secs 60
+  session-testkit faults --judge run.jsonl
   session-testkit faults --fault redis-link-partition@3+10/0,2 postgres-kill@5+5 --secs 20")]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -107,11 +109,15 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
 
+    /// Judge what was written with `--history` before, start nothing, and end.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["fault", "schedule", "history", "report"])]
+    judge: Option<PathBuf>,
+
     /// Write what happened, as JSON lines. Of several runs each has a file, with its fault's name in it.
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
 
-    /// Write the report, as it is printed, to a file too.
+    /// Write the report to a file too, as it is printed.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
@@ -135,6 +141,12 @@ enum Refusal {
         #[source]
         source: serde_json::Error,
     },
+    #[error("could not judge {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: HistoryError,
+    },
     #[error("could not write {}", path.display())]
     Write {
         path: PathBuf,
@@ -147,13 +159,14 @@ enum Refusal {
 
 pub(super) async fn main(arguments: Arguments, logs: Logs) -> ExitCode {
     if arguments.list {
-        Event::all().for_each(|event| println!("{event}"));
+        Event::all().for_each(output::say);
         return ExitCode::SUCCESS;
     }
-    let seed = arguments.seed.unwrap_or_else(Settings::fresh_seed);
-    let mut out = Output::new(&arguments);
-    out.say(&format!("seed {seed}"));
-    match run_all(&arguments, seed, &logs, &mut out).await {
+    let judged = match &arguments.judge {
+        Some(path) => judge::judge(path, arguments.json),
+        None => run_all(&arguments, &logs).await,
+    };
+    match judged {
         Ok(outcome) => exit_code(outcome),
         Err(refusal) => could_not_run(&refusal),
     }
@@ -178,28 +191,12 @@ fn worst(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
     worst.unwrap_or(Outcome::Inconclusive)
 }
 
-async fn run_all(
-    arguments: &Arguments,
-    seed: u64,
-    logs: &Logs,
-    out: &mut Output,
-) -> Result<Outcome, Refusal> {
+async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, Refusal> {
+    let seed = arguments.seed.unwrap_or_else(Settings::fresh_seed);
     let wanted = wanted(arguments, seed)?;
-    // Before anything is started: a night's work must not end at a folder that is not there.
-    for path in [&arguments.history, &arguments.report]
-        .into_iter()
-        .flatten()
-    {
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder {
-            std::fs::read_dir(folder).map_err(|source| Refusal::Write {
-                path: path.clone(),
-                source: source.into(),
-            })?;
-        }
-    }
+    arguments.history.as_deref().map_or(Ok(()), folder_of)?;
+    let mut words = Words::new(arguments)?;
+    words.say(&format!("seed {seed}"))?;
     let several = wanted.len() > 1;
     let mut runs = Vec::new();
     let mut outcomes = Vec::new();
@@ -207,7 +204,7 @@ async fn run_all(
     for (number, wanted) in wanted.into_iter().enumerate() {
         let (name, seed) = (wanted.name(), wanted.seed(seed));
         if several {
-            out.say(&format!("\n== {name}, seed {seed}"));
+            words.say(&format!("\n== {name}, seed {seed}"))?;
         }
         logs.clear();
         let judged = run(arguments, seed, wanted, logs).await?;
@@ -219,7 +216,7 @@ async fn run_all(
             };
             write_history(&judged, &path)?;
         }
-        out.say(&format!("{judged}"));
+        words.say(&format!("{judged}"))?;
         outcomes.push(judged.outcome());
         let mut of = judged.json();
         of["name"] = json!(name);
@@ -229,63 +226,13 @@ async fn run_all(
     }
     let outcome = worst(outcomes);
     if several {
-        out.say(&format!("{}\nin all: {outcome}", Summary(&lines)));
+        words.say(&format!("{}\nin all: {outcome}", Summary(&lines)))?;
     }
     if arguments.json {
         let document = json!({ "seed": seed, "outcome": outcome.to_string(), "runs": runs });
-        println!("{document:#}");
+        output::say(format_args!("{document:#}"));
     }
-    out.finish()?;
     Ok(outcome)
-}
-
-/// A run that is wanted: written by hand, or still to be drawn when it is known what the servers can do.
-enum Wanted {
-    Fault(Requested),
-    Written(Schedule),
-    /// From this seed.
-    Drawn(u64),
-}
-
-impl Wanted {
-    fn name(&self) -> String {
-        match self {
-            Self::Fault(requested) => requested.event.to_string(),
-            Self::Written(_) => "schedule".to_owned(),
-            Self::Drawn(_) => "drawn".to_owned(),
-        }
-    }
-
-    /// What replays this run, where `seed` was asked for.
-    fn seed(&self, seed: u64) -> u64 {
-        match self {
-            Self::Drawn(own) => *own,
-            _ => seed,
-        }
-    }
-}
-
-fn wanted(arguments: &Arguments, seed: u64) -> Result<Vec<Wanted>, Refusal> {
-    if let Some(path) = &arguments.schedule {
-        let text = std::fs::read(path).map_err(|source| Refusal::Schedule {
-            path: path.clone(),
-            source,
-        })?;
-        let mut schedule: Schedule =
-            serde_json::from_slice(&text).map_err(|source| Refusal::NoSchedule {
-                path: path.clone(),
-                source,
-            })?;
-        // One number replays the run.
-        schedule.seed = seed;
-        return Ok(vec![Wanted::Written(schedule)]);
-    }
-    if arguments.fault.is_empty() {
-        let seeds = (0..u64::from(arguments.runs)).map(|more| seed.wrapping_add(more));
-        return Ok(seeds.map(Wanted::Drawn).collect());
-    }
-    let faults = arguments.fault.iter().cloned();
-    Ok(faults.map(Wanted::Fault).collect())
 }
 
 async fn run(
@@ -398,66 +345,6 @@ async fn show(recorder: Recorder, takes: Duration) {
     }
 }
 
-/// `run.jsonl` and `redis-kill` make `run-redis-kill.jsonl`.
-fn named(path: &Path, name: &str) -> PathBuf {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = path.extension().map(|it| it.to_string_lossy());
-    let file = match extension {
-        Some(extension) => format!("{stem}-{name}.{extension}"),
-        None => format!("{stem}-{name}"),
-    };
-    path.with_file_name(file)
-}
-
-fn write_history(judged: &Judged, path: &Path) -> Result<(), Refusal> {
-    let written = File::create(path)
-        .map_err(HistoryError::from)
-        .and_then(|file| judged.history.write(BufWriter::new(file)));
-    written.map(drop).map_err(|source| Refusal::Write {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// Where words go: to standard output, or standard error where that has the JSON; and to the report.
-struct Output {
-    json: bool,
-    text: String,
-    report: Option<PathBuf>,
-}
-
-impl Output {
-    fn new(arguments: &Arguments) -> Self {
-        Self {
-            json: arguments.json,
-            text: String::new(),
-            report: arguments.report.clone(),
-        }
-    }
-
-    fn say(&mut self, text: &str) {
-        if self.json {
-            eprintln!("{text}");
-        } else {
-            println!("{text}");
-            // Seen at once, also in a pipe.
-            let _ = std::io::stdout().flush();
-        }
-        self.text.push_str(text);
-        self.text.push('\n');
-    }
-
-    fn finish(&self) -> Result<(), Refusal> {
-        let Some(path) = &self.report else {
-            return Ok(());
-        };
-        std::fs::write(path, &self.text).map_err(|source| Refusal::Write {
-            path: path.clone(),
-            source: source.into(),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -472,12 +359,5 @@ mod tests {
         assert_eq!(exit_code(Holds), ExitCode::SUCCESS);
         assert_eq!(exit_code(Broken), ExitCode::from(1));
         assert_eq!(exit_code(Inconclusive), ExitCode::from(2));
-    }
-
-    #[test]
-    fn each_run_has_a_file_of_its_own() {
-        let path = named(Path::new("a/run.jsonl"), "1-redis-kill");
-        assert_eq!(path, Path::new("a/run-1-redis-kill.jsonl"));
-        assert_eq!(named(Path::new("run"), "x"), Path::new("run-x"));
     }
 }

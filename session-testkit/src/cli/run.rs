@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use super::{could_not_run, interrupts::Interrupts};
+use super::{could_not_run, interrupts::Interrupts, output};
 use crate::backends::{BACKEND_VARIABLE, Backend, BackendError, Backends};
 
 /// Starts a Redis and a Postgres, runs a command, stops them, and passes on its exit code.
@@ -100,7 +100,7 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
             "redis": backend(redis.backend()),
             "postgres": backend(postgres.backend()),
         });
-        println!("{document}");
+        output::say(document);
     }
     drop(started);
     exit_code(code)

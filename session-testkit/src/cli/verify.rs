@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::{
     could_not_run,
     interrupts::unless_interrupted,
+    output,
     progress::Bar,
     servers::{Servers, not_there},
 };
@@ -52,24 +53,15 @@ async fn run(arguments: Arguments) -> ExitCode {
             at(stage.title(), stage);
         }
         Progress::Step(step) => at(&format!("{}: {}", stage.title(), step.step), stage),
-        Progress::End(report) => bar.above(|| {
-            if arguments.json {
-                eprintln!("{report}");
-            } else {
-                println!("{report}");
-            }
-        }),
+        Progress::End(report) => bar.above(|| output::tell(arguments.json, report)),
     })
     .await;
     bar.clear();
-    if arguments.json {
-        match serde_json::to_string_pretty(&report) {
-            Ok(document) => println!("{document}"),
-            Err(error) => return could_not_run(&error),
-        }
-        eprintln!("\n{}", report.summary());
-    } else {
-        println!("\n{}", report.summary());
+    if arguments.json
+        && let Err(error) = output::document(&report)
+    {
+        return could_not_run(&error);
     }
+    output::tell(arguments.json, format_args!("\n{}", report.summary()));
     ExitCode::from(u8::from(!report.ok))
 }

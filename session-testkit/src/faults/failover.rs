@@ -1,4 +1,5 @@
-//! Failover to a replica that lags, and failback to the old master.
+//! Failover to a replica that lags, and failback to the old master; and a master that is demoted under its
+//! clients.
 //!
 //! The replica lags because it is promoted first: what the master takes until it is demoted is lost,
 //! as with a replica that was cut off before its master died.
@@ -8,25 +9,20 @@ use std::time::Duration;
 use super::{
     Fault, FaultError, Target,
     guard::{FaultGuard, Undo},
-    redis::{changes, dirty, info, no_effect},
+    redis::{ask, changes, dirty, info, no_effect, words},
 };
 use crate::{backends::RedisServer, proxy::Peer, wait::Patience};
 
 const EFFECT: Duration = Duration::from_secs(10);
+/// How long a demoted master loads, about.
+const LOADING: Duration = Duration::from_millis(1_500);
 
 pub(super) async fn fail_over(
     fault: Fault,
     target: &Target,
     guard: &mut FaultGuard,
 ) -> Result<(), FaultError> {
-    let master = &target.redis;
-    let replica = target.replica.as_ref();
-    let replica = replica.ok_or_else(|| FaultError::Impossible {
-        fault,
-        why: "to what? Say so with `Target::replica`".to_owned(),
-    })?;
-    replica.replica_of(Some(master)).await?;
-    in_step(fault, replica, master).await?;
+    let (master, replica) = paired(fault, target).await?;
     guard.undo = Undo::Failback;
     let before = dirty(fault, master).await?;
     // From here on it lacks what the master takes.
@@ -37,6 +33,49 @@ pub(super) async fn fail_over(
         network.set_target(Peer::Redis, replica.address());
     }
     Ok(())
+}
+
+/// The master's clients stay where they are. What it takes in is what it had.
+pub(super) async fn demote(
+    fault: Fault,
+    target: &Target,
+    guard: &mut FaultGuard,
+) -> Result<(), FaultError> {
+    let (master, replica) = paired(fault, target).await?;
+    let keys = info(fault, master, "keyspace").await?;
+    let keys = keys.text("db0").and_then(|line| {
+        let count = line.strip_prefix("keys=")?.split(',').next()?;
+        count.parse::<u64>().ok()
+    });
+    // The first makes it load quickly; it is allowed meanwhile, the second is not.
+    guard.undo = Undo::Redis(vec![
+        words(&["CONFIG", "SET", "key-load-delay", "0"]),
+        words(&["REPLICAOF", "NO", "ONE"]),
+    ]);
+    // Its own data are few, so each is made to take its time; and now and then it looks at its clients.
+    let delay = LOADING.as_micros() / u128::from(keys.unwrap_or_default().max(1));
+    master
+        .config_set("key-load-delay", &delay.min(100_000).to_string())
+        .await?;
+    master
+        .config_set("loading-process-events-interval-bytes", "1024")
+        .await?;
+    replica.replica_of(None).await?;
+    // As if it were another's: else what the two have in common would not be sent, and nothing loaded.
+    ask(fault, replica, &["DEBUG", "CHANGE-REPL-ID"]).await?;
+    Ok(master.replica_of(Some(replica)).await?)
+}
+
+/// Master and replica, which has all that the master has.
+async fn paired(fault: Fault, target: &Target) -> Result<(&RedisServer, &RedisServer), FaultError> {
+    let replica = target.replica.as_ref();
+    let replica = replica.ok_or_else(|| FaultError::Impossible {
+        fault,
+        why: "to what? Say so with `Target::replica`".to_owned(),
+    })?;
+    replica.replica_of(Some(&target.redis)).await?;
+    in_step(fault, replica, &target.redis).await?;
+    Ok((&target.redis, replica))
 }
 
 /// The old master takes over what the new one has, and its place.

@@ -65,13 +65,17 @@ pub enum Fault {
     RedisClientKill,
     /// `timeout 1`: connections that are idle for a second are closed.
     RedisIdleTimeout,
-    /// `maxclients 1`: new connections are refused, old ones stay.
+    /// `maxclients 1`: those that are connected are closed, and new connections refused.
     RedisMaxClients,
     /// A replica that lags behind is promoted, and the old master demoted to its replica, as soon
     /// as it took a write that the new one lacks (2 s at most). Healing fails back to the old master.
     /// Needs [`Target::replica`](super::Target::replica); with
     /// [`Target::network`](super::Target::network) new connections follow the master.
     RedisFailover,
+    /// It is made a replica of another under its clients: READONLY for writes, and LOADING for reads for a second or
+    /// two, while it takes in the other's data. Healing promotes it. Needs
+    /// [`Target::replica`](super::Target::replica).
+    RedisDemotion,
     /// The container leaves its network.
     RedisDisconnect,
     /// The lines between nodes and Redis; needs [`Target::network`](super::Target::network).
@@ -108,7 +112,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::RedisKill,
         Self::RedisPause,
         Self::RedisOldDump,
@@ -127,6 +131,7 @@ impl Fault {
         Self::RedisIdleTimeout,
         Self::RedisMaxClients,
         Self::RedisFailover,
+        Self::RedisDemotion,
         Self::RedisDisconnect,
         Self::RedisLink(Link::Latency),
         Self::RedisLink(Link::Blackhole),
@@ -178,6 +183,7 @@ impl Fault {
             Self::RedisIdleTimeout => "redis-idle-timeout",
             Self::RedisMaxClients => "redis-maxclients",
             Self::RedisFailover => "redis-failover",
+            Self::RedisDemotion => "redis-demotion",
             Self::RedisDisconnect => "redis-disconnect",
             Self::RedisLink(Link::Latency) => "redis-link-latency",
             Self::RedisLink(Link::Blackhole) => "redis-link-blackhole",

@@ -93,6 +93,7 @@ pub(super) async fn inject(
         }
         Fault::RedisMaxClients => limit_clients(fault, server, &mut guard).await?,
         Fault::RedisFailover => failover::fail_over(fault, target, &mut guard).await?,
+        Fault::RedisDemotion => failover::demote(fault, target, &mut guard).await?,
         Fault::RedisDisconnect => {
             guard.undo = Undo::Reconnect(server.disconnect().await?);
         }
@@ -176,9 +177,14 @@ async fn deny(
             "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes",
         ]));
     }
-    steps.add_command(command(&["ACL", "SETUSER", user, &rule]));
-    let denied = steps.exec_async(&mut admin).await;
-    denied.map_err(refused(fault))
+    let set_user = command(&["ACL", "SETUSER", user, &rule]);
+    steps.add_command(set_user).ignore();
+    let killed: Vec<u64> = steps
+        .query_async(&mut admin)
+        .await
+        .map_err(refused(fault))?;
+    guard.effects = killed.first().copied();
+    Ok(())
 }
 
 /// A background save fails in a folder where nobody can make a file.
@@ -221,19 +227,26 @@ async fn limit_clients(
     let url = server.url().to_owned();
     let held = tokio::task::spawn_blocking(move || {
         let client = ::redis::Client::open(url)?;
-        let connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
+        let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
         connection.set_read_timeout(Some(Duration::from_secs(1)))?;
-        Ok::<_, RedisError>(connection)
+        let mut steps = ::redis::pipe();
+        steps.atomic();
+        steps.add_command(command(&["CONFIG", "SET", "maxclients", "1"]));
+        // Without these nobody would notice.
+        steps.add_command(command(&[
+            "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes",
+        ]));
+        let limited = steps.exec(&mut connection);
+        Ok::<_, RedisError>((connection, limited))
     });
     let held = held.await.map_err(|error| FaultError::Impossible {
         fault,
         why: error.to_string(),
     })?;
-    let held = Box::new(held.map_err(refused(fault))?);
+    let (held, limited) = held.map_err(refused(fault))?;
     let restore = words(&["CONFIG", "SET", "maxclients", &before]);
-    guard.undo = Undo::RedisOn(held, vec![restore]);
-    server.config_set("maxclients", "1").await?;
-    Ok(())
+    guard.undo = Undo::RedisOn(Box::new(held), vec![restore]);
+    limited.map_err(refused(fault))
 }
 
 pub(super) async fn dirty(fault: Fault, server: &RedisServer) -> Result<u64, FaultError> {
@@ -263,12 +276,26 @@ pub(super) async fn undo(
     let mut failure = None;
     for words in commands {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        if words.starts_with(&["REPLICAOF"]) {
+            loaded(fault, &target.redis).await?;
+        }
         // The others are tried all the same.
         if let Err(error) = ask(fault, &target.redis, &words).await {
             failure.get_or_insert(error);
         }
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Until it is not LOADING any more.
+async fn loaded(fault: Fault, server: &RedisServer) -> Result<(), FaultError> {
+    let mut patience = Patience::new("Redis to have loaded its data", EFFECT);
+    let loaded = async || {
+        let persistence = info(fault, server, "persistence").await;
+        persistence.is_ok_and(|it| it.number("loading") == Some(0))
+    };
+    while !patience.look(loaded()).await.map_err(no_effect(fault))? {}
+    Ok(())
 }
 
 /// What a report is made of.
@@ -301,7 +328,12 @@ pub(super) async fn look(
         Fault::RedisMaxClients => all.number("rejected_connections"),
         Fault::RedisOom => errors("OOM"),
         Fault::RedisMisconf => errors("MISCONF"),
+        // Of who goes without CLIENT nobody hears.
+        Fault::RedisAcl(Command::Client) => None,
         Fault::RedisAcl(_) => errors("NOPERM"),
+        Fault::RedisDemotion => errors("LOADING")
+            .zip(errors("READONLY"))
+            .map(|(loading, read_only)| loading + read_only),
         _ => None,
     };
     Some(Look {
@@ -335,7 +367,11 @@ pub(super) async fn info(
     Ok(Info(text.map_err(refused(fault))?))
 }
 
-async fn ask(fault: Fault, server: &RedisServer, words: &[&str]) -> Result<(), FaultError> {
+pub(super) async fn ask(
+    fault: Fault,
+    server: &RedisServer,
+    words: &[&str],
+) -> Result<(), FaultError> {
     let mut admin = server.connect().await?;
     let answer = command(words).exec_async(&mut admin).await;
     answer.map_err(refused(fault))
@@ -349,7 +385,7 @@ pub(super) fn command<S: AsRef<str>>(words: &[S]) -> Cmd {
     command
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+pub(super) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 

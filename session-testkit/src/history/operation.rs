@@ -66,7 +66,8 @@ pub enum Op {
         user: String,
         /// What was put into it.
         data: String,
-        /// When the login began, where that is before the call.
+        /// When the login had begun for certain, where that is known: a revoke-all called later than this ends it.
+        /// Defaults to the call.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         began: Option<Nanos>,
         /// The absolute timeout, if one was asked for.

@@ -124,7 +124,7 @@ mod tests {
             of(effect(Loss::Not, true)),
             "redis-kill redis-pause redis-old-dump redis-acl-info redis-acl-get redis-acl-client \
              redis-misconf redis-client-pause redis-client-pause-writes redis-client-kill \
-             redis-idle-timeout redis-maxclients redis-failover redis-disconnect \
+             redis-idle-timeout redis-maxclients redis-failover redis-demotion redis-disconnect \
              redis-link-latency redis-link-blackhole redis-link-partition redis-link-down \
              redis-link-reset redis-link-truncated \
              lose-unlinks lose-unlink-replies lose-fences lose-fence-replies"

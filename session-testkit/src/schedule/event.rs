@@ -146,7 +146,10 @@ impl Event {
     }
 
     pub(super) fn needs_replica(self) -> bool {
-        self == Self::Fault(Fault::RedisFailover)
+        matches!(
+            self,
+            Self::Fault(Fault::RedisFailover | Fault::RedisDemotion)
+        )
     }
 
     /// Only containers can leave their network.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use session_layer::{Error, NewSession, Session, Sessions, Validation};
+use session_layer::{Error, LoginMoment, NewSession, Session, Sessions, Validation};
 
 use super::{Failed, Login, Reach, Seen, Subject, Token};
 
@@ -52,6 +52,11 @@ impl Subject for SessionLayerSubject {
         u32::try_from(nodes.len()).unwrap_or(u32::MAX)
     }
 
+    async fn begin_login(&self, node: u32) -> Result<Option<String>, Failed> {
+        let login = self.on(node)?.begin_login().await.map_err(failed)?;
+        Ok(Some(login.moment().to_string()))
+    }
+
     async fn create(&self, node: u32, login: &Login) -> Result<Token, Failed> {
         let mut new = NewSession::new(&login.user).data(&login.data);
         if let Some(lifetime) = login.lifetime {
@@ -60,8 +65,15 @@ impl Subject for SessionLayerSubject {
         if let Some(idle) = login.idle {
             new = new.idle_timeout(idle);
         }
-        let created = self.on(node)?.create(new).await.map_err(failed)?;
-        Ok(Token::new(created.token.reveal()))
+        let sessions = self.on(node)?;
+        let created = match &login.begun {
+            Some(moment) => {
+                let moment: LoginMoment = moment.parse().map_err(Failed::refused)?;
+                sessions.resume_login(moment).create(new).await
+            }
+            None => sessions.create(new).await,
+        };
+        Ok(Token::new(created.map_err(failed)?.token.reveal()))
     }
 
     async fn validate(&self, node: u32, token: &Token) -> Seen {

@@ -74,33 +74,11 @@ impl Judged {
     /// All but the history.
     #[must_use]
     pub fn json(&self) -> Value {
-        let promises = self.verdicts.iter().map(|(invariant, verdict)| {
-            let mut of = json!({
-                "promise": invariant.name(),
-                "outcome": verdict.outcome().to_string(),
-                "examined": verdict.examined(),
-                "required": self.required.contains(&invariant),
-            });
-            match verdict {
-                Verdict::Broken {
-                    found, violations, ..
-                } => {
-                    of["found"] = json!(found);
-                    let violations = violations.iter().map(
-                        |violation| json!({ "what": violation.what, "proof": violation.proof }),
-                    );
-                    of["violations"] = violations.collect();
-                }
-                Verdict::Inconclusive { reasons, .. } => of["reasons"] = json!(reasons),
-                Verdict::Holds { .. } => {}
-            }
-            of
-        });
         json!({
             "outcome": self.outcome().to_string(),
             "doubts": self.doubts(),
             "schedule": self.schedule,
-            "promises": promises.collect::<Value>(),
+            "promises": promises(&self.verdicts, &self.required),
             "revokedTried": self.revoked_tried,
             "revokedWanted": self.revoked_wanted,
             "availability": self.availability,
@@ -108,6 +86,33 @@ impl Judged {
             "load": self.report,
         })
     }
+}
+
+/// What is said of every promise, as JSON; of these something must have been examined.
+pub(crate) fn promises(verdicts: &Verdicts, required: &[Invariant]) -> Value {
+    let promises = verdicts.iter().map(|(invariant, verdict)| {
+        let mut of = json!({
+            "promise": invariant.name(),
+            "outcome": verdict.outcome().to_string(),
+            "examined": verdict.examined(),
+            "required": required.contains(&invariant),
+        });
+        match verdict {
+            Verdict::Broken {
+                found, violations, ..
+            } => {
+                of["found"] = json!(found);
+                let violations = violations
+                    .iter()
+                    .map(|violation| json!({ "what": violation.what, "proof": violation.proof }));
+                of["violations"] = violations.collect();
+            }
+            Verdict::Inconclusive { reasons, .. } => of["reasons"] = json!(reasons),
+            Verdict::Holds { .. } => {}
+        }
+        of
+    });
+    promises.collect()
 }
 
 impl fmt::Display for Judged {

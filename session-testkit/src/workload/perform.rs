@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    DropWhen, Recorder,
+    Clock, DropWhen, Recorder,
     dropping::dropping,
     plan::{Action, Planned, Presented},
     sessions::{Known, Slots, Tokens},
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     history::{Change, Creation, Nanos, Op, Operation, nanos},
-    subject::{Failed, Login, Reach, Subject},
+    subject::{Failed, Login, Reach, Subject, Token},
 };
 
 /// What all requests of a run share.
@@ -59,6 +59,7 @@ impl<S: Subject> Shared<S> {
                     data: format!("{session}.0"),
                     lifetime,
                     idle,
+                    begun: None,
                 };
                 let millis = |span: Duration| nanos(span) / 1_000_000;
                 let pending = begin(Op::Create {
@@ -70,13 +71,9 @@ impl<S: Subject> Shared<S> {
                     idle_ms: idle.map(millis),
                     answer: None,
                 });
-                let created = pending
-                    .ask(this.subject.create(node, &login), |op, created| {
-                        set_creation(op, Creation::of(created))
-                    })
-                    .await;
-                match created {
-                    Some(Ok(token)) => {
+                let logged_in = log_in(&this.subject, this.recorder.clock(), node, login);
+                match pending.ask(logged_in, set_creation).await {
+                    Some(Ok((token, _began))) => {
                         this.tokens.add(session, 0, token.clone());
                         this.slots.take(slot, Known::new(session, token));
                     }
@@ -271,10 +268,26 @@ fn set_change(op: &mut Op, change: Option<Change>) -> bool {
     supported
 }
 
-pub(super) fn set_creation(op: &mut Op, creation: Option<Creation>) -> bool {
+/// A login from its beginning to its end: the token, and when it had begun for certain, where that is known.
+pub(super) async fn log_in(
+    subject: &impl Subject,
+    clock: Clock,
+    node: u32,
+    mut login: Login,
+) -> Result<(Token, Option<Nanos>), Failed> {
+    login.begun = subject.begin_login(node).await?;
+    let began = login.begun.is_some().then(|| clock.now());
+    let token = subject.create(node, &login).await?;
+    Ok((token, began))
+}
+
+/// Puts the answer of [`log_in`] into its operation.
+pub(super) fn set_creation(op: &mut Op, created: &Result<(Token, Option<Nanos>), Failed>) -> bool {
+    let creation = Creation::of(created);
     let supported = creation.is_some();
-    if let Op::Create { answer, .. } = op {
+    if let Op::Create { answer, began, .. } = op {
         *answer = creation;
+        *began = created.as_ref().ok().and_then(|(_token, began)| *began);
     }
     supported
 }

@@ -8,10 +8,10 @@ use std::{
 
 use super::{
     Recorder,
-    perform::{Pending, changed, set_creation, set_seen},
+    perform::{Pending, changed, log_in, set_creation, set_seen},
 };
 use crate::{
-    history::{Creation, End, Entry, Header, History, Op, Parameters},
+    history::{End, Entry, Header, History, Op, Parameters},
     subject::{Failed, Login, Reach, Seen, Subject, Token},
 };
 
@@ -134,11 +134,9 @@ impl<S: Subject> Script<S> {
             idle_ms: login.idle.map(millis),
             answer: None,
         };
-        let asked = self.subject.create(node, login);
-        let created = self
-            .begin(node, op)
-            .ask(asked, |op, created| set_creation(op, Creation::of(created)));
-        let token = created.await.unwrap_or_else(no_answer)?;
+        let logged_in = log_in(&self.subject, self.recorder.clock(), node, login.clone());
+        let created = self.begin(node, op).ask(logged_in, set_creation);
+        let (token, _began) = created.await.unwrap_or_else(no_answer)?;
         Ok(Issued { session, token })
     }
 

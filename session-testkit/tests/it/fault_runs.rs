@@ -17,7 +17,7 @@ use tokio::process::Command;
 
 use self::deaf::Deaf;
 use crate::{
-    command::{testkit, testkit_on},
+    command::{run, testkit, testkit_on},
     deployment::roomy,
     harness::{Outcome, Registry},
 };
@@ -36,6 +36,9 @@ pub(crate) fn tests(reg: &mut Registry) {
     );
     reg.plain("bad_arguments_exit_2", bad_arguments);
     reg.plain("all_faults_are_listed", list);
+    reg.plain("a_history_is_judged_again", judged_again);
+    reg.plain("a_reader_who_leaves_is_no_error", reader_leaves);
+    reg.shared("several_runs_end_with_a_table", table);
 }
 
 /// The command, with room in every deadline.
@@ -103,6 +106,66 @@ async fn redis_killed(backend: Backend) -> Outcome {
         report.starts_with("seed 7\n") && report.contains("verdict: holds"),
         "{report}"
     );
+    let again = testkit()
+        .args(["faults", "--judge"])
+        .arg(file("run.jsonl"))
+        .output()
+        .await?;
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    Ok(())
+}
+
+async fn judged_again() -> Outcome {
+    let of = |name: &str| {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("histories")
+            .join(name)
+    };
+    for (path, code, says) in [
+        (of("r1-late-fill-resurrects.jsonl"), 1, "R1   a revoke"),
+        (
+            of("r1-holds-begun-before-the-answer.jsonl"),
+            0,
+            "verdict: holds",
+        ),
+        (of("no-such.jsonl"), 2, "could not judge"),
+        (of("../Cargo.toml"), 2, "line 1 of the history"),
+    ] {
+        let mut command = testkit();
+        let ran = run(command.args(["faults", "--judge"]).arg(&path)).await?;
+        assert_eq!(ran.code, code, "{}", path.display());
+        assert!(ran.stdout.contains(says) || ran.stderr.contains(says));
+    }
+    let mut command = testkit();
+    command.args(["faults", "--json", "--judge"]);
+    let ran = run(command.arg(of("r1-late-fill-resurrects.jsonl"))).await?;
+    let document: Value = serde_json::from_str(&ran.stdout)?;
+    assert_eq!(document["outcome"], "broken");
+    assert_eq!(document["promises"][0]["outcome"], "broken");
+    Ok(())
+}
+
+async fn reader_leaves() -> Outcome {
+    let mut shell = Command::new("bash");
+    shell.args(["-o", "pipefail", "-c", "\"$0\" faults --list | true"]);
+    let ran = run(shell.arg(env!("CARGO_BIN_EXE_session-testkit"))).await?;
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    Ok(())
+}
+
+async fn table(backends: Arc<Backends>) -> Outcome {
+    let mut command = on(&backends);
+    // Without the services' own servers broken: named ones are shared.
+    command.args(["--secs", "3", "--fault", "plain-revoke", "random-tokens"]);
+    let ran = run(&mut command).await?;
+    let rows: Vec<&str> = ran
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .collect();
+    assert_eq!(rows.len(), 3, "{}", ran.stdout);
+    assert!(rows[1].starts_with("| plain-revoke | 7 | "), "{rows:?}");
+    assert!(rows[2].starts_with("| random-tokens | 7 | "), "{rows:?}");
     Ok(())
 }
 

@@ -139,5 +139,33 @@ async fn dead() -> Outcome {
         text.contains(&address.to_string()) && !text.contains("s3cret"),
         "{text}"
     );
+    for url in [
+        "",
+        "s3cret",
+        "http://s3cret@localhost",
+        "redis://:s3cret@",
+        "postgres:///db",
+    ] {
+        let begin = std::time::Instant::now();
+        for error in [
+            Backends::builder()
+                .redis_url(url)
+                .start_redis()
+                .await
+                .expect_err(url),
+            Backends::builder()
+                .database_url(url)
+                .start_postgres()
+                .await
+                .expect_err(url),
+        ] {
+            assert!(
+                matches!(error, BackendError::BadUrl { .. }),
+                "{url}: {error:?}"
+            );
+            assert!(!format!("{error} {error:?}").contains("s3cret"));
+        }
+        assert!(begin.elapsed().as_secs() < 5, "nobody is waited for");
+    }
     Ok(())
 }

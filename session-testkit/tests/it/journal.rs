@@ -49,6 +49,7 @@ pub(crate) fn tests(reg: &mut Registry) {
         old_data,
     );
     reg.shared("a_truncate_ends_every_copy", truncate);
+    reg.shared("rows_locked_by_hand_hold_up_nobody", locked_rows);
 }
 
 /// A Redis that acknowledges UNLINKs and loses them, for as long as it is told to.
@@ -233,6 +234,13 @@ async fn fail_closed(backends: Arc<Backends>) -> Outcome {
     assert!(lived < D + LATE, "{lived:?}");
     // The same for one that nobody revoked; and its copy was left where it is.
     assert_eq!(ask(&pair.reader, &bob).await, "unavailable");
+    // The health document says why.
+    let health = serde_json::to_value(pair.reader.health().await)?;
+    let journal = &health["journal"];
+    assert!(
+        journal["ageMs"].as_u64() > journal["withinMs"].as_u64(),
+        "{health}"
+    );
     drop(cut);
     wait::until("Postgres to be asked again", SOON, async || {
         ask(&pair.reader, &bob).await == "valid"
@@ -368,5 +376,53 @@ async fn truncate(backends: Arc<Backends>) -> Outcome {
     let (_, answer) = pair.lives_on(&alice).await?;
     assert_eq!(answer, "invalid");
     pair.cached("bob").await?;
+    Ok(())
+}
+
+/// An UPDATE that nobody has committed yet, of sessions that are due to be touched. They are valid meanwhile, and
+/// what else is changed counts within D.
+async fn locked_rows(backends: Arc<Backends>) -> Outcome {
+    use sqlx::Connection as _;
+    let sandbox = backends.sandbox();
+    let pair = Pair::start(&backends, &sandbox, Policy::Available).await?;
+    let zed = pair.cached("zed").await?;
+    let mut locked = Vec::new();
+    for n in 0..12 {
+        let new = session_layer::NewSession::new(format!("locked {n}")).idle_timeout(SOON * 60);
+        locked.push(pair.revoker.create(new).await?);
+    }
+    let mut person = backends.postgres().connect().await?;
+    let run = |sql: &str| sqlx::AssertSqlSafe(sql.replace("{}", sandbox.schema()));
+    let unused = "UPDATE {}.sessions SET last_seen_at = now() - interval '2 minutes' WHERE user_id LIKE 'locked%'";
+    sqlx::raw_sql(run(unused)).execute(&mut person).await?;
+    let mut transaction = person.begin().await?;
+    let lock = "UPDATE {}.sessions SET label = 'x' WHERE user_id LIKE 'locked%'";
+    sqlx::raw_sql(run(lock)).execute(&mut *transaction).await?;
+    let polling = locked.iter().map(|one| {
+        let (reader, token) = (pair.reader.clone(), one.token.reveal().to_owned());
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                assert!(matches!(
+                    reader.validate(&token).await,
+                    session_layer::Validation::Valid(_)
+                ));
+            }
+        })
+    });
+    let polling: Vec<_> = polling.collect();
+    let end = "UPDATE {}.sessions SET revoked_at = now() WHERE user_id = 'zed'";
+    sqlx::raw_sql(run(end))
+        .execute(&mut backends.postgres().connect().await?)
+        .await?;
+    let (lived, answer) = pair.lives_on(&zed).await?;
+    assert_eq!(answer, "invalid");
+    assert!(lived < D + LATE, "{lived:?}");
+    pair.reader
+        .create(session_layer::NewSession::new("another"))
+        .await?;
+    for one in polling {
+        one.await?;
+    }
+    transaction.rollback().await?;
     Ok(())
 }

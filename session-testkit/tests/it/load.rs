@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use session_layer::store::PostgresStore;
-use session_layer::{Created, SessionToken, Sessions, Validation, cache::NoCache};
+use session_layer::{Created, NewSession, SessionToken, Sessions, Validation, cache::NoCache};
 use session_testkit::backends::{Backends, Sandbox};
 use session_testkit::proxy::{Proxy, Toxic};
 use session_testkit::wait;
@@ -24,6 +24,11 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("misses_for_many_tokens_share_reads", many_tokens);
     reg.shared("a_postgres_that_hangs_gets_no_more_reads", hanging);
     reg.shared("callers_that_leave_cost_no_connection", leaving);
+    reg.shared(
+        "a_postgres_that_hangs_is_not_knocked_at_by_every_caller",
+        knocking,
+    );
+    reg.shared("what_nobody_waits_for_ends_in_postgres_too", abandoned);
 }
 
 /// A service without a cache, and a look at Postgres from outside.
@@ -263,5 +268,68 @@ async fn leaving(backends: Arc<Backends>) -> Outcome {
     }
     let (connections, _) = rig.seen().await?;
     assert!(connections <= 10, "{connections} connections");
+    Ok(())
+}
+
+/// With the table locked every read is given up, and the next one comes. Were it to go on in Postgres, so would
+/// the one before, and the one before that.
+async fn abandoned(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let deadlines = (Duration::from_millis(150), Duration::from_millis(100));
+    let mut rig = Rig::start(&backends, &sandbox, sandbox.database_url(), deadlines).await?;
+    let alice = login(&rig.sessions, "alice").await?;
+    rig.lock().await?;
+    let mut asking = Vec::new();
+    let mut most = 0;
+    for _ in 0..150 {
+        asking.extend(spawn_all(
+            &rig.sessions,
+            vec![alice.token.reveal().to_owned(); 2],
+        ));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let (connections, _) = rig.seen().await?;
+        most = most.max(connections);
+    }
+    // One that is just leaving beside each that has come.
+    assert!(most <= 20, "{most} connections at once, of 10");
+    rig.unlock().await?;
+    for answer in join_all(asking).await {
+        answer?;
+    }
+    Ok(())
+}
+
+/// What knocks while nobody opens is a queue that has to be taken in, one by one, when somebody does.
+async fn knocking(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    store(&sandbox).await?;
+    let proxy = Proxy::start(backends.postgres().address()).await?;
+    let deadline = Duration::from_millis(200);
+    let store = PostgresStore::builder(&proxy.url(sandbox.database_url()))
+        .schema(sandbox.schema())
+        .read_deadline(deadline)
+        .change_deadline(deadline)
+        .connect_lazy()?;
+    let sessions = Sessions::builder(NoCache, store).build();
+    let hangs = proxy.inject(Toxic::hold());
+    let before = proxy.traffic().accepted;
+    let mut asking = Vec::new();
+    for n in 0..300 {
+        let sessions = sessions.clone();
+        asking.push(tokio::spawn(async move {
+            let _refused = sessions.create(NewSession::new(format!("user {n}"))).await;
+        }));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for one in asking {
+        one.await?;
+    }
+    let knocked = proxy.traffic().accepted - before;
+    assert!(knocked < 100, "{knocked} connections for 300 callers");
+    hangs.heal();
+    wait::until("a login", SOON, async || {
+        sessions.create(NewSession::new("alice")).await.is_ok()
+    })
+    .await?;
     Ok(())
 }

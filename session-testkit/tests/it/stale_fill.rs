@@ -28,11 +28,11 @@ pub(crate) fn tests(reg: &mut Registry) {
     );
     reg.shared("a_late_fill_never_brings_old_data_back", update_lease);
     reg.shared(
-        "with_a_plain_set_as_the_fill_all_revoked_come_back",
+        "with_a_plain_set_as_the_fill_revoked_ones_come_back",
         revoke_plain_set,
     );
     reg.shared(
-        "with_a_plain_set_as_the_fill_all_old_data_comes_back",
+        "with_a_plain_set_as_the_fill_old_data_comes_back",
         update_plain_set,
     );
     reg.shared(
@@ -109,18 +109,17 @@ async fn update_lease(backends: Arc<Backends>) -> Outcome {
 }
 
 async fn revoke_plain_set(backends: Arc<Backends>) -> Outcome {
-    assert_eq!(
-        resurrected(&backends, ChangeBy::Revoke, FillBy::PlainSet).await?,
-        TRIES
-    );
-    Ok(())
+    nearly_all(resurrected(&backends, ChangeBy::Revoke, FillBy::PlainSet).await?)
 }
 
 async fn update_plain_set(backends: Arc<Backends>) -> Outcome {
-    assert_eq!(
-        resurrected(&backends, ChangeBy::Update, FillBy::PlainSet).await?,
-        TRIES
-    );
+    nearly_all(resurrected(&backends, ChangeBy::Update, FillBy::PlainSet).await?)
+}
+
+/// Where Redis was too slow for one of a try's deadlines on a busy machine, Postgres answered, or an UNLINK was
+/// repeated.
+fn nearly_all(came_back: usize) -> Outcome {
+    assert!(came_back >= TRIES * 9 / 10, "{came_back} of {TRIES}");
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use sqlx::{Connection as _, Row as _, SqlStr};
 use tokio::time::timeout;
 
 use super::PostgresStore;
-use super::connection::Connection;
+use super::connection::{Connection, Connections};
 use super::errors::{self, Progress};
 use super::rows;
 use crate::error::{StoreError, StoreErrorKind};
@@ -35,25 +35,34 @@ impl PostgresStore {
         &self,
         ask: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, StoreError> {
+        self.read_over(&self.connections, self.read_deadline, ask)
+            .await
+    }
+
+    /// [`read`](Self::read), over these connections and under this deadline.
+    pub(super) async fn read_over(
+        &self,
+        connections: &Connections,
+        deadline: Duration,
+        ask: impl Fn() -> Statement + Send + Sync,
+    ) -> Result<Vec<PgRow>, StoreError> {
         let progress = Progress::default();
         let asking = async {
             let mut dead = 0;
             loop {
                 progress.connecting();
-                let connection = self.connections.get().await?;
+                let connection = connections.get().await?;
                 progress.asking();
                 match self.fetch(connection, ask()).await {
                     Ok(rows) => return Ok(rows),
-                    Err(error)
-                        if errors::ends_connection(&error) && dead < self.connections.most() =>
-                    {
+                    Err(error) if errors::ends_connection(&error) && dead < connections.most() => {
                         dead += 1;
                     }
                     Err(error) => return Err(self.explain(error, &progress).await),
                 }
             }
         };
-        within(self.read_deadline, &progress, asking).await
+        within(deadline, &progress, asking).await
     }
 
     /// Makes a change that is one statement. It is sent once.

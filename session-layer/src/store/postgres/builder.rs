@@ -7,6 +7,7 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use super::connection::Connections;
+use super::read::JOURNAL_AT_MOST;
 use super::{CHANGE_DEADLINE, PostgresStore, READ_DEADLINE};
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -58,13 +59,16 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Connections at most; at least 1. Defaults to 10.
+    /// Connections at most; at least 1. Half of them are for validations, one is for the journal, the rest for
+    /// everything else. Defaults to 10.
     pub fn max_connections(mut self, most: u32) -> Self {
         self.max_connections = most.max(1);
         self
     }
 
-    /// How long a read may take, waiting for a connection included. Defaults to [`READ_DEADLINE`].
+    /// How long a read may take, waiting for a connection included. Defaults to [`READ_DEADLINE`]. Postgres itself
+    /// ends a validation's a little earlier (`statement_timeout` at nine tenths of it): what nobody waits for any
+    /// more must not go on there, beside the next ones.
     pub fn read_deadline(mut self, deadline: Duration) -> Self {
         self.read_deadline = deadline;
         self
@@ -94,24 +98,52 @@ impl PostgresStoreBuilder {
     /// [`StoreError`] for a URL that is none of Postgres', or a schema name that is not allowed.
     pub fn connect_lazy(self) -> Result<PostgresStore, StoreError> {
         let schema = self.schema.parse()?;
-        let options = self.connect_options()?;
+        let reading = self.max_connections / 2;
+        // With two or fewer, all is done over the same.
+        let journal = u32::from(self.max_connections > 2);
+        let (change, read) = (
+            self.change_deadline.as_millis(),
+            self.read_deadline.as_millis(),
+        );
+        let connections = self.connections(
+            self.max_connections - reading - journal,
+            (change * 3 / 4, change / 2),
+        )?;
+        let mut store = PostgresStore {
+            read_deadline: self.read_deadline,
+            change_deadline: self.change_deadline,
+            pooled: self.pooled,
+            ..PostgresStore::over(connections, schema)
+        };
+        if reading > 0 {
+            // The lock's first, so that it is named.
+            let (ends, lock) = ((read * 9 / 10).max(1), (read * 8 / 10).max(1));
+            store.reading = self.connections(reading, (ends, lock))?;
+            store.reads_at_once = usize::try_from(reading).unwrap_or(usize::MAX);
+        }
+        if journal > 0 {
+            store.journal = self.connections(journal, (JOURNAL_AT_MOST.as_millis(), change / 2))?;
+        }
+        Ok(store)
+    }
+
+    fn connections(&self, most: u32, timeouts: (u128, u128)) -> Result<Connections, StoreError> {
         let pool = PgPoolOptions::new()
-            .max_connections(self.max_connections)
+            .max_connections(most)
             // The deadlines bound every wait; this one is for those who open on behalf of callers
             // that have gone.
             .acquire_timeout(self.change_deadline.max(self.read_deadline))
             // A dead one is found by using it: no ping before each read.
             .test_before_acquire(false)
-            .connect_lazy_with(options);
-        Ok(PostgresStore {
-            read_deadline: self.read_deadline,
-            change_deadline: self.change_deadline,
-            pooled: self.pooled,
-            ..PostgresStore::over(Connections::new(pool, true), schema)
-        })
+            .connect_lazy_with(self.connect_options(timeouts)?);
+        Ok(Connections::new(pool, true))
     }
 
-    fn connect_options(&self) -> Result<PgConnectOptions, StoreError> {
+    /// `statement` and `lock`: after how many ms Postgres gives up.
+    fn connect_options(
+        &self,
+        (statement, lock): (u128, u128),
+    ) -> Result<PgConnectOptions, StoreError> {
         // What the URL was is not repeated: it may contain a password.
         let bad = |message: &str| StoreError::new(StoreErrorKind::Other, message);
         if !self.url.starts_with("postgres://") && !self.url.starts_with("postgresql://") {
@@ -136,8 +168,8 @@ impl PostgresStoreBuilder {
         }
         let change = self.change_deadline.as_millis();
         Ok(options.options([
-            ("statement_timeout", (change * 3 / 4).to_string()),
-            ("lock_timeout", (change / 2).to_string()),
+            ("statement_timeout", statement.to_string()),
+            ("lock_timeout", lock.to_string()),
             // A process that stops in the middle of a change must not hold its locks for ever.
             (
                 "idle_in_transaction_session_timeout",

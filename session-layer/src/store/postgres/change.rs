@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
+use tokio::time::sleep;
 
 use super::PostgresStore;
 use super::ask::{Statement, micros, statement, within};
@@ -20,6 +21,11 @@ use crate::error::StoreError;
 use crate::session::SessionId;
 use crate::store::Change;
 use crate::token::TokenDigest;
+
+/// How often a touch looks at a row that somebody else is changing.
+const LOOKS: u32 = 4;
+/// Longer than another touch takes.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 impl PostgresStore {
     pub(super) async fn update_data(
@@ -48,8 +54,9 @@ impl PostgresStore {
         self.change_one(rotate).await
     }
 
-    /// Two touches at once are no conflict. One that came too late for its own and finds the row
-    /// changed looks again: the other may have been a touch, or a revocation.
+    /// Two touches at once are no conflict. One that came too late for its own, or finds the row locked,
+    /// looks again: the other may have been a touch, or a revocation. Of a row that stays locked there is
+    /// nothing to say.
     pub(super) async fn touch_session(
         &self,
         id: SessionId,
@@ -57,7 +64,10 @@ impl PostgresStore {
     ) -> Result<Change, StoreError> {
         let progress = Progress::default();
         let touching = async {
-            loop {
+            for look in 0..LOOKS {
+                if look > 0 {
+                    sleep(BETWEEN_LOOKS).await;
+                }
                 let touch = statement(&self.statements.touch)
                     .bind(Uuid::from_bytes(*id.as_bytes()))
                     .bind(micros(granularity));
@@ -70,6 +80,7 @@ impl PostgresStore {
                     Outcome::Overtaken => {}
                 }
             }
+            Ok(Change::Conflict)
         };
         within(self.change_deadline, &progress, touching).await
     }

@@ -27,7 +27,11 @@ enum Attempt {
 impl PostgresStore {
     /// Where Postgres stands: its snapshot as text.
     pub(super) async fn snapshot(&self) -> Result<LoginMoment, StoreError> {
-        let found = self.read(|| statement(&self.statements.snapshot)).await?;
+        // The beginning of a login, with a login's patience.
+        let ask = || statement(&self.statements.snapshot);
+        let found = self
+            .read_over(&self.connections, self.change_deadline / 2, ask)
+            .await?;
         Facts::of(&found)?;
         let snapshot: String = found[0].try_get("snapshot").map_err(unexpected)?;
         LoginMoment::new(snapshot).map_err(|error| unexpected(sqlx::Error::Decode(Box::new(error))))

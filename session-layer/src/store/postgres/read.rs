@@ -1,26 +1,33 @@
 //! Reads: each one statement, each answered with what makes it the truth.
 
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
+use tokio::time::Instant;
 
 use super::PostgresStore;
 use super::ask::{Statement, statement};
 use super::rows::{self, DIGESTS, Facts, unexpected};
 use super::statements::PerTarget;
 use crate::clock::Timestamp;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::session::ListedSession;
 use crate::store::{JournalPosition, JournalRead, JournalRow, Loaded, Row, Target};
 use crate::token::TokenDigest;
 
+/// How long a read of the journal may take at most: some ten million rows.
+pub(super) const JOURNAL_AT_MOST: Duration = Duration::from_secs(30);
+
 impl PostgresStore {
     pub(super) async fn load_all(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
         let wanted: Vec<Vec<u8>> = digests.iter().map(|d| d.as_bytes().to_vec()).collect();
+        let load = || statement(&self.statements.load).bind(wanted.clone());
         let found = self
-            .read(|| statement(&self.statements.load).bind(wanted.clone()))
+            .read_over(&self.reading, self.read_deadline, load)
             .await?;
         let facts = Facts::of(&found)?;
         let mut answers: Vec<Option<Row>> = vec![None; digests.len()];
@@ -60,13 +67,16 @@ impl PostgresStore {
     }
 
     pub(super) async fn digests_of(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
+        let ask = || match target {
+            Target::User { user_id, .. } => {
+                statement(&self.statements.digests_of_user).bind(user_id.clone())
+            }
+            one => of_one(&self.statements.digests, one),
+        };
+        // It is the beginning of a change, and has its patience: what waits for a lock is ended by Postgres
+        // by then, and nothing is left behind there.
         let found = self
-            .read(|| match target {
-                Target::User { user_id, .. } => {
-                    statement(&self.statements.digests_of_user).bind(user_id.clone())
-                }
-                one => of_one(&self.statements.digests, one),
-            })
+            .read_over(&self.connections, self.change_deadline / 2, ask)
             .await?;
         let facts = Facts::of(&found)?;
         let mut digests = Vec::new();
@@ -79,13 +89,40 @@ impl PostgresStore {
         Ok(rows::each_once(digests))
     }
 
+    /// A read that does not end in time is tried again with twice the time: somebody has changed a million
+    /// sessions at once, and what was not read does not get less. A connection that is dead costs the first,
+    /// short one.
     pub(super) async fn read_journal(
         &self,
         position: Option<JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
+        let began = Instant::now();
+        let read = self.read_journal_once(position).await;
+        let next = match &read {
+            Ok(_) => began.elapsed() * 2,
+            Err(error) if error.kind() == StoreErrorKind::TimedOut => self.journal_patience() * 2,
+            Err(_) => return read,
+        };
+        let next = next.min(JOURNAL_AT_MOST).as_millis();
+        let next = u64::try_from(next).unwrap_or(u64::MAX);
+        self.journal_patience.store(next, Ordering::Relaxed);
+        read
+    }
+
+    fn journal_patience(&self) -> Duration {
+        let learnt = Duration::from_millis(self.journal_patience.load(Ordering::Relaxed));
+        learnt.max(self.read_deadline)
+    }
+
+    async fn read_journal_once(
+        &self,
+        position: Option<JournalPosition>,
+    ) -> Result<JournalRead, StoreError> {
+        let patience = self.journal_patience();
         let from = |xid: u64| {
             let xid = xid.to_string();
-            self.read(move || statement(&self.statements.journal).bind(xid.clone()))
+            let ask = move || statement(&self.statements.journal).bind(xid.clone());
+            self.read_over(&self.journal, patience, ask)
         };
         let mut found = from(position.map_or(0, |position| position.xid)).await?;
         let mut facts = Facts::of(&found)?;

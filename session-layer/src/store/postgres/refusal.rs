@@ -63,25 +63,37 @@ impl Refusal {
             if self.lent.load(Ordering::SeqCst) > 0 {
                 continue;
             }
-            let _turn = self.turn.lock().await;
+            let turn = Arc::clone(&self.turn).lock_owned().await;
             if let Some(refused) = self.now() {
                 return refused;
             }
-            let connecting = async {
-                let connection = pool.connect_options().connect().await?;
-                connection.close().await
-            };
-            if let Ok(Err(error)) = timeout(HEARING, connecting).await {
-                let error = errors::of_connecting(error, None);
-                let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-                *heard = Some(Heard {
-                    until: Instant::now() + HOLDS,
-                    kind: error.kind(),
-                    why: error.to_string(),
-                });
-                return error;
+            // It goes on when the caller leaves, and nobody else connects meanwhile: else each of many callers
+            // would leave a connection behind that a Postgres which hangs has to take in when it wakes up.
+            let (this, options) = (self.clone(), pool.connect_options());
+            let hearing = tokio::spawn(async move {
+                let _turn = turn;
+                let connecting = async {
+                    let connection = options.connect().await?;
+                    connection.close().await
+                };
+                let refused = timeout(HEARING, connecting).await.ok()?.err()?;
+                Some(this.note(errors::of_connecting(refused, None)))
+            });
+            if let Ok(Some(refused)) = hearing.await {
+                return refused;
             }
         }
+    }
+
+    /// Tells all who ask within the next moment.
+    fn note(&self, refused: StoreError) -> StoreError {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard = Some(Heard {
+            until: Instant::now() + HOLDS,
+            kind: refused.kind(),
+            why: refused.to_string(),
+        });
+        refused
     }
 }
 

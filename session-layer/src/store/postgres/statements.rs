@@ -210,7 +210,7 @@ impl Statements {
                    ORDER BY s.token_digest = $1 DESC LIMIT 1) w ON true \
                  LEFT JOIN made s ON true"
             )),
-            // $1 id, $2 granularity in microseconds
+            // $1 id, $2 granularity in microseconds. It waits for nobody's lock: a request would wait with it.
             touch: sql(format!(
                 "WITH was AS MATERIALIZED ( \
                    SELECT s.id, {alive} AS alive, {epoch} AS epoch, \
@@ -218,7 +218,8 @@ impl Statements {
                    FROM {sessions} s WHERE s.id = $1), \
                  made AS ( \
                    UPDATE {sessions} s SET last_seen_at = now() \
-                   WHERE s.id = $1 AND {alive} \
+                   WHERE s.id = (SELECT l.id FROM {sessions} l WHERE l.id = $1 \
+                       FOR NO KEY UPDATE SKIP LOCKED) AND {alive} \
                      AND s.last_seen_at <= now() - $2 * interval '1 microsecond' RETURNING s.*) \
                  SELECT f.*, {columns}, m.id AS made, w.id AS was, w.expected, w.alive, w.epoch, \
                    s.token_digest, s.previous_digest, s.former_digests \

@@ -45,9 +45,9 @@ impl fmt::Display for Summary<'_> {
         writeln!(
             f,
             "| run | seed | promises | healthy p99, ms | first second p99, ms | then p99, ms | hits again, ms \
-             | unavailable with Postgres up | sent / due | revoked tried |"
+             | unavailable with Postgres up | sent / due | touched | revoked tried |"
         )?;
-        writeln!(f, "|---|---|---|---|---|---|---|---|---|---|")?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|---|---|---|")?;
         for line in self.0 {
             let faults = &line.figures.faults;
             // Of a drawn schedule with its many faults the worst.
@@ -61,9 +61,11 @@ impl fmt::Display for Summary<'_> {
                 .map(|fault| fault.hits_again_us)
                 .collect::<Option<Vec<_>>>()
                 .and_then(|spans| spans.into_iter().max());
+            let counted = faults.iter().filter_map(|fault| fault.touched);
+            let touched: u64 = counted.map(|touched| touched.connections).sum();
             writeln!(
                 f,
-                "| {} | {} | {} | {} | {} | {} | {} | {} of {} | {} / {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} of {} | {} / {} | {} | {} |",
                 line.name,
                 line.seed,
                 line.outcome,
@@ -75,6 +77,7 @@ impl fmt::Display for Summary<'_> {
                 line.answered,
                 line.sent,
                 line.due,
+                touched,
                 line.tried,
             )?;
         }
@@ -93,7 +96,7 @@ fn ms(micros: Option<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trial::FaultFigures;
+    use crate::{history::Touched, trial::FaultFigures};
 
     fn latency(p99_us: u64) -> Latency {
         Latency {
@@ -108,7 +111,10 @@ mod tests {
             name: "redis-kill".to_owned(),
             at_ms: 0,
             healed_ms: 1,
-            touched: None,
+            touched: Some(Touched {
+                connections: 6,
+                bytes: 0,
+            }),
             first_second: latency(first),
             rest: latency(rest),
             hits_again_us,
@@ -143,8 +149,8 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "| drawn | 7 | holds | 4.9 | 60.0 | 9.1 | 0.9 | 0 of 10 | 11 / 12 | 3 |",
-                "| drawn | 7 | holds | 4.9 | 2.0 | – | – | 0 of 10 | 11 / 12 | 3 |"
+                "| drawn | 7 | holds | 4.9 | 60.0 | 9.1 | 0.9 | 0 of 10 | 11 / 12 | 12 | 3 |",
+                "| drawn | 7 | holds | 4.9 | 2.0 | – | – | 0 of 10 | 11 / 12 | 12 | 3 |"
             ]
         );
     }

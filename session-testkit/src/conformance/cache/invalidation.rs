@@ -1,6 +1,7 @@
 //! What ends a copy ends the lease with it: a read that is older than the change can't be filled in after.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{
     Check, LONG, Nodes, Outcome, SessionCache, Tokens, When as _, at_once, believe, entry, fence,
@@ -100,8 +101,11 @@ async fn it_wins_over_a_fill_beside_it<C: SessionCache>(nodes: &Nodes<C>) -> Out
         };
         let invalidating = {
             let node = Arc::clone(&nodes.there);
+            // At once, and somewhat later: of two tasks that wait for each other the same one may always go first.
+            let later = Duration::from_millis(u64::from(round % 2 == 1));
             async move {
                 start.wait().await;
+                tokio::time::sleep(later).await;
                 invalidate(&*node, &[a]).await?;
                 Ok(())
             }

@@ -394,7 +394,7 @@ impl SessionCache for Toy {
             return Ok(Filled::Refused);
         }
         if self.has(M::FillLooksThenSets) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(3)).await;
         }
         if self.has(M::FillStoresNothing) {
             return Ok(Filled::Stored);

@@ -25,6 +25,7 @@ pub(super) fn tests(reg: &mut Registry) {
     reg.each_backend("redis_clients_paused", paused);
     reg.each_backend("redis_clients_killed_idle_too_many", clients);
     reg.each_backend("redis_fails_over_to_a_lagging_replica_and_back", failover);
+    reg.each_backend("redis_demoted_is_loading_and_then_read_only", demotion);
     reg.each_backend("redis_disconnected_from_its_network", disconnect);
 }
 
@@ -232,7 +233,7 @@ async fn clients(backend: Backend) -> Outcome {
     let mut client = redis.connect().await?;
     let full = faults::inject(&Fault::RedisMaxClients, &target).await?;
     assert!(redis.connect().await.is_err());
-    run(&mut client, &["PING"]).await?;
+    assert!(run(&mut client, &["PING"]).await.is_err());
     let report = full.heal().await?;
     assert!(report.effects > Some(0), "{report}");
     redis.connect().await?;
@@ -279,6 +280,34 @@ async fn failover(backend: Backend) -> Outcome {
     assert_eq!(back.get::<_, String>("k").await?, "after");
     back.set::<_, _, ()>("k", "back").await?;
     assert_eq!(redis.connect().await?.get::<_, String>("k").await?, "back");
+    Ok(())
+}
+
+async fn demotion(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let replica = Backends::builder().backend(backend).start_redis().await?;
+    let target = target.replica(&replica);
+    let mut client = backends.redis().connect().await?;
+    let mut many = redis::pipe();
+    for n in 0..200 {
+        many.set(format!("k:{n}"), "x".repeat(500)).ignore();
+    }
+    let () = many.query_async(&mut client).await?;
+    let broken = faults::inject(&Fault::RedisDemotion, &target).await?;
+    for (expected, words) in [
+        ("LOADING", ["GET", "k:0"].as_slice()),
+        ("READONLY", &["SET", "k", "v"]),
+    ] {
+        wait::until(expected, SECONDS, async || {
+            code(run(&mut client.clone(), words).await) == expected
+        })
+        .await?;
+    }
+    let report = broken.heal().await?;
+    assert!(report.effects >= Some(2), "{report}");
+    run(&mut client, &["SET", "k", "v"]).await?;
+    let count: u64 = cmd("DBSIZE").query_async(&mut client).await?;
+    assert_eq!(count, 201);
     Ok(())
 }
 

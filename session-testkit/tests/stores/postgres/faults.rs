@@ -88,7 +88,9 @@ async fn established_connections_that_swallow_everything_are_replaced() {
             let began = Instant::now();
             let error = store.load(&[token("a")]).await;
             if let Err(error) = error {
-                is(StoreErrorKind::TimedOut, &error);
+                // Its connection did not answer, or none could be had: others are on their way back.
+                let unanswered = [StoreErrorKind::TimedOut, StoreErrorKind::Unreachable];
+                assert!(unanswered.contains(&error.kind()), "{error:?}");
             }
             assert!(began.elapsed() < READ + Duration::from_secs(1));
             alive(until_reading(&store).await);

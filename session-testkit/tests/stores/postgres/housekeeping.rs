@@ -52,6 +52,87 @@ async fn purging_raises_the_floor_past_what_it_removes() {
     .await;
 }
 
+#[tokio::test]
+async fn whoever_empties_the_journal_by_hand_raises_the_floor_too() {
+    in_schema(|schema| async move {
+        let store = schema.store().await;
+        let mut person = schema.person().await;
+        for name in ["a", "b", "c"] {
+            login(&store, name, "alice").await;
+        }
+        let read_before = store.load(&[token("a")]).await.unwrap();
+        revoke(&store, Target::Token(token("a"))).await;
+        let journal = store.journal_since(None).await.unwrap();
+        person.run("DELETE FROM session_journal").await;
+        let after = store.journal_since(None).await.unwrap();
+        assert_eq!((after.rows.len(), after.floor), (0, journal.rows[0].xid + 1));
+        assert!(read_before.xmin < after.floor, "no copy of that read is believed");
+
+        let read_before = store.load(&[token("b")]).await.unwrap();
+        revoke(&store, Target::Token(token("b"))).await;
+        person.run("TRUNCATE session_journal").await;
+        let after = store.journal_since(None).await.unwrap();
+        assert!(after.rows.is_empty() && read_before.xmin < after.floor);
+
+        person.run("BEGIN ISOLATION LEVEL REPEATABLE READ").await;
+        let refused = person.try_run("TRUNCATE session_journal").await;
+        assert!(refused.is_err(), "its snapshot may be older than what is lost");
+        person.run("ROLLBACK").await;
+
+        // Of another system, and far beyond this one's: fresh copies are believed all the same.
+        revoke(&store, Target::Token(token("c"))).await;
+        person
+            .run("UPDATE session_journal SET xid = '9999999999'; DELETE FROM session_journal; DELETE FROM session_journal")
+            .await;
+        let after = store.journal_since(None).await.unwrap();
+        login(&store, "d", "alice").await;
+        let mut fresh = store.load(&[token("d")]).await.unwrap().xmin;
+        for _ in 0..500 {
+            if fresh >= after.floor {
+                break;
+            }
+            // Transactions of other tests on this server.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            fresh = store.load(&[token("d")]).await.unwrap().xmin;
+        }
+        assert!(fresh >= after.floor, "{fresh} < {}", after.floor);
+    })
+    .await;
+}
+
+/// Somebody has ended a great many sessions at once: it takes longer than a read may take, and does not get less.
+#[tokio::test]
+async fn a_large_journal_is_read_with_more_patience() {
+    in_schema(|schema| async move {
+        let _migrated = schema.store().await;
+        let mut person = schema.person().await;
+        person
+            .run(
+                "INSERT INTO session_journal (kind, session_id)
+                 SELECT 'revoked', gen_random_uuid() FROM generate_series(1, 100000)",
+            )
+            .await;
+        let store = schema
+            .builder_at(&super::support::url())
+            .read_deadline(Duration::from_millis(25))
+            .connect_lazy()
+            .unwrap();
+        let mut tries = 0;
+        let read = loop {
+            tries += 1;
+            match store.journal_since(None).await {
+                Ok(read) => break read,
+                Err(error) => assert!(tries < 12, "{error}"),
+            }
+        };
+        assert_eq!(read.rows.len(), 100_000);
+        assert!(tries > 1, "that was no test of patience");
+        let since = store.journal_since(Some(read.next)).await.unwrap();
+        assert!(since.rows.len() <= 100_000);
+    })
+    .await;
+}
+
 /// Every read says as its xmin that the transaction is running: purged past it, no fresh copy would be
 /// believed for as long.
 #[tokio::test]

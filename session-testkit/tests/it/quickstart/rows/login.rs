@@ -32,6 +32,15 @@ pub(super) async fn login(app: &App) -> Outcome {
         let expected = format!("session={token}; HttpOnly; SameSite=Lax; Path=/");
         assert_eq!(answer.field("set-cookie"), Some(expected.as_str()));
     }
+    // "Remember me": kept by the browser as long as it may go unused.
+    for (fields, body) in [
+        (json, r#"{"user":"alice","remember":true}"#),
+        (form, "user=alice&remember=true"),
+    ] {
+        let answer = app.ask_with("POST", "/login", &fields, body).await?;
+        let cookie = answer.field("set-cookie").unwrap_or_default();
+        assert!(cookie.ends_with("; Path=/; Max-Age=2592000"), "{cookie}");
+    }
     let long = "é".repeat(200);
     app.login(&long).await?;
     Ok(())
@@ -48,6 +57,7 @@ pub(super) async fn bad_logins(app: &App) -> Outcome {
         (json, format!(r#"{{"user":"{far_too_long}"}}"#)),
         (json, r#"{"user":"a\u0000b"}"#.to_owned()),
         (json, r#"{"user":7}"#.to_owned()),
+        (json, r#"{"user":"alice","remember":"yes"}"#.to_owned()),
         (json, r#"{"user":"alice""#.to_owned()),
         (json, "{}".to_owned()),
         (json, r#"["alice"]"#.to_owned()),
