@@ -205,7 +205,8 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             fills_refused: c.fills_refused.get(),
             unacknowledged: self.pending.len() as u64,
             journal_reads: c.journal_reads.get(),
-            journal_age: (self.needs_the_journal())
+            journal_age: self
+                .needs_the_journal()
                 .then(|| self.journal.age(Instant::now()))
                 .flatten(),
             changed_sessions: self.journal.len() as u64,

@@ -150,7 +150,9 @@ impl PostgresStore {
         self
     }
 
-    /// How long a read may take, waiting for a connection included. Defaults to [`READ_DEADLINE`].
+    /// How long a read may take, waiting for a connection included. Defaults to [`READ_DEADLINE`]. For a store over
+    /// the application's pool: where the pool is ours, Postgres was told the
+    /// [builder's](PostgresStoreBuilder::read_deadline), and ends a validation then.
     #[must_use]
     pub fn read_deadline(mut self, deadline: Duration) -> Self {
         self.read_deadline = deadline;

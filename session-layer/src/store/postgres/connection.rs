@@ -22,7 +22,8 @@ use super::refusal::{Lent, Refusal};
 use crate::error::StoreError;
 
 /// How long opening a connection may go on after its caller gave up: a database far away, with TLS,
-/// takes longer than one read may, and would else never be reached at all.
+/// takes longer than one read may, and would else never be reached at all. (A pool of ours gives an attempt up
+/// after the longest deadline of a call, so this is for the application's.)
 const OPENING: Duration = Duration::from_secs(5);
 /// How many callers are being got a connection at once; the others wait for their turn. Ten connections are open
 /// after a few tens of ms all the same, and a Postgres that hangs finds few of them at its door when it wakes up.
