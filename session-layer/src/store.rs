@@ -152,10 +152,10 @@ pub struct JournalPosition {
     /// Of which store it is (Postgres' system identifier; 0 where nothing can take its place). One that
     /// was filled from a dump counts its transactions anew.
     pub system: u64,
-    /// Of which life of the store it is (Postgres' timeline; 0 where the store has but one). A standby
-    /// that was promoted may use transaction ids again. In another store or another life a position means
-    /// nothing, and the journal is read from its start.
-    pub timeline: u32,
+    /// Of which life of the store it is (Postgres' timeline, or a number of the connection where Postgres does
+    /// not tell it; 0 where the store has but one). A standby that was promoted may use transaction ids again.
+    /// In another store or another life a position means nothing, and the journal is read from its start.
+    pub timeline: u64,
     /// The first transaction that the next read is about.
     pub xid: u64,
 }

@@ -20,7 +20,7 @@ use crate::breaker::BreakerState;
 use crate::cache::{Entry, Filled, Lookup, SessionCache};
 use crate::clock::Timestamp;
 use crate::driver::Driver;
-use crate::error::{CacheError, CacheErrorKind, StoreError};
+use crate::error::{CacheError, CacheErrorKind, StoreError, StoreErrorKind};
 use crate::session::{Session, SessionId};
 use crate::sessions::Mode;
 use crate::store::{Change, Loaded, Row, SessionStore, StoreId};
@@ -222,7 +222,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             // With an idle timeout the touch decides whether the session lives on, so it comes before
             // the answer; without one it only dates the user's list of sessions.
             if session.idle_timeout().is_some() {
-                match self.store.touch(session.id(), granularity).await {
+                match self.touch_in_time(session.id(), granularity).await {
                     Ok(Change::Made {
                         session: touched, ..
                     }) => {
@@ -270,6 +270,27 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             prolonged,
         };
         (told, Some(behind))
+    }
+
+    /// A touch before the answer, which the answer does not wait for for long: the read has said that the session
+    /// is alive. It goes on behind.
+    async fn touch_in_time(
+        self: &Arc<Self>,
+        id: SessionId,
+        granularity: Duration,
+    ) -> Result<Change, StoreError> {
+        let driver = Arc::clone(self);
+        let touch = self
+            .tasks
+            .spawn(async move { driver.store.touch(id, granularity).await });
+        let patience = self.settings.budget / TOUCH_SHARE;
+        match timeout(patience, touch).await {
+            Ok(Ok(touched)) => touched,
+            Ok(Err(_)) | Err(_) => Err(StoreError::new(
+                StoreErrorKind::TimedOut,
+                format!("no answer within {patience:?}; the use is noted later"),
+            )),
+        }
     }
 
     /// "Invalid", once the key is removed. What could not be removed is not believed by this node, and
@@ -343,6 +364,9 @@ enum Was {
     /// There is none. Only if it was deleted by plain SQL there may be a copy.
     Absent,
 }
+
+/// Of the budget a touch before the answer may have this part: the read before it may have taken the most.
+const TOUCH_SHARE: u32 = 5;
 
 /// How long an "invalid" waits for its removal while the breaker is not closed: twice what a healthy validation
 /// may take. A cache that is back, and is being found out about, answers sooner; one that is not would take its

@@ -546,6 +546,7 @@ fn fault(name: &str, at: Nanos) -> Fault {
         healed: None,
         nodes: None,
         no_postgres: false,
+        no_touch: false,
         no_redis: false,
         touched: None,
     }

@@ -11,7 +11,7 @@
 //! | `migrate.rs` | the tables |
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -69,13 +69,15 @@ pub const CHANGE_DEADLINE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
     connections: Connections,
-    /// Those for validations: their own where the pool is ours.
+    /// Those for validations, and the touches that these make: their own where the pool is ours.
     reading: Connections,
     /// That of the journal's reader: its own where the pool is ours, so that nothing that waits for a lock, or
     /// for Postgres, keeps a node from learning what others changed.
     journal: Connections,
     /// How many ms a read of the journal may take.
     journal_patience: Arc<AtomicU64>,
+    /// Postgres has refused to tell its timeline (some managed ones do).
+    timeline_untold: Arc<AtomicBool>,
     reads_at_once: usize,
     schema: SchemaName,
     statements: Arc<Statements>,
@@ -118,6 +120,7 @@ impl PostgresStore {
             reading: connections.clone(),
             journal: connections.clone(),
             journal_patience: Arc::default(),
+            timeline_untold: Arc::default(),
             reads_at_once: (most / 2).max(1),
             connections,
             statements: Arc::new(Statements::new(&schema)),

@@ -189,6 +189,7 @@ async fn tables(steps: &mut Steps<'_>, target: &Target, connection: &mut PgConne
     }
     rights(steps, schema, connection).await;
     row_security(steps, schema, connection).await;
+    journal(steps, connection).await;
 }
 
 async fn rights(steps: &mut Steps<'_>, schema: &str, connection: &mut PgConnection) {
@@ -247,6 +248,42 @@ async fn row_security(steps: &mut Steps<'_>, schema: &str, connection: &mut PgCo
                     hidden[0]
                 ),
             ))
+        })
+        .await;
+}
+
+/// What a read of the journal asks besides its rows: which server it is, and in which life.
+async fn journal(steps: &mut Steps<'_>, connection: &mut PgConnection) {
+    let failed = |why: String| Finding::failed("The journal of changes cannot be read", why, SLOW);
+    let _read = steps
+        .take("journal", failed, async {
+            sqlx::query("SELECT system_identifier FROM pg_control_system()")
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(|error| {
+                    Finding::failed(
+                        "The journal of changes cannot be read",
+                        chain(&error),
+                        "no copy is believed, and Postgres answers every request\n\
+                         GRANT EXECUTE ON FUNCTION pg_control_system() TO <user>",
+                    )
+                })?;
+            let timeline = "SELECT CASE WHEN NOT pg_is_in_recovery() \
+                            THEN pg_walfile_name(pg_current_wal_lsn()) END";
+            sqlx::query(timeline)
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(|error| {
+                    Finding::warning(
+                        "Postgres does not tell its timeline",
+                        chain(&error),
+                        "each new connection reads the journal of changes from its start, which costs Postgres a \
+                         little more\n\
+                         GRANT EXECUTE ON FUNCTION pg_current_wal_lsn(), pg_walfile_name(pg_lsn) TO <user>, where \
+                         it can be granted",
+                    )
+                })?;
+            Ok(((), Finding::ok("The journal of changes can be read")))
         })
         .await;
 }

@@ -319,6 +319,9 @@ fn settings(arguments: &Arguments, seed: u64) -> Settings {
     // As many keys as can be hit again within their TTL.
     settings.sessions = (arguments.rate / 2).clamp(20, 1_000);
     settings.dropped = arguments.dropped;
+    // Four uses are noted per idle timeout, or one in a minute.
+    settings.idle_limited = 250;
+    settings.parameters.touch = settings.idle / 4;
     settings.parameters.budget_slack = millis(arguments.slack_ms);
     settings
 }

@@ -94,6 +94,9 @@ pub enum Fault {
     PostgresStatementTimeout,
     /// ACCESS EXCLUSIVE locks on the tables of the target's schema.
     PostgresTableLock,
+    /// Every second row of those tables is locked, as by an UPDATE that nobody has committed (55P03 for who
+    /// wants to change one).
+    PostgresRowLocks,
     /// `default_transaction_read_only` (25006).
     PostgresReadOnly,
     /// Row-level security, enabled and forced without a policy, on the tables of the target's schema:
@@ -112,7 +115,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::RedisKill,
         Self::RedisPause,
         Self::RedisOldDump,
@@ -147,6 +150,7 @@ impl Fault {
         Self::PostgresConnectionLimit,
         Self::PostgresStatementTimeout,
         Self::PostgresTableLock,
+        Self::PostgresRowLocks,
         Self::PostgresReadOnly,
         Self::PostgresForcedRls,
         Self::PostgresRevokedGrant,
@@ -199,6 +203,7 @@ impl Fault {
             Self::PostgresConnectionLimit => "postgres-connection-limit",
             Self::PostgresStatementTimeout => "postgres-statement-timeout",
             Self::PostgresTableLock => "postgres-table-lock",
+            Self::PostgresRowLocks => "postgres-row-locks",
             Self::PostgresReadOnly => "postgres-read-only",
             Self::PostgresForcedRls => "postgres-forced-rls",
             Self::PostgresRevokedGrant => "postgres-revoked-grant",

@@ -67,6 +67,25 @@ pub(super) async fn inject(
             execute(fault, &mut admin, lock).await?;
             guard.undo = Undo::Rollback(Box::new(admin));
         }
+        Fault::PostgresRowLocks => {
+            let tables = Table::all(fault, target, &mut admin).await?;
+            execute(fault, &mut admin, "BEGIN".to_owned()).await?;
+            let mut locked = 0;
+            for table in tables {
+                // What is being changed at this moment is passed over: to wait for it while holding others
+                // might be a deadlock.
+                let lock = format!(
+                    "WITH locked AS (SELECT ctid FROM {} WHERE hashtext(ctid::text) % 2 = 0 \
+                       FOR NO KEY UPDATE SKIP LOCKED) \
+                     SELECT count(*) FROM locked",
+                    table.quoted
+                );
+                let rows: i64 = one(fault, &mut admin, lock).await?;
+                locked += rows.unsigned_abs();
+            }
+            guard.effects = Some(locked);
+            guard.undo = Undo::Rollback(Box::new(admin));
+        }
         Fault::PostgresForcedRls => {
             Role::of(fault, target, &mut admin).await?;
             let tables = Table::all(fault, target, &mut admin).await?;

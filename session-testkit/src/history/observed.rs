@@ -27,6 +27,9 @@ pub struct Fault {
     /// Those nodes get no positive answer from Postgres: it is cut off, or hides its rows.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_postgres: bool,
+    /// The use of a session may not be noted in Postgres, though it can be read there.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_touch: bool,
     /// Redis may lose, or not acknowledge, what those nodes ask of it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_redis: bool,

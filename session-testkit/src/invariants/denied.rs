@@ -158,7 +158,7 @@ fn ends_by_rotation(session: &Session<'_>, rotations: &[&Changing<'_>]) -> HashM
 }
 
 /// May the idle timeout have run out by the operation's answer? The last use's touch may be late, and
-/// fails while Postgres can't be reached.
+/// fails while Postgres can't be reached or changed.
 fn maybe_idle_out(
     index: &Index<'_>,
     session: &Session<'_>,
@@ -173,9 +173,7 @@ fn maybe_idle_out(
     let end = last_use
         .saturating_add(idle.saturating_mul(MS))
         .saturating_sub(early);
-    let untouched = (0..index.history.header.nodes)
-        .any(|node| index.maybe_cut(node, last_use, operation.end()));
-    operation.end() >= end || untouched
+    operation.end() >= end || index.maybe_untouched(last_use, operation.end())
 }
 
 /// The call of the last use that was over by some time; asked in the order of time.

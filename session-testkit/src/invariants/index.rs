@@ -88,6 +88,7 @@ pub(super) struct Index<'a> {
     maybe_cut: Vec<Spans>,
     surely_cut: Vec<Spans>,
     redis: Spans,
+    maybe_untouched: Spans,
 }
 
 impl<'a> Index<'a> {
@@ -171,6 +172,8 @@ impl<'a> Index<'a> {
             (0..history.header.nodes).map(of_node).collect()
         };
         let redis = history.faults.iter().filter(|fault| fault.no_redis);
+        let untouched = history.faults.iter();
+        let untouched = untouched.filter(|fault| fault.no_touch || fault.no_postgres);
         Self {
             history,
             sessions,
@@ -179,6 +182,7 @@ impl<'a> Index<'a> {
             maybe_cut: cut(Fault::longest),
             surely_cut: cut(Fault::certain),
             redis: Spans::merged(redis.map(Fault::longest)),
+            maybe_untouched: Spans::merged(untouched.map(Fault::longest)),
         }
     }
 
@@ -195,9 +199,9 @@ impl<'a> Index<'a> {
         })
     }
 
-    /// May its node have been out of touch with Postgres at some time in this span?
-    pub(super) fn maybe_cut(&self, node: u32, from: Nanos, to: Nanos) -> bool {
-        maybe(&self.maybe_cut, node, |cut| cut.overlap(from, to))
+    /// May the use of a session have gone unnoted at some time in this span, on some node?
+    pub(super) fn maybe_untouched(&self, from: Nanos, to: Nanos) -> bool {
+        self.maybe_untouched.overlap(from, to)
     }
 
     /// Could its node not ask Postgres at any time between call and answer?

@@ -45,6 +45,11 @@ impl Schedule {
                     Loss::Perhaps => scheduled.perhaps_no_postgres(),
                     Loss::Surely => scheduled.no_postgres(),
                 };
+                let scheduled = if effect.touch {
+                    scheduled.no_touch()
+                } else {
+                    scheduled
+                };
                 let scheduled = if effect.redis {
                     scheduled.no_redis()
                 } else {

@@ -1,5 +1,6 @@
-//! What an event means for the promises: whether a node is cut off from Postgres, and whether Redis may lose
-//! what removes a copy. The checker relies on it, so each line says why.
+//! What an event means for the promises: whether a node is cut off from Postgres, whether the use of a session
+//! can be noted there, and whether Redis may lose what removes a copy. The checker relies on it, so each line
+//! says why.
 
 use super::Event;
 use crate::faults::{Command, Fault, Link};
@@ -9,6 +10,8 @@ use crate::faults::{Command, Fault, Link};
 pub struct Effect {
     /// Is a node cut off from Postgres?
     pub postgres: Loss,
+    /// May the use of a session go unnoted (a touch), though it can be read?
+    pub touch: bool,
     /// May Redis lose what removes a copy (an UNLINK), or not acknowledge it?
     pub redis: bool,
 }
@@ -25,32 +28,36 @@ pub enum Loss {
 }
 
 impl Effect {
+    const NONE: Self = Self {
+        postgres: Loss::Not,
+        touch: false,
+        redis: false,
+    };
+
     /// Of an event, for the nodes that feel it.
     #[must_use]
     pub fn of(event: Event) -> Self {
         match event {
             Event::Fault(fault) if fault.is_redis() => Self {
-                postgres: Loss::Not,
                 redis: loses_unlinks(fault),
+                ..Self::NONE
             },
             Event::Fault(fault) => Self {
                 postgres: postgres(fault),
-                redis: false,
+                touch: matches!(fault, Fault::PostgresRowLocks | Fault::PostgresReadOnly),
+                ..Self::NONE
             },
             // A command that is lost takes its connection with it, and what else was on it.
             Event::Lose(_) => Self {
-                postgres: Loss::Not,
                 redis: true,
+                ..Self::NONE
             },
             // What is put under a key goes with the next UNLINK; a node that starts asks both servers.
             Event::NodeRestart
             | Event::RandomTokens
             | Event::Plant(_)
             | Event::PlainRevoke
-            | Event::LateRevoke => Self {
-                postgres: Loss::Not,
-                redis: false,
-            },
+            | Event::LateRevoke => Self::NONE,
         }
     }
 }
@@ -107,7 +114,11 @@ mod tests {
                 .collect();
             names.join(" ")
         };
-        let effect = |postgres, redis| Effect { postgres, redis };
+        let effect = |postgres, redis| Effect {
+            postgres,
+            redis,
+            ..Effect::NONE
+        };
         assert_eq!(
             of(effect(Loss::Surely, false)),
             "postgres-kill postgres-pause postgres-immediate-stop postgres-table-lock \
@@ -132,9 +143,14 @@ mod tests {
         assert_eq!(
             of(effect(Loss::Not, false)),
             "redis-flush-all redis-eviction redis-oom redis-acl-evalsha redis-acl-set \
-             redis-link-sliced postgres-read-only postgres-open-transaction postgres-link-sliced \
+             redis-link-sliced postgres-open-transaction postgres-link-sliced \
              plant-garbage plant-swapped plant-oversized plant-wrong-type \
              node-restart random-tokens plain-revoke late-revoke"
         );
+        let untouched = Effect {
+            touch: true,
+            ..Effect::NONE
+        };
+        assert_eq!(of(untouched), "postgres-row-locks postgres-read-only");
     }
 }

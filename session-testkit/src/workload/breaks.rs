@@ -26,6 +26,7 @@ pub struct Scheduled {
     lasts: Duration,
     nodes: Option<Vec<u32>>,
     no_postgres: bool,
+    no_touch: bool,
     uncertain: bool,
     no_redis: bool,
     breaks: Box<dyn Erased>,
@@ -40,6 +41,7 @@ impl Scheduled {
             lasts,
             nodes: None,
             no_postgres: false,
+            no_touch: false,
             uncertain: false,
             no_redis: false,
             breaks: Box::new(breaks),
@@ -67,6 +69,14 @@ impl Scheduled {
     #[must_use]
     pub fn perhaps_no_postgres(mut self) -> Self {
         (self.no_postgres, self.uncertain) = (true, true);
+        self
+    }
+
+    /// While it lasts Postgres may answer, and the use of a session not be noted in it all the same: an idle
+    /// timeout may come that much earlier.
+    #[must_use]
+    pub fn no_touch(mut self) -> Self {
+        self.no_touch = true;
         self
     }
 
@@ -117,6 +127,7 @@ impl Scheduled {
             healed: Some(healed),
             nodes: self.nodes,
             no_postgres: self.no_postgres,
+            no_touch: self.no_touch,
             no_redis: self.no_redis,
             touched: if failed {
                 Some(Touched::default())

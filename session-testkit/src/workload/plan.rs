@@ -129,6 +129,7 @@ impl Plan {
     /// The logins before the clock starts: one for each slot.
     pub fn setup(settings: &Settings, nodes: u32) -> impl Iterator<Item = Planned> + use<> {
         let nodes = nodes.max(1);
+        let settings = settings.clone();
         (0..settings.sessions).map(move |slot| Planned {
             due: 0,
             node: slot % nodes,
@@ -136,7 +137,7 @@ impl Plan {
                 session: slot,
                 slot,
                 lifetime: None,
-                idle: None,
+                idle: settings.idle_of(slot),
             },
             drop: None,
         })
@@ -241,8 +242,8 @@ impl Plan {
         let session = self.next_session;
         self.next_session = self.next_session.saturating_add(1);
         let short_lived = self.rng.random_range(0..PER_MILLE) < self.settings.short_lived;
-        let set = |span: Duration| (short_lived && !span.is_zero()).then_some(span);
-        let (lifetime, idle) = (set(self.settings.lifetime), set(self.settings.idle));
+        let lifetime = self.settings.lifetime;
+        let lifetime = (short_lived && !lifetime.is_zero()).then_some(lifetime);
         if let Some(lifetime) = lifetime {
             self.ended
                 .push(Reverse((due.saturating_add(nanos(lifetime)), slot)));
@@ -251,7 +252,7 @@ impl Plan {
             session,
             slot,
             lifetime,
-            idle,
+            idle: self.settings.idle_of(session),
         }
     }
 

@@ -36,12 +36,15 @@ pub struct Settings {
     /// than D, or R1Δ is hardly examined. Defaults to 4 s.
     #[serde(rename = "linger_ms", with = "millis")]
     pub linger: Duration,
-    /// How many logins get the timeouts below, of 1,000. Defaults to 50.
+    /// How many logins during the load get an absolute timeout, of 1,000. Defaults to 50.
     pub short_lived: u32,
-    /// Their absolute timeout; zero: none. Defaults to 5 s.
+    /// Which; zero: none. Defaults to 5 s.
     #[serde(rename = "lifetime_ms", with = "millis")]
     pub lifetime: Duration,
-    /// Their idle timeout; zero: none. Defaults to none.
+    /// How many sessions have an idle timeout, of 1,000, so that their use is noted in the database. Defaults to
+    /// none.
+    pub idle_limited: u32,
+    /// Which. Defaults to 20 s.
     #[serde(rename = "idle_ms", with = "millis")]
     pub idle: Duration,
     /// The longest grace of a rotation; every second one has none. Defaults to 2 s.
@@ -71,7 +74,8 @@ impl Default for Settings {
             linger: Duration::from_secs(4),
             short_lived: 50,
             lifetime: Duration::from_secs(5),
-            idle: Duration::ZERO,
+            idle_limited: 0,
+            idle: Duration::from_secs(20),
             grace: Duration::from_secs(2),
             patience: Duration::from_secs(10),
             in_flight: 8_192,
@@ -97,6 +101,14 @@ impl Settings {
         high ^ low
     }
 
+    /// The idle timeout of a session by its number: spread evenly, so that it is of popular and of rare ones.
+    pub(super) fn idle_of(&self, session: u32) -> Option<Duration> {
+        // Prime to 1,000: each thousand in a row has each number once.
+        const SPREAD: u64 = 619;
+        let place = u64::from(session) * SPREAD % u64::from(PER_MILLE);
+        (place < u64::from(self.idle_limited)).then_some(self.idle)
+    }
+
     /// Can this be run?
     pub(super) fn check(&self) -> Result<(), SettingsError> {
         let positive = [
@@ -115,6 +127,7 @@ impl Settings {
             ("shares", self.shares.sum()),
             ("dropped", self.dropped),
             ("short_lived", self.short_lived),
+            ("idle_limited", self.idle_limited),
         ];
         if let Some((what, share)) = shares.into_iter().find(|(_, share)| *share > PER_MILLE) {
             return Err(SettingsError::Share { what, share });

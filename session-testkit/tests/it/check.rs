@@ -38,6 +38,7 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.each_backend("full_redis", full);
     reg.shared("schema_missing_or_incomplete", schema);
     reg.shared("lost_rights_and_row_level_security", rights);
+    reg.each_backend("postgres_does_not_tell_where_it_stands", journal);
     reg.shared("what_the_application_refuses_is_a_failure", combinations);
 }
 
@@ -372,6 +373,48 @@ async fn schema(backends: Arc<Backends>) -> Outcome {
     assert_eq!(code, 1);
     assert!(
         text.contains("not found: session_users, session_journal"),
+        "{text}"
+    );
+    Ok(())
+}
+
+async fn journal(backend: Backend) -> Outcome {
+    let backends = Backends::builder().backend(backend).start().await?;
+    let sandbox = backends.sandbox();
+    let schema = sandbox.schema();
+    make_tables(backends.postgres(), schema).await?;
+    let role = format!(
+        "CREATE ROLE app LOGIN PASSWORD 'secret';
+         GRANT USAGE ON SCHEMA {schema} TO app;
+         GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO app"
+    );
+    execute(backends.postgres(), role).await?;
+    let url = format!(
+        "postgres://app:secret@{}/postgres",
+        backends.postgres().address()
+    );
+    let looked = async || run(check_of(&sandbox).env("DATABASE_URL", &url)).await;
+    let (code, text) = looked().await?;
+    assert_eq!(code, 0);
+    assert!(
+        text.contains("✅ The journal of changes can be read"),
+        "{text}"
+    );
+
+    let deny = |function: &str| format!("REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC");
+    execute(backends.postgres(), deny("pg_walfile_name(pg_lsn)")).await?;
+    let (code, text) = looked().await?;
+    assert_eq!(code, 0, "it costs a little, and is no fault");
+    assert!(
+        text.contains("does not tell its timeline") && text.contains("GRANT EXECUTE"),
+        "{text}"
+    );
+    execute(backends.postgres(), deny("pg_control_system()")).await?;
+    let (code, text) = looked().await?;
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("❌ The journal of changes cannot be read")
+            && text.contains("pg_control_system"),
         "{text}"
     );
     Ok(())

@@ -14,8 +14,7 @@ use sqlx::types::Uuid;
 use tokio::time::sleep;
 
 use super::PostgresStore;
-use super::ask::{Statement, micros, statement, within};
-use super::errors::Progress;
+use super::ask::{Statement, micros, statement};
 use super::rows::{self, DIGESTS, Facts, unexpected};
 use crate::error::StoreError;
 use crate::session::SessionId;
@@ -57,32 +56,34 @@ impl PostgresStore {
     /// Two touches at once are no conflict. One that came too late for its own, or finds the row locked,
     /// looks again: the other may have been a touch, or a revocation. Of a row that stays locked there is
     /// nothing to say.
+    ///
+    /// It is part of a validation, and has the connections of those: the others may all be waiting for
+    /// locks. Like a read it may be made twice.
     pub(super) async fn touch_session(
         &self,
         id: SessionId,
         granularity: Duration,
     ) -> Result<Change, StoreError> {
-        let progress = Progress::default();
-        let touching = async {
-            for look in 0..LOOKS {
-                if look > 0 {
-                    sleep(BETWEEN_LOOKS).await;
-                }
-                let touch = statement(&self.statements.touch)
-                    .bind(Uuid::from_bytes(*id.as_bytes()))
-                    .bind(micros(granularity));
-                let found = self.change(&progress, touch).await?;
-                let (row, facts) = answer(&found)?;
-                match outcome(row, &facts)? {
-                    Outcome::Made => return made(row),
-                    Outcome::Dead => return Ok(Change::NoSession),
-                    Outcome::Unneeded => return made(row),
-                    Outcome::Overtaken => {}
-                }
-            }
-            Ok(Change::Conflict)
+        let touch = || {
+            statement(&self.statements.touch)
+                .bind(Uuid::from_bytes(*id.as_bytes()))
+                .bind(micros(granularity))
         };
-        within(self.change_deadline, &progress, touching).await
+        for look in 0..LOOKS {
+            if look > 0 {
+                sleep(BETWEEN_LOOKS).await;
+            }
+            let found = self
+                .read_over(&self.reading, self.read_deadline, touch)
+                .await?;
+            let (row, facts) = answer(&found)?;
+            match outcome(row, &facts)? {
+                Outcome::Made | Outcome::Unneeded => return made(row),
+                Outcome::Dead => return Ok(Change::NoSession),
+                Outcome::Overtaken => {}
+            }
+        }
+        Ok(Change::Conflict)
     }
 
     async fn change_one(&self, change: Statement) -> Result<Change, StoreError> {

@@ -10,21 +10,25 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::errors;
 use super::refusal::{Lent, Refusal};
 use crate::error::StoreError;
 
 /// How long opening a connection may go on after its caller gave up: a database far away, with TLS,
-/// takes longer than one read may, and would else never be reached at all. (A pool of ours gives an attempt up
-/// after the longest deadline of a call, so this is for the application's.)
+/// takes longer than one read may, and would else never be reached at all.
 const OPENING: Duration = Duration::from_secs(5);
+/// How long one attempt at a connection of ours may take at first. Each that takes longer doubles it for the next,
+/// up to [`OPENING`]: what was sent while the server or its network was away may never be answered (a container
+/// that starts, a packet sent again after a second), and a new attempt is at once.
+const ATTEMPT: Duration = Duration::from_millis(250);
 /// How many callers are being got a connection at once; the others wait for their turn. Ten connections are open
 /// after a few tens of ms all the same, and a Postgres that hangs finds few of them at its door when it wakes up.
 const OPENED_AT_ONCE: usize = 3;
@@ -39,6 +43,8 @@ pub(super) struct Connections {
     own: bool,
     /// Turns at getting a connection for a caller, who may have gone by then.
     opening: Arc<Semaphore>,
+    /// How many ms an attempt may take.
+    patience: Arc<AtomicU64>,
     refusal: Refusal,
 }
 
@@ -48,6 +54,7 @@ impl Connections {
             pool,
             own,
             opening: Arc::new(Semaphore::new(OPENED_AT_ONCE)),
+            patience: Arc::default(),
             refusal: Refusal::default(),
         }
     }
@@ -76,10 +83,14 @@ impl Connections {
         if let Some(refused) = self.refusal.now() {
             return Err(refused);
         }
+        let opened = async {
+            self.refusal.over(&self.pool).await;
+            self.open().await
+        };
         tokio::select! {
             biased;
-            opened = self.open() => opened,
-            refused = self.refusal.hear(&self.pool) => Err(refused),
+            opened = opened => opened,
+            refused = self.refusal.hear(&self.pool, || self.patience()) => Err(refused),
         }
     }
 
@@ -92,9 +103,13 @@ impl Connections {
         let (give, get) = oneshot::channel();
         let this = self.clone();
         tokio::spawn(async move {
-            let opened = timeout(OPENING, this.wait())
-                .await
-                .unwrap_or_else(|_| Err(this.explain(sqlx::Error::PoolTimedOut)));
+            let opened = loop {
+                match this.attempt().await {
+                    None if !give.is_closed() => {}
+                    None => break Err(this.explain(sqlx::Error::PoolTimedOut)),
+                    Some(opened) => break opened,
+                }
+            };
             drop(permit);
             if let Err(Ok(unwanted)) = give.send(opened) {
                 unwanted.give_back();
@@ -120,6 +135,25 @@ impl Connections {
                 Ok(Err(_)) | Err(_) => dead += 1,
             }
         }
+    }
+
+    /// One attempt; `None`: it took too long. In an application's pool it has a place in a queue, and keeps it.
+    async fn attempt(&self) -> Option<Result<Connection, StoreError>> {
+        let patience = if self.own { self.patience() } else { OPENING };
+        let began = Instant::now();
+        let opened = timeout(patience, self.wait()).await.ok();
+        let next = match opened {
+            None => patience * 2,
+            Some(_) => (began.elapsed() * 2).max(patience / 2),
+        };
+        let next = u64::try_from(next.as_millis()).unwrap_or(u64::MAX);
+        self.patience.store(next, Ordering::Relaxed);
+        opened
+    }
+
+    fn patience(&self) -> Duration {
+        let learnt = Duration::from_millis(self.patience.load(Ordering::Relaxed));
+        learnt.clamp(ATTEMPT, OPENING)
     }
 
     async fn wait(&self) -> Result<Connection, StoreError> {

@@ -1,5 +1,6 @@
 //! From what sqlx reports to what it means for the caller, by SQLSTATE, never by text.
 
+use std::error::Error as _;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -69,7 +70,14 @@ pub(super) fn timed_out(progress: &Progress, deadline: Duration) -> StoreError {
 /// What a failed statement means, given whether a change was under way.
 pub(super) fn of_statement(error: sqlx::Error, progress: &Progress) -> StoreError {
     let (kind, message) = match &error {
-        sqlx::Error::Database(database) => by_code(database.code().as_deref(), progress),
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            let Some(known) = by_code(&code, progress) else {
+                let message = format!("Postgres reported an error ({code})");
+                return StoreError::new(Kind::Other, message).with_source(error);
+            };
+            known
+        }
         _ if progress.is(CHANGING) => (
             Kind::Uncertain,
             "the connection to Postgres was lost before it answered a change: it may have been committed; ask again",
@@ -87,8 +95,10 @@ pub(super) fn of_statement(error: sqlx::Error, progress: &Progress) -> StoreErro
 
 /// A code from the server is definite: the statement was rolled back, and nothing was changed. The
 /// one exception is a crash of the server, which may have come after the commit.
-fn by_code(code: Option<&str>, progress: &Progress) -> (Kind, &'static str) {
-    match code.unwrap_or_default() {
+///
+/// `None`: of a code that we do not know, the code says more than we could.
+fn by_code(code: &str, progress: &Progress) -> Option<(Kind, &'static str)> {
+    let known = match code {
         "57P02" if progress.is(CHANGING) => (
             Kind::Uncertain,
             "Postgres crashed before it answered a change: it may have been committed; ask again",
@@ -108,7 +118,8 @@ fn by_code(code: Option<&str>, progress: &Progress) -> (Kind, &'static str) {
         ),
         "57014" => (
             Kind::TimedOut,
-            "Postgres cancelled the statement (statement_timeout, or an administrator): nothing was changed",
+            "Postgres gave the statement up (statement_timeout: it is overloaded, or a lock is held; or an \
+             administrator cancelled it): nothing was changed",
         ),
         "55P03" => (
             Kind::TimedOut,
@@ -153,8 +164,18 @@ fn by_code(code: Option<&str>, progress: &Progress) -> (Kind, &'static str) {
             "a pooler in transaction mode is in between: set `pooled` on the store",
         ),
         "53100" | "53200" => (Kind::Other, "Postgres is out of disk or memory"),
-        _ => (Kind::Other, "Postgres reported an error"),
-    }
+        _ => return None,
+    };
+    Some(known)
+}
+
+/// Does the server refuse a function, or not have it?
+pub(super) fn is_of_a_function(error: &StoreError) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref());
+    let Some(sqlx::Error::Database(refused)) = source else {
+        return false;
+    };
+    matches!(refused.code().as_deref(), Some("42501" | "0A000" | "42883"))
 }
 
 /// Is the connection of no further use after this?
@@ -236,21 +257,16 @@ mod tests {
             ("42501", Kind::Denied),
             ("42P01", Kind::Schema),
             ("3F000", Kind::Schema),
-            ("99999", Kind::Other),
         ] {
-            assert_eq!(
-                by_code(Some(code), &at(Progress::changing)).0,
-                kind,
-                "{code}"
-            );
+            let (said, _) = by_code(code, &at(Progress::changing)).unwrap();
+            assert_eq!(said, kind, "{code}");
         }
-        assert_eq!(
-            by_code(Some("57P02"), &at(Progress::changing)).0,
-            Kind::Uncertain
-        );
-        assert_eq!(
-            by_code(Some("57P02"), &at(Progress::asking)).0,
-            Kind::Unreachable
-        );
+        assert_eq!(by_code("99999", &at(Progress::changing)), None);
+        for (progress, kind) in [
+            (at(Progress::changing), Kind::Uncertain),
+            (at(Progress::asking), Kind::Unreachable),
+        ] {
+            assert_eq!(by_code("57P02", &progress).unwrap().0, kind);
+        }
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::PostgresStore;
 use super::ask::{Statement, statement};
+use super::errors;
 use super::rows::{self, DIGESTS, Facts, unexpected};
 use super::statements::PerTarget;
 use crate::clock::Timestamp;
@@ -119,11 +120,7 @@ impl PostgresStore {
         position: Option<JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
         let patience = self.journal_patience();
-        let from = |xid: u64| {
-            let xid = xid.to_string();
-            let ask = move || statement(&self.statements.journal).bind(xid.clone());
-            self.read_over(&self.journal, patience, ask)
-        };
+        let from = |xid: u64| self.journal_rows(xid, patience);
         let mut found = from(position.map_or(0, |position| position.xid)).await?;
         let mut facts = Facts::of(&found)?;
         let mut here = life(&found)?;
@@ -147,6 +144,35 @@ impl PostgresStore {
                 .map_err(unexpected)?,
             floor: facts.journal_floor(system),
         })
+    }
+
+    /// A Postgres that does not tell its timeline is asked for the connection instead: then each new one reads
+    /// the journal from its start, which a promoted standby's is as well.
+    async fn journal_rows(&self, xid: u64, patience: Duration) -> Result<Vec<PgRow>, StoreError> {
+        let ask = |sql| {
+            let xid = xid.to_string();
+            self.read_over(&self.journal, patience, move || {
+                statement(sql).bind(xid.clone())
+            })
+        };
+        let of_connection = &self.statements.journal_of_connection;
+        if self.timeline_untold.load(Ordering::Relaxed) {
+            return ask(of_connection).await;
+        }
+        match ask(&self.statements.journal).await {
+            Err(error) if errors::is_of_a_function(&error) => {
+                // Where it was something else that was denied, this is refused like the first.
+                let found = ask(of_connection).await?;
+                if !self.timeline_untold.swap(true, Ordering::Relaxed) {
+                    tracing::info!(
+                        %error,
+                        "Postgres does not tell its timeline: each new connection reads the journal from its start"
+                    );
+                }
+                Ok(found)
+            }
+            answer => answer,
+        }
     }
 
     pub(super) async fn probe_truth(&self) -> Result<(), StoreError> {
@@ -220,16 +246,14 @@ fn listed(row: &PgRow) -> Result<Option<ListedSession>, sqlx::Error> {
     Ok(Some(listed))
 }
 
-/// Which server answered, and in which life: its system identifier and its timeline.
-fn life(rows: &[PgRow]) -> Result<(u64, u32), StoreError> {
+/// Which server answered, and in which life: its system identifier and its timeline, or what stands for it.
+fn life(rows: &[PgRow]) -> Result<(u64, u64), StoreError> {
     let row = rows
         .first()
         .ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
     let system: i64 = row.try_get("system").map_err(unexpected)?;
-    let timeline: String = row.try_get("timeline").map_err(unexpected)?;
-    let timeline = u32::from_str_radix(&timeline, 16)
-        .map_err(|error| unexpected(sqlx::Error::Decode(Box::new(error))))?;
-    Ok((system.cast_unsigned(), timeline))
+    let timeline: i64 = row.try_get("timeline").map_err(unexpected)?;
+    Ok((system.cast_unsigned(), timeline.cast_unsigned()))
 }
 
 fn journal_row(row: &PgRow) -> Result<Option<JournalRow>, sqlx::Error> {

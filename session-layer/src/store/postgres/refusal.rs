@@ -3,7 +3,7 @@
 //! sqlx's pool tries again and again where connecting is refused (nobody listens; 57P03, it is starting;
 //! 53300, no connection is left) and reports in the end that time is up. So while callers wait for a
 //! connection and none of ours is open, one connects past the pool, on behalf of all of them, to hear the
-//! reason. It holds for a moment, in which nobody waits; connecting goes on behind (`connection.rs`).
+//! reason. It holds for a moment, in which nobody waits. Once it is let in, all may open theirs (`connection.rs`).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -19,10 +19,10 @@ use crate::error::{StoreError, StoreErrorKind};
 /// How long a caller waits before it asks what is the matter: connecting to a healthy server in the same
 /// network takes a few ms.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// How long the answer holds. Ten connection attempts a second harm no server that is starting.
+/// How long the answer holds. Ten connection attempts a second of a node harm no server that is starting.
 const HOLDS: Duration = Duration::from_millis(100);
-/// How long hearing it may take. Whoever refuses does so at once; what takes longer is no refusal.
-const HEARING: Duration = Duration::from_secs(1);
+/// What was heard longer ago than this, on top, says nothing: nobody has asked since.
+const LATELY: Duration = Duration::from_secs(1);
 
 /// Whether we are let in, as far as known. Clones are one.
 #[derive(Debug, Clone, Default)]
@@ -56,8 +56,26 @@ impl Refusal {
         holds.then(|| StoreError::new(heard.kind, heard.why.clone()))
     }
 
-    /// Ends with the reason once we are refused. For one who waits for a connection meanwhile.
-    pub(super) async fn hear(&self, pool: &PgPool) -> StoreError {
+    /// Waits until it is over. Of a server that turns everybody away one asks whether it still does; else all
+    /// who want a connection would, and keep it busy with refusing.
+    /// (Where some of ours are in use, or have come back, those are waited for as ever.)
+    pub(super) async fn over(&self, pool: &PgPool) {
+        while self.lately() && self.lent.load(Ordering::SeqCst) == 0 && pool.num_idle() == 0 {
+            sleep(PATIENCE / 4).await;
+        }
+    }
+
+    /// Were we refused, and not let in since? What was heard long ago says nothing.
+    fn lately(&self) -> bool {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard
+            .as_ref()
+            .is_some_and(|heard| Instant::now() < heard.until + LATELY)
+    }
+
+    /// Ends with the reason once we are refused. For one who waits for a connection meanwhile. Whoever refuses
+    /// does so at once: what takes longer than `patience` is no refusal.
+    pub(super) async fn hear(&self, pool: &PgPool, patience: impl Fn() -> Duration) -> StoreError {
         loop {
             sleep(PATIENCE).await;
             if self.lent.load(Ordering::SeqCst) > 0 {
@@ -69,15 +87,15 @@ impl Refusal {
             }
             // It goes on when the caller leaves, and nobody else connects meanwhile: else each of many callers
             // would leave a connection behind that a Postgres which hangs has to take in when it wakes up.
-            let (this, options) = (self.clone(), pool.connect_options());
+            let (this, options, patience) = (self.clone(), pool.connect_options(), patience());
             let hearing = tokio::spawn(async move {
                 let _turn = turn;
                 let connecting = async {
                     let connection = options.connect().await?;
                     connection.close().await
                 };
-                let refused = timeout(HEARING, connecting).await.ok()?.err()?;
-                Some(this.note(errors::of_connecting(refused, None)))
+                let refused = timeout(patience, connecting).await;
+                this.note(refused.unwrap_or(Ok(())).err())
             });
             if let Ok(Some(refused)) = hearing.await {
                 return refused;
@@ -86,9 +104,10 @@ impl Refusal {
     }
 
     /// Tells all who ask within the next moment.
-    fn note(&self, refused: StoreError) -> StoreError {
+    fn note(&self, refused: Option<sqlx::Error>) -> Option<StoreError> {
+        let refused = refused.map(|error| errors::of_connecting(error, None));
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        *heard = Some(Heard {
+        *heard = refused.as_ref().map(|refused| Heard {
             until: Instant::now() + HOLDS,
             kind: refused.kind(),
             why: refused.to_string(),

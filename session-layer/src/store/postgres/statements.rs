@@ -15,6 +15,7 @@ pub(super) struct Statements {
     pub(super) list: SqlStr,
     pub(super) probe: SqlStr,
     pub(super) journal: SqlStr,
+    pub(super) journal_of_connection: SqlStr,
     pub(super) digests: PerTarget,
     pub(super) digests_of_user: SqlStr,
     pub(super) revoke: PerTarget,
@@ -101,16 +102,8 @@ impl Statements {
                 "SELECT f.*, s.id FROM {facts} f \
                  LEFT JOIN LATERAL (SELECT id FROM {sessions} LIMIT 1) s ON true"
             )),
-            // $1 the first transaction wanted. Rows and snapshot must come from one statement. A standby
-            // that is promoted begins a new timeline, which the names of its log files tell.
-            journal: sql(format!(
-                "SELECT f.*, (SELECT system_identifier FROM pg_control_system()) AS system, \
-                 CASE WHEN NOT f.in_recovery \
-                   THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END AS timeline, j.id AS entry, j.xid::text::bigint AS xid, j.session_id, j.digest, \
-                 j.previous_digest, j.kind, j.version \
-                 FROM {facts} f LEFT JOIN {journal} j ON j.xid >= $1::text::xid8 \
-                 ORDER BY j.id"
-            )),
+            journal: sql(read_journal(facts, journal, TIMELINE)),
+            journal_of_connection: sql(read_journal(facts, journal, CONNECTION)),
             // $1 and $2 the target
             digests: PerTarget::new(|matches| {
                 format!(
@@ -251,6 +244,27 @@ impl Statements {
             )),
         }
     }
+}
+
+/// A standby that is promoted begins a new timeline, which the names of its log files tell.
+const TIMELINE: &str = "CASE WHEN NOT f.in_recovery THEN \
+     ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint END";
+
+/// In its place, where Postgres does not tell it: a number of this connection, which ends with the server's
+/// life. No timeline is as large.
+const CONNECTION: &str = "(SELECT 1::bigint << 62 | hashtextextended(concat_ws(' ', a.pid, \
+       extract(epoch FROM a.backend_start), extract(epoch FROM pg_postmaster_start_time())), 0) \
+     FROM pg_stat_get_activity(pg_backend_pid()) a)";
+
+/// $1 the first transaction wanted. Rows and snapshot must come from one statement.
+fn read_journal(facts: &str, journal: &str, timeline: &str) -> String {
+    format!(
+        "SELECT f.*, (SELECT system_identifier FROM pg_control_system()) AS system, \
+         {timeline} AS timeline, j.id AS entry, j.xid::text::bigint AS xid, j.session_id, j.digest, \
+         j.previous_digest, j.kind, j.version \
+         FROM {facts} f LEFT JOIN {journal} j ON j.xid >= $1::text::xid8 \
+         ORDER BY j.id"
+    )
 }
 
 /// $1 id, $2 user, $3 digest, $4 data, $5 label, $6 ip, $7 user agent, $8 idle timeout in seconds,

@@ -153,6 +153,7 @@ impl Simulation {
                     Broken::Redis | Broken::Postgres => None,
                 },
                 no_postgres: each.of != Broken::Redis,
+                no_touch: false,
                 no_redis: each.of == Broken::Redis,
                 touched: None,
             });

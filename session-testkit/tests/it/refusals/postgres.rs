@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use session_layer::store::PostgresStore;
+use session_layer::store::{JournalPosition, PostgresStore, SessionStore as _};
 use session_layer::{Created, Error, Mode, Sessions};
 use session_testkit::backends::{Backend, Backends, Sandbox};
 use session_testkit::faults::{self, Fault, Target};
@@ -12,7 +12,7 @@ use sqlx::postgres::PgPoolOptions;
 
 use super::assert_says;
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{SOON, ask, built, cache, login, sessions, store_on};
+use crate::support::{SOON, ask, built, cache, login, sessions, store_on, until_hit};
 
 pub(super) fn tests(reg: &mut Registry) {
     reg.each_backend("postgres_57p01_costs_one_more_try", terminated);
@@ -22,6 +22,7 @@ pub(super) fn tests(reg: &mut Registry) {
     reg.each_backend("postgres_25006_read_only", read_only);
     reg.each_backend("postgres_42501_denied_and_hidden", denied);
     reg.each_backend("postgres_42p01_no_tables", no_tables);
+    reg.each_backend("postgres_does_not_tell_its_timeline", untold);
 }
 
 /// A service whose role is an ordinary one, and a session that Redis has no copy of.
@@ -190,7 +191,7 @@ async fn cancelled(backend: Backend) -> Outcome {
     let errors = node.recent_errors().join("\n");
     assert_says(
         &errors,
-        &["cancelled the statement", "statement_timeout"],
+        &["gave the statement up", "statement_timeout"],
         &"57014",
     );
     broken.heal().await?;
@@ -250,5 +251,39 @@ async fn no_tables(backend: Backend) -> Outcome {
     execute(&service.backends, back).await?;
     service.until_valid(&node).await?;
     assert_eq!(ask(&service.owner, &service.alice).await, "valid");
+    Ok(())
+}
+
+/// As some managed ones by default. Nothing is lost but that each new connection reads the journal from its
+/// start: the server behind it may be a standby that was promoted, and use transaction ids again.
+async fn untold(backend: Backend) -> Outcome {
+    let service = Service::start(backend).await?;
+    let deny = "REVOKE EXECUTE ON FUNCTION pg_current_wal_lsn() FROM PUBLIC";
+    execute(&service.backends, deny.to_owned()).await?;
+    let node = service.node().await?;
+    node.set_mode(Mode::On);
+    until_hit(&node, &service.alice).await?;
+    assert_eq!(node.recent_errors(), Vec::<String>::new());
+    let end = format!(
+        "UPDATE {}.sessions SET revoked_at = now()",
+        service.sandbox.schema()
+    );
+    execute(&service.backends, end).await?;
+    wait::until("the journal to end the copy", SOON, async || {
+        ask(&node, &service.alice).await == "invalid"
+    })
+    .await?;
+    node.shutdown(SOON).await?;
+
+    let store = store_on(&service.url, &service.sandbox).await?;
+    let all = store.journal_since(None).await?;
+    let beyond = JournalPosition {
+        xid: all.next.xid + 1_000_000,
+        ..all.next
+    };
+    assert_eq!(all.rows.len(), 1);
+    assert_eq!(store.journal_since(Some(beyond)).await?.rows, []);
+    service.end_connections().await?;
+    assert_eq!(store.journal_since(Some(beyond)).await?.rows, all.rows);
     Ok(())
 }
