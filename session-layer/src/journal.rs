@@ -86,6 +86,7 @@ pub(crate) struct Journal {
 /// at once. Were the age looked at after the set, a read that ended in between would vouch for a set
 /// without its rows.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct State {
     /// When the last successful read began; `None`: none yet.
     read: Option<Instant>,
@@ -307,3 +308,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
 #[cfg(test)]
 #[path = "journal/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "journal/orders.rs"]
+mod orders;

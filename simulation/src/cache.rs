@@ -5,28 +5,30 @@
 //! answers; leases by SET NX or compare-and-set, fills by compare-and-set on the link that granted the
 //! lease. The mutants of the adapter are switched on here and nowhere else ([`Mistake`]).
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use session_layer::cache::{
     Belief, CacheProbe, CacheStatus, Entry, FENCE, Filled, Invalidated, LEASE, Lookup, SessionCache,
 };
-use session_layer::{CacheError, CacheErrorKind, TokenDigest};
+use session_layer::{CacheError, TokenDigest};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use crate::coverage::Event;
 use crate::mutants::Mistake;
-use crate::redis::{Broken, Command, Connection, Identity, Incarnation, Value};
-use crate::world::{Call, Millis, State, Step, World, number};
+use crate::redis::{Command, Incarnation, Value};
+use crate::world::{Millis, State, World, number};
+
+mod links;
+
+use self::links::{Failure, LINKS, Link};
 
 /// As that of `RedisCache`.
 const DEADLINE: Duration = Duration::from_millis(50);
-const LINKS: usize = 2;
-const RECHECK_EVERY: Duration = Duration::from_secs(1);
-const RETRY_EVERY: Duration = Duration::from_millis(200);
-const PATIENCE: Duration = Duration::from_secs(1);
+/// So long a mutant's thread does not run.
+const PREEMPTED: Duration = Duration::from_millis(20);
 
 /// One node's.
 #[derive(Clone)]
@@ -48,47 +50,12 @@ struct Shared {
     nonces: AtomicU64,
 }
 
-struct Link {
-    connection: Connection,
-    identity: Mutex<Identity>,
-    dead: AtomicBool,
-    suspect: AtomicBool,
-    in_flight: AtomicUsize,
-}
-
-impl Link {
-    fn identity(&self) -> Identity {
-        *self.identity.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_usable(&self) -> bool {
-        !self.dead.load(Ordering::Relaxed) && !self.suspect.load(Ordering::Relaxed)
-    }
-}
-
 /// The right to fill one key.
 pub(crate) struct SimulatedLease {
     digest: TokenDigest,
     nonce: u64,
     link: Arc<Link>,
     incarnation: Incarnation,
-}
-
-enum Failure {
-    Lost,
-    Refused,
-    TimedOut,
-}
-
-impl From<Failure> for CacheError {
-    fn from(failure: Failure) -> Self {
-        let (kind, message) = match failure {
-            Failure::Lost => (CacheErrorKind::Unreachable, "no connection to Redis"),
-            Failure::Refused => (CacheErrorKind::NotMaster, "READONLY"),
-            Failure::TimedOut => (CacheErrorKind::TimedOut, "Redis did not answer in time"),
-        };
-        Self::new(kind, message)
-    }
 }
 
 impl SimulatedCache {
@@ -111,194 +78,6 @@ impl SimulatedCache {
         }));
         tokio::spawn(cache.clone().keep());
         cache
-    }
-
-    fn links(&self) -> Vec<Arc<Link>> {
-        self.0
-            .links
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn least_busy(&self) -> Option<Arc<Link>> {
-        let links = self.links().into_iter().filter(|link| link.is_usable());
-        links.min_by_key(|link| link.in_flight.load(Ordering::Relaxed))
-    }
-
-    async fn pick(&self) -> Result<Arc<Link>, Failure> {
-        loop {
-            let opened = self.0.opened.notified();
-            if let Some(link) = self.least_busy() {
-                return Ok(link);
-            }
-            if !self.0.hopeful.load(Ordering::Relaxed) {
-                return Err(Failure::Lost);
-            }
-            opened.await;
-        }
-    }
-
-    fn call(&self, what: &'static str, about: u64, lane: Option<u64>) -> Call {
-        Call {
-            node: self.0.node,
-            life: self.0.life,
-            what,
-            about,
-            lane,
-        }
-    }
-
-    /// A command on this link and no other, and what it says about the link.
-    async fn run_on<T: Send + 'static>(
-        &self,
-        link: &Arc<Link>,
-        deadline: Instant,
-        (what, about): (&'static str, u64),
-        command: impl Fn(&mut State, Connection) -> Result<T, Broken> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let connection = link.connection;
-        let call = self.call(what, about, Some(connection.number));
-        let answer = self
-            .0
-            .world
-            .ask(call, move |state| Step::Done(command(state, connection)));
-        link.in_flight.fetch_add(1, Ordering::Relaxed);
-        let answer = timeout_at(deadline, answer).await;
-        link.in_flight.fetch_sub(1, Ordering::Relaxed);
-        match answer {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(broken)) => {
-                self.give_up(link);
-                Err(match broken {
-                    Broken::Lost => Failure::Lost,
-                    Broken::Demoted => Failure::Refused,
-                })
-            }
-            Err(_elapsed) => {
-                link.suspect.store(true, Ordering::Relaxed);
-                self.0.look.notify_one();
-                Err(Failure::TimedOut)
-            }
-        }
-    }
-
-    /// A command on any link; one that turns out to be lost costs a try on another.
-    async fn run<T: Send + 'static>(
-        &self,
-        deadline: Instant,
-        name: (&'static str, u64),
-        command: impl Fn(&mut State, Connection) -> Result<T, Broken> + Clone + Send + 'static,
-    ) -> Result<(T, Arc<Link>), Failure> {
-        let mut lost = 0;
-        loop {
-            let link = timeout_at(deadline, self.pick())
-                .await
-                .map_err(|_| Failure::TimedOut)??;
-            match self.run_on(&link, deadline, name, command.clone()).await {
-                Ok(answer) => return Ok((answer, link)),
-                Err(Failure::Lost) if lost < LINKS => lost += 1,
-                Err(failure) => return Err(failure),
-            }
-        }
-    }
-
-    fn give_up(&self, link: &Link) {
-        link.dead.store(true, Ordering::Relaxed);
-        self.0.look.notify_one();
-    }
-
-    fn deadline(&self) -> Instant {
-        Instant::now() + self.0.deadline
-    }
-
-    /// The keeper: opens, checks and replaces links.
-    async fn keep(self) {
-        let mut recheck = Instant::now() + RECHECK_EVERY;
-        loop {
-            let failed = self.replace_missing().await.is_err();
-            let due = Instant::now() >= recheck;
-            if due {
-                recheck = Instant::now() + RECHECK_EVERY;
-            }
-            for link in self.links() {
-                if due || !link.is_usable() {
-                    self.check(&link).await;
-                }
-            }
-            let usable = self.links().iter().filter(|link| link.is_usable()).count();
-            self.0
-                .hopeful
-                .store(usable > 0 || !failed, Ordering::Relaxed);
-            self.0.opened.notify_waiters();
-            let until = recheck.saturating_duration_since(Instant::now());
-            let wait = if usable == LINKS {
-                until
-            } else {
-                until.min(RETRY_EVERY)
-            };
-            let _ = timeout(wait, self.0.look.notified()).await;
-            // What callers report must not turn into a storm of connection attempts.
-            sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    async fn replace_missing(&self) -> Result<(), Failure> {
-        self.lock_links()
-            .retain(|link| !link.dead.load(Ordering::Relaxed));
-        while self.links().len() < LINKS {
-            let call = self.call("connect", 0, None);
-            let opening = self.0.world.ask(call, |state| Step::Done(state.connect()));
-            let opened = timeout(PATIENCE, opening).await;
-            let (connection, identity) = match opened {
-                Ok(Ok(opened)) if opened.1.is_master => opened,
-                Ok(Ok(_)) => return Err(Failure::Refused),
-                Ok(Err(_)) => return Err(Failure::Lost),
-                Err(_) => return Err(Failure::TimedOut),
-            };
-            self.lock_links().push(Arc::new(Link {
-                connection,
-                identity: Mutex::new(identity),
-                dead: AtomicBool::new(false),
-                suspect: AtomicBool::new(false),
-                in_flight: AtomicUsize::new(0),
-            }));
-            self.0.hopeful.store(true, Ordering::Relaxed);
-            self.0.opened.notify_waiters();
-        }
-        Ok(())
-    }
-
-    fn lock_links(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Link>>> {
-        self.0.links.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// In time: usable. Late: suspect. Not at all, or no master: dead.
-    async fn check(&self, link: &Arc<Link>) {
-        let connection = link.connection;
-        let call = self.call("INFO", connection.number, Some(connection.number));
-        let asked = Instant::now();
-        let answer = self
-            .0
-            .world
-            .ask(call, move |state| Step::Done(state.info(connection)));
-        let mut answer = std::pin::pin!(answer);
-        let answered = match timeout_at(asked + DEADLINE, &mut answer).await {
-            Ok(answered) => {
-                link.suspect.store(false, Ordering::Relaxed);
-                Some(answered)
-            }
-            Err(_late) => {
-                link.suspect.store(true, Ordering::Relaxed);
-                timeout_at(asked + PATIENCE, answer).await.ok()
-            }
-        };
-        match answered {
-            Some(Ok(identity)) if identity.is_master => {
-                *link.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
-            }
-            _ => self.give_up(link),
-        }
     }
 
     fn nonce(&self) -> u64 {
@@ -336,6 +115,24 @@ impl SimulatedCache {
                 }
             }
         }
+    }
+
+    /// A mutant's: a read of the journal may end between looking at the changed-set and at the age. A copy that
+    /// only then was contradicted is one that the set had allowed, and the age is that of a read just ended.
+    async fn judge_in_two_steps(
+        found: Option<Value>,
+        present: Incarnation,
+        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+    ) -> Judged {
+        let at_first = match &found {
+            Some(Value::Copy { entry, .. }) => judge(entry),
+            _ => Belief::Dead,
+        };
+        sleep(PREEMPTED).await;
+        Self::judge(found, present, &|entry| match judge(entry) {
+            Belief::Dead if at_first == Belief::Unsure => Belief::Believed,
+            then => then,
+        })
     }
 
     fn saw(&self, event: Event) {
@@ -400,7 +197,12 @@ impl SimulatedCache {
             Ok(found) => found,
             Err(failure) => return Lookup::Failed(failure.into()),
         };
-        match Self::judge(found, link.identity().incarnation, judge) {
+        let judged = if self.0.mistake == Some(Mistake::AgeAfterTheSet) {
+            Self::judge_in_two_steps(found, link.identity().incarnation, judge).await
+        } else {
+            Self::judge(found, link.identity().incarnation, judge)
+        };
+        match judged {
             Judged::Hit(entry) => {
                 self.saw(Event::Hit);
                 Lookup::Hit(entry)

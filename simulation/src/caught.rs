@@ -9,7 +9,7 @@ use crate::schedules::{base, broken};
 use crate::shrink::shrink;
 
 /// So many schedules are tried at most.
-const TRIES: u64 = 40_000;
+const TRIES: u64 = 20_000;
 
 macro_rules! caught {
     ($($name:ident: $mistake:ident by $check:ident;)*) => {$(
@@ -35,6 +35,11 @@ caught! {
     an_error_of_the_store_taken_for_invalid: ErrorIsInvalid by R7;
     a_journal_that_is_not_read: JournalUnread by R1Delta;
     a_journal_read_from_behind_the_last_row: JournalFromTheLastRow by R1Delta;
+    a_journal_read_by_time: JournalByTime by R1Delta;
+    hits_believed_before_the_first_load: BelievesBeforeTheFirstLoad by R5;
+    the_age_looked_at_after_the_set: AgeAfterTheSet by R1Delta;
+    a_purge_that_leaves_the_floor: PurgeLeavesTheFloor by R1Delta;
+    a_purge_past_the_running: PurgesPastTheRunning by R1Delta;
 }
 
 fn is_caught(mistake: Mistake, check: Invariant) {

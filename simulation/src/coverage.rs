@@ -36,10 +36,12 @@ pub(crate) enum Event {
     UnknownFate,
     SupersededLogin,
     FailClosed,
+    Purge,
+    StaleNode,
 }
 
 impl Event {
-    const ALL: [(Self, &'static str); 29] = [
+    const ALL: [(Self, &'static str); 31] = [
         (Self::Hit, "a hit"),
         (Self::Fill, "a fill"),
         (Self::RefusedLease, "a refused lease"),
@@ -72,6 +74,11 @@ impl Event {
         (Self::UnknownFate, "a change of unknown fate"),
         (Self::SupersededLogin, "a login that a revoke-all refused"),
         (Self::FailClosed, "nodes that fail closed"),
+        (Self::Purge, "a purge of the journal"),
+        (
+            Self::StaleNode,
+            "nodes that fail closed, without Postgres for D",
+        ),
     ];
 }
 

@@ -7,13 +7,12 @@ use crate::dice::Dice;
 use crate::weather::Weather;
 use crate::world::Millis;
 
+mod seldom;
+
 /// Two readers, who also change things at times, and one who revokes.
 pub(crate) const NODES: u32 = 3;
 /// Whoever ends sessions by plain SQL, as a node of the history.
 pub(crate) const OPERATOR: u32 = NODES;
-
-/// A session beside those that the readers ask for: no plan has it already.
-const OTHER: u32 = 50;
 
 /// One schedule.
 #[derive(Debug, Clone)]
@@ -64,8 +63,13 @@ pub(crate) enum Action {
         session: u32,
     },
     RevokeAll,
-    /// `UPDATE sessions SET revoked_at = now()`, by hand.
+    /// `UPDATE sessions SET revoked_at = now()`, by hand; the COMMIT comes so much later.
     PlainSql {
+        session: u32,
+        idle: Millis,
+    },
+    /// `UPDATE sessions SET data = …`, by hand.
+    PlainUpdate {
         session: u32,
     },
     Bypass(bool),
@@ -76,14 +80,27 @@ pub(crate) enum Action {
 pub(crate) enum Breaks {
     Flush,
     Save,
-    Crash { down_for: Millis, from_dump: bool },
+    Crash {
+        down_for: Millis,
+        from_dump: bool,
+    },
     FailOver,
     Resync,
     CutLinks,
     StepClock(i64),
     RestartNode(u32),
-    PostgresDown { down_for: Millis },
-    Hidden { down_for: Millis },
+    PostgresDown {
+        down_for: Millis,
+    },
+    Hidden {
+        down_for: Millis,
+    },
+    /// Of the journal.
+    Purge,
+    /// A transaction, idle.
+    LeftOpen {
+        for_so_long: Millis,
+    },
 }
 
 impl Plan {
@@ -106,7 +123,7 @@ impl Plan {
             plan.create(&mut dice, session, 0);
         }
         let begin = 60;
-        if dice.permille(80) {
+        if dice.permille(150) {
             let over = plan.seldom_by_chance(&mut dice, begin);
             plan.look_again(&mut dice, over);
             plan.operations.sort_by_key(|each| each.at);
@@ -136,7 +153,8 @@ impl Plan {
                     grace: dice.pick(&[0, 0, 200, 1000]),
                 },
                 9 => Action::RevokeAll,
-                10 => Action::PlainSql { session },
+                10 if dice.permille(700) => Action::PlainSql { session, idle: 0 },
+                10 => Action::PlainUpdate { session },
                 _ => {
                     // A login in flight while all are revoked.
                     let late = 100 + u32::try_from(plan.operations.len()).unwrap_or(0);
@@ -145,10 +163,9 @@ impl Plan {
                     Action::RevokeAll
                 }
             };
-            let node = if action == (Action::PlainSql { session }) {
-                OPERATOR
-            } else {
-                dice.pick(&[2, 2, 2, 2, 1])
+            let node = match action {
+                Action::PlainSql { .. } | Action::PlainUpdate { .. } => OPERATOR,
+                _ => dice.pick(&[2, 2, 2, 2, 1]),
             };
             plan.add(&mut dice, at, node, action);
         }
@@ -163,61 +180,6 @@ impl Plan {
         plan.look_again(&mut dice, begin + span);
         plan.operations.sort_by_key(|each| each.at);
         plan
-    }
-
-    /// Interleavings that are hardly ever drawn by chance. When they are over.
-    fn seldom_by_chance(&mut self, dice: &mut Dice, begin: Millis) -> Millis {
-        match dice.below(3) {
-            0 if self.replica.is_none() => {
-                // Lease, dump, change, restart from the dump, and then the answer of the read.
-                let changed = self.change_during_a_late_read(dice, begin);
-                let crash = Breaks::Crash {
-                    down_for: 1 + dice.below(4),
-                    from_dump: true,
-                };
-                let saved = begin + 8 + dice.below(12);
-                let crashed = changed + 20 + dice.below(60);
-                self.faults
-                    .extend([(saved, Breaks::Save), (crashed, crash)]);
-                begin + 200
-            }
-            0 | 1 => {
-                // Lease, change, another's lease, and then the answer of the first one's read.
-                let changed = self.change_during_a_late_read(dice, begin);
-                self.look(changed + 15 + dice.below(50), 1, 0);
-                begin + 200
-            }
-            _ => {
-                // An end by plain SQL that commits after a change that began after it, and nodes that read
-                // the journal meanwhile.
-                self.weather = Weather::of_late_commits();
-                self.create(dice, OTHER, 0);
-                self.look(begin + 300, 0, 0);
-                self.look(begin + 300, 1, 0);
-                let ended = begin + 500 + dice.below(200);
-                let end = Action::PlainSql { session: 0 };
-                self.ask(ended, OPERATOR, end);
-                for after in [10, 200, 400] {
-                    let other = Action::Update { session: OTHER };
-                    self.ask(ended + after + dice.below(100), 2, other);
-                }
-                begin + 1500
-            }
-        }
-    }
-
-    /// When it begins.
-    fn change_during_a_late_read(&mut self, dice: &mut Dice, begin: Millis) -> Millis {
-        self.weather = Weather::of_late_reads();
-        self.look(begin, 0, 0);
-        let changed = begin + 15 + dice.below(30);
-        let change = match dice.below(3) {
-            0 => Action::RevokeAll,
-            1 => Action::Update { session: 0 },
-            _ => Action::Revoke { session: 0 },
-        };
-        self.ask(changed, 2, change);
-        changed
     }
 
     fn look(&mut self, at: Millis, node: u32, session: u32) {
@@ -267,7 +229,7 @@ impl Plan {
         let at = begin + dice.below(span);
         let down_for = dice.pick(&[5, 40, 300, 1200]);
         let mut add = |at, breaks| self.faults.push((at, breaks));
-        match dice.below(11) {
+        match dice.below(13) {
             0 | 1 => add(at, Breaks::Flush),
             2..=4 if self.replica.is_none() => {
                 // Most often the dump is from before a change, and the crash comes soon after it.
@@ -312,6 +274,13 @@ impl Plan {
                 Breaks::RestartNode(u32::try_from(dice.below(NODES.into())).unwrap_or(0)),
             ),
             8 => add(at, Breaks::Hidden { down_for }),
+            9 => add(at, Breaks::Purge),
+            10 => add(
+                at,
+                Breaks::LeftOpen {
+                    for_so_long: down_for,
+                },
+            ),
             _ => add(at, Breaks::PostgresDown { down_for }),
         }
     }

@@ -13,6 +13,7 @@ use session_layer::{
 use tokio::time::timeout;
 
 use crate::coverage::Event;
+use crate::mutants::Mistake;
 use crate::postgres::{Outcome, Postgres, Transaction, Wish};
 use crate::world::{Call, Millis, State, Step, World, number};
 
@@ -25,8 +26,7 @@ pub(crate) struct SimulatedStore {
     pub(crate) world: Arc<World>,
     pub(crate) node: u32,
     pub(crate) life: u32,
-    /// A mutant waits for ever.
-    pub(crate) patient: bool,
+    pub(crate) mistake: Option<Mistake>,
 }
 
 impl SimulatedStore {
@@ -55,7 +55,7 @@ impl SimulatedStore {
             };
             Step::Done(answer.inspect_err(|_| state.coverage.saw(Event::StoreError)))
         });
-        if self.patient {
+        if self.mistake == Some(Mistake::NoDeadline) {
             return answer.await;
         }
         timeout(READ_DEADLINE, answer).await.unwrap_or_else(|_| {
@@ -72,9 +72,10 @@ impl SimulatedStore {
         about: u64,
         wish: Wish,
     ) -> Result<Outcome, StoreError> {
-        let answer = self
-            .world
-            .ask(self.call(what, about), changing(what, about, wish));
+        let answer = self.world.ask(
+            self.call(what, about),
+            changing(what, about, Transaction::new(wish)),
+        );
         timeout(CHANGE_DEADLINE, answer).await.unwrap_or_else(|_| {
             Err(StoreError::new(
                 StoreErrorKind::Uncertain,
@@ -88,13 +89,9 @@ impl SimulatedStore {
 pub(crate) fn changing(
     what: &'static str,
     about: u64,
-    wish: Wish,
+    mut transaction: Transaction,
 ) -> impl FnMut(&mut State) -> Step<Result<Outcome, StoreError>> {
-    let login = match &wish {
-        Wish::Create(digest, _) => Some(*digest),
-        _ => None,
-    };
-    let mut transaction = Transaction::new(wish);
+    let login = transaction.login();
     let mut refused = None;
     move |state| {
         if let Some(digest) = login {
@@ -228,8 +225,10 @@ impl SessionStore for SimulatedStore {
         position: Option<JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
         let began = self.world.stamp();
-        let read = self.read("journal", 0, move |postgres, _| {
-            postgres.journal_since(position)
+        let by_time = self.mistake == Some(Mistake::JournalByTime);
+        let read = self.read("journal", 0, move |postgres, now| match by_time {
+            true => postgres.journal_since_a_time(position, now),
+            false => postgres.journal_since(position),
         });
         let read = read.await;
         if read.is_err() {

@@ -56,16 +56,6 @@ impl Weather {
         }
     }
 
-    /// Fair, but for what takes long now and then: a COMMIT among it.
-    pub(crate) fn of_late_commits() -> Self {
-        Self {
-            slow: 150,
-            slow_by: 1000,
-            slow_reads: 0,
-            ..Self::of_late_reads()
-        }
-    }
-
     pub(crate) fn latency(&self, dice: &mut Dice) -> Millis {
         let usual = dice.below(self.usual);
         if dice.permille(self.slow) {

@@ -3,9 +3,9 @@ use crate::clock::Timestamp;
 use crate::session::{SessionParts, data_to_json};
 use crate::store::{JournalPosition, JournalRow};
 
-const D: Duration = Duration::from_secs(2);
+pub(super) const D: Duration = Duration::from_secs(2);
 
-fn timing(policy: Policy) -> Timing {
+pub(super) fn timing(policy: Policy) -> Timing {
     Timing {
         interval: D / INTERVALS,
         policy,
@@ -16,7 +16,7 @@ fn id(n: u8) -> SessionId {
     SessionId::from_bytes([n; 16])
 }
 
-fn copy(n: u8, version: i64, xmin: u64) -> Entry {
+pub(super) fn copy(n: u8, version: i64, xmin: u64) -> Entry {
     let at = Timestamp::from_micros(0);
     Entry {
         session: SessionParts {
@@ -39,7 +39,7 @@ fn copy(n: u8, version: i64, xmin: u64) -> Entry {
     }
 }
 
-fn row(n: u8, xid: u64, least_version: Option<i64>) -> JournalRow {
+pub(super) fn row(n: u8, xid: u64, least_version: Option<i64>) -> JournalRow {
     JournalRow {
         xid,
         session_id: Some(id(n)),
@@ -48,7 +48,7 @@ fn row(n: u8, xid: u64, least_version: Option<i64>) -> JournalRow {
     }
 }
 
-fn read(rows: Vec<JournalRow>, floor: u64) -> JournalRead {
+pub(super) fn read(rows: Vec<JournalRow>, floor: u64) -> JournalRead {
     JournalRead {
         rows,
         next: JournalPosition::default(),

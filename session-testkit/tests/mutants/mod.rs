@@ -1,7 +1,7 @@
 //! Broken variants of the protocol, built around any cache and any store: what is broken by them must be
 //! caught. `simulation/src/lib.rs` has the table of which check catches which.
 //!
-//! The mistakes that only an adapter can make are switched on in the simulated one (`simulation/src/cache.rs`);
+//! The mistakes that only an adapter can make are switched on in the simulated ones (`simulation/src/cache.rs`, `store.rs`);
 //! on a real Redis the same are forced in `it/adapter_mutants.rs`.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +41,15 @@ pub(crate) enum Mistake {
     SealedWithThePresent,
     /// Neither cache, nor store, nor driver has a deadline.
     NoDeadline,
+    /// Whether a copy is contradicted is looked at first, and after a while how old the journal is.
+    AgeAfterTheSet,
+    /// A read of the journal returns what was written since the last one, by the clock.
+    JournalByTime,
+    /// Rows of the journal are purged, and its floor is not raised.
+    PurgeLeavesTheFloor,
+    /// Rows are purged also of transactions that came after one still running; the floor stays below that one,
+    /// lest no fresh copy be believed.
+    PurgesPastTheRunning,
     // Around any:
     /// The copies are removed before the COMMIT, and not after it.
     UnlinkBeforeCommitOnly,
@@ -60,6 +69,8 @@ pub(crate) enum Mistake {
     JournalUnread,
     /// The next read of the journal begins behind the last row of this one.
     JournalFromTheLastRow,
+    /// A node that starts takes nothing for its journal, until the second read of it.
+    BelievesBeforeTheFirstLoad,
 }
 
 /// What the two wrappers of one node have in common.
@@ -161,6 +172,15 @@ impl<C: SessionCache> SessionCache for BrokenCache<C> {
     }
     async fn close(&self) {
         self.cache.close().await;
+    }
+}
+
+/// As if a journal in which nothing is had been read.
+fn nothing_yet() -> JournalRead {
+    JournalRead {
+        rows: Vec::new(),
+        next: JournalPosition::default(),
+        floor: 0,
     }
 }
 
@@ -276,6 +296,9 @@ impl<S: SessionStore> SessionStore for BrokenStore<S> {
         &self,
         position: Option<JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
+        if position.is_none() && self.broken.is(Mistake::BelievesBeforeTheFirstLoad) {
+            return Ok(nothing_yet());
+        }
         let mut read = self.store.journal_since(position).await?;
         if self.broken.is(Mistake::JournalUnread) {
             read.rows.clear();
