@@ -25,9 +25,9 @@ use tokio::time::Instant;
 use self::Answer::{Committed, PlainSql, Propagated, Unknown};
 use self::Reader::{CutOff, InTouch};
 use self::Redis::{OneServer, WithReplica};
-use crate::forgetful::{AT_MOST, D, lives_on, node};
+use crate::forgetful::{AT_MOST, D, lives_on, node, store_on};
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{OwnRedis, SOON, ask, key, login, store_on, until_connected, until_hit};
+use crate::support::{OwnRedis, SOON, ask, key, login, until_connected, until_hit};
 
 const AVAILABLE: Reader = CutOff(Policy::Available);
 const FAIL_CLOSED: Reader = CutOff(Policy::FailClosed);
@@ -36,31 +36,31 @@ const AT_ONCE: Duration = Duration::ZERO;
 /// With a replica nothing is `Propagated`: that is part of what the cells of `Committed` say.
 #[rustfmt::skip]
 const CELLS: &[Cell] = &[
-    // the test                                          the answer  the reader    Redis        bound
-    cell("bound_propagated_in_touch",                     Propagated, InTouch,     OneServer,   AT_ONCE),
-    cell("bound_propagated_cut_off_available",            Propagated, AVAILABLE,   OneServer,   AT_ONCE),
-    cell("bound_propagated_cut_off_fail_closed",          Propagated, FAIL_CLOSED, OneServer,   AT_ONCE),
+    //   the test                                              the answer  the reader   Redis        bound
+    cell("bound_propagated_in_touch",                          Propagated, InTouch,     OneServer,   AT_ONCE),
+    cell("bound_propagated_cut_off_available",                 Propagated, AVAILABLE,   OneServer,   AT_ONCE),
+    cell("bound_propagated_cut_off_fail_closed",               Propagated, FAIL_CLOSED, OneServer,   AT_ONCE),
 
-    cell("bound_committed_in_touch",                      Committed,  InTouch,     OneServer,   D),
-    cell("bound_committed_cut_off_available",             Committed,  AVAILABLE,   OneServer,   AT_MOST),
-    cell("bound_committed_cut_off_fail_closed",           Committed,  FAIL_CLOSED, OneServer,   D),
-    cell("bound_committed_in_touch_with_a_replica",       Committed,  InTouch,     WithReplica, D),
-    cell("bound_committed_cut_off_available_with_a_replica",   Committed, AVAILABLE,   WithReplica, AT_MOST),
-    cell("bound_committed_cut_off_fail_closed_with_a_replica", Committed, FAIL_CLOSED, WithReplica, D),
+    cell("bound_committed_in_touch",                           Committed,  InTouch,     OneServer,   D),
+    cell("bound_committed_cut_off_available",                  Committed,  AVAILABLE,   OneServer,   AT_MOST),
+    cell("bound_committed_cut_off_fail_closed",                Committed,  FAIL_CLOSED, OneServer,   D),
+    cell("bound_committed_in_touch_with_a_replica",            Committed,  InTouch,     WithReplica, D),
+    cell("bound_committed_cut_off_available_with_a_replica",   Committed,  AVAILABLE,   WithReplica, AT_MOST),
+    cell("bound_committed_cut_off_fail_closed_with_a_replica", Committed,  FAIL_CLOSED, WithReplica, D),
 
-    cell("bound_unknown_in_touch",                        Unknown,    InTouch,     OneServer,   D),
-    cell("bound_unknown_cut_off_available",               Unknown,    AVAILABLE,   OneServer,   AT_MOST),
-    cell("bound_unknown_cut_off_fail_closed",             Unknown,    FAIL_CLOSED, OneServer,   D),
-    cell("bound_unknown_in_touch_with_a_replica",         Unknown,    InTouch,     WithReplica, D),
-    cell("bound_unknown_cut_off_available_with_a_replica",   Unknown, AVAILABLE,   WithReplica, AT_MOST),
-    cell("bound_unknown_cut_off_fail_closed_with_a_replica", Unknown, FAIL_CLOSED, WithReplica, D),
+    cell("bound_unknown_in_touch",                             Unknown,    InTouch,     OneServer,   D),
+    cell("bound_unknown_cut_off_available",                    Unknown,    AVAILABLE,   OneServer,   AT_MOST),
+    cell("bound_unknown_cut_off_fail_closed",                  Unknown,    FAIL_CLOSED, OneServer,   D),
+    cell("bound_unknown_in_touch_with_a_replica",              Unknown,    InTouch,     WithReplica, D),
+    cell("bound_unknown_cut_off_available_with_a_replica",     Unknown,    AVAILABLE,   WithReplica, AT_MOST),
+    cell("bound_unknown_cut_off_fail_closed_with_a_replica",   Unknown,    FAIL_CLOSED, WithReplica, D),
 
-    cell("bound_sql_in_touch",                            PlainSql,   InTouch,     OneServer,   D),
-    cell("bound_sql_cut_off_available",                   PlainSql,   AVAILABLE,   OneServer,   AT_MOST),
-    cell("bound_sql_cut_off_fail_closed",                 PlainSql,   FAIL_CLOSED, OneServer,   D),
-    cell("bound_sql_in_touch_with_a_replica",             PlainSql,   InTouch,     WithReplica, D),
-    cell("bound_sql_cut_off_available_with_a_replica",    PlainSql,   AVAILABLE,   WithReplica, AT_MOST),
-    cell("bound_sql_cut_off_fail_closed_with_a_replica",  PlainSql,   FAIL_CLOSED, WithReplica, D),
+    cell("bound_sql_in_touch",                                 PlainSql,   InTouch,     OneServer,   D),
+    cell("bound_sql_cut_off_available",                        PlainSql,   AVAILABLE,   OneServer,   AT_MOST),
+    cell("bound_sql_cut_off_fail_closed",                      PlainSql,   FAIL_CLOSED, OneServer,   D),
+    cell("bound_sql_in_touch_with_a_replica",                  PlainSql,   InTouch,     WithReplica, D),
+    cell("bound_sql_cut_off_available_with_a_replica",         PlainSql,   AVAILABLE,   WithReplica, AT_MOST),
+    cell("bound_sql_cut_off_fail_closed_with_a_replica",       PlainSql,   FAIL_CLOSED, WithReplica, D),
 ];
 
 pub(crate) fn tests(reg: &mut Registry) {
@@ -141,7 +141,8 @@ impl Cell {
             scene.lose_removals().await?;
         }
         let ended = self.end(&scene, &alice, policy).await?;
-        assert_eq!(scene.has_copy(&alice).await?, lost);
+        // Nor is there a fence, which would keep a copy away for 5 s.
+        assert_eq!(scene.there(&alice).await?, lost.then_some(COPY));
 
         let (lived, led_over) = tokio::join!(
             lives_on(&scene.reader, &alice, ended, self.bound),
@@ -160,7 +161,7 @@ impl Cell {
         // Not because there was nothing to serve.
         match self.reader {
             AVAILABLE if lost => assert!(!lived.is_within(D), "it ended too soon: {lived:?}"),
-            FAIL_CLOSED if lost => assert!(scene.has_copy(&alice).await?, "the copy is gone"),
+            FAIL_CLOSED if lost => assert_eq!(scene.there(&alice).await?, Some(COPY)),
             _ => {}
         }
 
@@ -284,9 +285,9 @@ impl<'a> Scene<'a> {
         until_hit(&self.reader, &alice).await?;
         if let Some(replica) = &self.replica {
             wait::until("the copy on the replica", SOON, async || {
-                has_copy(replica, self.sandbox, &alice)
+                there(replica, self.sandbox, &alice)
                     .await
-                    .is_ok_and(|it| it)
+                    .is_ok_and(|it| it == Some(COPY))
             })
             .await?;
         }
@@ -326,10 +327,10 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    /// Is there a copy where the reader will find it?
-    async fn has_copy(&self, created: &Created) -> Result<bool, Failure> {
+    /// What the reader will find.
+    async fn there(&self, created: &Created) -> Result<Option<u8>, Failure> {
         let redis = self.replica.as_ref().unwrap_or(&self.redis);
-        has_copy(redis, self.sandbox, created).await
+        there(redis, self.sandbox, created).await
     }
 
     async fn has_ended(&self, created: &Created) -> Result<bool, Failure> {
@@ -380,15 +381,18 @@ async fn pair(backends: &Backends) -> Result<(RedisServer, RedisServer), Failure
     Ok((master, replica))
 }
 
-/// Is there a copy, rather than a lease or a fence?
-async fn has_copy(
+/// What a copy begins with; a lease begins with `L`, and a fence is a `T`.
+const COPY: u8 = b'V';
+
+/// What the value under the session's key begins with, if there is one.
+async fn there(
     redis: &RedisServer,
     sandbox: &Sandbox,
     created: &Created,
-) -> Result<bool, Failure> {
+) -> Result<Option<u8>, Failure> {
     let value: Option<Vec<u8>> = redis::cmd("GET")
         .arg(key(sandbox, created))
         .query_async(&mut redis.connect().await?)
         .await?;
-    Ok(value.is_some_and(|value| value.starts_with(b"V")))
+    Ok(value.and_then(|value| value.first().copied()))
 }

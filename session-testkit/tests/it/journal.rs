@@ -13,9 +13,9 @@ use session_testkit::proxy::{Proxy, Toxic};
 use session_testkit::wait;
 use tokio::time::Instant;
 
-use crate::forgetful::{D, lives_on, node};
+use crate::forgetful::{D, lives_on, node, store_on};
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{SOON, ask, login, store, store_on, until_hit};
+use crate::support::{SOON, ask, login, until_hit};
 
 pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("fail_closed_serves_nothing_when_cut_off", fail_closed);
@@ -49,7 +49,7 @@ impl Pair {
     ) -> Result<Self, Failure> {
         let loses = Arc::new(AtomicBool::new(false));
         let line = Proxy::start(backends.postgres().address()).await?;
-        let near = store(sandbox).await?;
+        let near = store_on(sandbox.database_url(), sandbox).await?;
         let far = store_on(&line.url(sandbox.database_url()), sandbox).await?;
         let node = |store| node(sandbox.redis_url(), store, sandbox, policy, &loses);
         Ok(Self {
