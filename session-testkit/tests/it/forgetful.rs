@@ -22,9 +22,9 @@ use crate::support::{SOON, ask, cache};
 const INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) const D: Duration = Duration::from_secs(1);
 /// Short, so that `at_most` can be waited for; long enough for a copy to outlive D on a busy machine.
-const TTL: Duration = Duration::from_secs(4);
+const TTL: Duration = Duration::from_secs(6);
 /// A copy that nobody removes: the TTL, and what a lease may take.
-pub(crate) const AT_MOST: Duration = Duration::from_secs(6);
+pub(crate) const AT_MOST: Duration = Duration::from_secs(8);
 /// How long after a bound is over it is still looked at.
 const BEYOND: Duration = Duration::from_millis(300);
 
@@ -119,6 +119,9 @@ pub(crate) struct Lived {
     pub(crate) valid_until: Option<Duration>,
     /// What was answered once the bound was over.
     pub(crate) answer: &'static str,
+    /// The node had not read the journal for D. Where nobody cut it off, the machine stalled: then it was not in
+    /// touch with Postgres, and the bound for that is another.
+    pub(crate) out_of_touch: bool,
 }
 
 impl Lived {
@@ -137,9 +140,11 @@ pub(crate) async fn lives_on(
     let mut lived = Lived {
         valid_until: None,
         answer: "nothing",
+        out_of_touch: false,
     };
     wait::until("the bound to be over", bound + SOON, async || {
         let began = ended.elapsed();
+        lived.out_of_touch |= reader.metrics().journal_age.is_none_or(|age| age > D);
         lived.answer = ask(reader, created).await;
         if lived.answer == "valid" {
             lived.valid_until = Some(began);
