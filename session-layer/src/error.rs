@@ -35,7 +35,8 @@ pub enum Error {
     /// Postgres could not be asked, or refused: nothing was changed.
     #[error("the session store could not answer; nothing was changed")]
     Unavailable(#[source] StoreError),
-    /// Postgres' answer was lost: the change may have been committed or not. Calling again is safe.
+    /// Postgres' answer was lost: the change may have been committed or not. If it was, it holds within the
+    /// bounds of [`Reach::Committed`](crate::Reach::Committed). Calling again is safe.
     #[error(
         "the session store's answer was lost; the change may or may not have been made (calling again is safe)"
     )]

@@ -3,6 +3,7 @@
 mod adapter_mutants;
 mod backends;
 mod bench;
+mod bounds;
 mod breaker;
 mod changes;
 mod check;
@@ -15,6 +16,7 @@ mod examples;
 mod fault_runs;
 mod faults;
 mod foreign;
+mod forgetful;
 mod gone;
 mod harness;
 mod http;
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         registry.theme("sealed", sealed::tests);
         registry.theme("refusals", refusals::tests);
         registry.theme("journal", journal::tests);
+        registry.theme("bounds", bounds::tests);
         registry.theme("logins", logins::tests);
         registry.theme("rls", rls::tests);
         registry.theme("embedded", embedded::tests);
