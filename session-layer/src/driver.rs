@@ -21,6 +21,7 @@ use crate::session::CheckedSession;
 use crate::sessions::Mode;
 use crate::store::{Creation, Loaded, SessionStore, StoreId};
 use crate::token::TokenDigest;
+use crate::touch::Touches;
 
 /// How often a store that has not answered yet is asked which one it is.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
@@ -35,6 +36,7 @@ pub(crate) struct Driver<C: SessionCache, S> {
     pub(crate) counters: Counters,
     pub(crate) troubles: Troubles,
     pub(crate) pending: Pending,
+    pub(crate) touches: Touches,
     pub(crate) gate: Arc<Gate>,
     pub(crate) reads: Arc<Reads<C::Lease>>,
     pub(crate) journal: Journal,
@@ -87,6 +89,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             counters: Counters::default(),
             troubles: Troubles::default(),
             pending: Pending::default(),
+            touches: Touches::default(),
             gate: Gate::new(),
             reads: Arc::new(Reads::new(reads_at_once)),
             tasks: TaskTracker::new(),

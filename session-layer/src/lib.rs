@@ -84,6 +84,7 @@ mod probe;
 mod reads;
 mod revoke;
 mod sessions;
+mod touch;
 mod validate;
 
 // ports and their adapters

@@ -20,11 +20,12 @@ use crate::breaker::BreakerState;
 use crate::cache::{Entry, Filled, Lookup, SessionCache};
 use crate::clock::Timestamp;
 use crate::driver::Driver;
-use crate::error::{CacheError, CacheErrorKind, StoreError, StoreErrorKind};
+use crate::error::{CacheError, CacheErrorKind};
 use crate::session::{Session, SessionId};
 use crate::sessions::Mode;
-use crate::store::{Change, Loaded, Row, SessionStore, StoreId};
+use crate::store::{Loaded, Row, SessionStore, StoreId};
 use crate::token::TokenDigest;
+use crate::touch::Touched;
 
 /// The answer to "whose session is this, and may it still be used?".
 #[derive(Debug, Clone)]
@@ -216,40 +217,27 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             Row::Revoked => return (self.invalid(digest, Was::Ended).await.into(), None),
         };
         let granularity = touch_granularity(session.idle_timeout());
-        let mut late_touch = false;
-        let mut prolonged = false;
-        if read.now.since(session.last_seen_at()) >= granularity {
-            // With an idle timeout the touch decides whether the session lives on, so it comes before
-            // the answer; without one it only dates the user's list of sessions.
-            if session.idle_timeout().is_some() {
-                match self.touch_in_time(session.id(), granularity).await {
-                    Ok(Change::Made {
-                        session: touched, ..
-                    }) => {
-                        // Of a token that a rotation has replaced the client is to keep no longer hold.
-                        prolonged = previous_until.is_none();
-                        session = touched;
-                    }
-                    Ok(Change::NoSession) => {
-                        return (self.invalid(digest, Was::Ended).await.into(), None);
-                    }
-                    // Alive by the read; not to be cached, so that the next request tries again.
-                    Ok(Change::Conflict) => return (Validation::Valid(session).into(), None),
-                    Err(error) => {
-                        self.note_touch(&error);
-                        return (Validation::Valid(session).into(), None);
-                    }
+        let due = read.now.since(session.last_seen_at()) >= granularity;
+        let (mut noted, mut prolonged) = (true, false);
+        if due && session.idle_timeout().is_some() {
+            match self.touch(session.id(), granularity).await {
+                Touched::Noted(touched) => {
+                    // Of a token that a rotation has replaced the client is to keep no longer hold.
+                    prolonged = previous_until.is_none();
+                    session = touched;
                 }
-            } else {
-                late_touch = true;
+                Touched::Ended => return (self.invalid(digest, Was::Ended).await.into(), None),
+                Touched::NotYet => noted = false,
             }
         }
+        let late_touch = due && session.idle_timeout().is_none();
         let lifetime = lifetime(
             read.now,
             self.settings.ttl,
             digest,
             &session,
             previous_until,
+            noted,
         );
         let behind = Behind {
             touch: late_touch.then_some((session.id(), granularity)),
@@ -270,27 +258,6 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             prolonged,
         };
         (told, Some(behind))
-    }
-
-    /// A touch before the answer, which the answer does not wait for for long: the read has said that the session
-    /// is alive. It goes on behind.
-    async fn touch_in_time(
-        self: &Arc<Self>,
-        id: SessionId,
-        granularity: Duration,
-    ) -> Result<Change, StoreError> {
-        let driver = Arc::clone(self);
-        let touch = self
-            .tasks
-            .spawn(async move { driver.store.touch(id, granularity).await });
-        let patience = self.settings.budget / TOUCH_SHARE;
-        match timeout(patience, touch).await {
-            Ok(Ok(touched)) => touched,
-            Ok(Err(_)) | Err(_) => Err(StoreError::new(
-                StoreErrorKind::TimedOut,
-                format!("no answer within {patience:?}; the use is noted later"),
-            )),
-        }
     }
 
     /// "Invalid", once the key is removed. What could not be removed is not believed by this node, and
@@ -329,16 +296,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 Err(error) => self.note_cache(&error),
             }
         }
-        if let Some((id, granularity)) = work.touch
-            && let Err(error) = self.store.touch(id, granularity).await
-        {
-            self.note_touch(&error);
+        if let Some((id, granularity)) = work.touch {
+            self.touch_behind(id, granularity).await;
         }
-    }
-
-    fn note_touch(&self, error: &StoreError) {
-        self.troubles
-            .note(Instant::now(), format!("touching a session: {error}"));
     }
 
     pub(crate) fn note_cache(&self, error: &CacheError) {
@@ -364,9 +324,6 @@ enum Was {
     /// There is none. Only if it was deleted by plain SQL there may be a copy.
     Absent,
 }
-
-/// Of the budget a touch before the answer may have this part: the read before it may have taken the most.
-const TOUCH_SHARE: u32 = 5;
 
 /// How long an "invalid" waits for its removal while the breaker is not closed: twice what a healthy validation
 /// may take. A cache that is back, and is being found out about, answers sooner; one that is not would take its

@@ -47,23 +47,35 @@ pub(super) fn touch_granularity(idle_timeout: Option<Duration>) -> Duration {
     idle_timeout.map_or(MINUTE, |idle| MINUTE.min(idle / 4))
 }
 
+/// A session whose use could not be noted is tried again after this: until then it is served from its copy, or each
+/// of its requests would ask the store, which is in trouble perhaps, to read and to touch it.
+const TOUCH_AGAIN: Duration = Duration::from_secs(1);
+
 /// How long a copy read at `now` may be served: the TTL less jitter, but no longer than the session
 /// itself lives, than the grace of a rotation, or than until the next touch that must precede an
-/// answer. `None`: not worth a copy.
+/// answer. Where that touch is due and was not made (`noted` is false), not for long, and not while less of the
+/// session's life is left than a touch may be late. `None`: not worth a copy.
 pub(super) fn lifetime(
     now: Timestamp,
     ttl: Duration,
     digest: TokenDigest,
     session: &Session,
     previous_until: Option<Timestamp>,
+    noted: bool,
 ) -> Option<Duration> {
     let mut lifetime = less_jitter(ttl, digest).min(session.expires_at().since(now));
     if let Some(until) = previous_until {
         lifetime = lifetime.min(until.since(now));
     }
     if let Some(idle) = session.idle_timeout() {
-        let next_touch = session.last_seen_at().after(touch_granularity(Some(idle)));
-        lifetime = lifetime.min(next_touch.since(now));
+        let granularity = touch_granularity(Some(idle));
+        let seen = session.last_seen_at();
+        lifetime = lifetime.min(if noted {
+            seen.after(granularity).since(now)
+        } else {
+            let safe = seen.after(idle - granularity).since(now);
+            safe.min(TOUCH_AGAIN).min(granularity)
+        });
     }
     // Redis counts whole milliseconds.
     (lifetime >= Duration::from_millis(1)).then_some(lifetime)
@@ -164,7 +176,8 @@ mod tests {
     fn a_copy_never_outlives_what_it_is_a_copy_of() {
         let digest = TokenDigest::from_bytes([0; 32]); // no jitter
         let secs = Duration::from_secs;
-        let life = |session: &Session, previous| lifetime(NOW, TTL, digest, session, previous);
+        let life =
+            |session: &Session, previous| lifetime(NOW, TTL, digest, session, previous, true);
         let day = secs(86_400);
         assert_eq!(life(&session(day, None, secs(0)), None), Some(TTL));
         assert_eq!(life(&session(secs(7), None, secs(0)), None), Some(secs(7)));
@@ -186,6 +199,23 @@ mod tests {
             life(&session(day, Some(secs(3600)), secs(0)), None),
             Some(secs(60))
         );
+    }
+
+    #[test]
+    fn a_copy_whose_use_is_not_noted_lives_for_a_moment_and_not_near_the_end() {
+        let digest = TokenDigest::from_bytes([0; 32]); // no jitter
+        let life = |idle: u64, seen_ago: u64| {
+            let idle = Duration::from_millis(idle);
+            let session = session(TTL * 9, Some(idle), Duration::from_millis(seen_ago));
+            lifetime(NOW, TTL, digest, &session, None, false).map(|life| life.as_millis())
+        };
+        // Touched every 10 s, and 30 s after the last use a touch has to come before each answer.
+        assert_eq!(life(40_000, 12_000), Some(1_000));
+        assert_eq!(life(40_000, 29_500), Some(500));
+        assert_eq!(life(40_000, 30_000), None);
+        assert_eq!(life(40_000, 39_000), None);
+        // Touched every 100 ms.
+        assert_eq!(life(400, 150), Some(100));
     }
 
     #[test]

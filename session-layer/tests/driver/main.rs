@@ -9,3 +9,4 @@
 mod breaker;
 mod ports;
 mod reads;
+mod touch;

@@ -57,6 +57,11 @@ struct Rows {
     passes: Semaphore,
     takes: Mutex<Duration>,
     panics: AtomicUsize,
+    /// The idle timeout of all sessions, whose use was not noted for half of it.
+    idle: Mutex<Option<Duration>>,
+    touches: AtomicUsize,
+    /// As for reads.
+    touch_passes: Semaphore,
     reads: Mutex<Vec<Vec<TokenDigest>>>,
     in_flight: AtomicUsize,
     most: AtomicUsize,
@@ -71,6 +76,9 @@ impl Store {
             passes: Semaphore::new(Semaphore::MAX_PERMITS),
             takes: Mutex::default(),
             panics: AtomicUsize::new(0),
+            idle: Mutex::default(),
+            touches: AtomicUsize::new(0),
+            touch_passes: Semaphore::new(0),
             reads: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
@@ -95,6 +103,21 @@ impl Store {
     /// The next reads panic.
     pub(crate) fn panics(&self, reads: usize) {
         self.0.panics.store(reads, Ordering::SeqCst);
+    }
+
+    /// Every session has this idle timeout and is due for a touch; touches wait until they are let pass, and find
+    /// the row locked.
+    pub(crate) fn due(&self, idle: Duration) {
+        *self.0.idle.lock().unwrap() = Some(idle);
+    }
+
+    /// How many touches began.
+    pub(crate) fn touches(&self) -> usize {
+        self.0.touches.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn let_touches_pass(&self, touches: usize) {
+        self.0.touch_passes.add_permits(touches);
     }
 
     pub(crate) fn end(&self, n: usize) {
@@ -134,7 +157,7 @@ impl Store {
                 Row::Absent
             } else {
                 Row::Alive {
-                    session: session(digest),
+                    session: session(digest, *self.0.idle.lock().unwrap()),
                     previous_until: None,
                 }
             }
@@ -148,8 +171,9 @@ impl Store {
     }
 }
 
-fn session(digest: &TokenDigest) -> Session {
+fn session(digest: &TokenDigest, idle_timeout: Option<Duration>) -> Session {
     let now = Timestamp::now();
+    let unnoted = idle_timeout.unwrap_or_default() / 2;
     let [id, ..] = *digest.as_bytes();
     SessionParts {
         id: SessionId::from_bytes([id; 16]),
@@ -157,9 +181,11 @@ fn session(digest: &TokenDigest) -> Session {
         version: 1,
         created_at: now,
         authenticated_at: now,
-        last_seen_at: now,
+        last_seen_at: Timestamp::from_micros(
+            now.as_micros() - i64::try_from(unnoted.as_micros()).unwrap(),
+        ),
         expires_at: now.after(HOUR),
-        idle_timeout: None,
+        idle_timeout,
         persistent: false,
         data: RawValue::from_string("{}".to_owned()).unwrap(),
     }
@@ -237,7 +263,9 @@ impl SessionStore for Store {
         Ok(Change::NoSession)
     }
     async fn touch(&self, _: SessionId, _: Duration) -> Result<Change, StoreError> {
-        Ok(Change::NoSession)
+        self.0.touches.fetch_add(1, Ordering::SeqCst);
+        self.0.touch_passes.acquire().await.unwrap().forget();
+        Ok(Change::Conflict)
     }
     async fn list(&self, _: &str) -> Result<Vec<ListedSession>, StoreError> {
         Ok(Vec::new())

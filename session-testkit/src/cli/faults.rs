@@ -89,6 +89,10 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "available", value_name = "POLICY", value_parser = policy)]
     policy: Policy,
 
+    /// Of 1,000 sessions so many have an idle timeout, of 40 s, so that their use is noted in Postgres.
+    #[arg(long, default_value_t = 250, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(PER_MILLE)))]
+    idle: u32,
+
     /// Of 1,000 requests so many are dropped by their client before the answer.
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(PER_MILLE)))]
     dropped: u32,
@@ -320,7 +324,7 @@ fn settings(arguments: &Arguments, seed: u64) -> Settings {
     settings.sessions = (arguments.rate / 2).clamp(20, 1_000);
     settings.dropped = arguments.dropped;
     // Four uses are noted per idle timeout, or one in a minute.
-    settings.idle_limited = 250;
+    settings.idle_limited = arguments.idle;
     settings.parameters.touch = settings.idle / 4;
     settings.parameters.budget_slack = millis(arguments.slack_ms);
     settings

@@ -44,7 +44,7 @@ pub struct Settings {
     /// How many sessions have an idle timeout, of 1,000, so that their use is noted in the database. Defaults to
     /// none.
     pub idle_limited: u32,
-    /// Which. Defaults to 20 s.
+    /// Which. Defaults to 40 s.
     #[serde(rename = "idle_ms", with = "millis")]
     pub idle: Duration,
     /// The longest grace of a rotation; every second one has none. Defaults to 2 s.
@@ -75,7 +75,7 @@ impl Default for Settings {
             short_lived: 50,
             lifetime: Duration::from_secs(5),
             idle_limited: 0,
-            idle: Duration::from_secs(20),
+            idle: Duration::from_secs(40),
             grace: Duration::from_secs(2),
             patience: Duration::from_secs(10),
             in_flight: 8_192,

@@ -12,6 +12,7 @@ use session_testkit::wait;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::harness::{Failure, Outcome, Registry};
 use crate::support::{SOON, ask, login, store, word};
@@ -27,6 +28,10 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.shared(
         "a_postgres_that_hangs_is_not_knocked_at_by_every_caller",
         knocking,
+    );
+    reg.shared(
+        "an_attempt_to_connect_that_nobody_answers_is_begun_anew",
+        begun_anew,
     );
     reg.shared("what_nobody_waits_for_ends_in_postgres_too", abandoned);
 }
@@ -331,5 +336,41 @@ async fn knocking(backends: Arc<Backends>) -> Outcome {
         sessions.create(NewSession::new("alice")).await.is_ok()
     })
     .await?;
+    Ok(())
+}
+
+/// What was sent to a server while it, or its network, was away may never be answered; the server that is back
+/// answers whoever asks then.
+async fn begun_anew(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    store(&sandbox).await?;
+    let proxy = Proxy::start(backends.postgres().address()).await?;
+    let store = PostgresStore::builder(&proxy.url(sandbox.database_url()))
+        .schema(sandbox.schema())
+        .change_deadline(SOON)
+        .connect_lazy()?;
+    let sessions = Sessions::builder(NoCache, store).build();
+    let away = proxy.inject(Toxic::hold());
+    let before = proxy.traffic().accepted;
+    let asking = (0..8).map(|n| {
+        let sessions = sessions.clone();
+        tokio::spawn(async move { sessions.create(NewSession::new(format!("user {n}"))).await })
+    });
+    let asking: Vec<_> = asking.collect();
+    wait::until("attempts to connect", SOON, async || {
+        proxy.traffic().accepted >= before + 3
+    })
+    .await?;
+    // These are never answered.
+    let lost = proxy.inject(Toxic::hold().established());
+    away.heal();
+    let back = Instant::now();
+    for one in asking {
+        one.await??;
+    }
+    let took = back.elapsed();
+    // A connection would be waited for for 5 s.
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    drop(lost);
     Ok(())
 }

@@ -1,0 +1,56 @@
+//! Touches before the answer, over a store that holds them.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use session_layer::Sessions;
+use session_layer::cache::NoCache;
+use tokio::time::Instant;
+
+use crate::ports::{HOUR, Store, ask, until};
+
+const BUDGET: Duration = Duration::from_millis(250);
+
+fn due() -> (Store, Sessions) {
+    let store = Store::new();
+    store.due(HOUR);
+    let sessions = Sessions::builder(NoCache, store.clone()).budget(BUDGET);
+    (store, sessions.build())
+}
+
+/// The read has said that it is alive; a row that is locked, or a store that takes its time with a change, is no
+/// reason to say anything else.
+#[tokio::test(start_paused = true)]
+async fn a_touch_that_takes_long_keeps_no_answer_waiting() {
+    let (store, sessions) = due();
+    let began = Instant::now();
+    assert_eq!(ask(&sessions, 1).await, "valid");
+    assert_eq!(began.elapsed(), BUDGET / 5);
+    assert_eq!(store.touches(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_requests_for_a_session_one_touches_it() {
+    let (store, sessions) = due();
+    let asking = |n| {
+        let sessions = sessions.clone();
+        tokio::spawn(async move { ask(&sessions, n).await })
+    };
+    let first: Vec<_> = (0..50).map(|_| asking(1)).collect();
+    let other = asking(2);
+    for answer in join_all(first).await {
+        assert_eq!(answer.unwrap(), "valid");
+    }
+    assert_eq!(other.await.unwrap(), "valid");
+    assert_eq!(store.touches(), 2, "one for each session");
+    // As long as it goes on, however often the session is asked for.
+    let began = Instant::now();
+    assert_eq!(ask(&sessions, 1).await, "valid");
+    assert_eq!((store.touches(), began.elapsed()), (2, Duration::ZERO));
+    // It found the row locked, so the next one tries again.
+    store.let_touches_pass(2);
+    tokio::time::sleep(BUDGET).await;
+    let again = asking(1);
+    until("another touch", || store.touches() == 3).await;
+    assert_eq!(again.await.unwrap(), "valid");
+}
