@@ -5,7 +5,7 @@
 //! the others is the least that is still true. It stands in front of every hit, so that a revoked session
 //! ends on this node whatever Redis still holds, or holds again after a failover or from an old dump.
 //!
-//! What a copy has to pass, in this order (the order matters: see [`State`]):
+//! What a copy has to pass, all at one moment (see [`State`]):
 //!
 //! 1. The journal was read, and under [`Policy::FailClosed`] recently: the last read that succeeded
 //!    *began* at most [D](Timing::within) ago.
@@ -17,15 +17,17 @@
 //! because the next read begins at the xmin of the last one's snapshot.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Entry, NO_CACHE, SessionCache};
 use crate::driver::Driver;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::session::SessionId;
 use crate::store::{JournalRead, SessionStore};
 use crate::token::TokenDigest;
@@ -115,9 +117,13 @@ impl Journal {
         }
     }
 
-    /// For a store that nobody else can change: everything passes through this node.
+    /// For a store that nobody else can change: everything passes through this node, which can't lose touch with
+    /// what others do.
     pub(crate) fn of_an_exclusive_store(timing: Timing) -> Self {
-        let journal = Self::new(timing);
+        let journal = Self::new(Timing {
+            policy: Policy::Available,
+            ..timing
+        });
         journal.write().read = Some(Instant::now());
         journal
     }
@@ -253,8 +259,11 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 let Some(driver) = driver.upgrade() else {
                     return;
                 };
+                // A store of the application's own that panics must not end the reading: the node would go on
+                // believing.
+                let reading = AssertUnwindSafe(driver.store.journal_since(position)).catch_unwind();
                 let read = tokio::select! {
-                    read = driver.store.journal_since(position) => read,
+                    read = reading => read.unwrap_or_else(|_panic| Err(panicked())),
                     () = stop.cancelled() => return,
                 };
                 match read {
@@ -303,6 +312,11 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         self.troubles
             .note(Instant::now(), format!("reading the journal: {error}"));
     }
+}
+
+fn panicked() -> StoreError {
+    let why = "reading it panicked; the log says why";
+    StoreError::new(StoreErrorKind::Other, why)
 }
 
 #[cfg(test)]

@@ -5,14 +5,15 @@
 //! the answer, for it decides whether the session lives on; without one it only dates the user's list of
 //! sessions, and goes on behind.
 //!
-//! One at a time per session, and no answer waits for long: of the many requests that find a popular session
-//! due at once one touches it; the others have read that it is alive, and are answered. The same where the row is
-//! locked by somebody, or the store refuses every change: the session is served, and soon tried again.
+//! One at a time, and no answer waits for long: of the many requests that find a popular session due at once one
+//! touches it; the others have read that it is alive, and are answered. The same where the row is locked by
+//! somebody, or the store refuses every change: the session is served, and soon tried again. So touches never
+//! take from reads what these need, however many sessions are due and whatever holds a touch up.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::cache::SessionCache;
@@ -25,9 +26,16 @@ use crate::store::{Change, SessionStore};
 /// on when nobody waits for it.
 const SHARE: u32 = 5;
 
-/// Sessions that this node is touching.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Touches(Arc<Mutex<HashSet<SessionId>>>);
+/// The one touch of this node that may be under way. `PostgresStore` keeps a connection for it: a thousand touches
+/// a second, for they wait for no disk.
+#[derive(Debug, Clone)]
+pub(crate) struct Touches(Arc<Semaphore>);
+
+impl Default for Touches {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+}
 
 /// What a touch before the answer has brought.
 pub(crate) enum Touched {
@@ -41,35 +49,15 @@ pub(crate) enum Touched {
 
 impl Touches {
     /// A turn, unless somebody has it.
-    fn begin(&self, id: SessionId) -> Option<Turn> {
-        let begun = self.lock().insert(id);
-        begun.then(|| Turn {
-            touches: self.clone(),
-            id,
-        })
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<SessionId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Until it is dropped nobody else touches the session.
-struct Turn {
-    touches: Touches,
-    id: SessionId,
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.touches.lock().remove(&self.id);
+    fn begin(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0).try_acquire_owned().ok()
     }
 }
 
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// A touch before the answer.
     pub(crate) async fn touch(self: &Arc<Self>, id: SessionId, granularity: Duration) -> Touched {
-        let Some(turn) = self.touches.begin(id) else {
+        let Some(turn) = self.touches.begin() else {
             return Touched::NotYet;
         };
         let driver = Arc::clone(self);
@@ -81,14 +69,14 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         match timeout(self.settings.budget / SHARE, touching).await {
             Ok(Ok(Ok(Change::Made { session, .. }))) => Touched::Noted(session),
             Ok(Ok(Ok(Change::NoSession))) => Touched::Ended,
-            // Somebody has locked the row; or it failed, or takes long.
-            Ok(Ok(Ok(Change::Conflict) | Err(())) | Err(_)) | Err(_) => Touched::NotYet,
+            // Somebody has locked the row; or it failed, or panicked, or takes long.
+            _ => Touched::NotYet,
         }
     }
 
     /// A touch behind the answer.
     pub(crate) async fn touch_behind(&self, id: SessionId, granularity: Duration) {
-        let Some(_turn) = self.touches.begin(id) else {
+        let Some(_turn) = self.touches.begin() else {
             return;
         };
         if let Err(error) = self.store.touch(id, granularity).await {

@@ -221,6 +221,11 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         let (mut noted, mut prolonged) = (true, false);
         if due && session.idle_timeout().is_some() {
             match self.touch(session.id(), granularity).await {
+                // Changed since it was read: what the change means for this token (a rotation may have
+                // replaced it) only another read says, and a copy with the new version would be believed.
+                Touched::Noted(touched) if touched.version() != session.version() => {
+                    return (Validation::Valid(session).into(), None);
+                }
                 Touched::Noted(touched) => {
                     // Of a token that a rotation has replaced the client is to keep no longer hold.
                     prolonged = previous_until.is_none();

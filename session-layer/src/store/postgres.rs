@@ -229,8 +229,8 @@ impl SessionStore for PostgresStore {
         self.read_journal(position).await
     }
 
-    /// Half of the connections: the rest is for changes, touches and, in a pool of the application's, for
-    /// its own statements.
+    /// Half of the connections, where the pool is ours less one for touches: the rest is for changes and the
+    /// journal and, in a pool of the application's, for its own statements.
     fn reads_at_once(&self) -> usize {
         self.reads_at_once
     }

@@ -88,7 +88,7 @@ pub enum Fault {
     PostgresImmediateStop,
     /// `pg_terminate_backend` for every client, once (57P01).
     PostgresTerminate,
-    /// No new connection for the target's role (53300), which must not be a superuser.
+    /// No connection for the target's role (53300), which must not be a superuser: what is open is ended.
     PostgresConnectionLimit,
     /// `statement_timeout` of 1 ms for everyone who does not set another (57014).
     PostgresStatementTimeout,

@@ -47,8 +47,12 @@ pub(super) async fn inject(
             let name = &role.quoted;
             let before = format!("ALTER ROLE {name} CONNECTION LIMIT {}", role.limit);
             guard.undo = Undo::Postgres(vec![before]);
+            // Who is connected goes on otherwise, and feels nothing.
             let none = format!("ALTER ROLE {name} CONNECTION LIMIT 0");
             execute(fault, &mut admin, none).await?;
+            let terminate = format!("SELECT count(pg_terminate_backend(pid)) {OTHERS}");
+            let terminated: i64 = one(fault, &mut admin, terminate).await?;
+            guard.effects = u64::try_from(terminated).ok();
         }
         Fault::PostgresStatementTimeout => {
             configure(fault, &mut admin, &mut guard, "statement_timeout", "1ms").await?;

@@ -100,8 +100,9 @@ impl Rig {
         Ok((row.try_get(0)?, row.try_get(1)?))
     }
 
-    /// Takes every slot, one read after the other; with the table locked, for as long as that is.
-    async fn occupy(&self) -> Result<Vec<JoinHandle<&'static str>>, Failure> {
+    /// Takes every slot, one read after the other; with the table locked, for as long as that is. They have got
+    /// as far as Postgres then.
+    async fn occupy(&mut self) -> Result<Vec<JoinHandle<&'static str>>, Failure> {
         let mut asking = Vec::new();
         for reads in 1..=READS {
             let token = SessionToken::generate()?.reveal().to_owned();
@@ -111,6 +112,9 @@ impl Rig {
             })
             .await?;
         }
+        let arrived =
+            async || matches!(self.seen().await, Ok((_, active)) if active.unsigned_abs() == READS);
+        wait::until("the reads to arrive", SOON, arrived).await?;
         Ok(asking)
     }
 

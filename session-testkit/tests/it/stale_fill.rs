@@ -8,15 +8,17 @@
 pub(crate) mod ports;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use session_layer::{NewSession, Sessions, Validation};
+use session_layer::store::SessionStore as _;
+use session_layer::{NewSession, Sessions, TokenDigest, Validation};
 use session_testkit::backends::Backends;
 use session_testkit::wait;
 
 use self::ports::{Faulty, FillBy, LateFills, Stopping, Stops};
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{SOON, by_leases_alone, store};
+use crate::support::{SOON, ask, by_leases_alone, cache, store};
 
 const TRIES: usize = 1_000;
 const AT_ONCE: usize = 25;
@@ -39,6 +41,55 @@ pub(crate) fn tests(reg: &mut Registry) {
         "once_invalid_was_answered_a_late_fill_is_refused",
         deleted_by_hand,
     );
+    reg.shared(
+        "a_rotation_between_a_read_and_its_touch_leaves_no_copy_of_the_old_token",
+        rotated_before_the_touch,
+    );
+}
+
+/// A token is read, rotated away by a node whose UNLINK is lost, and then touched: the touch goes by the session,
+/// and answers with the version after the rotation, which every node's journal believes.
+async fn rotated_before_the_touch(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let stops = Arc::new(Stops::default());
+    let postgres = store(&sandbox).await?;
+    let stopping = Stopping {
+        store: postgres.clone(),
+        stops: Arc::clone(&stops),
+    };
+    let slow = by_leases_alone(cache(sandbox.redis_url(), &sandbox)?, stopping);
+    let other = crate::support::sessions(&sandbox).await?;
+    let new = NewSession::new("alice").idle_timeout(Duration::from_secs(3_600));
+    let alice = slow.create(new).await?;
+    let unused = format!(
+        "UPDATE {}.sessions SET last_seen_at = now() - interval '10 minutes'",
+        sandbox.schema()
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(unused))
+        .execute(&mut backends.postgres().connect().await?)
+        .await?;
+    let (arrived, go_on) = stops.next_read_of(alice.token.digest());
+    let reading = tokio::spawn({
+        let (slow, token) = (slow.clone(), alice.token.reveal().to_owned());
+        async move { slow.validate(&token).await }
+    });
+    arrived.await?;
+    let next = TokenDigest::of("the next token");
+    postgres
+        .rotate(alice.token.digest(), next, Duration::ZERO)
+        .await?;
+    let _ = go_on.send(());
+    assert!(
+        matches!(reading.await?, Validation::Valid(_)),
+        "it began before the rotation"
+    );
+    let reads = other.metrics().journal_reads;
+    wait::until("two reads of the journal", SOON, async || {
+        other.metrics().journal_reads >= reads + 2
+    })
+    .await?;
+    assert_eq!(ask(&other, &alice).await, "invalid");
+    Ok(())
 }
 
 /// A row deleted by plain SQL: nobody unlinks its key. But a node that has answered "invalid" has seen

@@ -108,6 +108,7 @@ impl PostgresStoreBuilder {
         let connections = self.connections(
             self.max_connections - reading - journal,
             (change * 3 / 4, change / 2),
+            Commit::Durable,
         )?;
         let mut store = PostgresStore {
             read_deadline: self.read_deadline,
@@ -118,16 +119,24 @@ impl PostgresStoreBuilder {
         if reading > 0 {
             // The lock's first, so that it is named.
             let (ends, lock) = ((read * 9 / 10).max(1), (read * 8 / 10).max(1));
-            store.reading = self.connections(reading, (ends, lock))?;
-            store.reads_at_once = usize::try_from(reading).unwrap_or(usize::MAX);
+            store.reading = self.connections(reading, (ends, lock), Commit::Soon)?;
+            // One is for the touch that may be under way.
+            let reads = reading.saturating_sub(1).max(1);
+            store.reads_at_once = usize::try_from(reads).unwrap_or(usize::MAX);
         }
         if journal > 0 {
-            store.journal = self.connections(journal, (JOURNAL_AT_MOST.as_millis(), change / 2))?;
+            let timeouts = (JOURNAL_AT_MOST.as_millis(), change / 2);
+            store.journal = self.connections(journal, timeouts, Commit::Durable)?;
         }
         Ok(store)
     }
 
-    fn connections(&self, most: u32, timeouts: (u128, u128)) -> Result<Connections, StoreError> {
+    fn connections(
+        &self,
+        most: u32,
+        timeouts: (u128, u128),
+        commit: Commit,
+    ) -> Result<Connections, StoreError> {
         let pool = PgPoolOptions::new()
             .max_connections(most)
             // The deadlines bound every wait; this one is for those who open on behalf of callers
@@ -135,7 +144,7 @@ impl PostgresStoreBuilder {
             .acquire_timeout(self.change_deadline.max(self.read_deadline))
             // A dead one is found by using it: no ping before each read.
             .test_before_acquire(false)
-            .connect_lazy_with(self.connect_options(timeouts)?);
+            .connect_lazy_with(self.connect_options(timeouts, commit)?);
         Ok(Connections::new(pool, true))
     }
 
@@ -143,6 +152,7 @@ impl PostgresStoreBuilder {
     fn connect_options(
         &self,
         (statement, lock): (u128, u128),
+        commit: Commit,
     ) -> Result<PgConnectOptions, StoreError> {
         // What the URL was is not repeated: it may contain a password.
         let bad = |message: &str| StoreError::new(StoreErrorKind::Other, message);
@@ -167,6 +177,10 @@ impl PostgresStoreBuilder {
             return Ok(options.statement_cache_capacity(0));
         }
         let change = self.change_deadline.as_millis();
+        let options = match commit {
+            Commit::Durable => options,
+            Commit::Soon => options.options([("synchronous_commit", "off")]),
+        };
         Ok(options.options([
             ("statement_timeout", statement.to_string()),
             ("lock_timeout", lock.to_string()),
@@ -181,6 +195,15 @@ impl PostgresStoreBuilder {
             ("default_transaction_isolation", "read committed".to_owned()),
         ]))
     }
+}
+
+/// What a COMMIT waits for.
+enum Commit {
+    /// What the server, or the role, is set to.
+    Durable,
+    /// Nothing: a touch that a crash takes back costs a session a part of its idle time. With a disk, or a
+    /// standby, that is slow it would else be late for its answer each time.
+    Soon,
 }
 
 /// The parameters that sqlx knows. Of any other it logs name and value, and the value of a misspelt

@@ -58,8 +58,7 @@ impl PostgresStore {
     /// nothing to say.
     ///
     /// It is part of a validation, and has the connections of those: the others may all be waiting for
-    /// locks. Like a read it may be made twice; but nobody waits for it for long (`touch.rs`), so it has the time of
-    /// a change to get its turn.
+    /// locks. Like a read it may be made twice.
     pub(super) async fn touch_session(
         &self,
         id: SessionId,
@@ -75,7 +74,7 @@ impl PostgresStore {
                 sleep(BETWEEN_LOOKS).await;
             }
             let found = self
-                .read_over(&self.reading, self.change_deadline, touch)
+                .read_over(&self.reading, self.read_deadline, touch)
                 .await?;
             let (row, facts) = answer(&found)?;
             match outcome(row, &facts)? {

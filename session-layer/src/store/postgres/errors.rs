@@ -72,6 +72,9 @@ pub(super) fn of_statement(error: sqlx::Error, progress: &Progress) -> StoreErro
     let (kind, message) = match &error {
         sqlx::Error::Database(database) => {
             let code = database.code().unwrap_or_default();
+            if code == DENIED {
+                return denied(error);
+            }
             let Some(known) = by_code(&code, progress) else {
                 let message = format!("Postgres reported an error ({code})");
                 return StoreError::new(Kind::Other, message).with_source(error);
@@ -91,6 +94,21 @@ pub(super) fn of_statement(error: sqlx::Error, progress: &Progress) -> StoreErro
         ),
     };
     StoreError::new(kind, message).with_source(error)
+}
+
+/// insufficient_privilege
+const DENIED: &str = "42501";
+
+/// Of what, only Postgres' own words say: a table, the schema, a function.
+fn denied(error: sqlx::Error) -> StoreError {
+    let what = error
+        .as_database_error()
+        .map_or_else(String::new, |refused| refused.message().to_owned());
+    let message = format!(
+        "our role lacks a right ({what}): GRANT USAGE on the schema, SELECT, INSERT, UPDATE, DELETE on its tables, \
+         EXECUTE on a function that is named"
+    );
+    StoreError::new(Kind::Denied, message).with_source(error)
 }
 
 /// A code from the server is definite: the statement was rolled back, and nothing was changed. The
@@ -128,10 +146,6 @@ fn by_code(code: &str, progress: &Progress) -> Option<(Kind, &'static str)> {
         "25006" => (
             Kind::Denied,
             "Postgres is read-only (a replica, or default_transaction_read_only): point DATABASE_URL at the primary",
-        ),
-        "42501" => (
-            Kind::Denied,
-            "our role lacks a right: GRANT USAGE on the schema, and SELECT, INSERT, UPDATE, DELETE on its tables",
         ),
         "28000" | "28P01" => (
             Kind::Denied,
@@ -175,7 +189,7 @@ pub(super) fn is_of_a_function(error: &StoreError) -> bool {
     let Some(sqlx::Error::Database(refused)) = source else {
         return false;
     };
-    matches!(refused.code().as_deref(), Some("42501" | "0A000" | "42883"))
+    matches!(refused.code().as_deref(), Some(DENIED | "0A000" | "42883"))
 }
 
 /// Is the connection of no further use after this?
@@ -254,7 +268,6 @@ mod tests {
             ("57014", Kind::TimedOut),
             ("55P03", Kind::TimedOut),
             ("25006", Kind::Denied),
-            ("42501", Kind::Denied),
             ("42P01", Kind::Schema),
             ("3F000", Kind::Schema),
         ] {
