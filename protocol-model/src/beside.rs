@@ -9,6 +9,7 @@ pub(crate) mod reused;
 pub(crate) mod rotate;
 pub(crate) mod tail;
 pub(crate) mod touch;
+pub(crate) mod touched;
 
 /// The first promise of a model here; its runs name it.
 pub(crate) const P: u32 = 1;

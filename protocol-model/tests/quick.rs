@@ -11,7 +11,7 @@ const ONE_SERVER_AND_MORE: &[&str] = &["A2", "A6", "A7"];
 const MUTANTS: &[&str] = &["mutant"];
 const BOUNDS: &[&str] = &["B", "D"];
 const FAILOVERS: &[&str] = &["C"];
-const BESIDE: &[&str] = &["E", "J", "L", "O", "T"];
+const BESIDE: &[&str] = &["E", "J", "L", "N", "O", "T"];
 const AS_BUILT: &[&str] = &["F", "G", "H", "K"];
 
 #[test]

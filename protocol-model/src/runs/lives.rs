@@ -1,13 +1,15 @@
-//! E4, E5, O: how long a session lives, and a copy of it.
+//! E4, E5, N, O: how long a session lives, and a copy of it.
 
 use crate::beside::l1::L1;
 use crate::beside::own_ttl::OwnTtl;
 use crate::beside::touch::{Touch, Writes};
+use crate::beside::touched::{Fills, Touched};
 use crate::beside::{P, Q, SEEN};
 use crate::run::{Names, Run};
 
 pub(super) fn runs() -> Vec<Run> {
     let mut runs = touches();
+    runs.extend(touched());
     runs.extend(lives());
     runs
 }
@@ -69,6 +71,27 @@ fn touches() -> Vec<Run> {
             true,
         )
         .breaks(Q),
+    ]
+}
+
+/// N: a touch between the read and the fill.
+fn touched() -> Vec<Run> {
+    const NAMES: (Names, Names) = (&[(P, "R1\u{394}")], &[(SEEN, "a hit")]);
+    let run = |name, about, fills| Run::new(name, about, NAMES, Touched { fills });
+    vec![
+        run(
+            "N1 touch mutant",
+            "what was touched is filled, though it was rotated since it was read",
+            Fills::WhatWasTouched,
+        )
+        .breaks(P),
+        run(
+            "N2 touch",
+            "nothing is filled where the version is not the one that was read",
+            Fills::OnlyWhatWasRead,
+        )
+        .holds(P)
+        .reaches(SEEN),
     ]
 }
 

@@ -7,6 +7,7 @@
 )]
 
 mod breaker;
+mod journal;
 mod ports;
 mod reads;
 mod touch;

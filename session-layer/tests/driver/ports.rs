@@ -2,7 +2,7 @@
 //! broken.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ struct Rows {
     passes: Semaphore,
     takes: Mutex<Duration>,
     panics: AtomicUsize,
+    shared: AtomicBool,
+    journal_reads: AtomicUsize,
     /// The idle timeout of all sessions, whose use was not noted for half of it.
     idle: Mutex<Option<Duration>>,
     touches: AtomicUsize,
@@ -76,6 +78,8 @@ impl Store {
             passes: Semaphore::new(Semaphore::MAX_PERMITS),
             takes: Mutex::default(),
             panics: AtomicUsize::new(0),
+            shared: AtomicBool::new(false),
+            journal_reads: AtomicUsize::new(0),
             idle: Mutex::default(),
             touches: AtomicUsize::new(0),
             touch_passes: Semaphore::new(0),
@@ -103,6 +107,11 @@ impl Store {
     /// The next reads panic.
     pub(crate) fn panics(&self, reads: usize) {
         self.0.panics.store(reads, Ordering::SeqCst);
+    }
+
+    /// Others change it, too: it has a journal, whose first read panics.
+    pub(crate) fn shared(&self) {
+        self.0.shared.store(true, Ordering::SeqCst);
     }
 
     /// Every session has this idle timeout and is due for a touch; touches wait until they are let pass, and find
@@ -271,11 +280,18 @@ impl SessionStore for Store {
         Ok(Vec::new())
     }
     async fn journal_since(&self, _: Option<JournalPosition>) -> Result<JournalRead, StoreError> {
-        Err(not_here())
+        if self.0.journal_reads.fetch_add(1, Ordering::SeqCst) == 0 {
+            panic!("a read of the journal that panics, as the test wants it to");
+        }
+        Ok(JournalRead {
+            rows: Vec::new(),
+            next: JournalPosition::default(),
+            floor: 0,
+        })
     }
-    /// Its journal is of no interest here.
+    /// Its journal is of no interest, but to one test.
     fn is_exclusive(&self) -> bool {
-        true
+        !self.0.shared.load(Ordering::SeqCst)
     }
     fn backend(&self) -> &'static str {
         "stub"

@@ -190,7 +190,12 @@ async fn run(undo: Undo, fault: Fault, target: &Target) -> Result<(), FaultError
         Undo::Wait(until) => sleep_until(until).await,
         Undo::Failback => failover::fail_back(fault, target).await?,
         Undo::Postgres(statements) => postgres::undo(fault, target, &statements).await?,
-        Undo::Rollback(connection) => connection.close().await.map_err(postgres::refused(fault))?,
+        Undo::Rollback(mut connection) => {
+            // Of a connection that is closed the locks may be held for a moment still.
+            let rollback = sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await;
+            rollback.map_err(postgres::refused(fault))?;
+            connection.close().await.map_err(postgres::refused(fault))?;
+        }
         Undo::Reconnect(networks) if fault.is_redis() => {
             target.redis.reconnect(&networks).await?;
         }

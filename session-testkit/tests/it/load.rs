@@ -39,7 +39,10 @@ pub(crate) fn tests(reg: &mut Registry) {
 /// A service without a cache, and a look at Postgres from outside.
 struct Rig {
     sessions: Sessions,
+    /// Holds the lock.
     admin: PgConnection,
+    /// Looks: in a transaction Postgres shows what it has shown before.
+    watch: PgConnection,
     schema: String,
     /// By this name Postgres knows the service's connections.
     name: String,
@@ -63,6 +66,7 @@ impl Rig {
         Ok(Self {
             sessions: builder.reads_at_once(usize::try_from(READS)?).build(),
             admin: backends.postgres().connect().await?,
+            watch: backends.postgres().connect().await?,
             schema: sandbox.schema().to_owned(),
             name,
         })
@@ -95,7 +99,7 @@ impl Rig {
              WHERE application_name = $1",
         )
         .bind(&self.name)
-        .fetch_one(&mut self.admin)
+        .fetch_one(&mut self.watch)
         .await?;
         Ok((row.try_get(0)?, row.try_get(1)?))
     }

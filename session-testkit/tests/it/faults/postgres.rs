@@ -158,13 +158,32 @@ async fn transactions(backend: Backend) -> Outcome {
         assert_eq!(rows(&mut client).await?, 1);
     }
 
+    // The table has one row: it takes a second one for every second one to be locked.
+    let more = "INSERT INTO app.t SELECT generate_series(1, 20)";
+    sqlx::query(more)
+        .execute(&mut postgres.connect().await?)
+        .await?;
+    let locked = faults::inject(&Fault::PostgresRowLocks, &target).await?;
+    assert_eq!(rows(&mut client).await?, 21, "they can be read");
+    let free = "SELECT count(*) FROM (SELECT FROM app.t FOR UPDATE SKIP LOCKED) free";
+    let mut owner = postgres.connect().await?;
+    let unlocked: i64 = sqlx::query_scalar(free).fetch_one(&mut owner).await?;
+    assert!((1..21).contains(&unlocked), "{unlocked} of 21");
+    let report = locked.heal().await?;
+    assert_eq!(
+        report.effects,
+        u64::try_from(21 - unlocked).ok(),
+        "{report}"
+    );
+    let unlocked: i64 = sqlx::query_scalar(free).fetch_one(&mut owner).await?;
+    assert_eq!(unlocked, 21);
+
     let oldest = async |owner: &mut PgConnection| -> sqlx::Result<i64> {
         let xmin = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
         sqlx::query_scalar(xmin).fetch_one(owner).await
     };
     let change =
         async |owner: &mut PgConnection| sqlx::query("UPDATE app.t SET n = n").execute(owner).await;
-    let mut owner = postgres.connect().await?;
     let open = faults::inject(&Fault::PostgresOpenTransaction, &target).await?;
     change(&mut owner).await?;
     let held = oldest(&mut owner).await?;
