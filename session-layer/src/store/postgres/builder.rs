@@ -198,6 +198,7 @@ impl PostgresStoreBuilder {
 }
 
 /// What a COMMIT waits for.
+#[derive(Clone, Copy)]
 enum Commit {
     /// What the server, or the role, is set to.
     Durable,

@@ -96,7 +96,7 @@ pub(super) fn of_statement(error: sqlx::Error, progress: &Progress) -> StoreErro
     StoreError::new(kind, message).with_source(error)
 }
 
-/// insufficient_privilege
+/// `insufficient_privilege`: the one code of a missing right.
 const DENIED: &str = "42501";
 
 /// Of what, only Postgres' own words say: a table, the schema, a function.
