@@ -59,7 +59,7 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Connections at most; at least 1. Half of them are for validations, one is for the journal, the rest for
+    /// Connections at most; at least 1. Half of them are for validations and their touches, one is for the journal, the rest for
     /// everything else. Defaults to 10.
     pub fn max_connections(mut self, most: u32) -> Self {
         self.max_connections = most.max(1);

@@ -19,7 +19,8 @@ use crate::error::{StoreError, StoreErrorKind};
 /// How long a caller waits before it asks what is the matter: connecting to a healthy server in the same
 /// network takes a few ms.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// How long the answer holds. Ten connection attempts a second of a node harm no server that is starting.
+/// How long the answer holds. Each of a node's pools then asks ten times a second at most, which harms no server
+/// that is starting.
 const HOLDS: Duration = Duration::from_millis(100);
 /// What was heard longer ago than this, on top, says nothing: nobody has asked since.
 const LATELY: Duration = Duration::from_secs(1);
