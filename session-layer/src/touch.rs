@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::cache::SessionCache;
 use crate::driver::Driver;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::session::{Session, SessionId};
 use crate::store::{Change, SessionStore};
 
@@ -85,7 +85,15 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     }
 
     fn note_touch(&self, error: &StoreError) {
-        self.troubles
+        let news = self
+            .troubles
             .note(Instant::now(), format!("touching a session: {error}"));
+        // Of a store that can't be reached, the reads tell.
+        if news && error.kind() != StoreErrorKind::Unreachable {
+            tracing::warn!(
+                %error,
+                "the use of a session could not be noted: it is served, and an idle timeout may come early"
+            );
+        }
     }
 }

@@ -110,20 +110,15 @@ async fn one_try<S: Subject>(
             .map_err(|_| "nothing was there to be held")?;
         script.revoke(other, &session).await?;
         let (until, report) = (clock.now(), held.release());
-        script.recorder().record(Entry::Fault(Fault {
-            name: "bytes to or from Postgres held".to_owned(),
-            at: began,
-            since: None,
-            until: Some(until),
-            healed: Some(clock.now()),
-            nodes: Some(vec![slow]),
-            no_postgres: false,
-            no_redis: false,
-            touched: Some(Touched {
-                connections: report.connections,
-                bytes: report.bytes,
-            }),
-        }));
+        let mut fault = Fault::new("bytes to or from Postgres held", began);
+        fault.until = Some(until);
+        fault.healed = Some(clock.now());
+        fault.nodes = Some(vec![slow]);
+        fault.touched = Some(Touched {
+            connections: report.connections,
+            bytes: report.bytes,
+        });
+        script.recorder().record(Entry::Fault(fault));
         Ok::<_, Failure>(())
     };
     let ((), overtaken) = tokio::join!(writes, overtakes);

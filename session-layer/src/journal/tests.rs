@@ -170,7 +170,10 @@ fn only_ended_sessions_are_unlinked_and_each_once() {
 
 #[test]
 fn a_store_of_ones_own_needs_no_reading() {
-    let journal = Journal::of_an_exclusive_store(timing(Policy::Available));
-    let now = Instant::now() + Duration::from_secs(3600);
-    assert_eq!(journal.says(&copy(1, 1, 0), now), Word::Good);
+    for policy in [Policy::Available, Policy::FailClosed] {
+        let journal = Journal::of_an_exclusive_store(timing(policy));
+        let now = Instant::now() + Duration::from_secs(3600);
+        assert_eq!(journal.says(&copy(1, 1, 0), now), Word::Good, "{policy:?}");
+        assert!(journal.believes(now), "{policy:?}");
+    }
 }

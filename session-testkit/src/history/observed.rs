@@ -7,6 +7,7 @@ use super::{LineError, Nanos};
 /// Something that was broken on purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Fault {
     /// As in the schedule: `redis.kill`.
     pub name: String,
@@ -44,6 +45,23 @@ fn is_false(flag: &bool) -> bool {
 }
 
 impl Fault {
+    /// One that may be felt by all from `at` on, and of which nothing else is known yet.
+    #[must_use]
+    pub fn new(name: impl Into<String>, at: Nanos) -> Self {
+        Self {
+            name: name.into(),
+            at,
+            since: None,
+            until: None,
+            healed: None,
+            nodes: None,
+            no_postgres: false,
+            no_touch: false,
+            no_redis: false,
+            touched: None,
+        }
+    }
+
     /// Does this node feel it?
     #[must_use]
     pub fn is_felt_by(&self, node: u32) -> bool {

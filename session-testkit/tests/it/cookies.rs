@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, SET_COOKIE};
 use http::{HeaderName, Request, Response};
-use session_layer::{Created, NewSession, SessionCacheLayer, SessionCookie, Sessions};
-use session_testkit::backends::{Backends, Sandbox};
+use session_layer::store::PostgresStore;
+use session_layer::{Created, Error, NewSession, SessionCacheLayer, SessionCookie, Sessions};
+use session_testkit::backends::{Backend, Backends, Sandbox};
 use session_testkit::wait;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, PgPool};
 use tower::{Layer as _, ServiceExt as _};
 
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{SOON, sessions};
+use crate::support::{SOON, built, cache, sessions, store};
 
 const IDLE: Duration = Duration::from_secs(1_000);
 
@@ -21,6 +22,7 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("a_touch_sends_a_persistent_one_again", sent_again);
     reg.shared("nothing_else_sends_it", not_sent);
     reg.shared("of_a_token_that_was_rotated_away_it_is_not_sent", rotated);
+    reg.each_backend("a_touch_waits_for_no_disk_and_no_standby", unhurried);
 }
 
 /// A service, its sessions, and a way to let time pass for one of them.
@@ -34,12 +36,17 @@ struct Rig {
 impl Rig {
     async fn start(backends: Arc<Backends>) -> Result<Self, Failure> {
         let sandbox = backends.sandbox();
-        Ok(Self {
-            sessions: sessions(&sandbox).await?,
+        let sessions = sessions(&sandbox).await?;
+        Ok(Self::of(backends, sandbox, sessions))
+    }
+
+    fn of(backends: Arc<Backends>, sandbox: Sandbox, sessions: Sessions) -> Self {
+        Self {
+            sessions,
             cookie: SessionCookie::host_prefixed(),
             sandbox,
             backends,
-        })
+        }
     }
 
     async fn login(&self, persistent: bool, idle: Option<Duration>) -> Result<Created, Failure> {
@@ -63,6 +70,25 @@ impl Rig {
         // A copy, if there is one, says otherwise until that was read in the journal.
         wait::until("the journal to be read", SOON, async || {
             self.sessions.metrics().changed_sessions > 0
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn standby_to_wait_for(&self, name: &str) -> Outcome {
+        let mut admin = self.backends.postgres().connect().await?;
+        // One statement each: it can't be set in a transaction.
+        for statement in [
+            format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"),
+            "SELECT pg_reload_conf()".to_owned(),
+        ] {
+            let statement = AssertSqlSafe(statement);
+            sqlx::raw_sql(statement).execute(&mut admin).await?;
+        }
+        wait::until("the setting to be read", SOON, async || {
+            let now = "SELECT current_setting('synchronous_standby_names')";
+            let now: Result<String, _> = sqlx::query_scalar(now).fetch_one(&mut admin).await;
+            now.is_ok_and(|now| now == name)
         })
         .await?;
         Ok(())
@@ -114,6 +140,31 @@ async fn sent_again(backends: Arc<Backends>) -> Outcome {
     );
     // Noted now.
     assert_eq!(rig.set_by(rig.carried(&created), nothing).await?, [""; 0]);
+    Ok(())
+}
+
+/// Where every commit waits, here for a standby that never comes, a touch is made all the same and the cookie sent
+/// again; over the application's own pool as well, to which we can give no settings.
+async fn unhurried(backend: Backend) -> Outcome {
+    let backends = Arc::new(Backends::builder().backend(backend).start().await?);
+    for pooled in [false, true] {
+        let sandbox = backends.sandbox();
+        store(&sandbox).await?;
+        let pool = PgPool::connect(sandbox.database_url()).await?;
+        let theirs = PostgresStore::from_pool(pool)
+            .schema(sandbox.schema())?
+            .pooled(pooled);
+        let sessions = built(cache(sandbox.redis_url(), &sandbox)?, theirs);
+        let rig = Rig::of(Arc::clone(&backends), sandbox, sessions);
+        let created = rig.login(true, Some(IDLE)).await?;
+        rig.unused_for_a_while(&created).await?;
+        rig.standby_to_wait_for("nobody").await?;
+        let bob = rig.sessions.create(NewSession::new("bob")).await;
+        assert!(bob.as_ref().is_err_and(Error::is_outage), "{bob:?}");
+        let set = rig.set_by(rig.carried(&created), nothing).await?;
+        assert!(set.len() == 1 && set[0].contains("Max-Age=1000"), "{set:?}");
+        rig.standby_to_wait_for("").await?;
+    }
     Ok(())
 }
 

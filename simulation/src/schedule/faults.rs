@@ -97,38 +97,19 @@ impl Schedule {
     }
 }
 
-fn fault(name: &str, at: Nanos) -> Fault {
-    Fault {
-        name: name.to_owned(),
-        at,
-        since: None,
-        until: None,
-        healed: None,
-        nodes: None,
-        no_postgres: false,
-        no_touch: false,
-        no_redis: false,
-        touched: None,
-    }
-}
-
 /// Something that happened to Redis, for whoever reads the proof.
 fn instant(state: &mut State, name: &str) {
     let at = state.moment();
-    let until = Some(at);
-    state.faults.push(Fault {
-        until,
-        ..fault(name, at)
-    });
+    let mut fault = Fault::new(name, at);
+    fault.until = Some(at);
+    state.faults.push(fault);
     state.say(name);
 }
 
 fn begin_outage(state: &mut State, name: &str) {
-    let at = state.moment();
-    state.faults.push(Fault {
-        no_postgres: true,
-        ..fault(name, at)
-    });
+    let mut fault = Fault::new(name, state.moment());
+    fault.no_postgres = true;
+    state.faults.push(fault);
     state.say(name);
 }
 
@@ -147,13 +128,11 @@ fn end_outage(state: &mut State, name: &str) {
 impl State {
     /// Redis may not have been told what this UNLINK was to tell it.
     pub(crate) fn note_unlink_in_doubt(&mut self, node: u32, since: Nanos) {
-        let until = Some(self.moment());
-        self.faults.push(Fault {
-            until,
-            nodes: Some(vec![node]),
-            no_redis: true,
-            ..fault("redis.unlink-in-doubt", since)
-        });
+        let mut fault = Fault::new("redis.unlink-in-doubt", since);
+        fault.until = Some(self.moment());
+        fault.nodes = Some(vec![node]);
+        fault.no_redis = true;
+        self.faults.push(fault);
     }
 }
 
@@ -161,12 +140,10 @@ impl State {
     /// This node may not have read of a change.
     pub(crate) fn note_journal_in_doubt(&mut self, node: u32, since: Nanos) {
         let now = self.moment();
-        self.faults.push(Fault {
-            since: Some(now),
-            until: Some(now),
-            nodes: Some(vec![node]),
-            no_postgres: true,
-            ..fault("postgres.journal-in-doubt", since)
-        });
+        let mut fault = Fault::new("postgres.journal-in-doubt", since);
+        (fault.since, fault.until) = (Some(now), Some(now));
+        fault.nodes = Some(vec![node]);
+        fault.no_postgres = true;
+        self.faults.push(fault);
     }
 }

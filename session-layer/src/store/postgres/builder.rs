@@ -108,7 +108,6 @@ impl PostgresStoreBuilder {
         let connections = self.connections(
             self.max_connections - reading - journal,
             (change * 3 / 4, change / 2),
-            Commit::Durable,
         )?;
         let mut store = PostgresStore {
             read_deadline: self.read_deadline,
@@ -119,24 +118,19 @@ impl PostgresStoreBuilder {
         if reading > 0 {
             // The lock's first, so that it is named.
             let (ends, lock) = ((read * 9 / 10).max(1), (read * 8 / 10).max(1));
-            store.reading = self.connections(reading, (ends, lock), Commit::Soon)?;
+            store.reading = self.connections(reading, (ends, lock))?;
             // One is for the touch that may be under way.
             let reads = reading.saturating_sub(1).max(1);
             store.reads_at_once = usize::try_from(reads).unwrap_or(usize::MAX);
         }
         if journal > 0 {
             let timeouts = (JOURNAL_AT_MOST.as_millis(), change / 2);
-            store.journal = self.connections(journal, timeouts, Commit::Durable)?;
+            store.journal = self.connections(journal, timeouts)?;
         }
         Ok(store)
     }
 
-    fn connections(
-        &self,
-        most: u32,
-        timeouts: (u128, u128),
-        commit: Commit,
-    ) -> Result<Connections, StoreError> {
+    fn connections(&self, most: u32, timeouts: (u128, u128)) -> Result<Connections, StoreError> {
         let pool = PgPoolOptions::new()
             .max_connections(most)
             // The deadlines bound every wait; this one is for those who open on behalf of callers
@@ -144,7 +138,7 @@ impl PostgresStoreBuilder {
             .acquire_timeout(self.change_deadline.max(self.read_deadline))
             // A dead one is found by using it: no ping before each read.
             .test_before_acquire(false)
-            .connect_lazy_with(self.connect_options(timeouts, commit)?);
+            .connect_lazy_with(self.connect_options(timeouts)?);
         Ok(Connections::new(pool, true))
     }
 
@@ -152,7 +146,6 @@ impl PostgresStoreBuilder {
     fn connect_options(
         &self,
         (statement, lock): (u128, u128),
-        commit: Commit,
     ) -> Result<PgConnectOptions, StoreError> {
         // What the URL was is not repeated: it may contain a password.
         let bad = |message: &str| StoreError::new(StoreErrorKind::Other, message);
@@ -177,10 +170,6 @@ impl PostgresStoreBuilder {
             return Ok(options.statement_cache_capacity(0));
         }
         let change = self.change_deadline.as_millis();
-        let options = match commit {
-            Commit::Durable => options,
-            Commit::Soon => options.options([("synchronous_commit", "off")]),
-        };
         Ok(options.options([
             ("statement_timeout", statement.to_string()),
             ("lock_timeout", lock.to_string()),
@@ -195,16 +184,6 @@ impl PostgresStoreBuilder {
             ("default_transaction_isolation", "read committed".to_owned()),
         ]))
     }
-}
-
-/// What a COMMIT waits for.
-#[derive(Clone, Copy)]
-enum Commit {
-    /// What the server, or the role, is set to.
-    Durable,
-    /// Nothing: a touch that a crash takes back costs a session a part of its idle time. With a disk, or a
-    /// standby, that is slow it would else be late for its answer each time.
-    Soon,
 }
 
 /// The parameters that sqlx knows. Of any other it logs name and value, and the value of a misspelt

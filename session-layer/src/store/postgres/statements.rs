@@ -203,11 +203,15 @@ impl Statements {
                    ORDER BY s.token_digest = $1 DESC LIMIT 1) w ON true \
                  LEFT JOIN made s ON true"
             )),
-            // $1 id, $2 granularity in microseconds. It waits for nobody's lock: a request would wait with it.
+            // $1 id, $2 granularity in microseconds. It waits for nobody's lock, and its commit for no disk and
+            // no standby: a request would wait with it. What a crash takes back costs a session a part of its
+            // idle time. (Set here, not with the connection: neither a pool of the application's nor a pooler
+            // would know.)
             touch: sql(format!(
                 "WITH was AS MATERIALIZED ( \
                    SELECT s.id, {alive} AS alive, {epoch} AS epoch, \
-                     s.last_seen_at <= now() - $2 * interval '1 microsecond' AS expected \
+                     s.last_seen_at <= now() - $2 * interval '1 microsecond' AS expected, \
+                     set_config('synchronous_commit', 'off', true) AS commit \
                    FROM {sessions} s WHERE s.id = $1), \
                  made AS ( \
                    UPDATE {sessions} s SET last_seen_at = now() \

@@ -143,19 +143,14 @@ impl Simulation {
             at += (each.gap_ms + 10) * MS;
             let until = at + each.for_ms * MS;
             self.history.faults.push(Fault {
-                name: "simulated".to_owned(),
-                at,
-                since: None,
                 until: Some(until),
-                healed: None,
                 nodes: match each.of {
                     Broken::PostgresFrom(node) => Some(vec![node]),
                     Broken::Redis | Broken::Postgres => None,
                 },
                 no_postgres: each.of != Broken::Redis,
-                no_touch: false,
                 no_redis: each.of == Broken::Redis,
-                touched: None,
+                ..Fault::new("simulated", at)
             });
             at = until;
         }
