@@ -25,6 +25,7 @@ SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :'schema') AS there \gse
         :"schema".sessions_raise_version(),
         :"schema".sessions_write_journal(),
         :"schema".session_users_note_raise(),
+        :"schema".session_users_end_sessions(),
         :"schema".session_journal_raise_floor(),
         :"schema".purge_journal(interval),
         :"schema".sweep_sessions(interval, integer);

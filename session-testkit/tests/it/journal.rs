@@ -29,6 +29,7 @@ pub(crate) fn tests(reg: &mut Registry) {
         old_data,
     );
     reg.shared("a_truncate_ends_every_copy", truncate);
+    reg.shared("an_epoch_raised_by_hand_ends_every_copy", epoch);
     reg.shared("rows_locked_by_hand_hold_up_nobody", locked_rows);
 }
 
@@ -211,6 +212,24 @@ async fn truncate(backends: Arc<Backends>) -> Outcome {
         .await?;
     pair.ends_within_d(&alice).await?;
     pair.cached("bob").await?;
+    Ok(())
+}
+
+async fn epoch(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let pair = Pair::start(&backends, &sandbox, Policy::Available).await?;
+    let alice = pair.cached("alice").await?;
+    let bob = pair.cached("bob").await?;
+    let raise = format!(
+        "UPDATE {}.session_users SET epoch = epoch + 1 WHERE user_id = 'alice'",
+        sandbox.schema()
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(raise))
+        .execute(&mut backends.postgres().connect().await?)
+        .await?;
+    pair.ends_within_d(&alice).await?;
+    assert_eq!(ask(&pair.reader, &bob).await, "valid");
+    pair.cached("alice").await?;
     Ok(())
 }
 

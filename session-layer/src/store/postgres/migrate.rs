@@ -36,7 +36,7 @@ impl Migration {
 }
 
 /// Every migration there is, oldest first. They only ever add, within a major version.
-const MIGRATIONS: [Migration; 3] = [
+const MIGRATIONS: [Migration; 4] = [
     Migration {
         version: 1,
         name: "sessions",
@@ -51,6 +51,11 @@ const MIGRATIONS: [Migration; 3] = [
         version: 3,
         name: "persistent",
         sql: include_str!("../../../migrations/postgres/0003_persistent.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "epoch_by_hand",
+        sql: include_str!("../../../migrations/postgres/0004_epoch_by_hand.sql"),
     },
 ];
 

@@ -3,7 +3,17 @@
 //! sqlx's pool tries again and again where connecting is refused (nobody listens; 57P03, it is starting;
 //! 53300, no connection is left) and reports in the end that time is up. So while callers wait for a
 //! connection and none of ours is open, one connects past the pool, on behalf of all of them, to hear the
-//! reason. It holds for a moment, in which nobody waits. Once it is let in, all may open theirs (`connection.rs`).
+//! reason. Once it is let in, all may open theirs (`connection.rs`).
+//!
+//! ```text
+//! callers open theirs ── none after PATIENCE ──▶ one connects ── let in, or no answer ──▶ callers open theirs
+//!                                                 ▲    │ refused
+//!                             at the next caller  │    ▼
+//!                       one asks, the others wait ◀── HOLDS: all are told so at once
+//! ```
+//!
+//! A [`LATELY`] after the last refusal nobody has asked for long, and it begins anew. A connection of ours that is in
+//! use, or idle, stands for "let in" throughout.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};

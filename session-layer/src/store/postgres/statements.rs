@@ -152,7 +152,8 @@ impl Statements {
             )),
             // $1 user. The trigger notes the transaction.
             raise_epoch: sql(format!(
-                "INSERT INTO {users} AS u (user_id, epoch) VALUES ($1, 1) \
+                "INSERT INTO {users} AS u (user_id, epoch) \
+                 SELECT $1, 1 FROM set_config('session_layer.ends_sessions', 'on', true) \
                  ON CONFLICT (user_id) DO UPDATE SET epoch = u.epoch + 1 RETURNING u.epoch"
             )),
             // $1 user, $2 the epoch now, $3 the one that is spared, $4 reason

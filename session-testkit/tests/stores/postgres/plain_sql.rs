@@ -1,6 +1,6 @@
 //! What a person does with plain SQL counts like what we do ourselves.
 
-use session_layer::store::{JournalRow, PostgresStore, Row, SessionStore};
+use session_layer::store::{JournalRow, PostgresStore, Row, SessionStore, Target};
 
 use super::support::{Person, Schema, in_schema};
 use crate::support::{HOUR, alive, load, login, made, sorted};
@@ -160,8 +160,47 @@ async fn raising_the_epoch_by_hand_ends_every_session_and_no_later_one() {
             assert!(matches!(load(&store, name).await, Row::Revoked));
         }
         assert!(store.list("alice").await.unwrap().is_empty());
+        // Also as copies: each is in the journal.
+        let rows = journal(&store).await;
+        let ended = rows.iter().filter(|row| row.least_version.is_none());
+        assert_eq!(ended.count(), 3, "{rows:?}");
         login(&store, "d", "alice").await;
         alive(load(&store, "d").await);
+        // Nothing is raised.
+        person
+            .run("UPDATE session_users SET epoch = epoch, user_id = user_id")
+            .await;
+        alive(load(&store, "d").await);
+        assert_eq!(journal(&store).await.len(), 3);
+    })
+    .await;
+}
+
+/// What was spared goes on, and nobody else's ends.
+#[tokio::test]
+async fn revoking_a_users_sessions_ends_each_once() {
+    in_schema(|schema| async move {
+        let (store, mut person) = prepared(&schema).await;
+        login(&store, "bob", "bob").await;
+        let spared = alive(load(&store, "b").await);
+        store
+            .revoke(
+                &Target::User {
+                    user_id: "alice".to_owned(),
+                    keep: Some(spared.id()),
+                },
+                "stolen",
+            )
+            .await
+            .unwrap();
+        alive(load(&store, "b").await);
+        alive(load(&store, "bob").await);
+        let rows = journal(&store).await;
+        assert_eq!(rows.len(), 3, "{rows:?}");
+        let reason: String = person
+            .ask("SELECT DISTINCT ended_reason FROM sessions WHERE revoked_at IS NOT NULL")
+            .await;
+        assert_eq!(reason, "stolen");
     })
     .await;
 }
