@@ -33,6 +33,7 @@ caught! {
     a_rotation_that_skips_the_unlink: RotateSkipsUnlink by R1;
     row_level_security_taken_for_invalid: HiddenIsInvalid by R7;
     an_error_of_the_store_taken_for_invalid: ErrorIsInvalid by R7;
+    a_row_that_stays_locked_taken_for_invalid: LockedIsInvalid by R3;
     a_journal_that_is_not_read: JournalUnread by R1Delta;
     a_journal_read_from_behind_the_last_row: JournalFromTheLastRow by R1Delta;
     a_journal_read_by_time: JournalByTime by R1Delta;

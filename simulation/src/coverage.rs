@@ -29,6 +29,9 @@ pub(crate) enum Event {
     ClockStep,
     DroppedCaller,
     Touch,
+    LockedTouch,
+    OvertakenTouch,
+    GivenUpTouch,
     Bypass,
     LateCommit,
     Propagated,
@@ -41,7 +44,7 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    const ALL: [(Self, &'static str); 31] = [
+    const ALL: [(Self, &'static str); 34] = [
         (Self::Hit, "a hit"),
         (Self::Fill, "a fill"),
         (Self::RefusedLease, "a refused lease"),
@@ -67,6 +70,12 @@ impl Event {
         (Self::ClockStep, "a step of Redis' clock"),
         (Self::DroppedCaller, "a dropped caller"),
         (Self::Touch, "a touch"),
+        (Self::LockedTouch, "a touch that found the row locked"),
+        (
+            Self::OvertakenTouch,
+            "a touch that another change had overtaken",
+        ),
+        (Self::GivenUpTouch, "a touch of a row that stayed locked"),
         (Self::Bypass, "a node in bypass mode"),
         (Self::LateCommit, "a transaction that committed late"),
         (Self::Propagated, "a change answered `Propagated`"),
@@ -109,11 +118,21 @@ impl Coverage {
 }
 
 /// In how many schedules what happened.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counts {
     schedules: u64,
     operations: u64,
     by_event: [u64; Event::ALL.len()],
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            schedules: 0,
+            operations: 0,
+            by_event: [0; Event::ALL.len()],
+        }
+    }
 }
 
 impl Counts {

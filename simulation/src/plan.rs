@@ -71,6 +71,7 @@ pub(crate) enum Action {
     /// `UPDATE sessions SET data = …`, by hand.
     PlainUpdate {
         session: u32,
+        idle: Millis,
     },
     Bypass(bool),
 }
@@ -154,7 +155,7 @@ impl Plan {
                 },
                 9 => Action::RevokeAll,
                 10 if dice.permille(700) => Action::PlainSql { session, idle: 0 },
-                10 => Action::PlainUpdate { session },
+                10 => Action::PlainUpdate { session, idle: 0 },
                 _ => {
                     // A login in flight while all are revoked.
                     let late = 100 + u32::try_from(plan.operations.len()).unwrap_or(0);

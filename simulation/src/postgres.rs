@@ -2,7 +2,7 @@
 //!
 //! A read sees what is committed when it takes effect. A change takes its lock and its transaction number
 //! when it takes effect, and is seen from its COMMIT on, which is an event of its own; who wants the same
-//! row meanwhile waits, and then looks again (READ COMMITTED).
+//! row meanwhile waits, and then looks again (READ COMMITTED). A touch does not wait: it goes past the lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -81,6 +81,10 @@ pub(crate) struct Postgres {
     pub(crate) committed_late: bool,
     /// A login was refused since its user's sessions were all revoked meanwhile.
     pub(crate) superseded: bool,
+    /// A touch has found its row locked.
+    pub(crate) passed_a_lock: bool,
+    /// A touch has locked its row when another's change had come in between.
+    pub(crate) overtaken: bool,
 }
 
 impl Postgres {

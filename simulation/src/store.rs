@@ -10,7 +10,7 @@ use session_layer::store::{
 use session_layer::{
     CheckedSession, ListedSession, LoginMoment, SessionId, StoreError, StoreErrorKind, TokenDigest,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::coverage::Event;
 use crate::mutants::Mistake;
@@ -20,6 +20,8 @@ use crate::world::{Call, Millis, State, Step, World, number};
 /// As those of `PostgresStore`.
 const READ_DEADLINE: Duration = session_layer::store::READ_DEADLINE;
 const CHANGE_DEADLINE: Duration = session_layer::store::CHANGE_DEADLINE;
+const LOOKS: u32 = 4;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// One node's.
 pub(crate) struct SimulatedStore {
@@ -58,12 +60,9 @@ impl SimulatedStore {
         if self.mistake == Some(Mistake::NoDeadline) {
             return answer.await;
         }
-        timeout(READ_DEADLINE, answer).await.unwrap_or_else(|_| {
-            Err(StoreError::new(
-                StoreErrorKind::TimedOut,
-                "Postgres did not answer in time",
-            ))
-        })
+        timeout(READ_DEADLINE, answer)
+            .await
+            .unwrap_or_else(|_| Err(late()))
     }
 
     async fn change(
@@ -82,6 +81,16 @@ impl SimulatedStore {
                 "the answer to the change is lost",
             ))
         })
+    }
+
+    /// One statement of a touch. It is part of a validation, and has the deadline of a read.
+    async fn touch_once(&self, wish: Wish) -> Result<Change, StoreError> {
+        let touch = changing("touch", 0, Transaction::new(wish));
+        let answer = self.world.ask(self.call("touch", 0), touch);
+        timeout(READ_DEADLINE, answer)
+            .await
+            .unwrap_or_else(|_| Err(late()))
+            .and_then(changed)
     }
 }
 
@@ -109,6 +118,12 @@ pub(crate) fn changing(
         if state.postgres.superseded {
             state.coverage.saw(Event::SupersededLogin);
         }
+        if state.postgres.passed_a_lock {
+            state.coverage.saw(Event::LockedTouch);
+        }
+        if state.postgres.overtaken {
+            state.coverage.saw(Event::OvertakenTouch);
+        }
         step.map_or(Step::Again, Step::Done)
     }
 }
@@ -123,6 +138,10 @@ fn refusal() -> StoreError {
         StoreErrorKind::Other,
         "Postgres refuses: too many connections",
     )
+}
+
+fn late() -> StoreError {
+    StoreError::new(StoreErrorKind::TimedOut, "Postgres did not answer in time")
 }
 
 fn unexpected(outcome: &Outcome) -> StoreError {
@@ -207,8 +226,17 @@ impl SessionStore for SimulatedStore {
 
     async fn touch(&self, id: SessionId, granularity: Duration) -> Result<Change, StoreError> {
         self.world.lock().coverage.saw(Event::Touch);
-        let wish = Wish::Touch(id, granularity);
-        changed(self.change("touch", 0, wish).await?)
+        for look in 0..LOOKS {
+            if look > 0 {
+                sleep(BETWEEN_LOOKS).await;
+            }
+            match self.touch_once(Wish::Touch(id, granularity)).await? {
+                Change::Conflict => {}
+                change => return Ok(change),
+            }
+        }
+        self.world.lock().coverage.saw(Event::GivenUpTouch);
+        Ok(Change::Conflict)
     }
 
     async fn list(&self, _user_id: &str) -> Result<Vec<ListedSession>, StoreError> {

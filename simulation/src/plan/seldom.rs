@@ -10,11 +10,13 @@ const OTHER: u32 = 50;
 /// As the nodes have them.
 const INTERVAL: Millis = 500;
 const D: Millis = 4 * INTERVAL;
+/// The idle timeout of a session. Its use is noted each quarter of it.
+const IDLE: Millis = 8000;
 
 impl Plan {
     /// One of them. When it is over.
     pub(super) fn seldom_by_chance(&mut self, dice: &mut Dice, begin: Millis) -> Millis {
-        match dice.below(6) {
+        match dice.below(7) {
             0 if self.replica.is_none() => self.old_dump_during_a_late_read(dice, begin),
             0 | 1 => {
                 // Lease, change, another's lease or a flush, and then the answer of the first one's read.
@@ -30,6 +32,7 @@ impl Plan {
             2 => self.late_commit(dice, begin),
             3 => self.late_start(dice, begin),
             4 => self.purge_before_it_is_read(dice, begin),
+            5 => self.touch_of_a_locked_row(dice, begin),
             _ => self.stale_node(dice, begin),
         }
     }
@@ -82,7 +85,14 @@ impl Plan {
     fn late_start(&mut self, dice: &mut Dice, begin: Millis) -> Millis {
         self.look(begin, 0, 0);
         let changed = begin + 100 + dice.below(300);
-        self.ask(changed, OPERATOR, Action::PlainUpdate { session: 0 });
+        self.ask(
+            changed,
+            OPERATOR,
+            Action::PlainUpdate {
+                session: 0,
+                idle: 0,
+            },
+        );
         let started = changed + D + 50 + dice.below(1500);
         self.start_and_look(dice, started);
         started + INTERVAL
@@ -109,7 +119,14 @@ impl Plan {
             self.ask(changed, OPERATOR, end);
             return changed + 50;
         }
-        self.ask(changed, OPERATOR, Action::PlainUpdate { session: 0 });
+        self.ask(
+            changed,
+            OPERATOR,
+            Action::PlainUpdate {
+                session: 0,
+                idle: 0,
+            },
+        );
         let started = changed + D + 50;
         self.start_and_look(dice, started);
         started + INTERVAL
@@ -121,6 +138,27 @@ impl Plan {
         for after in [10, 40, 150] {
             self.look(started + after + dice.below(30), 1, 0);
         }
+    }
+
+    /// A session is used, and its use to be noted, while somebody has changed it by plain SQL and does not commit.
+    fn touch_of_a_locked_row(&mut self, dice: &mut Dice, begin: Millis) -> Millis {
+        let create = Action::Create {
+            session: OTHER,
+            lifetime: None,
+            idle: Some(IDLE),
+        };
+        self.ask(0, 2, create);
+        let changed = begin + IDLE / 4 + dice.below(200);
+        let idle = 200 + dice.below(500);
+        let change = Action::PlainUpdate {
+            session: OTHER,
+            idle,
+        };
+        self.ask(changed, OPERATOR, change);
+        for node in [0, 1] {
+            self.look(changed + 20 + dice.below(100), node, OTHER);
+        }
+        changed + idle + 50
     }
 
     /// Nodes that fail closed are cut off from Postgres for longer than D, just after an end by plain SQL of

@@ -14,6 +14,8 @@ use super::journal::Written;
 use super::{Postgres, Record, clock, digests, session};
 use crate::world::Millis;
 
+mod touch;
+
 /// What is to be changed.
 #[derive(Debug, Clone)]
 pub(crate) enum Wish {
@@ -54,6 +56,8 @@ enum Stage {
     Begun,
     /// A revoke-all that has raised the epoch.
     Raised,
+    /// A touch that has read what the session was.
+    Read(touch::Was),
     /// And when.
     Executed(Outcome, Millis),
 }
@@ -328,37 +332,6 @@ impl Postgres {
         answer(Change::Made {
             session: made,
             digests: all,
-        })
-    }
-
-    fn touch(
-        &mut self,
-        transaction: &mut Transaction,
-        id: SessionId,
-        granularity: Duration,
-        now: Timestamp,
-    ) -> Result<Option<Outcome>, StoreError> {
-        self.shown()?;
-        let answer = |change| Ok(Some(Outcome::Change(change)));
-        let Some(at) = self.records.iter().position(|record| record.id == id) else {
-            return answer(Change::NoSession);
-        };
-        if self.locks.contains_key(&at) {
-            return Ok(None);
-        }
-        let mut record = self.records[at].clone();
-        if !self.is_alive(&record, now) {
-            return answer(Change::NoSession);
-        }
-        if now.since(record.last_seen_at) >= granularity {
-            record.last_seen_at = now;
-            let xid = self.begin(transaction);
-            self.locks.insert(at, xid);
-            transaction.records.push((Some(at), record.clone()));
-        }
-        answer(Change::Made {
-            session: session(&record),
-            digests: digests(&record),
         })
     }
 

@@ -80,6 +80,52 @@ fn who_wants_a_locked_row_looks_again_after_the_commit() {
     assert!(matches!(update, Outcome::Change(Change::NoSession)));
 }
 
+fn touch(session: &Session) -> Transaction {
+    Transaction::new(Wish::Touch(session.id(), Duration::from_secs(1)))
+}
+
+#[test]
+fn a_touch_waits_for_nobody() {
+    let mut postgres = Postgres::new();
+    let session = create(&mut postgres, "a");
+    let mut revoke = Transaction::new(Wish::Revoke(Target::Id(session.id())));
+    assert!(postgres.go_on(&mut revoke, 1000).is_none());
+    for last_seen_at in [999, 1000] {
+        let mut touch = touch(&session);
+        assert!(postgres.go_on(&mut touch, last_seen_at).is_none());
+        let passed = postgres.go_on(&mut touch, 1000).unwrap().unwrap();
+        // Of one that is not due the answer is known all the same.
+        match passed {
+            Outcome::Change(Change::Made { .. }) => assert_eq!(last_seen_at, 999),
+            Outcome::Change(Change::Conflict) => assert_eq!(last_seen_at, 1000),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(postgres.go_on(&mut revoke, 1000).is_some());
+    let after = run(&mut postgres, Wish::Touch(session.id(), Duration::ZERO));
+    assert!(matches!(after, Outcome::Change(Change::NoSession)));
+}
+
+#[test]
+fn a_touch_says_what_the_session_was_when_it_began() {
+    let mut postgres = Postgres::new();
+    let session = create(&mut postgres, "a");
+    let (mut first, mut second) = (touch(&session), touch(&session));
+    assert!(postgres.go_on(&mut first, 2000).is_none());
+    assert!(postgres.go_on(&mut second, 2000).is_none());
+    assert!(postgres.go_on(&mut first, 2000).is_none());
+    let Outcome::Change(Change::Made { session: made, .. }) =
+        postgres.go_on(&mut first, 2000).unwrap().unwrap()
+    else {
+        panic!("nobody has locked the row");
+    };
+    assert_eq!(made.last_seen_at(), clock(2000));
+    assert!(postgres.go_on(&mut second, 2000).is_none(), "it has locked");
+    assert!(postgres.overtaken);
+    let second = postgres.go_on(&mut second, 2000).unwrap().unwrap();
+    assert!(matches!(second, Outcome::Change(Change::Conflict)));
+}
+
 #[test]
 fn a_purge_raises_the_floor_past_what_it_removes_and_not_past_what_is_running() {
     let mut postgres = Postgres::new();

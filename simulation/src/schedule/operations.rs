@@ -36,7 +36,9 @@ impl Schedule {
             idle: idle.map(Duration::from_millis),
             begun: None,
         };
-        if let Action::PlainSql { session, .. } | Action::PlainUpdate { session } = planned.action {
+        if let Action::PlainSql { session, .. } | Action::PlainUpdate { session, .. } =
+            planned.action
+        {
             return self.plain_sql(number, planned, session).await;
         }
         let asked = self.node(node);
@@ -245,7 +247,7 @@ impl Schedule {
             (Wish::Revoke(Target::Token(digest)), op)
         };
         let idle = match planned.action {
-            Action::PlainSql { idle, .. } => idle,
+            Action::PlainSql { idle, .. } | Action::PlainUpdate { idle, .. } => idle,
             _ => 0,
         };
         let made = Transaction::that_idles(wish, idle);
