@@ -322,6 +322,12 @@ fn help_with_set(error: &RedisError) -> String {
             "Redis cannot write its dump: look at its log and its disk, or set stop-writes-on-bgsave-error no".to_owned()
         }
         Some("LOADING") => "Redis is still loading its data: try again in a moment".to_owned(),
+        Some("NOREPLICAS") => {
+            "Redis has too few replicas to take writes: look at them, and at min-replicas-to-write".to_owned()
+        }
+        Some("MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN") => {
+            "this is a node of a cluster, which is not supported: point REDIS_URL at one Redis that has all keys".to_owned()
+        }
         Some("NOAUTH") => "a password is needed: redis://:password@host:6379/0".to_owned(),
         Some(_) | None => help_with_rights("SET"),
     }
