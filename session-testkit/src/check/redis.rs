@@ -179,6 +179,12 @@ async fn server(steps: &mut Steps<'_>, connection: &mut MultiplexedConnection) {
                     Ok(_) | Err(_) => (String::new(), String::new()),
                 },
             };
+            let cluster = info
+                .as_deref()
+                .is_some_and(|info| field(info, "redis_mode") == "cluster");
+            if cluster && role == "master" {
+                return Ok(((), of_a_cluster()));
+            }
             Ok(((), found_role(&role, &replicas)))
         })
         .await;
@@ -219,6 +225,15 @@ fn version(info: &str) -> Finding {
             "7.0 or later is needed",
         ),
     }
+}
+
+/// It may have the key that was tried, and not others.
+fn of_a_cluster() -> Finding {
+    Finding::warning(
+        "Role: node of a cluster",
+        "sessions whose keys other nodes have are not cached: Postgres answers for them",
+        "clusters are not supported: point REDIS_URL at one Redis that has all keys",
+    )
 }
 
 fn found_role(role: &str, replicas: &str) -> Finding {
@@ -322,6 +337,12 @@ fn help_with_set(error: &RedisError) -> String {
             "Redis cannot write its dump: look at its log and its disk, or set stop-writes-on-bgsave-error no".to_owned()
         }
         Some("LOADING") => "Redis is still loading its data: try again in a moment".to_owned(),
+        Some("NOREPLICAS") => {
+            "Redis has too few replicas to take writes: look at them, and at min-replicas-to-write".to_owned()
+        }
+        Some("MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN") => {
+            "this is a node of a cluster, which is not supported: point REDIS_URL at one Redis that has all keys".to_owned()
+        }
         Some("NOAUTH") => "a password is needed: redis://:password@host:6379/0".to_owned(),
         Some(_) | None => help_with_rights("SET"),
     }

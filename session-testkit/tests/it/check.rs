@@ -12,6 +12,7 @@ use sqlx::AssertSqlSafe;
 use tokio::process::Command;
 
 use crate::harness::{Outcome, Registry};
+use crate::support::SOON;
 
 pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("good_pair_prints_the_lines_and_exits_0", good);
@@ -36,6 +37,7 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.each_backend("paused_servers_do_not_hang_it", paused);
     reg.each_backend("replica_and_denied_commands", redis_roles);
     reg.each_backend("full_redis", full);
+    reg.each_backend("redis_of_a_cluster_or_short_of_replicas", not_alone);
     reg.shared("schema_missing_or_incomplete", schema);
     reg.shared("lost_rights_and_row_level_security", rights);
     reg.each_backend("postgres_does_not_tell_where_it_stands", journal);
@@ -350,6 +352,46 @@ async fn full(backend: Backend) -> Outcome {
     );
     assert!(
         text.contains("❌ Connection pool not healthy") && text.contains("maxclients"),
+        "{text}"
+    );
+    Ok(())
+}
+
+async fn not_alone(backend: Backend) -> Outcome {
+    let redis = Backends::builder()
+        .backend(backend)
+        .redis_args(["--cluster-enabled", "yes"])
+        .start_redis()
+        .await?;
+    let (code, text) = run(check().args(["--redis-url", redis.url()])).await?;
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("❌ SET test failed") && text.contains("this is a node of a cluster"),
+        "{text}"
+    );
+    // It may have the key that is tried.
+    let mut admin = redis.connect().await?;
+    redis::cmd("CLUSTER")
+        .arg(&["ADDSLOTSRANGE", "0", "16383"])
+        .exec_async(&mut admin)
+        .await?;
+    session_testkit::wait::until("a node that has all keys", SOON, async || {
+        let (code, text) = run(check().args(["--redis-url", redis.url()]))
+            .await
+            .unwrap_or_default();
+        code == 0 && text.contains("Role: node of a cluster") && text.contains("all keys")
+    })
+    .await?;
+
+    let redis = Backends::builder()
+        .backend(backend)
+        .redis_args(["--min-replicas-to-write", "1"])
+        .start_redis()
+        .await?;
+    let (code, text) = run(check().args(["--redis-url", redis.url()])).await?;
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("❌ SET test failed") && text.contains("min-replicas-to-write"),
         "{text}"
     );
     Ok(())

@@ -167,6 +167,9 @@ impl PostgresStoreBuilder {
             options = options.application_name("session-layer");
         }
         if self.pooled {
+            // PgBouncer refuses every startup option that it does not know, and sqlx sends this one by itself.
+            // We read no floats.
+            let options = options.extra_float_digits(None);
             return Ok(options.statement_cache_capacity(0));
         }
         let change = self.change_deadline.as_millis();

@@ -164,20 +164,32 @@ fn by_code(code: &str, progress: &Progress) -> Option<(Kind, &'static str)> {
             Kind::Other,
             "Postgres rolled the change back because of a concurrent one (serialization or deadlock): ask again",
         ),
+        // A pooler that refuses a startup option, or what we prepared over another of its connections. Definite,
+        // and no fault of what was asked: of such a connection there is none to be had.
         "08P01" => (
-            Kind::Other,
-            "the server refused how we connect; a pooler such as PgBouncer refuses startup options: use \
-             PostgresStoreBuilder::pooled",
+            Kind::Unreachable,
+            "the server refuses how we connect, or a statement with other parameters than were prepared: a pooler \
+             in transaction mode (such as PgBouncer) is in between: set PostgresStoreBuilder::pooled(true)",
         ),
         code if code.starts_with("22") => (
             Kind::Other,
             "Postgres refuses a value: the data holds something jsonb cannot (a lone surrogate, a number out of range)",
         ),
         "26000" | "42P05" => (
-            Kind::Other,
-            "a pooler in transaction mode is in between: set `pooled` on the store",
+            Kind::Unreachable,
+            "a statement that we prepared is gone, or its name is taken: a pooler in transaction mode (such as \
+             PgBouncer) is in between: set PostgresStoreBuilder::pooled(true); or a hook of the pool runs \
+             DEALLOCATE or DISCARD",
         ),
-        "53100" | "53200" => (Kind::Other, "Postgres is out of disk or memory"),
+        "53100" => (
+            Kind::Denied,
+            "Postgres' disk is full (53100) and it refuses changes: free space there (its log, old WAL, an unused \
+             replication slot); nothing was changed",
+        ),
+        "53200" => (
+            Kind::Other,
+            "Postgres is out of memory (53200): look at its log, max_connections and work_mem; nothing was changed",
+        ),
         _ => return None,
     };
     Some(known)
@@ -270,6 +282,11 @@ mod tests {
             ("25006", Kind::Denied),
             ("42P01", Kind::Schema),
             ("3F000", Kind::Schema),
+            ("53100", Kind::Denied),
+            ("53200", Kind::Other),
+            ("08P01", Kind::Unreachable),
+            ("26000", Kind::Unreachable),
+            ("42P05", Kind::Unreachable),
         ] {
             let (said, _) = by_code(code, &at(Progress::changing)).unwrap();
             assert_eq!(said, kind, "{code}");

@@ -31,6 +31,8 @@ impl PostgresStore {
             .read_over(&self.reading, self.read_deadline, load)
             .await?;
         let facts = Facts::of(&found)?;
+        // Each digest has its row, also where no session has it. Where one lacks, something else was answered (a
+        // pooler in transaction mode mixes up statements): that says of no session that it is over.
         let mut answers: Vec<Option<Row>> = vec![None; digests.len()];
         for row in &found {
             // Where a digest is one session's present and another's previous one (which no token of
@@ -47,7 +49,7 @@ impl PostgresStore {
             xmin: facts.xmin,
             rows: answers
                 .into_iter()
-                .map(|answer| answer.map_or_else(|| facts.no_session().map(|()| Row::Absent), Ok))
+                .map(|answer| answer.ok_or_else(|| unexpected(sqlx::Error::RowNotFound)))
                 .collect::<Result<_, _>>()?,
         })
     }

@@ -122,7 +122,8 @@ fn no_store_row() -> StoreError {
 pub(super) fn unexpected(error: sqlx::Error) -> StoreError {
     StoreError::new(
         StoreErrorKind::Schema,
-        "Postgres answered something else than was asked: are its tables the ones our migrations made?",
+        "Postgres answered something else than was asked: are its tables the ones our migrations made? is a pooler in \
+         transaction mode in between (PostgresStoreBuilder::pooled(true))?",
     )
     .with_source(error)
 }

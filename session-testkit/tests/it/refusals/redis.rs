@@ -22,6 +22,8 @@ pub(super) fn tests(reg: &mut Registry) {
     reg.shared("redis_wants_other_credentials", credentials);
     reg.shared("redis_busy_with_a_script", busy);
     reg.shared("redis_demoted_says_so", demoted);
+    reg.shared("redis_wants_more_replicas", too_few_replicas);
+    reg.shared("redis_is_a_node_of_a_cluster", of_a_cluster);
 }
 
 async fn by_name(backend: Backend) -> Outcome {
@@ -236,5 +238,86 @@ async fn demoted(backends: Arc<Backends>) -> Outcome {
     until_hit(&sessions, &alice).await?;
     let gone: bool = own.redis.connect().await?.exists("nothing").await?;
     assert!(!gone);
+    Ok(())
+}
+
+/// It reads, and refuses every write, UNLINK as well.
+async fn too_few_replicas(backends: Arc<Backends>) -> Outcome {
+    let own = OwnRedis::start(&backends).await?;
+    let sessions = own.sessions().await?;
+    let (alice, bob) = (
+        login(&sessions, "alice").await?,
+        login(&sessions, "bob").await?,
+    );
+    until_hit(&sessions, &alice).await?;
+    own.redis.config_set("min-replicas-to-write", "1").await?;
+    for _ in 0..3 {
+        assert_eq!(ask(&sessions, &alice).await, "valid");
+        assert_eq!(ask(&sessions, &bob).await, "valid");
+    }
+    let text = told(&sessions).await;
+    assert_says(
+        &text,
+        &["NOREPLICAS", "min-replicas-to-write", "UNLINK"],
+        &"NOREPLICAS",
+    );
+    let reach = sessions.revoke(alice.token.reveal()).await?.reach;
+    assert!(matches!(reach, Reach::Committed { .. }), "{reach:?}");
+    wait::until("the journal to be read", SOON, async || {
+        ask(&sessions, &alice).await == "invalid"
+    })
+    .await?;
+    own.redis.config_set("min-replicas-to-write", "0").await?;
+    until_hit(&sessions, &bob).await?;
+    Ok(())
+}
+
+/// One that has no keys, then one that has some (as each of several does), then one that has all.
+async fn of_a_cluster(backends: Arc<Backends>) -> Outcome {
+    let arguments = [
+        "--cluster-enabled",
+        "yes",
+        "--cluster-require-full-coverage",
+        "no",
+    ];
+    let own = OwnRedis::start_with(&backends, &arguments).await?;
+    let sessions = own.sessions().await?;
+    until_connected(&sessions).await?;
+    let mut logins = Vec::new();
+    for user in 0..20 {
+        logins.push(login(&sessions, &format!("user {user}")).await?);
+    }
+    let mut admin = own.redis.connect().await?;
+    for slots in [None, Some(("0", "8191")), Some(("8192", "16383"))] {
+        if let Some((first, last)) = slots {
+            let words = ["ADDSLOTSRANGE", first, last];
+            let () = cmd("CLUSTER").arg(&words).query_async(&mut admin).await?;
+        }
+        for created in &logins {
+            assert_eq!(ask(&sessions, created).await, "valid");
+        }
+        if slots.is_none_or(|(first, _)| first == "0") {
+            let text = told(&sessions).await;
+            assert_says(&text, &["cluster", "REDIS_URL", "all keys"], &"a cluster");
+            let ended = logins.pop();
+            let ended = ended.as_ref().ok_or("no session is left")?;
+            let _ = sessions.revoke(ended.token.reveal()).await?;
+            wait::until("the session to end", SOON, async || {
+                ask(&sessions, ended).await == "invalid"
+            })
+            .await?;
+        }
+    }
+    for created in &logins {
+        until_hit(&sessions, created).await?;
+    }
+    // Each key by a command of its own: no CROSSSLOT.
+    let [first, second, ..] = logins.as_slice() else {
+        return Err("no sessions are left".into());
+    };
+    for created in [first, second] {
+        let reach = sessions.revoke(created.token.reveal()).await?.reach;
+        assert_eq!(reach, Reach::Propagated);
+    }
     Ok(())
 }

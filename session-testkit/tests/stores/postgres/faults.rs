@@ -309,6 +309,54 @@ async fn it_works_without_prepared_statements() {
     .await;
 }
 
+/// PgBouncer as it is installed refuses a client that sends any other option.
+#[tokio::test]
+async fn a_pooled_store_sends_no_option_that_a_pooler_refuses() {
+    use std::io::{Read as _, Write as _};
+    let pooler = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = pooler.local_addr().unwrap();
+    let asked = std::thread::spawn(move || {
+        let (mut client, _) = pooler.accept().unwrap();
+        // Its length, the version of the protocol, then names and values.
+        let mut head = [0; 8];
+        client.read_exact(&mut head).unwrap();
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+        let mut words = vec![0; usize::try_from(length).unwrap() - head.len()];
+        client.read_exact(&mut words).unwrap();
+        let refusal = b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter\0\0";
+        let length = u32::try_from(refusal.len() + 4).unwrap().to_be_bytes();
+        client
+            .write_all(&[&b"E"[..], &length, refusal].concat())
+            .unwrap();
+        String::from_utf8(words).unwrap()
+    });
+    let url = format!("postgres://somebody@{address}/something?sslmode=disable");
+    let store = PostgresStore::builder(&url)
+        .pooled(true)
+        .connect_lazy()
+        .unwrap();
+    let error = store.load(&[token("a")]).await.unwrap_err();
+    is(StoreErrorKind::Unreachable, &error);
+    assert!(error.to_string().contains("pooler"), "{error}");
+    let asked = asked.join().unwrap();
+    let names = asked
+        .trim_end_matches('\0')
+        .split('\0')
+        .step_by(2)
+        .map(str::to_lowercase);
+    for name in names {
+        let known = [
+            "user",
+            "database",
+            "client_encoding",
+            "datestyle",
+            "timezone",
+            "application_name",
+        ];
+        assert!(known.contains(&name.as_str()), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_closed_store_says_so() {
     in_schema(|schema| async move {
