@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Entry, NO_CACHE, SessionCache};
+use crate::clock::Timestamp;
 use crate::driver::Driver;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::session::SessionId;
@@ -97,8 +98,8 @@ struct State {
     /// Changes of transactions before this one were purged.
     begins: u64,
     changed: HashMap<SessionId, Changed>,
-    /// Copies that may not have seen this transaction are older than a TRUNCATE.
-    truncated: Option<u64>,
+    /// The last TRUNCATE: its transaction and when that began. Copies that may not have seen it are older.
+    truncated: Option<(u64, Timestamp)>,
 }
 
 /// The last that is known of one session.
@@ -175,7 +176,10 @@ impl State {
         };
         let changed = self.changed.get(&entry.session.id());
         let old = changed.is_some_and(|changed| !changed.allows(entry.session.version()));
-        let truncated = self.truncated.is_some_and(|xid| entry.xmin <= xid);
+        // By the time as well: after a crash Postgres may have given it an id that was used before the copy was read.
+        let truncated = self
+            .truncated
+            .is_some_and(|(xid, at)| entry.xmin <= xid || entry.read_at <= at);
         if old || truncated || entry.xmin < self.begins {
             return Word::Contradicted;
         }
@@ -197,7 +201,8 @@ impl State {
         let mut ended = Vec::new();
         for row in &read.rows {
             let Some(id) = row.session_id else {
-                self.truncated = self.truncated.max(Some(row.xid));
+                let (xid, at) = self.truncated.unwrap_or((row.xid, row.at));
+                self.truncated = Some((xid.max(row.xid), at.max(row.at)));
                 continue;
             };
             let new = Changed {
@@ -218,7 +223,7 @@ impl State {
         self.begins = self.begins.max(read.floor);
         let begins = self.begins;
         self.changed.retain(|_, changed| changed.xid >= begins);
-        self.truncated = self.truncated.filter(|xid| *xid >= begins);
+        self.truncated = self.truncated.filter(|(xid, _)| *xid >= begins);
         self.read = Some(began);
         if first {
             tracing::debug!(

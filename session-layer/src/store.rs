@@ -152,10 +152,12 @@ pub struct JournalPosition {
     /// Of which store it is (Postgres' system identifier; 0 where nothing can take its place). One that
     /// was filled from a dump counts its transactions anew.
     pub system: u64,
-    /// Of which life of the store it is (Postgres' timeline, or a number of the connection where Postgres does
-    /// not tell it; 0 where the store has but one). A standby that was promoted may use transaction ids again.
-    /// In another store or another life a position means nothing, and the journal is read from its start.
-    pub timeline: u64,
+    /// Of which life of the store it is; 0 where the store has but one. A new one begins whenever transaction ids may
+    /// be used again: with a standby's promotion, and with the recovery from a crash, which forgets the ids whose log
+    /// had not reached the disk. (Of Postgres it is a hash of its timeline and its last checkpoint, with which each
+    /// recovery ends; of the connection where Postgres does not tell them.) In another store or another life a position
+    /// means nothing, and the journal is read from its start.
+    pub life: u64,
     /// The first transaction that the next read is about.
     pub xid: u64,
 }
@@ -165,6 +167,8 @@ pub struct JournalPosition {
 pub struct JournalRow {
     /// The transaction that made the change.
     pub xid: u64,
+    /// When that began, by the store's clock.
+    pub at: Timestamp,
     /// Which session; `None`: all there were before this transaction (TRUNCATE).
     pub session_id: Option<SessionId>,
     /// The digests it had before the change.
@@ -255,7 +259,7 @@ pub trait SessionStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<ListedSession>, StoreError>> + Send;
 
     /// Reads the journal from a position on, or all of it; all of it too where the position is of another
-    /// store or [life](JournalPosition::timeline). Rows and the next position come from one statement.
+    /// store or [life](JournalPosition::life). Rows and the next position come from one statement.
     fn journal_since(
         &self,
         position: Option<JournalPosition>,

@@ -5,15 +5,17 @@
 //! the answer, for it decides whether the session lives on; without one it only dates the user's list of
 //! sessions, and goes on behind.
 //!
-//! One at a time, and no answer waits for long: of the many requests that find a popular session due at once one
-//! touches it; the others have read that it is alive, and are answered. The same where the row is locked by
-//! somebody, or the store refuses every change: the session is served, and soon tried again. So touches never
-//! take from reads what these need, however many sessions are due and whatever holds a touch up.
+//! One at a time, in turn, and no answer waits for long: of the many requests that find a popular session due at once
+//! one touches it; the others have read that it is alive, and are answered. The same where others have their turn
+//! first, where the row is locked by somebody, or the store refuses every change: the session is served, its touch
+//! is made as soon as it can be, and the next use tries again. So touches never take from reads what these need,
+//! however many sessions are due and whatever holds a touch up; and no use that could be noted is lost.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::cache::SessionCache;
@@ -25,15 +27,23 @@ use crate::store::{Change, SessionStore};
 /// Of the budget a touch before the answer may have this part: the read before it may have taken the most. It goes
 /// on when nobody waits for it.
 const SHARE: u32 = 5;
+/// How many sessions may wait for their turn: some 10 MiB. Of more, the next use tries again.
+const MOST: usize = 10_000;
 
-/// The one touch of this node that may be under way. `PostgresStore` keeps a connection for it: a thousand touches
-/// a second, for they wait for no disk.
-#[derive(Debug, Clone)]
-pub(crate) struct Touches(Arc<Semaphore>);
+/// Whose touch is under way, or waits for its turn. `PostgresStore` keeps a connection for the one that has it: a
+/// thousand touches a second, for they wait for no disk.
+#[derive(Debug)]
+pub(crate) struct Touches {
+    turn: Semaphore,
+    sessions: Mutex<HashSet<SessionId>>,
+}
 
 impl Default for Touches {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(1)))
+        Self {
+            turn: Semaphore::new(1),
+            sessions: Mutex::default(),
+        }
     }
 }
 
@@ -43,45 +53,73 @@ pub(crate) enum Touched {
     Noted(Session),
     /// It has ended since it was read.
     Ended,
-    /// Nothing yet: another request does it, or the store can't.
+    /// Nothing yet: another request does it, others have their turn first, or the store can't.
     NotYet,
 }
 
 impl Touches {
-    /// A turn, unless somebody has it.
-    fn begin(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.0).try_acquire_owned().ok()
+    /// How many are at it or wait; `None`: this one is among them, or there are too many.
+    fn enter(&self, id: SessionId) -> Option<usize> {
+        let mut sessions = self.lock();
+        (sessions.len() < MOST && sessions.insert(id)).then_some(sessions.len())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<SessionId>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session that is being touched, or waits for it: also where the touch panics.
+struct Entered<'a>(&'a Touches, SessionId);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
     }
 }
 
 impl<C: SessionCache, S: SessionStore> Driver<C, S> {
-    /// A touch before the answer.
-    pub(crate) async fn touch(self: &Arc<Self>, id: SessionId, granularity: Duration) -> Touched {
-        let Some(turn) = self.touches.begin() else {
+    /// A touch before the answer. Who has to wait for others does so only where the answer is to carry the new end to
+    /// the client, in a cookie that is `persistent`.
+    pub(crate) async fn touch(
+        self: &Arc<Self>,
+        id: SessionId,
+        granularity: Duration,
+        persistent: bool,
+    ) -> Touched {
+        let Some(before) = self.touches.enter(id) else {
             return Touched::NotYet;
         };
         let driver = Arc::clone(self);
-        let touching = self.tasks.spawn(async move {
-            let touched = driver.store.touch(id, granularity).await;
-            drop(turn);
-            touched.map_err(|error| driver.note_touch(&error))
-        });
+        let touching = self
+            .tasks
+            .spawn(async move { driver.touch_in_turn(id, granularity).await });
+        if before > 1 && !persistent {
+            return Touched::NotYet;
+        }
         match timeout(self.settings.budget / SHARE, touching).await {
-            Ok(Ok(Ok(Change::Made { session, .. }))) => Touched::Noted(session),
-            Ok(Ok(Ok(Change::NoSession))) => Touched::Ended,
+            Ok(Ok(Some(Change::Made { session, .. }))) => Touched::Noted(session),
+            Ok(Ok(Some(Change::NoSession))) => Touched::Ended,
             // Somebody has locked the row; or it failed, or panicked, or takes long.
             _ => Touched::NotYet,
         }
     }
 
-    /// A touch behind the answer.
+    /// A touch behind the answer, of a session without an idle timeout: not where others wait for theirs.
     pub(crate) async fn touch_behind(&self, id: SessionId, granularity: Duration) {
-        let Some(_turn) = self.touches.begin() else {
-            return;
-        };
-        if let Err(error) = self.store.touch(id, granularity).await {
-            self.note_touch(&error);
+        match self.touches.enter(id) {
+            Some(1) => drop(self.touch_in_turn(id, granularity).await),
+            Some(_) => drop(Entered(&self.touches, id)),
+            None => {}
         }
+    }
+
+    /// Of one that has entered.
+    async fn touch_in_turn(&self, id: SessionId, granularity: Duration) -> Option<Change> {
+        let _entered = Entered(&self.touches, id);
+        let _turn = self.touches.turn.acquire().await.ok()?;
+        let touched = self.store.touch(id, granularity).await;
+        touched.map_err(|error| self.note_touch(&error)).ok()
     }
 
     fn note_touch(&self, error: &StoreError) {

@@ -220,7 +220,10 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         let due = read.now.since(session.last_seen_at()) >= granularity;
         let (mut noted, mut prolonged) = (true, false);
         if due && session.idle_timeout().is_some() {
-            match self.touch(session.id(), granularity).await {
+            match self
+                .touch(session.id(), granularity, session.is_persistent())
+                .await
+            {
                 // Changed since it was read: what the change means for this token (a rotation may have
                 // replaced it) only another read says, and a copy with the new version would be believed.
                 Touched::Noted(touched) if touched.version() != session.version() => {

@@ -42,6 +42,8 @@ pub(super) fn copy(n: u8, version: i64, xmin: u64) -> Entry {
 pub(super) fn row(n: u8, xid: u64, least_version: Option<i64>) -> JournalRow {
     JournalRow {
         xid,
+        // Before every copy: it is the transaction that tells.
+        at: Timestamp::from_micros(-1),
         session_id: Some(id(n)),
         digests: vec![TokenDigest::from_bytes([n; 32])],
         least_version,
@@ -127,14 +129,20 @@ fn a_truncate_ends_every_copy_that_may_not_have_seen_it() {
     let now = Instant::now();
     let mut state = State::default();
     let truncate = JournalRow {
-        xid: 10,
         session_id: None,
-        digests: Vec::new(),
-        least_version: None,
+        ..row(1, 10, None)
     };
     state.learn(now, &read(vec![truncate], 0));
     assert_eq!(says(&state, &copy(1, 1, 10), now), Word::Contradicted);
     assert_eq!(says(&state, &copy(1, 1, 11), now), Word::Good);
+    // One after a crash, with an id that was used before: it began after the copy was read.
+    let again = JournalRow {
+        at: Timestamp::from_micros(0),
+        session_id: None,
+        ..row(1, 9, None)
+    };
+    state.learn(now, &read(vec![again], 0));
+    assert_eq!(says(&state, &copy(1, 1, 11), now), Word::Contradicted);
     state.learn(now, &read(Vec::new(), 11));
     assert_eq!(state.truncated, None);
 }

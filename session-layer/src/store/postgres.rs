@@ -76,8 +76,8 @@ pub struct PostgresStore {
     journal: Connections,
     /// How many ms a read of the journal may take.
     journal_patience: Arc<AtomicU64>,
-    /// Postgres has refused to tell its timeline (some managed ones do).
-    timeline_untold: Arc<AtomicBool>,
+    /// Postgres has refused to tell its timeline or its last checkpoint (some managed ones do).
+    life_untold: Arc<AtomicBool>,
     reads_at_once: usize,
     schema: SchemaName,
     statements: Arc<Statements>,
@@ -120,7 +120,7 @@ impl PostgresStore {
             reading: connections.clone(),
             journal: connections.clone(),
             journal_patience: Arc::default(),
-            timeline_untold: Arc::default(),
+            life_untold: Arc::default(),
             reads_at_once: (most / 2).max(1),
             connections,
             statements: Arc::new(Statements::new(&schema)),
@@ -177,7 +177,7 @@ impl SessionStore for PostgresStore {
     }
 
     async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
-        self.snapshot().await
+        self.moment().await
     }
 
     async fn create(

@@ -61,6 +61,7 @@ struct Rows {
     journal_reads: AtomicUsize,
     /// The idle timeout of all sessions, whose use was not noted for half of it.
     idle: Mutex<Option<Duration>>,
+    persistent: AtomicBool,
     touches: AtomicUsize,
     /// As for reads.
     touch_passes: Semaphore,
@@ -81,6 +82,7 @@ impl Store {
             shared: AtomicBool::new(false),
             journal_reads: AtomicUsize::new(0),
             idle: Mutex::default(),
+            persistent: AtomicBool::new(false),
             touches: AtomicUsize::new(0),
             touch_passes: Semaphore::new(0),
             reads: Mutex::default(),
@@ -118,6 +120,11 @@ impl Store {
     /// the row locked.
     pub(crate) fn due(&self, idle: Duration) {
         *self.0.idle.lock().unwrap() = Some(idle);
+    }
+
+    /// And a cookie that outlives the browser.
+    pub(crate) fn persistent(&self) {
+        self.0.persistent.store(true, Ordering::SeqCst);
     }
 
     /// How many touches began.
@@ -166,7 +173,11 @@ impl Store {
                 Row::Absent
             } else {
                 Row::Alive {
-                    session: session(digest, *self.0.idle.lock().unwrap()),
+                    session: session(
+                        digest,
+                        *self.0.idle.lock().unwrap(),
+                        self.0.persistent.load(Ordering::SeqCst),
+                    ),
                     previous_until: None,
                 }
             }
@@ -180,7 +191,7 @@ impl Store {
     }
 }
 
-fn session(digest: &TokenDigest, idle_timeout: Option<Duration>) -> Session {
+fn session(digest: &TokenDigest, idle_timeout: Option<Duration>, persistent: bool) -> Session {
     let now = Timestamp::now();
     let unnoted = idle_timeout.unwrap_or_default() / 2;
     let [id, ..] = *digest.as_bytes();
@@ -195,7 +206,7 @@ fn session(digest: &TokenDigest, idle_timeout: Option<Duration>) -> Session {
         ),
         expires_at: now.after(HOUR),
         idle_timeout,
-        persistent: false,
+        persistent,
         data: RawValue::from_string("{}".to_owned()).unwrap(),
     }
     .into()

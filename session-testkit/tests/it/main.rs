@@ -10,6 +10,7 @@ mod check;
 mod command;
 mod conformance;
 mod cookies;
+mod crash;
 mod deployment;
 mod embedded;
 mod examples;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         registry.theme("validate", validate::tests);
         registry.theme("changes", changes::tests);
         registry.theme("cookies", cookies::tests);
+        registry.theme("crash", crash::tests);
         registry.theme("stale_fill", stale_fill::tests);
         registry.theme("adapter_mutants", adapter_mutants::tests);
         registry.theme("model", model::tests);

@@ -10,7 +10,6 @@ use session_layer::{
     TokenDigest,
 };
 
-use super::journal::Written;
 use super::{Postgres, Record, clock, digests, session};
 use crate::world::Millis;
 
@@ -46,7 +45,7 @@ pub(crate) struct Transaction {
     stage: Stage,
     xid: Option<u64>,
     records: Vec<(Option<usize>, Record)>,
-    journal: Vec<Written>,
+    journal: Vec<JournalRow>,
     /// Which transactions had not committed when it began: the running, and all from the last on.
     began: Option<(BTreeSet<u64>, u64)>,
 }
@@ -349,14 +348,12 @@ impl Postgres {
         let mut record = before.clone();
         make(&mut record);
         record.version += 1;
-        transaction.journal.push(Written {
+        transaction.journal.push(JournalRow {
+            xid,
             at: now,
-            row: JournalRow {
-                xid,
-                session_id: Some(record.id),
-                digests: digests(before),
-                least_version: (!record.revoked).then_some(record.version),
-            },
+            session_id: Some(record.id),
+            digests: digests(before),
+            least_version: (!record.revoked).then_some(record.version),
         });
         let made = session(&record);
         transaction.records.push((Some(at), record));

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use session_layer::StoreError;
 use session_layer::store::{JournalPosition, JournalRead, JournalRow};
-use session_layer::{StoreError, Timestamp};
 
 use super::{Postgres, clock};
 use crate::mutants::Mistake;
@@ -15,35 +15,28 @@ const OVERLAP: Duration = session_layer::DEFAULT_JOURNAL_INTERVAL;
 /// The table.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
-    rows: Vec<Written>,
+    rows: Vec<JournalRow>,
     /// Nothing before is kept.
     floor: u64,
 }
 
-/// A row, and when it was written: not when it was committed.
-#[derive(Debug, Clone)]
-pub(super) struct Written {
-    pub(super) at: Timestamp,
-    pub(super) row: JournalRow,
-}
-
 impl Journal {
     pub(super) fn has_row_after(&self, xid: u64) -> bool {
-        self.rows.iter().any(|written| written.row.xid > xid)
+        self.rows.iter().any(|row| row.xid > xid)
     }
 
     /// A transaction's rows, with its COMMIT.
-    pub(super) fn append(&mut self, rows: &mut Vec<Written>) {
+    pub(super) fn append(&mut self, rows: &mut Vec<JournalRow>) {
         self.rows.append(rows);
     }
 
-    fn read(&self, next: u64, wanted: impl Fn(&Written) -> bool) -> JournalRead {
-        let wanted = self.rows.iter().filter(|written| wanted(written));
+    fn read(&self, next: u64, wanted: impl Fn(&JournalRow) -> bool) -> JournalRead {
+        let wanted = self.rows.iter().filter(|row| wanted(row));
         JournalRead {
-            rows: wanted.map(|written| written.row.clone()).collect(),
+            rows: wanted.cloned().collect(),
             next: JournalPosition {
                 system: 1,
-                timeline: 1,
+                life: 1,
                 xid: next,
             },
             floor: self.floor,
@@ -60,9 +53,7 @@ impl Postgres {
         self.answers()?;
         self.shown()?;
         let from = position.map_or(0, |position| position.xid);
-        Ok(self
-            .journal
-            .read(self.xmin(), |written| written.row.xid >= from))
+        Ok(self.journal.read(self.xmin(), |row| row.xid >= from))
     }
 
     /// A mutant's: what was written since the last read, and a little before. Its position is a time.
@@ -74,8 +65,8 @@ impl Postgres {
         self.answers()?;
         self.shown()?;
         let since = position.map(|position| clock(position.xid));
-        Ok(self.journal.read(now, |written| {
-            since.is_none_or(|since| written.at.after(OVERLAP) >= since)
+        Ok(self.journal.read(now, |row| {
+            since.is_none_or(|since| row.at.after(OVERLAP) >= since)
         }))
     }
 
@@ -92,9 +83,9 @@ impl Postgres {
         let xmin = self.xmin();
         let past_the_running = mistake == Some(Mistake::PurgesPastTheRunning);
         let goes = |row: &JournalRow| row.xid < xmin || past_the_running;
-        let last = self.journal.rows.iter().map(|written| &written.row);
-        let last = last.filter(|row| goes(row)).map(|row| row.xid).max();
-        self.journal.rows.retain(|written| !goes(&written.row));
+        let gone = self.journal.rows.iter().filter(|row| goes(row));
+        let last = gone.map(|row| row.xid).max();
+        self.journal.rows.retain(|row| !goes(row));
         if mistake == Some(Mistake::PurgeLeavesTheFloor) {
             return;
         }

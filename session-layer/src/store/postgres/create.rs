@@ -3,7 +3,7 @@
 //! The rule: `create` locks the user's row FOR SHARE, so that it waits for a revoke-all that is
 //! under way, and a later one waits for it and then finds the new row. If the epoch was raised by a
 //! transaction that had not committed when the login began (it is not visible in the snapshot of
-//! then), nothing is created.
+//! then, or, where Postgres has crashed in between and uses ids again, it began later), nothing is created.
 
 use sqlx::Row as _;
 use sqlx::types::Uuid;
@@ -20,21 +20,21 @@ use crate::token::TokenDigest;
 /// What one try came to.
 enum Attempt {
     Done(Creation),
-    /// Nobody of that name ever logged in; the snapshot that the next try goes by.
+    /// Nobody of that name ever logged in; the moment that the next try goes by.
     UnknownUser(String),
 }
 
 impl PostgresStore {
-    /// Where Postgres stands: its snapshot as text.
-    pub(super) async fn snapshot(&self) -> Result<LoginMoment, StoreError> {
+    /// Where Postgres stands: the time and its snapshot as text.
+    pub(super) async fn moment(&self) -> Result<LoginMoment, StoreError> {
         // The beginning of a login, with a login's patience.
-        let ask = || statement(&self.statements.snapshot);
+        let ask = || statement(&self.statements.moment);
         let found = self
             .read_over(&self.connections, self.change_deadline / 2, ask)
             .await?;
         Facts::of(&found)?;
-        let snapshot: String = found[0].try_get("snapshot").map_err(unexpected)?;
-        LoginMoment::new(snapshot).map_err(|error| unexpected(sqlx::Error::Decode(Box::new(error))))
+        let moment: String = found[0].try_get("moment").map_err(unexpected)?;
+        LoginMoment::new(moment).map_err(|error| unexpected(sqlx::Error::Decode(Box::new(error))))
     }
 
     pub(super) async fn create_new(
@@ -64,9 +64,9 @@ impl PostgresStore {
             match self.attempt(digest, new, begun.clone(), progress).await? {
                 Attempt::Done(Creation::Superseded) if self.raised_elsewhere(new).await? => {}
                 Attempt::Done(creation) => return Ok(creation),
-                Attempt::UnknownUser(snapshot) => {
-                    // The first snapshot counts, else a revoke-all between the tries is missed.
-                    begun = Some(snapshot);
+                Attempt::UnknownUser(moment) => {
+                    // The first moment counts, else a revoke-all between the tries is missed.
+                    begun = Some(moment);
                     // Should the answer be lost, no session was created all the same.
                     let add = statement(&self.statements.add_user).bind(new.user_id.clone());
                     self.change(&Progress::default(), add).await?;
@@ -114,7 +114,7 @@ impl PostgresStore {
         }
         if !row.try_get::<bool, _>("user_known").map_err(unexpected)? {
             return Ok(Attempt::UnknownUser(
-                row.try_get("snapshot").map_err(unexpected)?,
+                row.try_get("moment").map_err(unexpected)?,
             ));
         }
         Ok(Attempt::Done(

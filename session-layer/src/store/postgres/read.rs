@@ -126,17 +126,17 @@ impl PostgresStore {
         let mut found = from(position.map_or(0, |position| position.xid)).await?;
         let mut facts = Facts::of(&found)?;
         let mut here = life(&found)?;
-        if position.is_some_and(|at| (at.system, at.timeline) != here) {
+        if position.is_some_and(|at| (at.system, at.life) != here) {
             found = from(0).await?;
             facts = Facts::of(&found)?;
             here = life(&found)?;
         }
         facts.whole_journal()?;
-        let (system, timeline) = here;
+        let (system, life) = here;
         Ok(JournalRead {
             next: JournalPosition {
                 system,
-                timeline,
+                life,
                 xid: facts.xmin,
             },
             rows: found
@@ -148,8 +148,8 @@ impl PostgresStore {
         })
     }
 
-    /// A Postgres that does not tell its timeline is asked for the connection instead: then each new one reads
-    /// the journal from its start, which a promoted standby's is as well.
+    /// A Postgres that does not tell its timeline, or its last checkpoint, is asked for the connection instead: then
+    /// each new one reads the journal from its start, as those are that a promoted standby or a recovered Postgres gets.
     async fn journal_rows(&self, xid: u64, patience: Duration) -> Result<Vec<PgRow>, StoreError> {
         let ask = |sql| {
             let xid = xid.to_string();
@@ -158,17 +158,17 @@ impl PostgresStore {
             })
         };
         let of_connection = &self.statements.journal_of_connection;
-        if self.timeline_untold.load(Ordering::Relaxed) {
+        if self.life_untold.load(Ordering::Relaxed) {
             return ask(of_connection).await;
         }
         match ask(&self.statements.journal).await {
             Err(error) if errors::is_of_a_function(&error) => {
                 // Where it was something else that was denied, this is refused like the first.
                 let found = ask(of_connection).await?;
-                if !self.timeline_untold.swap(true, Ordering::Relaxed) {
+                if !self.life_untold.swap(true, Ordering::Relaxed) {
                     tracing::info!(
                         %error,
-                        "Postgres does not tell its timeline: each new connection reads the journal from its start"
+                        "Postgres does not tell its timeline and its last checkpoint: each new connection reads the journal from its start"
                     );
                 }
                 Ok(found)
@@ -254,8 +254,8 @@ fn life(rows: &[PgRow]) -> Result<(u64, u64), StoreError> {
         .first()
         .ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
     let system: i64 = row.try_get("system").map_err(unexpected)?;
-    let timeline: i64 = row.try_get("timeline").map_err(unexpected)?;
-    Ok((system.cast_unsigned(), timeline.cast_unsigned()))
+    let life: i64 = row.try_get("life").map_err(unexpected)?;
+    Ok((system.cast_unsigned(), life.cast_unsigned()))
 }
 
 fn journal_row(row: &PgRow) -> Result<Option<JournalRow>, sqlx::Error> {
@@ -267,6 +267,7 @@ fn journal_row(row: &PgRow) -> Result<Option<JournalRow>, sqlx::Error> {
     let kind: String = row.try_get("kind")?;
     Ok(Some(JournalRow {
         xid: rows::transaction(row, "xid")?,
+        at: Timestamp::from_micros(row.try_get("at")?),
         session_id: rows::session_id(row, "session_id")?,
         digests: rows::each_once(digests),
         // A kind that only a later version knows ends the session: the safe side.

@@ -20,7 +20,7 @@ pub(super) struct Statements {
     pub(super) digests_of_user: SqlStr,
     pub(super) revoke: PerTarget,
     pub(super) add_user: SqlStr,
-    pub(super) snapshot: SqlStr,
+    pub(super) moment: SqlStr,
     pub(super) create: SqlStr,
     pub(super) foreign_raise: SqlStr,
     pub(super) forget_raise: SqlStr,
@@ -102,7 +102,7 @@ impl Statements {
                 "SELECT f.*, s.id FROM {facts} f \
                  LEFT JOIN LATERAL (SELECT id FROM {sessions} LIMIT 1) s ON true"
             )),
-            journal: sql(read_journal(facts, journal, TIMELINE)),
+            journal: sql(read_journal(facts, journal, LIFE)),
             journal_of_connection: sql(read_journal(facts, journal, CONNECTION)),
             // $1 and $2 the target
             digests: PerTarget::new(|matches| {
@@ -136,9 +136,7 @@ impl Statements {
             add_user: sql(format!(
                 "INSERT INTO {users} (user_id) VALUES ($1) ON CONFLICT DO NOTHING"
             )),
-            snapshot: sql(format!(
-                "SELECT f.*, pg_current_snapshot()::text AS snapshot FROM {facts} f"
-            )),
+            moment: sql(format!("SELECT f.*, {MOMENT} AS moment FROM {facts} f")),
             create: sql(create(users, sessions, facts, columns)),
             // $1 user. See `create.rs`.
             foreign_raise: sql(format!(
@@ -152,8 +150,7 @@ impl Statements {
             )),
             // $1 user. The trigger notes the transaction.
             raise_epoch: sql(format!(
-                "INSERT INTO {users} AS u (user_id, epoch) \
-                 SELECT $1, 1 FROM set_config('session_layer.ends_sessions', 'on', true) \
+                "INSERT INTO {users} AS u (user_id, epoch) VALUES ($1, 1) \
                  ON CONFLICT (user_id) DO UPDATE SET epoch = u.epoch + 1 RETURNING u.epoch"
             )),
             // $1 user, $2 the epoch now, $3 the one that is spared, $4 reason
@@ -251,26 +248,35 @@ impl Statements {
     }
 }
 
-/// A standby that is promoted begins a new timeline, which the names of its log files tell.
-const TIMELINE: &str = "CASE WHEN NOT f.in_recovery THEN \
-     ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint END";
+/// What changes whenever transaction ids may be used again. A standby that is promoted begins a new timeline, which
+/// the names of its log files tell. The recovery from a crash goes on with the same, and hands out the ids again whose
+/// log had not reached the disk (commits that did not wait for it, as those of touches, and whatever was rolled back);
+/// it ends with a checkpoint before anybody is let in. That there are others costs a read of the whole journal each.
+const LIFE: &str = "CASE WHEN NOT f.in_recovery THEN hashtextextended(concat_ws(' ', \
+       left(pg_walfile_name(pg_current_wal_lsn()), 8), (SELECT checkpoint_lsn FROM pg_control_checkpoint())), 0) END";
 
-/// In its place, where Postgres does not tell it: a number of this connection, which ends with the server's
-/// life. No timeline is as large.
-const CONNECTION: &str = "(SELECT 1::bigint << 62 | hashtextextended(concat_ws(' ', a.pid, \
+/// In its place, where Postgres does not tell these: a number of this connection, which ends with the server's life.
+const CONNECTION: &str = "(SELECT hashtextextended(concat_ws(' ', a.pid, \
        extract(epoch FROM a.backend_start), extract(epoch FROM pg_postmaster_start_time())), 0) \
      FROM pg_stat_get_activity(pg_backend_pid()) a)";
 
 /// $1 the first transaction wanted. Rows and snapshot must come from one statement.
-fn read_journal(facts: &str, journal: &str, timeline: &str) -> String {
+fn read_journal(facts: &str, journal: &str, life: &str) -> String {
+    let at = micros("j.at");
     format!(
         "SELECT f.*, (SELECT system_identifier FROM pg_control_system()) AS system, \
-         {timeline} AS timeline, j.id AS entry, j.xid::text::bigint AS xid, j.session_id, j.digest, \
+         {life} AS life, j.id AS entry, j.xid::text::bigint AS xid, {at} AS at, j.session_id, j.digest, \
          j.previous_digest, j.kind, j.version \
          FROM {facts} f LEFT JOIN {journal} j ON j.xid >= $1::text::xid8 \
          ORDER BY j.id"
     )
 }
+
+/// When a login begins: the time in microseconds, and what is committed by then. The time is taken after the snapshot,
+/// so that whoever is visible in that began before. (A snapshot alone would do, if Postgres never used a transaction's
+/// id again: after a crash the raise of an epoch may have one that is visible in a snapshot from before.)
+const MOMENT: &str = "concat_ws(':', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
+     pg_current_snapshot())";
 
 /// $1 id, $2 user, $3 digest, $4 data, $5 label, $6 ip, $7 user agent, $8 idle timeout in seconds,
 /// $9 lifetime in microseconds, $10 where Postgres stood when the login began (NULL: now), $11 persistent.
@@ -280,22 +286,26 @@ fn read_journal(facts: &str, journal: &str, timeline: &str) -> String {
 fn create(users: &str, sessions: &str, facts: &str, columns: &str) -> String {
     format!(
         "WITH who AS MATERIALIZED ( \
-           SELECT u.epoch, u.raised_by FROM {users} u WHERE u.user_id = $2 FOR SHARE), \
+           SELECT u.epoch, u.raised_by, u.raised_at FROM {users} u WHERE u.user_id = $2 FOR SHARE), \
          begun AS MATERIALIZED ( \
-           SELECT coalesce($10::text::pg_snapshot, pg_current_snapshot()) AS snapshot), \
+           SELECT moment, substring(moment FROM '^[0-9]+')::bigint AS at, \
+             substring(moment FROM ':(.*)$')::pg_snapshot AS snapshot \
+           FROM (SELECT coalesce($10, {MOMENT}) AS moment) m), \
+         since AS MATERIALIZED ( \
+           SELECT NOT pg_visible_in_snapshot(who.raised_by, begun.snapshot) \
+             OR who.raised_at >= to_timestamp(0) + begun.at * interval '1 microsecond' AS raised \
+           FROM who, begun WHERE who.raised_by IS NOT NULL), \
          made AS ( \
            INSERT INTO {sessions} AS s (id, token_digest, user_id, user_epoch, data, label, ip, \
              user_agent, idle_timeout_s, expires_at, persistent) \
            SELECT $1, $3, $2, who.epoch, $4::text::jsonb, $5, $6::text::inet, $7, $8, \
              now() + $9 * interval '1 microsecond', $11 \
-           FROM who, begun \
-           WHERE (who.raised_by IS NULL OR pg_visible_in_snapshot(who.raised_by, begun.snapshot)) \
+           FROM who \
+           WHERE NOT EXISTS (SELECT FROM since WHERE since.raised) \
              AND NOT EXISTS (SELECT FROM {sessions} p WHERE p.previous_digest = $3) \
            ON CONFLICT DO NOTHING RETURNING s.*) \
-         SELECT f.*, {columns}, begun.snapshot::text AS snapshot, \
-           who.epoch IS NOT NULL AS user_known, \
-           who.raised_by IS NOT NULL \
-             AND NOT pg_visible_in_snapshot(who.raised_by, begun.snapshot) AS superseded \
+         SELECT f.*, {columns}, begun.moment, who.epoch IS NOT NULL AS user_known, \
+           EXISTS (SELECT FROM since WHERE since.raised) AS superseded \
          FROM {facts} f CROSS JOIN begun LEFT JOIN who ON true LEFT JOIN made s ON true"
     )
 }

@@ -5,6 +5,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::SqliteStore;
 use super::record::{Record, digest};
+use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::session::ListedSession;
 use crate::store::{JournalPosition, JournalRead, JournalRow, Loaded, Row, Target};
@@ -86,7 +87,7 @@ impl SqliteStore {
                         rows,
                         next: JournalPosition {
                             system: 0,
-                            timeline: 0,
+                            life: 0,
                             xid: next,
                         },
                         floor: 0,
@@ -108,6 +109,7 @@ fn journal_row(row: &SqliteRow) -> Result<JournalRow, sqlx::Error> {
     let kind: String = row.try_get("kind")?;
     Ok(JournalRow {
         xid: row.try_get::<i64, _>("id")?.cast_unsigned(),
+        at: Timestamp::from_micros(row.try_get("at")?),
         session_id: id
             .map(|id| id.parse())
             .transpose()

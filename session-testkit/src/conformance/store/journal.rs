@@ -14,7 +14,7 @@ pub(super) fn checks<S: SessionStore>() -> Vec<Check<S>> {
             with the digests from before it and the least version still to be believed; none for a login, \
             nor for ending what has ended.",
         a_touch_is_not_in_the_journal: "A touch is no change, and has no row.",
-        a_position_of_another_timeline_means_nothing: "A read from a position of another timeline brings all \
+        a_position_of_another_life_means_nothing: "A read from a position of another life brings all \
             of the journal: there, the same transaction ids are used again.",
         a_read_goes_on_where_the_last_one_ended: "A read from `next` on misses no change that the last read \
             did not have, and brings none that is older than both; positions do not go back.",
@@ -85,15 +85,15 @@ async fn a_touch_is_not_in_the_journal<S: SessionStore>(store: &S) -> Outcome {
     Ok(())
 }
 
-async fn a_position_of_another_timeline_means_nothing<S: SessionStore>(store: &S) -> Outcome {
+async fn a_position_of_another_life_means_nothing<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     let id = case.login("a", "alice").await?.id();
     case.revoke(&case.by_token("a")).await?;
     let mut other = read(store, None).await?.next;
-    if other.timeline == 0 {
+    if other.life == 0 {
         return Ok(()); // There is no other.
     }
-    other.timeline += 1;
+    other.life += 1;
     // Beyond every change that was made.
     other.xid = other.xid.saturating_add(1_000_000);
     let rows = about(read(store, Some(other)).await?.rows, &[id]);
@@ -125,7 +125,7 @@ async fn a_read_goes_on_where_the_last_one_ended<S: SessionStore>(store: &S) -> 
         "without a change, a second read has the new rows {again:?}"
     );
     ensure!(
-        second.next >= first.next,
+        second.next.life != first.next.life || second.next >= first.next,
         "the position went back from {:?} to {:?}",
         first.next,
         second.next

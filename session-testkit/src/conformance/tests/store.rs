@@ -52,7 +52,7 @@ pub(super) enum Mistake {
     JournalForgetsDigests,
     TouchIsAnUpdate,
     JournalSkips,
-    OtherTimelineIsIgnored,
+    OtherLifeIsIgnored,
     SweepTakesAll,
     PurgeTakesAll,
 }
@@ -149,8 +149,8 @@ pub(super) const MISTAKES: &[(Mistake, &str)] = &[
     ),
     (M::TouchIsAnUpdate, "a_touch_is_not_in_the_journal"),
     (
-        M::OtherTimelineIsIgnored,
-        "a_position_of_another_timeline_means_nothing",
+        M::OtherLifeIsIgnored,
+        "a_position_of_another_life_means_nothing",
     ),
     (
         M::SweepTakesAll,
@@ -398,7 +398,7 @@ impl SessionStore for Wrapped {
     ) -> Result<JournalRead, StoreError> {
         let mut read = self.store.journal_since(position).await?;
         match self.mistake {
-            M::OtherTimelineIsIgnored => read.next.timeline = 1,
+            M::OtherLifeIsIgnored => read.next.life = 1,
             M::JournalSkips if position.is_some() => read.rows.truncate(1),
             M::JournalForgetsDigests => {
                 for row in &mut read.rows {

@@ -159,7 +159,7 @@ async fn nothing_is_purged_past_a_transaction_that_is_running() {
 }
 
 #[tokio::test]
-async fn a_position_of_another_timeline_reads_from_the_start() {
+async fn a_position_of_another_life_reads_from_the_start() {
     in_schema(|schema| async move {
         let store = schema.store().await;
         login(&store, "a", "alice").await;
@@ -172,12 +172,12 @@ async fn a_position_of_another_timeline_reads_from_the_start() {
         let none = store.journal_since(Some(beyond)).await.unwrap();
         assert!(none.rows.is_empty());
         let promoted = JournalPosition {
-            timeline: beyond.timeline + 1,
+            life: beyond.life ^ 1,
             ..beyond
         };
         let read = store.journal_since(Some(promoted)).await.unwrap();
         assert_eq!(read.rows, all.rows);
-        assert_eq!(read.next.timeline, all.next.timeline);
+        assert_eq!(read.next.life, all.next.life);
     })
     .await;
 }
