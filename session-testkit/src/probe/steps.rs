@@ -1,35 +1,29 @@
 //! What a middleware is put through, step by step.
 
+mod dropped;
+mod polling;
+
 use std::{
-    error::Error,
     future::{Future, poll_fn},
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
-    thread,
-    time::Duration,
+    sync::Arc,
+    task::{Context, Poll, Waker},
 };
 
 use futures_util::FutureExt as _;
-use tokio::time::timeout;
 use tower::{Layer, Service};
 
+pub(super) use self::polling::is_inners;
+use self::polling::{Came, PATIENCE, Woken, call, in_time, poll_once};
 use super::{
-    BoxError, Inner, InnerError, Make, Probe, Report, Rule, Violation,
+    BoxError, Inner, Make, Probe, Report, Rule, Violation,
     inner::{Behaviour, Notes},
 };
 use crate::wait;
 
-/// How long anything may take: what needs longer hangs.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How many requests are under way at once.
 const AT_ONCE: usize = 5;
-/// At how many awaits a future is dropped, at most.
-const AWAITS: usize = 200;
 
 /// Takes all steps.
 pub(super) async fn take<L, Req, Res>(probe: &Probe<L, Req, Res>) -> (Report, Vec<Violation>)
@@ -75,12 +69,6 @@ struct Under<'a, L, Req, Res> {
     probe: &'a Probe<L, Req, Res>,
     report: Report,
     violations: Vec<Violation>,
-}
-
-/// What came of an await.
-enum Came<T> {
-    Done(T),
-    Hung,
 }
 
 impl<L, Req, Res> Under<'_, L, Req, Res>
@@ -373,155 +361,5 @@ where
                 format!("in the place of the inner service's error it gives another: {error}");
             self.broken(rule, what);
         }
-    }
-
-    /// Made ready and never called; called and never polled.
-    async fn dropped_unused(&mut self) {
-        for make in &self.probe.requests {
-            let notes = Arc::new(Notes::default());
-            let mut service = self.around(&notes);
-            if !self.until_ready(&mut service).await {
-                return;
-            }
-            drop(service);
-            let what = "the service was dropped before `call`, and a slot stays taken";
-            if !self.is_released(&notes, what).await {
-                return;
-            }
-            let mut service = self.around(&notes);
-            if !self.until_ready(&mut service).await {
-                return;
-            }
-            let future = call(&mut service, &notes, make());
-            drop(service);
-            drop(future);
-            let what = "the future was dropped before it was polled, and a slot stays taken";
-            if !self.is_released(&notes, what).await {
-                return;
-            }
-            self.report.dropped_at += 1;
-            self.read(&notes);
-            self.goes_on(&notes).await;
-        }
-    }
-
-    async fn dropped_at_each_await(&mut self) {
-        for make in &self.probe.requests {
-            let notes = Arc::new(Notes::default());
-            for awaits in 0..AWAITS {
-                let mut service = self.around(&notes);
-                if !self.until_ready(&mut service).await {
-                    let what =
-                        format!("after a future was dropped at await {awaits}, it is not ready");
-                    self.broken(Rule::LeavesNothingBehind, what);
-                    break;
-                }
-                let future = call(&mut service, &notes, make());
-                let came = in_time(dropped_at(awaits, future)).await;
-                drop(service);
-                let ended = !matches!(came, Came::Done(None));
-                let what = if ended {
-                    "service and future were dropped after the answer, and a slot stays taken"
-                } else {
-                    "the future was dropped at an await, and a slot stays taken"
-                };
-                if !self.is_released(&notes, what).await || ended {
-                    break;
-                }
-                self.report.dropped_at += 1;
-            }
-            self.read(&notes);
-            self.goes_on(&notes).await;
-        }
-    }
-
-    /// The slots must all be free again: at once, or as soon as tasks of the middleware have ended.
-    async fn is_released(&mut self, notes: &Notes, what: &str) -> bool {
-        let free = wait::until("slots to be free", PATIENCE, async || {
-            notes.lock().slots == 0
-        });
-        let released = free.await.is_ok();
-        if !released {
-            self.broken(Rule::ReleasesSlots, what);
-        }
-        released
-    }
-
-    /// After futures were dropped, the next request is answered as if they had never been.
-    async fn goes_on(&mut self, notes: &Arc<Notes>) {
-        let mut service = self.around(notes);
-        let (mut reached, before) = (false, notes.lock().calls);
-        let ready = in_time(poll_fn(|cx| service.poll_ready(cx))).await;
-        if matches!(ready, Came::Done(Ok(()))) {
-            let answered = in_time(call(&mut service, notes, self.passing())).await;
-            reached = matches!(answered, Came::Done(Ok(_))) && notes.lock().calls > before;
-        }
-        if !reached {
-            let what = "after futures were dropped half-way, the next request was not passed on and \
-                        answered";
-            self.broken(Rule::LeavesNothingBehind, what);
-        }
-    }
-}
-
-/// Calls the middleware, and says so to the inner service while it is in there.
-fn call<S: Service<Req>, Req>(service: &mut S, notes: &Notes, request: Req) -> S::Future {
-    notes.lock().in_call = Some(thread::current().id());
-    let future = service.call(request);
-    notes.lock().in_call = None;
-    future
-}
-
-async fn in_time<T>(future: impl Future<Output = T>) -> Came<T> {
-    match timeout(PATIENCE, future).await {
-        Ok(value) => Came::Done(value),
-        Err(_elapsed) => Came::Hung,
-    }
-}
-
-fn poll_once<S: Service<Req>, Req>(service: &mut S) -> Poll<Result<(), S::Error>> {
-    service.poll_ready(&mut Context::from_waker(Waker::noop()))
-}
-
-/// Polls the future as its task would, and drops it when it is pending after so many awaits. `None`: it was.
-async fn dropped_at<F: Future>(awaits: usize, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut left = awaits;
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending if left == 0 => Poll::Ready(None),
-        Poll::Pending => {
-            left -= 1;
-            Poll::Pending
-        }
-    })
-    .await
-}
-
-/// Is it the inner service's error, or made of it?
-pub(super) fn is_inners(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<InnerError>() {
-            return true;
-        }
-        next = error.source();
-    }
-    false
-}
-
-/// Was somebody woken?
-#[derive(Debug, Default)]
-struct Woken(AtomicBool);
-
-impl Woken {
-    fn is(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::SeqCst);
     }
 }

@@ -1,7 +1,5 @@
 //! `session-testkit faults`, and what is under it: short runs on real servers, and the ways to be red.
 
-mod deaf;
-
 use std::{path::Path, sync::Arc, time::Duration};
 
 use serde_json::Value;
@@ -15,11 +13,11 @@ use session_testkit::{
 };
 use tokio::process::Command;
 
-use self::deaf::Deaf;
 use crate::{
     command::{run, testkit, testkit_on},
     deployment::roomy,
     harness::{Outcome, Registry},
+    mutants::{Broken, BrokenCache, Mistake},
 };
 
 pub(crate) fn tests(reg: &mut Registry) {
@@ -244,7 +242,12 @@ async fn broken_subject(backends: Arc<Backends>) -> Outcome {
     let deployment = roomy()
         .ttl(Duration::from_secs(4))
         .build_with(|parts| async move {
-            let builder = session_layer::Sessions::builder(Deaf(parts.cache()?), parts.store()?);
+            // It says that it removed a copy, and does not.
+            let cache = BrokenCache {
+                cache: parts.cache()?,
+                broken: Broken::new(Some(Mistake::NeverUnlinks)),
+            };
+            let builder = session_layer::Sessions::builder(cache, parts.store()?);
             Ok(builder.ttl(parts.ttl).budget(parts.budget).build())
         })
         .start(crate::deployment::given(&backends).await?)

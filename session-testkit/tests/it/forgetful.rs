@@ -5,10 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use session_layer::cache::{
-    Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, RedisCache, RedisLease,
-    SessionCache,
-};
+use session_layer::cache::{Invalidated, SessionCache};
 use session_layer::store::PostgresStore;
 use session_layer::{CacheError, Created, Policy, Sessions, TokenDigest};
 use session_testkit::backends::Sandbox;
@@ -16,6 +13,7 @@ use session_testkit::wait;
 use tokio::time::Instant;
 
 use crate::harness::Failure;
+use crate::mutants::{Breaks, BrokenCache};
 use crate::support::{SOON, ask, cache};
 
 /// So often the journal is read by these nodes; D is four of it.
@@ -28,51 +26,28 @@ pub(crate) const AT_MOST: Duration = Duration::from_secs(8);
 /// How long after a bound is over it is still looked at.
 const BEYOND: Duration = Duration::from_millis(300);
 
-/// A Redis that acknowledges UNLINKs and loses them, for as long as it is told to.
-#[derive(Clone)]
+/// How a Redis is broken that acknowledges UNLINKs and loses them, for as long as it is told to.
 pub(crate) struct Forgetful {
-    cache: RedisCache,
     loses: Arc<AtomicBool>,
 }
 
-impl SessionCache for Forgetful {
-    type Lease = RedisLease;
-    async fn get(
-        &self,
-        digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
-    ) -> Vec<Lookup<RedisLease>> {
-        self.cache.get(digests, judge).await
-    }
-    async fn fill(
-        &self,
-        lease: RedisLease,
-        entry: &Entry,
-        lifetime: Duration,
-    ) -> Result<Filled, CacheError> {
-        self.cache.fill(lease, entry, lifetime).await
-    }
-    async fn fence(&self, digests: &[TokenDigest]) -> Result<(), CacheError> {
+impl<C: SessionCache> Breaks<C> for Forgetful {
+    async fn fence(&self, cache: &C, digests: &[TokenDigest]) -> Result<(), CacheError> {
         if self.loses.load(Ordering::SeqCst) {
             return Ok(());
         }
-        self.cache.fence(digests).await
+        cache.fence(digests).await
     }
     /// What is lost this way may come back, so it is `Here` only.
-    async fn invalidate(&self, digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
+    async fn invalidate(
+        &self,
+        cache: &C,
+        digests: &[TokenDigest],
+    ) -> Result<Invalidated, CacheError> {
         if self.loses.load(Ordering::SeqCst) {
             return Ok(Invalidated::Here);
         }
-        self.cache.invalidate(digests).await
-    }
-    fn status(&self) -> CacheStatus {
-        self.cache.status()
-    }
-    async fn probe(&self) -> CacheProbe {
-        self.cache.probe().await
-    }
-    async fn close(&self) {
-        self.cache.close().await;
+        cache.invalidate(digests).await
     }
 }
 
@@ -98,9 +73,10 @@ pub(crate) fn node(
     policy: Policy,
     loses: &Arc<AtomicBool>,
 ) -> Result<Sessions, Failure> {
-    let cache = Forgetful {
+    let loses = Arc::clone(loses);
+    let cache = BrokenCache {
         cache: cache(redis_url, sandbox)?,
-        loses: Arc::clone(loses),
+        broken: Forgetful { loses },
     };
     let sessions = Sessions::builder(cache, store)
         .budget(Duration::from_secs(5))

@@ -97,8 +97,8 @@ async fn rotated_before_the_touch(backends: Arc<Backends>) -> Outcome {
 async fn deleted_by_hand(backends: Arc<Backends>) -> Outcome {
     let sandbox = backends.sandbox();
     let stops = Arc::new(Stops::default());
-    let late = Faulty::new(&backends, &sandbox, FillBy::Lease).await?;
-    let late_fills = Arc::clone(&late.late_fills);
+    let late = Faulty::cache(&backends, &sandbox, FillBy::Lease).await?;
+    let late_fills = Arc::clone(&late.broken.late_fills);
     let stopping = Stopping {
         store: store(&sandbox).await?,
         stops: Arc::clone(&stops),
@@ -181,13 +181,13 @@ async fn resurrected(
     fill: FillBy,
 ) -> Result<usize, Failure> {
     let sandbox = backends.sandbox();
-    let cache = Faulty::new(backends, &sandbox, fill).await?;
+    let cache = Faulty::cache(backends, &sandbox, fill).await?;
     let stops = Arc::new(Stops::default());
     let store = Stopping {
         store: store(&sandbox).await?,
         stops: Arc::clone(&stops),
     };
-    let late_fills = Arc::clone(&cache.late_fills);
+    let late_fills = Arc::clone(&cache.broken.late_fills);
     let sessions = by_leases_alone(cache, store);
     let tries = stream::iter(0..TRIES)
         .map(|number| one_try(&sessions, &stops, &late_fills, change, number))

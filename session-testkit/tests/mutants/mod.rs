@@ -114,58 +114,75 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A cache, with the mistakes that can be made around any.
-pub(crate) struct BrokenCache<C> {
-    pub(crate) cache: C,
-    pub(crate) broken: Broken,
+/// How a cache is broken: what is not said here, the cache itself does.
+pub(crate) trait Breaks<C: SessionCache>: Send + Sync + 'static {
+    fn fill(
+        &self,
+        cache: &C,
+        (_, lease): (TokenDigest, C::Lease),
+        entry: &Entry,
+        lifetime: Duration,
+    ) -> impl Future<Output = Result<Filled, CacheError>> + Send {
+        cache.fill(lease, entry, lifetime)
+    }
+
+    fn fence(
+        &self,
+        cache: &C,
+        digests: &[TokenDigest],
+    ) -> impl Future<Output = Result<(), CacheError>> + Send {
+        cache.fence(digests)
+    }
+
+    fn invalidate(
+        &self,
+        cache: &C,
+        digests: &[TokenDigest],
+    ) -> impl Future<Output = Result<Invalidated, CacheError>> + Send {
+        cache.invalidate(digests)
+    }
 }
 
-impl<C: SessionCache> SessionCache for BrokenCache<C> {
-    type Lease = C::Lease;
+/// A cache that is broken so; by default, with the mistakes that can be made around any.
+pub(crate) struct BrokenCache<C, B = Broken> {
+    pub(crate) cache: C,
+    pub(crate) broken: B,
+}
+
+impl<C: SessionCache, B: Breaks<C>> SessionCache for BrokenCache<C, B> {
+    /// With the digest, for who breaks a fill.
+    type Lease = (TokenDigest, C::Lease);
 
     async fn get(
         &self,
         digests: &[TokenDigest],
         judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
-    ) -> Vec<Lookup<C::Lease>> {
-        self.cache.get(digests, judge).await
+    ) -> Vec<Lookup<Self::Lease>> {
+        let found = self.cache.get(digests, judge).await;
+        let with_digest = |(digest, lookup): (&TokenDigest, Lookup<C::Lease>)| match lookup {
+            Lookup::Hit(entry) => Lookup::Hit(entry),
+            Lookup::Leased(lease) => Lookup::Leased((*digest, lease)),
+            Lookup::Refused(error) => Lookup::Refused(error),
+            Lookup::Failed(error) => Lookup::Failed(error),
+            _ => Lookup::DoNotFill,
+        };
+        digests.iter().zip(found).map(with_digest).collect()
     }
 
     async fn fill(
         &self,
-        lease: C::Lease,
+        lease: Self::Lease,
         entry: &Entry,
         lifetime: Duration,
     ) -> Result<Filled, CacheError> {
-        self.cache.fill(lease, entry, lifetime).await
+        self.broken.fill(&self.cache, lease, entry, lifetime).await
     }
-
     async fn fence(&self, digests: &[TokenDigest]) -> Result<(), CacheError> {
-        if self.broken.is(Mistake::NeverUnlinks) {
-            return Ok(());
-        }
-        if self.broken.is(Mistake::UnlinkBeforeCommitOnly) {
-            return self.cache.invalidate(digests).await.map(drop);
-        }
-        self.cache.fence(digests).await
+        self.broken.fence(&self.cache, digests).await
     }
-
     async fn invalidate(&self, digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
-        let never = [Mistake::UnlinkBeforeCommitOnly, Mistake::NeverUnlinks];
-        if never.iter().any(|mistake| self.broken.is(*mistake)) {
-            return Ok(Invalidated::Everywhere);
-        }
-        let left: Vec<_> = {
-            let mut skipped = lock(&self.broken.0.skipped);
-            let kept = |digest: &&TokenDigest| !skipped.remove(digest);
-            digests.iter().filter(kept).copied().collect()
-        };
-        if left.is_empty() && !digests.is_empty() {
-            return Ok(Invalidated::Everywhere);
-        }
-        self.cache.invalidate(&left).await
+        self.broken.invalidate(&self.cache, digests).await
     }
-
     fn status(&self) -> CacheStatus {
         self.cache.status()
     }
@@ -174,6 +191,38 @@ impl<C: SessionCache> SessionCache for BrokenCache<C> {
     }
     async fn close(&self) {
         self.cache.close().await;
+    }
+}
+
+impl<C: SessionCache> Breaks<C> for Broken {
+    async fn fence(&self, cache: &C, digests: &[TokenDigest]) -> Result<(), CacheError> {
+        if self.is(Mistake::NeverUnlinks) {
+            return Ok(());
+        }
+        if self.is(Mistake::UnlinkBeforeCommitOnly) {
+            return cache.invalidate(digests).await.map(drop);
+        }
+        cache.fence(digests).await
+    }
+
+    async fn invalidate(
+        &self,
+        cache: &C,
+        digests: &[TokenDigest],
+    ) -> Result<Invalidated, CacheError> {
+        let never = [Mistake::UnlinkBeforeCommitOnly, Mistake::NeverUnlinks];
+        if never.iter().any(|mistake| self.is(*mistake)) {
+            return Ok(Invalidated::Everywhere);
+        }
+        let left: Vec<_> = {
+            let mut skipped = lock(&self.0.skipped);
+            let kept = |digest: &&TokenDigest| !skipped.remove(digest);
+            digests.iter().filter(kept).copied().collect()
+        };
+        if left.is_empty() && !digests.is_empty() {
+            return Ok(Invalidated::Everywhere);
+        }
+        cache.invalidate(&left).await
     }
 }
 

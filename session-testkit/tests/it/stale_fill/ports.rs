@@ -10,10 +10,7 @@ use futures_util::future::join_all;
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
 use serde_json::value::RawValue;
-use session_layer::cache::{
-    Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, RedisCache, RedisLease,
-    SessionCache,
-};
+use session_layer::cache::{Belief, Entry, Filled, Lookup, RedisCache, RedisLease, SessionCache};
 use session_layer::store::{
     Change, Creation, JournalPosition, JournalRead, Loaded, PostgresStore, Revoked, SessionStore,
     Target,
@@ -25,6 +22,7 @@ use session_testkit::backends::{Backends, Sandbox};
 use tokio::sync::oneshot;
 
 use crate::harness::Failure;
+use crate::mutants::{Breaks, BrokenCache};
 use crate::support::{SOON, cache_within};
 
 /// Tells that the read is there, and waits for being told to go on.
@@ -162,9 +160,8 @@ impl LateFills {
     }
 }
 
-/// A Redis on which every fence is lost, and, as a mutant, fills don't look at their lease.
+/// How a Redis is broken on which every fence is lost, and, as a mutant, fills don't look at their lease.
 pub(super) struct Faulty {
-    cache: RedisCache,
     fill: FillBy,
     redis: MultiplexedConnection,
     namespace: String,
@@ -172,17 +169,19 @@ pub(super) struct Faulty {
 }
 
 impl Faulty {
-    pub(super) async fn new(
+    pub(super) async fn cache(
         backends: &Backends,
         sandbox: &Sandbox,
         fill: FillBy,
-    ) -> Result<Self, Failure> {
-        Ok(Self {
+    ) -> Result<BrokenCache<RedisCache, Self>, Failure> {
+        Ok(BrokenCache {
             cache: cache_within(SOON, sandbox.redis_url(), sandbox)?,
-            fill,
-            redis: backends.redis().connect().await?,
-            namespace: sandbox.namespace().to_owned(),
-            late_fills: Arc::default(),
+            broken: Self {
+                fill,
+                redis: backends.redis().connect().await?,
+                namespace: sandbox.namespace().to_owned(),
+                late_fills: Arc::default(),
+            },
         })
     }
 
@@ -190,50 +189,35 @@ impl Faulty {
     /// read, since only the cache can write an entry.)
     async fn plain_set(
         &self,
+        cache: &RedisCache,
         digest: TokenDigest,
         entry: &Entry,
         lifetime: Duration,
     ) -> redis::RedisResult<()> {
         let key = format!("{}:1:{}", self.namespace, digest.to_base64url());
         let () = self.redis.clone().del(key).await?;
-        let leased = self.cache.get(&[digest], &|_| Belief::Dead).await.pop();
+        let leased = cache.get(&[digest], &|_| Belief::Dead).await.pop();
         let Some(Lookup::Leased(lease)) = leased else {
             panic!("no lease for an empty key: {leased:?}")
         };
-        let filled = self.cache.fill(lease, entry, lifetime).await;
+        let filled = cache.fill(lease, entry, lifetime).await;
         assert!(matches!(filled, Ok(Filled::Stored)), "{filled:?}");
         Ok(())
     }
 }
 
-impl SessionCache for Faulty {
-    type Lease = (TokenDigest, RedisLease);
-
-    async fn get(
-        &self,
-        digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
-    ) -> Vec<Lookup<Self::Lease>> {
-        let found = self.cache.get(digests, judge).await;
-        let with_digest = |(digest, lookup): (&TokenDigest, Lookup<RedisLease>)| match lookup {
-            Lookup::Hit(entry) => Lookup::Hit(entry),
-            Lookup::Leased(lease) => Lookup::Leased((*digest, lease)),
-            Lookup::Failed(error) => Lookup::Failed(error),
-            _ => Lookup::DoNotFill,
-        };
-        digests.iter().zip(found).map(with_digest).collect()
-    }
-
+impl Breaks<RedisCache> for Faulty {
     async fn fill(
         &self,
-        (digest, lease): Self::Lease,
+        cache: &RedisCache,
+        (digest, lease): (TokenDigest, RedisLease),
         entry: &Entry,
         lifetime: Duration,
     ) -> Result<Filled, CacheError> {
         let filled = match self.fill {
-            FillBy::Lease => self.cache.fill(lease, entry, lifetime).await,
+            FillBy::Lease => cache.fill(lease, entry, lifetime).await,
             FillBy::PlainSet => {
-                self.plain_set(digest, entry, lifetime)
+                self.plain_set(cache, digest, entry, lifetime)
                     .await
                     .expect("Redis is there");
                 Ok(Filled::Stored)
@@ -243,20 +227,7 @@ impl SessionCache for Faulty {
         filled
     }
 
-    async fn fence(&self, _digests: &[TokenDigest]) -> Result<(), CacheError> {
+    async fn fence(&self, _: &RedisCache, _: &[TokenDigest]) -> Result<(), CacheError> {
         Ok(())
-    }
-
-    async fn invalidate(&self, digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
-        self.cache.invalidate(digests).await
-    }
-    fn status(&self) -> CacheStatus {
-        self.cache.status()
-    }
-    async fn probe(&self) -> CacheProbe {
-        self.cache.probe().await
-    }
-    async fn close(&self) {
-        self.cache.close().await;
     }
 }
