@@ -1,15 +1,17 @@
-//! E1, E2, J: the journal is read without a gap, across a failover of Postgres too, and a node that
-//! starts believes nothing stale.
+//! E1, E2, J: the journal is read without a gap, across a failover or a crash of Postgres too, a node that
+//! starts believes nothing stale, and nothing from before a TRUNCATE.
 
 use crate::beside::begin::{Begin, Load};
 use crate::beside::reused::{Begins, Purge, Reused};
 use crate::beside::tail::{Bound, Journal, Successor, Tail};
+use crate::beside::truncated::{Ends, Truncated};
 use crate::beside::{P, Q, SEEN, SEEN_TOO};
 use crate::run::{Names, Run};
 
 pub(super) fn runs() -> Vec<Run> {
     let mut runs = tailing();
     runs.extend(beginning());
+    runs.extend(truncated());
     runs
 }
 
@@ -334,5 +336,47 @@ fn beginning() -> Vec<Run> {
         )
         .holds(P | Q)
         .reaches(SEEN | SEEN_TOO),
+    ]
+}
+
+/// J4: a TRUNCATE ends every copy that was read before it.
+fn truncated() -> Vec<Run> {
+    const NAMES: (Names, Names) = (
+        &[
+            (P, "no hit of what was read before a TRUNCATE"),
+            (Q, "what was read long after is believed"),
+        ],
+        &[
+            (SEEN, "a hit"),
+            (SEEN_TOO, "a hit of what was read after the TRUNCATE"),
+        ],
+    );
+    let run = |name, about, ends| Run::new(name, about, NAMES, Truncated { ends });
+    vec![
+        run(
+            "J4 truncate mutant",
+            "Postgres crashes and hands out ids again: V's xmin against the row's transaction alone",
+            Ends::Xmin,
+        )
+        .breaks(P),
+        run(
+            "J4b truncate",
+            "as built: the same, V ends also where it was not read after the row's time",
+            Ends::XminAndTime,
+        )
+        .holds(P | Q)
+        .reaches(SEEN | SEEN_TOO),
+        run(
+            "J4c truncate mutant",
+            "the same, V lives on where it was read at the row's very moment",
+            Ends::XminAndEarlier,
+        )
+        .breaks(P),
+        run(
+            "J4d truncate mutant",
+            "the row's time alone, which is when its transaction began",
+            Ends::Time,
+        )
+        .breaks(P),
     ]
 }
