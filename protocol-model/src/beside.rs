@@ -10,6 +10,7 @@ pub(crate) mod rotate;
 pub(crate) mod tail;
 pub(crate) mod touch;
 pub(crate) mod touched;
+pub(crate) mod truncated;
 
 /// The first promise of a model here; its runs name it.
 pub(crate) const P: u32 = 1;

@@ -52,6 +52,8 @@ struct Point {
 #[derive(Clone, Copy, Hash, Default)]
 pub(crate) struct State {
     timeline: u8,
+    /// Another Postgres has answered, or the same one after a crash.
+    succeeded: bool,
     next_id: u8,
     /// Another transaction that is open, and keeps the snapshots' xmin where it is.
     open: Option<u8>,
@@ -88,7 +90,7 @@ impl Model for Reused {
 
     fn steps(&self, s: &State, out: &mut Steps<State>) {
         change(s, out);
-        if self.successor != Successor::Never && s.timeline == 0 {
+        if !s.succeeded {
             self.succeed(s, out);
         }
         if s.copy.is_none() && s.revoked.is_none() {
@@ -119,16 +121,18 @@ impl Model for Reused {
 impl Reused {
     fn succeed(&self, s: &State, out: &mut Steps<State>) {
         let least = match self.successor {
-            // Whatever was not replicated is handed out again; what was committed stays.
-            Successor::Standby => {
+            Successor::Never => return,
+            // Whatever was not replicated (or flushed) is handed out again; what was committed stays.
+            Successor::Crash | Successor::Standby => {
                 let last = s.revoked.map_or(0, |revoked| revoked.id);
                 last.max(s.purged_by) + 1
             }
-            Successor::Never | Successor::Restored => 1,
+            Successor::Restored | Successor::Any => 1,
         };
         for next_id in least..=s.next_id {
             let mut t = *s;
-            (t.timeline, t.next_id, t.open) = (1, next_id, None);
+            (t.succeeded, t.next_id, t.open) = (true, next_id, None);
+            t.timeline = u8::from(self.successor != Successor::Crash);
             if self.successor == Successor::Restored && self.floor_bound {
                 t.floor = 0;
                 if let Some((begin, knows)) = &mut t.node {
@@ -136,7 +140,11 @@ impl Reused {
                     *knows = s.revoked.is_some();
                 }
             }
-            let label = say("another Postgres answers; its next transaction id is {n}");
+            let label = say(if self.successor == Successor::Crash {
+                "Postgres crashes, and recovers; its next transaction id is {n}"
+            } else {
+                "another Postgres answers; its next transaction id is {n}"
+            });
             out.go(t, label.n(next_id));
         }
     }
@@ -164,7 +172,7 @@ impl Reused {
         let comparable = !self.timeline_in_copy || copy.timeline == s.timeline;
         let believed = !knows && (!self.compares || comparable && copy.id >= begin.id);
         if believed {
-            let seen = if s.timeline == 1 { SEEN_TOO } else { 0 };
+            let seen = if s.succeeded { SEEN_TOO } else { 0 };
             out.go(*s, say("the node hits V: VALID"))
                 .breaks(broken(P, s.revoked.is_some()))
                 .reaches(SEEN | seen);

@@ -1,5 +1,5 @@
-//! The journal is read on from where the last read ended: four transactions append a row each and commit
-//! in any order, while a node reads.
+//! The journal is read on from where the last read ended: up to four transactions append a row each and
+//! commit in any order, while a node reads.
 
 use super::{P, SEEN, SEEN_TOO, broken};
 use crate::explore::{Model, Steps, say};
@@ -29,9 +29,14 @@ pub(crate) enum Bound {
     Timeline,
     /// Both.
     Both,
+    /// Both, and where the last checkpoint is, as it is built: a crash recovery ends with a new one before
+    /// anybody is let in.
+    Checkpoint,
+    /// The system identifier and the last checkpoint.
+    CheckpointAlone,
     /// Both, the timeline as of the last checkpoint (`pg_control_checkpoint()`).
     LastCheckpoint,
-    /// Both, asked by a statement before the one that returns the rows.
+    /// All three, asked by a statement before the one that returns the rows.
     AskedBefore,
 }
 
@@ -39,11 +44,16 @@ pub(crate) enum Bound {
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Successor {
     Never,
+    /// The same system after a crash, on the same timeline: transaction ids of which no log was flushed are
+    /// handed out again.
+    Crash,
     /// A standby that is promoted: the same system, the next timeline, and transaction ids that were not
     /// replicated are handed out again.
     Standby,
     /// Another system that was filled from a dump: its first timeline, and ids of its own.
     Restored,
+    /// Any of these.
+    Any,
 }
 
 /// Reading the journal.
@@ -51,6 +61,8 @@ pub(crate) struct Journal {
     pub(crate) tail: Tail,
     pub(crate) successor: Successor,
     pub(crate) bound: Bound,
+    /// How many transactions there are: four at most.
+    pub(crate) writers: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -70,11 +82,12 @@ struct Transaction {
     created: u8,
 }
 
-/// Who answers: which system, and on which timeline.
+/// Who answers: which system, on which timeline, and where its last checkpoint is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Identity {
     system: u8,
     timeline: u8,
+    checkpoint: u8,
 }
 
 #[derive(Clone, Copy, Hash, Default)]
@@ -87,7 +100,9 @@ pub(crate) struct State {
     seen: [bool; 4],
     server: Identity,
     /// The timeline in the last checkpoint.
-    checkpoint: u8,
+    checkpoint_timeline: u8,
+    /// An ordinary checkpoint has ended: the ids before this one are not handed out again.
+    flushed: Option<u8>,
     /// Asked by a statement of its own.
     asked: Option<Identity>,
     succeeded: bool,
@@ -104,45 +119,45 @@ impl Model for Journal {
     }
 
     fn steps(&self, s: &State, out: &mut Steps<State>) {
-        transactions(s, out);
+        self.transactions(s, out);
         self.read(s, out);
-        if s.checkpoint != s.server.timeline {
-            let mut t = *s;
-            t.checkpoint = s.server.timeline;
-            out.go(t, say("the first checkpoint after the promotion ends"));
-        }
+        self.checkpoint(s, out);
         if !s.succeeded {
-            self.succeed(s, out);
-        }
-    }
-}
-
-fn transactions(s: &State, out: &mut Steps<State>) {
-    for (i, a) in (0..4).zip(1..) {
-        match s.transactions[i].stage {
-            Stage::NotBegun if i == 0 || s.transactions[i - 1].stage != Stage::NotBegun => {
-                let mut t = *s;
-                t.transactions[i] = Transaction {
-                    stage: Stage::Open,
-                    id: s.next_id,
-                    created: s.reads,
-                };
-                t.next_id += 1;
-                out.go(t, say("transaction {n} writes its journal row").n(a));
+            for successor in [Successor::Crash, Successor::Standby, Successor::Restored] {
+                if self.may_be(successor) {
+                    self.succeed(s, successor, out);
+                }
             }
-            Stage::Open => {
-                let mut t = *s;
-                t.transactions[i].stage = Stage::Committed;
-                out.go(t, say("transaction {n} COMMITs").n(a));
-                t.transactions[i].stage = Stage::RolledBack;
-                out.go(t, say("transaction {n} rolls back").n(a));
-            }
-            Stage::NotBegun | Stage::Committed | Stage::RolledBack => {}
         }
     }
 }
 
 impl Journal {
+    fn transactions(&self, s: &State, out: &mut Steps<State>) {
+        for (i, a) in (0..self.writers).zip(1..) {
+            match s.transactions[i].stage {
+                Stage::NotBegun if i == 0 || s.transactions[i - 1].stage != Stage::NotBegun => {
+                    let mut t = *s;
+                    t.transactions[i] = Transaction {
+                        stage: Stage::Open,
+                        id: s.next_id,
+                        created: s.reads,
+                    };
+                    t.next_id += 1;
+                    out.go(t, say("transaction {n} writes its journal row").n(a));
+                }
+                Stage::Open => {
+                    let mut t = *s;
+                    t.transactions[i].stage = Stage::Committed;
+                    out.go(t, say("transaction {n} COMMITs").n(a));
+                    t.transactions[i].stage = Stage::RolledBack;
+                    out.go(t, say("transaction {n} rolls back").n(a));
+                }
+                Stage::NotBegun | Stage::Committed | Stage::RolledBack => {}
+            }
+        }
+    }
+
     fn read(&self, s: &State, out: &mut Steps<State>) {
         if s.reads == 5 {
             return;
@@ -156,16 +171,25 @@ impl Journal {
         let who = match self.bound {
             Bound::Nothing | Bound::Connection => Identity::default(),
             Bound::System => Identity {
+                system: s.server.system,
+                ..Identity::default()
+            },
+            Bound::Timeline => Identity {
+                timeline: s.server.timeline,
+                ..Identity::default()
+            },
+            Bound::Both => Identity {
+                checkpoint: 0,
+                ..s.server
+            },
+            Bound::Checkpoint => s.server,
+            Bound::CheckpointAlone => Identity {
                 timeline: 0,
                 ..s.server
             },
-            Bound::Timeline => Identity {
-                system: 0,
-                ..s.server
-            },
-            Bound::Both => s.server,
             Bound::LastCheckpoint => Identity {
-                timeline: s.checkpoint,
+                timeline: s.checkpoint_timeline,
+                checkpoint: 0,
                 ..s.server
             },
             Bound::AskedBefore => s.asked.unwrap_or_default(),
@@ -210,8 +234,24 @@ impl Journal {
         }
     }
 
+    fn may_be(&self, successor: Successor) -> bool {
+        self.successor == successor || self.successor == Successor::Any
+    }
+
+    fn checkpoint(&self, s: &State, out: &mut Steps<State>) {
+        let mut t = *s;
+        t.server.checkpoint += 1;
+        if s.checkpoint_timeline != s.server.timeline {
+            t.checkpoint_timeline = s.server.timeline;
+            out.go(t, say("the first checkpoint after the promotion ends"));
+        } else if s.flushed.is_none() && self.may_be(Successor::Crash) {
+            t.flushed = Some(s.next_id);
+            out.go(t, say("an ordinary checkpoint ends"));
+        }
+    }
+
     /// What was committed is on the successor too (synchronous commit); what was open is not.
-    fn succeed(&self, s: &State, out: &mut Steps<State>) {
+    fn succeed(&self, s: &State, successor: Successor, out: &mut Steps<State>) {
         let mut t = *s;
         t.succeeded = true;
         for row in &mut t.transactions {
@@ -222,25 +262,32 @@ impl Journal {
         if self.bound == Bound::Connection {
             t.position = 0;
         }
-        let least = match self.successor {
-            Successor::Never => return,
+        let committed = s.transactions.iter();
+        let last = committed
+            .filter(|row| row.stage == Stage::Committed)
+            .map(|row| row.id)
+            .max();
+        let after_last = last.unwrap_or(0) + 1;
+        let (least, label) = match successor {
+            Successor::Crash => {
+                t.server.checkpoint += 1;
+                let label = say("Postgres crashes, and recovers; its next transaction id is {n}");
+                (after_last.max(s.flushed.unwrap_or(0)), label)
+            }
             Successor::Standby => {
                 t.server.timeline += 1;
-                let committed = s.transactions.iter();
-                let last = committed
-                    .filter(|row| row.stage == Stage::Committed)
-                    .map(|row| row.id)
-                    .max();
-                last.unwrap_or(0) + 1
+                let label = say("a promoted standby answers; its next transaction id is {n}");
+                (after_last, label)
             }
             Successor::Restored => {
                 t.server.system += 1;
-                1
+                let label = say("another system answers; its next transaction id is {n}");
+                (1, label)
             }
+            Successor::Never | Successor::Any => return,
         };
         for next_id in least..=s.next_id {
             t.next_id = next_id;
-            let label = say("another Postgres answers; its next transaction id is {n}");
             out.go(t, label.n(next_id));
         }
     }

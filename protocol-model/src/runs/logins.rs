@@ -22,9 +22,15 @@ pub(super) fn runs() -> Vec<Run> {
         epoch_in_journal: false,
         new_user: false,
         notes_again: false,
+        crash: false,
     };
     let built = || Login {
-        notes: Notes::Snapshot,
+        notes: Notes::SnapshotAndClock,
+        ..by_epoch()
+    };
+    let crash = |notes| Login {
+        notes,
+        crash: true,
         ..by_epoch()
     };
     vec![
@@ -88,7 +94,7 @@ pub(super) fn runs() -> Vec<Run> {
         .breaks(P),
         run(
             "L1 login",
-            "as built: Postgres' snapshot noted, two revoke-alls",
+            "as built: Postgres' snapshot and clock noted, two revoke-alls",
             built(),
         )
         .holds(P | Q | REFUSED)
@@ -139,6 +145,43 @@ pub(super) fn runs() -> Vec<Run> {
                 epoch_first: false,
                 ..built()
             },
+        )
+        .breaks(P),
+        run(
+            "L6 login mutant",
+            "Postgres crashes and hands out ids again: refused where the revoke-all is not visible \
+                in the snapshot alone",
+            crash(Notes::Snapshot),
+        )
+        .breaks(P),
+        run(
+            "L6b login",
+            "as built: the same, refused also where it began at the login's moment or later",
+            crash(Notes::SnapshotAndClock),
+        )
+        .holds(P | Q | REFUSED)
+        .reaches(SEEN | SEEN_TOO),
+        run(
+            "L6c login",
+            "the same, a user who never logged in before",
+            Login {
+                new_user: true,
+                ..crash(Notes::SnapshotAndClock)
+            },
+        )
+        .holds(P | Q | REFUSED)
+        .reaches(SEEN | SEEN_TOO)
+        .slow(),
+        run(
+            "L6d login mutant",
+            "the same, refused only where it began later",
+            crash(Notes::SnapshotAndLater),
+        )
+        .breaks(P),
+        run(
+            "L6e login mutant",
+            "the clock alone: a revoke-all that had begun counts as seen",
+            crash(Notes::Clock),
         )
         .breaks(P),
     ]

@@ -1,15 +1,17 @@
-//! E1, E2, J: the journal is read without a gap, across a failover of Postgres too, and a node that
-//! starts believes nothing stale.
+//! E1, E2, J: the journal is read without a gap, across a failover or a crash of Postgres too, a node that
+//! starts believes nothing stale, and nothing from before a TRUNCATE.
 
 use crate::beside::begin::{Begin, Load};
 use crate::beside::reused::{Begins, Purge, Reused};
 use crate::beside::tail::{Bound, Journal, Successor, Tail};
+use crate::beside::truncated::{Ends, Truncated};
 use crate::beside::{P, Q, SEEN, SEEN_TOO};
 use crate::run::{Names, Run};
 
 pub(super) fn runs() -> Vec<Run> {
     let mut runs = tailing();
     runs.extend(beginning());
+    runs.extend(truncated());
     runs
 }
 
@@ -24,6 +26,17 @@ fn tailing() -> Vec<Run> {
             tail,
             successor,
             bound,
+            writers: 4,
+        };
+        Run::new(name, about, NAMES, model)
+    };
+    // An ordinary checkpoint, too, may come at any time: three transactions are enough to explore.
+    let three = |name, about, successor, bound| {
+        let model = Journal {
+            tail: Tail::Xmin,
+            successor,
+            bound,
+            writers: 3,
         };
         Run::new(name, about, NAMES, model)
     };
@@ -68,8 +81,7 @@ fn tailing() -> Vec<Run> {
         .reaches(SEEN | SEEN_TOO),
         xmin(
             "J1 position",
-            "as built: a pooled connection silently leads to a promoted standby; \
-                bound to the timeline",
+            "a pooled connection silently leads to a promoted standby; bound to the timeline",
             Successor::Standby,
             Bound::Timeline,
         )
@@ -77,7 +89,7 @@ fn tailing() -> Vec<Run> {
         .reaches(SEEN | SEEN_TOO),
         xmin(
             "J1b position limit",
-            "as built: it leads to another system, restored from a dump",
+            "the same: it leads to another system, restored from a dump",
             Successor::Restored,
             Bound::Timeline,
         )
@@ -106,11 +118,53 @@ fn tailing() -> Vec<Run> {
         .breaks(P),
         xmin(
             "J1f position mutant",
-            "promoted standby: system and timeline asked by a statement before",
+            "promoted standby: all that it is bound to is asked by a statement before",
             Successor::Standby,
             Bound::AskedBefore,
         )
         .breaks(P),
+        three(
+            "J1g position mutant",
+            "Postgres crashes and hands out ids again: bound to the system and the timeline alone",
+            Successor::Crash,
+            Bound::Both,
+        )
+        .breaks(P),
+        three(
+            "J1h position",
+            "the same, bound to the last checkpoint as well, which recovery ends with",
+            Successor::Crash,
+            Bound::Checkpoint,
+        )
+        .holds(P)
+        .reaches(SEEN | SEEN_TOO),
+        three(
+            "J1i position",
+            "as built: system, timeline and last checkpoint; a crash, a promoted standby or another \
+                system",
+            Successor::Any,
+            Bound::Checkpoint,
+        )
+        .holds(P)
+        .reaches(SEEN | SEEN_TOO)
+        .slow(),
+        xmin(
+            "J1j position mutant",
+            "promoted standby: its first checkpoint ends late; bound to that and the system alone",
+            Successor::Standby,
+            Bound::CheckpointAlone,
+        )
+        .breaks(P),
+        three(
+            "J1k position",
+            "as built where Postgres does not tell: every new connection loads from the start; a \
+                crash, a promoted standby or another system",
+            Successor::Any,
+            Bound::Connection,
+        )
+        .holds(P)
+        .reaches(SEEN | SEEN_TOO)
+        .slow(),
     ]
 }
 
@@ -241,6 +295,28 @@ fn beginning() -> Vec<Run> {
         .holds(P)
         .reaches(SEEN),
         reused(
+            "J2g xmin",
+            "as J2d, but Postgres crashes and hands out ids again",
+            Reused {
+                successor: Successor::Crash,
+                ..built()
+            },
+        )
+        .holds(P | Q)
+        .reaches(SEEN | SEEN_TOO),
+        reused(
+            "J2h xmin mutant",
+            "as J2f, but Postgres crashes: the timeline in V is still the same",
+            Reused {
+                begins: Begins::Present,
+                purge: Purge::Any,
+                successor: Successor::Crash,
+                timeline_in_copy: true,
+                ..built()
+            },
+        )
+        .breaks(P),
+        reused(
             "J3 floor limit",
             "as built: another system restored from a dump keeps the floor, and hands out lower ids",
             Reused {
@@ -260,5 +336,47 @@ fn beginning() -> Vec<Run> {
         )
         .holds(P | Q)
         .reaches(SEEN | SEEN_TOO),
+    ]
+}
+
+/// J4: a TRUNCATE ends every copy that was read before it.
+fn truncated() -> Vec<Run> {
+    const NAMES: (Names, Names) = (
+        &[
+            (P, "no hit of what was read before a TRUNCATE"),
+            (Q, "what was read long after is believed"),
+        ],
+        &[
+            (SEEN, "a hit"),
+            (SEEN_TOO, "a hit of what was read after the TRUNCATE"),
+        ],
+    );
+    let run = |name, about, ends| Run::new(name, about, NAMES, Truncated { ends });
+    vec![
+        run(
+            "J4 truncate mutant",
+            "Postgres crashes and hands out ids again: V's xmin against the row's transaction alone",
+            Ends::Xmin,
+        )
+        .breaks(P),
+        run(
+            "J4b truncate",
+            "as built: the same, V ends also where it was not read after the row's time",
+            Ends::XminAndTime,
+        )
+        .holds(P | Q)
+        .reaches(SEEN | SEEN_TOO),
+        run(
+            "J4c truncate mutant",
+            "the same, V lives on where it was read at the row's very moment",
+            Ends::XminAndEarlier,
+        )
+        .breaks(P),
+        run(
+            "J4d truncate mutant",
+            "the row's time alone, which is when its transaction began",
+            Ends::Time,
+        )
+        .breaks(P),
     ]
 }
