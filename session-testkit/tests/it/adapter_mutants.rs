@@ -55,7 +55,7 @@ impl Node {
             store: store(sandbox).await?,
             stops: Arc::clone(&stops),
         };
-        let sessions = by_leases_alone(cache, store);
+        let sessions = by_leases_alone(cache, store).await?;
         until_connected(&sessions).await?;
         Ok(Self {
             sessions,

@@ -25,7 +25,7 @@ async fn old_dump(backends: Arc<Backends>) -> Outcome {
     // Else the journal's readers would remove what the dump brings back.
     let node = async || -> Result<_, crate::harness::Failure> {
         let cache = cache(own.redis.url(), &own.sandbox)?;
-        Ok(by_leases_alone(cache, store(&own.sandbox).await?))
+        by_leases_alone(cache, store(&own.sandbox).await?).await
     };
     let (one, other) = (node().await?, node().await?);
     let alice = login(&one, "alice").await?;

@@ -57,7 +57,7 @@ async fn rotated_before_the_touch(backends: Arc<Backends>) -> Outcome {
         store: postgres.clone(),
         stops: Arc::clone(&stops),
     };
-    let slow = by_leases_alone(cache(sandbox.redis_url(), &sandbox)?, stopping);
+    let slow = by_leases_alone(cache(sandbox.redis_url(), &sandbox)?, stopping).await?;
     let other = crate::support::sessions(&sandbox).await?;
     let new = NewSession::new("alice").idle_timeout(Duration::from_secs(3_600));
     let alice = slow.create(new).await?;
@@ -103,7 +103,7 @@ async fn deleted_by_hand(backends: Arc<Backends>) -> Outcome {
         store: store(&sandbox).await?,
         stops: Arc::clone(&stops),
     };
-    let slow = by_leases_alone(late, stopping);
+    let slow = by_leases_alone(late, stopping).await?;
     let other = crate::support::sessions(&sandbox).await?;
     crate::support::until_connected(&other).await?;
     let alice = slow.create(NewSession::new("alice")).await?;
@@ -188,7 +188,7 @@ async fn resurrected(
         stops: Arc::clone(&stops),
     };
     let late_fills = Arc::clone(&cache.broken.late_fills);
-    let sessions = by_leases_alone(cache, store);
+    let sessions = by_leases_alone(cache, store).await?;
     let tries = stream::iter(0..TRIES)
         .map(|number| one_try(&sessions, &stops, &late_fills, change, number))
         .buffer_unordered(AT_ONCE);

@@ -65,13 +65,21 @@ pub(crate) fn built<C: SessionCache, S: SessionStore>(cache: C, store: S) -> Ses
         .build()
 }
 
-/// The journal would catch a late fill within half a second. Here it is read once, at the start.
-pub(crate) fn by_leases_alone<C: SessionCache, S: SessionStore>(cache: C, store: S) -> Sessions {
-    Sessions::builder(cache, store)
+/// The journal would catch a late fill within half a second. Here it is read once, and that before anything happens.
+pub(crate) async fn by_leases_alone<C: SessionCache, S: SessionStore>(
+    cache: C,
+    store: S,
+) -> Result<Sessions, Failure> {
+    let sessions = Sessions::builder(cache, store)
         .budget(Duration::from_secs(5))
         .slow_call(SOON)
         .journal_interval(Duration::from_secs(3600))
-        .build()
+        .build();
+    wait::until("a first read of the journal", SOON, async || {
+        sessions.metrics().journal_age.is_some()
+    })
+    .await?;
+    Ok(sessions)
 }
 
 pub(crate) fn cache(redis_url: &str, sandbox: &Sandbox) -> Result<RedisCache, Failure> {
