@@ -274,7 +274,8 @@ fn read_journal(facts: &str, journal: &str, life: &str) -> String {
 
 /// When a login begins: the time in microseconds, and what is committed by then. The time is taken after the snapshot,
 /// so that whoever is visible in that began before. (A snapshot alone would do, if Postgres never used a transaction's
-/// id again: after a crash the raise of an epoch may have one that is visible in a snapshot from before.)
+/// id again: after a crash the raise of an epoch may have one that is visible in a snapshot from before. A raise in
+/// the future is one from before the clock was set back: of it the snapshot alone tells, or nobody could log in.)
 const MOMENT: &str = "concat_ws(':', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
      pg_current_snapshot())";
 
@@ -293,7 +294,8 @@ fn create(users: &str, sessions: &str, facts: &str, columns: &str) -> String {
            FROM (SELECT coalesce($10, {MOMENT}) AS moment) m), \
          since AS MATERIALIZED ( \
            SELECT NOT pg_visible_in_snapshot(who.raised_by, begun.snapshot) \
-             OR who.raised_at >= to_timestamp(0) + begun.at * interval '1 microsecond' AS raised \
+             OR who.raised_at BETWEEN to_timestamp(0) + begun.at * interval '1 microsecond' \
+               AND clock_timestamp() AS raised \
            FROM who, begun WHERE who.raised_by IS NOT NULL), \
          made AS ( \
            INSERT INTO {sessions} AS s (id, token_digest, user_id, user_epoch, data, label, ip, \

@@ -3,7 +3,7 @@
 use session_layer::store::{JournalRow, PostgresStore, Row, SessionStore, Target};
 
 use super::support::{Person, Schema, in_schema};
-use crate::support::{HOUR, alive, load, login, made, sorted};
+use crate::support::{HOUR, alive, load, login, made, of_user, sorted};
 
 async fn journal(store: &PostgresStore) -> Vec<JournalRow> {
     store.journal_since(None).await.unwrap().rows
@@ -250,6 +250,20 @@ async fn a_session_inserted_by_hand_is_one() {
             )
             .await;
         assert!(short.is_err());
+    })
+    .await;
+}
+
+/// Else nobody of them could log in until it is that late again.
+#[tokio::test]
+async fn a_raise_from_before_the_clock_was_set_back_refuses_nobody() {
+    in_schema(|schema| async move {
+        let (store, mut person) = prepared(&schema).await;
+        store.revoke(&of_user("alice"), "stolen").await.unwrap();
+        let ahead = "UPDATE session_users SET raised_at = raised_at + interval '1 hour'";
+        assert_eq!(person.run(ahead).await, 1);
+        login(&store, "d", "alice").await;
+        alive(load(&store, "d").await);
     })
     .await;
 }
