@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::breaker::DEFAULT_SLOW_CALL;
 use crate::cache::SessionCache;
+use crate::clock::A_DAY;
 use crate::driver::{Driver, Settings};
 use crate::housekeeping::DEFAULT_RETENTION;
 use crate::journal::{DEFAULT_JOURNAL_INTERVAL, Policy, Timing};
@@ -53,17 +54,17 @@ impl Sessions {
 }
 
 impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
-    /// How long an entry may be served. At least 1 s; less is raised to it. Defaults to
-    /// [`DEFAULT_TTL`].
+    /// How long an entry may be served. At least 1 s, less is raised to it; at most a day, more is lowered
+    /// to it. Defaults to [`DEFAULT_TTL`].
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.settings.ttl = ttl.max(Duration::from_secs(1));
+        self.settings.ttl = ttl.clamp(Duration::from_secs(1), A_DAY);
         self
     }
 
-    /// How long a validation may take in all, of which the cache gets half at most. Defaults to
-    /// [`DEFAULT_BUDGET`].
+    /// How long a validation may take in all, of which the cache gets half at most. At most a day, more is
+    /// lowered to it. Defaults to [`DEFAULT_BUDGET`].
     pub fn budget(mut self, budget: Duration) -> Self {
-        self.settings.budget = budget;
+        self.settings.budget = budget.min(A_DAY);
         self
     }
 
@@ -92,11 +93,11 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
         self
     }
 
-    /// How often the journal of changes is read; at least 10 ms, less is raised to it. Defaults to
-    /// [`DEFAULT_JOURNAL_INTERVAL`]. Four of it are D, the `within` of
+    /// How often the journal of changes is read; at least 10 ms, less is raised to it, and at most a day, more
+    /// is lowered to it. Defaults to [`DEFAULT_JOURNAL_INTERVAL`]. Four of it are D, the `within` of
     /// [`Reach::Committed`](crate::Reach::Committed). All nodes should have the same.
     pub fn journal_interval(mut self, interval: Duration) -> Self {
-        self.settings.journal.interval = interval.max(Duration::from_millis(10));
+        self.settings.journal.interval = interval.clamp(Duration::from_millis(10), A_DAY);
         self
     }
 

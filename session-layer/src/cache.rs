@@ -119,6 +119,10 @@ pub enum Invalidated {
     Everywhere,
     /// It is gone where we asked, but a replica may still bring it back at a failover.
     Here,
+    /// It is gone from this process, and other processes may have copies of their own. Where the store
+    /// [is exclusive](crate::store::SessionStore::is_exclusive) there are none of these, and it counts as
+    /// `Everywhere`.
+    InThisProcess,
 }
 
 /// A cache of sessions: [`RedisCache`], `MemoryCache` (feature `sqlite`), or your own.

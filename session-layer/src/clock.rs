@@ -9,6 +9,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
+/// The longest that a TTL, an interval or a deadline may be set to; more is lowered to it. It can be
+/// multiplied, and added to any `Instant`, and fits into Postgres' timeouts, which end after 24 days.
+pub(crate) const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is left of `Duration::MAX` ("for ever"), for it to be added to an `Instant`: 30 years.
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
 /// A moment in UTC, to the microsecond (the resolution of Postgres).
 ///
 /// It prints, serializes and parses as RFC 3339: `2026-11-22T12:00:00.5Z`.

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cache::{Invalidated, LEASE, SessionCache};
+use crate::clock::FOR_EVER;
 use crate::driver::Driver;
 use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::journal::Policy;
@@ -40,7 +41,8 @@ pub struct Changed<T> {
 pub enum Reach {
     /// There was nothing to change.
     Nothing,
-    /// From now on, on every node: the one cache there is has dropped its copy.
+    /// From now on, on every node: the one cache there is has dropped its copy, or there is no cache and
+    /// one process.
     Propagated,
     /// It is committed, and every node honours it after these spans at the latest.
     Committed {
@@ -99,7 +101,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         reason: String,
         deadline: Duration,
     ) -> Result<Changed<u64>, Error> {
-        let deadline = Instant::now() + deadline;
+        let deadline = Instant::now() + deadline.min(FOR_EVER);
         // The first commit, and when that was: its bounds count from there, and later tries find what it
         // ended.
         let mut committed: Option<(Instant, Changed<u64>)> = None;
@@ -233,7 +235,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         for (at, batch) in digests.chunks(BATCH).enumerate() {
             match self.cache.invalidate(batch).await {
                 Ok(Invalidated::Everywhere) => {}
-                Ok(Invalidated::Here) => reach = committed,
+                // There is no other process that could have a copy.
+                Ok(Invalidated::InThisProcess) if self.store.is_exclusive() => {}
+                Ok(Invalidated::Here | Invalidated::InThisProcess) => reach = committed,
                 Err(error) => {
                     self.note_cache(&error);
                     self.unlink_later(&digests[at * BATCH..]);

@@ -195,7 +195,7 @@ impl Sessions {
     ///
     /// The answer's [`reach`](Changed::reach) is what is left then: `Propagated`, or `Committed` with
     /// `within` at zero and `at_most` for nodes that are cut off. It comes after `deadline` at the latest,
-    /// with whatever spans are left.
+    /// with whatever spans are left; `Duration::MAX` is for ever.
     ///
     /// # Errors
     /// As [`revoke`](Self::revoke), if that failed until the deadline.

@@ -293,7 +293,8 @@ pub trait SessionStore: Send + Sync + 'static {
         std::future::ready(Ok(0))
     }
 
-    /// Can nobody but this handle change it? Then its journal is not read. Defaults to no.
+    /// Can nobody but this handle change it, or read it? Then its journal is not read, and no other process
+    /// has copies ([`Invalidated::InThisProcess`](crate::cache::Invalidated)). Defaults to no.
     fn is_exclusive(&self) -> bool {
         false
     }

@@ -1,5 +1,8 @@
 //! The cache inside this process: for development, tests, and applications that are one process.
 //!
+//! Over a store that other processes share, each has copies of its own: a change holds here at once, and
+//! there when they have read of it in the journal. `invalidate` says that it is about this process only.
+//!
 //! It keeps the protocol of the shared cache to the letter (leases, fences, compare-and-set), because
 //! here too a read that is older than a revocation may come to fill after it.
 
@@ -19,6 +22,10 @@ use crate::token::TokenDigest;
 
 /// A [`SessionCache`] in this process's memory, of a given capacity. Cheap to clone; clones share
 /// what they hold.
+///
+/// Over `SqliteStore`, which is for one process, it is the one cache there is. Over a store that others
+/// share they may have copies that this one can't reach, so a change is answered with
+/// [`Reach::Committed`](crate::Reach::Committed): it holds here at once, there within the bound.
 ///
 /// ```
 /// let cache = session_layer::cache::MemoryCache::new(100_000);
@@ -217,7 +224,7 @@ impl SessionCache for MemoryCache {
 
     async fn invalidate(&self, digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
         self.replace(digests, || Op::Remove);
-        Ok(Invalidated::Everywhere)
+        Ok(Invalidated::InThisProcess)
     }
 
     fn status(&self) -> CacheStatus {

@@ -12,7 +12,9 @@ pub(crate) const NO_CACHE: &str = "none";
 /// No cache: every validation asks the store.
 ///
 /// Other processes may have a cache that this one can't reach, so a change is answered with
-/// [`Reach::Committed`](crate::Reach::Committed): it holds here at once, there within the bound.
+/// [`Reach::Committed`](crate::Reach::Committed): it holds here at once, there within the bound. Over
+/// `SqliteStore`, which is for one process, there are no others, and it is
+/// [`Reach::Propagated`](crate::Reach::Propagated).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoCache;
 
@@ -41,7 +43,7 @@ impl SessionCache for NoCache {
     }
 
     async fn invalidate(&self, _digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
-        Ok(Invalidated::Here)
+        Ok(Invalidated::InThisProcess)
     }
 
     fn status(&self) -> CacheStatus {

@@ -10,4 +10,5 @@ mod breaker;
 mod journal;
 mod ports;
 mod reads;
+mod spans;
 mod touch;

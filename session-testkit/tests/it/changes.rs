@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::AsyncCommands as _;
-use session_layer::{Error, NewSession, Reach, Validation};
+use session_layer::cache::{MemoryCache, NoCache, RedisCache};
+use session_layer::store::{PostgresStore, SessionStore as _};
+use session_layer::{Error, NewSession, Reach, Sessions, Validation};
 use session_testkit::backends::Backends;
+use session_testkit::wait;
 
 use crate::harness::{Outcome, Registry};
-use crate::support::{ask, key, login, sessions, until_connected, until_hit};
+use crate::support::{SOON, ask, built, key, login, sessions, store, until_connected, until_hit};
 
 pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("update_is_seen_everywhere_and_a_lost_race_says_so", update);
@@ -24,6 +27,8 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("revoke_owned_touches_only_the_owners", owned);
     reg.shared("revoke_all_and_all_but_one", revoke_all);
     reg.shared("an_idle_session_lives_while_it_is_used", idle);
+    reg.shared("without_a_shared_cache_it_is_committed", not_shared);
+    reg.shared("no_span_is_too_long", for_ever);
 }
 
 async fn update(backends: Arc<Backends>) -> Outcome {
@@ -188,5 +193,64 @@ async fn idle(backends: Arc<Backends>) -> Outcome {
     }
     tokio::time::sleep(idle + Duration::from_millis(200)).await;
     assert_eq!(ask(&sessions, &alice).await, "invalid");
+    Ok(())
+}
+
+/// Other processes have copies of their own.
+async fn not_shared(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let (one, other) = (
+        built(MemoryCache::new(100), store(&sandbox).await?),
+        built(MemoryCache::new(100), store(&sandbox).await?),
+    );
+    let alice = login(&one, "alice").await?;
+    until_hit(&one, &alice).await?;
+    until_hit(&other, &alice).await?;
+    let changed = one.update(&alice.session, "new").await?;
+    let committed = |reach| matches!(reach, Reach::Committed { within, .. } if !within.is_zero());
+    assert!(committed(changed.reach), "{changed:?}");
+    let revoked = one.revoke(alice.token.reveal()).await?;
+    assert!(committed(revoked.reach), "{revoked:?}");
+    assert_eq!(ask(&one, &alice).await, "invalid");
+    wait::until("the other process to have read of it", SOON, async || {
+        ask(&other, &alice).await == "invalid"
+    })
+    .await?;
+    let uncached = built(NoCache, store(&sandbox).await?);
+    let alice = login(&uncached, "alice").await?;
+    let revoked = uncached.revoke(alice.token.reveal()).await?;
+    assert!(committed(revoked.reach), "{revoked:?}");
+    Ok(())
+}
+
+async fn for_ever(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let cache = RedisCache::builder(sandbox.redis_url())
+        .namespace(sandbox.namespace())
+        .deadline(Duration::MAX)
+        .build()?;
+    let store = PostgresStore::builder(sandbox.database_url())
+        .schema(sandbox.schema())
+        .read_deadline(Duration::MAX)
+        .change_deadline(Duration::MAX)
+        .connect_lazy()?;
+    store.migrate().await?;
+    assert_eq!(store.sweep(Duration::MAX, 1).await?, 0);
+    store.purge_journal(Duration::MAX).await?;
+    let sessions = Sessions::builder(cache, store)
+        .ttl(Duration::MAX)
+        .budget(Duration::MAX)
+        .build();
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    let rotated = sessions.rotate(alice.token.reveal(), Duration::MAX).await?;
+    until_hit(&sessions, &alice).await?;
+    let token = rotated.value.token;
+    let revoked = sessions
+        .revoke_and_wait(token.reveal(), Duration::MAX)
+        .await?;
+    assert_eq!((revoked.value, revoked.reach), (1, Reach::Propagated));
+    assert_eq!(ask(&sessions, &alice).await, "invalid");
+    sessions.shutdown(Duration::MAX).await?;
     Ok(())
 }

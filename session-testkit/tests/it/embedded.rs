@@ -1,7 +1,9 @@
 //! The embedded pair: SQLite and the in-process cache, one process, nothing to install.
 
-use session_layer::cache::MemoryCache;
-use session_layer::store::SqliteStore;
+use std::time::Duration;
+
+use session_layer::cache::{MemoryCache, NoCache};
+use session_layer::store::{SessionStore as _, SqliteStore};
 use session_layer::{Error, NewSession, Reach, Sessions};
 use session_testkit::wait;
 
@@ -12,6 +14,8 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.plain("hit_revoke_and_restart", hit_revoke_and_restart);
     reg.plain("update_and_rotate", update_and_rotate);
     reg.plain("revoke_all_but_one", revoke_all);
+    reg.plain("without_a_cache_too_it_is_propagated", uncached);
+    reg.plain("no_span_is_too_long", for_ever);
     reg.plain("a_second_process_is_kept_out", second_process);
 }
 
@@ -80,6 +84,36 @@ async fn revoke_all() -> Outcome {
     assert_eq!(sessions.revoke_all("alice").await?.value, 1);
     assert_eq!(ask(&sessions, &one).await, "invalid");
     assert_eq!(ask(&sessions, &bob).await, "valid");
+    Ok(())
+}
+
+/// There is no other process that could have a copy.
+async fn uncached() -> Outcome {
+    let sessions = built(NoCache, SqliteStore::open(":memory:").await?);
+    let alice = login(&sessions, "alice").await?;
+    let revoked = sessions.revoke(alice.token.reveal()).await?;
+    assert_eq!((revoked.value, revoked.reach), (1, Reach::Propagated));
+    Ok(())
+}
+
+async fn for_ever() -> Outcome {
+    let store = SqliteStore::open(":memory:").await?;
+    assert_eq!(store.sweep(Duration::MAX, 1).await?, 0);
+    assert_eq!(store.purge_journal(Duration::MAX).await?, 0);
+    let sessions = Sessions::builder(MemoryCache::new(100), store)
+        .ttl(Duration::MAX)
+        .budget(Duration::MAX)
+        .build();
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    let rotated = sessions.rotate(alice.token.reveal(), Duration::MAX).await?;
+    until_hit(&sessions, &alice).await?;
+    let token = rotated.value.token;
+    let revoked = sessions
+        .revoke_and_wait(token.reveal(), Duration::MAX)
+        .await?;
+    assert_eq!((revoked.value, revoked.reach), (1, Reach::Propagated));
+    assert_eq!(ask(&sessions, &alice).await, "invalid");
     Ok(())
 }
 

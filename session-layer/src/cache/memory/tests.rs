@@ -94,7 +94,7 @@ async fn a_fill_after_an_invalidation_is_refused() {
     let cache = MemoryCache::new(100);
     let late = leased(get(&cache, "a").await);
     let gone = cache.invalidate(&[TokenDigest::of("a")]).await;
-    assert_eq!(gone.unwrap(), Invalidated::Everywhere);
+    assert_eq!(gone.unwrap(), Invalidated::InThisProcess);
     let fill = cache.fill(late, &entry("old"), LONG).await;
     assert_eq!(fill.unwrap(), Filled::Refused);
     // Nor does it fill under the lease of another.

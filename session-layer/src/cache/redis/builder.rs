@@ -9,6 +9,7 @@ use redis::{AsyncConnectionConfig, IntoConnectionInfo};
 use super::links::Links;
 use super::{COMPARE_AND_SET, RedisCache};
 use crate::cache::{NAMESPACE, is_namespace};
+use crate::clock::A_DAY;
 use crate::error::ConfigError;
 use crate::seal::SealingKeys;
 
@@ -65,10 +66,10 @@ impl RedisCacheBuilder {
         self
     }
 
-    /// How long an operation may take, waiting for a connection included. Defaults to
-    /// [`DEFAULT_DEADLINE`].
+    /// How long an operation may take, waiting for a connection included. At most a day, more is lowered
+    /// to it. Defaults to [`DEFAULT_DEADLINE`].
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.deadline = deadline.min(A_DAY);
         self
     }
 

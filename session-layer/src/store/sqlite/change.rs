@@ -51,11 +51,14 @@ impl SqliteStore {
         target: Target,
         reason: String,
     ) -> Result<Revoked, StoreError> {
-        let turns = self.turns.clone();
         self.turns
             .change(move |turn| {
                 Box::pin(async move {
-                    let Turn { connection, now } = turn;
+                    let Turn {
+                        connection,
+                        now,
+                        mut raises,
+                    } = turn;
                     let found = Record::of_target(connection, &target, now).await?;
                     let mut keep = None;
                     if let Target::User {
@@ -64,7 +67,7 @@ impl SqliteStore {
                     } = target
                     {
                         keep = kept;
-                        raise(connection, user_id, turns.next_raise(), keep, now).await?;
+                        raise(connection, user_id, raises.next(), keep, now).await?;
                     }
                     end(connection, found, keep, &reason, now).await
                 })
@@ -110,7 +113,9 @@ impl SqliteStore {
         self.turns
             .change(move |turn| {
                 Box::pin(async move {
-                    let Turn { connection, now } = turn;
+                    let Turn {
+                        connection, now, ..
+                    } = turn;
                     let Some(was) = Record::by_token(connection, old).await? else {
                         let rotated = Record::by_previous(connection, old).await?;
                         return Ok(match rotated {
@@ -192,7 +197,9 @@ async fn create(
     new: CheckedSession,
     begun: i64,
 ) -> Result<Creation, sqlx::Error> {
-    let Turn { connection, now } = turn;
+    let Turn {
+        connection, now, ..
+    } = turn;
     let user: Option<(i64, Option<i64>)> =
         sqlx::query_as("SELECT epoch, raised_by FROM session_users WHERE user_id = $1")
             .bind(new.user_id.clone())
@@ -307,3 +314,7 @@ async fn end(
     }
     Ok(revoked)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests;

@@ -24,7 +24,8 @@ struct Shared {
     /// `None` once it is closed.
     connection: Mutex<Option<SqliteConnection>>,
     store_id: StoreId,
-    /// How many times all of a user's sessions were revoked, ever: the number of the last one.
+    /// How many times all of a user's sessions were revoked, ever: the number of the last one whose
+    /// commit is over.
     raises: AtomicI64,
 }
 
@@ -33,6 +34,19 @@ pub(super) struct Turn<'c> {
     pub(super) connection: &'c mut SqliteConnection,
     /// The time, read when the transaction had begun.
     pub(super) now: Timestamp,
+    pub(super) raises: Raises<'c>,
+}
+
+/// The numbers of revoke-alls, as a transaction has them.
+pub(super) struct Raises<'c>(&'c mut i64);
+
+impl Raises<'_> {
+    /// The number of the next revoke-all. Nobody else hears of it before the commit is over: a login that
+    /// begins until then is one during the revoke-all, not after it.
+    pub(super) fn next(&mut self) -> i64 {
+        *self.0 += 1;
+        *self.0
+    }
 }
 
 impl Turns {
@@ -63,11 +77,6 @@ impl Turns {
         self.0.raises.load(Ordering::SeqCst)
     }
 
-    /// The number of the next revoke-all. Some may go unused (it was rolled back).
-    pub(super) fn next_raise(&self) -> i64 {
-        self.0.raises.fetch_add(1, Ordering::SeqCst) + 1
-    }
-
     pub(super) async fn read<T: Send + 'static>(
         &self,
         work: impl for<'c> FnOnce(Turn<'c>) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + 'static,
@@ -93,7 +102,7 @@ impl Turns {
         let turn = tokio::spawn(async move {
             let mut held = shared.connection.lock().await;
             let connection = held.as_mut().ok_or_else(closed)?;
-            run(connection, work)
+            run(connection, &shared.raises, work)
                 .await
                 .map_err(|error| failed(error, change))
         });
@@ -126,15 +135,23 @@ impl Turns {
 
 async fn run<T>(
     connection: &mut SqliteConnection,
+    raises: &AtomicI64,
     work: impl for<'c> FnOnce(Turn<'c>) -> BoxFuture<'c, Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    // Only this turn changes it, so nobody has the same number.
+    let mut number = raises.load(Ordering::SeqCst);
     let done = work(Turn {
         connection: &mut transaction,
         now: Timestamp::now(),
+        raises: Raises(&mut number),
     })
     .await?;
-    transaction.commit().await?;
+    let committed = transaction.commit().await;
+    // Also where the commit failed: should it have been made all the same, the user's next login would
+    // be refused for ever. Otherwise the number goes unused.
+    raises.store(number, Ordering::SeqCst);
+    committed?;
     Ok(done)
 }
 
