@@ -262,9 +262,12 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     fn committed(&self) -> Reach {
         let timing = self.journal.timing();
         let within = timing.within();
-        let at_most = match timing.policy {
-            Policy::Available => self.longest_life().max(within),
-            Policy::FailClosed => within,
+        let longest = self.longest_life().max(within);
+        let (within, at_most) = match timing.policy {
+            // Nobody reads the journal of such a store: what is not removed dies of age.
+            _ if self.store.is_exclusive() => (longest, longest),
+            Policy::Available => (within, longest),
+            Policy::FailClosed => (within, within),
         };
         Reach::Committed { within, at_most }
     }

@@ -268,19 +268,19 @@ async fn journal(steps: &mut Steps<'_>, connection: &mut PgConnection) {
                          GRANT EXECUTE ON FUNCTION pg_control_system() TO <user>",
                     )
                 })?;
-            let timeline = "SELECT CASE WHEN NOT pg_is_in_recovery() \
-                            THEN pg_walfile_name(pg_current_wal_lsn()) END";
-            sqlx::query(timeline)
+            let life = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_lsn()) END, \
+                        (SELECT checkpoint_lsn FROM pg_control_checkpoint())";
+            sqlx::query(life)
                 .fetch_one(&mut *connection)
                 .await
                 .map_err(|error| {
                     Finding::warning(
-                        "Postgres does not tell its timeline",
+                        "Postgres does not tell its timeline and its last checkpoint",
                         chain(&error),
                         "each new connection reads the journal of changes from its start, which costs Postgres a \
                          little more\n\
-                         GRANT EXECUTE ON FUNCTION pg_current_wal_lsn(), pg_walfile_name(pg_lsn) TO <user>, where \
-                         it can be granted",
+                         GRANT EXECUTE ON FUNCTION pg_current_wal_lsn(), pg_walfile_name(pg_lsn), \
+                         pg_control_checkpoint() TO <user>, where it can be granted",
                     )
                 })?;
             Ok(((), Finding::ok("The journal of changes can be read")))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::AsyncCommands as _;
 use session_layer::cache::{MemoryCache, NoCache, RedisCache};
-use session_layer::store::{PostgresStore, SessionStore as _};
+use session_layer::store::{PostgresStore, SessionStore as _, SqliteStore};
 use session_layer::{Error, NewSession, Reach, Sessions, Validation};
 use session_testkit::backends::Backends;
 use session_testkit::wait;
@@ -28,6 +28,10 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("revoke_all_and_all_but_one", revoke_all);
     reg.shared("an_idle_session_lives_while_it_is_used", idle);
     reg.shared("without_a_shared_cache_it_is_committed", not_shared);
+    reg.shared(
+        "over_a_store_of_one_process_the_journal_is_no_bound",
+        of_one_process,
+    );
     reg.shared("no_span_is_too_long", for_ever);
 }
 
@@ -220,6 +224,28 @@ async fn not_shared(backends: Arc<Backends>) -> Outcome {
     let alice = login(&uncached, "alice").await?;
     let revoked = uncached.revoke(alice.token.reveal()).await?;
     assert!(committed(revoked.reach), "{revoked:?}");
+    Ok(())
+}
+
+/// What a failover of its Redis brings back, no journal ends: it is not read.
+async fn of_one_process(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let cache = RedisCache::builder(sandbox.redis_url())
+        .namespace(sandbox.namespace())
+        .replicated(true)
+        .build()?;
+    let sessions = built(cache, SqliteStore::open(":memory:").await?);
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    let reach = sessions.revoke(alice.token.reveal()).await?.reach;
+    let Reach::Committed { within, at_most } = reach else {
+        return Err(format!("{reach:?}").into());
+    };
+    assert_eq!(within, at_most);
+    assert!(
+        within > Duration::from_secs(300),
+        "TTL and lease: {within:?}"
+    );
     Ok(())
 }
 

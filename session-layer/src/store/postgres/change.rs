@@ -97,15 +97,20 @@ impl PostgresStore {
     }
 }
 
-/// What the answer to a change says.
+/// What the answer to a change says: what was made, and what the session was when the statement began. (A rotation
+/// expects the token, an update the version, a touch that the last one is long enough ago.)
+///
+/// | `made` | `was` | `alive` | `expected` | outcome | to an update or a rotation | to a touch |
+/// |---|---|---|---|---|---|---|
+/// | a row | – | – | – | `Made` | made | made |
+/// | – | none | – | – | `Dead` | no such session | no such session |
+/// | – | a row | no | – | `Dead` | no such session | no such session |
+/// | – | a row | yes | no | `Unneeded` | a conflict | made, by another |
+/// | – | a row | yes | yes | `Overtaken` | a conflict | look again |
 enum Outcome {
     Made,
-    /// There is none that is alive.
     Dead,
-    /// It is alive, and not as the change expects it.
     Unneeded,
-    /// It was alive and as expected when the statement began, and changed by someone else until
-    /// its turn came.
     Overtaken,
 }
 

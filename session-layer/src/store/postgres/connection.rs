@@ -43,8 +43,8 @@ pub(super) struct Connections {
     own: bool,
     /// Turns at getting a connection for a caller, who may have gone by then.
     opening: Arc<Semaphore>,
-    /// How many ms an attempt may take.
-    patience: Arc<AtomicU64>,
+    /// How many ms an attempt may take, as learnt.
+    attempt_limit: Arc<AtomicU64>,
     refusal: Refusal,
 }
 
@@ -54,7 +54,7 @@ impl Connections {
             pool,
             own,
             opening: Arc::new(Semaphore::new(OPENED_AT_ONCE)),
-            patience: Arc::default(),
+            attempt_limit: Arc::default(),
             refusal: Refusal::default(),
         }
     }
@@ -90,7 +90,7 @@ impl Connections {
         tokio::select! {
             biased;
             opened = opened => opened,
-            refused = self.refusal.hear(&self.pool, || self.patience()) => Err(refused),
+            refused = self.refusal.hear(&self.pool, || self.attempt_limit()) => Err(refused),
         }
     }
 
@@ -139,20 +139,24 @@ impl Connections {
 
     /// One attempt; `None`: it took too long. In an application's pool it has a place in a queue, and keeps it.
     async fn attempt(&self) -> Option<Result<Connection, StoreError>> {
-        let patience = if self.own { self.patience() } else { OPENING };
+        let limit = if self.own {
+            self.attempt_limit()
+        } else {
+            OPENING
+        };
         let began = Instant::now();
-        let opened = timeout(patience, self.wait()).await.ok();
+        let opened = timeout(limit, self.wait()).await.ok();
         let next = match opened {
-            None => patience * 2,
-            Some(_) => (began.elapsed() * 2).max(patience / 2),
+            None => limit * 2,
+            Some(_) => (began.elapsed() * 2).max(limit / 2),
         };
         let next = u64::try_from(next.as_millis()).unwrap_or(u64::MAX);
-        self.patience.store(next, Ordering::Relaxed);
+        self.attempt_limit.store(next, Ordering::Relaxed);
         opened
     }
 
-    fn patience(&self) -> Duration {
-        let learnt = Duration::from_millis(self.patience.load(Ordering::Relaxed));
+    fn attempt_limit(&self) -> Duration {
+        let learnt = Duration::from_millis(self.attempt_limit.load(Ordering::Relaxed));
         learnt.clamp(ATTEMPT, OPENING)
     }
 

@@ -85,8 +85,12 @@ impl Refusal {
     }
 
     /// Ends with the reason once we are refused. For one who waits for a connection meanwhile. Whoever refuses
-    /// does so at once: what takes longer than `patience` is no refusal.
-    pub(super) async fn hear(&self, pool: &PgPool, patience: impl Fn() -> Duration) -> StoreError {
+    /// does so at once: what takes longer than an attempt may is no refusal.
+    pub(super) async fn hear(
+        &self,
+        pool: &PgPool,
+        attempt_limit: impl Fn() -> Duration,
+    ) -> StoreError {
         loop {
             sleep(PATIENCE).await;
             if self.lent.load(Ordering::SeqCst) > 0 {
@@ -98,14 +102,14 @@ impl Refusal {
             }
             // It goes on when the caller leaves, and nobody else connects meanwhile: else each of many callers
             // would leave a connection behind that a Postgres which hangs has to take in when it wakes up.
-            let (this, options, patience) = (self.clone(), pool.connect_options(), patience());
+            let (this, options, limit) = (self.clone(), pool.connect_options(), attempt_limit());
             let hearing = tokio::spawn(async move {
                 let _turn = turn;
                 let connecting = async {
                     let connection = options.connect().await?;
                     connection.close().await
                 };
-                let refused = timeout(patience, connecting).await;
+                let refused = timeout(limit, connecting).await;
                 this.note(refused.unwrap_or(Ok(())).err())
             });
             if let Ok(Some(refused)) = hearing.await {
