@@ -30,8 +30,9 @@ const OPENING: Duration = Duration::from_secs(5);
 /// that starts, a packet sent again after a second), and a new attempt is at once.
 const ATTEMPT: Duration = Duration::from_millis(250);
 /// How many callers are being got a connection at once; the others wait for their turn. Ten connections are open
-/// after a few tens of ms all the same, and a Postgres that hangs finds few of them at its door when it wakes up.
-const OPENED_AT_ONCE: usize = 3;
+/// after a few tens of ms all the same. Once an attempt was not answered in time it is one at a time: a Postgres that
+/// hangs has to take in and drop whatever it finds at its door when it wakes up, and answers nobody meanwhile.
+const OPENED_AT_ONCE: u32 = 3;
 /// How long the ping at giving a connection back may take.
 const GIVING_BACK: Duration = Duration::from_secs(1);
 
@@ -53,7 +54,7 @@ impl Connections {
         Self {
             pool,
             own,
-            opening: Arc::new(Semaphore::new(OPENED_AT_ONCE)),
+            opening: Arc::new(Semaphore::new(OPENED_AT_ONCE as usize)),
             attempt_limit: Arc::default(),
             refusal: Refusal::default(),
         }
@@ -98,7 +99,9 @@ impl Connections {
     /// hangs, each caller who began to connect and left would else leave a connection behind that it has to
     /// take in and drop when it wakes up. (Of 200 callers a second that was a second and a half.)
     async fn open(&self) -> Result<Connection, StoreError> {
-        let permit = Arc::clone(&self.opening).acquire_owned().await;
+        let alone = self.own && self.attempt_limit() > ATTEMPT;
+        let turns = if alone { OPENED_AT_ONCE } else { 1 };
+        let permit = Arc::clone(&self.opening).acquire_many_owned(turns).await;
         let permit = permit.map_err(|_closed| self.explain(sqlx::Error::PoolClosed))?;
         let (give, get) = oneshot::channel();
         let this = self.clone();
@@ -148,7 +151,7 @@ impl Connections {
         let opened = timeout(limit, self.wait()).await.ok();
         let next = match opened {
             None => limit * 2,
-            Some(_) => (began.elapsed() * 2).max(limit / 2),
+            Some(_) => began.elapsed() * 2,
         };
         let next = u64::try_from(next.as_millis()).unwrap_or(u64::MAX);
         self.attempt_limit.store(next, Ordering::Relaxed);
