@@ -7,6 +7,7 @@
 )]
 
 mod breaker;
+mod housekeeping;
 mod journal;
 mod ports;
 mod reads;

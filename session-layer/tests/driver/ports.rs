@@ -62,6 +62,7 @@ struct Rows {
     /// The idle timeout of all sessions, whose use was not noted for half of it.
     idle: Mutex<Option<Duration>>,
     persistent: AtomicBool,
+    cleaned: Mutex<Vec<(&'static str, Duration)>>,
     touches: AtomicUsize,
     /// As for reads.
     touch_passes: Semaphore,
@@ -83,6 +84,7 @@ impl Store {
             journal_reads: AtomicUsize::new(0),
             idle: Mutex::default(),
             persistent: AtomicBool::new(false),
+            cleaned: Mutex::default(),
             touches: AtomicUsize::new(0),
             touch_passes: Semaphore::new(0),
             reads: Mutex::default(),
@@ -125,6 +127,18 @@ impl Store {
     /// And a cookie that outlives the browser.
     pub(crate) fn persistent(&self) {
         self.0.persistent.store(true, Ordering::SeqCst);
+    }
+
+    /// What was asked of its housekeeping, and what was to be kept. The first of each fails.
+    pub(crate) fn cleaned(&self) -> Vec<(&'static str, Duration)> {
+        self.0.cleaned.lock().unwrap().clone()
+    }
+
+    fn clean(&self, what: &'static str, keep: Duration) -> Result<u64, StoreError> {
+        let mut cleaned = self.0.cleaned.lock().unwrap();
+        let first = cleaned.iter().all(|(which, _)| *which != what);
+        cleaned.push((what, keep));
+        if first { Err(not_here()) } else { Ok(0) }
     }
 
     /// How many touches began.
@@ -299,6 +313,12 @@ impl SessionStore for Store {
             next: JournalPosition::default(),
             floor: 0,
         })
+    }
+    async fn purge_journal(&self, keep: Duration) -> Result<u64, StoreError> {
+        self.clean("purge", keep)
+    }
+    async fn sweep(&self, retention: Duration, _: u32) -> Result<u64, StoreError> {
+        self.clean("sweep", retention)
     }
     /// Its journal is of no interest, but to one test.
     fn is_exclusive(&self) -> bool {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use redis::AsyncCommands as _;
 use session_layer::store::PostgresStore;
 use session_layer::{Created, Policy, Reach, Sessions};
 use session_testkit::backends::{Backends, Sandbox};
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::forgetful::{D, lives_on, node, store_on};
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{SOON, ask, login, until_hit};
+use crate::support::{SOON, ask, key, login, sessions, until_hit};
 
 pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("fail_closed_serves_nothing_when_cut_off", fail_closed);
@@ -27,6 +28,10 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.shared(
         "old_data_is_contradicted_although_the_copy_is_there",
         old_data,
+    );
+    reg.shared(
+        "what_ended_elsewhere_is_removed_though_nobody_asks",
+        removed,
     );
     reg.shared("a_truncate_ends_every_copy", truncate);
     reg.shared("an_epoch_raised_by_hand_ends_every_copy", epoch);
@@ -199,6 +204,28 @@ async fn old_data(backends: Arc<Backends>) -> Outcome {
     .await?;
     // The first reader replaced the old copy; from then on there are hits.
     until_hit(&pair.reader, &alice).await?;
+    Ok(())
+}
+
+/// By a node that reads of it. The copy would live for its TTL else, which nobody here waits for.
+async fn removed(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let sessions = sessions(&sandbox).await?;
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    let end = format!(
+        "UPDATE {}.sessions SET revoked_at = now()",
+        sandbox.schema()
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(end))
+        .execute(&mut backends.postgres().connect().await?)
+        .await?;
+    let mut redis = backends.redis().connect().await?;
+    wait::until("the copy to be removed", SOON, async || {
+        let there: Result<bool, _> = redis.exists(key(&sandbox, &alice)).await;
+        there.is_ok_and(|there| !there)
+    })
+    .await?;
     Ok(())
 }
 
