@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use crate::cache::SessionCache;
+use crate::cache::{LEASE, SessionCache};
 use crate::driver::Driver;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::session::{Session, SessionId};
@@ -118,7 +118,15 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     async fn touch_in_turn(&self, id: SessionId, granularity: Duration) -> Option<Change> {
         let _entered = Entered(&self.touches, id);
         let _turn = self.touches.turn.acquire().await.ok()?;
-        let touched = self.store.touch(id, granularity).await;
+        // A store of the application's own may have no deadline. Others wait for their turn.
+        let longest = LEASE.max(self.settings.budget);
+        let touched = timeout(longest, self.store.touch(id, granularity)).await;
+        let touched = touched.unwrap_or_else(|_elapsed| {
+            Err(StoreError::new(
+                StoreErrorKind::TimedOut,
+                "the session store had not ended it long after everybody's deadline",
+            ))
+        });
         touched.map_err(|error| self.note_touch(&error)).ok()
     }
 

@@ -83,3 +83,16 @@ async fn a_persistent_session_waits_for_its_turn() {
     assert_eq!(ask(&sessions, 2).await, "valid");
     assert_eq!(began.elapsed(), BUDGET / 5);
 }
+
+/// Whatever store it is.
+#[tokio::test(start_paused = true)]
+async fn a_touch_that_never_ends_keeps_the_turn_from_nobody() {
+    let (store, sessions) = due();
+    assert_eq!(ask(&sessions, 1).await, "valid");
+    assert_eq!(ask(&sessions, 2).await, "valid");
+    assert_eq!(store.touches(), 1);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(store.touches(), 2);
+    let errors = sessions.recent_errors().join("\n");
+    assert!(errors.contains("touching a session"), "{errors}");
+}
