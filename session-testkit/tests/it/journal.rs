@@ -34,6 +34,10 @@ pub(crate) fn tests(reg: &mut Registry) {
         removed,
     );
     reg.shared("a_truncate_ends_every_copy", truncate);
+    reg.shared(
+        "who_ends_sessions_and_empties_the_journal_ends_copies",
+        emptied,
+    );
     reg.shared("an_epoch_raised_by_hand_ends_every_copy", epoch);
     reg.shared("rows_locked_by_hand_hold_up_nobody", locked_rows);
 }
@@ -239,6 +243,24 @@ async fn truncate(backends: Arc<Backends>) -> Outcome {
         .await?;
     pair.ends_within_d(&alice).await?;
     pair.cached("bob").await?;
+    Ok(())
+}
+
+/// In one transaction: the rows that tell of its own changes are gone with the others.
+async fn emptied(backends: Arc<Backends>) -> Outcome {
+    for empties in ["DELETE FROM", "TRUNCATE"] {
+        let sandbox = backends.sandbox();
+        let pair = Pair::start(&backends, &sandbox, Policy::Available).await?;
+        let alice = pair.cached("alice").await?;
+        let schema = sandbox.schema();
+        let end = format!(
+            "BEGIN; UPDATE {schema}.sessions SET revoked_at = now(); {empties} {schema}.session_journal; COMMIT"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(end))
+            .execute(&mut backends.postgres().connect().await?)
+            .await?;
+        pair.ends_within_d(&alice).await?;
+    }
     Ok(())
 }
 

@@ -36,7 +36,7 @@ impl Migration {
 }
 
 /// Every migration there is, oldest first. They only ever add, within a major version.
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 5] = [
     Migration {
         version: 1,
         name: "sessions",
@@ -56,6 +56,11 @@ const MIGRATIONS: [Migration; 4] = [
         version: 4,
         name: "epoch_by_hand",
         sql: include_str!("../../../migrations/postgres/0004_epoch_by_hand.sql"),
+    },
+    Migration {
+        version: 5,
+        name: "floor_past_oneself",
+        sql: include_str!("../../../migrations/postgres/0005_floor_past_oneself.sql"),
     },
 ];
 
