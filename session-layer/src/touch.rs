@@ -58,10 +58,15 @@ pub(crate) enum Touched {
 }
 
 impl Touches {
-    /// How many are at it or wait; `None`: this one is among them, or there are too many.
-    fn enter(&self, id: SessionId) -> Option<usize> {
+    /// `None`: this session is among them already, or there are too many.
+    fn enter(self: &Arc<Self>, id: SessionId) -> Option<Entered> {
         let mut sessions = self.lock();
-        (sessions.len() < MOST && sessions.insert(id)).then_some(sessions.len())
+        let alone = sessions.is_empty();
+        (sessions.len() < MOST && sessions.insert(id)).then(|| Entered {
+            touches: Arc::clone(self),
+            id,
+            alone,
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<SessionId>> {
@@ -69,12 +74,17 @@ impl Touches {
     }
 }
 
-/// A session that is being touched, or waits for it: also where the touch panics.
-struct Entered<'a>(&'a Touches, SessionId);
+/// A session that is being touched, or waits for it; until this is dropped, also by a panic of the touch.
+struct Entered {
+    touches: Arc<Touches>,
+    id: SessionId,
+    /// Nobody was there before.
+    alone: bool,
+}
 
-impl Drop for Entered<'_> {
+impl Drop for Entered {
     fn drop(&mut self) {
-        self.0.lock().remove(&self.1);
+        self.touches.lock().remove(&self.id);
     }
 }
 
@@ -87,14 +97,15 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         granularity: Duration,
         persistent: bool,
     ) -> Touched {
-        let Some(before) = self.touches.enter(id) else {
+        let Some(entered) = self.touches.enter(id) else {
             return Touched::NotYet;
         };
+        let waits = entered.alone || persistent;
         let driver = Arc::clone(self);
         let touching = self
             .tasks
-            .spawn(async move { driver.touch_in_turn(id, granularity).await });
-        if before > 1 && !persistent {
+            .spawn(async move { driver.touch_in_turn(entered, granularity).await });
+        if !waits {
             return Touched::NotYet;
         }
         match timeout(self.settings.budget / SHARE, touching).await {
@@ -107,20 +118,18 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
 
     /// A touch behind the answer, of a session without an idle timeout: not where others wait for theirs.
     pub(crate) async fn touch_behind(&self, id: SessionId, granularity: Duration) {
-        match self.touches.enter(id) {
-            Some(1) => drop(self.touch_in_turn(id, granularity).await),
-            Some(_) => drop(Entered(&self.touches, id)),
-            None => {}
+        let entered = self.touches.enter(id);
+        if let Some(entered) = entered.filter(|entered| entered.alone) {
+            self.touch_in_turn(entered, granularity).await;
         }
     }
 
-    /// Of one that has entered.
-    async fn touch_in_turn(&self, id: SessionId, granularity: Duration) -> Option<Change> {
-        let _entered = Entered(&self.touches, id);
+    /// `None`: it failed, which was noted.
+    async fn touch_in_turn(&self, entered: Entered, granularity: Duration) -> Option<Change> {
         let _turn = self.touches.turn.acquire().await.ok()?;
         // A store of the application's own may have no deadline. Others wait for their turn.
         let longest = LEASE.max(self.settings.budget);
-        let touched = timeout(longest, self.store.touch(id, granularity)).await;
+        let touched = timeout(longest, self.store.touch(entered.id, granularity)).await;
         let touched = touched.unwrap_or_else(|_elapsed| {
             Err(StoreError::new(
                 StoreErrorKind::TimedOut,

@@ -11,7 +11,9 @@ use session_testkit::backends::Backends;
 use session_testkit::wait;
 
 use crate::harness::{Outcome, Registry};
-use crate::support::{SOON, ask, built, key, login, sessions, store, until_connected, until_hit};
+use crate::support::{
+    SOON, ask, built, key, lives_for_ever, login, sessions, store, until_connected, until_hit,
+};
 
 pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("update_is_seen_everywhere_and_a_lost_race_says_so", update);
@@ -267,16 +269,7 @@ async fn for_ever(backends: Arc<Backends>) -> Outcome {
         .ttl(Duration::MAX)
         .budget(Duration::MAX)
         .build();
-    let alice = login(&sessions, "alice").await?;
-    until_hit(&sessions, &alice).await?;
-    let rotated = sessions.rotate(alice.token.reveal(), Duration::MAX).await?;
-    until_hit(&sessions, &alice).await?;
-    let token = rotated.value.token;
-    let revoked = sessions
-        .revoke_and_wait(token.reveal(), Duration::MAX)
-        .await?;
-    assert_eq!((revoked.value, revoked.reach), (1, Reach::Propagated));
-    assert_eq!(ask(&sessions, &alice).await, "invalid");
+    lives_for_ever(&sessions).await?;
     sessions.shutdown(Duration::MAX).await?;
     Ok(())
 }

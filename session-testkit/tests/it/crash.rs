@@ -11,7 +11,7 @@ use session_testkit::wait;
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{SOON, ask, login, sessions, store};
+use crate::support::{SOON, ask, execute, login, sessions, store};
 
 pub(crate) fn tests(reg: &mut Registry) {
     reg.each_backend("a_change_with_an_id_used_again_is_in_the_journal", journal);
@@ -32,13 +32,6 @@ async fn use_ids(backends: &Backends) -> Outcome {
             .await?;
         transaction.rollback().await?;
     }
-    Ok(())
-}
-
-async fn execute(backends: &Backends, statement: String) -> Outcome {
-    sqlx::raw_sql(AssertSqlSafe(statement))
-        .execute(&mut backends.postgres().connect().await?)
-        .await?;
     Ok(())
 }
 
@@ -75,7 +68,7 @@ async fn journal(backend: Backend) -> Outcome {
             sandbox.schema(),
             alice.session.id()
         );
-        execute(&backends, revoke).await?;
+        execute(backends.postgres(), revoke).await?;
         let read = read_from(&store, Some(position)).await?;
         let mut rows = read.rows.iter();
         let row = rows.find(|row| row.session_id == Some(alice.session.id()));
@@ -142,7 +135,7 @@ async fn checkpoint(backend: Backend) -> Outcome {
     assert!(read_from(&store, Some(all.next)).await?.rows.is_empty());
     // A login that goes on over it is none from before a crash.
     let begun = sessions.begin_login().await?;
-    execute(&backends, "CHECKPOINT".to_owned()).await?;
+    execute(backends.postgres(), "CHECKPOINT".to_owned()).await?;
     let again = read_from(&store, Some(all.next)).await?;
     assert_eq!(again.rows, all.rows);
     assert!(read_from(&store, Some(again.next)).await?.rows.is_empty());

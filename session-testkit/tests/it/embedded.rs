@@ -8,7 +8,7 @@ use session_layer::{Error, NewSession, Reach, Sessions};
 use session_testkit::wait;
 
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{SOON, ask, built, login, until_hit};
+use crate::support::{SOON, ask, built, lives_for_ever, login, until_hit};
 
 pub(crate) fn tests(reg: &mut Registry) {
     reg.plain("hit_revoke_and_restart", hit_revoke_and_restart);
@@ -104,17 +104,7 @@ async fn for_ever() -> Outcome {
         .ttl(Duration::MAX)
         .budget(Duration::MAX)
         .build();
-    let alice = login(&sessions, "alice").await?;
-    until_hit(&sessions, &alice).await?;
-    let rotated = sessions.rotate(alice.token.reveal(), Duration::MAX).await?;
-    until_hit(&sessions, &alice).await?;
-    let token = rotated.value.token;
-    let revoked = sessions
-        .revoke_and_wait(token.reveal(), Duration::MAX)
-        .await?;
-    assert_eq!((revoked.value, revoked.reach), (1, Reach::Propagated));
-    assert_eq!(ask(&sessions, &alice).await, "invalid");
-    Ok(())
+    lives_for_ever(&sessions).await
 }
 
 async fn second_process() -> Outcome {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::forgetful::{D, lives_on, node, store_on};
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{SOON, ask, key, login, sessions, until_hit};
+use crate::support::{SOON, ask, execute, key, login, sessions, until_hit};
 
 pub(crate) fn tests(reg: &mut Registry) {
     reg.shared("fail_closed_serves_nothing_when_cut_off", fail_closed);
@@ -221,9 +221,7 @@ async fn removed(backends: Arc<Backends>) -> Outcome {
         "UPDATE {}.sessions SET revoked_at = now()",
         sandbox.schema()
     );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(end))
-        .execute(&mut backends.postgres().connect().await?)
-        .await?;
+    execute(backends.postgres(), end).await?;
     let mut redis = backends.redis().connect().await?;
     wait::until("the copy to be removed", SOON, async || {
         let there: Result<bool, _> = redis.exists(key(&sandbox, &alice)).await;
@@ -238,9 +236,7 @@ async fn truncate(backends: Arc<Backends>) -> Outcome {
     let pair = Pair::start(&backends, &sandbox, Policy::Available).await?;
     let alice = pair.cached("alice").await?;
     let truncate = format!("TRUNCATE {}.sessions", sandbox.schema());
-    sqlx::raw_sql(sqlx::AssertSqlSafe(truncate))
-        .execute(&mut backends.postgres().connect().await?)
-        .await?;
+    execute(backends.postgres(), truncate).await?;
     pair.ends_within_d(&alice).await?;
     pair.cached("bob").await?;
     Ok(())
@@ -256,9 +252,7 @@ async fn emptied(backends: Arc<Backends>) -> Outcome {
         let end = format!(
             "BEGIN; UPDATE {schema}.sessions SET revoked_at = now(); {empties} {schema}.session_journal; COMMIT"
         );
-        sqlx::raw_sql(sqlx::AssertSqlSafe(end))
-            .execute(&mut backends.postgres().connect().await?)
-            .await?;
+        execute(backends.postgres(), end).await?;
         pair.ends_within_d(&alice).await?;
     }
     Ok(())
@@ -273,9 +267,7 @@ async fn epoch(backends: Arc<Backends>) -> Outcome {
         "UPDATE {}.session_users SET epoch = epoch + 1 WHERE user_id = 'alice'",
         sandbox.schema()
     );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(raise))
-        .execute(&mut backends.postgres().connect().await?)
-        .await?;
+    execute(backends.postgres(), raise).await?;
     pair.ends_within_d(&alice).await?;
     assert_eq!(ask(&pair.reader, &bob).await, "valid");
     pair.cached("alice").await?;
@@ -314,9 +306,7 @@ async fn locked_rows(backends: Arc<Backends>) -> Outcome {
     });
     let polling: Vec<_> = polling.collect();
     let end = "UPDATE {}.sessions SET revoked_at = now() WHERE user_id = 'zed'";
-    sqlx::raw_sql(run(end))
-        .execute(&mut backends.postgres().connect().await?)
-        .await?;
+    execute(backends.postgres(), end.replace("{}", sandbox.schema())).await?;
     pair.ends_within_d(&zed).await?;
     pair.reader
         .create(session_layer::NewSession::new("another"))

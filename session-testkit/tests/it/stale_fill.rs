@@ -18,7 +18,7 @@ use session_testkit::wait;
 
 use self::ports::{Faulty, FillBy, LateFills, Stopping, Stops};
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{SOON, ask, by_leases_alone, cache, store};
+use crate::support::{SOON, ask, by_leases_alone, cache, execute, store};
 
 const TRIES: usize = 1_000;
 const AT_ONCE: usize = 25;
@@ -65,9 +65,7 @@ async fn rotated_before_the_touch(backends: Arc<Backends>) -> Outcome {
         "UPDATE {}.sessions SET last_seen_at = now() - interval '10 minutes'",
         sandbox.schema()
     );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(unused))
-        .execute(&mut backends.postgres().connect().await?)
-        .await?;
+    execute(backends.postgres(), unused).await?;
     let (arrived, go_on) = stops.next_read_of(alice.token.digest());
     let reading = tokio::spawn({
         let (slow, token) = (slow.clone(), alice.token.reveal().to_owned());
@@ -119,9 +117,7 @@ async fn deleted_by_hand(backends: Arc<Backends>) -> Outcome {
         sandbox.schema(),
         alice.session.id()
     );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(delete))
-        .execute(&mut backends.postgres().connect().await?)
-        .await?;
+    execute(backends.postgres(), delete).await?;
     assert!(matches!(other.validate(&token).await, Validation::Invalid));
     let _ = go_on.send(());
     assert!(

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use session_layer::cache::{RedisCache, SessionCache};
 use session_layer::store::{PostgresStore, SessionStore};
-use session_layer::{Created, NewSession, Sessions, Validation};
-use session_testkit::backends::{Backends, RedisServer, Sandbox};
+use session_layer::{Created, NewSession, Reach, Sessions, Validation};
+use session_testkit::backends::{Backends, PostgresServer, RedisServer, Sandbox};
 use session_testkit::wait;
+use sqlx::AssertSqlSafe;
 
-use crate::harness::Failure;
+use crate::harness::{Failure, Outcome};
 
 /// How long a condition may take to come true on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -163,4 +164,27 @@ pub(crate) async fn until_disconnected(sessions: &Sessions) -> Result<Duration, 
         !sessions.cache_status().connected
     })
     .await?)
+}
+
+/// What a person would do with psql.
+pub(crate) async fn execute(postgres: &PostgresServer, statements: String) -> Outcome {
+    sqlx::raw_sql(AssertSqlSafe(statements))
+        .execute(&mut postgres.connect().await?)
+        .await?;
+    Ok(())
+}
+
+/// "For ever" is a span as any other.
+pub(crate) async fn lives_for_ever(sessions: &Sessions) -> Outcome {
+    let alice = login(sessions, "alice").await?;
+    until_hit(sessions, &alice).await?;
+    let rotated = sessions.rotate(alice.token.reveal(), Duration::MAX).await?;
+    until_hit(sessions, &alice).await?;
+    let token = rotated.value.token;
+    let revoked = sessions
+        .revoke_and_wait(token.reveal(), Duration::MAX)
+        .await?;
+    assert_eq!((revoked.value, revoked.reach), (1, Reach::Propagated));
+    assert_eq!(ask(sessions, &alice).await, "invalid");
+    Ok(())
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use session_testkit::backends::{Backend, Backends, PostgresServer};
-use sqlx::AssertSqlSafe;
 
 use super::{check, check_of, nobody, run};
 use crate::harness::Outcome;
+use crate::support::execute;
 
 /// The tables of session-layer, as far as the check looks at them.
 pub(super) async fn make_tables(postgres: &PostgresServer, schema: &str) -> Outcome {
@@ -17,14 +17,6 @@ pub(super) async fn make_tables(postgres: &PostgresServer, schema: &str) -> Outc
          CREATE TABLE {schema}.session_journal (id bigint)"
     );
     execute(postgres, statements).await
-}
-
-async fn execute(postgres: &PostgresServer, statements: String) -> Outcome {
-    let mut connection = postgres.connect().await?;
-    sqlx::raw_sql(AssertSqlSafe(statements))
-        .execute(&mut connection)
-        .await?;
-    Ok(())
 }
 
 pub(super) async fn down() -> Outcome {

@@ -14,7 +14,7 @@ use sqlx::postgres::PgPoolOptions;
 
 use super::assert_says;
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{SOON, ask, built, cache, login, sessions, store_on, until_hit};
+use crate::support::{SOON, ask, built, cache, execute, login, sessions, store_on, until_hit};
 
 pub(super) fn tests(reg: &mut Registry) {
     reg.each_backend("postgres_57p01_costs_one_more_try", terminated);
@@ -58,7 +58,7 @@ impl Service {
              GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role};
              GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"
         );
-        execute(&backends, grants).await?;
+        execute(backends.postgres(), grants).await?;
         let database = sandbox
             .database_url()
             .rsplit('/')
@@ -103,7 +103,7 @@ impl Service {
 
     /// Those that it has open now.
     async fn end_connections(&self) -> Outcome {
-        execute(&self.backends, self.terminate()).await
+        execute(self.backends.postgres(), self.terminate()).await
     }
 
     fn terminate(&self) -> String {
@@ -141,15 +141,8 @@ async fn due(service: &Service, user: &str) -> Result<Created, Failure> {
         "UPDATE {}.sessions SET last_seen_at = now() - interval '10 minutes' WHERE user_id = '{user}'",
         service.sandbox.schema()
     );
-    execute(&service.backends, unused).await?;
+    execute(service.backends.postgres(), unused).await?;
     Ok(created)
-}
-
-async fn execute(backends: &Backends, statements: String) -> Outcome {
-    sqlx::raw_sql(AssertSqlSafe(statements))
-        .execute(&mut backends.postgres().connect().await?)
-        .await?;
-    Ok(())
 }
 
 async fn terminated(backend: Backend) -> Outcome {
@@ -217,7 +210,7 @@ async fn cancelled(backend: Backend) -> Outcome {
         "ALTER ROLE {} SET statement_timeout = '200ms'",
         service.role
     );
-    execute(&service.backends, set).await?;
+    execute(service.backends.postgres(), set).await?;
     // The setting counts for connections from now on.
     service.end_connections().await?;
     assert_eq!(ask(&node, &service.alice).await, "unavailable");
@@ -276,12 +269,12 @@ async fn no_tables(backend: Backend) -> Outcome {
     let node = service.node().await?;
     let schema = service.sandbox.schema();
     let away = format!("ALTER TABLE {schema}.sessions RENAME TO sessions_away");
-    execute(&service.backends, away).await?;
+    execute(service.backends.postgres(), away).await?;
     service
         .refused(&node, &["tables are missing", "SESSION_DB_MIGRATE"])
         .await?;
     let back = format!("ALTER TABLE {schema}.sessions_away RENAME TO sessions");
-    execute(&service.backends, back).await?;
+    execute(service.backends.postgres(), back).await?;
     service.until_valid(&node).await?;
     assert_eq!(ask(&service.owner, &service.alice).await, "valid");
     Ok(())
@@ -292,7 +285,7 @@ async fn no_tables(backend: Backend) -> Outcome {
 async fn untold(backend: Backend) -> Outcome {
     let service = Service::start(backend).await?;
     let deny = "REVOKE EXECUTE ON FUNCTION pg_current_wal_lsn() FROM PUBLIC";
-    execute(&service.backends, deny.to_owned()).await?;
+    execute(service.backends.postgres(), deny.to_owned()).await?;
     let node = service.node().await?;
     node.set_mode(Mode::On);
     until_hit(&node, &service.alice).await?;
@@ -301,7 +294,7 @@ async fn untold(backend: Backend) -> Outcome {
         "UPDATE {}.sessions SET revoked_at = now()",
         service.sandbox.schema()
     );
-    execute(&service.backends, end).await?;
+    execute(service.backends.postgres(), end).await?;
     wait::until("the journal to end the copy", SOON, async || {
         ask(&node, &service.alice).await == "invalid"
     })
@@ -335,7 +328,7 @@ async fn disk_full(backend: Backend) -> Outcome {
          CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON {schema}.sessions
            FOR EACH STATEMENT EXECUTE FUNCTION {schema}.full_disk()"
     );
-    execute(&service.backends, full).await?;
+    execute(service.backends.postgres(), full).await?;
     for created in [&service.alice, &carol] {
         assert_eq!(ask(&node, created).await, "valid", "it can be read");
     }
@@ -350,7 +343,7 @@ async fn disk_full(backend: Backend) -> Outcome {
         &"53100",
     );
     let over = format!("DROP FUNCTION {schema}.full_disk CASCADE");
-    execute(&service.backends, over).await?;
+    execute(service.backends.postgres(), over).await?;
     let _ = node.revoke(service.alice.token.reveal()).await?;
     assert_eq!(ask(&node, &service.alice).await, "invalid");
     assert_eq!(ask(&node, &carol).await, "valid");

@@ -7,9 +7,9 @@ use session_testkit::wait;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::{Service, assert_says, execute};
+use super::{Service, assert_says};
 use crate::harness::Outcome;
-use crate::support::{SOON, ask, built, cache, login};
+use crate::support::{SOON, ask, built, cache, execute, login};
 
 /// It answers, and may be behind: what it says of a session is not believed, in neither direction.
 pub(super) async fn standby(backend: Backend) -> Outcome {
@@ -17,14 +17,18 @@ pub(super) async fn standby(backend: Backend) -> Outcome {
     let ended = login(&service.owner, "ended").await?;
     let _ = service.owner.revoke(ended.token.reveal()).await?;
     let mark = "COPY (SELECT) TO PROGRAM 'cat > standby.signal'".to_owned();
-    execute(&service.backends, mark).await?;
+    execute(service.backends.postgres(), mark).await?;
     service.backends.postgres().restart().await?;
     let node = service.lazy(&service.url)?;
     assert_eq!(ask(&node, &ended).await, "unavailable");
     service
         .refused(&node, &["replica in recovery", "primary"])
         .await?;
-    execute(&service.backends, "SELECT pg_promote()".to_owned()).await?;
+    execute(
+        service.backends.postgres(),
+        "SELECT pg_promote()".to_owned(),
+    )
+    .await?;
     service.until_valid(&node).await?;
     assert_eq!(ask(&node, &ended).await, "invalid");
     Ok(())
@@ -39,7 +43,7 @@ pub(super) async fn not_let_in(backend: Backend) -> Outcome {
          SELECT pg_reload_conf()",
         service.role
     );
-    execute(&service.backends, asked).await?;
+    execute(service.backends.postgres(), asked).await?;
     let credentials = &["user or password", "DATABASE_URL", "pg_hba.conf"][..];
     let (server, _) = service.url.rsplit_once('/').unwrap_or_default();
     for (url, says) in [
@@ -59,11 +63,11 @@ pub(super) async fn not_let_in(backend: Backend) -> Outcome {
     let node = service.lazy(&service.url)?;
     service.until_valid(&node).await?;
     let password = |word: &str| format!("ALTER ROLE {} PASSWORD '{word}'", service.role);
-    execute(&service.backends, password("another")).await?;
+    execute(service.backends.postgres(), password("another")).await?;
     assert_eq!(ask(&node, &service.alice).await, "valid");
     service.end_connections().await?;
     service.refused(&node, credentials).await?;
-    execute(&service.backends, password("secret")).await?;
+    execute(service.backends.postgres(), password("secret")).await?;
     service.until_valid(&node).await
 }
 
