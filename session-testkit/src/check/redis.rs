@@ -215,7 +215,7 @@ fn version(info: &str) -> Finding {
     match major {
         Some(major) if major < 7 => Finding::failed(
             &format!("Redis version {version}"),
-            "7.0 is needed (`SET … NX GET`, `INFO` with both replication ids)",
+            "session-layer is made for 7.0 and later, and tested with nothing older",
             "upgrade to Redis 7.0 or later, or to Valkey",
         ),
         Some(_) => Finding::ok(format!("Redis version {version}")),
