@@ -3,8 +3,8 @@
 #
 #   install.sh
 #
-# - redis-server (or valkey-server) and postgres, from the distribution's packages (Debian, Ubuntu;
-#   as root, or with sudo); the distribution's own servers are not started;
+# - redis-server (or valkey-server), postgres, and libfaketime (to step a clock), from the distribution's
+#   packages (Debian, Ubuntu; as root, or with sudo); the distribution's own servers are not started;
 # - where a Docker engine answers: images of both, built by ../images/build.sh unless the official
 #   ones are there;
 # - cargo-nextest, by cargo.
@@ -40,7 +40,15 @@ have_postgres() {
     return 1
 }
 
+have_faketime() {
+    for file in /usr/lib/*/faketime/libfaketimeMT.so.1; do
+        [ -f "$file" ] && return
+    done
+    return 1
+}
+
 packages=
+have_faketime || packages="$packages libfaketime"
 have_redis || packages="$packages redis-server"
 have_postgres || packages="$packages postgresql"
 

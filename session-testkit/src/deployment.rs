@@ -23,7 +23,7 @@ mod role;
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use session_layer::{
-    Policy, Sessions,
+    Policy, SealingKeys, Sessions,
     cache::RedisCache,
     store::{CHANGE_DEADLINE, PostgresStore},
 };
@@ -78,6 +78,8 @@ pub struct NodeParts {
     pub policy: Policy,
     /// Redis has replicas, or may fail over.
     pub replicated: bool,
+    /// What entries are sealed with, if they are.
+    pub keys: Option<SealingKeys>,
 }
 
 impl NodeParts {
@@ -91,6 +93,10 @@ impl NodeParts {
             .pool_size(POOL_SIZE as usize)
             .deadline(self.redis_deadline)
             .replicated(self.replicated);
+        let builder = match &self.keys {
+            Some(keys) => builder.seal(keys.clone()),
+            None => builder,
+        };
         Ok(builder.build()?)
     }
 
@@ -138,6 +144,9 @@ pub enum DeploymentError {
         #[source]
         source: Failure,
     },
+    /// There is no key to seal entries with.
+    #[error("could not make a key")]
+    Key(#[source] Failure),
     /// A node could not be built.
     #[error("could not build node {node}")]
     Node {
@@ -225,6 +234,13 @@ impl Deployment {
     pub fn budget(&self) -> Duration {
         let first = self.blueprint.parts.first();
         first.map_or(Duration::ZERO, |parts| parts.budget)
+    }
+
+    /// Do the nodes seal their entries?
+    #[must_use]
+    pub fn sealed(&self) -> bool {
+        let mut parts = self.blueprint.parts.iter();
+        parts.any(|parts| parts.keys.is_some())
     }
 
     /// Has Redis a replica?

@@ -77,4 +77,5 @@ pub mod trial;
 pub mod url;
 pub mod verify;
 pub mod wait;
+pub mod wall_clock;
 pub mod workload;

@@ -32,6 +32,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    draw::Means,
     effect::{Effect, Loss},
     event::{Event, Lost, Planted, UnknownEvent},
     text::{BadStep, Requested},
@@ -97,6 +98,11 @@ pub enum ScheduleError {
         /// How many there are.
         nodes: u32,
     },
+    /// Without a key to seal entries with, whatever is in Redis is believed.
+    #[error(
+        "{0} is for nodes that seal their entries (`--sealed`): without a key, Redis is trusted"
+    )]
+    NotSealed(Event),
     /// It would happen when nobody asks any more.
     #[error(
         "{event} begins at {at:?}, and the load ends at {ends:?}: begin it earlier, or make the load longer"
@@ -176,6 +182,24 @@ impl Schedule {
             }
         }
         Ok(())
+    }
+
+    /// Would it break what is not promised to nodes without a key?
+    ///
+    /// # Errors
+    /// [`ScheduleError::NotSealed`].
+    pub fn suits(&self, sealed: bool) -> Result<(), ScheduleError> {
+        let mut events = self.steps.iter().map(|step| step.event);
+        match events.find(|event| event.needs_key() && !sealed) {
+            Some(event) => Err(ScheduleError::NotSealed(event)),
+            None => Ok(()),
+        }
+    }
+
+    /// Does it step the nodes' clock?
+    #[must_use]
+    pub fn steps_the_clock(&self) -> bool {
+        self.steps.iter().any(|step| step.event == Event::ClockStep)
     }
 
     /// Does it need a Redis to fail over to?

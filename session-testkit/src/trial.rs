@@ -93,6 +93,7 @@ impl<'a> Trial<'a> {
         schedule: Schedule,
     ) -> Result<Self, TrialError> {
         schedule.check(deployment.nodes())?;
+        schedule.suits(deployment.sealed())?;
         schedule.begins_within(settings.duration)?;
         let requests = u64::from(settings.rate).saturating_mul(settings.duration.as_secs() + 1);
         settings.parameters.ttl = deployment.ttl();
@@ -153,6 +154,14 @@ impl<'a> Trial<'a> {
         let mut observers = JoinSet::new();
         observers.spawn(observe::watch_bulkheads(
             deployment.subject(),
+            recorder.clone(),
+        ));
+        let names = 0..deployment.nodes();
+        observers.spawn(observe::watch_reads(
+            deployment.backends().postgres().clone(),
+            names
+                .map(|node| deployment.application_name(node))
+                .collect(),
             recorder.clone(),
         ));
         observers.spawn(observe::watch_hits(
@@ -268,6 +277,7 @@ fn required(
         Invariant::R5,
         Invariant::R8,
         Invariant::R9,
+        Invariant::R10,
     ];
     // Of what is rare there must be enough for the run to have come upon it.
     let requests = u64::from(settings.rate).saturating_mul(settings.duration.as_secs());
@@ -285,6 +295,10 @@ fn required(
     let cut = |event| Effect::of(event).postgres == Loss::Surely;
     if schedule.steps.iter().any(|step| cut(step.event)) {
         required.push(Invariant::R7);
+    }
+    let by_sql = |event| matches!(event, Event::PlainRevoke | Event::LateRevoke);
+    if schedule.steps.iter().any(|step| by_sql(step.event)) {
+        required.push(Invariant::R1Delta);
     }
     if !schedule.steps.is_empty() {
         required.push(Invariant::R11);

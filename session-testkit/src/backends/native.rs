@@ -16,7 +16,7 @@ use std::{
     io::Write as _,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ExitStatus, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -26,7 +26,7 @@ use super::{
     kind::{Recipe, Stop},
     supervisor::Supervisor,
 };
-use crate::wait::Patience;
+use crate::{wait::Patience, wall_clock};
 pub(crate) use folder::Folder;
 use tree::Tree;
 
@@ -98,7 +98,7 @@ impl Process {
         let starting = || format!("start {}", program.display());
         let log = self.folder.log().map_err(BackendError::io(starting()))?;
         let errors = log.try_clone().map_err(BackendError::io(starting()))?;
-        let mut command = Command::new("sh");
+        let mut command = wall_clock::command("sh");
         command
             .args(["-c", r#"read -r go && exec "$@" </dev/null"#, "sh"])
             .arg(program)

@@ -12,11 +12,12 @@ use std::{
     io::Write as _,
     os::unix::process::CommandExt as _,
     path::Path,
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Stdio},
     sync::{Mutex, PoisonError},
 };
 
 use super::error::BackendError;
+use crate::wall_clock;
 
 /// Words on the pipe: `process PID`, `container NAME`; an empty value withdraws it.
 ///
@@ -80,7 +81,7 @@ impl Supervisor {
             .ok()
             .and_then(|host| host.strip_prefix("unix://").map(str::to_owned))
             .unwrap_or_else(|| "/var/run/docker.sock".to_owned());
-        let mut child = Command::new("sh")
+        let mut child = wall_clock::command("sh")
             .args(["-c", SCRIPT, "session-testkit-supervisor"])
             .arg(folder.unwrap_or_else(|| Path::new("")))
             .arg(socket)

@@ -22,13 +22,17 @@ use crate::{
     history::HistoryError,
     invariants::Outcome,
     observe::Logs,
-    schedule::{Event, Requested, Schedule},
+    schedule::{Event, Means, Requested, Schedule},
     trial::{Judged, Trial},
+    wall_clock,
     workload::{PER_MILLE, Recorder, Settings},
 };
 
 /// Drives load through several nodes of session-layer, breaks their servers meanwhile, and says which
 /// promise was broken.
+///
+/// That nobody could be told whose session it is (503) while Postgres could answer has a budget of 0. It is
+/// counted; over 1 % of the answers there is no fallback, and the run counts as broken.
 ///
 /// Each `--fault` has a run of its own; without one, a schedule is drawn from the seed. Several runs end with a
 /// table of all. What happened is
@@ -88,6 +92,10 @@ pub(super) struct Arguments {
     /// `fail-closed` answers 503.
     #[arg(long, default_value = "available", value_name = "POLICY", value_parser = policy)]
     policy: Policy,
+
+    /// Give the nodes a key, so that entries in Redis are sealed.
+    #[arg(long)]
+    sealed: bool,
 
     /// Of 1,000 sessions so many have an idle timeout, of 40 s, so that their use is noted in Postgres.
     #[arg(long, default_value_t = 250, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(PER_MILLE)))]
@@ -198,6 +206,12 @@ fn worst(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
 async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, Refusal> {
     let seed = arguments.seed.unwrap_or_else(Settings::fresh_seed);
     let wanted = wanted(arguments, seed)?;
+    if wanted.iter().any(Wanted::steps_the_clock) && !wall_clock::is_steppable() {
+        let refused = wall_clock::start_anew();
+        return refused
+            .map(|never| match never {})
+            .map_err(|error| Refusal::Other(error.into()));
+    }
     arguments.history.as_deref().map_or(Ok(()), folder_of)?;
     let mut words = Words::new(arguments)?;
     words.say(&format!("seed {seed}"))?;
@@ -249,6 +263,7 @@ async fn run(
     // Before any server is started, as far as it is known.
     let check = |schedule: Schedule| {
         let checked = schedule.check(arguments.nodes);
+        let checked = checked.and_then(|()| schedule.suits(arguments.sealed));
         checked
             .map(|()| schedule)
             .map_err(|error| Refusal::Other(error.into()))
@@ -267,7 +282,12 @@ async fn run(
     let ours = ours(&backends);
     let damage = ours.is_some() || arguments.servers.destructive;
     let schedule = known.unwrap_or_else(|| {
-        let events = Schedule::drawable(damage, ours.is_some(), ours == Some(Backend::Docker));
+        let events = Schedule::drawable(Means {
+            damage,
+            replica: ours.is_some(),
+            containers: ours == Some(Backend::Docker),
+            sealed: arguments.sealed,
+        });
         Schedule::draw(seed, load, arguments.nodes, &events)
     });
     if let (false, Some(event)) = (damage, schedule.destructive()) {
@@ -278,6 +298,7 @@ async fn run(
         .ttl(Duration::from_secs(arguments.ttl.into()))
         .deadlines(millis(arguments.redis_ms), millis(arguments.budget_ms))
         .policy(arguments.policy)
+        .sealed(arguments.sealed)
         .replica(schedule.needs_replica())
         .start(backends)
         .await

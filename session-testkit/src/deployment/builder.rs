@@ -3,7 +3,8 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use session_layer::{
-    DEFAULT_BUDGET, Policy, Sessions, cache::DEFAULT_DEADLINE, store::PostgresStore,
+    DEFAULT_BUDGET, Policy, SealingKeys, Sessions, TokenDigest, cache::DEFAULT_DEADLINE,
+    store::PostgresStore,
 };
 
 use super::{
@@ -31,6 +32,7 @@ pub struct DeploymentBuilder {
     budget: Duration,
     policy: Policy,
     replica: bool,
+    sealed: bool,
     build: Box<Build>,
 }
 
@@ -53,6 +55,7 @@ impl Default for DeploymentBuilder {
             budget: DEFAULT_BUDGET,
             policy: Policy::default(),
             replica: false,
+            sealed: false,
             build: Box::new(|parts| Box::pin(async move { as_in_production(&parts) })),
         }
     }
@@ -94,6 +97,12 @@ impl DeploymentBuilder {
     /// to false.
     pub fn replica(mut self, replica: bool) -> Self {
         self.replica = replica;
+        self
+    }
+
+    /// Gives the nodes a fresh key to seal their entries with. Defaults to false: Redis is trusted.
+    pub fn sealed(mut self, sealed: bool) -> Self {
+        self.sealed = sealed;
         self
     }
 
@@ -140,6 +149,7 @@ impl DeploymentBuilder {
         let proxies = network
             .proxies(Peer::Redis)
             .zip(network.proxies(Peer::Postgres));
+        let keys = self.sealed.then(fresh_keys).transpose()?;
         let user = role.as_ref().map_or("", Role::credentials);
         let parts = proxies
             .zip(0..)
@@ -161,6 +171,7 @@ impl DeploymentBuilder {
                 budget: self.budget,
                 policy: self.policy,
                 replicated: self.replica,
+                keys: keys.clone(),
             });
         let blueprint = Arc::new(Blueprint {
             parts: parts.collect(),
@@ -197,6 +208,13 @@ impl DeploymentBuilder {
             backends,
         })
     }
+}
+
+/// A digest has as many bytes as a key, and it is of something that nobody can guess.
+fn fresh_keys() -> Result<SealingKeys, DeploymentError> {
+    let secret = TokenDigest::of(&uuid::Uuid::new_v4().to_string()).to_base64url();
+    let keys = format!("testkit:{secret}").parse::<SealingKeys>();
+    keys.map_err(|error| DeploymentError::Key(error.into()))
 }
 
 /// Until Redis takes commands and Postgres says that there is no such session.

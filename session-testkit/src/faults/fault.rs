@@ -63,8 +63,6 @@ pub enum Fault {
     RedisClientPauseWrites,
     /// CLIENT KILL of every normal connection, once.
     RedisClientKill,
-    /// `timeout 1`: connections that are idle for a second are closed.
-    RedisIdleTimeout,
     /// `maxclients 1`: those that are connected are closed, and new connections refused.
     RedisMaxClients,
     /// A replica that lags behind is promoted, and the old master demoted to its replica, as soon
@@ -90,8 +88,9 @@ pub enum Fault {
     PostgresTerminate,
     /// No connection for the target's role (53300), which must not be a superuser: what is open is ended.
     PostgresConnectionLimit,
-    /// `statement_timeout` of 1 ms for everyone who does not set another (57014).
-    PostgresStatementTimeout,
+    /// What clients have at work is cancelled, some 200 times a second (57014), as by an administrator. (A
+    /// `statement_timeout` would be felt by nobody who sets one of their own, as session-layer does.)
+    PostgresCancel,
     /// ACCESS EXCLUSIVE locks on the tables of the target's schema.
     PostgresTableLock,
     /// Every second row of those tables is locked, as by an UPDATE that nobody has committed (55P03 for who
@@ -115,7 +114,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::RedisKill,
         Self::RedisPause,
         Self::RedisOldDump,
@@ -131,7 +130,6 @@ impl Fault {
         Self::RedisClientPause,
         Self::RedisClientPauseWrites,
         Self::RedisClientKill,
-        Self::RedisIdleTimeout,
         Self::RedisMaxClients,
         Self::RedisFailover,
         Self::RedisDemotion,
@@ -141,6 +139,7 @@ impl Fault {
         Self::RedisLink(Link::Partition),
         Self::RedisLink(Link::Down),
         Self::RedisLink(Link::Reset),
+        Self::RedisLink(Link::Idle),
         Self::RedisLink(Link::Truncated),
         Self::RedisLink(Link::Sliced),
         Self::PostgresKill,
@@ -148,7 +147,7 @@ impl Fault {
         Self::PostgresImmediateStop,
         Self::PostgresTerminate,
         Self::PostgresConnectionLimit,
-        Self::PostgresStatementTimeout,
+        Self::PostgresCancel,
         Self::PostgresTableLock,
         Self::PostgresRowLocks,
         Self::PostgresReadOnly,
@@ -161,6 +160,7 @@ impl Fault {
         Self::PostgresLink(Link::Partition),
         Self::PostgresLink(Link::Down),
         Self::PostgresLink(Link::Reset),
+        Self::PostgresLink(Link::Idle),
         Self::PostgresLink(Link::Truncated),
         Self::PostgresLink(Link::Sliced),
     ];
@@ -184,7 +184,6 @@ impl Fault {
             Self::RedisClientPause => "redis-client-pause",
             Self::RedisClientPauseWrites => "redis-client-pause-writes",
             Self::RedisClientKill => "redis-client-kill",
-            Self::RedisIdleTimeout => "redis-idle-timeout",
             Self::RedisMaxClients => "redis-maxclients",
             Self::RedisFailover => "redis-failover",
             Self::RedisDemotion => "redis-demotion",
@@ -194,6 +193,7 @@ impl Fault {
             Self::RedisLink(Link::Partition) => "redis-link-partition",
             Self::RedisLink(Link::Down) => "redis-link-down",
             Self::RedisLink(Link::Reset) => "redis-link-reset",
+            Self::RedisLink(Link::Idle) => "redis-link-idle",
             Self::RedisLink(Link::Truncated) => "redis-link-truncated",
             Self::RedisLink(Link::Sliced) => "redis-link-sliced",
             Self::PostgresKill => "postgres-kill",
@@ -201,7 +201,7 @@ impl Fault {
             Self::PostgresImmediateStop => "postgres-immediate-stop",
             Self::PostgresTerminate => "postgres-terminate",
             Self::PostgresConnectionLimit => "postgres-connection-limit",
-            Self::PostgresStatementTimeout => "postgres-statement-timeout",
+            Self::PostgresCancel => "postgres-cancel",
             Self::PostgresTableLock => "postgres-table-lock",
             Self::PostgresRowLocks => "postgres-row-locks",
             Self::PostgresReadOnly => "postgres-read-only",
@@ -214,6 +214,7 @@ impl Fault {
             Self::PostgresLink(Link::Partition) => "postgres-link-partition",
             Self::PostgresLink(Link::Down) => "postgres-link-down",
             Self::PostgresLink(Link::Reset) => "postgres-link-reset",
+            Self::PostgresLink(Link::Idle) => "postgres-link-idle",
             Self::PostgresLink(Link::Truncated) => "postgres-link-truncated",
             Self::PostgresLink(Link::Sliced) => "postgres-link-sliced",
         }

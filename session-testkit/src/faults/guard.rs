@@ -3,7 +3,10 @@
 use std::{fmt, mem};
 
 use sqlx::{Connection as _, PgConnection};
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 
 use super::{Fault, FaultError, Target, failover, postgres, redis};
 use crate::{
@@ -19,8 +22,9 @@ pub struct Report {
     /// Connections of clients that were there when it began, or are there now if those are more; of
     /// a line's, those that were held, delayed or ended.
     pub connections: u64,
-    /// What the server counted: commands refused, entries evicted or flushed, connections refused or
-    /// closed, changes lost. `None` where no server counts it.
+    /// What was counted: commands refused, entries evicted or flushed, connections refused or closed,
+    /// changes lost, rows locked; of Postgres' errors, those that the nodes of the target's
+    /// [`network`](super::Target::network) were answered. `None` where nobody counts it.
     pub effects: Option<u64>,
 }
 
@@ -62,6 +66,8 @@ pub(super) enum Undo {
     Postgres(Vec<String>),
     /// End an open transaction.
     Rollback(Box<PgConnection>),
+    /// End what is done again and again.
+    Stop(JoinSet<()>),
     Toxics(Vec<ToxicGuard>),
     /// Join these networks again.
     Reconnect(Vec<String>),
@@ -82,6 +88,8 @@ pub struct FaultGuard {
     pub(super) effects: Option<u64>,
     /// The server's counter of its effects when it began.
     pub(super) counter: Option<u64>,
+    /// On the lines to the nodes: they count the errors by which it is felt.
+    pub(super) counting: Vec<ToxicGuard>,
 }
 
 impl FaultGuard {
@@ -93,6 +101,7 @@ impl FaultGuard {
             connections: 0,
             effects: None,
             counter: None,
+            counting: Vec::new(),
         }
     }
 
@@ -109,6 +118,10 @@ impl FaultGuard {
             connections: self.connections,
             effects: self.effects,
         };
+        if !self.counting.is_empty() {
+            let times = self.counting.iter().map(|it| it.report().occurrences);
+            report.effects = Some(times.sum());
+        }
         if let Undo::Toxics(toxics) = &self.undo {
             report.connections = toxics.iter().map(|it| it.report().connections).sum();
             return report;
@@ -132,6 +145,11 @@ impl FaultGuard {
             && let Ok(now) = postgres::clients(&mut admin).await
         {
             report.connections = report.connections.max(now);
+            if let Some(before) = self.counter
+                && let Ok(now) = postgres::next_id(&mut admin).await
+            {
+                report.effects = Some(now.saturating_sub(before));
+            }
         }
         report
     }
@@ -163,6 +181,7 @@ impl Drop for FaultGuard {
             Undo::Nothing => {}
             // Its socket belongs to the runtime around us; closing it is enough.
             Undo::Rollback(connection) => drop(connection),
+            Undo::Stop(tasks) => drop(tasks),
             undo => {
                 if let Some(Err(error)) = wait::blocking(run(undo, self.fault, &self.target)) {
                     tracing::warn!(error = chain(&error), fault = %self.fault, "did not heal");
@@ -176,6 +195,7 @@ async fn run(undo: Undo, fault: Fault, target: &Target) -> Result<(), FaultError
     match undo {
         Undo::Nothing => {}
         Undo::Toxics(toxics) => drop(toxics),
+        Undo::Stop(tasks) => drop(tasks),
         Undo::Restart if fault.is_redis() => target.redis.restart().await?,
         Undo::Restart => target.postgres.restart().await?,
         Undo::Resume(paused) => paused.resume().await?,

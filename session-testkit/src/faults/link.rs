@@ -24,6 +24,9 @@ pub enum Link {
     Down,
     /// Each connection is reset, once.
     Reset,
+    /// Connections are closed that have carried nothing for 100 ms, as a load balancer does with idle
+    /// ones, or Redis with its `timeout`.
+    Idle,
     /// Each connection is closed after 100 more bytes of answers.
     Truncated,
     /// Answers come in pieces of 1 to 7 bytes.
@@ -32,12 +35,13 @@ pub enum Link {
 
 impl Link {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Latency,
         Self::Blackhole,
         Self::Partition,
         Self::Down,
         Self::Reset,
+        Self::Idle,
         Self::Truncated,
         Self::Sliced,
     ];
@@ -52,6 +56,7 @@ impl Link {
             Self::Partition => (Toxic::hold(), 1),
             Self::Down => (Toxic::down(), all),
             Self::Reset => (Toxic::reset_peer(Duration::ZERO).established(), all),
+            Self::Idle => (Toxic::idle(100 * MS), all),
             Self::Truncated => (Toxic::limit_data(100), all),
             Self::Sliced => (Toxic::slicer(4, 3, Duration::ZERO), all),
         }

@@ -3,17 +3,24 @@
 use std::{str::FromStr as _, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, postgres::PgConnectOptions};
+use tokio::{task::JoinSet, time::interval};
 
 use super::{
     FaultError, Target,
     fault::Fault,
     guard::{FaultGuard, Undo},
 };
-use crate::{backends::BackendError, wait::Patience};
+use crate::{
+    backends::BackendError,
+    proxy::{Peer, Toxic, ToxicGuard},
+    wait::Patience,
+};
 
 /// By this our own connections are known.
 const NAME: &str = "session-testkit-fault";
 const EFFECT: Duration = Duration::from_secs(10);
+/// Between two cancellations of all that is at work.
+const CANCEL_EVERY: Duration = Duration::from_millis(5);
 
 const OTHERS: &str = "FROM pg_stat_activity \
     WHERE backend_type = 'client backend' AND application_name <> 'session-testkit-fault'";
@@ -27,6 +34,7 @@ pub(super) async fn inject(
     server.allowed("break")?;
     let mut admin = connect(fault, target).await?;
     guard.connections = clients(&mut admin).await.map_err(refused(fault))?;
+    guard.counting = counting(errors_of(fault), target);
     match fault {
         Fault::PostgresKill => {
             guard.undo = Undo::Restart;
@@ -54,9 +62,7 @@ pub(super) async fn inject(
             let terminated: i64 = one(fault, &mut admin, terminate).await?;
             guard.effects = u64::try_from(terminated).ok();
         }
-        Fault::PostgresStatementTimeout => {
-            configure(fault, &mut admin, &mut guard, "statement_timeout", "1ms").await?;
-        }
+        Fault::PostgresCancel => guard.undo = Undo::Stop(cancelling(admin)),
         Fault::PostgresReadOnly => {
             let name = "default_transaction_read_only";
             configure(fault, &mut admin, &mut guard, name, "on").await?;
@@ -101,6 +107,8 @@ pub(super) async fn inject(
         Fault::PostgresOpenTransaction => {
             let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()";
             execute(fault, &mut admin, begin.to_owned()).await?;
+            // Touched are the transactions that others begin, and commit, meanwhile.
+            guard.counter = next_id(&mut admin).await.ok();
             guard.undo = Undo::Rollback(Box::new(admin));
         }
         Fault::PostgresDisconnect => {
@@ -109,6 +117,52 @@ pub(super) async fn inject(
         redis => unreachable!("{redis} is not a fault of Postgres"),
     }
     Ok(guard)
+}
+
+/// The SQLSTATEs by which a client feels it.
+fn errors_of(fault: Fault) -> &'static [&'static str] {
+    match fault {
+        Fault::PostgresConnectionLimit => &["53300"],
+        Fault::PostgresCancel => &["57014"],
+        Fault::PostgresReadOnly => &["25006"],
+        // Who waits gives up, by `lock_timeout` or by `statement_timeout`.
+        Fault::PostgresTableLock | Fault::PostgresRowLocks => &["55P03", "57014"],
+        // With `row_security=off`, rows that would be hidden are a denied right.
+        Fault::PostgresForcedRls | Fault::PostgresRevokedGrant => &["42501"],
+        _ => &[],
+    }
+}
+
+/// Counts them on the lines to the target's nodes, until dropped.
+fn counting(errors: &[&str], target: &Target) -> Vec<ToxicGuard> {
+    let proxies = target
+        .network
+        .iter()
+        .flat_map(|it| it.proxies(Peer::Postgres));
+    let each = proxies.flat_map(|proxy| errors.iter().map(move |error| (proxy, error)));
+    // An error's fields end with a zero each, and the code's begins with C.
+    each.map(|(proxy, error)| proxy.inject(Toxic::count(format!("\0C{error}\0"))))
+        .collect()
+}
+
+/// Cancels what clients have at work, again and again, until dropped.
+fn cancelling(mut admin: PgConnection) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut ticks = interval(CANCEL_EVERY);
+        let cancel = format!("SELECT count(pg_cancel_backend(pid)) {OTHERS} AND state = 'active'");
+        loop {
+            ticks.tick().await;
+            let cancelled = sqlx::raw_sql(AssertSqlSafe(cancel.clone()))
+                .execute(&mut admin)
+                .await;
+            if let Err(error) = cancelled {
+                tracing::warn!(%error, "nothing is cancelled any more");
+                return;
+            }
+        }
+    });
+    tasks
 }
 
 /// There is nothing to undo where the server is not ours.
@@ -302,6 +356,15 @@ pub(super) async fn clients(admin: &mut PgConnection) -> sqlx::Result<u64> {
         .fetch_one(admin)
         .await?;
     Ok(u64::try_from(count).unwrap_or_default())
+}
+
+/// The transaction id that is given out next.
+pub(super) async fn next_id(admin: &mut PgConnection) -> sqlx::Result<u64> {
+    let next: String = sqlx::query_scalar("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
+        .fetch_one(admin)
+        .await?;
+    next.parse()
+        .map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
 pub(super) async fn undo(

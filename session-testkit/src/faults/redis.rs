@@ -87,10 +87,6 @@ pub(super) async fn inject(
             let killed = command(&kill).query_async(&mut admin).await;
             guard.effects = Some(killed.map_err(refused(fault))?);
         }
-        Fault::RedisIdleTimeout => {
-            let settings = [("timeout", "1".to_owned())];
-            configure(fault, server, &mut guard, &settings).await?;
-        }
         Fault::RedisMaxClients => limit_clients(fault, server, &mut guard).await?,
         Fault::RedisFailover => failover::fail_over(fault, target, &mut guard).await?,
         Fault::RedisDemotion => failover::demote(fault, target, &mut guard).await?,

@@ -128,9 +128,12 @@ impl Toxics {
 #[derive(Debug)]
 pub(super) struct Touched {
     bytes: AtomicU64,
+    occurrences: AtomicU64,
     connections: Mutex<BTreeSet<u64>>,
     /// Connections whose next answer is to be lost, since when.
     losing: Mutex<BTreeMap<u64, Instant>>,
+    /// When something last came by on each connection.
+    last: Mutex<BTreeMap<u64, Instant>>,
     changed: watch::Sender<bool>,
 }
 
@@ -138,8 +141,10 @@ impl Default for Touched {
     fn default() -> Self {
         Self {
             bytes: AtomicU64::default(),
+            occurrences: AtomicU64::default(),
             connections: Mutex::default(),
             losing: Mutex::default(),
+            last: Mutex::default(),
             changed: watch::Sender::new(false),
         }
     }
@@ -173,6 +178,21 @@ impl Touched {
         losing.get(&number).copied()
     }
 
+    pub(super) fn occurred(&self, times: u64) {
+        self.occurrences.fetch_add(times, Relaxed);
+    }
+
+    /// Something came by on this connection.
+    pub(super) fn came_by(&self, number: u64, now: Instant) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.insert(number, now);
+    }
+
+    pub(super) fn last(&self, number: u64) -> Option<Instant> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.get(&number).copied()
+    }
+
     pub(super) fn report(&self) -> Report {
         let connections = self
             .connections
@@ -181,6 +201,7 @@ impl Touched {
         Report {
             connections: u64::try_from(connections.len()).unwrap_or(u64::MAX),
             bytes: self.bytes.load(Relaxed),
+            occurrences: self.occurrences.load(Relaxed),
         }
     }
 

@@ -13,13 +13,15 @@ pub struct Report {
     /// Bytes that were delayed, held, sliced or lost; those that merely passed in a connection that
     /// was ended are not counted.
     pub bytes: u64,
+    /// How often what a [`count`](super::Toxic::count) looks for has come by.
+    pub occurrences: u64,
 }
 
 impl Report {
     /// Whether it touched anything: if not, a test that passed under it has shown nothing.
     #[must_use]
     pub fn touched_something(self) -> bool {
-        self.connections > 0 || self.bytes > 0
+        self.connections > 0 || self.bytes > 0 || self.occurrences > 0
     }
 }
 

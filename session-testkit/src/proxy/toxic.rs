@@ -14,9 +14,9 @@ pub enum Direction {
 /// Something harmful that a [`Proxy`](super::Proxy) does until its guard is dropped.
 ///
 /// Names and meaning are toxiproxy's, except for [`hold`](Self::hold),
-/// [`hold_from`](Self::hold_from), [`blackhole`](Self::blackhole), [`lose`](Self::lose) and
-/// [`lose_reply`](Self::lose_reply), which it lacks. As there, the
-/// default is all connections, and answers rather than requests; where it differs, it says so.
+/// [`hold_from`](Self::hold_from), [`blackhole`](Self::blackhole), [`lose`](Self::lose),
+/// [`lose_reply`](Self::lose_reply), [`idle`](Self::idle) and [`count`](Self::count), which it lacks. As
+/// there, the default is all connections, and answers rather than requests; where it differs, it says so.
 ///
 /// # Examples
 ///
@@ -66,6 +66,12 @@ pub(super) enum Kind {
     },
     LimitData {
         bytes: u64,
+    },
+    Idle {
+        after: Duration,
+    },
+    Count {
+        pattern: Vec<u8>,
     },
     Hold {
         from: Option<Vec<u8>>,
@@ -141,6 +147,19 @@ impl Toxic {
     /// The connection is closed when so many more bytes have passed: truncated answers.
     pub fn limit_data(bytes: u64) -> Self {
         Self::new(Kind::LimitData { bytes }, Some(Direction::ToClient))
+    }
+
+    /// The connection is closed when nothing has come by, either way, for so long: what a load balancer
+    /// does, or a server with a limit for idle clients.
+    pub fn idle(after: Duration) -> Self {
+        Self::new(Kind::Idle { after }, None)
+    }
+
+    /// Does no harm: counts how often `pattern` comes by in answers (an error's code, say), as
+    /// [`Report::occurrences`](super::Report::occurrences).
+    pub fn count(pattern: impl Into<Vec<u8>>) -> Self {
+        let pattern = pattern.into();
+        Self::new(Kind::Count { pattern }, Some(Direction::ToClient))
     }
 
     /// No byte moves in either direction, and no connection is closed; new ones are accepted and

@@ -14,6 +14,7 @@ use crate::{
     history::{Entry, Op, Operation, Touched},
     proxy::{Network, Peer, Toxic, ToxicGuard},
     subject::Subject,
+    wall_clock::WallClock,
     workload::{Break, Failure, Injected, Recorder, Scheduled, Tokens},
 };
 
@@ -116,6 +117,13 @@ impl World<'_> {
                 };
                 scheduled(Repeated::new(20, flood))
             }
+            Event::ClockStep => {
+                let stepping = Stepping {
+                    nodes: deployment.nodes(),
+                    clock: None,
+                };
+                Scheduled::new(step.event.name(), step.at, step.lasts, stepping)
+            }
             Event::Plant(planted) => {
                 let redis = deployment.backends().redis().clone();
                 let namespace = deployment.namespace().to_owned();
@@ -171,6 +179,35 @@ impl Break for Losing {
     async fn heal(&mut self) -> Result<Option<Touched>, Failure> {
         let reports = self.toxics.drain(..).map(ToxicGuard::heal);
         let connections = reports.map(|report| report.connections).sum();
+        Ok(Some(Touched {
+            connections,
+            bytes: 0,
+        }))
+    }
+}
+
+/// How far the wall clock is stepped.
+const STEP: Duration = Duration::from_secs(600);
+
+/// The nodes' wall clock, which is ours.
+struct Stepping {
+    nodes: u32,
+    clock: Option<WallClock>,
+}
+
+impl Break for Stepping {
+    async fn cause(&mut self) -> Result<(), Failure> {
+        let clock = self.clock.insert(WallClock::found()?);
+        Ok(clock.step_to(STEP).await?)
+    }
+
+    async fn heal(&mut self) -> Result<Option<Touched>, Failure> {
+        let Some(clock) = self.clock.take() else {
+            return Ok(None);
+        };
+        clock.step_to(Duration::ZERO).await?;
+        // It was seen to step, both ways.
+        let connections = u64::from(self.nodes);
         Ok(Some(Touched {
             connections,
             bytes: 0,

@@ -12,6 +12,19 @@ use crate::proxy::Peer;
 const LASTS: std::ops::Range<u64> = 1_000..5_000;
 const PAUSE: std::ops::Range<u64> = 300..3_000;
 
+/// What there is to break, and what with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Means {
+    /// Damage may be done to the servers: they are ours.
+    pub damage: bool,
+    /// There is a Redis to fail over to.
+    pub replica: bool,
+    /// The servers are containers, which can leave their network.
+    pub containers: bool,
+    /// The nodes seal their entries.
+    pub sealed: bool,
+}
+
 impl Schedule {
     /// Draws one of these events after the other, for a load that lasts so long on so many nodes; now and then
     /// a second one at the same time, but never two on one server. UNLINKs, fences and their replies are
@@ -70,14 +83,15 @@ impl Schedule {
         Self { seed, steps }
     }
 
-    /// What can be drawn: on servers of one's own all but what needs more than there is; on others what does
-    /// no damage.
+    /// What can be drawn: all but what needs more than there is.
     #[must_use]
-    pub fn drawable(damage: bool, replica: bool, containers: bool) -> Vec<Event> {
+    pub fn drawable(with: Means) -> Vec<Event> {
         let possible = |event: &Event| {
-            (damage || event.server().is_none())
-                && (replica || !event.needs_replica())
-                && (containers || !event.needs_containers())
+            (with.damage || event.server().is_none())
+                && (with.replica || !event.needs_replica())
+                && (with.containers || !event.needs_containers())
+                && (with.sealed || !event.needs_key())
+                && *event != Event::ClockStep
         };
         Event::all().filter(possible).collect()
     }
@@ -110,7 +124,12 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn all() -> Vec<Event> {
-        Schedule::drawable(true, true, true)
+        Schedule::drawable(Means {
+            damage: true,
+            replica: true,
+            containers: true,
+            sealed: true,
+        })
     }
 
     #[test]
@@ -166,7 +185,7 @@ mod tests {
 
     #[test]
     fn on_servers_of_others_nothing_does_damage() {
-        let harmless = Schedule::drawable(false, false, false);
+        let harmless = Schedule::drawable(Means::default());
         let schedule = Schedule::draw(7, MINUTE, 3, &harmless);
         assert_eq!(schedule.destructive(), None);
         assert!(!schedule.needs_replica());

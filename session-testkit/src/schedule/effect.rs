@@ -52,8 +52,10 @@ impl Effect {
                 redis: true,
                 ..Self::NONE
             },
-            // What is put under a key goes with the next UNLINK; a node that starts asks both servers.
+            // What is put under a key goes with the next UNLINK; a node that starts asks both servers; moments are
+            // of Postgres' clock, and spans of a monotonic one.
             Event::NodeRestart
+            | Event::ClockStep
             | Event::RandomTokens
             | Event::Plant(_)
             | Event::PlainRevoke
@@ -91,10 +93,10 @@ fn postgres(fault: Fault) -> Loss {
         // Old connections go on, or new ones work, or some answers are in time.
         Fault::PostgresTerminate
         | Fault::PostgresConnectionLimit
-        | Fault::PostgresStatementTimeout
-        | Fault::PostgresLink(Link::Latency | Link::Blackhole | Link::Reset | Link::Truncated) => {
-            Loss::Perhaps
-        }
+        | Fault::PostgresCancel
+        | Fault::PostgresLink(
+            Link::Latency | Link::Blackhole | Link::Reset | Link::Idle | Link::Truncated,
+        ) => Loss::Perhaps,
         // Reads are answered as ever. (Redis' own faults do nothing to Postgres.)
         _ => Loss::Not,
     }
@@ -127,17 +129,17 @@ mod tests {
         );
         assert_eq!(
             of(effect(Loss::Perhaps, false)),
-            "postgres-terminate postgres-connection-limit postgres-statement-timeout \
+            "postgres-terminate postgres-connection-limit postgres-cancel \
              postgres-link-latency postgres-link-blackhole postgres-link-reset \
-             postgres-link-truncated"
+             postgres-link-idle postgres-link-truncated"
         );
         assert_eq!(
             of(effect(Loss::Not, true)),
             "redis-kill redis-pause redis-old-dump redis-acl-info redis-acl-get redis-acl-client \
              redis-misconf redis-client-pause redis-client-pause-writes redis-client-kill \
-             redis-idle-timeout redis-maxclients redis-failover redis-demotion redis-disconnect \
+             redis-maxclients redis-failover redis-demotion redis-disconnect \
              redis-link-latency redis-link-blackhole redis-link-partition redis-link-down \
-             redis-link-reset redis-link-truncated \
+             redis-link-reset redis-link-idle redis-link-truncated \
              lose-unlinks lose-unlink-replies lose-fences lose-fence-replies"
         );
         assert_eq!(
@@ -145,7 +147,7 @@ mod tests {
             "redis-flush-all redis-eviction redis-oom redis-acl-evalsha redis-acl-set \
              redis-link-sliced postgres-open-transaction postgres-link-sliced \
              plant-garbage plant-swapped plant-oversized plant-wrong-type \
-             node-restart random-tokens plain-revoke late-revoke"
+             plant-flipped node-restart random-tokens clock-step plain-revoke late-revoke"
         );
         let untouched = Effect {
             touch: true,

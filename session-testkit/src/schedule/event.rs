@@ -22,6 +22,9 @@ pub enum Event {
     NodeRestart,
     /// 500 more validates of random tokens in each second, on all nodes.
     RandomTokens,
+    /// The nodes' wall clock is stepped 10 minutes forward, and back at its end; the servers' clocks are not. Needs
+    /// a process whose clock [can be stepped](crate::wall_clock::is_steppable); it is never drawn.
+    ClockStep,
     /// Something is put under keys that are in use, 20 times in each second, for 5 s at most.
     Plant(Planted),
     /// Somebody ends sessions by plain SQL, 10 in each second, each in a transaction of its own.
@@ -65,15 +68,19 @@ pub enum Planted {
     Oversized,
     /// A list.
     WrongType,
+    /// The entry itself with one bit turned over. Without a key to seal entries with, Redis is trusted, so this is
+    /// for a deployment that [has one](crate::deployment::DeploymentBuilder::sealed).
+    Flipped,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Garbage,
         Self::Swapped,
         Self::Oversized,
         Self::WrongType,
+        Self::Flipped,
     ];
 }
 
@@ -83,6 +90,7 @@ impl Event {
         let others = [
             Self::NodeRestart,
             Self::RandomTokens,
+            Self::ClockStep,
             Self::PlainRevoke,
             Self::LateRevoke,
         ];
@@ -104,10 +112,12 @@ impl Event {
             Self::Lose(Lost::FenceReplies) => "lose-fence-replies",
             Self::NodeRestart => "node-restart",
             Self::RandomTokens => "random-tokens",
+            Self::ClockStep => "clock-step",
             Self::Plant(Planted::Garbage) => "plant-garbage",
             Self::Plant(Planted::Swapped) => "plant-swapped",
             Self::Plant(Planted::Oversized) => "plant-oversized",
             Self::Plant(Planted::WrongType) => "plant-wrong-type",
+            Self::Plant(Planted::Flipped) => "plant-flipped",
             Self::PlainRevoke => "plain-revoke",
             Self::LateRevoke => "late-revoke",
         }
@@ -150,6 +160,11 @@ impl Event {
             self,
             Self::Fault(Fault::RedisFailover | Fault::RedisDemotion)
         )
+    }
+
+    /// Without a key to seal entries with, Redis is trusted.
+    pub(super) fn needs_key(self) -> bool {
+        self == Self::Plant(Planted::Flipped)
     }
 
     /// Only containers can leave their network.

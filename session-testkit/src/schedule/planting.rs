@@ -29,19 +29,22 @@ pub(super) fn plant(
             Planted::Garbage => set(&mut redis, key, b"Vgarbage").await?,
             Planted::Oversized => set(&mut redis, key, &vec![b'V'; OVERSIZED]).await?,
             Planted::Swapped => {
-                let mut others = keys.iter().skip(1);
-                let other = loop {
-                    let Some(other) = others.next() else {
-                        return Ok(0);
-                    };
-                    let value: Option<Vec<u8>> =
-                        cmd("GET").arg(other).query_async(&mut redis).await?;
-                    // A session's entry, not a lease or a fence.
-                    if let Some(value) = value.filter(|value| value.first() == Some(&b'V')) {
-                        break value;
-                    }
+                let Some((_, other)) = entry(&mut redis, &keys[1..]).await? else {
+                    return Ok(0);
                 };
                 set(&mut redis, key, &other).await?;
+            }
+            Planted::Flipped => {
+                let Some((key, mut own)) = entry(&mut redis, &keys).await? else {
+                    return Ok(0);
+                };
+                // Not of its first byte, by which an entry is known.
+                let bits = (own.len() as u64 - 1) * 8;
+                let bit = 8 + draw % bits.max(1);
+                if let Some(byte) = own.get_mut(usize::try_from(bit / 8)?) {
+                    *byte ^= 1 << (bit % 8);
+                }
+                set(&mut redis, key, &own).await?;
             }
             Planted::WrongType => {
                 let mut pipe = redis::pipe();
@@ -53,6 +56,20 @@ pub(super) fn plant(
         }
         Ok(1)
     })
+}
+
+/// The first of these that is a session's entry, not a lease or a fence.
+async fn entry<'a>(
+    redis: &mut MultiplexedConnection,
+    keys: &'a [Vec<u8>],
+) -> redis::RedisResult<Option<(&'a Vec<u8>, Vec<u8>)>> {
+    for key in keys {
+        let value: Option<Vec<u8>> = cmd("GET").arg(key).query_async(redis).await?;
+        if let Some(value) = value.filter(|value| value.first() == Some(&b'V')) {
+            return Ok(Some((key, value)));
+        }
+    }
+    Ok(None)
 }
 
 async fn set(

@@ -49,6 +49,15 @@ impl Judged {
         }
     }
 
+    /// The promises of which nothing was examined: of an outage that never was, say.
+    #[must_use]
+    pub fn unexamined(&self) -> Vec<&'static str> {
+        let each = self.verdicts.iter();
+        each.filter(|(_, verdict)| verdict.examined() == 0)
+            .map(|(invariant, _)| invariant.name())
+            .collect()
+    }
+
     /// Why the run means little, where nothing was broken.
     #[must_use]
     pub fn doubts(&self) -> Vec<String> {

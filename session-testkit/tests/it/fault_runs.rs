@@ -36,6 +36,14 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.plain("all_faults_are_listed", list);
     reg.plain("a_history_is_judged_again", judged_again);
     reg.plain("a_reader_who_leaves_is_no_error", reader_leaves);
+    reg.shared(
+        "clocks_stepped_by_ten_minutes_change_nothing",
+        clock_stepped,
+    );
+    reg.each_backend(
+        "sealed_nodes_withstand_entries_with_a_bit_turned_over",
+        sealed,
+    );
     reg.shared("several_runs_end_with_a_table", table);
 }
 
@@ -110,6 +118,54 @@ async fn redis_killed(backend: Backend) -> Outcome {
         .output()
         .await?;
     assert_eq!(again.status.code(), Some(0), "{again:?}");
+    Ok(())
+}
+
+/// A node that starts meanwhile has not heard of Postgres' clock yet.
+async fn clock_stepped(backends: Arc<Backends>) -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let schedule = folder.path().join("schedule.json");
+    let steps = r#"{"steps":[{"event":"clock-step","at_ms":3000,"lasts_ms":4000},
+        {"event":"node-restart","at_ms":4500,"lasts_ms":1000}]}"#;
+    std::fs::write(&schedule, steps)?;
+    let mut command = on(&backends);
+    command.args(["--secs", "12", "--json", "--schedule"]);
+    let ran = run(command.arg(schedule)).await?;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let document: Value = serde_json::from_str(&ran.stdout)?;
+    let faults = &document["runs"][0]["figures"]["faults"];
+    let mut faults = faults.as_array().into_iter().flatten();
+    let stepped = faults.find(|fault| fault["name"] == "clock-step");
+    // Both nodes' clock was seen to step.
+    let touched = stepped.map(|fault| &fault["touched"]["connections"]);
+    assert_eq!(touched, Some(&Value::from(2)), "{}", ran.stderr);
+    Ok(())
+}
+
+async fn sealed(backend: Backend) -> Outcome {
+    let own = Backends::builder().backend(backend).start().await?;
+    let schedule = |steps: &[&str]| {
+        let steps: Result<_, _> = steps.iter().map(|step| step.parse()).collect();
+        steps.map(|steps| Schedule { seed: 7, steps })
+    };
+    let planted = schedule(&["plant-flipped@2+6", "plant-swapped@2+6"])?;
+    let deployment = roomy().sealed(true).start(own).await?;
+    let trial = Trial::new(&deployment, settings(80, 10), planted.clone())?;
+    let judged = trial.run().await?;
+    assert_ne!(judged.outcome(), Verdict::Broken, "{judged}");
+    for fault in &judged.history.faults {
+        let touched = fault.touched.expect("it is counted");
+        assert!(!touched.nothing(), "{fault:?}");
+    }
+    let rejected = |node| {
+        let node = deployment.subject().node(node).expect("a node");
+        node.cache_status().rejected.forged
+    };
+    assert!(rejected(0) + rejected(1) > 0, "{judged}");
+    for wanted in [Invariant::R3, Invariant::R4, Invariant::R5] {
+        let verdict = judged.verdicts.of(wanted);
+        assert_eq!(verdict.outcome(), Verdict::Holds, "{judged}");
+    }
     Ok(())
 }
 
@@ -302,11 +358,12 @@ async fn named_servers(backends: Arc<Backends>) -> Outcome {
 }
 
 async fn bad_arguments() -> Outcome {
-    let bad: [(&[&str], &str); 7] = [
+    let bad: [(&[&str], &str); 8] = [
         (&["--fault", "redis-kil"], "redis-kill"),
         (&["--fault", "redis-kill@1"], "@AT+LASTS"),
         (&["--fault", "redis-kill@1+2/0"], "all nodes feel it"),
         (&["--fault", "node-restart@1+2/9"], "there are 2"),
+        (&["--fault", "plant-flipped"], "--sealed"),
         (&["--rate", "0"], "--rate"),
         (&["--schedule", "/no/such/file"], "/no/such/file"),
         (&["--schedule", "x", "--fault", "redis-kill"], "--schedule"),

@@ -3,8 +3,9 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
+
+use crate::wall_clock;
 
 /// Looks where the shell would.
 pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
@@ -30,7 +31,7 @@ pub(crate) fn newest(folder: &str, program: &str) -> Option<PathBuf> {
 /// The major version that `program --version` prints after `mark`.
 pub(crate) fn version(program: &Path, mark: &str) -> Result<u32, String> {
     let shown = program.display();
-    let output = Command::new(program)
+    let output = wall_clock::command(program)
         .arg("--version")
         .output()
         .map_err(|error| format!("{shown} --version: {error}"))?;

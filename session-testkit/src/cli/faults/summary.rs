@@ -13,6 +13,8 @@ pub(super) struct Line {
     name: String,
     seed: u64,
     outcome: Outcome,
+    /// The promises of which nothing could be examined.
+    unexamined: Vec<&'static str>,
     figures: Figures,
     unavailable: u64,
     answered: u64,
@@ -27,6 +29,7 @@ impl Line {
             name,
             seed,
             outcome: judged.outcome(),
+            unexamined: judged.unexamined(),
             figures: judged.figures.clone(),
             unavailable: judged.availability.unavailable_with_postgres,
             answered: judged.availability.answered_with_postgres,
@@ -68,7 +71,7 @@ impl fmt::Display for Summary<'_> {
                 "| {} | {} | {} | {} | {} | {} | {} | {} of {} | {} / {} | {} | {} |",
                 line.name,
                 line.seed,
-                line.outcome,
+                promises(line.outcome, &line.unexamined),
                 ms(Some(line.figures.healthy.p99_us)),
                 ms(worst(|fault| fault.first_second)),
                 ms(worst(|fault| fault.rest)),
@@ -82,6 +85,14 @@ impl fmt::Display for Summary<'_> {
             )?;
         }
         Ok(())
+    }
+}
+
+/// "Holds" is said of what was examined.
+fn promises(outcome: Outcome, unexamined: &[&str]) -> String {
+    match unexamined {
+        [] => outcome.to_string(),
+        some => format!("{outcome}; unexamined: {}", some.join(", ")),
     }
 }
 
@@ -127,6 +138,7 @@ mod tests {
             name: "drawn".to_owned(),
             seed: 7,
             outcome: Outcome::Holds,
+            unexamined: vec!["R1Δ", "R7"],
             figures: Figures {
                 healthy: latency(4_940),
                 faults,
@@ -149,8 +161,8 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "| drawn | 7 | holds | 4.9 | 60.0 | 9.1 | 0.9 | 0 of 10 | 11 / 12 | 12 | 3 |",
-                "| drawn | 7 | holds | 4.9 | 2.0 | – | – | 0 of 10 | 11 / 12 | 12 | 3 |"
+                "| drawn | 7 | holds; unexamined: R1Δ, R7 | 4.9 | 60.0 | 9.1 | 0.9 | 0 of 10 | 11 / 12 | 12 | 3 |",
+                "| drawn | 7 | holds; unexamined: R1Δ, R7 | 4.9 | 2.0 | – | – | 0 of 10 | 11 / 12 | 12 | 3 |"
             ]
         );
     }

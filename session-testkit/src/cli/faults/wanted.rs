@@ -1,7 +1,7 @@
 //! What is to be run, and by which seed.
 
 use super::{Arguments, Refusal};
-use crate::schedule::{Requested, Schedule};
+use crate::schedule::{Event, Requested, Schedule};
 
 /// A run that is wanted: written by hand, or still to be drawn when it is known what the servers can do.
 pub(super) enum Wanted {
@@ -17,6 +17,15 @@ impl Wanted {
             Self::Fault(requested) => requested.event.to_string(),
             Self::Written(_) => "schedule".to_owned(),
             Self::Drawn(_) => "drawn".to_owned(),
+        }
+    }
+
+    /// Does it step the nodes' clock?
+    pub(super) fn steps_the_clock(&self) -> bool {
+        match self {
+            Self::Fault(requested) => requested.event == Event::ClockStep,
+            Self::Written(schedule) => schedule.steps_the_clock(),
+            Self::Drawn(_) => false,
         }
     }
 

@@ -29,7 +29,7 @@ pub(super) struct Applied {
     passed: u64,
     /// Of the bytes in the queue, those that are counted as touched.
     pub(super) counted: usize,
-    /// The last bytes that passed, in which a pattern may have begun.
+    /// The last bytes that passed, in which a pattern may have begun; one less than it has.
     tail: Vec<u8>,
     /// Its pattern has occurred, and this time it counts.
     triggered: bool,
@@ -74,6 +74,10 @@ impl Applied {
     pub(super) fn ends(&self, pending: bool, now: Instant) -> Option<(Instant, End)> {
         match self.toxic.kind {
             Kind::Timeout { after } if !after.is_zero() => Some((self.since + after, End::Close)),
+            Kind::Idle { after } => {
+                let last = self.touched.last(self.number).unwrap_or(self.since);
+                Some((last.max(self.since) + after, End::Close))
+            }
             Kind::ResetPeer { after } => Some((self.since + after, End::Reset)),
             Kind::LimitData { bytes } if self.passed >= bytes && (pending || bytes > 0) => {
                 Some((now, End::Close))
@@ -178,6 +182,19 @@ impl Applied {
                 count(gone.len()).saturating_mul(1_000_000_000) / bytes_per_second,
             ),
             Kind::Slicer { gap, .. } => *gap,
+            Kind::Idle { .. } => {
+                self.touched.came_by(self.number, now);
+                Duration::ZERO
+            }
+            Kind::Count { pattern } => {
+                // What ended in the tail was counted with the bytes before.
+                let seen = [self.tail.as_slice(), gone].concat();
+                let times = seen.windows(pattern.len().max(1));
+                let times = times.filter(|window| window == pattern).count();
+                self.touched.occurred(count(times));
+                remember(&mut self.tail, gone, pattern);
+                Duration::ZERO
+            }
             Kind::Hold {
                 from: Some(pattern),
             } => {

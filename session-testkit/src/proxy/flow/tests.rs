@@ -267,3 +267,35 @@ fn the_seed_decides_which_occurrences_are_lost() {
     assert_eq!(never.pieces(), ["UNL"]);
     assert_eq!(never.push("INK a UNLINK").pieces().concat(), "INK a UNLINK");
 }
+
+#[test]
+fn what_is_silent_for_too_long_is_closed_and_what_is_not_goes_on() {
+    let mut world = World::new([Toxic::idle(100 * MS)]).push("a");
+    let begin = world.now;
+    let (written, end) = world.run();
+    assert_eq!(written, [(Duration::ZERO, "a".into())]);
+    assert_eq!(end, Step::End(End::Close));
+    assert_eq!((world.now - begin, world.touched()), (100 * MS, (1, 0)));
+
+    let world = World::new([Toxic::idle(100 * MS)]).push("a");
+    let mut world = world;
+    let _a = world.flow.next(world.now);
+    world.flow.wrote(1, world.now);
+    // The other direction has a flow of its own.
+    world.active[0].touched.came_by(0, world.now + 60 * MS);
+    let until = Step::WaitUntil(world.now + 160 * MS);
+    assert_eq!(world.flow.next(world.now + 100 * MS), until);
+}
+
+#[test]
+fn what_comes_by_is_counted_also_in_two_parts_and_nothing_is_harmed() {
+    let toxic = || Toxic::count("\0C57014\0");
+    let mut world = World::new([toxic()])
+        .push("E\0C57014\0\0C570")
+        .push("14\0.\0C57014")
+        .push("!");
+    let passed = world.pieces().concat();
+    assert_eq!(passed, "E\0C57014\0\0C57014\0.\0C57014!");
+    let report = world.active[0].touched.report();
+    assert_eq!((report.occurrences, report.connections), (2, 0));
+}

@@ -1,13 +1,14 @@
 //! The faults of Postgres.
 
-use std::{str::FromStr as _, time::Duration};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use session_testkit::{
     backends::{Backend, Backends, PostgresServer},
     faults::{self, Fault, FaultError, Target},
+    proxy::{Network, Peer},
     wait,
 };
-use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
 use crate::harness::{Failure, Outcome, Registry};
@@ -18,6 +19,7 @@ pub(super) fn tests(reg: &mut Registry) {
     reg.each_backend("postgres_down_and_back", down);
     reg.each_backend("postgres_connections_ended_or_refused", connections);
     reg.each_backend("postgres_settings_for_everyone", settings);
+    reg.each_backend("postgres_errors_are_counted_by_who_is_told", counted);
     reg.each_backend("postgres_locks_and_open_transactions", transactions);
     reg.each_backend("postgres_rights_hidden_and_revoked", rights);
     reg.each_backend("postgres_disconnected_from_its_network", disconnect);
@@ -121,13 +123,16 @@ async fn settings(backend: Backend) -> Outcome {
         let written = sqlx::query("UPDATE app.t SET n = n").execute(app).await;
         code(written)
     };
-    let slow = faults::inject(&Fault::PostgresStatementTimeout, &target).await?;
-    let seen = wait::until("a timeout", Duration::from_secs(5), async || {
+    let cancelling = faults::inject(&Fault::PostgresCancel, &target).await?;
+    let seen = wait::until("a cancellation", Duration::from_secs(5), async || {
         sleep(&mut old).await == "57014"
     });
     seen.await?;
-    assert!(slow.heal().await?.touched_something());
-    assert_eq!(sleep(&mut app(postgres).await?).await, "none");
+    assert!(cancelling.heal().await?.touched_something());
+    let healed = wait::until("no cancellation", Duration::from_secs(5), async || {
+        sleep(&mut old).await == "none"
+    });
+    healed.await?;
 
     let read_only = faults::inject(&Fault::PostgresReadOnly, &target).await?;
     let mut new = app(postgres).await?;
@@ -138,6 +143,51 @@ async fn settings(backend: Backend) -> Outcome {
         write(&mut new).await == "none"
     });
     healed.await?;
+    Ok(())
+}
+
+/// What a fault does to nobody is not what it touched.
+async fn counted(backend: Backend) -> Outcome {
+    let (backends, target) = start(backend).await?;
+    let (redis, postgres) = (backends.redis(), backends.postgres());
+    let network = Network::start(1, redis.address(), postgres.address()).await?;
+    let network = Arc::new(network);
+    let target = target.network(Arc::clone(&network));
+    let line = network.proxy(0, Peer::Postgres).url(postgres.url());
+    let options = PgConnectOptions::from_str(&line)?.username("the app");
+    for (fault, statement, error) in [
+        (Fault::PostgresCancel, "SELECT pg_sleep(5)", "57014"),
+        (Fault::PostgresReadOnly, "UPDATE app.t SET n = n", "25006"),
+        (Fault::PostgresRevokedGrant, "SELECT n FROM app.t", "42501"),
+        (Fault::PostgresTableLock, "SELECT n FROM app.t", "55P03"),
+    ] {
+        let mut broken = faults::inject(&fault, &target).await?;
+        assert_eq!(broken.report().await.effects, Some(0), "{fault}");
+        let mut app = PgConnection::connect_with(&options).await?;
+        sqlx::query("SET lock_timeout = 50")
+            .execute(&mut app)
+            .await?;
+        for _ in 0..2 {
+            let done = sqlx::query(AssertSqlSafe(statement))
+                .execute(&mut app)
+                .await;
+            assert_eq!(code(done), error, "{fault}");
+        }
+        // An answer is counted when it has gone, and its receiver may be quicker.
+        let counted = wait::until("both errors to be counted", MOMENT, async || {
+            broken.report().await.effects == Some(2)
+        });
+        counted.await?;
+        broken.heal().await?;
+    }
+    // Of an open transaction nobody is told anything; it is what others begin meanwhile, the server itself too.
+    let open = faults::inject(&Fault::PostgresOpenTransaction, &target).await?;
+    let mut app = PgConnection::connect_with(&options).await?;
+    for _ in 0..3 {
+        let update = sqlx::query("UPDATE app.t SET n = n").execute(&mut app);
+        update.await?;
+    }
+    assert!(open.heal().await?.effects >= Some(3));
     Ok(())
 }
 
