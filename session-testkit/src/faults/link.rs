@@ -24,8 +24,8 @@ pub enum Link {
     Down,
     /// Each connection is reset, once.
     Reset,
-    /// Connections are closed that have carried nothing for 100 ms, as a load balancer does with idle
-    /// ones, or Redis with its `timeout`.
+    /// Connections are closed that have carried nothing for a while, as a load balancer does, or Redis with its
+    /// `timeout`. A while is 20 ms to Redis and 100 ms to Postgres: under load none is idle for minutes.
     Idle,
     /// Each connection is closed after 100 more bytes of answers.
     Truncated,
@@ -47,7 +47,7 @@ impl Link {
     ];
 
     /// Its toxic, and on how many nodes.
-    fn toxic(self) -> (Toxic, usize) {
+    fn toxic(self, peer: Peer) -> (Toxic, usize) {
         let all = usize::MAX;
         match self {
             // 102.5 ms give or take 97.5 ms.
@@ -56,7 +56,10 @@ impl Link {
             Self::Partition => (Toxic::hold(), 1),
             Self::Down => (Toxic::down(), all),
             Self::Reset => (Toxic::reset_peer(Duration::ZERO).established(), all),
-            Self::Idle => (Toxic::idle(100 * MS), all),
+            Self::Idle => match peer {
+                Peer::Redis => (Toxic::idle(20 * MS), all),
+                Peer::Postgres => (Toxic::idle(100 * MS), all),
+            },
             Self::Truncated => (Toxic::limit_data(100), all),
             Self::Sliced => (Toxic::slicer(4, 3, Duration::ZERO), all),
         }
@@ -74,7 +77,7 @@ pub(super) fn inject(
         fault,
         why: "on which lines? Say so with `Target::network`".to_owned(),
     })?;
-    let (toxic, nodes) = link.toxic();
+    let (toxic, nodes) = link.toxic(peer);
     let proxies = network.proxies(peer).enumerate().filter(|(node, _)| {
         let named = target.nodes.as_ref();
         named.map_or(*node < nodes, |named| named.contains(node))
