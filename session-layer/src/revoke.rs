@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::cache::{Invalidated, LEASE, SessionCache};
 use crate::clock::FOR_EVER;
+use crate::deadline::{self, LONGEST};
 use crate::driver::Driver;
 use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::journal::Policy;
@@ -193,15 +194,17 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         let task = self.tasks.spawn(async move {
             // The digests are asked for beforehand: should the answer to the COMMIT be lost, the
             // copies have to go all the same. A failure here has changed nothing.
-            let known = driver.store.digests(&target).await;
+            let known = deadline::question(LONGEST, driver.store.digests(&target)).await;
             let mut digests = known.inspect_err(|error| driver.note_store(error))?;
             for batch in digests.chunks(BATCH) {
-                if let Err(error) = driver.cache.fence(batch).await {
+                let fenced =
+                    deadline::of_cache(driver.for_validation(), driver.cache.fence(batch)).await;
+                if let Err(error) = fenced {
                     driver.note_cache(&error);
                     break;
                 }
             }
-            let committed = commit(Arc::clone(&driver)).await;
+            let committed = deadline::change(commit(Arc::clone(&driver))).await;
             if let Ok(committed) = &committed {
                 digests.extend(&committed.digests);
             }
@@ -233,7 +236,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         let committed = self.committed();
         let mut reach = Reach::Propagated;
         for (at, batch) in digests.chunks(BATCH).enumerate() {
-            match self.cache.invalidate(batch).await {
+            match self.invalidate(batch).await {
                 Ok(Invalidated::Everywhere) => {}
                 // There is no other process that could have a copy.
                 Ok(Invalidated::InThisProcess) if self.store.is_exclusive() => {}
@@ -290,7 +293,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 let Some(batch) = self.pending.next_batch(began) else {
                     return;
                 };
-                if self.cache.invalidate(&batch).await.is_err() {
+                if self.invalidate(&batch).await.is_err() {
                     break;
                 }
                 self.pending.acknowledged(&batch, began, life);

@@ -7,6 +7,7 @@
 )]
 
 mod breaker;
+mod deadlines;
 mod housekeeping;
 mod journal;
 mod ports;
