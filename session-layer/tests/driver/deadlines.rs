@@ -233,6 +233,16 @@ async fn the_store_is_asked_again_which_one_it_is() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn health_is_told_though_nobody_answers_its_probes() {
+    for how in BOTH {
+        let rig = rig();
+        rig.broken.now("probe", how);
+        let told = timeout(Duration::from_secs(1), rig.sessions.health()).await;
+        assert_eq!(told.unwrap().http_status(), 503, "{how:?}");
+    }
+}
+
 /// A handle that is dropped without a shutdown leaves nothing that hangs.
 #[tokio::test(start_paused = true)]
 async fn what_hangs_does_not_keep_the_ports_alive() {
