@@ -278,6 +278,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                         }
                         driver.counters.journal_reads.add_one();
                         let ended = driver.journal.learn(began, &read);
+                        driver.pending.journal_was_read(began);
                         position = Some(read.next);
                         driver.drop_copies(ended);
                     }

@@ -90,6 +90,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 value: Ok(ended),
                 digests,
                 anything,
+                least_version: None,
             })
         })
         .await
@@ -210,6 +211,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             }
             digests.sort_unstable();
             digests.dedup();
+            driver.hold_back(&digests, &committed);
             let reach = driver.unlink(&digests).await;
             let committed = committed.inspect_err(|error| driver.note_store(error))?;
             let reach = if committed.anything {
@@ -228,6 +230,20 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 .with_source(stopped),
             ))
         })
+    }
+
+    /// Until this node reads of its own change in the journal, it believes no copy that is older: not even one that
+    /// somebody puts back into the cache after its removal.
+    fn hold_back<T>(&self, digests: &[TokenDigest], committed: &Result<Committed<T>, StoreError>) {
+        let least = match committed {
+            Ok(committed) if committed.anything => committed.least_version,
+            Err(error) if error.kind() == StoreErrorKind::Uncertain => None,
+            _nothing_was_changed => return,
+        };
+        // Where none is read, nothing would end it.
+        if self.needs_the_journal() {
+            self.pending.changed(digests, least, Instant::now());
+        }
     }
 
     /// Step 3. A batch at a time: one user may have had thousands of sessions, and each batch has to keep
@@ -254,7 +270,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Has these removed as soon as the cache can be asked; until then this node believes none of them.
     pub(crate) fn unlink_later(self: &Arc<Self>, digests: &[TokenDigest]) {
         let life = self.longest_life();
-        if self.pending.add(digests, Instant::now() + life) {
+        if self.pending.add(digests, Instant::now(), life) {
             let driver = Arc::clone(self);
             self.tasks
                 .spawn(async move { driver.unlink_pending(life).await });
@@ -317,6 +333,8 @@ struct Committed<T> {
     digests: Vec<TokenDigest>,
     /// Was there anything to change?
     anything: bool,
+    /// The least version that is still true; `None`: none, the session has ended.
+    least_version: Option<i64>,
 }
 
 impl Committed<Session> {
@@ -325,9 +343,11 @@ impl Committed<Session> {
             value: Err(error),
             digests: Vec::new(),
             anything: false,
+            least_version: None,
         };
         match change {
             Change::Made { session, digests } => Self {
+                least_version: Some(session.version()),
                 value: Ok(session),
                 digests,
                 anything: true,

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use session_layer::cache::LEASE;
-use session_layer::{Error, NewSession, Sessions, TokenDigest, Validation};
+use session_layer::{Error, NewSession, Sessions, Validation};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::ports::{Broken, BrokenCache, BrokenStore, How};
@@ -112,9 +112,9 @@ async fn a_change_is_made_whatever_call_of_the_cache_does_not_end() {
     for (operation, expected) in [
         ("revoke", "done"),
         ("revoke_all", "done"),
+        ("update", "done"),
         // The stub's answers: neither is an outage.
         ("register", "refused"),
-        ("update", "refused"),
         ("rotate", "refused"),
     ] {
         for (call, how) in [("fence", BOTH), ("invalidate", BOTH)]
@@ -134,9 +134,9 @@ async fn a_change_is_made_whatever_call_of_the_cache_does_not_end() {
             }
             // It is tried again, until the cache answers.
             let unacknowledged = || rig.sessions.metrics().unacknowledged;
-            assert_eq!(unacknowledged(), 1, "{about}");
+            assert!(unacknowledged() > 0, "{about}");
             sleep(LONGEST).await;
-            assert_eq!(unacknowledged(), 1, "{about}");
+            assert!(unacknowledged() > 0, "{about}");
             rig.broken.repaired();
             sleep(LEASE * 2).await;
             assert_eq!(unacknowledged(), 0, "{about}");
