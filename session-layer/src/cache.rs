@@ -130,6 +130,10 @@ pub enum Invalidated {
 /// Every method bounds itself in time: its answer, good or bad, is there within the cache's own
 /// deadline. None of them may reconnect behind the protocol's back: a lease belongs to the connection
 /// (the incarnation of the server) that granted it, and a fill goes out on that same one or is lost.
+///
+/// A call that goes on for ever all the same is dropped, a look-up after half of the
+/// [budget](crate::SessionsBuilder::budget), all others after 2 s (or the budget, if that is longer). It has failed then, and so
+/// has one that panics.
 pub trait SessionCache: Send + Sync + 'static {
     /// The right to fill one key, once. Dropping it unused is safe: it lapses after [`LEASE`].
     type Lease: Send + 'static;

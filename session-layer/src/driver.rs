@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::breaker::Gate;
-use crate::cache::{NO_CACHE, SessionCache};
+use crate::cache::{Invalidated, NO_CACHE, SessionCache};
 use crate::clock::StoreClock;
-use crate::error::{Error, StoreError};
+use crate::deadline;
+use crate::error::{CacheError, Error, StoreError};
 use crate::journal::{Journal, Timing};
 use crate::metrics::{Counters, Metrics, Outage, Troubles};
 use crate::pending::Pending;
@@ -133,7 +134,8 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                     return;
                 }
                 let asked = Instant::now();
-                match driver.store.load(&[]).await {
+                let longest = driver.for_validation();
+                match deadline::question(longest, driver.store.load(&[])).await {
                     Ok(answer) => return driver.seen.heard(asked, &answer),
                     Err(error) => driver.seen.failed(asked, &error),
                 }
@@ -169,12 +171,25 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         new: CheckedSession,
         issued_here: bool,
     ) -> Result<Creation, Error> {
-        let created = self.store.create(digest, &new).await;
-        let created = created.inspect_err(|error| self.note_store(error))?;
+        let created = deadline::change(self.store.create(digest, &new)).await;
+        // Also where its fate is unknown.
         if !issued_here {
             let _ = self.unlink(&[digest]).await;
         }
-        Ok(created)
+        Ok(created.inspect_err(|error| self.note_store(error))?)
+    }
+
+    /// How long a validation's call of a port may take at the very most, and any of the cache.
+    pub(crate) fn for_validation(&self) -> Duration {
+        deadline::for_validation(self.settings.budget)
+    }
+
+    /// Removes whatever the cache has under these.
+    pub(crate) async fn invalidate(
+        &self,
+        digests: &[TokenDigest],
+    ) -> Result<Invalidated, CacheError> {
+        deadline::of_cache(self.for_validation(), self.cache.invalidate(digests)).await
     }
 
     /// Ends the background tasks, waits for what is under way, closes what was opened.

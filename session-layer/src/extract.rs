@@ -3,7 +3,9 @@
 //! 1. The sources are asked in order; the first that presents something decides alone. By default
 //!    that is `Authorization: Bearer`, then the cookie.
 //! 2. `Bearer` (in any case) presents whatever stands behind it: two such fields, or one that is no
-//!    token, is a bad request and no store is asked. Other schemes are none of our business.
+//!    token, is a bad request and no store is asked. Other schemes are none of our business. (RFC 6750 would have
+//!    401 for a token that is malformed. No login heals what was never one of ours, down to the unused bits of its
+//!    last character: something cut it off, quoted it or took it for another's, and that is a bug to be seen as one.)
 //! 3. A cookie that is no token counts as absent, since anybody on a sibling domain can plant one.
 //!    Of those that could be tokens the first [`MOST_CANDIDATES`] are looked up together; which of
 //!    them is valid only the stores can say.
@@ -212,6 +214,7 @@ mod tests {
     #[test]
     fn bearer() {
         let malformed = Extracted::Malformed;
+        let not_canonical = format!("Bearer {}B", &token(0)[..42]);
         for (value, expected) in [
             ("Bearer {0}", found(&[0])),
             ("bearer {0}", found(&[0])),
@@ -224,6 +227,7 @@ mod tests {
             ("Bearer {0}, Bearer {1}", malformed.clone()),
             ("Bearer \"{0}\"", malformed.clone()),
             ("Bearer {0}=", malformed.clone()),
+            (&not_canonical, malformed.clone()),
             ("Bearer \u{ff}\u{fe}", malformed.clone()),
             ("Bearer{0}", Extracted::Nothing),
             ("Basic {0}", Extracted::Nothing),

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::SessionCache;
+use crate::deadline::{self, LONGEST};
 use crate::driver::Driver;
 use crate::store::SessionStore;
 
@@ -51,7 +52,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     async fn clean_up(&self) {
         let keep = self.longest_life() * JOURNAL_LIVES;
         loop {
-            match self.store.purge_journal(keep).await {
+            match deadline::question(LONGEST, self.store.purge_journal(keep)).await {
                 Ok(purged) if purged < JOURNAL_BATCH => break,
                 Ok(_more) => tokio::time::sleep(PAUSE).await,
                 Err(error) => {
@@ -65,7 +66,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             return;
         };
         loop {
-            match self.store.sweep(retention, BATCH).await {
+            match deadline::question(LONGEST, self.store.sweep(retention, BATCH)).await {
                 Ok(swept) if swept < u64::from(BATCH) => return,
                 Ok(_more) => tokio::time::sleep(PAUSE).await,
                 Err(error) => {

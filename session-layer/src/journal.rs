@@ -17,18 +17,17 @@
 //! because the next read begins at the xmin of the last one's snapshot.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Entry, NO_CACHE, SessionCache};
 use crate::clock::Timestamp;
+use crate::deadline::{self, LONGEST};
 use crate::driver::Driver;
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::StoreError;
 use crate::session::SessionId;
 use crate::store::{JournalRead, SessionStore};
 use crate::token::TokenDigest;
@@ -264,20 +263,22 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 let Some(driver) = driver.upgrade() else {
                     return;
                 };
-                // A store of the application's own that panics must not end the reading: the node would go on
-                // believing.
-                let reading = AssertUnwindSafe(driver.store.journal_since(position)).catch_unwind();
+                // One that hangs or panics must not end the reading: the node would go on believing.
+                let reading = deadline::within(LONGEST, driver.store.journal_since(position));
                 let read = tokio::select! {
-                    read = reading => read.unwrap_or_else(|_panic| Err(panicked())),
+                    read = reading => read,
                     () = stop.cancelled() => return,
                 };
-                match read {
+                // Nobody knows where such a store stands: the next read is of the whole journal.
+                position = position.filter(|_| read.is_ok());
+                match read.unwrap_or_else(|broken| Err(broken.question())) {
                     Ok(read) => {
                         if std::mem::take(&mut failing) {
                             tracing::info!("the journal of changed sessions can be read again");
                         }
                         driver.counters.journal_reads.add_one();
                         let ended = driver.journal.learn(began, &read);
+                        driver.pending.journal_was_read(began);
                         position = Some(read.next);
                         driver.drop_copies(ended);
                     }
@@ -317,11 +318,6 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         self.troubles
             .note(Instant::now(), format!("reading the journal: {error}"));
     }
-}
-
-fn panicked() -> StoreError {
-    let why = "reading it panicked; the log says why";
-    StoreError::new(StoreErrorKind::Other, why)
 }
 
 #[cfg(test)]

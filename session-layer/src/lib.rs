@@ -73,6 +73,7 @@ mod breaker;
 mod builder;
 mod bulkhead;
 mod coalesce;
+mod deadline;
 mod driver;
 mod env;
 mod housekeeping;

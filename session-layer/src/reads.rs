@@ -8,16 +8,15 @@
 //! fill is good for the next one who asks. A token whose callers all left before its read began is not
 //! read for.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::bulkhead::Bulkhead;
-use crate::cache::{LEASE, SessionCache};
+use crate::cache::SessionCache;
 use crate::coalesce::Gathering;
+use crate::deadline;
 use crate::driver::Driver;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::store::{Loaded, Row, SessionStore};
@@ -229,26 +228,11 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         }
     }
 
-    /// One read. It is not given up while its fill may still be good; the store's own deadline is far
-    /// shorter, unless it is one that has none.
+    /// One read. It is not given up while its fill may still be good.
     async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
         self.counters.store_reads.add_one();
         self.counters.tokens_read.add(digests.len() as u64);
-        let longest = LEASE.max(self.settings.budget);
-        // A store of the application's own that panics must not take the reader with it: who waits for
-        // the next read would wait in vain.
-        let reading = AssertUnwindSafe(self.store.load(digests)).catch_unwind();
-        match timeout(longest, reading).await {
-            Ok(Ok(loaded)) => loaded,
-            Ok(Err(_panic)) => Err(broke(
-                StoreErrorKind::Other,
-                "its read panicked; the log says why",
-            )),
-            Err(_elapsed) => Err(broke(
-                StoreErrorKind::TimedOut,
-                "its read had not ended long after everybody's deadline",
-            )),
-        }
+        deadline::question(self.for_validation(), self.store.load(digests)).await
     }
 
     /// What the row says to all who asked for it, and what is done behind that answer.
@@ -275,10 +259,6 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             self.work_behind(work).await;
         }
     }
-}
-
-fn broke(kind: StoreErrorKind, what: &str) -> StoreError {
-    StoreError::new(kind, format!("the session store broke off: {what}"))
 }
 
 fn shed() -> StoreError {

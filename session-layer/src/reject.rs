@@ -13,7 +13,7 @@ pub enum Rejection {
     /// The answer is the same in all these cases, so that it tells nobody which tokens ever existed.
     #[error("a valid session is required")]
     Unauthorized,
-    /// Two `Authorization: Bearer` fields, or one that cannot be a token: 400. No store was asked.
+    /// Two `Authorization: Bearer` fields, or one with what is no token by its form alone: 400. No store was asked.
     #[error("the Authorization field is not one Bearer token")]
     BadRequest,
     /// Nobody could say whose session it is: 503, to be tried again. It says nothing about the

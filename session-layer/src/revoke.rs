@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::cache::{Invalidated, LEASE, SessionCache};
 use crate::clock::FOR_EVER;
+use crate::deadline::{self, LONGEST};
 use crate::driver::Driver;
 use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::journal::Policy;
@@ -89,6 +90,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 value: Ok(ended),
                 digests,
                 anything,
+                least_version: None,
             })
         })
         .await
@@ -193,20 +195,23 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         let task = self.tasks.spawn(async move {
             // The digests are asked for beforehand: should the answer to the COMMIT be lost, the
             // copies have to go all the same. A failure here has changed nothing.
-            let known = driver.store.digests(&target).await;
+            let known = deadline::question(LONGEST, driver.store.digests(&target)).await;
             let mut digests = known.inspect_err(|error| driver.note_store(error))?;
             for batch in digests.chunks(BATCH) {
-                if let Err(error) = driver.cache.fence(batch).await {
+                let fenced =
+                    deadline::of_cache(driver.for_validation(), driver.cache.fence(batch)).await;
+                if let Err(error) = fenced {
                     driver.note_cache(&error);
                     break;
                 }
             }
-            let committed = commit(Arc::clone(&driver)).await;
+            let committed = deadline::change(commit(Arc::clone(&driver))).await;
             if let Ok(committed) = &committed {
                 digests.extend(&committed.digests);
             }
             digests.sort_unstable();
             digests.dedup();
+            driver.hold_back(&digests, &committed);
             let reach = driver.unlink(&digests).await;
             let committed = committed.inspect_err(|error| driver.note_store(error))?;
             let reach = if committed.anything {
@@ -227,13 +232,27 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         })
     }
 
+    /// Until this node reads of its own change in the journal, it believes no copy that is older: not even one that
+    /// somebody puts back into the cache after its removal.
+    fn hold_back<T>(&self, digests: &[TokenDigest], committed: &Result<Committed<T>, StoreError>) {
+        let least = match committed {
+            Ok(committed) if committed.anything => committed.least_version,
+            Err(error) if error.kind() == StoreErrorKind::Uncertain => None,
+            _nothing_was_changed => return,
+        };
+        // Where none is read, nothing would end it.
+        if self.needs_the_journal() {
+            self.pending.changed(digests, least, Instant::now());
+        }
+    }
+
     /// Step 3. A batch at a time: one user may have had thousands of sessions, and each batch has to keep
     /// the cache's deadline. After a failure the rest is left to the task that tries again.
     pub(crate) async fn unlink(self: &Arc<Self>, digests: &[TokenDigest]) -> Reach {
         let committed = self.committed();
         let mut reach = Reach::Propagated;
         for (at, batch) in digests.chunks(BATCH).enumerate() {
-            match self.cache.invalidate(batch).await {
+            match self.invalidate(batch).await {
                 Ok(Invalidated::Everywhere) => {}
                 // There is no other process that could have a copy.
                 Ok(Invalidated::InThisProcess) if self.store.is_exclusive() => {}
@@ -251,7 +270,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// Has these removed as soon as the cache can be asked; until then this node believes none of them.
     pub(crate) fn unlink_later(self: &Arc<Self>, digests: &[TokenDigest]) {
         let life = self.longest_life();
-        if self.pending.add(digests, Instant::now() + life) {
+        if self.pending.add(digests, Instant::now(), life) {
             let driver = Arc::clone(self);
             self.tasks
                 .spawn(async move { driver.unlink_pending(life).await });
@@ -290,7 +309,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 let Some(batch) = self.pending.next_batch(began) else {
                     return;
                 };
-                if self.cache.invalidate(&batch).await.is_err() {
+                if self.invalidate(&batch).await.is_err() {
                     break;
                 }
                 self.pending.acknowledged(&batch, began, life);
@@ -314,6 +333,8 @@ struct Committed<T> {
     digests: Vec<TokenDigest>,
     /// Was there anything to change?
     anything: bool,
+    /// The least version that is still true; `None`: none, the session has ended.
+    least_version: Option<i64>,
 }
 
 impl Committed<Session> {
@@ -322,9 +343,11 @@ impl Committed<Session> {
             value: Err(error),
             digests: Vec::new(),
             anything: false,
+            least_version: None,
         };
         match change {
             Change::Made { session, digests } => Self {
+                least_version: Some(session.version()),
                 value: Ok(session),
                 digests,
                 anything: true,

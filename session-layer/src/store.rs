@@ -194,6 +194,10 @@ pub struct JournalRead {
 /// Every method bounds itself in time. An error is an outage, never a "no": what the store says
 /// goes into the `Ok`. [`StoreErrorKind::Uncertain`](crate::error::StoreErrorKind::Uncertain) is for a
 /// change whose answer was lost after it was sent.
+///
+/// A call that goes on for ever all the same is dropped: [`load`](Self::load) and [`touch`](Self::touch) after 2 s (or the
+/// [budget](crate::SessionsBuilder::budget), if that is longer), all others after 90 s. It has failed then, and so has one
+/// that panics; a change is taken for `Uncertain`.
 pub trait SessionStore: Send + Sync + 'static {
     /// Reads many digests at once, in one statement. With none it is the question which store this is
     /// and what its clock says.

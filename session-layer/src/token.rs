@@ -132,7 +132,8 @@ pub trait TokenScheme: Send + Sync + 'static {
     fn digest(&self, presented: &str) -> Result<TokenDigest, NotAToken>;
 }
 
-/// The tokens this crate issues: exactly 43 characters of base64url that stand for 32 bytes.
+/// The tokens this crate issues: exactly 43 characters of base64url that stand for 32 bytes, in the one way there is to
+/// write them (the last two bits of the last character are zero).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OpaqueTokens;
 
@@ -159,6 +160,15 @@ mod tests {
         let b = SessionToken::generate().unwrap();
         assert_ne!(a.reveal(), b.reveal());
         assert_eq!(OpaqueTokens.digest(a.reveal()), Ok(a.digest()));
+    }
+
+    /// Else a session would have four tokens, of which three have another digest.
+    #[test]
+    fn the_same_bits_written_in_another_way_are_no_token() {
+        const BASE64URL: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let accepted = |last: &char| OpaqueTokens.digest(&format!("{:A<42}{last}", "")).is_ok();
+        let accepted: String = BASE64URL.chars().filter(accepted).collect();
+        assert_eq!(accepted, "AEIMQUYcgkosw048");
     }
 
     #[test]

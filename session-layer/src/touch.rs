@@ -18,7 +18,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use crate::cache::{LEASE, SessionCache};
+use crate::cache::SessionCache;
+use crate::deadline;
 use crate::driver::Driver;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::session::{Session, SessionId};
@@ -127,15 +128,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// `None`: it failed, which was noted.
     async fn touch_in_turn(&self, entered: Entered, granularity: Duration) -> Option<Change> {
         let _turn = self.touches.turn.acquire().await.ok()?;
-        // A store of the application's own may have no deadline. Others wait for their turn.
-        let longest = LEASE.max(self.settings.budget);
-        let touched = timeout(longest, self.store.touch(entered.id, granularity)).await;
-        let touched = touched.unwrap_or_else(|_elapsed| {
-            Err(StoreError::new(
-                StoreErrorKind::TimedOut,
-                "the session store had not ended it long after everybody's deadline",
-            ))
-        });
+        // Others wait for their turn: it has a read's deadline.
+        let touching = self.store.touch(entered.id, granularity);
+        let touched = deadline::question(self.for_validation(), touching).await;
         touched.map_err(|error| self.note_touch(&error)).ok()
     }
 

@@ -154,13 +154,20 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             let word = self.journal.says(entry, Instant::now());
             believe(entry, self.seen.clock.now(), self.seen.id(), ttl, word)
         };
-        // Of what this node changed without the cache's acknowledgement it knows better. Looked up before
-        // and after: a copy may have been read before the removal that was acknowledged meanwhile.
-        let before: Vec<bool> = digests.iter().map(|d| self.pending.contains(d)).collect();
+        // Of what this node changed, or could not remove, it knows better. Looked up before and after: a copy
+        // may have been read before the removal that was acknowledged, or judged before the journal that was read,
+        // meanwhile.
+        let now = Instant::now();
+        let doubt = |digest: &TokenDigest| self.pending.doubt(digest, now);
+        let before: Vec<_> = digests.iter().map(doubt).collect();
         let mut found = self.look_up_cached(digests, &judge).await;
         for ((digest, before), lookup) in digests.iter().zip(before).zip(&mut found) {
-            if matches!(lookup, Lookup::Hit(_)) && (before || self.pending.contains(digest)) {
-                *lookup = Lookup::DoNotFill;
+            if let Lookup::Hit(entry) = lookup {
+                let version = entry.session.version();
+                let doubts = [before, doubt(digest)];
+                if doubts.into_iter().flatten().any(|d| d.rules_out(version)) {
+                    *lookup = Lookup::DoNotFill;
+                }
             }
         }
         let failure = found.iter().find_map(|lookup| match lookup {

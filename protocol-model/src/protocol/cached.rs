@@ -142,7 +142,7 @@ impl<const N: usize> Protocol<N> {
             Pending::AtReply => node.pending,
             Pending::BeforeAndAtReply => node.pending || node.since_pending,
         };
-        if held {
+        if held || (node.held && !new) {
             return false;
         }
         if c.mistakes.set_before_age {

@@ -123,6 +123,17 @@ pub(crate) enum Pending {
     BeforeAndAtReply,
 }
 
+/// Until when a node holds back what it changed itself, acknowledged or not.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Hold {
+    /// It does not.
+    No,
+    /// Until a read of the journal ends that began after the COMMIT.
+    UntilRead,
+    /// Until any read of the journal ends.
+    UntilAnyRead,
+}
+
 /// When a pending change is forgotten, other than by being acknowledged.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Forget {

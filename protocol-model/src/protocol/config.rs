@@ -21,6 +21,7 @@ pub(crate) struct Config {
     pub(crate) gone: Gone,
     pub(crate) pending: Pending,
     pub(crate) forget: Forget,
+    pub(crate) hold: Hold,
     /// A copy in the changed-set is dead: a lease may take its place.
     pub(crate) changed_is_dead: bool,
     /// GET and its reply are two steps.
@@ -115,6 +116,7 @@ impl Config {
             gone: Gone::Nothing,
             pending: Pending::Off,
             forget: Forget::Never,
+            hold: Hold::No,
             changed_is_dead: false,
             late_replies: false,
             own_change: false,

@@ -2,7 +2,7 @@
 
 use super::link::name;
 use super::state::{Known, Reading, Row, State, Value};
-use super::{Bound, Protocol};
+use super::{Bound, Hold, Protocol};
 use crate::explore::{Steps, say};
 
 impl<const N: usize> Protocol<N> {
@@ -24,7 +24,7 @@ impl<const N: usize> Protocol<N> {
             self.set_link(&mut t, n, None);
             let node = &mut t.nodes[n];
             (node.reading, node.known, node.unlinked) = (Reading::No, Known::NotLoaded, false);
-            (node.pending, node.own) = (false, false);
+            (node.pending, node.held, node.own) = (false, false, false);
             let label = say("N{n}: the process restarts with an empty changed-set");
             out.go(t, label.n(name(n))).fault();
         }
@@ -63,6 +63,9 @@ impl<const N: usize> Protocol<N> {
             (Reading::Without, _) if fresh => Known::Fresh,
             _ => Known::Stale,
         };
+        if node.reading == Reading::With || c.hold == Hold::UntilAnyRead {
+            t.nodes[n].held = false;
+        }
         out.go(t, say("N{n}: journal read ends").n(name(n)));
     }
 

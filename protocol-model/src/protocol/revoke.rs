@@ -3,7 +3,7 @@
 use super::link::name;
 use super::promises::{COMMITTED, PROPAGATED};
 use super::state::{Link, Row, Stage, State, Value};
-use super::{Check, Fill, Pending, Proof, Protocol};
+use super::{Check, Fill, Hold, Pending, Proof, Protocol};
 use crate::explore::{Steps, say};
 
 impl<const N: usize> Protocol<N> {
@@ -159,6 +159,7 @@ impl<const N: usize> Protocol<N> {
         s.revokers[r].link = None;
         if self.0.own_change && r == 0 {
             s.nodes[0].own = true;
+            s.nodes[0].held |= self.0.hold != Hold::No;
             s.nodes[0].pending |= !acknowledged && self.0.pending != Pending::Off;
         }
         if propagated && !s.past.propagated {

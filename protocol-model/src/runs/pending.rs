@@ -1,4 +1,5 @@
-//! H: what a node changed and Redis has not acknowledged is held back: that node believes no copy of it.
+//! H: what a node changed and Redis has not acknowledged is held back: that node believes no copy of it. And, H7 and on,
+//! what it changed at all, until it has read of it.
 
 use super::built;
 use crate::protocol::*;
@@ -72,7 +73,52 @@ pub(super) fn runs() -> Vec<Run> {
             c.forget = Forget::Early;
         })
         .breaks(OWN),
+        built(
+            "H7 pending",
+            "what a node changed is held back until it has read of it: no old entry that a hostile Redis \
+                replays is served there, also where it is cut off from Postgres",
+            hostile,
+        )
+        .holds(OWN)
+        .reaches(HIT | PROPAGATED),
+        built(
+            "H7b pending",
+            "a data update: of the new version copies are believed",
+            |c| {
+                hostile(c);
+                c.mode = Mode::Update;
+            },
+        )
+        .holds(OWN)
+        .reaches(NEW_HIT),
+        built("H8 pending limit", "it is not", |c| {
+            hostile(c);
+            c.hold = Hold::No;
+        })
+        .breaks(OWN),
+        built(
+            "H9 pending mutant",
+            "until any read of the journal ends, one that began before the COMMIT, too",
+            |c| {
+                hostile(c);
+                c.hold = Hold::UntilAnyRead;
+            },
+        )
+        .breaks(OWN),
     ]
+}
+
+/// The revoker runs on N1, whose journal may be stale; Redis returns what it likes.
+fn hostile(c: &mut Config) {
+    own_change(c);
+    c.pending = Pending::BeforeAndAtReply;
+    c.hold = Hold::UntilRead;
+    c.journal = true;
+    c.fail_closed = false;
+    c.late_replies = false;
+    c.faults.unlink_loss = false;
+    c.faults.evict = 0;
+    c.faults.hostile = true;
 }
 
 /// The revoker runs on N1. UNLINKs and their replies are lost, Redis forgets.

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{Breaker, BreakerState, Change, Outcome};
 use crate::cache::{Belief, Entry, Lookup, SessionCache};
+use crate::deadline::{self, Broken};
 use crate::driver::Driver;
 use crate::error::{CacheError, CacheErrorKind};
 use crate::store::SessionStore;
@@ -99,12 +100,18 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         digests: &[TokenDigest],
         judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
     ) -> Vec<Lookup<C::Lease>> {
-        match timeout(self.settings.budget / 2, self.cache.get(digests, judge)).await {
+        let longest = self.settings.budget / 2;
+        match deadline::within(longest, self.cache.get(digests, judge)).await {
             Ok(found) => found,
-            Err(_elapsed) => failed(
+            Err(Broken::Late) => failed(
                 digests,
                 CacheErrorKind::TimedOut,
                 "it did not answer within half of the request's budget",
+            ),
+            Err(Broken::Panicked) => failed(
+                digests,
+                CacheErrorKind::Protocol,
+                "it panicked; the log says why",
             ),
         }
     }

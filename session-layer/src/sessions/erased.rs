@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Mode;
 use crate::breaker::BreakerState;
 use crate::cache::{CacheProbe, CacheStatus, SessionCache};
+use crate::deadline::{self, LONGEST};
 use crate::driver::Driver;
 use crate::error::{Error, StoreError};
 use crate::metrics::Metrics;
@@ -118,16 +119,14 @@ impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
     }
     fn login_moment(self: Arc<Self>) -> Boxed<Result<LoginMoment, StoreError>> {
         Box::pin(async move {
-            let moment = self.store.login_moment().await;
+            let moment = deadline::question(LONGEST, self.store.login_moment()).await;
             moment.inspect_err(|e| self.note_store(e))
         })
     }
     fn list(self: Arc<Self>, user_id: String) -> Boxed<Result<Vec<ListedSession>, StoreError>> {
         Box::pin(async move {
-            self.store
-                .list(&user_id)
-                .await
-                .inspect_err(|e| self.note_store(e))
+            let listed = deadline::question(LONGEST, self.store.list(&user_id)).await;
+            listed.inspect_err(|e| self.note_store(e))
         })
     }
     fn set_mode(&self, mode: Mode) {

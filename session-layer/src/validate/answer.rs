@@ -10,6 +10,7 @@ use super::decide::{lifetime, touch_granularity};
 use crate::breaker::BreakerState;
 use crate::cache::{Entry, Filled, SessionCache};
 use crate::clock::Timestamp;
+use crate::deadline;
 use crate::driver::Driver;
 use crate::session::SessionId;
 use crate::store::{Loaded, Row, SessionStore, StoreId};
@@ -139,17 +140,17 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     /// is tried again.
     async fn invalid(self: &Arc<Self>, digest: TokenDigest, was: Was) -> Validation {
         let driver = Arc::clone(self);
-        let removal = async move {
-            let removed = driver.cache.invalidate(&[digest]).await;
+        let removal = self.tasks.spawn(async move {
+            let removed = driver.invalidate(&[digest]).await;
             removed.map_err(|error| driver.note_cache(&error)).is_ok()
-        };
-        let removed = if self.gate.status().0 == BreakerState::Closed {
-            removal.await
+        });
+        let patience = if self.gate.status().0 == BreakerState::Closed {
+            self.settings.budget / 2
         } else {
-            // It goes on when nobody waits for it: breaking it off would cost a connection.
-            let removal = timeout(REMOVAL_WHILE_OPEN, self.tasks.spawn(removal));
-            matches!(removal.await, Ok(Ok(true)))
+            REMOVAL_WHILE_OPEN
         };
+        // It goes on when nobody waits for it: breaking it off would cost a connection.
+        let removed = matches!(timeout(patience, removal).await, Ok(Ok(true)));
         // A flood of tokens that never existed, while the cache is down, must not fill the memory.
         if !removed && (was == Was::Ended || self.pending.len() < MOST_ABSENT) {
             self.unlink_later(&[digest]);
@@ -165,7 +166,8 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             lifetime,
         }) = work.fill
         {
-            match self.cache.fill(lease, &entry, lifetime).await {
+            let filling = self.cache.fill(lease, &entry, lifetime);
+            match deadline::of_cache(self.for_validation(), filling).await {
                 Ok(Filled::Stored) => self.counters.fills.add_one(),
                 Ok(Filled::Refused) => self.counters.fills_refused.add_one(),
                 Err(error) => self.note_cache(&error),

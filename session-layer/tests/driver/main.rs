@@ -7,8 +7,10 @@
 )]
 
 mod breaker;
+mod deadlines;
 mod housekeeping;
 mod journal;
+mod own_changes;
 mod ports;
 mod reads;
 mod spans;

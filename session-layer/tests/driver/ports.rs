@@ -283,11 +283,31 @@ impl SessionStore for Store {
             _ => Vec::new(),
         })
     }
-    async fn revoke(&self, _: &Target, _: &str) -> Result<Revoked, StoreError> {
-        Ok(Revoked::nothing())
+    /// Of the one with this token; users' it does not know.
+    async fn revoke(&self, target: &Target, _: &str) -> Result<Revoked, StoreError> {
+        let mut revoked = Revoked::nothing();
+        if let Target::Token(digest) = target
+            && !self.0.absent.lock().unwrap().contains(digest)
+        {
+            revoked.ended = u64::from(self.0.ended.lock().unwrap().insert(*digest));
+            revoked.found = 1;
+            revoked.digests.push(*digest);
+        }
+        Ok(revoked)
     }
-    async fn update(&self, _: SessionId, _: i64, _: &RawValue) -> Result<Change, StoreError> {
-        Ok(Change::NoSession)
+    /// Of one that was read. Reads go on returning the first version.
+    async fn update(&self, id: SessionId, v: i64, _: &RawValue) -> Result<Change, StoreError> {
+        let read = self.0.reads.lock().unwrap().concat();
+        let session_of = |digest| session(digest, None, false);
+        let Some(digest) = read.iter().find(|digest| session_of(digest).id() == id) else {
+            return Ok(Change::NoSession);
+        };
+        let mut parts = session_of(digest).parts().clone();
+        parts.version = v + 1;
+        Ok(Change::Made {
+            session: parts.into(),
+            digests: vec![*digest],
+        })
     }
     async fn rotate(
         &self,

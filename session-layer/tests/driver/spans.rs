@@ -11,6 +11,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 #[tokio::test(start_paused = true)]
 async fn none_is_too_long() {
     let (cache, store) = (Cache::default(), Store::new());
+    store.absent(2);
     store.shared();
     let sessions = Sessions::builder(cache.clone(), store)
         .ttl(Duration::MAX)
@@ -26,7 +27,7 @@ async fn none_is_too_long() {
     assert_eq!(sessions.metrics().journal_reads, 1);
     // What is not acknowledged is kept until its copies have died.
     cache.fails(CacheErrorKind::Unreachable);
-    let changed = sessions.revoke_and_wait(&token(1), Duration::MAX).await;
+    let changed = sessions.revoke_and_wait(&token(2), Duration::MAX).await;
     assert_eq!(changed.unwrap().reach, Reach::Nothing);
     assert_eq!(sessions.metrics().unacknowledged, 1);
     cache.fails(None);

@@ -88,6 +88,7 @@ struct Reading {
     go_on: tokio::sync::oneshot::Sender<()>,
 }
 
+/// By another node than the one that is asked afterwards: what a node changed itself it holds back.
 async fn revoke(sessions: &Sessions, session: &Created) -> Outcome {
     let reach = sessions.revoke(session.token.reveal()).await?.reach;
     assert_eq!(reach, Reach::Propagated);
@@ -98,9 +99,10 @@ async fn tombstone(backends: Arc<Backends>) -> Outcome {
     for (by, seen) in [(By::Nothing, "invalid"), (By::TombstoneAndSetNx, "valid")] {
         let sandbox = backends.sandbox();
         let node = Node::start(sandbox.redis_url(), &sandbox, by).await?;
+        let other = Node::start(sandbox.redis_url(), &sandbox, by).await?;
         let alice = login(&node.sessions, "alice").await?;
         let reading = node.reading(&alice).await?;
-        revoke(&node.sessions, &alice).await?;
+        revoke(&other.sessions, &alice).await?;
         // What an eviction or a flush does to it.
         let () = backends
             .redis()
@@ -121,7 +123,7 @@ async fn nonce(backends: Arc<Backends>) -> Outcome {
         let other = Node::start(sandbox.redis_url(), &sandbox, by).await?;
         let alice = login(&node.sessions, "alice").await?;
         let reading = node.reading(&alice).await?;
-        revoke(&node.sessions, &alice).await?;
+        revoke(&other.sessions, &alice).await?;
         let second = other.reading(&alice).await?;
         assert_eq!(node.finish(reading).await?, "valid", "it began before");
         assert_eq!(ask(&node.sessions, &alice).await, seen, "{by:?}");
@@ -138,6 +140,7 @@ async fn present(backends: Arc<Backends>) -> Outcome {
     ] {
         let own = OwnRedis::start(&backends).await?;
         let node = Node::start(own.redis.url(), &own.sandbox, by).await?;
+        let other = Node::start(own.redis.url(), &own.sandbox, by).await?;
         let alice = login(&node.sessions, "alice").await?;
         let reading = node.reading(&alice).await?;
         // So that it is there still when a busy machine has restarted Redis.
@@ -145,7 +148,7 @@ async fn present(backends: Arc<Backends>) -> Outcome {
         let kept: bool = redis.persist(key(&own.sandbox, &alice)).await?;
         assert!(kept, "there is a lease");
         own.redis.save().await?;
-        revoke(&node.sessions, &alice).await?;
+        revoke(&other.sessions, &alice).await?;
         restart(&own).await?;
         let mut redis = own.redis.connect().await?;
         let back: bool = redis.exists(key(&own.sandbox, &alice)).await?;
@@ -167,10 +170,11 @@ async fn without(backends: Arc<Backends>) -> Outcome {
         };
         let own = OwnRedis::start_with(&backends, arguments).await?;
         let node = Node::start(own.redis.url(), &own.sandbox, by).await?;
+        let other = Node::start(own.redis.url(), &own.sandbox, by).await?;
         let alice = login(&node.sessions, "alice").await?;
         until_hit(&node.sessions, &alice).await?;
         own.redis.save().await?;
-        revoke(&node.sessions, &alice).await?;
+        revoke(&other.sessions, &alice).await?;
         restart(&own).await?;
         until_connected(&node.sessions).await?;
         assert_eq!(ask(&node.sessions, &alice).await, seen, "{by:?}");

@@ -68,8 +68,12 @@ async fn lagging(backends: Arc<Backends>) -> Outcome {
     let own = OwnRedis::start(&backends).await?;
     let second = OwnRedis::start(&backends).await?;
     let line = Proxy::start(own.redis.address()).await?;
-    let cache = cache(&line.url(own.redis.url()), &own.sandbox)?;
-    let node = by_leases_alone(cache, store(&own.sandbox).await?).await?;
+    let start = async || -> Result<_, crate::harness::Failure> {
+        let cache = cache(&line.url(own.redis.url()), &own.sandbox)?;
+        by_leases_alone(cache, store(&own.sandbox).await?).await
+    };
+    // What the other one changes, this one does not know.
+    let (node, other) = (start().await?, start().await?);
     for (master, replica) in [(&own.redis, &second.redis), (&second.redis, &own.redis)] {
         let alice = login(&node, "alice").await?;
         until_hit(&node, &alice).await?;
@@ -83,7 +87,7 @@ async fn lagging(backends: Arc<Backends>) -> Outcome {
         .await?;
         // From now on it takes nothing from its master any more.
         replica.replica_of(None).await?;
-        let _ = node.revoke(alice.token.reveal()).await?;
+        let _ = other.revoke(alice.token.reveal()).await?;
         line.set_target(replica.address());
         line.inject(Toxic::down()).heal();
         until_connected(&node).await?;

@@ -185,8 +185,11 @@ async fn resurrected(
     };
     let late_fills = Arc::clone(&cache.broken.late_fills);
     let sessions = by_leases_alone(cache, store).await?;
+    // Another node: what one changed itself it holds back.
+    let other = Faulty::cache(backends, &sandbox, fill).await?;
+    let changing = by_leases_alone(other, crate::support::store(&sandbox).await?).await?;
     let tries = stream::iter(0..TRIES)
-        .map(|number| one_try(&sessions, &stops, &late_fills, change, number))
+        .map(|number| one_try((&sessions, &changing), &stops, &late_fills, change, number))
         .buffer_unordered(AT_ONCE);
     let came_back: Vec<bool> = tries.try_collect().await?;
     let fences = sessions.metrics();
@@ -198,7 +201,7 @@ async fn resurrected(
 }
 
 async fn one_try(
-    sessions: &Sessions,
+    (sessions, changing): (&Sessions, &Sessions),
     stops: &Stops,
     late_fills: &LateFills,
     change: ChangeBy,
@@ -217,8 +220,8 @@ async fn one_try(
     });
     arrived.await?;
     let changed = match change {
-        ChangeBy::Revoke => sessions.revoke(created.token.reveal()).await?.reach,
-        ChangeBy::Update => sessions.update(&created.session, "new").await?.reach,
+        ChangeBy::Revoke => changing.revoke(created.token.reveal()).await?.reach,
+        ChangeBy::Update => changing.update(&created.session, "new").await?.reach,
     };
     assert_eq!(changed, session_layer::Reach::Propagated);
     let _ = go_on.send(());

@@ -184,6 +184,8 @@ pub(in crate::protocol) struct Node {
     pub(in crate::protocol) unlinked: bool,
     /// An UNLINK of its own is not acknowledged.
     pub(in crate::protocol) pending: bool,
+    /// A change of its own is held back.
+    pub(in crate::protocol) held: bool,
     /// The change that it made was answered.
     pub(in crate::protocol) own: bool,
 }
