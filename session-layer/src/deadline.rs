@@ -26,6 +26,9 @@ use crate::error::{CacheError, CacheErrorKind, StoreError, StoreErrorKind};
 /// More than any call of a store of ours takes: its changes end after 2 s, and a read of a journal that somebody has
 /// made very long is two statements of 30 s at most.
 pub(crate) const LONGEST: Duration = Duration::from_secs(90);
+/// The longest deadline that a store of ours can be given: it must end before [`LONGEST`], to say what is certain.
+#[cfg(feature = "postgres")]
+pub(crate) const LONGEST_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What ends later than this is good for nobody: the request was answered, and the lease has lapsed. Of the cache
 /// nothing is waited for longer either: a fill is refused by then, and a removal is tried again.

@@ -23,7 +23,7 @@ use self::statements::Statements;
 use super::{
     Change, Creation, JournalPosition, JournalRead, Loaded, Revoked, SessionStore, Target,
 };
-use crate::clock::A_DAY;
+use crate::deadline::LONGEST_DEADLINE;
 use crate::error::StoreError;
 use crate::session::{CheckedSession, ListedSession, LoginMoment, SessionId};
 use crate::token::TokenDigest;
@@ -154,20 +154,20 @@ impl PostgresStore {
         self
     }
 
-    /// How long a read may take, waiting for a connection included; at most a day. Defaults to [`READ_DEADLINE`]. For a store over
+    /// How long a read may take, waiting for a connection included; at most a minute. Defaults to [`READ_DEADLINE`]. For a store over
     /// the application's pool: where the pool is ours, Postgres was told the
     /// [builder's](PostgresStoreBuilder::read_deadline), and ends a validation then.
     #[must_use]
     pub fn read_deadline(mut self, deadline: Duration) -> Self {
-        self.read_deadline = deadline.min(A_DAY);
+        self.read_deadline = deadline.min(LONGEST_DEADLINE);
         self
     }
 
-    /// How long a change may take, waiting for a connection included; at most a day. Defaults to
+    /// How long a change may take, waiting for a connection included; at most a minute. Defaults to
     /// [`CHANGE_DEADLINE`].
     #[must_use]
     pub fn change_deadline(mut self, deadline: Duration) -> Self {
-        self.change_deadline = deadline.min(A_DAY);
+        self.change_deadline = deadline.min(LONGEST_DEADLINE);
         self
     }
 }

@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use super::connection::Connections;
 use super::read::JOURNAL_AT_MOST;
 use super::{CHANGE_DEADLINE, PostgresStore, READ_DEADLINE};
-use crate::clock::A_DAY;
+use crate::deadline::LONGEST_DEADLINE;
 use crate::error::{StoreError, StoreErrorKind};
 
 /// How many connections a pool of our own has unless told otherwise: 10. One that is not waiting for
@@ -67,19 +67,19 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// How long a read may take, waiting for a connection included; at most a day. Defaults to [`READ_DEADLINE`]. Postgres itself
+    /// How long a read may take, waiting for a connection included; at most a minute. Defaults to [`READ_DEADLINE`]. Postgres itself
     /// ends a validation's a little earlier (`statement_timeout` at nine tenths of it): what nobody waits for any
     /// more must not go on there, beside the next ones.
     pub fn read_deadline(mut self, deadline: Duration) -> Self {
-        self.read_deadline = deadline.min(A_DAY);
+        self.read_deadline = deadline.min(LONGEST_DEADLINE);
         self
     }
 
-    /// How long a change may take, waiting for a connection included; at most a day. Defaults to
+    /// How long a change may take, waiting for a connection included; at most a minute. Defaults to
     /// [`CHANGE_DEADLINE`]. Postgres itself gives up a little earlier (`statement_timeout` at three
     /// quarters, `lock_timeout` at half of it), and then it is certain that nothing was changed.
     pub fn change_deadline(mut self, deadline: Duration) -> Self {
-        self.change_deadline = deadline.min(A_DAY);
+        self.change_deadline = deadline.min(LONGEST_DEADLINE);
         self
     }
 
