@@ -15,9 +15,10 @@ use crate::{
 const EVERY: Duration = Duration::from_millis(100);
 const ANSWER: Duration = Duration::from_millis(500);
 
-/// The statements at work, by the name that each node's connections have. Ours of reads begin so.
+/// The validations' reads at work, by the name that each node's connections have. They alone begin so; what a change
+/// looks up before, and the journal, have connections beside the bulkhead's.
 const ACTIVE: &str = "SELECT application_name, count(*) FROM pg_stat_activity \
-    WHERE application_name = ANY($1) AND state = 'active' AND query LIKE 'SELECT%' \
+    WHERE application_name = ANY($1) AND state = 'active' AND query LIKE 'SELECT f.*, d.n, %' \
     GROUP BY application_name";
 
 /// Asks Postgres, 10 times in each second, how many reads each node has at work there, and records it, until

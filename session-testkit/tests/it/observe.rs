@@ -146,20 +146,50 @@ async fn reads_in_flight(backends: Arc<Backends>) -> Outcome {
     for _ in 0..3 {
         let mut connection = options.connect().await?;
         sleeping.push(tokio::spawn(async move {
-            let slept = sqlx::raw_sql("SELECT pg_sleep(10)")
-                .execute(&mut connection)
-                .await;
+            let read = "SELECT f.*, d.n, pg_sleep(10) FROM (SELECT 1) f, (SELECT 2 AS n) d";
+            let slept = sqlx::raw_sql(read).execute(&mut connection).await;
             slept.map(drop)
         }));
     }
+    let mut admin = backends.postgres().connect().await?;
+    let mut locking = backends.postgres().connect().await?;
+    let recorder = runner.recorder();
+    let holding = async {
+        wait::until("the load to begin", SOON, async || {
+            recorder.progress().due > 0
+        })
+        .await?;
+        let lock = format!("BEGIN; LOCK TABLE {}.sessions", deployment.schema());
+        sqlx::raw_sql(AssertSqlSafe(lock))
+            .execute(&mut locking)
+            .await?;
+        let subject = deployment.subject();
+        let random = subject.random_token([7; 32]);
+        // For some looks.
+        let seen = wait::until("its read to wait for a while", SOON, async || {
+            let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                AND application_name = $1 AND now() - query_start > interval '300 ms'";
+            let waiting = sqlx::query_scalar::<_, i64>(waits)
+                .bind(deployment.application_name(0))
+                .fetch_one(&mut admin);
+            waiting.await.is_ok_and(|waiting| waiting > 0)
+        });
+        let asked = tokio::spawn(async move { subject.validate(0, &random).await });
+        seen.await?;
+        sqlx::raw_sql("ROLLBACK").execute(&mut locking).await?;
+        asked.await?;
+        Ok::<_, Failure>(())
+    };
     let names = (0..2)
         .map(|node| deployment.application_name(node))
         .collect();
     let watching = observe::watch_reads(backends.postgres().clone(), names, runner.recorder());
-    let run = tokio::select! {
-        run = runner.run() => run?,
+    let (run, held) = tokio::select! {
+        both = async { tokio::join!(runner.run(), holding) } => both,
         () = watching => unreachable!("it watches until dropped"),
     };
+    held?;
+    let run = run?;
     sleeping.iter().for_each(tokio::task::JoinHandle::abort);
     let most = |node| {
         let samples = run
@@ -170,6 +200,8 @@ async fn reads_in_flight(backends: Arc<Backends>) -> Outcome {
         samples.map(|each| each.reads).max()
     };
     assert!(most(1) >= Some(3), "{:?}", most(1));
+    // A real one is known, too.
+    assert!(most(0) >= Some(1), "{:?}", most(0));
     // A promise that it be no more than 2 is seen to be broken.
     let mut history = run.history.clone();
     history.header = Header::new(7, 2);
