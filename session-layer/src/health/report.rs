@@ -7,7 +7,7 @@ use super::document::{
     Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
 };
 use crate::breaker::BreakerState;
-use crate::cache::CacheStatus;
+use crate::cache::{CacheProbe, CacheStatus};
 use crate::clock::Timestamp;
 use crate::metrics::Metrics;
 use crate::probe::Probed;
@@ -104,7 +104,15 @@ pub(super) fn report(facts: Facts<'_>) -> HealthReport {
             age_ms: metrics.journal_age.map(whole_millis),
             within_ms: whole_millis(within),
         }),
+        remarks: remarks(cache),
     }
+}
+
+fn remarks(cache: &CacheProbe) -> Vec<String> {
+    let remarks = cache.remarks.iter();
+    remarks
+        .map(|remark| format!("session cache: {remark}"))
+        .collect()
 }
 
 fn whole_millis(span: Duration) -> u64 {
@@ -146,7 +154,7 @@ fn millis(span: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::{CacheProbe, Rejected};
+    use crate::cache::Rejected;
 
     fn healthy_probe() -> Probed {
         Probed {
@@ -160,6 +168,7 @@ mod tests {
                 set: Some(Duration::from_micros(300)),
                 get: Some(Duration::from_nanos(200_400)),
                 errors: Vec::new(),
+                remarks: Vec::new(),
             },
             store_error: None,
             store_is_known: true,
@@ -209,7 +218,7 @@ mod tests {
             r#""rejected":{"undecodable":1,"unsealed":2,"unknownKey":3,"forged":4,"outlived":5,"foreign":6}},"#,
             r#""performance":{"ping":0.2,"set":0.3,"get":0.2},"errors":[],"#,
             r#""postgres":{"connected":true},"sessionStore":{"healthy":true,"backend":"postgres"},"mode":"on","sealed":true,"#,
-            r#""breaker":{"state":"closed","opened":0},"journal":{"ageMs":312,"withinMs":2000}}"#,
+            r#""breaker":{"state":"closed","opened":0},"journal":{"ageMs":312,"withinMs":2000},"remarks":[]}"#,
         );
         let probed = healthy_probe();
         let document = serde_json::to_string(&report(facts(&probed))).unwrap();
@@ -225,6 +234,7 @@ mod tests {
         let not_yet_slow: Change = |p| p.cache.ping = Some(Duration::from_millis(100));
         let no_set: Change = |p| p.cache.set = None;
         let complains: Change = |p| p.cache.errors.push("OOM".to_owned());
+        let remarked: Change = |p| p.cache.remarks.push("CLIENT is denied".to_owned());
         let store_down: Change = |p| p.store_error = Some("gone".to_owned());
         use HealthStatus::{Degraded, Healthy, Unhealthy};
         for (change, mode, recent, status, http) in [
@@ -236,6 +246,7 @@ mod tests {
             (no_set, Mode::On, None, Degraded, 200),
             (complains, Mode::On, None, Degraded, 200),
             (store_down, Mode::On, None, Degraded, 200),
+            (remarked, Mode::On, None, Healthy, 200),
             (fine, Mode::Bypass, None, Healthy, 200),
             (down, Mode::Bypass, None, Degraded, 200),
         ] {
