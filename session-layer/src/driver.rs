@@ -14,7 +14,7 @@ use crate::cache::{NO_CACHE, SessionCache};
 use crate::clock::StoreClock;
 use crate::error::{Error, StoreError};
 use crate::journal::{Journal, Timing};
-use crate::metrics::{Counters, Metrics, Outage, Troubles};
+use crate::metrics::{Counters, Metrics};
 use crate::pending::Pending;
 use crate::reads::Reads;
 use crate::session::CheckedSession;
@@ -22,6 +22,7 @@ use crate::sessions::Mode;
 use crate::store::{Creation, Loaded, SessionStore, StoreId};
 use crate::token::TokenDigest;
 use crate::touch::Touches;
+use crate::troubles::{Outage, Troubles, Work};
 
 /// How often a store that has not answered yet is asked which one it is.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
@@ -170,7 +171,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         issued_here: bool,
     ) -> Result<Creation, Error> {
         let created = self.store.create(digest, &new).await;
-        let created = created.inspect_err(|error| self.note_store(error))?;
+        let created = self.noted(Work::Create, created)?;
         if !issued_here {
             let _ = self.unlink(&[digest]).await;
         }
@@ -246,6 +247,10 @@ impl StoreSeen {
         } else {
             tracing::warn!(%error, "the session store does not answer yet");
         }
+    }
+
+    pub(crate) fn is_failing(&self) -> bool {
+        self.outage.is_on()
     }
 
     /// Which store it is; `None` before its first answer.

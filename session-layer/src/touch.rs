@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::cache::{LEASE, SessionCache};
 use crate::driver::Driver;
@@ -136,19 +136,6 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 "the session store had not ended it long after everybody's deadline",
             ))
         });
-        touched.map_err(|error| self.note_touch(&error)).ok()
-    }
-
-    fn note_touch(&self, error: &StoreError) {
-        let news = self
-            .troubles
-            .note(Instant::now(), format!("touching a session: {error}"));
-        // Of a store that can't be reached, the reads tell.
-        if news && error.kind() != StoreErrorKind::Unreachable {
-            tracing::warn!(
-                %error,
-                "the use of a session could not be noted: it is served, and an idle timeout may come early"
-            );
-        }
+        self.noted_touch(touched)
     }
 }

@@ -245,12 +245,23 @@ async fn postgres_killed(backend: Backend) -> Outcome {
             .await?,
     );
     let cookie = ("Cookie", &*alice.cookie);
-    assert_outage(&app.send("POST", "/logout", &[cookie]).await?);
-    assert_outage(&app.send("POST", "/logout-everywhere", &[cookie]).await?);
-    assert_outage(
-        &app.send("DELETE", &format!("/sessions/{}", uncached.id), &[cookie])
-            .await?,
-    );
+    let delete = format!("/sessions/{}", uncached.id);
+    let nobody_knows = ("Cookie", &*uncached.cookie);
+    for (method, path, cookie) in [
+        ("POST", "/logout", cookie),
+        // By the layer: nobody could say whose it is.
+        ("POST", "/logout", nobody_knows),
+        ("POST", "/logout-everywhere", cookie),
+        ("DELETE", delete.as_str(), cookie),
+    ] {
+        let answer = app.send(method, path, &[cookie]).await?;
+        assert_outage(&answer);
+        let detail = answer.json()["detail"].to_string();
+        assert!(
+            detail.contains("could not be ended") && detail.contains("try again"),
+            "{method} {path}: {detail}"
+        );
+    }
     assert_problem(
         &app.ask("DELETE", "/sessions/no-uuid", &[cookie]).await?,
         404,
@@ -365,6 +376,8 @@ async fn by_sql(backends: Arc<Backends>) -> Outcome {
         "SET expires_at = now() - interval '1 second'",
     ] {
         let login = app.login("alice").await?;
+        // There is a copy, for Redis to go on serving.
+        hit_again(&app, &login).await?;
         let sql = format!(
             "UPDATE {}.sessions {change} WHERE id = '{}'",
             app.schema(),
@@ -373,6 +386,9 @@ async fn by_sql(backends: Arc<Backends>) -> Outcome {
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
             .execute(&mut postgres)
             .await?;
+        let ended = async || app.me(&login).await.is_ok_and(|me| me.status == 401);
+        let took = wait::until("the journal to end its copy", SOON, ended).await?;
+        eprintln!("{change}: ended after {took:?}");
         assert_unauthorized(&app.me(&login).await?);
         let logout = app
             .ask("POST", "/logout", &[("Cookie", &login.cookie)])
