@@ -277,4 +277,6 @@ pub struct CacheProbe {
     pub get: Option<Duration>,
     /// What went wrong and what to do about it.
     pub errors: Vec<String>,
+    /// What is worth knowing, and nothing is wrong with.
+    pub remarks: Vec<String>,
 }

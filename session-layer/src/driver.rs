@@ -15,7 +15,7 @@ use crate::clock::StoreClock;
 use crate::deadline;
 use crate::error::{CacheError, Error, StoreError};
 use crate::journal::{Journal, Timing};
-use crate::metrics::{Counters, Metrics, Outage, Troubles};
+use crate::metrics::{Counters, Metrics};
 use crate::pending::Pending;
 use crate::reads::Reads;
 use crate::session::CheckedSession;
@@ -23,6 +23,7 @@ use crate::sessions::Mode;
 use crate::store::{Creation, Loaded, SessionStore, StoreId};
 use crate::token::TokenDigest;
 use crate::touch::Touches;
+use crate::troubles::{Outage, Troubles, Work};
 
 /// How often a store that has not answered yet is asked which one it is.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
@@ -176,7 +177,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         if !issued_here {
             let _ = self.unlink(&[digest]).await;
         }
-        Ok(created.inspect_err(|error| self.note_store(error))?)
+        Ok(self.noted(Work::Create, created)?)
     }
 
     /// How long a validation's call of a port may take at the very most, and any of the cache.
@@ -261,6 +262,10 @@ impl StoreSeen {
         } else {
             tracing::warn!(%error, "the session store does not answer yet");
         }
+    }
+
+    pub(crate) fn is_failing(&self) -> bool {
+        self.outage.is_on()
     }
 
     /// Which store it is; `None` before its first answer.

@@ -29,6 +29,7 @@ impl Sessions {
     /// | `SESSION_CACHE_REPLICATED` | `false` | `true`: Redis has replicas or fails over |
     /// | `SESSION_DB_SCHEMA` | `session_layer` | Postgres schema of our tables |
     /// | `SESSION_DB_MIGRATE` | `true` | create and migrate them at start |
+    /// | `SESSION_DB_POOLED` | `false` | `true`: a pooler in transaction mode, such as `PgBouncer`, is in front of Postgres ([what that needs](crate::store::PostgresStoreBuilder::pooled)) |
     ///
     /// `postgres://` needs `REDIS_URL`, unless the cache is off; `sqlite:` goes with the in-process
     /// cache only. A variable that is empty counts as not set.
@@ -120,8 +121,7 @@ const EMBEDDED_CAPACITY: u64 = 100_000;
 
 #[cfg(feature = "postgres")]
 async fn open_postgres(database: Database) -> Result<crate::store::PostgresStore, ConfigError> {
-    let store = crate::store::PostgresStore::builder(&database.url)
-        .schema(database.schema)
+    let store = as_planned(&database)
         .connect_lazy()
         .map_err(|error| ConfigError::BadUrl {
             name: "DATABASE_URL",
@@ -132,4 +132,31 @@ async fn open_postgres(database: Database) -> Result<crate::store::PostgresStore
         store.migrate().await.map_err(ConfigError::Store)?;
     }
     Ok(store)
+}
+
+#[cfg(feature = "postgres")]
+fn as_planned(database: &Database) -> crate::store::PostgresStoreBuilder {
+    crate::store::PostgresStore::builder(&database.url)
+        .schema(&*database.schema)
+        .pooled(database.pooled)
+}
+
+#[cfg(all(test, feature = "postgres"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_as_planned() {
+        for pooled in [true, false] {
+            let store = as_planned(&Database {
+                url: "postgres://db/app".to_owned(),
+                schema: "auth".to_owned(),
+                migrate: false,
+                pooled,
+            });
+            let shown = format!("{store:?}");
+            assert!(shown.contains(&format!("pooled: {pooled}")), "{shown}");
+            assert!(shown.contains("auth"), "{shown}");
+        }
+    }
 }

@@ -6,7 +6,6 @@
 use std::sync::Weak;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::SessionCache;
@@ -56,8 +55,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 Ok(purged) if purged < JOURNAL_BATCH => break,
                 Ok(_more) => tokio::time::sleep(PAUSE).await,
                 Err(error) => {
-                    self.troubles
-                        .note(Instant::now(), format!("purging the journal: {error}"));
+                    self.note_while("purging the journal", &error);
                     break;
                 }
             }
@@ -70,8 +68,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 Ok(swept) if swept < u64::from(BATCH) => return,
                 Ok(_more) => tokio::time::sleep(PAUSE).await,
                 Err(error) => {
-                    self.troubles
-                        .note(Instant::now(), format!("sweeping ended sessions: {error}"));
+                    self.note_while("sweeping ended sessions", &error);
                     return;
                 }
             }

@@ -315,8 +315,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     }
 
     fn note_journal(&self, error: &StoreError) {
-        self.troubles
-            .note(Instant::now(), format!("reading the journal: {error}"));
+        self.note_while("reading the journal", error);
     }
 }
 

@@ -86,6 +86,7 @@ mod reads;
 mod revoke;
 mod sessions;
 mod touch;
+mod troubles;
 mod validate;
 
 // ports and their adapters

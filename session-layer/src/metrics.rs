@@ -1,16 +1,7 @@
-//! What happened: counters since the start, and the troubles of the last minute.
+//! What happened: counters since the start.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use tokio::time::Instant;
-
-/// How long a trouble is told about.
-const RECENT: Duration = Duration::from_secs(60);
-/// How many different ones are told about.
-const MOST_TROUBLES: usize = 10;
 
 /// Counters of one process since its start. A snapshot: cheap, and not synchronized across fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -120,91 +111,6 @@ pub(crate) struct Counters {
     pub(crate) journal_reads: Counter,
 }
 
-/// The troubles of the last minute, newest first, each told once however often it came.
-#[derive(Debug, Default)]
-pub(crate) struct Troubles(Mutex<VecDeque<Trouble>>);
-
-#[derive(Debug)]
-struct Trouble {
-    text: String,
-    last: Instant,
-    times: u64,
-}
-
-impl Troubles {
-    /// True where it is news: it did not come in the last minute.
-    pub(crate) fn note(&self, now: Instant, text: impl Into<String>) -> bool {
-        let text = text.into();
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let times = match kept.iter().position(|t| t.text == text) {
-            // A trouble that comes back after a quiet minute begins anew.
-            Some(at) => kept
-                .remove(at)
-                .map_or(0, |old| if is_recent(&old, now) { old.times } else { 0 }),
-            None => 0,
-        };
-        kept.push_front(Trouble {
-            text,
-            last: now,
-            times: times + 1,
-        });
-        kept.truncate(MOST_TROUBLES);
-        times == 0
-    }
-
-    /// What is to be told now.
-    pub(crate) fn recent(&self, now: Instant) -> Vec<String> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.iter()
-            .filter(|t| is_recent(t, now))
-            .map(|t| match t.times {
-                1 => t.text.clone(),
-                times => format!("{} ({times} times)", t.text),
-            })
-            .collect()
-    }
-}
-
-/// Is something failing? For one log event at the beginning and one at the end, however many requests meet
-/// it and however many get through in between.
-#[derive(Debug, Default)]
-pub(crate) struct Outage {
-    /// When it failed last; `None`: it is over.
-    last: Mutex<Option<Instant>>,
-    /// Spares the lock on the way of every success.
-    is_on: AtomicBool,
-}
-
-/// Without a failure for this long, an outage is over.
-const CALM: Duration = Duration::from_secs(1);
-
-impl Outage {
-    /// True where this is its beginning.
-    pub(crate) fn failed(&self, now: Instant) -> bool {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_on.store(true, Ordering::Relaxed);
-        last.replace(now).is_none()
-    }
-
-    /// True where this is its end.
-    pub(crate) fn succeeded(&self, now: Instant) -> bool {
-        if !self.is_on.load(Ordering::Relaxed) {
-            return false;
-        }
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let over = last.is_some_and(|last| now.saturating_duration_since(last) >= CALM);
-        if over {
-            *last = None;
-            self.is_on.store(false, Ordering::Relaxed);
-        }
-        over
-    }
-}
-
-fn is_recent(trouble: &Trouble, now: Instant) -> bool {
-    now.saturating_duration_since(trouble.last) < RECENT
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,47 +124,5 @@ mod tests {
             ..Metrics::default()
         };
         assert!((some.hit_rate() - 85.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn troubles_are_told_newest_first_once_and_for_a_minute() {
-        let start = Instant::now();
-        let troubles = Troubles::default();
-        troubles.note(start, "a");
-        troubles.note(start, "b");
-        troubles.note(start, "a");
-        assert_eq!(troubles.recent(start), ["a (2 times)", "b"]);
-        let later = start + RECENT;
-        assert!(troubles.note(later, "a"), "news again");
-        assert_eq!(troubles.recent(later), ["a"]);
-        assert!(!troubles.note(later, "a"));
-    }
-
-    #[test]
-    fn an_outage_begins_once_and_ends_once() {
-        let start = Instant::now();
-        let outage = Outage::default();
-        assert!(!outage.succeeded(start), "there is none");
-        assert!(outage.failed(start));
-        // Some get through, some don't.
-        for ms in (0..5_000).step_by(500) {
-            let now = start + Duration::from_millis(ms);
-            assert!(!outage.failed(now) && !outage.succeeded(now));
-        }
-        let over = start + Duration::from_millis(5_500);
-        assert!(outage.succeeded(over) && !outage.succeeded(over));
-        assert!(outage.failed(over), "the next one");
-    }
-
-    #[test]
-    fn at_most_ten_troubles_are_kept() {
-        let now = Instant::now();
-        let troubles = Troubles::default();
-        for i in 0..30 {
-            troubles.note(now, format!("{i}"));
-        }
-        let told = troubles.recent(now);
-        assert_eq!(told.len(), 10);
-        assert_eq!(told[0], "29");
     }
 }

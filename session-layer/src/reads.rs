@@ -178,7 +178,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     ) -> Vec<(usize, Told)> {
         let Some(joined) = self.reads.join(open, Instant::now(), deadline) else {
             self.counters.shed.add_one();
-            self.note_store(&shed());
+            self.note_read(&shed());
             return Vec::new();
         };
         self.counters.coalesced.add(joined.shared);
@@ -191,10 +191,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 Ok(Ok(told)) => answers.push((at, told)),
                 // What went wrong was noted where it did.
                 Ok(Err(_)) => {}
-                Err(_elapsed) => self.note_store(&StoreError::new(
-                    StoreErrorKind::TimedOut,
-                    "no answer within the request's budget",
-                )),
+                Err(_elapsed) => self.note_no_answer(),
             }
         }
         answers
@@ -212,7 +209,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 Ok(loaded) => loaded,
                 Err(error) => {
                     // Its callers learn of it by the end of their channels.
-                    self.note_store(&error);
+                    self.note_read(&error);
                     continue;
                 }
             };

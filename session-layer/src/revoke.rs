@@ -25,6 +25,7 @@ use crate::pending::{BATCH, RETRY_EVERY};
 use crate::session::{Session, SessionId};
 use crate::store::{Change, Revoked, SessionStore, Target};
 use crate::token::{SessionToken, TokenDigest};
+use crate::troubles::Work;
 
 /// A change that was made, and how far it reaches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,14 +197,15 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             // The digests are asked for beforehand: should the answer to the COMMIT be lost, the
             // copies have to go all the same. A failure here has changed nothing.
             let known = deadline::question(LONGEST, driver.store.digests(&target)).await;
-            let mut digests = known.inspect_err(|error| driver.note_store(error))?;
+            let mut digests = known.inspect_err(|error| driver.note_store(Work::Change, error))?;
             for batch in digests.chunks(BATCH) {
                 let fenced =
                     deadline::of_cache(driver.for_validation(), driver.cache.fence(batch)).await;
                 if let Err(error) = fenced {
-                    driver.note_cache(&error);
+                    driver.note_cache(Work::Set, &error);
                     break;
                 }
+                driver.cache_did(Work::Set);
             }
             let committed = deadline::change(commit(Arc::clone(&driver))).await;
             if let Ok(committed) = &committed {
@@ -213,7 +215,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             digests.dedup();
             driver.hold_back(&digests, &committed);
             let reach = driver.unlink(&digests).await;
-            let committed = committed.inspect_err(|error| driver.note_store(error))?;
+            let committed = driver.noted(Work::Change, committed)?;
             let reach = if committed.anything {
                 reach
             } else {
@@ -258,11 +260,12 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 Ok(Invalidated::InThisProcess) if self.store.is_exclusive() => {}
                 Ok(Invalidated::Here | Invalidated::InThisProcess) => reach = committed,
                 Err(error) => {
-                    self.note_cache(&error);
+                    self.note_cache(Work::Unlink, &error);
                     self.unlink_later(&digests[at * BATCH..]);
                     return committed;
                 }
             }
+            self.cache_did(Work::Unlink);
         }
         reach
     }
@@ -312,17 +315,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                 if self.invalidate(&batch).await.is_err() {
                     break;
                 }
+                self.cache_did(Work::Unlink);
                 self.pending.acknowledged(&batch, began, life);
             }
-        }
-    }
-
-    pub(crate) fn note_store(&self, error: &StoreError) {
-        let now = Instant::now();
-        self.troubles.note(now, format!("session store: {error}"));
-        // `Other` is about what was asked rather than about the store.
-        if error.kind() != StoreErrorKind::Other {
-            self.seen.failed(now, error);
         }
     }
 }

@@ -343,10 +343,10 @@ impl Sessions {
         self.ttl
     }
 
-    /// What went wrong in the last 60 s, newest first, at most 10.
+    /// What went wrong in the last 60 s, newest first, at most 10: each cause once, how often and how long ago.
     #[must_use]
     pub fn recent_errors(&self) -> Vec<String> {
-        self.driver.recent_errors()
+        self.troubles().iter().map(ToString::to_string).collect()
     }
 
     /// `"postgres"` or `"sqlite"`.

@@ -16,12 +16,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::cache::SessionCache;
 use crate::deadline;
 use crate::driver::Driver;
-use crate::error::{StoreError, StoreErrorKind};
 use crate::session::{Session, SessionId};
 use crate::store::{Change, SessionStore};
 
@@ -131,19 +130,6 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         // Others wait for their turn: it has a read's deadline.
         let touching = self.store.touch(entered.id, granularity);
         let touched = deadline::question(self.for_validation(), touching).await;
-        touched.map_err(|error| self.note_touch(&error)).ok()
-    }
-
-    fn note_touch(&self, error: &StoreError) {
-        let news = self
-            .troubles
-            .note(Instant::now(), format!("touching a session: {error}"));
-        // Of a store that can't be reached, the reads tell.
-        if news && error.kind() != StoreErrorKind::Unreachable {
-            tracing::warn!(
-                %error,
-                "the use of a session could not be noted: it is served, and an idle timeout may come early"
-            );
-        }
+        self.noted_touch(touched)
     }
 }

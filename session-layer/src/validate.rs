@@ -29,7 +29,6 @@ pub(crate) use self::answer::{ReadContext, Told};
 use self::decide::believe;
 use crate::cache::{Entry, Lookup, SessionCache};
 use crate::driver::Driver;
-use crate::error::{CacheError, CacheErrorKind};
 use crate::session::{Session, SessionId};
 use crate::sessions::Mode;
 use crate::store::SessionStore;
@@ -174,17 +173,10 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             Lookup::Failed(error) => Some(error),
             _ => None,
         });
-        for lookup in &found {
-            if let Lookup::Refused(error) = lookup {
-                self.note_cache(error);
-            }
-        }
+        self.note_look_up(&found);
         let counters = &self.counters;
         match failure {
-            Some(error) => {
-                counters.errors.add_one();
-                self.note_cache(error);
-            }
+            Some(_) => counters.errors.add_one(),
             None if found.iter().all(|lookup| matches!(lookup, Lookup::Hit(_))) => {
                 counters.hits.add_one();
             }
@@ -192,20 +184,6 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         }
         let degraded = failure.is_some();
         (found, degraded)
-    }
-
-    pub(crate) fn note_cache(&self, error: &CacheError) {
-        let news = self
-            .troubles
-            .note(Instant::now(), format!("session cache: {error}"));
-        // Of giving the cache up and asking it again, the breaker tells.
-        let refused = matches!(
-            error.kind(),
-            CacheErrorKind::Refused | CacheErrorKind::Protocol | CacheErrorKind::Entry
-        );
-        if news && refused {
-            tracing::warn!(%error, "the session cache refuses something; the store is asked instead");
-        }
     }
 }
 

@@ -37,7 +37,7 @@ fn app(sessions: &Sessions, cookie: &SessionCookie) -> Router {
     // Under an optional layer the session is there if the request has a valid one.
     let optional = Router::new()
         .route("/logout", post(routes::logout))
-        .route_layer(layer.optional());
+        .route_layer(layer.optional().on_reject(problem::logout_rejected));
 
     let page = page::Page::new();
     Router::new()

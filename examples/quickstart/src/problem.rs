@@ -1,7 +1,8 @@
 //! Answers that are errors, as `application/problem+json` (RFC 9457), like those of the layer.
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -18,6 +19,8 @@ pub(crate) enum Problem {
     Superseded,
     /// 503 with `Retry-After`. No cookie is touched: the session may well be alive.
     Unavailable,
+    /// The same, of what was to end.
+    NotEnded,
     /// 500: a bug in here.
     Unexpected,
 }
@@ -25,6 +28,34 @@ pub(crate) enum Problem {
 impl Problem {
     pub(crate) fn bad_input(detail: impl Into<String>) -> Self {
         Self::BadInput(detail.into())
+    }
+}
+
+/// The layer's answer before `/logout`, where nobody could say whether there is a session to end.
+pub(crate) fn logout_rejected(_request: &Parts, rejection: &Rejection) -> Response<Bytes> {
+    match rejection {
+        Rejection::Unavailable => not_ended_answer(),
+        other => other.response(),
+    }
+}
+
+/// The layer's own answer to an outage, but for what it says.
+fn not_ended_answer() -> Response<Bytes> {
+    let outage = Rejection::Unavailable;
+    let document = document(
+        outage.status(),
+        "the session could not be ended, and may still be alive: try again",
+    );
+    // Strings and a number: serializing them has nothing to fail at.
+    let body = serde_json::to_vec(&document).unwrap_or_default();
+    outage.response().map(|_| Bytes::from(body))
+}
+
+/// Of ending sessions: nobody looked for a session to be validated.
+pub(crate) fn not_ended(error: Error) -> Problem {
+    match Problem::from(error) {
+        Problem::Unavailable => Problem::NotEnded,
+        other => other,
     }
 }
 
@@ -56,6 +87,7 @@ impl IntoResponse for Problem {
             ),
             // The layer's own answer to an outage, so that clients need to know only one.
             Self::Unavailable => Rejection::Unavailable.response().map(Body::from),
+            Self::NotEnded => not_ended_answer().map(Body::from),
             Self::Unexpected => problem(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "this should not have happened; the log says more",
@@ -73,13 +105,17 @@ struct Document<'a> {
     detail: &'a str,
 }
 
-fn problem(status: StatusCode, detail: &str) -> Response {
-    let body = Json(Document {
+fn document(status: StatusCode, detail: &str) -> Document<'_> {
+    Document {
         r#type: "about:blank",
         title: status.canonical_reason(),
         status: status.as_u16(),
         detail,
-    });
+    }
+}
+
+fn problem(status: StatusCode, detail: &str) -> Response {
+    let body = Json(document(status, detail));
     let json = HeaderValue::from_static("application/problem+json");
     (status, [(header::CONTENT_TYPE, json)], body).into_response()
 }

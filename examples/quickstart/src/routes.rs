@@ -13,7 +13,7 @@ use session_layer::{
 };
 
 use crate::messages::{Listed, LoggedIn, Login, Me, Revoked};
-use crate::problem::Problem;
+use crate::problem::{Problem, not_ended};
 
 /// What every handler can reach.
 #[derive(Debug, Clone)]
@@ -82,7 +82,8 @@ pub(crate) async fn revoke(
     id: Result<Path<SessionId>, PathRejection>,
 ) -> Result<impl IntoResponse, Problem> {
     let Path(id) = id.map_err(|_no_uuid| Problem::NotFound)?;
-    let changed = app.sessions.revoke_owned(session.user_id(), id).await?;
+    let changed = app.sessions.revoke_owned(session.user_id(), id).await;
+    let changed = changed.map_err(not_ended)?;
     if changed.reach == Reach::Nothing {
         return Err(Problem::NotFound);
     }
@@ -99,7 +100,8 @@ pub(crate) async fn logout(
 ) -> Result<impl IntoResponse, Problem> {
     let mut reach = Reach::Nothing;
     for session in presented.iter() {
-        let this = app.sessions.revoke_id(session.id()).await?.reach;
+        let this = app.sessions.revoke_id(session.id()).await;
+        let this = this.map_err(not_ended)?.reach;
         // Of several the one that reaches least far is told.
         if reach == Reach::Nothing || matches!(this, Reach::Committed { .. }) {
             reach = this;
@@ -114,7 +116,8 @@ pub(crate) async fn logout_everywhere(
     State(app): State<App>,
     session: Session,
 ) -> Result<impl IntoResponse, Problem> {
-    let changed = app.sessions.revoke_all(session.user_id()).await?;
+    let changed = app.sessions.revoke_all(session.user_id()).await;
+    let changed = changed.map_err(not_ended)?;
     let mut revoked = Revoked::reaching(changed.reach);
     revoked.count = Some(changed.value);
     Ok((app.cookie.clear(), Json(revoked)))

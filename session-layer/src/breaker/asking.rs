@@ -13,6 +13,7 @@ use crate::driver::Driver;
 use crate::error::{CacheError, CacheErrorKind};
 use crate::store::SessionStore;
 use crate::token::TokenDigest;
+use crate::troubles::{Cause, Of};
 
 /// What probes look up: the digest of no token, with nothing under it but their own leases.
 const PROBED: TokenDigest = TokenDigest::from_bytes([0; 32]);
@@ -164,7 +165,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         let (outcome, why) = self.judged(now - began, &found);
         if outcome != Outcome::Good {
             // What keeps the breaker open is told for as long as it does.
-            self.troubles.note(now, format!("session cache: {why}"));
+            self.troubles.note(now, Of::Cache, Cause::Away, why);
         }
         if gate.lock().probed(now, outcome) == Some(Change::Closed) {
             tracing::info!("the session cache is asked again (the breaker closed)");

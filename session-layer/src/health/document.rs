@@ -41,6 +41,8 @@ pub struct HealthReport {
     /// Whether this process knows what others changed. `None` where there are no others: sessions are cached in
     /// this process, or not at all.
     pub journal: Option<JournalHealth>,
+    /// What this probe found that is worth knowing, and takes nothing away: it does not change the status.
+    pub remarks: Vec<String>,
 }
 
 /// The whole in one word.

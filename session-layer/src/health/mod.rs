@@ -34,7 +34,7 @@ impl Sessions {
             metrics: self.metrics(),
             within: self.within(),
             ttl: self.ttl(),
-            recent_errors: self.recent_errors(),
+            troubles: self.troubles(),
         })
     }
 }

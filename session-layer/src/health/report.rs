@@ -7,11 +7,12 @@ use super::document::{
     Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
 };
 use crate::breaker::BreakerState;
-use crate::cache::CacheStatus;
+use crate::cache::{CacheProbe, CacheStatus};
 use crate::clock::Timestamp;
 use crate::metrics::Metrics;
 use crate::probe::Probed;
 use crate::sessions::Mode;
+use crate::troubles::{Cause, Of, Told, Trouble};
 
 /// A PING that takes longer than this makes the cache degraded. Beside Postgres (a millisecond or a
 /// few) such a cache costs time instead of saving it.
@@ -32,13 +33,13 @@ pub(super) struct Facts<'a> {
     /// D, where a journal is read.
     pub(super) within: Option<Duration>,
     pub(super) ttl: Duration,
-    pub(super) recent_errors: Vec<String>,
+    pub(super) troubles: Vec<Told>,
 }
 
 /// Decides. No I/O, no clock.
 pub(super) fn report(facts: Facts<'_>) -> HealthReport {
     let (cache, pool, metrics) = (&facts.probed.cache, &facts.pool, &facts.metrics);
-    let errors = errors(facts.probed, facts.recent_errors);
+    let errors = errors(facts.probed, facts.troubles);
     let works = cache.connected
         && [cache.ping, cache.set, cache.get]
             .iter()
@@ -104,7 +105,15 @@ pub(super) fn report(facts: Facts<'_>) -> HealthReport {
             age_ms: metrics.journal_age.map(whole_millis),
             within_ms: whole_millis(within),
         }),
+        remarks: remarks(cache),
     }
+}
+
+fn remarks(cache: &CacheProbe) -> Vec<String> {
+    let remarks = cache.remarks.iter();
+    remarks
+        .map(|remark| format!("session cache: {remark}"))
+        .collect()
 }
 
 fn whole_millis(span: Duration) -> u64 {
@@ -112,25 +121,33 @@ fn whole_millis(span: Duration) -> u64 {
 }
 
 /// This probe's, then what happened before it. What the probe met as well is not told twice, however
-/// often requests met it.
-fn errors(probed: &Probed, recent: Vec<String>) -> Vec<String> {
+/// often requests met it and in whatever words.
+fn errors(probed: &Probed, troubles: Vec<Told>) -> Vec<String> {
     let cache = probed.cache.errors.iter();
-    let cache = cache.map(|error| format!("session cache: {error}"));
+    let cache = cache.map(|error| format!("{}: {error}", Of::Cache));
     let store = probed.store_error.iter();
-    let store = store.map(|error| format!("session store: {error}"));
+    let store = store.map(|error| format!("{}: {error}", Of::Store));
     let mut errors: Vec<String> = cache.chain(store).collect();
-    let told = errors.len();
-    for error in recent {
-        let is_told = |told: &String| {
-            let times = error.strip_prefix(told.as_str());
-            times.is_some_and(|times| times.is_empty() || times.starts_with(" ("))
-        };
-        if !errors[..told].iter().any(is_told) {
-            errors.push(error);
-        }
-    }
+    let news = troubles
+        .into_iter()
+        .filter(|told| !met(probed, &told.trouble));
+    errors.extend(news.map(|told| told.to_string()));
     errors.truncate(MOST_ERRORS);
     errors
+}
+
+/// Has the probe met this as well?
+fn met(probed: &Probed, trouble: &Trouble) -> bool {
+    let (errors, is_away) = match trouble.of {
+        Of::Cache => (probed.cache.errors.as_slice(), !probed.cache.connected),
+        Of::Store => (probed.store_error.as_slice(), true),
+    };
+    // The cache's say which command it was, in front.
+    let same = |error: &String| error.ends_with(trouble.text.as_str());
+    match trouble.cause {
+        Cause::Own => errors.iter().any(same),
+        Cause::Away | Cause::Unsaid => errors.iter().any(same) || is_away && !errors.is_empty(),
+    }
 }
 
 /// Finer is more than a reader wants.
@@ -146,7 +163,9 @@ fn millis(span: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::{CacheProbe, Rejected};
+    use crate::cache::Rejected;
+    use crate::troubles::Troubles;
+    use tokio::time::Instant;
 
     fn healthy_probe() -> Probed {
         Probed {
@@ -160,6 +179,7 @@ mod tests {
                 set: Some(Duration::from_micros(300)),
                 get: Some(Duration::from_nanos(200_400)),
                 errors: Vec::new(),
+                remarks: Vec::new(),
             },
             store_error: None,
             store_is_known: true,
@@ -193,7 +213,7 @@ mod tests {
             },
             within: Some(Duration::from_secs(2)),
             ttl: Duration::from_secs(300),
-            recent_errors: Vec::new(),
+            troubles: Vec::new(),
         }
     }
 
@@ -209,7 +229,7 @@ mod tests {
             r#""rejected":{"undecodable":1,"unsealed":2,"unknownKey":3,"forged":4,"outlived":5,"foreign":6}},"#,
             r#""performance":{"ping":0.2,"set":0.3,"get":0.2},"errors":[],"#,
             r#""postgres":{"connected":true},"sessionStore":{"healthy":true,"backend":"postgres"},"mode":"on","sealed":true,"#,
-            r#""breaker":{"state":"closed","opened":0},"journal":{"ageMs":312,"withinMs":2000}}"#,
+            r#""breaker":{"state":"closed","opened":0},"journal":{"ageMs":312,"withinMs":2000},"remarks":[]}"#,
         );
         let probed = healthy_probe();
         let document = serde_json::to_string(&report(facts(&probed))).unwrap();
@@ -225,6 +245,7 @@ mod tests {
         let not_yet_slow: Change = |p| p.cache.ping = Some(Duration::from_millis(100));
         let no_set: Change = |p| p.cache.set = None;
         let complains: Change = |p| p.cache.errors.push("OOM".to_owned());
+        let remarked: Change = |p| p.cache.remarks.push("CLIENT is denied".to_owned());
         let store_down: Change = |p| p.store_error = Some("gone".to_owned());
         use HealthStatus::{Degraded, Healthy, Unhealthy};
         for (change, mode, recent, status, http) in [
@@ -236,6 +257,7 @@ mod tests {
             (no_set, Mode::On, None, Degraded, 200),
             (complains, Mode::On, None, Degraded, 200),
             (store_down, Mode::On, None, Degraded, 200),
+            (remarked, Mode::On, None, Healthy, 200),
             (fine, Mode::Bypass, None, Healthy, 200),
             (down, Mode::Bypass, None, Degraded, 200),
         ] {
@@ -243,7 +265,7 @@ mod tests {
             change(&mut probed);
             let report = report(Facts {
                 mode,
-                recent_errors: recent.map(str::to_owned).into_iter().collect(),
+                troubles: recent.map_or(Vec::new(), |text| told(&[(Of::Cache, Cause::Own, text)])),
                 ..facts(&probed)
             });
             let what = format!("{mode:?} {recent:?} {probed:?}");
@@ -313,24 +335,64 @@ mod tests {
         assert_eq!(report.sealed, None, "there is nothing to seal");
     }
 
+    /// The first is the newest.
+    fn told(troubles: &[(Of, Cause, &str)]) -> Vec<Told> {
+        let (kept, now) = (Troubles::default(), Instant::now());
+        for (of, cause, text) in troubles.iter().rev() {
+            kept.note(now, *of, *cause, (*text).to_owned());
+        }
+        kept.recent(now)
+    }
+
     #[test]
     fn this_probes_errors_come_first_and_each_once() {
         let mut probed = healthy_probe();
-        probed.cache.errors = vec!["now".to_owned()];
-        probed.store_error = Some("gone".to_owned());
-        let again = ["session cache: now", "session store: gone (7 times)"];
-        let before = (0..20).map(|n| format!("before {n}"));
+        probed.cache.errors = vec!["SET: now".to_owned()];
+        probed.store_error = Some("refused".to_owned());
         let report = report(Facts {
-            recent_errors: again.map(str::to_owned).into_iter().chain(before).collect(),
+            troubles: told(&[
+                (Of::Cache, Cause::Own, "now"),
+                (Of::Store, Cause::Away, "lost"),
+                (Of::Cache, Cause::Away, "late"),
+                (Of::Store, Cause::Own, "locked"),
+            ]),
             ..facts(&probed)
         });
         let expected = [
-            "session cache: now",
-            "session store: gone",
-            "before 0",
-            "before 1",
+            "session cache: SET: now",
+            "session store: refused",
+            // It is connected: that was something else.
+            "session cache: late (0 s ago)",
+            "session store: locked (0 s ago)",
         ];
-        assert_eq!(report.errors[..4], expected);
+        assert_eq!(report.errors, expected);
+    }
+
+    #[test]
+    fn a_cache_that_is_away_is_told_once_in_the_probes_words() {
+        let mut probed = Probed::default();
+        probed.cache.errors = vec!["refused".to_owned()];
+        let report = report(Facts {
+            troubles: told(&[(Of::Cache, Cause::Away, "late")]),
+            ..facts(&probed)
+        });
+        assert_eq!(report.errors, ["session cache: refused"]);
+    }
+
+    #[test]
+    fn ten_errors_are_told_at_most() {
+        let mut probed = healthy_probe();
+        probed.cache.errors = vec!["now".to_owned()];
+        let texts: Vec<String> = (0..20).map(|n| format!("before {n}")).collect();
+        let before: Vec<_> = texts
+            .iter()
+            .map(|text| (Of::Store, Cause::Own, text.as_str()))
+            .collect();
+        let report = report(Facts {
+            troubles: told(&before),
+            ..facts(&probed)
+        });
         assert_eq!(report.errors.len(), 10);
+        assert_eq!(report.errors[1], "session store: before 0 (0 s ago)");
     }
 }

@@ -20,6 +20,7 @@ use crate::revoke::Changed;
 use crate::session::{CheckedSession, ListedSession, LoginMoment, Session, SessionId};
 use crate::store::{Creation, SessionStore, Target};
 use crate::token::{SessionToken, TokenDigest};
+use crate::troubles::{Told, Work};
 use crate::validate::Answers;
 
 /// The one boxed future of a look-up that has to leave the process.
@@ -67,7 +68,7 @@ pub(super) trait AnyDriver: Send + Sync {
     fn believes(&self) -> bool;
     fn cache_status(&self) -> CacheStatus;
     fn store_backend(&self) -> &'static str;
-    fn recent_errors(&self) -> Vec<String>;
+    fn troubles(&self) -> Vec<Told>;
     fn store_is_known(&self) -> bool;
     fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe>;
     fn probe_store(self: Arc<Self>) -> Boxed<Result<(), StoreError>>;
@@ -120,13 +121,13 @@ impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
     fn login_moment(self: Arc<Self>) -> Boxed<Result<LoginMoment, StoreError>> {
         Box::pin(async move {
             let moment = deadline::question(LONGEST, self.store.login_moment()).await;
-            moment.inspect_err(|e| self.note_store(e))
+            self.noted(Work::Ask, moment)
         })
     }
     fn list(self: Arc<Self>, user_id: String) -> Boxed<Result<Vec<ListedSession>, StoreError>> {
         Box::pin(async move {
             let listed = deadline::question(LONGEST, self.store.list(&user_id)).await;
-            listed.inspect_err(|e| self.note_store(e))
+            self.noted(Work::Ask, listed)
         })
     }
     fn set_mode(&self, mode: Mode) {
@@ -154,7 +155,7 @@ impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
     fn store_backend(&self) -> &'static str {
         self.store.backend()
     }
-    fn recent_errors(&self) -> Vec<String> {
+    fn troubles(&self) -> Vec<Told> {
         self.troubles.recent(Instant::now())
     }
     fn store_is_known(&self) -> bool {
@@ -168,5 +169,12 @@ impl<C: SessionCache, S: SessionStore> AnyDriver for Driver<C, S> {
     }
     fn shutdown(self: Arc<Self>) -> Boxed<()> {
         Box::pin(self.shutdown())
+    }
+}
+
+impl super::Sessions {
+    /// What [`recent_errors`](Self::recent_errors) tells, told apart.
+    pub(crate) fn troubles(&self) -> Vec<Told> {
+        self.driver.troubles()
     }
 }

@@ -16,6 +16,7 @@ use crate::session::SessionId;
 use crate::store::{Loaded, Row, SessionStore, StoreId};
 use crate::token::TokenDigest;
 use crate::touch::Touched;
+use crate::troubles::Work;
 
 /// What the store's word on a digest came to.
 #[derive(Debug, Clone)]
@@ -141,8 +142,14 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     async fn invalid(self: &Arc<Self>, digest: TokenDigest, was: Was) -> Validation {
         let driver = Arc::clone(self);
         let removal = self.tasks.spawn(async move {
-            let removed = driver.invalidate(&[digest]).await;
-            removed.map_err(|error| driver.note_cache(&error)).is_ok()
+            match driver.invalidate(&[digest]).await {
+                Ok(_) => driver.cache_did(Work::Unlink),
+                Err(error) => {
+                    driver.note_cache(Work::Unlink, &error);
+                    return false;
+                }
+            }
+            true
         });
         let patience = if self.gate.status().0 == BreakerState::Closed {
             self.settings.budget / 2
@@ -168,9 +175,14 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         {
             let filling = self.cache.fill(lease, &entry, lifetime);
             match deadline::of_cache(self.for_validation(), filling).await {
-                Ok(Filled::Stored) => self.counters.fills.add_one(),
-                Ok(Filled::Refused) => self.counters.fills_refused.add_one(),
-                Err(error) => self.note_cache(&error),
+                Ok(filled) => {
+                    self.cache_did(Work::Fill);
+                    match filled {
+                        Filled::Stored => self.counters.fills.add_one(),
+                        Filled::Refused => self.counters.fills_refused.add_one(),
+                    }
+                }
+                Err(error) => self.note_cache(Work::Fill, &error),
             }
         }
         if let Some((id, granularity)) = work.touch {

@@ -204,6 +204,29 @@ async fn server(steps: &mut Steps<'_>, connection: &mut MultiplexedConnection) {
             }
         })
         .await;
+    naming(steps, connection).await;
+}
+
+/// The application's client library names itself by CLIENT, and goes on where it may not: well either way.
+async fn naming(steps: &mut Steps<'_>, connection: &mut MultiplexedConnection) {
+    let late = |why: String| Finding::failed("CLIENT failed", why, SLOW);
+    let _named = steps
+        .take("client", late, async {
+            let asked: RedisResult<i64> = ask(connection, &["CLIENT", "ID"]).await;
+            Ok((
+                (),
+                match asked {
+                    Ok(_) => Finding::ok("CLIENT allowed"),
+                    Err(error) => Finding::new(
+                        Status::Ok,
+                        "CLIENT is denied: nothing changes but that CLIENT LIST does not name the library (lib-name)",
+                        chain(&error),
+                        "nothing has to be done; to change it: ACL SETUSER <user> +client",
+                    ),
+                },
+            ))
+        })
+        .await;
 }
 
 fn version(info: &str) -> Finding {

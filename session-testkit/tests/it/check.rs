@@ -97,6 +97,7 @@ async fn good(backends: Arc<Backends>) -> Outcome {
     assert!(text.starts_with(redis), "{text}");
     for line in [
         "✅ Role: master, no replicas",
+        "✅ CLIENT allowed",
         "[PostgresConnection] Testing Postgres connectivity...",
         "✅ Postgres connection successful",
         &format!(

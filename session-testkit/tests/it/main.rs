@@ -25,6 +25,7 @@ mod hyper_example;
 mod incarnation;
 mod journal;
 mod load;
+mod logged;
 mod logins;
 mod model;
 mod observe;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         registry.theme("model", model::tests);
         registry.theme("outages", outages::tests);
         registry.theme("breaker", breaker::tests);
+        registry.theme("logged", logged::tests);
         registry.theme("load", load::tests);
         registry.theme("incarnation", incarnation::tests);
         registry.theme("sealed", sealed::tests);

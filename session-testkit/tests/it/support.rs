@@ -174,6 +174,28 @@ pub(crate) async fn execute(postgres: &PostgresServer, statements: String) -> Ou
     Ok(())
 }
 
+/// The answer of a full disk to whatever needs a new page; what is there can be read. (A disk is not filled for
+/// it: the code is raised where Postgres would.)
+pub(crate) async fn fill_disk(postgres: &PostgresServer, schema: &str) -> Outcome {
+    let full = format!(
+        "CREATE FUNCTION {schema}.full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           RAISE 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';
+         END $$;
+         CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON {schema}.sessions
+           FOR EACH STATEMENT EXECUTE FUNCTION {schema}.full_disk()"
+    );
+    execute(postgres, full).await
+}
+
+/// There is space again.
+pub(crate) async fn free_disk(postgres: &PostgresServer, schema: &str) -> Outcome {
+    execute(
+        postgres,
+        format!("DROP FUNCTION {schema}.full_disk CASCADE"),
+    )
+    .await
+}
+
 /// "For ever" is a span as any other.
 pub(crate) async fn lives_for_ever(sessions: &Sessions) -> Outcome {
     let alice = login(sessions, "alice").await?;

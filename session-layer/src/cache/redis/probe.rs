@@ -52,13 +52,16 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
     unlink.arg(&key);
     // Sent in this order, on one connection, before the first of them is answered: so that of a
     // server that takes 200 ms for each it is told within the probe's deadline that it is slow.
-    let (set, got, scripted, unlinked, info, keys) = futures_util::join!(
+    let mut client = redis::cmd("CLIENT");
+    client.arg("ID");
+    let (set, got, scripted, unlinked, info, keys, client) = futures_util::join!(
         take::<String>(&connection, set),
         take::<Option<String>>(&connection, get),
         take::<i64>(&connection, script),
         take::<i64>(&connection, unlink),
         take::<String>(&connection, redis::cmd("INFO")),
         take::<u64>(&connection, redis::cmd("DBSIZE")),
+        take::<i64>(&connection, client),
     );
     let mut keep = |error: String| found.errors.push(error);
     let lost = matches!((&set, &got), (Ok(_), Ok((value, _))) if value.as_deref() != Some("probe"));
@@ -76,6 +79,12 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
         .map_err(|error| keep(told("INFO", error, WITHOUT_INFO)))
         .ok();
     let keys = keys.map_err(|error| keep(told("DBSIZE", error, ""))).ok();
+    // Whatever else keeps it from answering, the others say.
+    if let Err(error) = client
+        && error.is_denied()
+    {
+        found.remarks.push(WITHOUT_CLIENT.to_owned());
+    }
     if lost {
         keep("GET did not return what SET had stored: Redis evicts at once, or lies".to_owned());
     }
@@ -96,6 +105,9 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
 const WITHOUT_UNLINK: &str = "without it what is revoked stays in Redis until its TTL, and no revocation is promised as propagated";
 const WITHOUT_INFO: &str = "without it a server restarted from an old dump is not told from the one before, and no \
                             revocation is promised as propagated";
+/// The library names itself at each connect (CLIENT SETINFO), and goes on where it may not.
+const WITHOUT_CLIENT: &str =
+    "CLIENT is denied: nothing changes but that CLIENT LIST does not name the library (lib-name)";
 
 fn failed(mut found: CacheProbe, error: &CacheError) -> CacheProbe {
     found.errors.push(error.to_string());
@@ -115,11 +127,16 @@ impl Failure {
             Self::TimedOut => None,
         }
     }
+
+    /// For good: no right to the command, or no such command.
+    fn is_denied(&self) -> bool {
+        matches!(self.code(), Some("NOPERM" | "ERR"))
+    }
 }
 
 /// What went wrong with this command and, where the server refused it for good, what is lost by that.
 fn told(command: &str, failure: Failure, lost: &str) -> String {
-    let denied = matches!(failure.code(), Some("NOPERM" | "ERR"));
+    let denied = failure.is_denied();
     let error = match failure {
         Failure::Refused(error) => classify(error),
         Failure::TimedOut => timed_out(),

@@ -129,7 +129,9 @@ impl PostgresStore {
         }
         progress.asking();
         match self.hidden_table().await {
-            Some((role, table)) => rows::hidden(&role, &table).with_source(explained),
+            Some((role, table)) => {
+                rows::hidden(&role, self.schema.as_str(), &table).with_source(explained)
+            }
             None => explained,
         }
     }

@@ -169,7 +169,8 @@ fn by_code(code: &str, progress: &Progress) -> Option<(Kind, &'static str)> {
         "08P01" => (
             Kind::Unreachable,
             "the server refuses how we connect, or a statement with other parameters than were prepared: a pooler \
-             in transaction mode (such as PgBouncer) is in between: set PostgresStoreBuilder::pooled(true)",
+             in transaction mode (such as PgBouncer) is in between: set SESSION_DB_POOLED=true, or \
+             PostgresStoreBuilder::pooled(true)",
         ),
         code if code.starts_with("22") => (
             Kind::Other,
@@ -178,8 +179,8 @@ fn by_code(code: &str, progress: &Progress) -> Option<(Kind, &'static str)> {
         "26000" | "42P05" => (
             Kind::Unreachable,
             "a statement that we prepared is gone, or its name is taken: a pooler in transaction mode (such as \
-             PgBouncer) is in between: set PostgresStoreBuilder::pooled(true); or a hook of the pool runs \
-             DEALLOCATE or DISCARD",
+             PgBouncer) is in between: set SESSION_DB_POOLED=true, or PostgresStoreBuilder::pooled(true); or a hook of \
+             the pool runs DEALLOCATE or DISCARD",
         ),
         "53100" => (
             Kind::Denied,

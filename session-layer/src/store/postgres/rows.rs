@@ -25,6 +25,7 @@ pub(super) struct Facts {
     users_hidden: bool,
     journal_hidden: bool,
     role: String,
+    schema: String,
 }
 
 impl Facts {
@@ -54,6 +55,7 @@ impl Facts {
             users_hidden: row.try_get("users_hidden")?,
             journal_hidden: row.try_get("journal_hidden")?,
             role: row.try_get("role")?,
+            schema: row.try_get("schema")?,
         }))
     }
 
@@ -94,20 +96,27 @@ impl Facts {
         if all {
             Ok(())
         } else {
-            Err(hidden(&self.role, table))
+            Err(hidden(&self.role, &self.schema, table))
         }
     }
 }
 
-/// Row-level security stands between us and the truth.
-pub(super) fn hidden(role: &str, table: &str) -> StoreError {
+/// Row-level security stands between us and the truth. What it says can be pasted into psql.
+pub(super) fn hidden(role: &str, schema: &str, table: &str) -> StoreError {
+    let table = format!("{}.{}", quoted(schema), quoted(table));
     StoreError::new(
         StoreErrorKind::NotAuthoritative,
         format!(
             "row-level security may hide rows of {table} from the role {role}, so a missing row proves nothing: \
-             ALTER ROLE {role} BYPASSRLS, or ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"
+             ALTER ROLE {} BYPASSRLS; or ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;",
+            quoted(role)
         ),
     )
+}
+
+/// As an identifier in SQL, whatever is in it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn no_store_row() -> StoreError {
@@ -123,7 +132,7 @@ pub(super) fn unexpected(error: sqlx::Error) -> StoreError {
     StoreError::new(
         StoreErrorKind::Schema,
         "Postgres answered something else than was asked: are its tables the ones our migrations made? is a pooler in \
-         transaction mode in between (PostgresStoreBuilder::pooled(true))?",
+         transaction mode in between (SESSION_DB_POOLED=true, PostgresStoreBuilder::pooled(true))?",
     )
     .with_source(error)
 }

@@ -64,7 +64,7 @@ impl Words {
                  row_security_active('{sessions}') AS sessions_hidden, \
                  row_security_active('{users}') AS users_hidden, \
                  row_security_active('{journal}') AS journal_hidden, \
-                 current_user::text AS role, {} AS now, \
+                 current_user::text AS role, '{schema}' AS schema, {} AS now, \
                  pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin, \
                  st.journal_floor::text::bigint AS journal_floor, st.floor_system \
                  FROM {quoted}.session_store st LIMIT 1)",

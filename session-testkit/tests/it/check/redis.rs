@@ -67,6 +67,7 @@ pub(super) async fn roles(backend: Backend) -> Outcome {
     for (denied, says) in [
         ("-evalsha", "Scripts are denied: nothing will be cached"),
         ("-unlink", "GET test successful, UNLINK denied"),
+        ("-client", "✅ CLIENT is denied: nothing changes but"),
     ] {
         let poor = ["SETUSER", "poor", "reset", "on", ">s3cret", "~*", "+@all"];
         ::redis::cmd("ACL")

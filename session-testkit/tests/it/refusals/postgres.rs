@@ -14,7 +14,9 @@ use sqlx::postgres::PgPoolOptions;
 
 use super::assert_says;
 use crate::harness::{Failure, Outcome, Registry};
-use crate::support::{SOON, ask, built, cache, execute, login, sessions, store_on, until_hit};
+use crate::support::{
+    SOON, ask, built, cache, execute, fill_disk, free_disk, login, sessions, store_on, until_hit,
+};
 
 pub(super) fn tests(reg: &mut Registry) {
     reg.each_backend("postgres_57p01_costs_one_more_try", terminated);
@@ -248,11 +250,18 @@ async fn read_only(backend: Backend) -> Outcome {
 async fn denied(backend: Backend) -> Outcome {
     let service = Service::start(backend).await?;
     let node = service.node().await?;
+    // As it can be pasted.
+    let visible = format!("ALTER TABLE \"{}\".\"session", service.sandbox.schema());
     for (fault, says) in [
         (Fault::PostgresRevokedGrant, &["GRANT", "SELECT"][..]),
         (
             Fault::PostgresForcedRls,
-            &["row-level security", "the_app", "BYPASSRLS", "session"],
+            &[
+                "row-level security",
+                "ALTER ROLE \"the_app\" BYPASSRLS;",
+                visible.as_str(),
+                "\" DISABLE ROW LEVEL SECURITY;",
+            ],
         ),
     ] {
         assert_eq!(ask(&node, &service.alice).await, "valid", "{fault}");
@@ -314,21 +323,12 @@ async fn untold(backend: Backend) -> Outcome {
     Ok(())
 }
 
-/// The answer of a full disk to whatever needs a new page; what is there can be read. (A disk is not filled for
-/// it: the code is raised where Postgres would.)
 async fn disk_full(backend: Backend) -> Outcome {
     let service = Service::start(backend).await?;
     let node = service.node().await?;
     let carol = due(&service, "carol").await?;
     let schema = service.sandbox.schema();
-    let full = format!(
-        "CREATE FUNCTION {schema}.full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-           RAISE 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';
-         END $$;
-         CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON {schema}.sessions
-           FOR EACH STATEMENT EXECUTE FUNCTION {schema}.full_disk()"
-    );
-    execute(service.backends.postgres(), full).await?;
+    fill_disk(service.backends.postgres(), schema).await?;
     for created in [&service.alice, &carol] {
         assert_eq!(ask(&node, created).await, "valid", "it can be read");
     }
@@ -342,8 +342,7 @@ async fn disk_full(backend: Backend) -> Outcome {
         &["53100", "disk is full", "free space", "touching a session"],
         &"53100",
     );
-    let over = format!("DROP FUNCTION {schema}.full_disk CASCADE");
-    execute(service.backends.postgres(), over).await?;
+    free_disk(service.backends.postgres(), schema).await?;
     let _ = node.revoke(service.alice.token.reveal()).await?;
     assert_eq!(ask(&node, &service.alice).await, "invalid");
     assert_eq!(ask(&node, &carol).await, "valid");

@@ -60,10 +60,13 @@ async fn by_name(backend: Backend) -> Outcome {
             }
             let report = node.health().await;
             assert_says(&report.errors.join("\n"), says, &fault);
-            if says.is_empty() {
+            let remarks = report.remarks.join("\n");
+            if fault == Fault::RedisAcl(Command::Client) {
                 assert_eq!(report.status(), HealthStatus::Healthy, "{fault}");
+                assert_says(&remarks, &["CLIENT is denied", "CLIENT LIST"], &fault);
             } else {
                 assert_eq!(report.status(), HealthStatus::Degraded, "{fault}");
+                assert_eq!(remarks, "", "{fault}");
             }
         }
         if fault == Fault::RedisAcl(Command::Evalsha) {
@@ -84,6 +87,7 @@ async fn by_name(backend: Backend) -> Outcome {
         broken.heal().await?;
         for node in [&before, &since] {
             until_hit(node, &bob).await?;
+            assert_eq!(node.health().await.remarks, Vec::<String>::new());
         }
     }
     Ok(())
