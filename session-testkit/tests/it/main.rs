@@ -37,6 +37,7 @@ mod refusals;
 mod rls;
 mod run;
 mod sealed;
+mod served;
 mod skips;
 mod stale_fill;
 mod support;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         registry.theme("load", load::tests);
         registry.theme("incarnation", incarnation::tests);
         registry.theme("sealed", sealed::tests);
+        registry.theme("served", served::tests);
         registry.theme("refusals", refusals::tests);
         registry.theme("journal", journal::tests);
         registry.theme("bounds", bounds::tests);
