@@ -13,7 +13,7 @@ use crate::breaker::Gate;
 use crate::cache::{Invalidated, NO_CACHE, SessionCache};
 use crate::clock::StoreClock;
 use crate::deadline;
-use crate::error::{CacheError, Error, StoreError};
+use crate::error::{CacheError, Error, StoreError, StoreErrorKind};
 use crate::journal::{Journal, Timing};
 use crate::metrics::{Counters, Metrics};
 use crate::pending::Pending;
@@ -172,12 +172,21 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         new: CheckedSession,
         issued_here: bool,
     ) -> Result<Creation, Error> {
-        let created = deadline::change(self.store.create(digest, &new)).await;
-        // Also where its fate is unknown.
-        if !issued_here {
-            let _ = self.unlink(&[digest]).await;
+        let driver = Arc::clone(&self);
+        let creating = async move {
+            let created = deadline::change(driver.store.create(digest, &new)).await;
+            // Also where its fate is unknown.
+            if !issued_here {
+                let _ = driver.unlink(&[digest]).await;
+            }
+            Ok(driver.noted(Work::Create, created)?)
+        };
+        if issued_here {
+            // Nobody has this token yet: a caller who leaves takes nothing along.
+            return creating.await;
         }
-        Ok(self.noted(Work::Create, created)?)
+        let created = self.tasks.spawn(creating).await;
+        created.unwrap_or_else(|stopped| Err(Error::Unknown(stopped_in(stopped))))
     }
 
     /// How long a validation's call of a port may take at the very most, and any of the cache.
@@ -231,6 +240,12 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             changed_sessions: self.journal.len() as u64,
         }
     }
+}
+
+/// A change's task, which is stopped with its runtime alone.
+pub(crate) fn stopped_in(task: tokio::task::JoinError) -> StoreError {
+    let why = "the task making the change was stopped";
+    StoreError::new(StoreErrorKind::Uncertain, why).with_source(task)
 }
 
 /// What the store's answers have told about it: its clock, and which store it is.

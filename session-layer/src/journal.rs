@@ -277,6 +277,8 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                             tracing::info!("the journal of changed sessions can be read again");
                         }
                         driver.counters.journal_reads.add_one();
+                        // A node that has nothing but hits asks for nothing else.
+                        driver.seen.clock.heard(began, read.now);
                         let ended = driver.journal.learn(began, &read);
                         driver.pending.journal_was_read(began);
                         position = Some(read.next);

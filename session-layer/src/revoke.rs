@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::cache::{Invalidated, LEASE, SessionCache};
 use crate::clock::FOR_EVER;
 use crate::deadline::{self, LONGEST};
-use crate::driver::Driver;
+use crate::driver::{Driver, stopped_in};
 use crate::error::{Error, StoreError, StoreErrorKind};
 use crate::journal::Policy;
 use crate::pending::{BATCH, RETRY_EVERY};
@@ -211,6 +211,13 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             if let Ok(committed) = &committed {
                 digests.extend(&committed.digests);
             }
+            if let Target::Token(gone) = &target
+                && digests.is_empty()
+            {
+                // No row: somebody deleted it, and its copies may be there still.
+                digests.push(*gone);
+                driver.hold_back_below(None, &digests);
+            }
             digests.sort_unstable();
             digests.dedup();
             driver.hold_back(&digests, &committed);
@@ -223,15 +230,8 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             };
             committed.value.map(|value| Changed { value, reach })
         });
-        task.await.unwrap_or_else(|stopped| {
-            Err(Error::Unknown(
-                StoreError::new(
-                    StoreErrorKind::Uncertain,
-                    "the task making the change was stopped",
-                )
-                .with_source(stopped),
-            ))
-        })
+        task.await
+            .unwrap_or_else(|stopped| Err(Error::Unknown(stopped_in(stopped))))
     }
 
     /// Until this node reads of its own change in the journal, it believes no copy that is older: not even one that
@@ -242,6 +242,10 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             Err(error) if error.kind() == StoreErrorKind::Uncertain => None,
             _nothing_was_changed => return,
         };
+        self.hold_back_below(least, digests);
+    }
+
+    fn hold_back_below(&self, least: Option<i64>, digests: &[TokenDigest]) {
         // Where none is read, nothing would end it.
         if self.needs_the_journal() {
             self.pending.changed(digests, least, Instant::now());

@@ -187,6 +187,8 @@ pub struct JournalRead {
     pub next: JournalPosition,
     /// Nothing before this transaction is kept any more (purged).
     pub floor: u64,
+    /// What the store's clock said, no earlier than the read began.
+    pub now: Timestamp,
 }
 
 /// A store of sessions: `PostgresStore`, `SqliteStore` (feature `sqlite`), or your own.

@@ -256,7 +256,7 @@ impl SessionStore for SimulatedStore {
         let by_time = self.mistake == Some(Mistake::JournalByTime);
         let read = self.read("journal", 0, move |postgres, now| match by_time {
             true => postgres.journal_since_a_time(position, now),
-            false => postgres.journal_since(position),
+            false => postgres.journal_since(position, now),
         });
         let read = read.await;
         if read.is_err() {

@@ -55,6 +55,7 @@ pub(super) fn read(rows: Vec<JournalRow>, floor: u64) -> JournalRead {
         rows,
         next: JournalPosition::default(),
         floor,
+        now: Timestamp::from_micros(0),
     }
 }
 

@@ -266,3 +266,20 @@ async fn what_hangs_does_not_keep_the_ports_alive() {
         until(call, || cache.is_alone()).await;
     }
 }
+
+/// Of a token that was issued elsewhere there may be an old copy.
+#[tokio::test(start_paused = true)]
+async fn what_follows_a_registration_does_not_wait_for_its_caller() {
+    let rig = rig();
+    assert_eq!(ask(&rig.sessions, 1).await, "valid");
+    rig.broken.now("create", How::Hangs);
+    let registering = tokio::spawn({
+        let sessions = rig.sessions.clone();
+        async move { sessions.register(&token(1), NewSession::new("alice")).await }
+    });
+    until("the store to be asked", || rig.broken.calls("create") == 1).await;
+    registering.abort();
+    let removed = rig.broken.calls("invalidate");
+    sleep(LONGEST + BUDGET).await;
+    assert_eq!(rig.broken.calls("invalidate"), removed + 1);
+}

@@ -64,10 +64,10 @@ impl SessionCache for Replays {
 }
 
 /// A node that has read the journal, and the session with token 1, of which nothing is in the cache yet.
-async fn node() -> (Replays, Sessions, Session) {
+async fn node() -> (Replays, Store, Sessions, Session) {
     let (cache, store) = (Replays::default(), Store::new());
     store.shared();
-    let sessions = Sessions::builder(cache.clone(), store)
+    let sessions = Sessions::builder(cache.clone(), store.clone())
         .journal_interval(INTERVAL)
         .build();
     sleep(INTERVAL * 3).await;
@@ -76,12 +76,12 @@ async fn node() -> (Replays, Sessions, Session) {
     };
     // The next read of the journal is not due yet.
     sleep(INTERVAL / 10).await;
-    (cache, sessions, session)
+    (cache, store, sessions, session)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_serves_no_entry_put_back_of_a_session_that_it_ended() {
-    let (cache, sessions, session) = node().await;
+    let (cache, _, sessions, session) = node().await;
     cache.put_back(&session, 1);
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!(sessions.metrics().hits, 1, "it is believed");
@@ -99,7 +99,7 @@ async fn a_node_serves_no_entry_put_back_of_a_session_that_it_ended() {
 /// And of one that it updated none that is older; the new one is served.
 #[tokio::test(start_paused = true)]
 async fn a_node_serves_no_entry_put_back_that_it_replaced() {
-    let (cache, sessions, session) = node().await;
+    let (cache, _, sessions, session) = node().await;
     let updated = sessions.update(&session, 1).await.unwrap().value;
     assert_eq!(updated.version(), 2);
     for (version, hits) in [(1, 0), (2, 1)] {
@@ -107,4 +107,18 @@ async fn a_node_serves_no_entry_put_back_that_it_replaced() {
         assert_eq!(ask(&sessions, 1).await, "valid");
         assert_eq!(sessions.metrics().hits, hits, "version {version}");
     }
+}
+
+/// A session is over by the store's clock, also for a node that has nothing but hits, and so asks it for nothing but
+/// the journal.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_has_only_hits_hears_of_a_clock_that_was_stepped() {
+    let (cache, store, sessions, session) = node().await;
+    cache.put_back(&session, 1);
+    assert_eq!(ask(&sessions, 1).await, "valid");
+    assert_eq!(sessions.metrics().hits, 1);
+    store.steps(HOUR * 2);
+    sleep(INTERVAL * 2).await;
+    assert_eq!(ask(&sessions, 1).await, "valid");
+    assert_eq!(sessions.metrics().hits, 1, "it was over, and was read");
 }

@@ -59,6 +59,7 @@ struct Rows {
     takes: Mutex<Duration>,
     panics: AtomicUsize,
     shared: AtomicBool,
+    ahead: Mutex<Duration>,
     journal_reads: AtomicUsize,
     /// The idle timeout of all sessions, whose use was not noted for half of it.
     idle: Mutex<Option<Duration>>,
@@ -82,6 +83,7 @@ impl Store {
             takes: Mutex::default(),
             panics: AtomicUsize::new(0),
             shared: AtomicBool::new(false),
+            ahead: Mutex::default(),
             journal_reads: AtomicUsize::new(0),
             idle: Mutex::default(),
             persistent: AtomicBool::new(false),
@@ -117,6 +119,15 @@ impl Store {
     /// Others change it, too: it has a journal, whose first read panics.
     pub(crate) fn shared(&self) {
         self.0.shared.store(true, Ordering::SeqCst);
+    }
+
+    /// Its clock is stepped so far forward.
+    pub(crate) fn steps(&self, ahead: Duration) {
+        *self.0.ahead.lock().unwrap() = ahead;
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::now().after(*self.0.ahead.lock().unwrap())
     }
 
     /// Every session has this idle timeout and is due for a touch; touches wait until they are let pass, and find
@@ -198,7 +209,7 @@ impl Store {
             }
         };
         Loaded {
-            now: Timestamp::now(),
+            now: self.now(),
             store_id: [7; 16],
             xmin: 0,
             rows: digests.iter().map(row).collect(),
@@ -333,6 +344,7 @@ impl SessionStore for Store {
             rows: Vec::new(),
             next: JournalPosition::default(),
             floor: 0,
+            now: self.now(),
         })
     }
     async fn purge_journal(&self, keep: Duration) -> Result<u64, StoreError> {

@@ -12,7 +12,8 @@ use session_testkit::wait;
 
 use crate::harness::{Outcome, Registry};
 use crate::support::{
-    SOON, ask, built, key, lives_for_ever, login, sessions, store, until_connected, until_hit,
+    SOON, ask, built, by_leases_alone, cache, execute, key, lives_for_ever, login, sessions, store,
+    until_connected, until_hit,
 };
 
 pub(crate) fn tests(reg: &mut Registry) {
@@ -26,6 +27,7 @@ pub(crate) fn tests(reg: &mut Registry) {
         rotate_without_grace,
     );
     reg.shared("a_second_rotation_gets_no_token", rotate_twice);
+    reg.shared("revoked_after_its_row_was_deleted", deleted_then_revoked);
     reg.shared("revoke_owned_touches_only_the_owners", owned);
     reg.shared("revoke_all_and_all_but_one", revoke_all);
     reg.shared("an_idle_session_lives_while_it_is_used", idle);
@@ -35,6 +37,26 @@ pub(crate) fn tests(reg: &mut Registry) {
         of_one_process,
     );
     reg.shared("no_span_is_too_long", for_ever);
+}
+
+/// Nobody reads the journal here: it is the revoke that removes the copy.
+async fn deleted_then_revoked(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let node = async || {
+        let cache = cache(sandbox.redis_url(), &sandbox)?;
+        by_leases_alone(cache, store(&sandbox).await?).await
+    };
+    let (reader, one) = (node().await?, node().await?);
+    let alice = login(&one, "alice").await?;
+    until_hit(&reader, &alice).await?;
+    until_connected(&one).await?;
+    let delete = format!("DELETE FROM {}.sessions", sandbox.schema());
+    execute(backends.postgres(), delete).await?;
+    assert_eq!(ask(&reader, &alice).await, "valid", "from the cache");
+    let changed = one.revoke(alice.token.reveal()).await?;
+    assert_eq!(changed.reach, Reach::Nothing, "there was none to end");
+    assert_eq!(ask(&reader, &alice).await, "invalid");
+    Ok(())
 }
 
 async fn update(backends: Arc<Backends>) -> Outcome {

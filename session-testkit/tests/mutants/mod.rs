@@ -232,6 +232,7 @@ fn nothing_yet() -> JournalRead {
         rows: Vec::new(),
         next: JournalPosition::default(),
         floor: 0,
+        now: session_layer::Timestamp::now(),
     }
 }
 

@@ -30,7 +30,7 @@ impl Journal {
         self.rows.append(rows);
     }
 
-    fn read(&self, next: u64, wanted: impl Fn(&JournalRow) -> bool) -> JournalRead {
+    fn read(&self, next: u64, now: Millis, wanted: impl Fn(&JournalRow) -> bool) -> JournalRead {
         let wanted = self.rows.iter().filter(|row| wanted(row));
         JournalRead {
             rows: wanted.cloned().collect(),
@@ -40,6 +40,7 @@ impl Journal {
                 xid: next,
             },
             floor: self.floor,
+            now: clock(now),
         }
     }
 }
@@ -49,11 +50,12 @@ impl Postgres {
     pub(crate) fn journal_since(
         &self,
         position: Option<JournalPosition>,
+        now: Millis,
     ) -> Result<JournalRead, StoreError> {
         self.answers()?;
         self.shown()?;
         let from = position.map_or(0, |position| position.xid);
-        Ok(self.journal.read(self.xmin(), |row| row.xid >= from))
+        Ok(self.journal.read(self.xmin(), now, |row| row.xid >= from))
     }
 
     /// A mutant's: what was written since the last read, and a little before. Its position is a time.
@@ -65,7 +67,7 @@ impl Postgres {
         self.answers()?;
         self.shown()?;
         let since = position.map(|position| clock(position.xid));
-        Ok(self.journal.read(now, |row| {
+        Ok(self.journal.read(now, now, |row| {
             since.is_none_or(|since| row.at.after(OVERLAP) >= since)
         }))
     }

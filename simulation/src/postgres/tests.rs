@@ -31,11 +31,11 @@ fn the_journal_gives_a_row_that_commits_late_to_the_reader_of_before() {
         "it has a number, and has not committed"
     );
     run(&mut postgres, Wish::Revoke(Target::Id(sessions[1].id())));
-    let first = postgres.journal_since(None).unwrap();
+    let first = postgres.journal_since(None, 0).unwrap();
     assert_eq!(first.rows.len(), 1);
     assert!(postgres.go_on(&mut early, 0).is_some());
     assert!(postgres.committed_late);
-    let second = postgres.journal_since(Some(first.next)).unwrap();
+    let second = postgres.journal_since(Some(first.next), 0).unwrap();
     assert!(
         second
             .rows
@@ -134,12 +134,12 @@ fn a_purge_raises_the_floor_past_what_it_removes_and_not_past_what_is_running() 
     let open = postgres.leave_open();
     run(&mut postgres, Wish::Revoke(Target::Id(sessions[1].id())));
     postgres.purge(None);
-    let read = postgres.journal_since(None).unwrap();
+    let read = postgres.journal_since(None, 0).unwrap();
     assert_eq!(read.rows.len(), 1);
     assert_eq!(read.floor, open);
     postgres.end(open);
     postgres.purge(None);
-    let read = postgres.journal_since(None).unwrap();
+    let read = postgres.journal_since(None, 0).unwrap();
     assert_eq!(read.rows.len(), 0);
     assert_eq!(read.floor, open + 2);
 }

@@ -145,6 +145,7 @@ impl PostgresStore {
                 .collect::<Result<_, _>>()
                 .map_err(unexpected)?,
             floor: facts.journal_floor(system),
+            now: facts.now,
         })
     }
 

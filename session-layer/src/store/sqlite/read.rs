@@ -91,6 +91,7 @@ impl SqliteStore {
                             xid: next,
                         },
                         floor: 0,
+                        now: turn.now,
                     })
                 })
             })

@@ -125,6 +125,7 @@ impl SessionStore for BrokenStore {
             rows: Vec::new(),
             next: JournalPosition::default(),
             floor: 0,
+            now: session_layer::Timestamp::now(),
         })
     }
     async fn purge_journal(&self, _: Duration) -> Result<u64, StoreError> {
