@@ -6,6 +6,7 @@
 
 mod postgres;
 mod redis;
+mod role;
 mod steps;
 
 use std::{fmt, time::Duration};

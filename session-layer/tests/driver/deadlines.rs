@@ -197,7 +197,7 @@ async fn a_journal_whose_read_never_ends_is_read_again_from_its_start() {
         assert!(from_the_start, "{how:?}");
         assert!(positions.last().unwrap().is_some(), "{how:?}");
         let errors = rig.sessions.recent_errors().join("\n");
-        assert!(errors.contains("reading the journal: it "), "{errors}");
+        assert!(errors.contains("(reading the journal; "), "{errors}");
     }
 }
 

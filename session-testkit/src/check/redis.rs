@@ -5,7 +5,10 @@ use redis::{
     aio::MultiplexedConnection, cmd,
 };
 
-use super::{DEADLINE, Finding, Progress, ServerReport, Status, Steps, Target};
+use super::{
+    DEADLINE, Finding, Progress, ServerReport, Status, Steps, Target,
+    role::{Replicas, found_role, told_by_role},
+};
 use crate::{backends::chain, url::address};
 
 const HEADING: &str = "[RedisConnection] Testing Redis connectivity...";
@@ -166,17 +169,17 @@ async fn server(steps: &mut Steps<'_>, connection: &mut MultiplexedConnection) {
             let (role, replicas) = match &info {
                 Some(info) => (
                     field(info, "role").to_owned(),
-                    field(info, "connected_slaves").to_owned(),
+                    match (
+                        field(info, "connected_slaves"),
+                        field(info, "repl_backlog_active"),
+                    ) {
+                        ("0", "1") => Replicas::Left,
+                        (number, _) => Replicas::Connected(number.parse().unwrap_or_default()),
+                    },
                 ),
                 None => match ask::<redis::Value>(connection, &["ROLE"]).await {
-                    Ok(redis::Value::Array(parts)) => {
-                        let role = parts.into_iter().next().map(String::from_redis_value);
-                        (
-                            role.and_then(Result::ok).unwrap_or_default(),
-                            "0".to_owned(),
-                        )
-                    }
-                    Ok(_) | Err(_) => (String::new(), String::new()),
+                    Ok(redis::Value::Array(parts)) => told_by_role(parts),
+                    Ok(_) | Err(_) => (String::new(), Replicas::Connected(0)),
                 },
             };
             let cluster = info
@@ -185,7 +188,7 @@ async fn server(steps: &mut Steps<'_>, connection: &mut MultiplexedConnection) {
             if cluster && role == "master" {
                 return Ok(((), of_a_cluster()));
             }
-            Ok(((), found_role(&role, &replicas)))
+            Ok(((), found_role(&role, replicas)))
         })
         .await;
 
@@ -257,32 +260,6 @@ fn of_a_cluster() -> Finding {
         "sessions whose keys other nodes have are not cached: Postgres answers for them",
         "clusters are not supported: point REDIS_URL at one Redis that has all keys",
     )
-}
-
-fn found_role(role: &str, replicas: &str) -> Finding {
-    match (role, replicas) {
-        ("master", "0") => Finding::ok("Role: master, no replicas"),
-        ("master", replicas) => Finding::warning(
-            &format!("Role: master with {replicas} replicas"),
-            "a failover may lose what a replica has not got yet",
-            "revocations are promised as `committed` rather than `propagated`: set SESSION_CACHE_REPLICATED=true",
-        ),
-        ("slave" | "replica", _) => Finding::failed(
-            "Role: replica",
-            "this server refuses writes: it is not the master",
-            "point REDIS_URL at the master (or at the address that follows it in a failover)",
-        ),
-        ("", _) => Finding::warning(
-            "Role unknown",
-            "neither INFO nor ROLE is allowed",
-            "a demoted server would go on being asked; to change that: ACL SETUSER <user> +info +role",
-        ),
-        (other, _) => Finding::failed(
-            &format!("Role: {other}"),
-            "this is no server that keeps keys",
-            "point REDIS_URL at the master itself, not at a sentinel",
-        ),
-    }
 }
 
 async fn connect(url: &str) -> RedisResult<MultiplexedConnection> {
