@@ -19,6 +19,10 @@ fn the_failure_page_names_tests_that_exist() {
             continue;
         };
         let file = rest.split(')').next().unwrap();
+        if let Some(anchor) = file.strip_prefix('#') {
+            assert!(anchors(&page).any(|it| it == anchor), "#{anchor}");
+            continue;
+        }
         if file.ends_with(".md") {
             assert!(docs.join(file).exists(), "{file}");
             continue;
@@ -33,6 +37,47 @@ fn the_failure_page_names_tests_that_exist() {
         seen += 1;
     }
     assert!(seen > 30, "only {seen} links were found");
+}
+
+/// By which a page's headings are linked to.
+fn anchors(page: &str) -> impl Iterator<Item = String> {
+    let headings = page.lines().filter(|line| line.starts_with("##"));
+    headings.map(|line| {
+        let text = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = text.chars().filter(|c| c.is_alphanumeric() || *c == ' ');
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    })
+}
+
+/// What the log says, as the page quotes it, is what the code logs.
+#[test]
+fn the_failure_page_quotes_the_log_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(root.join("docs/failure-modes.md")).unwrap();
+    let table = page.split("### What the log says").nth(1).unwrap();
+    let table = table.split("###").next().unwrap();
+    let logged: String = [
+        "breaker/asking.rs",
+        "cache/redis/builder.rs",
+        "cache/redis/rejected.rs",
+        "driver.rs",
+        "journal.rs",
+        "troubles/noted.rs",
+    ]
+    .map(|file| fs::read_to_string(root.join("session-layer/src").join(file)).unwrap())
+    .concat();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    let mut seen = 0;
+    for row in rows {
+        // The two first cells; the third says where to look.
+        for cell in row.split('|').skip(1).take(2) {
+            for quoted in cell.split('`').skip(1).step_by(2) {
+                assert!(logged.contains(quoted), "nothing logs `{quoted}`");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 10, "only {seen} were found");
 }
 
 /// What a test is registered with, before its name; rustfmt may break the line between them.
