@@ -100,6 +100,12 @@ impl NodeParts {
         Ok(builder.build()?)
     }
 
+    /// How long a validation's read may take: 200 ms of a budget of 250.
+    #[must_use]
+    pub fn read_deadline(&self) -> Duration {
+        self.budget * 4 / 5
+    }
+
     /// The store that production would have.
     ///
     /// # Errors
@@ -108,8 +114,7 @@ impl NodeParts {
         let builder = PostgresStore::builder(&self.database_url)
             .schema(&self.schema)
             .max_connections(POOL_SIZE)
-            // 200 ms of 250.
-            .read_deadline(self.budget * 4 / 5)
+            .read_deadline(self.read_deadline())
             // 2 s, unless the machine is said to be slow.
             .change_deadline(CHANGE_DEADLINE.max(self.budget * 4));
         Ok(builder.connect_lazy()?)
@@ -241,6 +246,13 @@ impl Deployment {
     pub fn sealed(&self) -> bool {
         let mut parts = self.blueprint.parts.iter();
         parts.any(|parts| parts.keys.is_some())
+    }
+
+    /// How long a validation's read may take.
+    #[must_use]
+    pub fn read_deadline(&self) -> Duration {
+        let first = self.blueprint.parts.first();
+        first.map_or(Duration::ZERO, NodeParts::read_deadline)
     }
 
     /// Has Redis a replica?

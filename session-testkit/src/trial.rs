@@ -162,6 +162,7 @@ impl<'a> Trial<'a> {
             names
                 .map(|node| deployment.application_name(node))
                 .collect(),
+            deployment.read_deadline(),
             recorder.clone(),
         ));
         observers.spawn(observe::watch_hits(

@@ -19,14 +19,21 @@ const ANSWER: Duration = Duration::from_millis(500);
 /// looks up before, and the journal, have connections beside the bulkhead's.
 const ACTIVE: &str = "SELECT application_name, count(*) FROM pg_stat_activity \
     WHERE application_name = ANY($1) AND state = 'active' AND query LIKE 'SELECT f.*, d.n, %' \
+    AND clock_timestamp() - query_start < $2 * interval '1 ms' \
     GROUP BY application_name";
 
 /// Asks Postgres, 10 times in each second, how many reads each node has at work there, and records it, until
 /// dropped. While Postgres can't be asked nothing is recorded.
 ///
-/// It is what the server sees: a read that its node gave up on counts until the server has noticed, and what
-/// waits in a node's own queue does not count.
-pub async fn watch_reads(server: PostgresServer, names: Vec<String>, recorder: Recorder) {
+/// Counted are those younger than `deadline`, a read's: an older one was given up by its node, and Postgres, which
+/// is told to end it a little before, has not come to it yet. What waits in a node's own queue does not count either.
+pub async fn watch_reads(
+    server: PostgresServer,
+    names: Vec<String>,
+    deadline: Duration,
+    recorder: Recorder,
+) {
+    let deadline = i64::try_from(deadline.as_millis()).unwrap_or(i64::MAX);
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut connection: Option<PgConnection> = None;
@@ -38,7 +45,9 @@ pub async fn watch_reads(server: PostgresServer, names: Vec<String>, recorder: R
         let Some(open) = &mut connection else {
             continue;
         };
-        let asked = sqlx::query_as::<_, (String, i64)>(ACTIVE).bind(&names);
+        let asked = sqlx::query_as::<_, (String, i64)>(ACTIVE)
+            .bind(&names)
+            .bind(deadline);
         match timeout(ANSWER, asked.fetch_all(open)).await {
             Ok(Ok(counts)) => {
                 let at = recorder.clock().now();

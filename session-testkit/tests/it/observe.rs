@@ -183,7 +183,12 @@ async fn reads_in_flight(backends: Arc<Backends>) -> Outcome {
     let names = (0..2)
         .map(|node| deployment.application_name(node))
         .collect();
-    let watching = observe::watch_reads(backends.postgres().clone(), names, runner.recorder());
+    let watching = observe::watch_reads(
+        backends.postgres().clone(),
+        names,
+        deployment.read_deadline(),
+        runner.recorder(),
+    );
     let (run, held) = tokio::select! {
         both = async { tokio::join!(runner.run(), holding) } => both,
         () = watching => unreachable!("it watches until dropped"),
