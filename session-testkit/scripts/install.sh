@@ -41,7 +41,9 @@ have_postgres() {
 }
 
 have_faketime() {
-    for file in /usr/lib/*/faketime/libfaketimeMT.so.1; do
+    # Elsewhere the test of stepped clocks does not run.
+    [ "$(uname)" = Linux ] || return 0
+    for file in /usr/lib/*/faketime/libfaketimeMT.so.1 /usr/lib*/faketime/libfaketimeMT.so.1; do
         [ -f "$file" ] && return
     done
     return 1

@@ -156,15 +156,6 @@ impl<'a> Trial<'a> {
             deployment.subject(),
             recorder.clone(),
         ));
-        let names = 0..deployment.nodes();
-        observers.spawn(observe::watch_reads(
-            deployment.backends().postgres().clone(),
-            names
-                .map(|node| deployment.application_name(node))
-                .collect(),
-            deployment.read_deadline(),
-            recorder.clone(),
-        ));
         observers.spawn(observe::watch_hits(
             deployment.subject(),
             clock,

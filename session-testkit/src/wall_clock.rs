@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::wait::{Patience, WaitedInVain};
 
@@ -70,10 +70,11 @@ pub fn is_steppable() -> bool {
 pub(crate) fn start_anew() -> Result<Infallible, ClockError> {
     let library = library().ok_or(ClockError::NotInstalled)?;
     let failed = |doing| move |source: io::Error| ClockError::Io { doing, source };
-    // It has no name, and is gone with the process. Not closed at exec.
-    let file = memfd_create("session-testkit-clock", MemfdFlags::empty());
-    let file = file.map_err(|error| failed("make the clock's file")(error.into()))?;
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // It has no name, and is gone with the process. It stays open at exec.
+    let file = tempfile::tempfile().map_err(failed("make the clock's file"))?;
+    let kept = fcntl_setfd(&file, FdFlags::empty());
+    kept.map_err(|error| failed("keep the clock's file open")(error.into()))?;
+    let path = format!("/dev/fd/{}", file.as_raw_fd());
     write(Path::new(&path), Duration::ZERO)?;
     let program = env::current_exe().map_err(failed("find this program"))?;
     let refused = Command::new(program)
@@ -143,11 +144,13 @@ fn write(file: &Path, later: Duration) -> Result<(), ClockError> {
     })
 }
 
-/// Where Debian and Ubuntu put it.
+/// Where distributions put it: Debian and Ubuntu beside the architecture's other libraries, others in one folder.
 fn library() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").ok()?;
-    let mut files = folders
-        .flatten()
-        .map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    let debian = folders.flatten().map(|folder| folder.path());
+    let others = ["/usr/lib64", "/usr/lib"].map(PathBuf::from);
+    let mut files = debian
+        .chain(others)
+        .map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
     files.find(|file| file.is_file())
 }
