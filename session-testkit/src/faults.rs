@@ -32,6 +32,7 @@
 mod error;
 mod failover;
 mod fault;
+mod felt;
 mod guard;
 mod link;
 mod postgres;

@@ -8,13 +8,10 @@ use tokio::{task::JoinSet, time::interval};
 use super::{
     FaultError, Target,
     fault::Fault,
+    felt,
     guard::{FaultGuard, Undo},
 };
-use crate::{
-    backends::BackendError,
-    proxy::{Peer, Toxic, ToxicGuard},
-    wait::Patience,
-};
+use crate::{backends::BackendError, wait::Patience};
 
 /// By this our own connections are known.
 const NAME: &str = "session-testkit-fault";
@@ -34,7 +31,7 @@ pub(super) async fn inject(
     server.allowed("break")?;
     let mut admin = connect(fault, target).await?;
     guard.connections = clients(&mut admin).await.map_err(refused(fault))?;
-    guard.counting = counting(errors_of(fault), target);
+    guard.counting = felt::counting(fault, target);
     match fault {
         Fault::PostgresKill => {
             guard.undo = Undo::Restart;
@@ -117,32 +114,6 @@ pub(super) async fn inject(
         redis => unreachable!("{redis} is not a fault of Postgres"),
     }
     Ok(guard)
-}
-
-/// The SQLSTATEs by which a client feels it.
-fn errors_of(fault: Fault) -> &'static [&'static str] {
-    match fault {
-        Fault::PostgresConnectionLimit => &["53300"],
-        Fault::PostgresCancel => &["57014"],
-        Fault::PostgresReadOnly => &["25006"],
-        // Who waits gives up, by `lock_timeout` or by `statement_timeout`.
-        Fault::PostgresTableLock | Fault::PostgresRowLocks => &["55P03", "57014"],
-        // With `row_security=off`, rows that would be hidden are a denied right.
-        Fault::PostgresForcedRls | Fault::PostgresRevokedGrant => &["42501"],
-        _ => &[],
-    }
-}
-
-/// Counts them on the lines to the target's nodes, until dropped.
-fn counting(errors: &[&str], target: &Target) -> Vec<ToxicGuard> {
-    let proxies = target
-        .network
-        .iter()
-        .flat_map(|it| it.proxies(Peer::Postgres));
-    let each = proxies.flat_map(|proxy| errors.iter().map(move |error| (proxy, error)));
-    // An error's fields end with a zero each, and the code's begins with C.
-    each.map(|(proxy, error)| proxy.inject(Toxic::count(format!("\0C{error}\0"))))
-        .collect()
 }
 
 /// Cancels what clients have at work, again and again, until dropped.

@@ -28,13 +28,8 @@ pub(super) fn tests(reg: &mut Registry) {
     reg.each_backend("postgres_42p01_no_tables", no_tables);
     reg.each_backend("postgres_does_not_tell_its_timeline", untold);
     reg.each_backend("postgres_53100_disk_full", disk_full);
-    reg.each_backend("postgres_is_a_standby", way_in::standby);
-    reg.each_backend(
-        "postgres_28p01_28000_3d000_lets_us_not_in",
-        way_in::not_let_in,
-    );
+    way_in::tests(reg);
     reg.each_backend("postgres_locked_against_changes_alone", share_lock);
-    reg.each_backend("postgres_26000_42p05_behind_a_pooler", way_in::pooler);
 }
 
 /// A service whose role is an ordinary one, and a session that Redis has no copy of.

@@ -8,11 +8,17 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{Service, assert_says};
-use crate::harness::Outcome;
+use crate::harness::{Outcome, Registry};
 use crate::support::{SOON, ask, built, cache, execute, login};
 
+pub(super) fn tests(reg: &mut Registry) {
+    reg.each_backend("postgres_is_a_standby", standby);
+    reg.each_backend("postgres_28p01_28000_3d000_lets_us_not_in", not_let_in);
+    reg.each_backend("postgres_26000_42p05_behind_a_pooler", pooler);
+}
+
 /// It answers, and may be behind: what it says of a session is not believed, in neither direction.
-pub(super) async fn standby(backend: Backend) -> Outcome {
+async fn standby(backend: Backend) -> Outcome {
     let service = Service::start(backend).await?;
     let ended = login(&service.owner, "ended").await?;
     let _ = service.owner.revoke(ended.token.reveal()).await?;
@@ -35,7 +41,7 @@ pub(super) async fn standby(backend: Backend) -> Outcome {
 }
 
 /// A wrong password, a user and a database that there are not.
-pub(super) async fn not_let_in(backend: Backend) -> Outcome {
+async fn not_let_in(backend: Backend) -> Outcome {
     let service = Service::start(backend).await?;
     let asked = format!(
         "COPY (SELECT) TO PROGRAM
@@ -73,7 +79,7 @@ pub(super) async fn not_let_in(backend: Backend) -> Outcome {
 
 /// What was prepared over one connection to Postgres is missing on the next, or its name is taken there, or it is
 /// another statement there, whose answer looks like ours. Hooks of a pool do all three here.
-pub(super) async fn pooler(backend: Backend) -> Outcome {
+async fn pooler(backend: Backend) -> Outcome {
     let service = Service::start(backend).await?;
     let forgets = PgPoolOptions::new().before_acquire(|connection, _| {
         Box::pin(async move {
