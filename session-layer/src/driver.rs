@@ -25,7 +25,7 @@ use crate::token::TokenDigest;
 use crate::touch::Touches;
 use crate::troubles::{Outage, Troubles, Work};
 
-/// How often a store that has not answered yet is asked which one it is.
+/// How often a store that does not answer is asked whether it does.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
 
 /// The driver of one cache and one store.
@@ -115,7 +115,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         }
         let (driver, stop) = (Arc::downgrade(self), self.stop.clone());
         self.tasks
-            .spawn(Self::learn_the_store(driver.clone(), stop.clone()));
+            .spawn(Self::watch_the_store(driver.clone(), stop.clone()));
         if self.needs_the_journal() {
             self.tasks
                 .spawn(Self::read_the_journal(driver.clone(), stop.clone()));
@@ -123,22 +123,27 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         self.tasks.spawn(Self::keep_house(driver, stop));
     }
 
-    /// Asks the store which one it is, until it has answered once: before that no cached copy can be
-    /// checked, and none is believed.
-    async fn learn_the_store(driver: Weak<Self>, stop: CancellationToken) {
+    /// Asks the store while it is not known to answer. At first which one it is: before that no cached copy can be
+    /// checked, and none is believed. Later whether an outage is over: validations may all be answered from the cache
+    /// by then, and would not tell.
+    async fn watch_the_store(driver: Weak<Self>, stop: CancellationToken) {
         loop {
             {
                 let Some(driver) = driver.upgrade() else {
                     return;
                 };
-                if driver.seen.id().is_some() {
-                    return;
-                }
-                let asked = Instant::now();
-                let longest = driver.for_validation();
-                match deadline::question(longest, driver.store.load(&[])).await {
-                    Ok(answer) => return driver.seen.heard(asked, &answer),
-                    Err(error) => driver.seen.failed(asked, &error),
+                let (asked, longest) = (Instant::now(), driver.for_validation());
+                if driver.seen.id().is_none() {
+                    match deadline::question(longest, driver.store.load(&[])).await {
+                        Ok(answer) => driver.seen.heard(asked, &answer),
+                        Err(error) => driver.seen.failed(asked, &error),
+                    }
+                } else if driver.seen.is_failing() {
+                    // Where it fails, nothing new is learnt: an outage is what requests met.
+                    let probed = deadline::question(longest, driver.store.probe()).await;
+                    if probed.is_ok() {
+                        driver.seen.answers(asked);
+                    }
                 }
             }
             tokio::select! {
@@ -260,11 +265,16 @@ pub(crate) struct StoreSeen {
 impl StoreSeen {
     /// Takes note of an answer to a question sent at `asked`.
     pub(crate) fn heard(&self, asked: Instant, answer: &Loaded) {
+        self.answers(asked);
+        self.clock.heard(asked, answer.now);
+        *self.id.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer.store_id);
+    }
+
+    /// A question sent at `asked` was answered: that may be the end of an outage.
+    fn answers(&self, asked: Instant) {
         if self.outage.succeeded(asked) {
             tracing::info!("the session store answers");
         }
-        self.clock.heard(asked, answer.now);
-        *self.id.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer.store_id);
     }
 
     /// Takes note of a failure: one event for all of an outage.
