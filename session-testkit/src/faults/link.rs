@@ -46,6 +46,11 @@ impl Link {
         Self::Sliced,
     ];
 
+    /// Does it do nothing to a server that does not answer?
+    pub(crate) fn needs_answers(self) -> bool {
+        !matches!(self, Self::Partition | Self::Down)
+    }
+
     /// Its toxic, and on how many nodes.
     fn toxic(self, peer: Peer) -> (Toxic, usize) {
         let all = usize::MAX;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::{RngExt as _, SeedableRng as _, rngs::ChaCha8Rng, seq::IndexedRandom as _};
 
 use super::{Event, Lost, Schedule, Step};
+use crate::faults::Fault;
 use crate::proxy::Peer;
 
 /// Bounds in milliseconds. What is shorter than a second may be over before anybody felt it: of a healthy Postgres
@@ -98,9 +99,14 @@ impl Schedule {
 }
 
 impl Event {
-    /// The server that nothing else may happen to meanwhile: the one it does damage to, or has to find in order.
+    /// The server that nothing else may happen to meanwhile: the one it does damage to, or has to find in order. What
+    /// happens to open connections, or to answers, happens to nothing while the server is stopped.
     fn keeps(self) -> Option<Peer> {
         match self {
+            Self::Fault(Fault::RedisLink(link)) => link.needs_answers().then_some(Peer::Redis),
+            Self::Fault(Fault::PostgresLink(link)) => {
+                link.needs_answers().then_some(Peer::Postgres)
+            }
             Self::PlainRevoke | Self::LateRevoke => Some(Peer::Postgres),
             Self::Plant(_) => Some(Peer::Redis),
             _ => self.server(),
@@ -167,12 +173,12 @@ mod tests {
 
     /// Of sessions that nobody could end, and copies that nobody could plant, a run proves nothing.
     #[test]
-    fn who_writes_to_a_server_finds_it_in_order() {
+    fn who_needs_a_server_finds_it_in_order() {
         for seed in 0..300 {
             let steps = Schedule::draw(seed, MINUTE, 3, &all()).steps;
-            let writes =
+            let needs =
                 |step: &&Step| step.event.server().is_none() && step.event.keeps().is_some();
-            for step in steps.iter().filter(writes) {
+            for step in steps.iter().filter(needs) {
                 let mut damage = steps
                     .iter()
                     .filter(|other| other.event.server() == step.event.keeps());
