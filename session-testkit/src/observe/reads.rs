@@ -26,7 +26,7 @@ const ACTIVE: &str = "SELECT application_name, count(*) FROM pg_stat_activity \
 /// dropped. While Postgres can't be asked nothing is recorded.
 ///
 /// Counted are those younger than `deadline`, a read's: an older one was given up by its node, and Postgres has not
-/// come to it yet. One that had to wait for a connection is given up younger than that, and so one more than the
+/// come to it yet. One that was stopped begins, when it wakes up, with what was given up meanwhile, and more than the
 /// bulkhead may be seen for a moment; the nodes' own gauge ([`watch_bulkheads`]) is what a
 /// [`Trial`](crate::trial::Trial) judges by. What waits in a node's own queue does not count.
 pub async fn watch_reads(

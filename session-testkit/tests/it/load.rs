@@ -34,6 +34,10 @@ pub(crate) fn tests(reg: &mut Registry) {
         begun_anew,
     );
     reg.shared("what_nobody_waits_for_ends_in_postgres_too", abandoned);
+    reg.shared(
+        "logins_and_logouts_pile_up_nowhere_while_the_table_is_locked",
+        locked_out,
+    );
 }
 
 /// A service without a cache, and a look at Postgres from outside.
@@ -309,6 +313,44 @@ async fn abandoned(backends: Arc<Backends>) -> Outcome {
     for answer in join_all(asking).await {
         answer?;
     }
+    Ok(())
+}
+
+/// Each waits for the lock for as long as Postgres lets it, and so do those behind it in the pool. What is sent late
+/// and given up goes on there, while its place in the pool is the next one's.
+async fn locked_out(backends: Arc<Backends>) -> Outcome {
+    let sandbox = backends.sandbox();
+    let deadlines = (Duration::from_millis(250), Duration::from_millis(200));
+    let mut rig = Rig::start(&backends, &sandbox, sandbox.database_url(), deadlines).await?;
+    let alice = login(&rig.sessions, "alice").await?;
+    rig.lock().await?;
+    let mut asking = Vec::new();
+    let mut most = 0;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        let (sessions, token) = (rig.sessions.clone(), alice.token.reveal().to_owned());
+        asking.push(tokio::spawn(async move {
+            let login = async {
+                let login = sessions.begin_login().await?;
+                login.create(NewSession::new("bob")).await
+            };
+            let (revoked, created) = tokio::join!(sessions.revoke(&token), login);
+            revoked.is_err() && created.is_err()
+        }));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let (_, active) = rig.seen().await?;
+        most = most.max(active);
+    }
+    for one in asking {
+        assert!(one.await?, "nothing is made while the table is locked");
+    }
+    // The pool has ten. Beside them: a look at whether Postgres answers, which waits for the lock too.
+    assert!(most <= 12, "{most} at work in Postgres at once");
+    rig.unlock().await?;
+    wait::until("a logout", SOON, async || {
+        rig.sessions.revoke(alice.token.reveal()).await.is_ok()
+    })
+    .await?;
     Ok(())
 }
 

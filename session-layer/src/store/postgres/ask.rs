@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
 use sqlx::query::Query;
 use sqlx::{Connection as _, Row as _, SqlStr};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PostgresStore;
 use super::connection::{Connection, Connections};
@@ -28,6 +28,42 @@ pub(super) fn micros(span: Duration) -> i64 {
     i64::try_from(span.min(LONGEST).as_micros()).unwrap_or(i64::MAX)
 }
 
+/// How long a call waits: first for a connection, then for the answer.
+///
+/// What is sent late and given up soon after goes on at Postgres, beside all that its connection's successor is sent
+/// then: while somebody holds a lock on our tables, that was hundreds of statements. So whoever is sent is waited for
+/// until Postgres itself has given it up (`statement_timeout` and `lock_timeout`, see `builder.rs`).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    connection: Duration,
+    /// From when it was sent; `None`: what is left of the first.
+    answer: Option<Duration>,
+}
+
+impl Patience {
+    /// For both together.
+    pub(super) fn in_all(deadline: Duration) -> Self {
+        Self {
+            connection: deadline,
+            answer: None,
+        }
+    }
+
+    /// For each of them.
+    pub(super) fn for_each(connection: Duration, answer: Duration) -> Self {
+        Self {
+            connection,
+            answer: Some(answer),
+        }
+    }
+
+    /// A change's, and of what begins one: whoever is sent has more time than a lock is waited for.
+    fn of_change(deadline: Duration) -> Self {
+        let connection = deadline * 9 / 20;
+        Self::for_each(connection, deadline - connection)
+    }
+}
+
 impl PostgresStore {
     /// Asks, and asks again over another connection where the first turns out to be dead: idle
     /// connections die together (a restart, an administrator, a firewall), and a read may be repeated.
@@ -35,34 +71,54 @@ impl PostgresStore {
         &self,
         ask: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, StoreError> {
-        self.read_over(&self.connections, self.read_deadline, ask)
-            .await
+        let patience = Patience::in_all(self.read_deadline);
+        self.read_over(&self.connections, patience, ask).await
     }
 
-    /// [`read`](Self::read), over these connections and under this deadline.
+    /// [`read`](Self::read), of what begins a change.
+    pub(super) async fn read_for_change(
+        &self,
+        ask: impl Fn() -> Statement + Send + Sync,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let patience = Patience::of_change(self.change_deadline);
+        self.read_over(&self.connections, patience, ask).await
+    }
+
+    /// [`read`](Self::read), over these connections and with this patience.
     pub(super) async fn read_over(
         &self,
         connections: &Connections,
-        deadline: Duration,
+        patience: Patience,
         ask: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let progress = Progress::default();
-        let asking = async {
-            let mut dead = 0;
-            loop {
-                progress.connecting();
-                let connection = connections.get().await?;
-                progress.asking();
+        let connected_by = Instant::now() + patience.connection;
+        let mut dead = 0;
+        loop {
+            let connection = connections
+                .get_by(connected_by, patience.connection)
+                .await?;
+            let progress = Progress::default();
+            progress.asking();
+            let asking = async {
                 match self.fetch(connection, ask()).await {
-                    Ok(rows) => return Ok(rows),
                     Err(error) if errors::ends_connection(&error) && dead < connections.most() => {
-                        dead += 1;
+                        Ok(None)
                     }
-                    Err(error) => return Err(self.explain(error, &progress).await),
+                    Err(error) => Err(self.explain(error, &progress).await),
+                    Ok(rows) => Ok(Some(rows)),
                 }
+            };
+            let (by, in_all) = match patience.answer {
+                Some(answer) => (Instant::now() + answer, answer),
+                None => (connected_by, patience.connection),
+            };
+            match timeout_at(by, asking).await {
+                Ok(Ok(Some(rows))) => return Ok(rows),
+                Ok(Ok(None)) => dead += 1,
+                Ok(Err(error)) => return Err(error),
+                Err(_elapsed) => return Err(errors::timed_out(&progress, in_all)),
             }
-        };
-        within(deadline, &progress, asking).await
+        }
     }
 
     /// Makes a change that is one statement. It is sent once.
@@ -83,10 +139,11 @@ impl PostgresStore {
         }
     }
 
-    /// A connection for a change. Eight that hang are passed over within the deadline.
+    /// A connection for a change. Four that hang are passed over.
     pub(super) async fn answering(&self) -> Result<Connection, StoreError> {
+        let wait = Patience::of_change(self.change_deadline).connection;
         self.connections
-            .get_answering(self.change_deadline / 8)
+            .get_answering(self.change_deadline / 10, wait)
             .await
     }
 

@@ -74,7 +74,7 @@ impl PostgresStore {
                 sleep(BETWEEN_LOOKS).await;
             }
             let found = self
-                .read_over(&self.reading, self.read_deadline, touch)
+                .read_over(&self.reading, self.validations(), touch)
                 .await?;
             let (row, facts) = answer(&found)?;
             match outcome(row, &facts)? {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::errors;
 use super::refusal::{Lent, Refusal};
@@ -24,7 +24,7 @@ use crate::error::StoreError;
 
 /// How long opening a connection may go on after its caller gave up: a database far away, with TLS,
 /// takes longer than one read may, and would else never be reached at all.
-const OPENING: Duration = Duration::from_secs(5);
+pub(super) const OPENING: Duration = Duration::from_secs(5);
 /// How long one attempt at a connection of ours may take at first. Each that takes longer doubles it for the next,
 /// up to [`OPENING`]: what was sent while the server or its network was away may never be answered (a container
 /// that starts, a packet sent again after a second), and a new attempt is at once.
@@ -95,6 +95,16 @@ impl Connections {
         }
     }
 
+    /// [`get`](Self::get), given up then: `waited` after it was asked for.
+    pub(super) async fn get_by(
+        &self,
+        by: Instant,
+        waited: Duration,
+    ) -> Result<Connection, StoreError> {
+        let got = timeout_at(by, self.get()).await;
+        got.unwrap_or_else(|_elapsed| Err(errors::no_connection(waited, self.all_in_use())))
+    }
+
     /// A connection as soon as there is one. Opening it goes on when the caller leaves: of a Postgres that
     /// hangs, each caller who began to connect and left would else leave a connection behind that it has to
     /// take in and drop when it wakes up. (Of 200 callers a second that was a second and a half.)
@@ -127,11 +137,16 @@ impl Connections {
     /// A connection that answers. A change is sent over none that has not just answered, for one
     /// lost to a connection that died while it was idle would count as perhaps committed.
     ///
-    /// `patience` is for one of them: others may answer where this one does not.
-    pub(super) async fn get_answering(&self, patience: Duration) -> Result<Connection, StoreError> {
+    /// `patience` is for one of them, since others may answer where this one does not; `wait` for all together.
+    pub(super) async fn get_answering(
+        &self,
+        patience: Duration,
+        wait: Duration,
+    ) -> Result<Connection, StoreError> {
+        let by = Instant::now() + wait;
         let mut dead = 0;
         loop {
-            let mut connection = self.get().await?;
+            let mut connection = self.get_by(by, wait).await?;
             match timeout(patience, connection.ping()).await {
                 Ok(Ok(())) => return Ok(connection),
                 Ok(Err(error)) if dead >= self.most() => return Err(self.explain(error)),
@@ -176,9 +191,18 @@ impl Connections {
     }
 
     fn explain(&self, error: sqlx::Error) -> StoreError {
+        match (error, self.all_in_use()) {
+            (sqlx::Error::PoolTimedOut, busy @ Some(_)) => {
+                errors::no_connection(self.pool.options().get_acquire_timeout(), busy)
+            }
+            (error, _) => errors::of_connecting(error),
+        }
+    }
+
+    /// How many there are, where all there may be are in use.
+    fn all_in_use(&self) -> Option<u32> {
         let size = self.pool.size();
-        let busy = size >= self.most() && self.pool.num_idle() == 0;
-        errors::of_connecting(error, busy.then_some(size))
+        (size >= self.most() && self.pool.num_idle() == 0).then_some(size)
     }
 
     /// Closes what we opened.

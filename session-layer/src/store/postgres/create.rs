@@ -27,11 +27,8 @@ enum Attempt {
 impl PostgresStore {
     /// Where Postgres stands: the time and its snapshot as text.
     pub(super) async fn moment(&self) -> Result<LoginMoment, StoreError> {
-        // The beginning of a login, with a login's patience.
         let ask = || statement(&self.statements.moment);
-        let found = self
-            .read_over(&self.connections, self.change_deadline / 2, ask)
-            .await?;
+        let found = self.read_for_change(ask).await?;
         Facts::of(&found)?;
         let moment: String = found[0].try_get("moment").map_err(unexpected)?;
         LoginMoment::new(moment).map_err(|error| unexpected(sqlx::Error::Decode(Box::new(error))))

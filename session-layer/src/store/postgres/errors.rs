@@ -48,13 +48,7 @@ pub(super) fn timed_out(progress: &Progress, deadline: Duration) -> StoreError {
             ),
         )
     } else if progress.is(CONNECTING) {
-        (
-            Kind::Unreachable,
-            format!(
-                "no connection to Postgres within {deadline:?}: is it running, is DATABASE_URL right, is it \
-                 reachable from here, has it or the pool a connection left (max_connections)?"
-            ),
-        )
+        return no_connection(deadline, None);
     } else {
         (
             Kind::TimedOut,
@@ -218,19 +212,34 @@ pub(super) fn ends_connection(error: &sqlx::Error) -> bool {
     }
 }
 
-/// No connection could be had. `busy`: all of the pool's are in use.
-pub(super) fn of_connecting(error: sqlx::Error, busy: Option<u32>) -> StoreError {
-    match (&error, busy) {
-        (sqlx::Error::Database(_), _) => of_statement(error, &Progress::default()),
-        (sqlx::Error::PoolTimedOut, Some(size)) => StoreError::new(
+/// No connection was had in so long. `busy`: all of the pool's are in use, so that Postgres can be reached.
+pub(super) fn no_connection(waited: Duration, busy: Option<u32>) -> StoreError {
+    match busy {
+        Some(size) => StoreError::new(
+            Kind::TimedOut,
+            format!(
+                "all {size} connections of the pool are in use, and none came back within {waited:?}: Postgres is \
+                 slow, a lock is held (see pg_stat_activity), or max_connections too low; nothing was changed"
+            ),
+        ),
+        None => StoreError::new(
             Kind::Unreachable,
-            format!("all {size} connections of the pool are in use: Postgres is slow, or max_connections too low"),
-        )
-        .with_source(error),
-        (sqlx::Error::PoolClosed, _) => {
+            format!(
+                "no connection to Postgres within {waited:?}: is it running, is DATABASE_URL right, is it \
+                 reachable from here, has it or the pool a connection left (max_connections)?"
+            ),
+        ),
+    }
+}
+
+/// No connection could be had.
+pub(super) fn of_connecting(error: sqlx::Error) -> StoreError {
+    match &error {
+        sqlx::Error::Database(_) => of_statement(error, &Progress::default()),
+        sqlx::Error::PoolClosed => {
             StoreError::new(Kind::Unreachable, "the store is closed").with_source(error)
         }
-        (sqlx::Error::Tls(_), _) => StoreError::new(
+        sqlx::Error::Tls(_) => StoreError::new(
             Kind::Unreachable,
             "TLS with Postgres failed: check sslmode and the certificates (sslmode=require needs the feature `tls`)",
         )

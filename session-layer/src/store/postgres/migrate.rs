@@ -117,7 +117,7 @@ impl PostgresStore {
             connection.close().await
         };
         match timeout(REACHING, reaching).await {
-            Ok(reached) => reached.map_err(|error| errors::of_connecting(error, None)),
+            Ok(reached) => reached.map_err(errors::of_connecting),
             Err(_) => Err(errors::timed_out(&Progress::default(), REACHING)),
         }
     }

@@ -10,7 +10,8 @@ use sqlx::types::Uuid;
 use tokio::time::Instant;
 
 use super::PostgresStore;
-use super::ask::{Statement, statement};
+use super::ask::{Patience, Statement, statement};
+use super::connection::OPENING;
 use super::errors;
 use super::rows::{self, DIGESTS, Facts, unexpected};
 use super::statements::PerTarget;
@@ -28,7 +29,7 @@ impl PostgresStore {
         let wanted: Vec<Vec<u8>> = digests.iter().map(|d| d.as_bytes().to_vec()).collect();
         let load = || statement(&self.statements.load).bind(wanted.clone());
         let found = self
-            .read_over(&self.reading, self.read_deadline, load)
+            .read_over(&self.reading, self.validations(), load)
             .await?;
         let facts = Facts::of(&found)?;
         // Each digest has its row, also where no session has it. Where one lacks, something else was answered (a
@@ -54,6 +55,12 @@ impl PostgresStore {
         })
     }
 
+    /// A read of validations, and a touch: in flight here for as long as it is at work there, so that no more are at
+    /// work than the bulkhead lets in. (Who asked for it has left by then.)
+    pub(super) fn validations(&self) -> Patience {
+        Patience::for_each(self.read_deadline, self.read_deadline)
+    }
+
     pub(super) async fn list_of(&self, user_id: &str) -> Result<Vec<ListedSession>, StoreError> {
         let found = self
             .read(|| statement(&self.statements.list).bind(user_id.to_owned()))
@@ -76,11 +83,7 @@ impl PostgresStore {
             }
             one => of_one(&self.statements.digests, one),
         };
-        // It is the beginning of a change, and has its patience: what waits for a lock is ended by Postgres
-        // by then, and nothing is left behind there.
-        let found = self
-            .read_over(&self.connections, self.change_deadline / 2, ask)
-            .await?;
+        let found = self.read_for_change(ask).await?;
         let facts = Facts::of(&found)?;
         let mut digests = Vec::new();
         for row in &found {
@@ -154,6 +157,7 @@ impl PostgresStore {
     async fn journal_rows(&self, xid: u64, patience: Duration) -> Result<Vec<PgRow>, StoreError> {
         let ask = |sql| {
             let xid = xid.to_string();
+            let patience = Patience::for_each(patience.min(OPENING), patience);
             self.read_over(&self.journal, patience, move || {
                 statement(sql).bind(xid.clone())
             })

@@ -120,7 +120,7 @@ impl Refusal {
 
     /// Tells all who ask within the next moment.
     fn note(&self, refused: Option<sqlx::Error>) -> Option<StoreError> {
-        let refused = refused.map(|error| errors::of_connecting(error, None));
+        let refused = refused.map(errors::of_connecting);
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         *heard = refused.as_ref().map(|refused| Heard {
             until: Instant::now() + HOLDS,
