@@ -198,7 +198,15 @@ async fn run(undo: Undo, fault: Fault, target: &Target) -> Result<(), FaultError
         Undo::Stop(tasks) => drop(tasks),
         Undo::Restart if fault.is_redis() => target.redis.restart().await?,
         Undo::Restart => target.postgres.restart().await?,
-        Undo::Resume(paused) => paused.resume().await?,
+        Undo::Resume(paused) => {
+            paused.resume().await?;
+            // As after a restart: it is back when it answers. It has to come to what gathered at its door.
+            if fault.is_redis() {
+                target.redis.ready().await?;
+            } else {
+                target.postgres.ready().await?;
+            }
+        }
         Undo::Redis(commands) => redis::undo(fault, target, &commands).await?,
         Undo::RedisOn(mut connection, commands) => {
             for words in commands {
