@@ -154,7 +154,10 @@ async fn counted(backend: Backend) -> Outcome {
     let network = Arc::new(network);
     let target = target.network(Arc::clone(&network));
     let line = network.proxy(0, Peer::Postgres).url(postgres.url());
-    let options = PgConnectOptions::from_str(&line)?.username("the app");
+    // Set from the start: a statement that sets it would be cancelled too.
+    let options = PgConnectOptions::from_str(&line)?
+        .username("the app")
+        .options([("lock_timeout", "50")]);
     for (fault, statement, error) in [
         (Fault::PostgresCancel, "SELECT pg_sleep(5)", "57014"),
         (Fault::PostgresReadOnly, "UPDATE app.t SET n = n", "25006"),
@@ -164,9 +167,6 @@ async fn counted(backend: Backend) -> Outcome {
         let mut broken = faults::inject(&fault, &target).await?;
         assert_eq!(broken.report().await.effects, Some(0), "{fault}");
         let mut app = PgConnection::connect_with(&options).await?;
-        sqlx::query("SET lock_timeout = 50")
-            .execute(&mut app)
-            .await?;
         for _ in 0..2 {
             let done = sqlx::query(AssertSqlSafe(statement))
                 .execute(&mut app)
