@@ -23,8 +23,8 @@ use tokio::time::timeout;
 use crate::cache::LEASE;
 use crate::error::{CacheError, CacheErrorKind, StoreError, StoreErrorKind};
 
-/// More than any call of a store of ours takes: its changes end after 2 s, and a read of a journal that somebody has
-/// made very long is two statements of 30 s at most.
+/// More than any call of a store of ours takes: its changes end after 2 s (4 s, where a session changes at every try to
+/// end it), and a read of a journal that somebody has made very long is two statements of 35 s at most.
 pub(crate) const LONGEST: Duration = Duration::from_secs(90);
 /// The longest deadline that a store of ours can be given: it must end before [`LONGEST`], to say what is certain.
 #[cfg(feature = "postgres")]

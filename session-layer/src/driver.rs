@@ -124,25 +124,24 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     }
 
     /// Asks the store while it is not known to answer. At first which one it is: before that no cached copy can be
-    /// checked, and none is believed. Later whether an outage is over: validations may all be answered from the cache
-    /// by then, and would not tell.
+    /// checked, and none is believed. Later whether an outage is over that nobody meets any more.
     async fn watch_the_store(driver: Weak<Self>, stop: CancellationToken) {
         loop {
             {
                 let Some(driver) = driver.upgrade() else {
                     return;
                 };
-                let (asked, longest) = (Instant::now(), driver.for_validation());
-                if driver.seen.id().is_none() {
-                    match deadline::question(longest, driver.store.load(&[])).await {
+                let asked = Instant::now();
+                if driver.seen.id().is_none() || driver.seen.outage.is_quiet(asked) {
+                    let asking =
+                        deadline::question(driver.for_validation(), driver.store.load(&[]));
+                    let answer = tokio::select! {
+                        answer = asking => answer,
+                        () = stop.cancelled() => return,
+                    };
+                    match answer {
                         Ok(answer) => driver.seen.heard(asked, &answer),
                         Err(error) => driver.seen.failed(asked, &error),
-                    }
-                } else if driver.seen.is_failing() {
-                    // Where it fails, nothing new is learnt: an outage is what requests met.
-                    let probed = deadline::question(longest, driver.store.probe()).await;
-                    if probed.is_ok() {
-                        driver.seen.answers(asked);
                     }
                 }
             }
@@ -265,16 +264,11 @@ pub(crate) struct StoreSeen {
 impl StoreSeen {
     /// Takes note of an answer to a question sent at `asked`.
     pub(crate) fn heard(&self, asked: Instant, answer: &Loaded) {
-        self.answers(asked);
-        self.clock.heard(asked, answer.now);
-        *self.id.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer.store_id);
-    }
-
-    /// A question sent at `asked` was answered: that may be the end of an outage.
-    fn answers(&self, asked: Instant) {
         if self.outage.succeeded(asked) {
             tracing::info!("the session store answers");
         }
+        self.clock.heard(asked, answer.now);
+        *self.id.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer.store_id);
     }
 
     /// Takes note of a failure: one event for all of an outage.

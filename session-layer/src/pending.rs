@@ -10,7 +10,8 @@
 //!
 //! It is this node's alone and is lost with it: what the answer of a change promised does not rest on it. And it only
 //! ever takes belief away. So it may be coarse where there is too much to note: then no copy at all is believed, until the
-//! journal was read, which knows of all these, or the copies have died.
+//! journal was read, which knows of all these, or the copies have died. (Of its own changes, beyond that nothing is noted: Redis
+//! has acknowledged those, and the journal tells of them within D.)
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

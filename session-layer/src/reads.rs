@@ -42,6 +42,8 @@ struct State<L> {
 struct Caller<L> {
     /// Granted before it came here, and so before the read it joins.
     lease: Option<L>,
+    /// As of [`Open`].
+    cache_failed: bool,
     /// Closed where it has left.
     tell: oneshot::Sender<Told>,
 }
@@ -99,8 +101,12 @@ impl<L> Reads<L> {
         };
         for open in open {
             let (tell, told) = oneshot::channel();
-            let lease = open.lease;
-            let shares = waiting.join(open.digest, Caller { lease, tell });
+            let caller = Caller {
+                lease: open.lease,
+                cache_failed: open.cache_failed,
+                tell,
+            };
+            let shares = waiting.join(open.digest, caller);
             joined.shared += u64::from(shares);
             joined.answers.push((open.at, told));
         }
@@ -178,7 +184,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
     ) -> Vec<(usize, Told)> {
         let Some(joined) = self.reads.join(open, Instant::now(), deadline) else {
             self.counters.shed.add_one();
-            self.note_read(&shed());
+            self.note_shed(&shed());
             return Vec::new();
         };
         self.counters.coalesced.add(joined.shared);
@@ -240,15 +246,16 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         row: Row,
         callers: Vec<Caller<C::Lease>>,
     ) {
-        let mut lease = None;
+        let (mut lease, mut cache_failed) = (None, false);
         let mut tell = Vec::with_capacity(callers.len());
         for caller in callers {
             // Each began before the read, so each may fill. Where there are several, the cache lost the
             // earlier ones, and only the last can still stand.
             lease = caller.lease.or(lease);
+            cache_failed |= caller.cache_failed;
             tell.push(caller.tell);
         }
-        let (told, behind) = self.answer(&read, digest, row, lease).await;
+        let (told, behind) = self.answer(&read, digest, row, lease, cache_failed).await;
         for tell in tell {
             let _ = tell.send(told.clone());
         }

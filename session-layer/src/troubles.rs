@@ -170,8 +170,11 @@ pub(crate) struct Outage {
     is_on: AtomicBool,
 }
 
-/// Without a failure for this long, an outage is over.
+/// Without a failure for this long, an answer is the end of an outage.
 const CALM: Duration = Duration::from_secs(1);
+/// Without a failure for this long, it is asked whether it is over: requests may all be answered from the cache by
+/// then. Not sooner, for a question that is easier than theirs may be answered all the while.
+const QUIET: Duration = Duration::from_secs(10);
 
 impl Outage {
     /// True where this is its beginning.
@@ -197,6 +200,12 @@ impl Outage {
 
     pub(crate) fn is_on(&self) -> bool {
         self.is_on.load(Ordering::Relaxed)
+    }
+
+    /// Is it on, and has nobody met it for so long that it may be over?
+    pub(crate) fn is_quiet(&self, now: Instant) -> bool {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| now.saturating_duration_since(last) >= QUIET)
     }
 }
 
@@ -269,7 +278,10 @@ mod tests {
         }
         let over = start + Duration::from_millis(5_500);
         assert!(outage.succeeded(over) && !outage.succeeded(over));
+        assert!(!outage.is_quiet(over + QUIET), "there is none");
         assert!(outage.failed(over), "the next one");
+        let nearly = over + QUIET - Duration::from_millis(1);
+        assert!(!outage.is_quiet(nearly) && outage.is_quiet(over + QUIET));
     }
 
     #[test]

@@ -99,19 +99,21 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         let mut validations = Vec::with_capacity(digests.len());
         let mut open = Vec::new();
         for (at, (digest, lookup)) in digests.iter().zip(found).enumerate() {
-            let lease = match lookup {
+            let (lease, cache_failed) = match lookup {
                 Lookup::Hit(entry) => {
                     validations.push(Validation::Valid(entry.session));
                     continue;
                 }
-                Lookup::Leased(lease) => Some(lease),
-                Lookup::DoNotFill | Lookup::Refused(_) | Lookup::Failed(_) => None,
+                Lookup::Leased(lease) => (Some(lease), false),
+                Lookup::DoNotFill | Lookup::Refused(_) => (None, false),
+                Lookup::Failed(_) => (None, true),
             };
             validations.push(Validation::Unavailable);
             open.push(Open {
                 at,
                 digest: *digest,
                 lease,
+                cache_failed,
             });
         }
         if open.is_empty() {
@@ -193,4 +195,6 @@ pub(crate) struct Open<L> {
     pub(crate) at: usize,
     pub(crate) digest: TokenDigest,
     pub(crate) lease: Option<L>,
+    /// The cache did not answer at all, and took its time.
+    pub(crate) cache_failed: bool,
 }

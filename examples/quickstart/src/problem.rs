@@ -39,13 +39,14 @@ pub(crate) fn logout_rejected(_request: &Parts, rejection: &Rejection) -> Respon
     }
 }
 
-/// The layer's own answer to an outage, but for what it says.
 fn not_ended_answer() -> Response<Bytes> {
+    outage_answer("the session could not be ended, and may still be alive: try again")
+}
+
+/// The layer's own answer to an outage, but for what it says: clients need to know only one.
+fn outage_answer(detail: &str) -> Response<Bytes> {
     let outage = Rejection::Unavailable;
-    let document = document(
-        outage.status(),
-        "the session could not be ended, and may still be alive: try again",
-    );
+    let document = document(outage.status(), detail);
     // Strings and a number: serializing them has nothing to fail at.
     let body = serde_json::to_vec(&document).unwrap_or_default();
     outage.response().map(|_| Bytes::from(body))
@@ -65,7 +66,8 @@ impl From<Error> for Problem {
             Error::Input(input) => Self::BadInput(input.to_string()),
             Error::LoginSuperseded => Self::Superseded,
             outage if outage.is_outage() => {
-                tracing::warn!(error = chain(&outage), "a request was answered with 503");
+                // session-layer says in the log when an outage begins and when it is over.
+                tracing::debug!(error = chain(&outage), "a request was answered with 503");
                 Self::Unavailable
             }
             other => {
@@ -85,8 +87,10 @@ impl IntoResponse for Problem {
                 StatusCode::CONFLICT,
                 "all sessions of this user were ended while this login was under way: log in again",
             ),
-            // The layer's own answer to an outage, so that clients need to know only one.
-            Self::Unavailable => Rejection::Unavailable.response().map(Body::from),
+            Self::Unavailable => {
+                outage_answer("sessions cannot be created or listed at the moment: try again")
+                    .map(Body::from)
+            }
             Self::NotEnded => not_ended_answer().map(Body::from),
             Self::Unexpected => problem(
                 StatusCode::INTERNAL_SERVER_ERROR,

@@ -105,7 +105,8 @@ async fn listen(variable: &str, addr: &str) -> Result<TcpListener, Failure> {
 fn log_to_stderr() -> Result<(), Failure> {
     let wanted = env::var("RUST_LOG").unwrap_or_default();
     let filter = if wanted.trim().is_empty() {
-        "info"
+        // A Postgres that stops says so on each connection.
+        "info,sqlx::postgres::notice=off"
     } else {
         &wanted
     };

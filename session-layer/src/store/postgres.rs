@@ -47,7 +47,7 @@ mod words;
 pub use self::builder::PostgresStoreBuilder;
 pub use self::schema::InvalidSchemaName;
 
-/// How long a read may take once it is sent, unless [told otherwise](PostgresStore::read_deadline): 200 ms, so that
+/// How long a validation's read may take once it is sent, unless [told otherwise](PostgresStore::read_deadline): 200 ms, so that
 /// it fits into a request's budget of 250 ms.
 pub const READ_DEADLINE: Duration = Duration::from_millis(200);
 /// How long a change may take unless [told otherwise](PostgresStore::change_deadline): 2 s. A change
@@ -154,8 +154,7 @@ impl PostgresStore {
         self
     }
 
-    /// How long a validation's read waits for a connection, and once it is sent for the answer; of any other read:
-    /// for both together. At most a minute; defaults to [`READ_DEADLINE`]. For a store over the application's pool: where
+    /// How long a validation's read waits for a connection, and once it is sent for the answer. At most a minute; defaults to [`READ_DEADLINE`]. For a store over the application's pool: where
     /// the pool is ours, Postgres was told the [builder's](PostgresStoreBuilder::read_deadline), and ends a validation
     /// then.
     #[must_use]

@@ -1,5 +1,7 @@
 //! What the driver does tells here how it went.
 
+use std::error::Error as _;
+
 use tokio::time::Instant;
 
 use super::refusals::{Over, Work};
@@ -71,6 +73,14 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         }
         self.troubles
             .note(now, Of::Store, cause(error), error.to_string());
+    }
+
+    /// A read was not tried: that is no word of the store's.
+    pub(crate) fn note_shed(&self, shed: &StoreError) {
+        let now = Instant::now();
+        self.seen.failed(now, shed);
+        self.troubles
+            .note(now, Of::Store, Cause::Own, shed.to_string());
     }
 
     /// Nobody waited for the store's answer any longer; why, its own error says.
@@ -171,6 +181,8 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
 fn cause(error: &StoreError) -> Cause {
     match error.kind() {
         StoreErrorKind::Unreachable => Cause::Away,
+        // Nobody told why: no answer, or no connection, in whichever time there was for it.
+        StoreErrorKind::TimedOut if error.source().is_none() => Cause::Away,
         _ => Cause::Own,
     }
 }

@@ -72,7 +72,9 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
         digest: TokenDigest,
         row: Row,
         lease: Option<C::Lease>,
+        cache_failed: bool,
     ) -> (Told, Option<Behind<C::Lease>>) {
+        let invalid = |was| self.invalid(digest, was, cache_failed);
         let (mut session, previous_until) = match row {
             Row::Alive {
                 session,
@@ -82,8 +84,8 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             // be gone before it, and so has the lease of whoever read the row while it was still there.
             // (Also where a lease was granted to us: it may have been lost since, and another's fill be
             // in its place.)
-            Row::Absent => return (self.invalid(digest, Was::Absent).await.into(), None),
-            Row::Revoked => return (self.invalid(digest, Was::Ended).await.into(), None),
+            Row::Absent => return (invalid(Was::Absent).await.into(), None),
+            Row::Revoked => return (invalid(Was::Ended).await.into(), None),
         };
         let granularity = touch_granularity(session.idle_timeout());
         let due = read.now.since(session.last_seen_at()) >= granularity;
@@ -103,7 +105,7 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
                     prolonged = previous_until.is_none();
                     session = touched;
                 }
-                Touched::Ended => return (self.invalid(digest, Was::Ended).await.into(), None),
+                Touched::Ended => return (invalid(Was::Ended).await.into(), None),
                 Touched::NotYet => noted = false,
             }
         }
@@ -139,7 +141,12 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
 
     /// "Invalid", once the key is removed. What could not be removed is not believed by this node, and
     /// is tried again.
-    async fn invalid(self: &Arc<Self>, digest: TokenDigest, was: Was) -> Validation {
+    async fn invalid(
+        self: &Arc<Self>,
+        digest: TokenDigest,
+        was: Was,
+        cache_failed: bool,
+    ) -> Validation {
         let driver = Arc::clone(self);
         let removal = self.tasks.spawn(async move {
             match driver.invalidate(&[digest]).await {
@@ -151,10 +158,10 @@ impl<C: SessionCache, S: SessionStore> Driver<C, S> {
             }
             true
         });
-        let patience = if self.gate.status().0 == BreakerState::Closed {
+        let patience = if self.gate.status().0 == BreakerState::Closed && !cache_failed {
             self.settings.budget / 2
         } else {
-            REMOVAL_WHILE_OPEN
+            REMOVAL_IN_DOUBT
         };
         // It goes on when nobody waits for it: breaking it off would cost a connection.
         let removed = matches!(timeout(patience, removal).await, Ok(Ok(true)));
@@ -200,10 +207,10 @@ enum Was {
     Absent,
 }
 
-/// How long an "invalid" waits for its removal while the breaker is not closed: twice what a healthy validation
+/// How long an "invalid" waits for its removal while the breaker is not closed, or where its own look-up failed: twice what a healthy validation
 /// may take. A cache that is back, and is being found out about, answers sooner; one that is not would take its
 /// whole deadline from every "invalid".
-const REMOVAL_WHILE_OPEN: Duration = Duration::from_millis(10);
+const REMOVAL_IN_DOUBT: Duration = Duration::from_millis(10);
 
 /// How many removals of absent sessions' keys are kept for later at most: about 1 MiB.
 const MOST_ABSENT: usize = 10_000;

@@ -87,6 +87,20 @@ async fn while_the_breaker_is_open_an_invalid_waits_10_ms_for_its_removal() {
     assert_eq!(cache.invalidations(), asked + 1);
 }
 
+/// It has waited for the cache's whole deadline once.
+#[tokio::test(start_paused = true)]
+async fn after_a_look_up_that_failed_an_invalid_waits_10_ms_for_its_removal() {
+    let (cache, store) = (Cache::default(), Store::new());
+    store.end(1);
+    let sessions = Sessions::builder(cache.clone(), store).build();
+    cache.takes(50 * MS);
+    cache.fails(CacheErrorKind::TimedOut);
+    let begin = Instant::now();
+    assert_eq!(ask(&sessions, 1).await, "invalid");
+    assert_eq!(begin.elapsed(), 60 * MS);
+    assert_eq!(sessions.breaker(), BreakerState::Closed);
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_is_asked_again_soon_after_it_answers() {
     let cache = Cache::default();

@@ -50,15 +50,23 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &str) {
     };
 
     let failed = |why: String| Finding::failed("PING failed", why, help(url));
+    let mut denied = false;
     let pinged = steps
         .take("ping", failed, async {
-            let answer: String = ask(&mut connection, &["PING"])
-                .await
-                .map_err(|error| failed(chain(&error)))?;
+            let answer: RedisResult<String> = ask(&mut connection, &["PING"]).await;
+            let answer = answer.map_err(|error| {
+                denied = error.code() == Some("NOPERM");
+                let help = help_with_refusal(&error).unwrap_or_else(|| match error.code() {
+                    Some("NOPERM") => help_with_rights("PING"),
+                    _ => help(url),
+                });
+                Finding::failed("PING failed", chain(&error), help)
+            })?;
             Ok(((), Finding::ok(format!("PING response: {answer}"))))
         })
         .await;
-    if pinged.is_none() {
+    // What else is denied is looked at all the same.
+    if pinged.is_none() && !denied {
         return;
     }
 
@@ -326,24 +334,27 @@ fn refused_connection(error: &RedisError, url: &str) -> Finding {
 
 /// Redis says by a code why it took no write.
 fn help_with_set(error: &RedisError) -> String {
-    match error.code() {
-        Some("READONLY") => {
-            "this server is a replica: point REDIS_URL at the master".to_owned()
+    help_with_refusal(error).unwrap_or_else(|| help_with_rights("SET"))
+}
+
+/// What a code says is wrong, other than a right.
+fn help_with_refusal(error: &RedisError) -> Option<String> {
+    let help = match error.code()? {
+        "READONLY" => "this server is a replica: point REDIS_URL at the master",
+        "OOM" => "Redis is full: raise maxmemory, or set maxmemory-policy to allkeys-lru",
+        "MISCONF" => {
+            "Redis cannot write its dump: look at its log and its disk, or set stop-writes-on-bgsave-error no"
         }
-        Some("OOM") => {
-            "Redis is full: raise maxmemory, or set maxmemory-policy to allkeys-lru".to_owned()
+        "LOADING" => "Redis is still loading its data: try again in a moment",
+        "BUSY" => "a script has been running for long: redis-cli SCRIPT KILL ends it",
+        "NOREPLICAS" => {
+            "Redis has too few replicas to take writes: look at them, and at min-replicas-to-write"
         }
-        Some("MISCONF") => {
-            "Redis cannot write its dump: look at its log and its disk, or set stop-writes-on-bgsave-error no".to_owned()
+        "MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN" => {
+            "this is a node of a cluster, which is not supported: point REDIS_URL at one Redis that has all keys"
         }
-        Some("LOADING") => "Redis is still loading its data: try again in a moment".to_owned(),
-        Some("NOREPLICAS") => {
-            "Redis has too few replicas to take writes: look at them, and at min-replicas-to-write".to_owned()
-        }
-        Some("MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN") => {
-            "this is a node of a cluster, which is not supported: point REDIS_URL at one Redis that has all keys".to_owned()
-        }
-        Some("NOAUTH") => "a password is needed: redis://:password@host:6379/0".to_owned(),
-        Some(_) | None => help_with_rights("SET"),
-    }
+        "NOAUTH" => "a password is needed: redis://:password@host:6379/0",
+        _ => return None,
+    };
+    Some(help.to_owned())
 }

@@ -61,7 +61,7 @@ pub(super) struct Arguments {
     rate: u32,
 
     /// How long requests are due.
-    #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, alias = "seconds", default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     secs: u32,
 
     /// How many nodes.

@@ -8,6 +8,7 @@ use std::{
 use session_layer::{Error, LoginMoment, NewSession, Session, Sessions, Validation};
 
 use super::{Failed, Login, Reach, Seen, Subject, Token};
+use crate::backends::chain;
 
 /// Several [`Sessions`] over the same servers, each with a cache and a store of its own: what several
 /// processes are to each other. (Clones of one handle are one node.) Clones of the subject are one
@@ -145,8 +146,8 @@ fn reach(reach: session_layer::Reach) -> Reach {
 /// Only [`Error::Unknown`] leaves open what happened.
 fn failed(error: Error) -> Failed {
     match error {
-        Error::Unknown(_) => Failed::unknown(error),
-        other => Failed::refused(other),
+        Error::Unknown(_) => Failed::unknown(chain(&error)),
+        other => Failed::refused(chain(&other)),
     }
 }
 

@@ -24,6 +24,9 @@ pub(crate) fn tests(reg: &mut Registry) {
     reg.each_backend("postgres_gone_and_back", |backend| {
         kept(move |logs| postgres_gone(backend, logs))
     });
+    reg.shared("an_outage_that_is_met_now_and_then_is_one", |backends| {
+        kept(|logs| met_now_and_then(backends, logs))
+    });
     reg.shared("journal_lost_and_again", |backends| {
         kept(|logs| journal_lost(backends, logs))
     });
@@ -174,6 +177,32 @@ async fn postgres_gone(backend: Backend, logs: Logs) -> Outcome {
     Ok(())
 }
 
+/// What is easier than a validation may be answered all the while: that is no end.
+async fn met_now_and_then(backends: Arc<Backends>, logs: Logs) -> Outcome {
+    let sandbox = backends.sandbox();
+    let sessions = sessions(&sandbox).await?;
+    let alice = login(&sessions, "alice").await?;
+    logs.clear();
+    let mut person = backends.postgres().connect().await?;
+    let lock = format!(
+        "BEGIN; LOCK TABLE {}.session_users IN ACCESS EXCLUSIVE MODE",
+        sandbox.schema()
+    );
+    sqlx::raw_sql(AssertSqlSafe(lock))
+        .execute(&mut person)
+        .await?;
+    for _ in 0..3 {
+        assert_eq!(ask(&sessions, &alice).await, "unavailable");
+        // Longer than an outage has to be quiet for an answer to be its end.
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+    }
+    assert_eq!(events(&logs), [STORE_GONE]);
+    sqlx::raw_sql("ROLLBACK").execute(&mut person).await?;
+    assert_eq!(ask(&sessions, &alice).await, "valid");
+    assert_eq!(events(&logs), [STORE_GONE, STORE_BACK]);
+    Ok(())
+}
+
 async fn journal_lost(backends: Arc<Backends>, logs: Logs) -> Outcome {
     let sandbox = backends.sandbox();
     let sessions = sessions(&sandbox).await?;
@@ -213,7 +242,9 @@ async fn miss(sessions: &Sessions) -> Outcome {
 async fn redis_refuses(backends: Arc<Backends>, logs: Logs) -> Outcome {
     let own = OwnRedis::start(&backends).await?;
     let sessions = own.sessions().await?;
-    miss(&sessions).await?;
+    // Also the fill behind an answer is over then: it would be one more.
+    let first = login(&sessions, "first").await?;
+    until_hit(&sessions, &first).await?;
     logs.clear();
     own.redis
         .config_set("maxmemory-policy", "noeviction")

@@ -142,7 +142,8 @@ fn told(command: &str, failure: Failure, lost: &str) -> String {
         Failure::TimedOut => timed_out(),
     };
     if denied && !lost.is_empty() {
-        format!("{command}: {error}; {lost}")
+        // The error last: by that requests' own errors are known to be the same.
+        format!("{command} ({lost}): {error}")
     } else {
         format!("{command}: {error}")
     }

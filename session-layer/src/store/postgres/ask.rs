@@ -11,7 +11,7 @@ use super::PostgresStore;
 use super::connection::{Connection, Connections};
 use super::errors::{self, Progress};
 use super::rows;
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::StoreError;
 
 /// A statement with its parameters.
 pub(super) type Statement = Query<'static, Postgres, PgArguments>;
@@ -28,39 +28,44 @@ pub(super) fn micros(span: Duration) -> i64 {
     i64::try_from(span.min(LONGEST).as_micros()).unwrap_or(i64::MAX)
 }
 
-/// How long a call waits: first for a connection, then for the answer.
+/// How long a call waits, over all its tries.
 ///
 /// What is sent late and given up soon after goes on at Postgres, beside all that its connection's successor is sent
-/// then: while somebody holds a lock on our tables, that was hundreds of statements. So whoever is sent is waited for
+/// then: while somebody holds a lock on our tables, that was hundreds of statements. So what is sent is waited for
 /// until Postgres itself has given it up (`statement_timeout` and `lock_timeout`, see `builder.rs`).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
-    connection: Duration,
-    /// From when it was sent; `None`: what is left of the first.
-    answer: Option<Duration>,
+pub(super) enum Patience {
+    /// For a connection and the answer together.
+    InAll(Duration),
+    /// For a connection, and from when it is first sent for the answer.
+    ForEach {
+        connection: Duration,
+        answer: Duration,
+    },
 }
 
 impl Patience {
-    /// For both together.
-    pub(super) fn in_all(deadline: Duration) -> Self {
-        Self {
-            connection: deadline,
-            answer: None,
-        }
-    }
-
-    /// For each of them.
-    pub(super) fn for_each(connection: Duration, answer: Duration) -> Self {
-        Self {
-            connection,
-            answer: Some(answer),
-        }
-    }
-
-    /// A change's, and of what begins one: whoever is sent has more time than a lock is waited for.
+    /// A change's, and of what begins one: what is sent has more time than a lock is waited for.
     fn of_change(deadline: Duration) -> Self {
         let connection = deadline * 9 / 20;
-        Self::for_each(connection, deadline - connection)
+        Self::ForEach {
+            connection,
+            answer: deadline - connection,
+        }
+    }
+
+    pub(super) fn connection(self) -> Duration {
+        match self {
+            Self::InAll(connection) | Self::ForEach { connection, .. } => connection,
+        }
+    }
+
+    /// How long the answer to what was `sent` so long after the call may take.
+    fn answer(self, sent: Duration) -> Duration {
+        match self {
+            Self::InAll(in_all) => in_all.saturating_sub(sent),
+            Self::ForEach { answer, .. } => answer,
+        }
     }
 }
 
@@ -71,11 +76,11 @@ impl PostgresStore {
         &self,
         ask: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let patience = Patience::in_all(self.read_deadline);
+        let patience = Patience::InAll(self.read_deadline);
         self.read_over(&self.connections, patience, ask).await
     }
 
-    /// [`read`](Self::read), of what begins a change.
+    /// [`read`](Self::read), with a change's patience: of what begins one, and of a user's list.
     pub(super) async fn read_for_change(
         &self,
         ask: impl Fn() -> Statement + Send + Sync,
@@ -91,32 +96,36 @@ impl PostgresStore {
         patience: Patience,
         ask: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let connected_by = Instant::now() + patience.connection;
+        let began = Instant::now();
+        let connected_by = began + patience.connection();
+        let mut answered_by = None;
         let mut dead = 0;
         loop {
             let connection = connections
-                .get_by(connected_by, patience.connection)
+                .get_by(connected_by, patience.connection())
                 .await?;
             let progress = Progress::default();
             progress.asking();
             let asking = async {
                 match self.fetch(connection, ask()).await {
                     Err(error) if errors::ends_connection(&error) && dead < connections.most() => {
-                        Ok(None)
+                        Err(Ok(error))
                     }
-                    Err(error) => Err(self.explain(error, &progress).await),
-                    Ok(rows) => Ok(Some(rows)),
+                    Err(error) => Err(Err(self.explain(error, &progress).await)),
+                    Ok(rows) => Ok(rows),
                 }
             };
-            let (by, in_all) = match patience.answer {
-                Some(answer) => (Instant::now() + answer, answer),
-                None => (connected_by, patience.connection),
+            let now = Instant::now();
+            let by = *answered_by.get_or_insert_with(|| now + patience.answer(now - began));
+            let died = match timeout_at(by, asking).await {
+                Ok(Ok(rows)) => return Ok(rows),
+                Ok(Err(Ok(died))) => died,
+                Ok(Err(Err(error))) => return Err(error),
+                Err(_elapsed) => return Err(errors::timed_out(&progress, by - began)),
             };
-            match timeout_at(by, asking).await {
-                Ok(Ok(Some(rows))) => return Ok(rows),
-                Ok(Ok(None)) => dead += 1,
-                Ok(Err(error)) => return Err(error),
-                Err(_elapsed) => return Err(errors::timed_out(&progress, in_all)),
+            dead += 1;
+            if Instant::now() >= connected_by {
+                return Err(errors::of_statement(died, &progress));
             }
         }
     }
@@ -141,7 +150,7 @@ impl PostgresStore {
 
     /// A connection for a change. Four that hang are passed over.
     pub(super) async fn answering(&self) -> Result<Connection, StoreError> {
-        let wait = Patience::of_change(self.change_deadline).connection;
+        let wait = Patience::of_change(self.change_deadline).connection();
         self.connections
             .get_answering(self.change_deadline / 10, wait)
             .await
@@ -180,16 +189,19 @@ impl PostgresStore {
     /// With `row_security=off`, rows that would be hidden are a denied right (42501). Which of the
     /// two it is, Postgres tells when asked: it is not said by text.
     pub(super) async fn explain(&self, error: sqlx::Error, progress: &Progress) -> StoreError {
-        let explained = errors::of_statement(error, progress);
-        if explained.kind() != StoreErrorKind::Denied {
-            return explained;
+        if !errors::is_denied_right(&error) {
+            return errors::of_statement(error, progress);
         }
         progress.asking();
+        let schema = self.schema.as_str();
         match self.hidden_table().await {
             Some((role, table)) => {
-                rows::hidden(&role, self.schema.as_str(), &table).with_source(explained)
+                rows::hidden(&role, schema, &table).with_source(errors::denied(error, None))
             }
-            None => explained,
+            None => {
+                let options = self.connections.pool().connect_options();
+                errors::denied(error, Some((options.get_username(), schema)))
+            }
         }
     }
 

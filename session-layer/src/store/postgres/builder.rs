@@ -67,8 +67,7 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// How long a validation's read waits for a connection, and once it is sent for the answer; of any other read:
-    /// for both together. At most a minute; defaults to [`READ_DEADLINE`]. (The request waits no longer than its
+    /// How long a validation's read waits for a connection, and once it is sent for the answer. At most a minute; defaults to [`READ_DEADLINE`]. (The request waits no longer than its
     /// budget.) Postgres itself ends a validation's a little earlier (`statement_timeout` at nine tenths of it): what
     /// nobody waits for any more must not go on there, beside the next ones.
     pub fn read_deadline(mut self, deadline: Duration) -> Self {
@@ -77,9 +76,9 @@ impl PostgresStoreBuilder {
     }
 
     /// How long a change may take, waiting for a connection included; at most a minute. Defaults to
-    /// [`CHANGE_DEADLINE`]. It is sent in the first 45 % of it or not at all, and Postgres itself gives up a
+    /// [`CHANGE_DEADLINE`]. Its first statement is sent in the first 45 % of it or not at all, and Postgres itself gives up a
     /// little before us (`statement_timeout` at three quarters, `lock_timeout` at half of it): then it is certain that
-    /// nothing was changed, and nothing is left behind there.
+    /// nothing was changed, and nothing is left behind there. A list of a user's sessions has as long.
     pub fn change_deadline(mut self, deadline: Duration) -> Self {
         self.change_deadline = deadline.min(LONGEST_DEADLINE);
         self

@@ -147,7 +147,8 @@ impl Connections {
         let mut dead = 0;
         loop {
             let mut connection = self.get_by(by, wait).await?;
-            match timeout(patience, connection.ping()).await {
+            let ping_by = by.min(Instant::now() + patience);
+            match timeout_at(ping_by, connection.ping()).await {
                 Ok(Ok(())) => return Ok(connection),
                 Ok(Err(error)) if dead >= self.most() => return Err(self.explain(error)),
                 Ok(Err(_)) | Err(_) => dead += 1,

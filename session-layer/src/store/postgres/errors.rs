@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+use super::rows::quoted;
 use crate::error::{StoreError, StoreErrorKind as Kind};
 
 /// How far a call has come. Once a change has left for the server, and until its answer, losing the
@@ -67,7 +68,7 @@ pub(super) fn of_statement(error: sqlx::Error, progress: &Progress) -> StoreErro
         sqlx::Error::Database(database) => {
             let code = database.code().unwrap_or_default();
             if code == DENIED {
-                return denied(error);
+                return denied(error, None);
             }
             let Some(known) = by_code(&code, progress) else {
                 let message = format!("Postgres reported an error ({code})");
@@ -93,14 +94,28 @@ pub(super) fn of_statement(error: sqlx::Error, progress: &Progress) -> StoreErro
 /// `insufficient_privilege`: the one code of a missing right.
 const DENIED: &str = "42501";
 
-/// Of what, only Postgres' own words say: a table, the schema, a function.
-fn denied(error: sqlx::Error) -> StoreError {
+/// Does our role lack a right, as far as Postgres tells?
+pub(super) fn is_denied_right(error: &sqlx::Error) -> bool {
+    let database = error.as_database_error();
+    database.is_some_and(|refused| refused.code().as_deref() == Some(DENIED))
+}
+
+/// Of what, only Postgres' own words say: a table, the schema, a function. `of`: our role and schema, where they are
+/// known.
+pub(super) fn denied(error: sqlx::Error, of: Option<(&str, &str)>) -> StoreError {
     let what = error
         .as_database_error()
         .map_or_else(String::new, |refused| refused.message().to_owned());
+    let (role, schema) = of.unzip();
+    let (named, role) = match role {
+        Some(role) => (format!(" {role}"), quoted(role)),
+        None => (String::new(), "…".to_owned()),
+    };
+    let schema = schema.map_or_else(|| "…".to_owned(), quoted);
     let message = format!(
-        "our role lacks a right ({what}): GRANT USAGE on the schema, SELECT, INSERT, UPDATE, DELETE on its tables, \
-         EXECUTE on a function that is named"
+        "our role{named} lacks a right ({what}): GRANT USAGE ON SCHEMA {schema} TO {role}; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; (and EXECUTE on a function \
+         that is named)"
     );
     StoreError::new(Kind::Denied, message).with_source(error)
 }
@@ -218,8 +233,8 @@ pub(super) fn no_connection(waited: Duration, busy: Option<u32>) -> StoreError {
         Some(size) => StoreError::new(
             Kind::TimedOut,
             format!(
-                "all {size} connections of the pool are in use, and none came back within {waited:?}: Postgres is \
-                 slow, a lock is held (see pg_stat_activity), or max_connections too low; nothing was changed"
+                "no connection came free within {waited:?} ({size} in use): Postgres is stopped or slow, a lock is held \
+                 (see pg_stat_activity), or max_connections too low"
             ),
         ),
         None => StoreError::new(

@@ -56,14 +56,19 @@ impl PostgresStore {
     }
 
     /// A read of validations, and a touch: in flight here for as long as it is at work there, so that no more are at
-    /// work than the bulkhead lets in. (Who asked for it has left by then.)
+    /// work than the bulkhead lets in. (Who asked for it has left by then. Set to over a second, the driver's outer
+    /// deadline comes first, which is that of a lease.)
     pub(super) fn validations(&self) -> Patience {
-        Patience::for_each(self.read_deadline, self.read_deadline)
+        let connection = self.read_deadline;
+        Patience::ForEach {
+            connection,
+            answer: connection,
+        }
     }
 
     pub(super) async fn list_of(&self, user_id: &str) -> Result<Vec<ListedSession>, StoreError> {
         let found = self
-            .read(|| statement(&self.statements.list).bind(user_id.to_owned()))
+            .read_for_change(|| statement(&self.statements.list).bind(user_id.to_owned()))
             .await?;
         let facts = Facts::of(&found)?;
         // A list that lacks some is as wrong as an empty one.
@@ -157,7 +162,10 @@ impl PostgresStore {
     async fn journal_rows(&self, xid: u64, patience: Duration) -> Result<Vec<PgRow>, StoreError> {
         let ask = |sql| {
             let xid = xid.to_string();
-            let patience = Patience::for_each(patience.min(OPENING), patience);
+            let patience = Patience::ForEach {
+                connection: patience.min(OPENING),
+                answer: patience,
+            };
             self.read_over(&self.journal, patience, move || {
                 statement(sql).bind(xid.clone())
             })

@@ -3,6 +3,7 @@
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
 use sqlx::{Connection as _, Row as _};
+use tokio::time::Instant;
 
 use super::PostgresStore;
 use super::ask::{statement, within};
@@ -33,7 +34,11 @@ impl PostgresStore {
     /// else ended it, and then the second look says so; or gave it another token, and then there is nothing
     /// under this one, which must not be reported as an end.
     async fn revoke_one(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
-        for _ in 0..TRIES {
+        let began = Instant::now();
+        for tries in 0..TRIES {
+            if tries > 0 && began.elapsed() > self.change_deadline {
+                break;
+            }
             let revoke = of_one(&self.statements.revoke, target).bind(reason.to_owned());
             let found = self.change_once(revoke).await?;
             let facts = Facts::of(&found)?;

@@ -115,7 +115,7 @@ pub(super) fn hidden(role: &str, schema: &str, table: &str) -> StoreError {
 }
 
 /// As an identifier in SQL, whatever is in it.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
