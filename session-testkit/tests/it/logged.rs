@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use session_layer::{BreakerState, SealingKeys, Sessions};
-use session_testkit::backends::{Backend, Backends};
+use session_testkit::backends::{Backend, Backends, Sandbox};
 use session_testkit::observe::Logs;
 use session_testkit::wait;
 use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::{Layer as _, fmt, layer::SubscriberExt as _};
 
-use crate::harness::{Outcome, Registry};
+use crate::harness::{Failure, Outcome, Registry};
 use crate::support::{
     OwnRedis, SOON, ask, built, fill_disk, free_disk, login, sessions, sessions_on, store,
     until_hit,
@@ -177,20 +178,30 @@ async fn postgres_gone(backend: Backend, logs: Logs) -> Outcome {
     Ok(())
 }
 
+/// Somebody who holds this table, until ROLLBACK.
+async fn locking(
+    backends: &Backends,
+    sandbox: &Sandbox,
+    table: &str,
+) -> Result<PgConnection, Failure> {
+    let mut person = backends.postgres().connect().await?;
+    let lock = format!(
+        "BEGIN; LOCK TABLE {}.{table} IN ACCESS EXCLUSIVE MODE",
+        sandbox.schema()
+    );
+    sqlx::raw_sql(AssertSqlSafe(lock))
+        .execute(&mut person)
+        .await?;
+    Ok(person)
+}
+
 /// What is easier than a validation may be answered all the while: that is no end.
 async fn met_now_and_then(backends: Arc<Backends>, logs: Logs) -> Outcome {
     let sandbox = backends.sandbox();
     let sessions = sessions(&sandbox).await?;
     let alice = login(&sessions, "alice").await?;
     logs.clear();
-    let mut person = backends.postgres().connect().await?;
-    let lock = format!(
-        "BEGIN; LOCK TABLE {}.session_users IN ACCESS EXCLUSIVE MODE",
-        sandbox.schema()
-    );
-    sqlx::raw_sql(AssertSqlSafe(lock))
-        .execute(&mut person)
-        .await?;
+    let mut person = locking(&backends, &sandbox, "session_users").await?;
     for _ in 0..3 {
         assert_eq!(ask(&sessions, &alice).await, "unavailable");
         // Longer than an outage has to be quiet for an answer to be its end.
@@ -209,14 +220,7 @@ async fn journal_lost(backends: Arc<Backends>, logs: Logs) -> Outcome {
     let alice = login(&sessions, "alice").await?;
     until_hit(&sessions, &alice).await?;
     logs.clear();
-    let mut person = backends.postgres().connect().await?;
-    let lock = format!(
-        "BEGIN; LOCK TABLE {}.session_journal IN ACCESS EXCLUSIVE MODE",
-        sandbox.schema()
-    );
-    sqlx::raw_sql(AssertSqlSafe(lock))
-        .execute(&mut person)
-        .await?;
+    let mut person = locking(&backends, &sandbox, "session_journal").await?;
     until_logged(&logs, JOURNAL_LOST).await?;
     // It goes on failing, and what can be read is answered.
     let failed = |times: &str| sessions.recent_errors().join("\n").contains(times);
