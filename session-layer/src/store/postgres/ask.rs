@@ -109,23 +109,23 @@ impl PostgresStore {
             let asking = async {
                 match self.fetch(connection, ask()).await {
                     Err(error) if errors::ends_connection(&error) && dead < connections.most() => {
-                        Err(Ok(error))
+                        Ok(Err(error))
                     }
-                    Err(error) => Err(Err(self.explain(error, &progress).await)),
-                    Ok(rows) => Ok(rows),
+                    Err(error) => Err(self.explain(error, &progress).await),
+                    Ok(rows) => Ok(Ok(rows)),
                 }
             };
             let now = Instant::now();
             let by = *answered_by.get_or_insert_with(|| now + patience.answer(now - began));
-            let died = match timeout_at(by, asking).await {
-                Ok(Ok(rows)) => return Ok(rows),
-                Ok(Err(Ok(died))) => died,
-                Ok(Err(Err(error))) => return Err(error),
-                Err(_elapsed) => return Err(errors::timed_out(&progress, by - began)),
-            };
-            dead += 1;
-            if Instant::now() >= connected_by {
-                return Err(errors::of_statement(died, &progress));
+            let tried = timeout_at(by, asking)
+                .await
+                .map_err(|_elapsed| errors::timed_out(&progress, by - began))?;
+            match tried? {
+                Ok(rows) => return Ok(rows),
+                Err(died) if Instant::now() >= connected_by => {
+                    return Err(errors::of_statement(died, &progress));
+                }
+                Err(_died) => dead += 1,
             }
         }
     }
