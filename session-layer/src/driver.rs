@@ -25,7 +25,7 @@ use crate::token::TokenDigest;
 use crate::touch::Touches;
 use crate::troubles::{Outage, Troubles, Work};
 
-/// How often a store that does not answer is asked whether it does.
+/// How often it is looked whether the store has to be asked if it answers.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
 
 /// The driver of one cache and one store.

@@ -154,9 +154,9 @@ impl PostgresStore {
         self
     }
 
-    /// How long a validation's read waits for a connection, and once it is sent for the answer. At most a minute; defaults to [`READ_DEADLINE`]. For a store over the application's pool: where
-    /// the pool is ours, Postgres was told the [builder's](PostgresStoreBuilder::read_deadline), and ends a validation
-    /// then.
+    /// How long a validation's read waits for a connection, and once it is sent for the answer. At most a minute;
+    /// defaults to [`READ_DEADLINE`]. For a store over the application's pool: where the pool is ours, Postgres was told
+    /// the [builder's](PostgresStoreBuilder::read_deadline), and ends a validation then.
     #[must_use]
     pub fn read_deadline(mut self, deadline: Duration) -> Self {
         self.read_deadline = deadline.min(LONGEST_DEADLINE);

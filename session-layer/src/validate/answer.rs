@@ -207,8 +207,8 @@ enum Was {
     Absent,
 }
 
-/// How long an "invalid" waits for its removal while the breaker is not closed, or where its own look-up failed: twice what a healthy validation
-/// may take. A cache that is back, and is being found out about, answers sooner; one that is not would take its
+/// How long an "invalid" waits for its removal while the breaker is not closed, or where its own look-up failed: twice
+/// what a healthy validation may take. A cache that is back, and is being found out about, answers sooner; one that is not would take its
 /// whole deadline from every "invalid".
 const REMOVAL_IN_DOUBT: Duration = Duration::from_millis(10);
 
