@@ -194,18 +194,17 @@ impl PostgresStore {
         }
         progress.asking();
         let schema = self.schema.as_str();
-        match self.hidden_table().await {
-            Some((role, table)) => {
+        match self.role_and_hidden_table().await {
+            Some((role, Some(table))) => {
                 rows::hidden(&role, schema, &table).with_source(errors::denied(error, None))
             }
-            None => {
-                let options = self.connections.pool().connect_options();
-                errors::denied(error, Some((options.get_username(), schema)))
-            }
+            Some((role, None)) => errors::denied(error, Some((&role, schema))),
+            None => errors::denied(error, None),
         }
     }
 
-    async fn hidden_table(&self) -> Option<(String, String)> {
+    /// The role we act as (not always the one that logged in), and a table of ours whose rows it may not see.
+    async fn role_and_hidden_table(&self) -> Option<(String, Option<String>)> {
         let connection = self.connections.get().await.ok()?;
         let asking = statement(&self.statements.hidden);
         let found = self.fetch(connection, asking).await.ok()?;

@@ -239,10 +239,10 @@ impl Statements {
             )),
             // Which of our tables shows our role only some of its rows?
             hidden: sql(format!(
-                "SELECT current_user::text AS role, c.relname::text AS hidden \
+                "SELECT current_user::text AS role, (SELECT c.relname::text \
                  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                  WHERE n.nspname = '{schema}' AND row_security_active(c.oid) AND c.relname IN \
-                   ('sessions', 'session_users', 'session_journal', 'session_store') LIMIT 1"
+                   ('sessions', 'session_users', 'session_journal', 'session_store') LIMIT 1) AS hidden"
             )),
         }
     }

@@ -111,7 +111,12 @@ async fn a_lost_grant_is_an_outage_that_names_the_right() {
         schema.role("").await;
         for store in [ours(&schema), theirs(&schema)] {
             let error = store.load(&[token("a")]).await.unwrap_err();
-            assert!(is(StoreErrorKind::Denied, &error).contains("GRANT"));
+            let message = is(StoreErrorKind::Denied, &error);
+            let to_whom = format!("TO \"{}\"", schema.name);
+            assert!(
+                message.contains("GRANT") && message.contains(&to_whom),
+                "{message}"
+            );
             let target = Target::Token(token("a"));
             let error = store.revoke(&target, "test").await.unwrap_err();
             is(StoreErrorKind::Denied, &error);
