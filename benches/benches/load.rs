@@ -1,8 +1,8 @@
-//! What Postgres can carry when Redis is gone: reads of many tokens at once, beside reads of one.
+//! The capacity of Postgres without Redis: reads of many tokens compared with reads of one.
 //!
-//! `read` is one statement on one connection, so its rate per token tells how large a read should grow.
-//! `misses` is 256 requests at once for 256 sessions, without a cache: `singly`, as many reads as the
-//! pool has connections, and `gathered`, as it is by default.
+//! `read` is one statement on one connection. Its rate per token shows how large a read should
+//! become. `misses` is 256 concurrent requests for 256 sessions, without a cache. `singly` uses as
+//! many reads as the pool has connections, and `gathered` is the default.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn main() -> Result<(), Error> {
     let service = runtime.block_on(Service::start())?;
     let store = PostgresStore::builder(service.sandbox.database_url())
         .schema(service.sandbox.schema())
-        .connect_lazy()?;
+        .build()?;
     let created: Vec<Created> = runtime.block_on(async {
         let mut created = Vec::new();
         for n in 0..READS[READS.len() - 1] {
@@ -51,7 +51,7 @@ fn read(criterion: &mut Criterion, runtime: &Runtime, store: &PostgresStore, cre
         group.throughput(Throughput::Elements(tokens as u64));
         group.bench_function(BenchmarkId::from_parameter(tokens), |b| {
             b.to_async(runtime)
-                .iter(|| async { store.load(&digests[..tokens]).await.expect("an answer") });
+                .iter(|| async { store.load(&digests[..tokens]).await.expect("a reply") });
         });
     }
     group.finish();
@@ -65,20 +65,20 @@ fn misses(
 ) {
     let mut group = criterion.benchmark_group("misses");
     group.throughput(Throughput::Elements(AT_ONCE as u64));
-    let builder = || Sessions::builder(NoCache, store.clone()).budget(Duration::from_secs(60));
-    for (name, reads_at_once) in [
-        ("singly", Some(AT_ONCE)),
-        ("gathered_2", Some(2)),
-        ("gathered", None),
-    ] {
-        let builder = match reads_at_once {
-            Some(reads) => builder().reads_at_once(reads),
+    let builder =
+        || Sessions::builder(NoCache, store.clone()).validation_timeout(Duration::from_secs(60));
+    for (name, max_concurrent_reads) in
+        [("singly", Some(AT_ONCE)), ("gathered_2", Some(2)), ("gathered", None)]
+    {
+        let builder = match max_concurrent_reads {
+            Some(reads) => builder().max_concurrent_reads(reads),
             None => builder(),
         };
-        let sessions = runtime.block_on(async { builder.build() });
+        let sessions =
+            runtime.block_on(async { builder.build() }).expect("settings within their ranges");
         group.bench_function(BenchmarkId::from_parameter(name), |b| {
             b.to_async(runtime).iter(|| {
-                // Requests are tasks, on all the runtime's threads.
+                // Requests are tasks on all threads of the runtime.
                 join_all(created[..AT_ONCE].iter().map(|one| {
                     let (sessions, token) = (sessions.clone(), one.token.reveal().to_owned());
                     tokio::spawn(async move {
@@ -99,7 +99,9 @@ fn ratios() {
         if let (Some(one), Some(many)) = (one, median("read", &tokens.to_string())) {
             #[expect(clippy::cast_precision_loss, reason = "a few thousand at most")]
             let times = one * *tokens as f64 / many;
-            println!("tokens per second in a read of {tokens}, beside reads of one: {times:.1}");
+            println!(
+                "tokens per second in reads of {tokens}, relative to reads of one: {times:.1}"
+            );
         }
     }
     for gathered in ["gathered_2", "gathered"] {
@@ -107,7 +109,7 @@ fn ratios() {
             (median("misses", "singly"), median("misses", gathered))
         {
             println!(
-                "{AT_ONCE} misses at once, {gathered} beside singly: {:.1} times the rate",
+                "{AT_ONCE} concurrent misses, {gathered} relative to singly: {:.1} times the rate",
                 singly / gathered_ns
             );
         }

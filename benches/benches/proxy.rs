@@ -1,6 +1,6 @@
-//! What the testkit's proxy costs: pipelined GETs through it, beside the same without it.
+//! The cost of the testkit's proxy: pipelined GETs through it, compared with GETs without it.
 //!
-//! The proxy runs in the process that measures, as it does in a test: what it costs includes the
+//! The proxy runs in the process that measures, as it does in a test. Its cost includes the
 //! processor time that it takes from its client.
 
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let url = backends.redis().url();
     let proxy = runtime.block_on(Proxy::start(backends.redis().address()))?;
     let armed = runtime.block_on(Proxy::start(backends.redis().address()))?;
-    // A toxic that looks at every byte and touches none.
+    // A toxic that inspects every byte and changes none.
     let _looks = armed.inject(Toxic::hold_from("no such thing"));
 
     let mut criterion = Criterion::default()
@@ -33,25 +33,22 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         .configure_from_args();
     let mut group = criterion.benchmark_group("proxy");
     group.throughput(Throughput::Elements(u64::from(AT_ONCE)));
-    for (name, url) in [
-        ("none", url.to_owned()),
-        ("clear", proxy.url(url)),
-        ("looking", armed.url(url)),
-    ] {
+    for (name, url) in
+        [("none", url.to_owned()), ("clear", proxy.url(url)), ("looking", armed.url(url))]
+    {
         let client = redis::Client::open(url)?;
         let mut connection = runtime.block_on(client.get_multiplexed_async_connection())?;
         runtime.block_on(connection.set::<_, _, ()>(&key, "x".repeat(200)))?;
         group.bench_function(name, |b| {
-            b.to_async(&runtime)
-                .iter(|| pipelined(connection.clone(), &key));
+            b.to_async(&runtime).iter(|| pipelined(connection.clone(), &key));
         });
     }
     group.finish();
     criterion.final_summary();
     println!("\nRatios of this run (medians):");
     for (name, means) in [
-        ("clear", "pipelined GETs through the proxy, to none"),
-        ("looking", "the same while a toxic looks at every byte"),
+        ("clear", "pipelined GETs through the proxy, relative to none"),
+        ("looking", "the same with a toxic that inspects every byte"),
     ] {
         if let (Some(with), Some(without)) = (median("proxy", name), median("proxy", "none")) {
             println!("{means}: {:.2} of the rate", without / with);
@@ -65,6 +62,6 @@ async fn pipelined(mut redis: MultiplexedConnection, key: &str) {
     for _ in 0..AT_ONCE {
         pipe.get(key);
     }
-    let values: Vec<Vec<u8>> = pipe.query_async(&mut redis).await.expect("Redis is there");
+    let values: Vec<Vec<u8>> = pipe.query_async(&mut redis).await.expect("Redis replies");
     assert_eq!(values.len(), usize::from(AT_ONCE));
 }

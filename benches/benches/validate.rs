@@ -1,7 +1,7 @@
-//! What a validation costs, beside the bare command it is made of.
+//! The cost of a validation, compared with the bare commands that it consists of.
 //!
-//! `redis_get` is the floor of a hit, `postgres_alone` what a service without a cache pays. The ratios
-//! printed at the end are of this run; see the crate's documentation for why.
+//! `redis_get` is the minimum of a hit, and `postgres_alone` is the cost without a cache. The
+//! printed ratios are of this run. The crate's documentation states why.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use futures_util::future::join_all;
 use redis::AsyncCommands as _;
 use session_benches::{Service, median};
-use session_layer::{Mode, NewSession, Sessions, Validation};
+use session_layer::{CacheMode, NewSession, Sessions, Validation};
 use tokio::runtime::Runtime;
 
 const AT_ONCE: u64 = 64;
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     Ok(())
 }
 
-/// One request at a time: latency.
+/// Measures single requests: latency.
 fn one(
     criterion: &mut Criterion,
     runtime: &Runtime,
@@ -48,14 +48,12 @@ fn one(
         b.to_async(runtime).iter(|| valid(&service.sealed, token));
     });
     group.bench_function("miss", |b| {
-        // Each iteration asks for a session that was never asked for before.
+        // Each iteration validates a new session.
         b.to_async(runtime).iter_custom(|times| async move {
             let mut spent = Duration::ZERO;
             for _ in 0..times {
-                let new = service
-                    .sessions
-                    .create(NewSession::new("cold").data("a session's data"));
-                let cold = new.await.expect("Postgres is there");
+                let new = service.sessions.create(NewSession::new("cold").data("a session's data"));
+                let cold = new.await.expect("Postgres replies");
                 let begin = Instant::now();
                 valid(&service.sessions, cold.token.reveal()).await;
                 spent += begin.elapsed();
@@ -63,16 +61,16 @@ fn one(
             spent
         });
     });
-    service.sessions.set_mode(Mode::Bypass);
+    service.sessions.set_mode(CacheMode::Bypass);
     group.bench_function("postgres_alone", |b| {
         b.to_async(runtime).iter(|| valid(&service.sessions, token));
     });
-    service.sessions.set_mode(Mode::On);
+    service.sessions.set_mode(CacheMode::On);
     group.finish();
     Ok(())
 }
 
-/// Many at once: throughput, where sharing connections counts.
+/// Measures concurrent requests: throughput, for which shared connections matter.
 fn many(
     criterion: &mut Criterion,
     runtime: &Runtime,
@@ -83,26 +81,23 @@ fn many(
     let redis = runtime.block_on(service.backends.redis().connect())?;
     let (token, key) = (service.warm.token.reveal(), service.warm_key());
     group.bench_function(BenchmarkId::from_parameter("redis_get"), |b| {
-        b.to_async(runtime)
-            .iter(|| join_all((0..AT_ONCE).map(|_| get(redis.clone(), &key))));
+        b.to_async(runtime).iter(|| join_all((0..AT_ONCE).map(|_| get(redis.clone(), &key))));
     });
-    group.bench_function(BenchmarkId::from_parameter("hit"), |b| {
-        b.to_async(runtime)
-            .iter(|| join_all((0..AT_ONCE).map(|_| valid(&service.sessions, token))));
-    });
-    service.sessions.set_mode(Mode::Bypass);
-    group.bench_function(BenchmarkId::from_parameter("postgres_alone"), |b| {
-        b.to_async(runtime)
-            .iter(|| join_all((0..AT_ONCE).map(|_| valid(&service.sessions, token))));
-    });
-    service.sessions.set_mode(Mode::On);
+    for (name, mode) in [("hit", CacheMode::On), ("postgres_alone", CacheMode::Bypass)] {
+        service.sessions.set_mode(mode);
+        group.bench_function(BenchmarkId::from_parameter(name), |b| {
+            b.to_async(runtime)
+                .iter(|| join_all((0..AT_ONCE).map(|_| valid(&service.sessions, token))));
+        });
+    }
+    service.sessions.set_mode(CacheMode::On);
     group.finish();
     Ok(())
 }
 
 async fn get(mut redis: redis::aio::MultiplexedConnection, key: &str) {
-    let value: Vec<u8> = redis.get(key).await.expect("Redis is there");
-    assert!(!value.is_empty(), "the warm session has left the cache");
+    let value: Vec<u8> = redis.get(key).await.expect("Redis replies");
+    assert!(!value.is_empty(), "the warm session is not in the cache");
 }
 
 async fn valid(sessions: &Sessions, token: &str) {
@@ -114,36 +109,11 @@ fn ratios() {
     println!("\nRatios of this run (medians):");
     for (group, name, to, means) in [
         ("one", "hit", "redis_get", "a hit, in bare GETs"),
-        (
-            "one",
-            "hit_sealed",
-            "hit",
-            "a hit on a sealed entry, in hits",
-        ),
-        (
-            "one",
-            "miss",
-            "postgres_alone",
-            "a miss, in reads of Postgres",
-        ),
-        (
-            "one",
-            "hit",
-            "postgres_alone",
-            "a hit, in reads of Postgres",
-        ),
-        (
-            "many",
-            "hit",
-            "redis_get",
-            "64 hits at once, in 64 bare GETs",
-        ),
-        (
-            "many",
-            "hit",
-            "postgres_alone",
-            "64 hits at once, in 64 reads of Postgres",
-        ),
+        ("one", "hit_sealed", "hit", "a hit on a sealed entry, in hits"),
+        ("one", "miss", "postgres_alone", "a miss, in reads of Postgres"),
+        ("one", "hit", "postgres_alone", "a hit, in reads of Postgres"),
+        ("many", "hit", "redis_get", "64 concurrent hits, in 64 bare GETs"),
+        ("many", "hit", "postgres_alone", "64 concurrent hits, in 64 reads of Postgres"),
     ] {
         if let (Some(one), Some(other)) = (median(group, name), median(group, to)) {
             println!("{means}: {:.2}", one / other);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fails unless the bugs of tower-sessions are found, each by its own words, and none of session-layer.
-# Arguments go to both runs: --seed N.
+# Fails unless every known bug of tower-sessions is found, and none of session-layer.
+# Passes its arguments to both runs: --seed N.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -9,11 +9,11 @@ trap 'rm -f "$output"' EXIT
 
 # Runs a subject, and fails unless it exits with this code.
 expect() { # CODE SUBJECT ARGUMENTS…
-    local wanted=$1 code=0
+    local expected=$1 code=0
     shift
     cargo run --quiet -- "$@" 2>&1 | tee "$output" || code=$?
-    if [ "$code" -ne "$wanted" ]; then
-        echo "test.sh: $1 exited with $code, and $wanted was expected" >&2
+    if [ "$code" -ne "$expected" ]; then
+        echo "test.sh: $1 exited with $code instead of $expected" >&2
         exit 1
     fi
 }
@@ -21,7 +21,7 @@ expect() { # CODE SUBJECT ARGUMENTS…
 expect 1 tower-sessions "$@"
 for finding in \
     'MISSES ARE NEVER REFILLED' \
-    'A DEAD REDIS IS AN ERROR, instead of a fallback' \
+    'A REDIS OUTAGE IS AN ERROR, instead of a fallback' \
     'IT HANGS WHILE REDIS IS STOPPED' \
     'R9 is BROKEN' \
     'A LATE SAVE RESURRECTS A DELETED SESSION' \

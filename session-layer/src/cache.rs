@@ -1,28 +1,32 @@
-//! The port to the cache: what the protocol needs of Redis, or of what takes its place.
+//! The port to the cache: the operations that the protocol requires of Redis or of a replacement.
 //!
-//! A cached copy is created by a *lease*, never by "get, else set": whoever misses takes the lease,
-//! reads the store *afterwards*, and may fill only while the lease still stands. Whatever ends a
-//! session removes the lease along with the copy, so a read that is older than the revocation can't
-//! be filled in after it. Losing a lease (a flush, an eviction, a restart) only makes a fill fail.
+//! A *lease* permits each fill, because "get, else set" is unsafe. On a miss, a node acquires the
+//! lease and then reads the store. It may fill only while the lease is still in place. Every change
+//! removes the lease along with the entry. A read that is older than a revocation can therefore not
+//! be filled in after it. If a flush, an eviction or a restart loses the lease, the fill fails.
 
 use std::future::Future;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::clock::Timestamp;
-use crate::error::CacheError;
-use crate::session::Session;
-use crate::store::StoreId;
-use crate::token::TokenDigest;
+use crate::model::clock::Timestamp;
+use crate::model::error::CacheError;
+pub use crate::model::identity::CacheId;
+use crate::model::identity::StoreId;
+use crate::model::session::Session;
+use crate::model::token::TokenDigest;
 
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "redis")]
+pub(crate) mod codec;
+#[cfg(feature = "memory")]
 mod memory;
 mod none;
 #[cfg(feature = "redis")]
 mod redis;
+pub(crate) mod seal;
 
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "memory")]
 pub use self::memory::{MemoryCache, MemoryLease};
 pub(crate) use self::none::NO_CACHE;
 pub use self::none::NoCache;
@@ -32,21 +36,30 @@ pub use self::redis::{
     RedisLease,
 };
 
-/// How long a lease stands: a fill that takes longer is refused. It is part of every stated bound
-/// (TTL + 2 s).
-pub const LEASE: Duration = Duration::from_secs(2);
-/// How long a fence keeps fills away.
-pub const FENCE: Duration = Duration::from_secs(5);
+/// The lifetime of a lease. A later fill is rejected. Every stated bound includes it (TTL + 2 s).
+pub const LEASE_TTL: Duration = Duration::from_secs(2);
+/// The lifetime of a fence, which prevents fills.
+pub const FENCE_TTL: Duration = Duration::from_secs(5);
 
-/// What [`is_namespace`] demands, in words.
+/// The requirement of [`is_namespace`], in words.
 pub(crate) const NAMESPACE: &str = "1 to 100 visible ASCII characters without braces";
 
-/// May this be the prefix of every key? Braces are a hash tag in a cluster.
+/// Returns whether `text` may prefix every key. Braces would be a hash tag in a cluster.
 pub(crate) fn is_namespace(text: &str) -> bool {
     (1..=100).contains(&text.len())
-        && text
-            .chars()
-            .all(|c| c.is_ascii_graphic() && !matches!(c, '{' | '}'))
+        && text.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '{' | '}'))
+}
+
+/// The cache from which a node serves entries, as far as the node knows now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CacheIdentity {
+    /// A cache that all nodes with this id share. One removal reaches them all.
+    Shared(CacheId),
+    /// A cache of this node alone, or an unknown one. Other nodes' removals may not reach it.
+    OfThisNode,
+    /// Connections are missing or lead to different servers. No entry is served.
+    Unsettled,
 }
 
 /// A cached copy of a session.
@@ -54,99 +67,103 @@ pub(crate) fn is_namespace(text: &str) -> bool {
 pub struct Entry {
     /// The session as the store's read returned it.
     pub session: Session,
-    /// Which store it was read from.
+    /// The user's epoch at the login. The entry is expired once the user's epoch is higher.
+    pub user_epoch: i64,
+    /// The life of the store in which the session was read. The entry is rejected in another life,
+    /// where `xmin` means nothing.
     pub store_id: StoreId,
-    /// The oldest transaction still running at that read (Postgres' snapshot xmin; 0 where the store
-    /// has none): whether a node's journal reaches back far enough to vouch for it.
+    /// The oldest transaction still running at that read: the xmin of Postgres' snapshot, or 0 for
+    /// a store without one. It shows whether a node's journal reaches back far enough.
     pub xmin: u64,
-    /// The store's clock at that read. A node whose TTL is shorter than that of the node which put the
-    /// entry there counts its own from here.
+    /// The store's clock at that read. A node with a shorter TTL counts its own TTL from here.
     pub read_at: Timestamp,
-    /// Until when it may be served, by the store's clock.
+    /// The end of the entry by the store's clock.
     pub not_after: Timestamp,
 }
 
-/// What the node that reads an entry makes of it.
+/// The decision of a node about an entry that it read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Belief {
-    /// It may be served.
-    Believed,
-    /// It can never be served again (expired, older than a change): a lease may replace it.
-    Dead,
-    /// The same, and worth counting: it is another store's. Two environments share one cache, or somebody
-    /// moved it here.
+pub enum EntryVerdict {
+    /// The entry may be served.
+    Fresh,
+    /// The entry has expired or predates a change. It is never served. A lease may replace it.
+    Stale,
+    /// Like `Stale`, but counted: the entry is from another store, or from another life of this
+    /// one. Postgres has restarted, or two environments share one cache.
     Foreign,
-    /// It may be good, but this node can't tell now, for it has lost touch with the store: ask the
-    /// store, and leave the copy where it is.
-    Unsure,
+    /// The entry may be fresh, but the node cannot decide now. It is partitioned, has not read the
+    /// journal yet, or its cache is not registered. The node reads the store and keeps the entry.
+    Unverified,
 }
 
-/// The outcome of a look-up. Hit, miss (in three forms) and failed: a cache that failed has not said
-/// "miss".
+/// The outcome of a look-up: a hit, one of three kinds of miss, or a failure, which is no miss.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Lookup<L> {
-    /// A copy that is believed.
+    /// A fresh entry.
     Hit(Entry),
-    /// Nothing there; the lease to fill it is ours. Read the store *after* this.
+    /// A miss with the lease to fill it. Read the store *after* acquiring the lease.
     Leased(L),
-    /// Nothing to serve, and not our turn to fill (another's lease, a fence, a value of a wrong type, a
-    /// copy of which this node is [unsure](Belief::Unsure)): ask the store and do not fill.
+    /// A miss without a lease: read the store and do not fill. The key holds the lease of another
+    /// client, a fence, a value of a wrong type, or an [undecided](EntryVerdict::Unverified) entry.
     DoNotFill,
-    /// Nothing to serve, and the cache refused the lease (out of memory, no right to it): ask the store
-    /// and do not fill.
+    /// A miss for which the cache rejected the lease, because it is out of memory or denies the
+    /// command: read the store and do not fill.
     Refused(CacheError),
-    /// The cache could not be asked: ask the store.
+    /// A failed look-up: read the store.
     Failed(CacheError),
 }
 
-/// What became of a fill.
+/// The outcome of a fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Filled {
-    /// The copy is in the cache.
+    /// The entry is in the cache.
     Stored,
-    /// The lease no longer stood (revoked, flushed, lapsed): nothing was stored, as it must be.
+    /// Nothing was stored, because a revocation, a flush or its expiry had removed the lease.
     Refused,
 }
 
-/// What an acknowledged invalidation proves.
+/// The effect that an acknowledged invalidation proves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Invalidated {
-    /// There is one copy in all, and it is gone: no node can be served the old one.
+    /// The only copy of the entry is removed. No node can serve it.
     Everywhere,
-    /// It is gone where we asked, but a replica may still bring it back at a failover.
+    /// The entry is removed from the server that acknowledged. A failover may restore it.
     Here,
-    /// It is gone from this process, and other processes may have copies of their own. Where the store
-    /// [is exclusive](crate::store::SessionStore::is_exclusive) there are none of these, and it counts as
-    /// `Everywhere`.
+    /// The entry is removed from this process. Other processes may hold their own copies. If the
+    /// store [is exclusive](crate::store::SessionStore::is_exclusive), there are no other
+    /// processes, and this counts as `Everywhere`.
     InThisProcess,
 }
 
-/// A cache of sessions: [`RedisCache`], `MemoryCache` (feature `sqlite`), or your own.
+/// A cache of sessions: [`RedisCache`], `MemoryCache` (feature `memory`), or your own.
 ///
-/// Every method bounds itself in time: its answer, good or bad, is there within the cache's own
-/// deadline. None of them may reconnect behind the protocol's back: a lease belongs to the connection
-/// (the incarnation of the server) that granted it, and a fill goes out on that same one or is lost.
+/// This trait and the types that only it uses are outside of semantic versioning until 1.0. Any
+/// release may change them, because the protocol may need more of a cache.
 ///
-/// A call that goes on for ever all the same is dropped, a look-up after half of the
-/// [budget](crate::SessionsBuilder::budget), all others after 2 s (or the budget, if that is longer). It has failed then, and so
-/// has one that panics.
+/// Every method limits its own duration: it returns within the cache's deadline, with a result or
+/// an error. No method may reconnect silently. A lease belongs to the connection, and thereby to
+/// the incarnation of the server, that granted it. A fill uses that same connection or is lost.
+///
+/// The caller cancels a call that does not return. A look-up is cancelled after half of the
+/// [budget](crate::SessionsBuilder::validation_timeout). All other calls are cancelled after 2 s,
+/// or after the budget if that is longer. A cancelled call and a call that panics count as failed.
 pub trait SessionCache: Send + Sync + 'static {
-    /// The right to fill one key, once. Dropping it unused is safe: it lapses after [`LEASE`].
+    /// The right to fill one key, once. Dropping it unused is safe: it expires after [`LEASE_TTL`].
     type Lease: Send + 'static;
 
-    /// Looks all digests up in one round trip; one answer per digest, in order. Where there is
-    /// nothing (or only what `judge` calls dead), tries to take the lease.
+    /// Looks up all digests in one round trip and returns one result per digest, in order. For a
+    /// missing or rejected entry, it tries to acquire the lease.
     fn get(
         &self,
         digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> impl Future<Output = Vec<Lookup<Self::Lease>>> + Send;
 
-    /// Replaces the lease by `entry` for `lifetime`, if the lease still stands.
+    /// Replaces the lease by `entry` for `lifetime`, if the lease is still in place.
     fn fill(
         &self,
         lease: Self::Lease,
@@ -154,49 +171,57 @@ pub trait SessionCache: Send + Sync + 'static {
         lifetime: Duration,
     ) -> impl Future<Output = Result<Filled, CacheError>> + Send;
 
-    /// Puts the fence: for [`FENCE`], no one fills these keys. Best effort; it shortens races.
+    /// Puts a fence, which prevents fills of these keys for [`FENCE_TTL`]. It is best effort.
     fn fence(&self, digests: &[TokenDigest])
     -> impl Future<Output = Result<(), CacheError>> + Send;
 
-    /// Removes whatever is under these keys: copies, leases, fences.
+    /// Removes the entries, leases and fences under these keys.
     fn invalidate(
         &self,
         digests: &[TokenDigest],
     ) -> impl Future<Output = Result<Invalidated, CacheError>> + Send;
 
-    /// What is known without asking anyone.
+    /// Returns the known status without I/O.
     fn status(&self) -> CacheStatus;
 
-    /// Really pings, sets and gets a key of its own.
+    /// Returns the identity of this cache. It is called around every look-up and must be cheap.
+    /// Nodes record it in the store. A change returns
+    /// [`Visibility::Propagated`](crate::Visibility::Propagated) only while all nodes share one
+    /// cache. Defaults to [`CacheIdentity::OfThisNode`].
+    fn identity(&self) -> CacheIdentity {
+        CacheIdentity::OfThisNode
+    }
+
+    /// Probes the server with a ping, and sets and gets a key of its own.
     fn probe(&self) -> impl Future<Output = CacheProbe> + Send;
 
     /// Stops background tasks and closes connections.
     fn close(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// What a cache knows about itself without asking anyone.
+/// The status of a cache, known without I/O.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStatus {
-    /// `"redis"`, `"memory"` or `"none"`.
+    /// The backend: `"redis"`, `"memory"` or `"none"`.
     pub backend: &'static str,
-    /// Can it take commands, as far as known?
+    /// Whether the cache can execute commands, as far as known.
     pub connected: bool,
-    /// Connections at most.
+    /// The maximum number of connections.
     pub size: usize,
-    /// Connections that could take a command now (open and answering, or not opened yet while the
-    /// server can be reached); 0 while it cannot.
+    /// The connections that could execute a command now: open and responsive ones, and those not
+    /// yet opened while the server is reachable. 0 while it is unreachable.
     pub available: usize,
-    /// Callers waiting for a connection.
+    /// The number of callers that wait for a connection.
     pub pending: usize,
-    /// Values that were found and can never be served, since the start.
+    /// The values found since the start that can never be served.
     pub rejected: Rejected,
-    /// Are entries sealed? `None` where they never leave this process.
+    /// Whether entries are sealed. `None` if they never leave this process.
     pub sealed: Option<bool>,
 }
 
 impl CacheStatus {
-    /// A status with everything at zero, of this backend; the fields are public.
+    /// Creates a status of this backend with all counts at zero. The fields are public.
     #[must_use]
     pub const fn new(backend: &'static str) -> Self {
         Self {
@@ -211,25 +236,23 @@ impl CacheStatus {
     }
 }
 
-/// Values that a cache found and can never serve, counted by why. Each was a miss.
+/// The counts of values that a cache found and can never serve, by reason. Each was a miss.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Rejected {
-    /// No value of ours, or a broken one, one that stands under another key than its own, one over
-    /// 256 KiB, one of a wrong type.
+    /// Undecodable values: foreign, damaged, moved, over 256 KiB, or of a wrong type.
     pub undecodable: u64,
-    /// Not sealed, by a node with keys: of nodes that have none yet, or planted.
+    /// Plain values that a node with sealing keys found: of nodes without keys, or planted.
     pub unsealed: u64,
-    /// Sealed with a key that this node does not have: on the way from one key to the next, of another
-    /// application, or planted.
+    /// Values sealed with an unknown key: after a key rotation, of another application, or planted.
     pub unknown_key: u64,
-    /// Said to be sealed with a key of ours, and was not: changed, moved from another key, made up. There
-    /// is no innocent way to one, but for one key ID with two keys.
+    /// Values that name a key of this node but do not open: changed, moved from another key, or
+    /// planted. The only harmless cause is one key ID with two keys.
     pub forged: u64,
-    /// Of another incarnation: left from before a restart or a failover.
-    pub outlived: u64,
-    /// Of another store.
+    /// Entries of another incarnation, left from before a restart or a failover.
+    pub stale_incarnation: u64,
+    /// Entries of another store, or of another life of this one, such as before a Postgres restart.
     pub foreign: u64,
 }
 
@@ -239,44 +262,44 @@ impl Rejected {
         unsealed: 0,
         unknown_key: 0,
         forged: 0,
-        outlived: 0,
+        stale_incarnation: 0,
         foreign: 0,
     };
 
-    /// All of them.
+    /// Returns the sum of all counts.
     #[must_use]
     pub const fn total(&self) -> u64 {
         self.undecodable
             + self.unsealed
             + self.unknown_key
             + self.forged
-            + self.outlived
+            + self.stale_incarnation
             + self.foreign
     }
 }
 
-/// What a [`probe`](SessionCache::probe) found. A duration is `None` where that step failed.
+/// The result of a [`probe`](SessionCache::probe). A duration is `None` if that step failed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheProbe {
-    /// Did it answer at all?
+    /// Whether the cache responded at all.
     pub connected: bool,
     /// The server's version, such as `7.0.15`.
     pub version: Option<String>,
-    /// How long the server is up.
+    /// The uptime of the server.
     pub uptime: Option<Duration>,
-    /// Its memory as it prints it (`used_memory_human`).
+    /// The memory in use, as the server formats it (`used_memory_human`).
     pub used_memory: Option<String>,
-    /// How many keys its database holds, other applications' included.
+    /// The number of keys in the database, including those of other applications.
     pub total_keys: Option<u64>,
-    /// How long PING took.
+    /// The duration of PING.
     pub ping: Option<Duration>,
-    /// How long SET took.
+    /// The duration of SET.
     pub set: Option<Duration>,
-    /// How long GET took.
+    /// The duration of GET.
     pub get: Option<Duration>,
-    /// What went wrong and what to do about it.
+    /// Each failure and its remedy.
     pub errors: Vec<String>,
-    /// What is worth knowing, and nothing is wrong with.
+    /// Observations that are not failures.
     pub remarks: Vec<String>,
 }

@@ -1,6 +1,8 @@
-//! Tower middleware that answers one question for every request: *whose session is this, and may
-//! it still be used?* It looks in Redis first and falls back to Postgres by itself; Postgres is the
-//! truth, Redis a copy that may be lost, late, stale or hostile.
+//! Tower middleware that validates session tokens through Redis, with Postgres as the source of
+//! truth.
+//!
+//! [`SessionCacheLayer`] validates the session token of every request. It looks in Redis first and
+//! falls back to Postgres. Redis holds copies, which may be lost, late, stale or forged.
 //!
 //! ```no_run
 //! # #[cfg(feature = "axum")] mod example {
@@ -16,31 +18,35 @@
 //! # }
 //! ```
 //!
-//! # The way of a request
+//! # Request flow
 //!
-//! 1. [`SessionCacheService`] extracts the token from `Authorization: Bearer` or a cookie, strictly.
-//!    What cannot be a token costs no look-up.
-//! 2. The token's SHA-256, its [`TokenDigest`], is looked up in Redis: one `GET`. A copy that is
-//!    believed answers.
-//! 3. Else the *lease* to fill is taken, and then Postgres is asked, in one statement, by its own clock.
-//! 4. The request goes on with a [`Session`] in its extensions, or is answered with 401 (Postgres said
-//!    no) or 503 (nobody could say). Behind the answer the copy is put into Redis, if the lease still
-//!    stands.
+//! 1. [`SessionCacheService`] reads the token from `Authorization: Bearer` or from a cookie. A
+//!    malformed token costs no look-up.
+//! 2. One `GET` looks up the token's SHA-256, the [`TokenDigest`], in Redis. A fresh entry is
+//!    served.
+//! 3. On a miss, the node acquires a *lease* on the key and then reads Postgres in one statement.
+//!    Postgres' clock decides whether the session is active.
+//! 4. A valid request reaches the inner service with a [`Session`] in its extensions. An invalid
+//!    one is rejected with 401. If an outage leaves the result unknown, the response is 503.
+//! 5. After the response, the node fills the entry in the background if its lease is intact.
 //!
-//! Every change ([`Sessions::revoke`], [`update`](Sessions::update), [`rotate`](Sessions::rotate), …) goes
-//! one way: fence, COMMIT, UNLINK. Its answer says how far it [reaches](Reach).
+//! Every change, such as [`Sessions::revoke`], [`update`](Sessions::update) or
+//! [`rotate`](Sessions::rotate), runs as fence, COMMIT, UNLINK. Its result states [when it
+//! holds](Visibility).
 //!
-//! # What happens when …
+//! # Failures
 //!
-//! | | what users notice |
+//! | failure | effect |
 //! |---|---|
-//! | Redis is down, refuses, or was never there | nothing: Postgres answers, and Redis is used again when it is back |
-//! | Redis hangs or is slow | those under way wait for its deadline (50 ms); then the [breaker](BreakerState) is open, and nobody waits: as above |
-//! | more requests than Postgres can answer in time | what can't be answered within the budget is 503 at once, the rest is read in few large reads |
-//! | Redis is flushed, evicts, restarts from an old dump, fails over | nothing: a miss, and a refill |
-//! | Postgres is down, Redis up | who has a copy in Redis goes on; others 503; no one can log in or out |
-//! | both are down | 503 with `Retry-After`; never a 401, never a cleared cookie |
-//! | the cache is switched off ([`Sessions::set_mode`]) | nothing; it still invalidates, so turning it on again is safe |
+//! | Redis is down, absent, or rejects commands | Postgres serves every validation |
+//! | Redis hangs or is slow | requests wait up to 50 ms until the [breaker](BreakerState) opens |
+//! | Redis is flushed, evicts keys, restarts, fails over | misses, then new fills |
+//! | Postgres is overloaded | reads are batched, and the excess gets 503 at once |
+//! | Postgres is down | cached sessions remain valid, others get 503, logins and logouts fail |
+//! | both are down | 503 with `Retry-After`, never 401, and no cookie is cleared |
+//! | the cache is [switched off](Sessions::set_mode) | none: changes still invalidate entries |
+//!
+//! Redis is used again as soon as it recovers.
 //!
 //! # Features
 //!
@@ -48,96 +54,103 @@
 //! |---|---|---|
 //! | `redis` | yes | [`cache::RedisCache`] |
 //! | `postgres` | yes | [`store::PostgresStore`] |
-//! | `tls` | yes | `rediss://`, and TLS to Postgres: rustls with ring and the system's roots |
+//! | `tls` | yes | `rediss://` and TLS to Postgres: rustls with ring and the system's roots |
 //! | `axum` | no | extractors for axum 0.8 |
-//! | `sqlite` | no | the embedded pair, for one process: `SqliteStore` and `MemoryCache` |
+//! | `memory` | no | `MemoryCache`, the cache in this process, over any store |
+//! | `sqlite` | no | `SqliteStore`, for one process. Implies `memory` |
+//!
+//! # Settings
+//!
+//! Setters take any value. The end of a builder (`build`) checks the values and returns
+//! [`ConfigError::BadValue`], which names the setting, its value and what is allowed.
+//!
+//! # Stability
+//!
+//! The extension points [`cache::SessionCache`] and [`store::SessionStore`], and the types that
+//! only they use, are outside of semantic versioning until 1.0. Any release may change them.
 
-// The modules in the order of a request: edge, driver, ports, values. Imports go down only.
-
-// edge
-mod answered;
-#[cfg(feature = "axum")]
-mod axum;
-mod body;
-mod cookie;
-mod extract;
-mod future;
-mod health;
-mod layer;
-mod presented;
-mod reject;
-mod service;
-
-// driver
-mod breaker;
-mod builder;
-mod bulkhead;
-mod coalesce;
-mod deadline;
-mod driver;
-mod env;
-mod housekeeping;
-mod journal;
-mod login;
-mod metrics;
-mod pending;
-mod probe;
-mod reads;
-mod revoke;
-mod sessions;
-mod touch;
-mod troubles;
-mod validate;
-
-// ports and their adapters
+// The layers, in the order of a request. Each imports only those below it (`tests/layers.rs`).
 pub mod cache;
+mod engine;
+pub mod health;
+pub mod http;
+mod model;
+mod sessions;
 pub mod store;
 
-// values
-mod clock;
-#[cfg(feature = "redis")]
-mod codec;
-mod error;
-mod seal;
-mod session;
-mod token;
+pub mod cookie {
+    //! The parts of a session cookie.
 
-pub use self::answered::Answered;
-#[cfg(feature = "axum")]
-pub use self::axum::SessionRejection;
-pub use self::body::ResponseBody;
-pub use self::cookie::{SameSite, SessionCookie, SetCookie};
-pub use self::extract::TokenSource;
-pub use self::future::ResponseFuture;
-pub use self::health::{
-    BreakerHealth, CacheHealth, CacheMetrics, HealthFuture, HealthReport, HealthService,
-    HealthStatus, JournalHealth, Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
-};
-pub use self::layer::SessionCacheLayer;
-pub use self::presented::PresentedSessions;
-pub use self::reject::Rejection;
-pub use self::service::SessionCacheService;
+    pub use crate::http::cookie::{SameSite, SessionCookieBuilder, SetCookie};
+}
 
-pub use self::breaker::{BreakerState, DEFAULT_SLOW_CALL};
-pub use self::builder::{DEFAULT_BUDGET, DEFAULT_TTL, SessionsBuilder};
-pub use self::clock::{ParseTimestampError, Timestamp};
-pub use self::error::{
-    CacheError, CacheErrorKind, ConfigError, DataError, Error, InputError, RandomError, StoreError,
-    StoreErrorKind,
+pub mod defaults {
+    //! The default values of the settings, each with the reason for its number.
+
+    pub use crate::engine::breaker::DEFAULT_SLOW_LOOKUP_THRESHOLD;
+    pub use crate::engine::housekeeping::DEFAULT_RETENTION;
+    pub use crate::engine::staleness::DEFAULT_JOURNAL_INTERVAL;
+    pub use crate::model::session::DEFAULT_LIFETIME;
+    pub use crate::sessions::builder::{
+        DEFAULT_CHANGE_WAIT, DEFAULT_TTL, DEFAULT_VALIDATION_TIMEOUT,
+    };
+}
+
+pub mod error {
+    //! The error types. The root has [`Error`](crate::Error) and
+    //! [`ConfigError`](crate::ConfigError).
+
+    pub use crate::cache::seal::SealingKeysError;
+    pub use crate::model::clock::ParseTimestampError;
+    pub use crate::model::error::{
+        CacheError, CacheErrorKind, DataError, InputError, RandomError, StoreError, StoreErrorKind,
+    };
+    pub use crate::model::server_url::ServerUrlError;
+    pub use crate::model::session::{
+        LoginSnapshotError, ParseListCursorError, ParseSessionIdError,
+    };
+    pub use crate::model::token::TokenError;
+    pub use crate::sessions::ShutdownError;
+}
+
+pub mod limits {
+    //! The limits on lengths and counts.
+
+    pub use crate::model::session::{
+        LIST_PAGE, MAX_DATA_BYTES, MAX_LABEL_CHARS, MAX_LIFETIME, MAX_REASON_CHARS,
+        MAX_USER_AGENT_CHARS, MAX_USER_ID_CHARS,
+    };
+    pub use crate::model::token::MAX_TOKEN_BYTES;
+}
+
+pub mod server_url {
+    //! The addresses of the servers.
+
+    pub use crate::model::server_url::{ServerKind, ServerUrl};
+}
+
+pub use self::cache::seal::SealingKeys;
+pub use self::engine::breaker::BreakerState;
+pub use self::engine::cache_mode::CacheMode;
+pub use self::engine::change::{Applied, Visibility};
+pub use self::engine::metrics::Metrics;
+pub use self::engine::staleness::PartitionPolicy;
+pub use self::engine::validation::{Source, Validation};
+pub use self::health::HealthService;
+pub use self::http::cookie::SessionCookie;
+pub use self::http::extract::TokenSource;
+pub use self::http::layer::SessionCacheLayer;
+pub use self::http::lookup_info::LookupInfo;
+pub use self::http::reject::Rejection;
+pub use self::http::request_sessions::RequestSessions;
+pub use self::http::service::SessionCacheService;
+pub use self::model::clock::Timestamp;
+pub use self::model::error::{ConfigError, Error};
+pub use self::model::session::{
+    ListCursor, LoginSnapshot, NewSession, Session, SessionId, SessionPage, SessionSummary,
 };
-pub use self::housekeeping::DEFAULT_RETENTION;
-pub use self::journal::{DEFAULT_JOURNAL_INTERVAL, Policy};
-pub use self::login::Login;
-pub use self::metrics::Metrics;
-pub use self::revoke::{Changed, Reach};
-pub use self::seal::{InvalidSealingKeys, SealingKeys};
-pub use self::session::{
-    CheckedSession, DEFAULT_LIFETIME, ListedSession, LoginMoment, MAX_DATA_BYTES, MAX_LABEL_CHARS,
-    MAX_USER_AGENT_CHARS, MAX_USER_ID_CHARS, NewSession, NoLoginMoment, ParseSessionIdError,
-    Session, SessionId, SessionParts,
-};
-pub use self::sessions::{Created, Mode, Rotated, Sessions, ShutdownError};
-pub use self::token::{
-    MAX_TOKEN_BYTES, NotAToken, OpaqueTokens, SessionToken, TokenDigest, TokenScheme,
-};
-pub use self::validate::{Tier, Validation};
+pub use self::model::token::{AsToken, OpaqueTokens, SessionToken, TokenDigest, TokenScheme};
+pub use self::sessions::builder::SessionsBuilder;
+pub use self::sessions::login::Login;
+pub use self::sessions::revocation::{Revocation, RevokeTarget};
+pub use self::sessions::{Created, Rotated, Sessions};

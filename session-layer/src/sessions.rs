@@ -6,45 +6,47 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub(crate) mod builder;
+pub(crate) mod env;
 mod erased;
+pub(crate) mod login;
+pub(crate) mod probe;
+pub(crate) mod revocation;
 
-use self::erased::AnyDriver;
+use self::erased::AnyEngine;
 pub(crate) use self::erased::Boxed;
-use crate::breaker::BreakerState;
 use crate::cache::{CacheProbe, CacheStatus, SessionCache};
-use crate::driver::Driver;
-use crate::error::{Error, StoreError};
-use crate::metrics::Metrics;
-use crate::probe::Probing;
-use crate::revoke::Changed;
-use crate::session::{ListedSession, LoginMoment, NewSession, Session, SessionId, data_to_json};
-use crate::store::{Creation, SessionStore, Target};
-use crate::token::{MAX_TOKEN_BYTES, NotAToken, SessionToken, TokenDigest, TokenScheme};
-use crate::validate::{Answers, Validation};
+use crate::engine::Engine;
+use crate::engine::breaker::BreakerState;
+use crate::engine::cache_mode::CacheMode;
+use crate::engine::change::Applied;
+use crate::engine::metrics::Metrics;
+use crate::engine::validation::{Answers, Validation};
+use crate::model::error::{Error, StoreError};
+use crate::model::session::{
+    LIST_PAGE, ListCursor, LoginSnapshot, NewSession, Session, SessionPage, check_user_id,
+    data_to_json,
+};
+use crate::model::token::{
+    AsToken, MAX_TOKEN_BYTES, SessionToken, TokenDigest, TokenError, TokenScheme,
+};
+use crate::sessions::probe::Probing;
+use crate::sessions::revocation::{Revocation, RevokeTarget};
+use crate::store::{Creation, SessionStore};
 
 /// Creates, validates and ends sessions. Cheap to clone; all clones are one.
 ///
 /// It has no type parameters, so that an application's state can name it. Built by
 /// [`Sessions::builder`] from a cache and a store, or by [`Sessions::from_env`].
 ///
-/// It spawns tasks and so must be used within a Tokio runtime. Every change goes on to its end even
-/// if the future that asked for it is dropped.
+/// It spawns tasks, so it must be used within a Tokio runtime. Every change continues to its end
+/// even if its future is dropped.
 #[derive(Clone)]
 pub struct Sessions {
-    driver: Arc<dyn AnyDriver>,
+    engine: Arc<dyn AnyEngine>,
     scheme: Arc<dyn TokenScheme>,
     ttl: Duration,
     pub(crate) probing: Arc<Probing>,
-}
-
-/// Is the cache used?
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// Yes.
-    On,
-    /// No: validations go straight to Postgres. Changes still invalidate the cache, so that turning
-    /// it on again serves nothing that was revoked meanwhile.
-    Bypass,
 }
 
 /// A session that was just created, and the token that lets its user in.
@@ -69,29 +71,24 @@ pub struct Rotated {
 
 impl Sessions {
     pub(crate) fn new<C: SessionCache, S: SessionStore>(
-        driver: Arc<Driver<C, S>>,
+        engine: Arc<Engine<C, S>>,
         scheme: Arc<dyn TokenScheme>,
     ) -> Self {
-        let ttl = driver.settings.ttl;
-        Self {
-            driver,
-            scheme,
-            ttl,
-            probing: Arc::default(),
-        }
+        let ttl = engine.settings.ttl;
+        Self { engine, scheme, ttl, probing: Arc::default() }
     }
 
     /// Creates a session, as the end of a login.
     ///
-    /// A session that a [`revoke_all`](Self::revoke_all) should have ended never comes into being:
-    /// a login that was under way then is refused. The login is under way from when Postgres hears of
-    /// it, which is during this call. Where the application does something before (checks a password, say),
-    /// that counts too if it [begins the login](Self::begin_login) first.
+    /// A revocation of [all of the user's sessions](RevokeTarget::user) also ends logins that are
+    /// under way: they are refused. A login is under way from when Postgres receives it, which is
+    /// during this call. If the application does something before, such as checking a password, it
+    /// [begins the login](Self::begin_login) first, and that time counts too.
     ///
     /// # Errors
     /// [`Error::Input`] where a limit is broken, [`Error::LoginSuperseded`] where all of the user's
-    /// sessions were revoked meanwhile, [`Error::Unavailable`] or [`Error::Unknown`] in an outage of
-    /// Postgres. (In the last case a session may exist, but no one has its token.)
+    /// sessions were revoked meanwhile, [`Error::Unavailable`] or [`Error::Unknown`] in an outage
+    /// of Postgres. (In the last case a session may exist, but no one has its token.)
     pub async fn create(&self, new: NewSession) -> Result<Created, Error> {
         let token = SessionToken::generate()?;
         let session = self.create_under(token.digest(), new, true).await?;
@@ -104,8 +101,8 @@ impl Sessions {
     /// # Errors
     /// As [`create`](Self::create); [`Error::NotAToken`] where the scheme does not accept it,
     /// [`Error::TokenTaken`] where it has a session already.
-    pub async fn register(&self, presented: &str, new: NewSession) -> Result<Session, Error> {
-        let digest = self.digest(presented)?;
+    pub async fn register(&self, token: impl AsToken, new: NewSession) -> Result<Session, Error> {
+        let digest = self.digest(token.text())?;
         self.create_under(digest, new, false).await
     }
 
@@ -115,154 +112,86 @@ impl Sessions {
         new: NewSession,
         issued_here: bool,
     ) -> Result<Session, Error> {
-        let created = Arc::clone(&self.driver).create(digest, new.check()?, issued_here);
+        let created = Arc::clone(&self.engine).create(digest, new.check()?, issued_here);
         match created.await? {
             Creation::Created(session) => Ok(session),
             Creation::Superseded => Err(Error::LoginSuperseded),
-            Creation::Taken => Err(Error::TokenTaken),
+            Creation::AlreadyExists => Err(Error::TokenTaken),
         }
     }
 
-    /// Whose session is this, and may it still be used? What the layer asks for every request.
+    /// Validates a token, as the layer does for every request.
     ///
-    /// Something that is no token at all is [`Validation::Invalid`]; no store is asked.
-    pub async fn validate(&self, presented: &str) -> Validation {
-        match self.digest(presented) {
+    /// A text that the scheme does not accept is [`Validation::Invalid`], and no store is queried.
+    pub async fn validate(&self, token: impl AsToken) -> Validation {
+        match self.digest(token.text()) {
             Ok(digest) => {
                 let mut answers = self.look_up(vec![digest]).await;
                 answers.validations.pop().unwrap_or(Validation::Unavailable)
             }
-            Err(NotAToken) => Validation::Invalid,
+            Err(TokenError) => Validation::Invalid,
         }
     }
 
     /// The digest of what a request presented.
     ///
     /// # Errors
-    /// [`NotAToken`] for what is over [`MAX_TOKEN_BYTES`] or refused by the scheme.
-    pub(crate) fn digest(&self, presented: &str) -> Result<TokenDigest, NotAToken> {
+    /// [`TokenError`] for what is over [`MAX_TOKEN_BYTES`] or refused by the scheme.
+    pub(crate) fn digest(&self, presented: &str) -> Result<TokenDigest, TokenError> {
         if presented.len() > MAX_TOKEN_BYTES {
-            return Err(NotAToken);
+            return Err(TokenError);
         }
         self.scheme.digest(presented)
     }
 
     /// Several digests in one look-up. The one boxed future of a request.
     pub(crate) fn look_up(&self, digests: Vec<TokenDigest>) -> Boxed<Answers> {
-        Arc::clone(&self.driver).validate(digests)
+        Arc::clone(&self.engine).validate(digests)
     }
 
-    /// Where the store stands: the beginning of a login.
-    pub(crate) async fn login_moment(&self) -> Result<LoginMoment, Error> {
-        Ok(Arc::clone(&self.driver).login_moment().await?)
+    /// Reads where the store stands at the beginning of a login.
+    pub(crate) async fn login_snapshot(&self) -> Result<LoginSnapshot, Error> {
+        Ok(Arc::clone(&self.engine).login_snapshot().await?)
     }
 
-    /// Replaces the session's data, if nobody changed the session since this copy was read.
+    /// Replaces the session's data, if the session was not changed since `session` was read.
     ///
-    /// The copy of a request may come from the cache and be up to the cache's TTL old where someone
-    /// changed the row without us; the version tells.
+    /// The session of a request may come from the cache. It may be older than a change by D on a
+    /// node that reaches Postgres, and by the TTL on another node. Its version shows that.
     ///
     /// # Errors
-    /// [`Error::VersionConflict`] for a lost race, [`Error::NoSession`] where it has ended,
-    /// [`Error::Input`] for data over the limits; else as [`create`](Self::create).
+    /// [`Error::VersionConflict`] for a lost race, [`Error::NoSession`] if it has ended, and
+    /// [`Error::Input`] for data over the limits. Otherwise as [`create`](Self::create).
     pub async fn update(
         &self,
         session: &Session,
         data: impl Serialize,
-    ) -> Result<Changed<Session>, Error> {
+    ) -> Result<Applied<Session>, Error> {
         let data = data_to_json(data)?;
-        Arc::clone(&self.driver)
-            .update(session.id(), session.version(), data)
-            .await
+        Arc::clone(&self.engine).update(session.id(), session.version(), data).await
     }
 
-    /// Ends the session with this token. The value says how many were alive: 1 or 0.
+    /// Revokes the sessions that the target names: the one with a token or an id, all of a user,
+    /// or all but one. Awaiting the result does it. See [`RevokeTarget`] for the targets, and
+    /// [`Revocation`] for the reason that the store keeps and for waiting until it holds.
     ///
-    /// Calling it again is safe, and is what to do after an error: a session that had ended already
-    /// is removed from the cache all the same, and the answer says how far that reaches.
+    /// ```
+    /// # use std::time::Duration;
+    /// # use session_layer::{Error, RevokeTarget, Session, SessionId, SessionToken, Sessions};
+    /// # async fn example(
+    /// #     sessions: Sessions, token: SessionToken, id: SessionId, session: Session,
+    /// # ) -> Result<(), Error> {
+    /// let changed = sessions.revoke(&token).await?;
+    /// println!("{} session ended: {:?}", changed.value, changed.visibility);
     ///
-    /// # Errors
-    /// [`Error::NotAToken`]; [`Error::Unavailable`]: nothing was changed; [`Error::Unknown`]: it may
-    /// have been.
-    pub async fn revoke(&self, presented: &str) -> Result<Changed<u64>, Error> {
-        let digest = self.digest(presented)?;
-        self.end(Target::Token(digest), "revoked").await
-    }
-
-    /// Ends the session with this token, and waits until that holds: until Redis has acknowledged that its
-    /// copy is gone, or else until every node in touch with Postgres has read of it
-    /// ([`within`](crate::Reach::Committed), 2 s by default). What fails is tried again meanwhile.
-    ///
-    /// The answer's [`reach`](Changed::reach) is what is left then: `Propagated`, or `Committed` with
-    /// `within` at zero and `at_most` for nodes that are cut off. It comes after `deadline` at the latest,
-    /// with whatever spans are left; `Duration::MAX` is for ever.
-    ///
-    /// # Errors
-    /// As [`revoke`](Self::revoke), if that failed until the deadline.
-    pub async fn revoke_and_wait(
-        &self,
-        presented: &str,
-        deadline: Duration,
-    ) -> Result<Changed<u64>, Error> {
-        let digest = self.digest(presented)?;
-        let target = Target::Token(digest);
-        Arc::clone(&self.driver)
-            .revoke_and_wait(target, "revoked".to_owned(), deadline)
-            .await
-    }
-
-    /// Ends the session with this id, whoever's it is. For one that a user named, see
-    /// [`revoke_owned`](Self::revoke_owned).
-    ///
-    /// # Errors
-    /// As [`revoke`](Self::revoke).
-    pub async fn revoke_id(&self, id: SessionId) -> Result<Changed<u64>, Error> {
-        self.end(Target::Id(id), "revoked").await
-    }
-
-    /// Ends the session with this id if it is this user's: what to call where the id comes from a
-    /// request. Another user's session and an unknown one are both
-    /// [`Reach::Nothing`](crate::Reach::Nothing).
-    ///
-    /// # Errors
-    /// As [`revoke`](Self::revoke).
-    pub async fn revoke_owned(&self, user_id: &str, id: SessionId) -> Result<Changed<u64>, Error> {
-        self.end(Target::OwnedBy(id, user_id.to_owned()), "revoked")
-            .await
-    }
-
-    /// Ends all of the user's sessions, those whose login is under way included. The value says how
-    /// many were alive.
-    ///
-    /// # Errors
-    /// As [`revoke`](Self::revoke).
-    pub async fn revoke_all(&self, user_id: &str) -> Result<Changed<u64>, Error> {
-        self.end(
-            Target::User {
-                user_id: user_id.to_owned(),
-                keep: None,
-            },
-            "revoked all",
-        )
-        .await
-    }
-
-    /// Ends all of the user's sessions but this one ("log me out everywhere else").
-    ///
-    /// # Errors
-    /// As [`revoke`](Self::revoke).
-    pub async fn revoke_all_but(&self, keep: &Session) -> Result<Changed<u64>, Error> {
-        let target = Target::User {
-            user_id: keep.user_id().to_owned(),
-            keep: Some(keep.id()),
-        };
-        self.end(target, "revoked all others").await
-    }
-
-    async fn end(&self, target: Target, reason: &str) -> Result<Changed<u64>, Error> {
-        Arc::clone(&self.driver)
-            .revoke(target, reason.to_owned())
-            .await
+    /// let _ = sessions.revoke(RevokeTarget::owned("alice", id)).await?;
+    /// let _ = sessions.revoke(RevokeTarget::others_of(&session)).await?;
+    /// let everywhere = sessions.revoke(RevokeTarget::user("alice")).reason("password stolen");
+    /// let _ = everywhere.wait(Duration::from_secs(5)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn revoke<'a>(&self, target: impl Into<RevokeTarget<'a>>) -> Revocation {
+        Revocation::new(self, target.into())
     }
 
     /// Gives the session a new token. For `grace` the old one resolves to the same session, so that
@@ -273,68 +202,82 @@ impl Sessions {
     ///
     /// # Errors
     /// [`Error::AlreadyRotated`]: of two rotations at once one gets the new token;
-    /// [`Error::NoSession`]; else as [`revoke`](Self::revoke).
+    /// [`Error::NoSession`]; else as a [`Revocation`].
     pub async fn rotate(
         &self,
-        presented: &str,
+        token: impl AsToken,
         grace: Duration,
-    ) -> Result<Changed<Rotated>, Error> {
-        let old = self.digest(presented)?;
+    ) -> Result<Applied<Rotated>, Error> {
+        let old = self.digest(token.text())?;
         let new = SessionToken::generate()?;
-        let changed = Arc::clone(&self.driver).rotate(old, new, grace).await?;
+        let changed = Arc::clone(&self.engine).rotate(old, new, grace).await?;
         let (token, session) = changed.value;
-        Ok(Changed {
-            value: Rotated { token, session },
-            reach: changed.reach,
-        })
+        Ok(Applied { value: Rotated { token, session }, visibility: changed.visibility })
     }
 
-    /// The user's sessions that are alive, newest first.
+    /// Returns the newest of the user's active sessions, at most [`LIST_PAGE`] of them: the first
+    /// page of the list.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] in an outage of Postgres.
-    pub async fn list(&self, user_id: &str) -> Result<Vec<ListedSession>, Error> {
-        Ok(Arc::clone(&self.driver).list(user_id.to_owned()).await?)
+    /// [`Error::Input`] for a user id over the limits, [`Error::Unavailable`] in an outage of
+    /// Postgres.
+    pub async fn list(&self, user_id: &str) -> Result<SessionPage, Error> {
+        self.page(user_id, None).await
+    }
+
+    /// Returns the page of the user's active sessions that begins at `cursor`, the
+    /// [`next`](SessionPage::next) of the page before.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub async fn list_page(&self, user_id: &str, cursor: ListCursor) -> Result<SessionPage, Error> {
+        self.page(user_id, Some(cursor)).await
+    }
+
+    async fn page(&self, user_id: &str, after: Option<ListCursor>) -> Result<SessionPage, Error> {
+        check_user_id(user_id)?;
+        let listing = Arc::clone(&self.engine).list(user_id.to_owned(), after, LIST_PAGE);
+        Ok(listing.await?)
     }
 
     /// Turns the cache on or off at run time, for this process. Without a cache
     /// ([`NoCache`](crate::cache::NoCache)) it stays off.
-    pub fn set_mode(&self, mode: Mode) {
-        self.driver.set_mode(mode);
+    pub fn set_mode(&self, mode: CacheMode) {
+        self.engine.set_mode(mode);
     }
 
     /// Is the cache used?
     #[must_use]
-    pub fn mode(&self) -> Mode {
-        self.driver.mode()
+    pub fn mode(&self) -> CacheMode {
+        self.engine.mode()
     }
 
     /// What happened since the start.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        self.driver.metrics()
+        self.engine.metrics()
     }
 
     /// Is the cache being asked, or was it given up for now?
     #[must_use]
     pub fn breaker(&self) -> BreakerState {
-        self.driver.breaker()
+        self.engine.breaker()
     }
 
     /// D, where a journal is read.
-    pub(crate) fn within(&self) -> Option<Duration> {
-        self.driver.within()
+    pub(crate) fn staleness_bound(&self) -> Option<Duration> {
+        self.engine.staleness_bound()
     }
 
     /// Does the journal let copies be served?
-    pub(crate) fn believes(&self) -> bool {
-        self.driver.believes()
+    pub(crate) fn permits_serving(&self) -> bool {
+        self.engine.permits_serving()
     }
 
     /// What is known of the cache without asking it.
     #[must_use]
     pub fn cache_status(&self) -> CacheStatus {
-        self.driver.cache_status()
+        self.engine.cache_status()
     }
 
     /// How long an entry may be served.
@@ -343,30 +286,31 @@ impl Sessions {
         self.ttl
     }
 
-    /// What went wrong in the last 60 s, newest first, at most 10: each cause once, how often and how long ago.
+    /// What went wrong in the last 60 s, newest first, at most 10: each cause once, how often and
+    /// how long ago.
     #[must_use]
     pub fn recent_errors(&self) -> Vec<String> {
-        self.troubles().iter().map(ToString::to_string).collect()
+        self.reported_errors().iter().map(ToString::to_string).collect()
     }
 
     /// `"postgres"` or `"sqlite"`.
     pub(crate) fn store_backend(&self) -> &'static str {
-        self.driver.store_backend()
+        self.engine.store_backend()
     }
 
     /// Has the store answered since the start? Before that no cached copy is believed.
     pub(crate) fn store_is_known(&self) -> bool {
-        self.driver.store_is_known()
+        self.engine.store_is_known()
     }
 
     /// Really pings, sets and gets.
     pub(crate) fn probe_cache(&self) -> Boxed<CacheProbe> {
-        Arc::clone(&self.driver).probe_cache()
+        Arc::clone(&self.engine).probe_cache()
     }
 
     /// Can the store answer right now?
     pub(crate) fn probe_store(&self) -> Boxed<Result<(), StoreError>> {
-        Arc::clone(&self.driver).probe_store()
+        Arc::clone(&self.engine).probe_store()
     }
 
     /// Stops the background tasks and closes the connections that this crate opened. Changes under
@@ -375,7 +319,7 @@ impl Sessions {
     /// # Errors
     /// [`ShutdownError`] when something was still under way then; it is left to itself.
     pub async fn shutdown(&self, deadline: Duration) -> Result<(), ShutdownError> {
-        tokio::time::timeout(deadline, Arc::clone(&self.driver).shutdown())
+        tokio::time::timeout(deadline, Arc::clone(&self.engine).shutdown())
             .await
             .map_err(|_elapsed| ShutdownError)
     }
@@ -383,9 +327,7 @@ impl Sessions {
 
 impl fmt::Debug for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sessions")
-            .field("mode", &self.mode())
-            .finish_non_exhaustive()
+        f.debug_struct("Sessions").field("mode", &self.mode()).finish_non_exhaustive()
     }
 }
 

@@ -1,24 +1,29 @@
-//! The port to the store: the truth about every session.
+//! The interface to the store, the source of truth about every session.
 //!
-//! Every answer is given by the store's own clock and in one statement, beside what makes it
-//! trustworthy: a server in recovery, or one that may be hiding rows from us, has not said "no".
+//! Every reply rests on the store's own clock and on one statement. A server in recovery, and one
+//! that may hide rows from us, proves nothing, so its reply is an error.
 
+use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use crate::clock::Timestamp;
-use crate::error::StoreError;
-use crate::session::{CheckedSession, ListedSession, LoginMoment, Session, SessionId};
-use crate::token::TokenDigest;
+use crate::model::clock::Timestamp;
+use crate::model::error::StoreError;
+use crate::model::identity::CacheId;
+pub use crate::model::identity::StoreId;
+use crate::model::session::{ListCursor, LoginSnapshot, Session, SessionId, SessionPage};
+pub use crate::model::session::{SessionParts, ValidatedSession};
+use crate::model::token::TokenDigest;
 
 #[cfg(feature = "postgres")]
 mod postgres;
 
 #[cfg(feature = "postgres")]
 pub use self::postgres::{
-    CHANGE_DEADLINE, InvalidSchemaName, PostgresStore, PostgresStoreBuilder, READ_DEADLINE,
+    DEFAULT_CHANGE_DEADLINE, DEFAULT_MAX_CONNECTIONS, DEFAULT_READ_DEADLINE, PostgresStore,
+    PostgresStoreBuilder, grants,
 };
 
 #[cfg(feature = "sqlite")]
@@ -27,213 +32,348 @@ mod sqlite;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
 
-/// A random number written by the store's first migration. Two environments that share one Redis
-/// never accept each other's sessions.
-pub type StoreId = [u8; 16];
+/// The maximum deadline of a built-in store. It ends before the engine drops the call, so that the
+/// store can report a known result.
+#[cfg(feature = "postgres")]
+pub(crate) const LONGEST_DEADLINE: Duration = Duration::from_secs(60);
 
-/// May this name the schema of our tables: `[a-z_][a-z0-9_]{0,62}`? Postgres cuts longer names off, and
-/// reserves `pg_` for itself.
+/// The id of one registration of one node: a random number.
+pub type RegistrationId = [u8; 16];
+
+/// The schema of our tables, unless set otherwise.
+pub(crate) const DEFAULT_SCHEMA: &str = "session_layer";
+
+/// What [`is_schema_name`] demands, in words.
+pub(crate) const SCHEMA_NAME: &str = "1 to 63 of a-z, 0-9 and _, not beginning with a digit or pg_";
+
+/// May this name the schema of our tables: `[a-z_][a-z0-9_]{0,62}`? Postgres cuts longer names off,
+/// and reserves `pg_` for itself.
 pub(crate) fn is_schema_name(name: &str) -> bool {
     let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
-    let goes_on_well = name
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    starts_well && goes_on_well && name.len() <= 63 && !name.starts_with("pg_")
+    let allowed = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    starts_well && allowed && name.len() <= 63 && !name.starts_with("pg_")
 }
 
-/// What one read of the store returned.
+/// The result of one read of the store.
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub struct ReadResult {
     /// The store's clock at the read.
     pub now: Timestamp,
-    /// Which store answered.
+    /// The store that replied.
     pub store_id: StoreId,
-    /// The oldest transaction still running at the read; 0 where the store has none.
+    /// The oldest transaction that was still running at the read, or 0 if the store has none.
     pub xmin: u64,
-    /// One per digest, in order.
+    /// One row per digest, in order.
     pub rows: Vec<Row>,
 }
 
-/// What the store says of one digest.
+/// The state of one digest in the store.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Row {
-    /// The session is alive.
+    /// An active session.
     Alive {
-        /// It.
+        /// The session.
         session: Session,
-        /// Set where the digest is the one before a rotation: until when it still counts.
+        /// The user's epoch when the session was created, or when a revoke-all spared it. An entry
+        /// ends once the user's epoch is higher.
+        user_epoch: i64,
+        /// The end of the grace, if the digest is the one before a rotation.
         previous_until: Option<Timestamp>,
     },
-    /// There was one, and it was ended: its cached copies must go.
+    /// A session that was revoked. Its entries must be removed.
     Revoked,
-    /// There is none, or its time is over.
+    /// An active session with a row that cannot be read. Its validation alone is Unavailable.
+    Unreadable(UnreadableRow),
+    /// No session, or an expired one.
     Absent,
 }
 
-/// Which sessions a change is about.
+/// An unreadable row of one session. An operator wrote a value that no session can hold, or the row
+/// is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnreadableRow {
+    /// The session, if its id can be read.
+    pub session_id: Option<SessionId>,
+    /// The reason. It repeats no stored value.
+    pub reason: String,
+}
+
+impl UnreadableRow {
+    /// Creates an error for the row of this session, with the reason.
+    #[must_use]
+    pub fn new(session_id: Option<SessionId>, reason: impl Into<String>) -> Self {
+        Self { session_id, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for UnreadableRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the row of ")?;
+        match self.session_id {
+            Some(id) => write!(f, "session {id}")?,
+            None => f.write_str("a session")?,
+        }
+        write!(f, " cannot be read ({}): correct it, or delete it to end the session", self.reason)
+    }
+}
+
+impl std::error::Error for UnreadableRow {}
+
+/// Parses the data of a row. It is `None` if the statement left out data over
+/// [`MAX_DATA_BYTES`](crate::limits::MAX_DATA_BYTES).
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub(crate) fn parse_data(
+    data: Option<String>,
+) -> Result<Box<RawValue>, Box<dyn std::error::Error + Send + Sync>> {
+    let data = data.ok_or("its data is over 64 KiB")?;
+    Ok(RawValue::from_string(data)?)
+}
+
+/// The sessions that a change is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Target {
-    /// The one with this token, or, within the grace of a rotation, with this as its previous one.
+    /// The session with this token, or with this previous token within the grace of a rotation.
     Token(TokenDigest),
-    /// The one with this id.
+    /// The session with this id.
     Id(SessionId),
-    /// The one with this id, if it is this user's.
+    /// The session with this id, if it belongs to this user.
     OwnedBy(SessionId, String),
-    /// All of this user's, but perhaps one.
+    /// All sessions of this user, except one if `keep` is set.
     User {
-        /// Whose.
+        /// The user.
         user_id: String,
-        /// The one that is spared.
+        /// The session that is spared.
         keep: Option<SessionId>,
     },
 }
 
-/// What a revocation found and did.
+/// The result of a revocation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Revoked {
-    /// How many sessions were alive and now are not.
+    /// The number of sessions that were active and have ended.
     pub ended: u64,
-    /// How many sessions there were, dead ones included.
+    /// The number of sessions found, ended ones included.
     pub found: u64,
-    /// Every digest they have or had: all that must leave the cache.
+    /// Their present and former digests, whose entries must be removed.
     pub digests: Vec<TokenDigest>,
+    /// Whether `digests` has all digests under which there may be entries. If not, only the journal
+    /// ends the other entries.
+    pub complete: bool,
+    /// The user, if raising an epoch ended the sessions. [`SessionStore::end_rows`] then has work
+    /// to do.
+    pub user: Option<EndedUser>,
 }
 
 impl Revoked {
-    /// One that found nothing; the fields are public.
+    /// Returns the result of a revocation that found no session. The fields are public.
     #[must_use]
     pub const fn nothing() -> Self {
-        Self {
-            ended: 0,
-            found: 0,
-            digests: Vec::new(),
-        }
+        Self { ended: 0, found: 0, digests: Vec::new(), complete: true, user: None }
     }
 }
 
-/// What became of a change to one session.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Change {
-    /// Made; this is the session now.
-    Made {
-        /// As it is now.
-        session: Session,
-        /// Every digest it has or had: all that must leave the cache.
-        digests: Vec<TokenDigest>,
-    },
-    /// It was changed by someone else since it was read, or rotated already: nothing was changed.
-    Conflict,
-    /// There is no such session that is alive: nothing was changed.
-    NoSession,
-}
-
-/// What became of a creation.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Creation {
-    /// This is the new session.
-    Created(Session),
-    /// All of the user's sessions were revoked while this login was under way: nothing was created.
-    Superseded,
-    /// A session with this digest exists already: nothing was created.
-    Taken,
-}
-
-/// A position in the journal: everything before it has been read.
-///
-/// It is the xmin of the snapshot of the last read, never a time or the last id: a row of a
-/// transaction that commits late would be missed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct JournalPosition {
-    /// Of which store it is (Postgres' system identifier; 0 where nothing can take its place). One that
-    /// was filled from a dump counts its transactions anew.
-    pub system: u64,
-    /// Of which life of the store it is; 0 where the store has but one. A new one begins whenever transaction ids may
-    /// be used again: with a standby's promotion, and with the recovery from a crash, which forgets the ids whose log
-    /// had not reached the disk. (Of Postgres it is a hash of its timeline and its last checkpoint, with which each
-    /// recovery ends; of the connection where Postgres does not tell them.) In another store or another life a position
-    /// means nothing, and the journal is read from its start.
-    pub life: u64,
-    /// The first transaction that the next read is about.
+/// A user whose sessions of all earlier epochs have ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedUser {
+    /// The user.
+    pub user_id: String,
+    /// The user's new epoch. Sessions with a lower one have ended.
+    pub epoch: i64,
+    /// The transaction that raised it.
     pub xid: u64,
 }
 
-/// One change, as the journal keeps it.
+/// The result of one sweep of users.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserSweep {
+    /// The number of users removed.
+    pub removed: u64,
+    /// The last user that was examined, or `None` if there are no more.
+    pub last: Option<String>,
+}
+
+/// The cache from which a node serves entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRegistration {
+    /// The id of the registration. A node that changes its cache makes a new one.
+    pub id: RegistrationId,
+    /// The node's cache.
+    pub cache: CacheId,
+    /// How long the registration is valid. This is at least as long as the node may serve entries
+    /// without contact to the store.
+    pub lasts: Duration,
+}
+
+/// The result of a change to one session.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Change {
+    /// A change that was made.
+    Made {
+        /// The session after the change.
+        session: Session,
+        /// Its present and former digests, whose entries must be removed.
+        digests: Vec<TokenDigest>,
+    },
+    /// A conflict. Another request has changed or rotated the session since it was read, and
+    /// nothing was changed.
+    Conflict,
+    /// No active session matches, and nothing was changed.
+    NoSession,
+}
+
+/// The result of a creation.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Creation {
+    /// The new session.
+    Created(Session),
+    /// A revoke-all of the user's sessions during this login. Nothing was created.
+    Superseded,
+    /// An existing session with this digest. Nothing was created.
+    AlreadyExists,
+}
+
+/// A position in the journal of one life of a store: the part that has been read.
+///
+/// It is a snapshot, not a time or the last id, which would miss the row of a transaction that
+/// commits late. It means nothing in another life, whose journal is read from its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JournalPosition {
+    /// The life of the store that it belongs to.
+    pub store_id: StoreId,
+    /// The changes that the last complete read has seen, as the store prints them (Postgres: a
+    /// snapshot). Empty if there was no read.
+    pub seen: Box<str>,
+    /// The last page of an unfinished read of several pages.
+    pub page: Option<JournalPage>,
+}
+
+/// The progress of a read of several pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalPage {
+    /// The snapshot of the first page, which becomes the position after the last page.
+    pub snapshot: Box<str>,
+    /// The last row so far: its transaction and its number.
+    pub after: (u64, i64),
+    /// The number of rows of that transaction that the read has returned so far.
+    pub of_transaction: usize,
+}
+
+/// One row of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalRow {
     /// The transaction that made the change.
     pub xid: u64,
-    /// When that began, by the store's clock.
-    pub at: Timestamp,
-    /// Which session; `None`: all there were before this transaction (TRUNCATE).
-    pub session_id: Option<SessionId>,
-    /// The digests it had before the change.
-    pub digests: Vec<TokenDigest>,
-    /// The least row version still to be believed; `None`: none, the session has ended.
-    pub least_version: Option<i64>,
+    /// The change.
+    pub change: JournalChange,
 }
 
-/// One read of the journal.
+/// One change in the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JournalChange {
+    /// A change of one session.
+    Session {
+        /// The session.
+        id: SessionId,
+        /// The digests before the change.
+        digests: Vec<TokenDigest>,
+        /// The lowest version that is current, or `None` if the session has ended.
+        least_version: Option<i64>,
+    },
+    /// The end of all sessions of one user with a lower epoch.
+    User {
+        /// The user.
+        user_id: String,
+        /// The user's new epoch.
+        epoch: i64,
+    },
+    /// The end of all sessions that existed before this transaction (TRUNCATE).
+    All,
+}
+
+/// One page of a read of the journal.
 #[derive(Debug, Clone)]
 pub struct JournalRead {
-    /// Rows of transactions that were not finished at the position the read began from. A row may
-    /// come again in the next read; applying it twice does no harm.
+    /// The life of the store that was read.
+    pub store_id: StoreId,
+    /// The changes that the position had not seen. Applying one twice does no harm.
     pub rows: Vec<JournalRow>,
-    /// Where the next read begins.
+    /// The position of the next read.
     pub next: JournalPosition,
-    /// Nothing before this transaction is kept any more (purged).
+    /// The floor: rows of lower transactions may have been purged.
     pub floor: u64,
-    /// What the store's clock said, no earlier than the read began.
+    /// The store's clock, at the beginning of the read or later.
     pub now: Timestamp,
+}
+
+impl JournalRead {
+    /// Returns whether this was the last page of the read.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.next.page.is_none()
+    }
 }
 
 /// A store of sessions: `PostgresStore`, `SqliteStore` (feature `sqlite`), or your own.
 ///
-/// Every method bounds itself in time. An error is an outage, never a "no": what the store says
-/// goes into the `Ok`. [`StoreErrorKind::Uncertain`](crate::error::StoreErrorKind::Uncertain) is for a
-/// change whose answer was lost after it was sent.
+/// This trait and the types that only it uses are outside of semantic versioning until 1.0. Any
+/// release may change them, because the protocol may need more of a store.
 ///
-/// A call that goes on for ever all the same is dropped: [`load`](Self::load) and [`touch`](Self::touch) after 2 s (or the
-/// [budget](crate::SessionsBuilder::budget), if that is longer), all others after 90 s. It has failed then, and so has one
-/// that panics; a change is taken for `Uncertain`.
+/// Every method bounds itself in time. An error is an outage, never a "no": what the store says
+/// goes into the `Ok`.
+/// [`StoreErrorKind::Uncertain`](crate::model::error::StoreErrorKind::Uncertain) is for a change
+/// whose answer was lost after it was sent. The one error that is no outage is
+/// [`StoreErrorKind::Input`](crate::model::error::StoreErrorKind::Input), for a value that the
+/// store cannot hold.
+///
+/// The engine drops a call that does not end. It drops [`load`](Self::load) and
+/// [`touch`](Self::touch) after 2 s, or after the
+/// [budget](crate::SessionsBuilder::validation_timeout) if that is longer. It drops all others
+/// after 90 s. A dropped call has failed, and so has one that panics. A change then counts as
+/// `Uncertain`.
 pub trait SessionStore: Send + Sync + 'static {
-    /// Reads many digests at once, in one statement. With none it is the question which store this is
-    /// and what its clock says.
+    /// Reads many digests at once, in one statement. A row that cannot be read is
+    /// [`Row::Unreadable`], and the others are still returned. Without digests the call reads the
+    /// store's id and clock.
     fn load(
         &self,
         digests: &[TokenDigest],
-    ) -> impl Future<Output = Result<Loaded, StoreError>> + Send;
+    ) -> impl Future<Output = Result<ReadResult, StoreError>> + Send;
 
-    /// Where the store stands now: what a login notes when it begins.
-    fn login_moment(&self) -> impl Future<Output = Result<LoginMoment, StoreError>> + Send;
+    /// Reads the present state of the store, which a login records when it begins.
+    fn login_snapshot(&self) -> impl Future<Output = Result<LoginSnapshot, StoreError>> + Send;
 
-    /// Creates a session under `digest`, unless all of the user's sessions were revoked since the login
-    /// [began](CheckedSession::begun); without that, since this call began.
+    /// Creates a session under `digest`, unless a revoke-all of the user came after the login
+    /// [began](ValidatedSession::begun). Without that moment, the login begins with this call.
     fn create(
         &self,
         digest: TokenDigest,
-        new: &CheckedSession,
+        new: &ValidatedSession,
     ) -> impl Future<Output = Result<Creation, StoreError>> + Send;
 
-    /// Every digest of the sessions in question, dead or alive: they are fenced before the change,
-    /// and unlinked after it also when its answer is lost.
+    /// Reads the digests of the session, whether it is active or has ended. Their keys are fenced
+    /// before the change, and removed after it, even if its reply is lost. If there are none, there
+    /// is no such session, and the change ends here. The engine never calls this for
+    /// [`Target::User`]. A user may have a million digests, which are read after the change.
     fn digests(
         &self,
         target: &Target,
     ) -> impl Future<Output = Result<Vec<TokenDigest>, StoreError>> + Send;
 
-    /// Ends them. Ending what has ended is no error.
+    /// Revokes the sessions. Revoking a session that has ended is no error.
     fn revoke(
         &self,
         target: &Target,
         reason: &str,
     ) -> impl Future<Output = Result<Revoked, StoreError>> + Send;
 
-    /// Replaces the data, if the session is alive and its version still this one.
+    /// Replaces the data, if the session is active and still has this version.
     fn update(
         &self,
         id: SessionId,
@@ -241,7 +381,7 @@ pub trait SessionStore: Send + Sync + 'static {
         data: &RawValue,
     ) -> impl Future<Output = Result<Change, StoreError>> + Send;
 
-    /// Gives the session under `old` the digest `new`; `old` goes on counting for `grace`. A second
+    /// Gives the session under `old` the digest `new`. `old` remains valid for `grace`. A second
     /// rotation of the same token is a [`Change::Conflict`].
     fn rotate(
         &self,
@@ -250,38 +390,93 @@ pub trait SessionStore: Send + Sync + 'static {
         grace: Duration,
     ) -> impl Future<Output = Result<Change, StoreError>> + Send;
 
-    /// Notes that the session is in use, if it is alive by the store's clock: moves `last_seen_at` to
-    /// now unless it moved less than `granularity` ago. Returns the session as it is then.
+    /// Records that the session is in use, if it is active by the store's clock. Moves
+    /// `last_seen_at` to now, unless it moved less than `granularity` ago. Returns the resulting
+    /// session.
     fn touch(
         &self,
         id: SessionId,
         granularity: Duration,
     ) -> impl Future<Output = Result<Change, StoreError>> + Send;
 
-    /// The user's sessions that are alive, newest first.
+    /// Returns at most `limit` of the user's active sessions, newest first. Of those created at the
+    /// same moment, the greatest id comes first. The page begins at the start or after `after`. The
+    /// work is bounded by `limit`, and no session's data is read.
     fn list(
         &self,
         user_id: &str,
-    ) -> impl Future<Output = Result<Vec<ListedSession>, StoreError>> + Send;
+        after: Option<ListCursor>,
+        limit: usize,
+    ) -> impl Future<Output = Result<SessionPage, StoreError>> + Send;
 
-    /// Reads the journal from a position on, or all of it; all of it too where the position is of another
-    /// store or [life](JournalPosition::life). Rows and the next position come from one statement.
+    /// Reads one page of the journal of the present life. It contains the changes that `position`
+    /// has not seen, or all if there is no position or it is of another life. Rows and the next
+    /// position come from one statement.
     fn journal_since(
         &self,
-        position: Option<JournalPosition>,
+        position: Option<&JournalPosition>,
     ) -> impl Future<Output = Result<JournalRead, StoreError>> + Send;
 
-    /// How many [`load`](Self::load)s should be under way at once at most, unless
-    /// [told otherwise](crate::SessionsBuilder::reads_at_once). Under load they grow larger instead of
-    /// more, so few are enough. Defaults to 4.
-    fn reads_at_once(&self) -> usize {
+    /// Marks the next rows of a user's sessions as revoked, after [`revoke`](Self::revoke) has
+    /// ended the sessions by the user's epoch. Returns the place at which to continue, or `None` at
+    /// the end. It is for operators who read the rows, and no promise depends on it. Defaults to
+    /// doing nothing.
+    fn end_rows(
+        &self,
+        _user: &EndedUser,
+        _reason: &str,
+        _after: Option<ListCursor>,
+    ) -> impl Future<Output = Result<Option<ListCursor>, StoreError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
+    /// Records from which cache a node serves entries, or that it still does. The record is durable
+    /// when this returns. Returns in which life it was recorded, if the store has more than one.
+    /// Defaults to recording nothing.
+    fn register_node(
+        &self,
+        _node: &NodeRegistration,
+    ) -> impl Future<Output = Result<Option<StoreId>, StoreError>> + Send {
+        std::future::ready(Ok(None))
+    }
+
+    /// Removes a registration, after the node has stopped serving from that cache. Defaults to
+    /// doing nothing.
+    fn forget_node(
+        &self,
+        _id: RegistrationId,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Returns whether all registered nodes serve from this cache, as of a moment within this call.
+    /// Only then does an UNLINK there reach every node. Defaults to `false`, because a store that
+    /// records no nodes cannot know.
+    fn is_one_cache(
+        &self,
+        _cache: &CacheId,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        std::future::ready(Ok(false))
+    }
+
+    /// Returns the maximum of concurrent [`load`](Self::load)s, unless [set
+    /// otherwise](crate::SessionsBuilder::max_concurrent_reads). Few are enough, because reads get
+    /// larger instead of more numerous under load. Defaults to 4.
+    fn max_concurrent_reads(&self) -> usize {
         4
     }
 
-    /// Removes what the journal says of changes older than `keep`. Returns how many rows that were.
+    /// Returns the maximum of concurrent calls of one kind: a creation, a change, the look-up
+    /// before it, a list. It is below the number of connections, so that the other kinds find one
+    /// too. Defaults to 4.
+    fn max_concurrent_changes(&self) -> usize {
+        4
+    }
+
+    /// Removes journal rows of changes older than `keep`. Returns the number of rows.
     ///
-    /// [`JournalRead::floor`] is raised past them at the same moment, and never past a transaction that is
-    /// still running. Defaults to removing nothing.
+    /// [`JournalRead::floor`] rises past them at the same moment, and never past a transaction that
+    /// is still running. Defaults to removing nothing.
     fn purge_journal(
         &self,
         _keep: Duration,
@@ -289,8 +484,8 @@ pub trait SessionStore: Send + Sync + 'static {
         std::future::ready(Ok(0))
     }
 
-    /// Deletes at most `most` sessions that ended or expired longer ago than `retention`. Returns how
-    /// many. It writes nothing into the journal. Defaults to deleting nothing.
+    /// Deletes at most `most` sessions that ended or expired longer ago than `retention`. Returns
+    /// the number. It writes no journal rows. Defaults to deleting nothing.
     fn sweep(
         &self,
         _retention: Duration,
@@ -299,16 +494,28 @@ pub trait SessionStore: Send + Sync + 'static {
         std::future::ready(Ok(0))
     }
 
-    /// Can nobody but this handle change it, or read it? Then its journal is not read, and no other process
-    /// has copies ([`Invalidated::InThisProcess`](crate::cache::Invalidated)). Defaults to no.
+    /// Examines the next `most` users after `after`. Removes those without a session for
+    /// `retention`, unless a login in progress needs them. Defaults to removing nothing.
+    fn sweep_users(
+        &self,
+        _retention: Duration,
+        _after: Option<&str>,
+        _most: u32,
+    ) -> impl Future<Output = Result<UserSweep, StoreError>> + Send {
+        std::future::ready(Ok(UserSweep::default()))
+    }
+
+    /// Returns whether no other process can change or read the store. Then its journal is not read,
+    /// and no other process has entries
+    /// ([`Invalidated::InThisProcess`](crate::cache::Invalidated)). Defaults to `false`.
     fn is_exclusive(&self) -> bool {
         false
     }
 
-    /// `"postgres"` or `"sqlite"`.
+    /// Returns `"postgres"` or `"sqlite"`.
     fn backend(&self) -> &'static str;
 
-    /// Can it answer the truth right now? For readiness.
+    /// Checks whether the store can return authoritative replies now, for readiness.
     fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Closes connections that the store opened itself.

@@ -1,5 +1,5 @@
-//! A session cache as it is often written, and the test that finds what is wrong with it: the example of the
-//! README, as a whole. It ends with exit code 0, for that R1 is broken is what it is to show.
+//! A typical session cache, and the test that finds its bug. This is the complete example of the
+//! README. It ends with exit code 0, because it expects that R1 is broken.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use session_testkit::{
     faults::Target,
     invariants::{self, Invariant, Outcome},
     proxy::{Network, Peer},
-    subject::{Failed, Login, Reach, Seen, Subject, Token},
+    subject::{Failed, Login, Seen, Subject, Token, Visibility},
     workload::{Runner, Scheduled, Settings},
 };
 
@@ -26,20 +26,14 @@ impl Subject for MyCache {
     async fn create(&self, _node: u32, login: &Login) -> Result<Token, Failed> {
         let token = uuid::Uuid::new_v4().to_string();
         let insert = sqlx::query("INSERT INTO sessions VALUES ($1, $2, $3)");
-        let insert = insert
-            .bind(&token)
-            .bind(&login.user)
-            .bind(&login.data)
-            .execute(&self.postgres);
+        let insert =
+            insert.bind(&token).bind(&login.user).bind(&login.data).execute(&self.postgres);
         insert.await.map_err(Failed::unknown)?;
         Ok(Token::new(token))
     }
 
     async fn validate(&self, node: u32, token: &Token) -> Seen {
-        let mut redis = self.redis[node as usize]
-            .get_multiplexed_async_connection()
-            .await
-            .ok();
+        let mut redis = self.redis[node as usize].get_multiplexed_async_connection().await.ok();
         if let Some(redis) = &mut redis {
             let found: Option<(String, String)> =
                 redis.hmget(token.reveal(), &["user", "data"]).await.ok();
@@ -57,26 +51,19 @@ impl Subject for MyCache {
             return Seen::Invalid;
         };
         if let Some(redis) = &mut redis {
-            let _: Result<(), _> = redis
-                .hset_multiple(token.reveal(), &[("user", &user), ("data", &data)])
-                .await;
+            let _: Result<(), _> =
+                redis.hset_multiple(token.reveal(), &[("user", &user), ("data", &data)]).await;
         }
         Seen::Valid { user, data }
     }
 
-    async fn revoke(&self, node: u32, token: &Token) -> Result<Reach, Failed> {
+    async fn revoke(&self, node: u32, token: &Token) -> Result<Visibility, Failed> {
         let delete = sqlx::query("DELETE FROM sessions WHERE token = $1").bind(token.reveal());
-        delete
-            .execute(&self.postgres)
-            .await
-            .map_err(Failed::unknown)?;
-        if let Ok(mut redis) = self.redis[node as usize]
-            .get_multiplexed_async_connection()
-            .await
-        {
+        delete.execute(&self.postgres).await.map_err(Failed::unknown)?;
+        if let Ok(mut redis) = self.redis[node as usize].get_multiplexed_async_connection().await {
             let _: Result<(), _> = redis.del(token.reveal()).await;
         }
-        Ok(Reach::Propagated) // what a plain `Ok(())` means to whoever called it
+        Ok(Visibility::Propagated) // the meaning of a plain `Ok(())` for its caller
     }
 }
 
@@ -93,7 +80,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let table = "CREATE TABLE sessions (token text PRIMARY KEY, name text, data text)";
     sqlx::raw_sql(table).execute(&cache.postgres).await?;
 
-    let mut settings = Settings::new(42); // a seed; `Settings::fresh_seed()` in a nightly run, printed
+    let mut settings = Settings::new(42); // or print `Settings::fresh_seed()` in a nightly run
     (settings.rate, settings.duration, settings.sessions) = (300, Duration::from_secs(6), 50);
     let target = Target::new(&servers).network(network);
     let (at, lasts) = (Duration::from_secs(2), Duration::from_secs(2));
@@ -102,6 +89,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let verdicts = invariants::check(&run.history);
     println!("{}\n{verdicts}", run.report);
-    assert_eq!(verdicts.of(Invariant::R1).outcome(), Outcome::Broken); // of yours: overall(&[…]) is Holds
+    // For your cache: `overall(&[…])` is `Holds`.
+    assert_eq!(verdicts.of(Invariant::R1).outcome(), Outcome::Broken);
     Ok(())
 }

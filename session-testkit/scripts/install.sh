@@ -24,7 +24,7 @@ lack() {
 if [ "$(id -u)" = 0 ]; then
     as_root=
 elif command -v sudo >/dev/null 2>&1; then
-    # Nobody is there to type a password where standard input is no terminal.
+    # Without a terminal no user can type a password.
     if [ -t 0 ]; then as_root=sudo; else as_root="sudo -n"; fi
 else
     as_root=none

@@ -1,4 +1,4 @@
-//! An application under session-layer, in this process: what `bench` and `verify` send requests to.
+//! An application with session-layer in this process, to which `bench` and `verify` send requests.
 
 use std::convert::Infallible;
 
@@ -6,27 +6,28 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response, header::AUTHORIZATION};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use session_layer::{Answered, ResponseBody, Session, SessionCacheLayer, Sessions};
+use session_layer::http::ResponseBody;
+use session_layer::{LookupInfo, Session, SessionCacheLayer, Sessions};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-/// Header fields of a request.
+/// The header fields of a request.
 pub(crate) type Fields<'a> = &'a [(HeaderName, &'a str)];
 
-/// One route, which says whose session it was called with.
+/// An application with one route, which returns the user and data of the request's session.
 #[derive(Clone, Debug)]
 pub(crate) struct App {
     pub(crate) sessions: Sessions,
     layer: SessionCacheLayer,
 }
 
-/// An answer, read to its end.
+/// A response with its whole body.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
-    /// How the token was looked up, if there was one to look up.
-    pub(crate) answered: Option<Answered>,
-    /// `null` if the body is no JSON.
+    /// The look-up of the token, if there was one.
+    pub(crate) lookup: Option<LookupInfo>,
+    /// The body, or `null` if it is not JSON.
     pub(crate) body: Value,
 }
 
@@ -36,7 +37,7 @@ impl App {
         Self { sessions, layer }
     }
 
-    /// One request through the layer; the body is not read.
+    /// Sends one request through the layer, without reading the body.
     pub(crate) async fn call(
         &self,
         fields: Fields<'_>,
@@ -45,12 +46,12 @@ impl App {
         for (name, value) in fields {
             request.headers_mut().append(name, value.parse().ok()?);
         }
-        let guarded = self.layer.layer(service_fn(who));
+        let guarded = self.layer.layer(service_fn(current_session));
         let Ok(response) = guarded.oneshot(request).await;
         Some(response)
     }
 
-    /// One request, and its whole answer. One that can't be sent has the status 0.
+    /// Sends one request and reads the response. The status is 0 if the request can't be sent.
     pub(crate) async fn get(&self, fields: Fields<'_>) -> Answer {
         match self.call(fields).await {
             Some(response) => read(response).await,
@@ -58,22 +59,21 @@ impl App {
         }
     }
 
-    /// One request with this Bearer token.
-    pub(crate) async fn ask(&self, token: &str) -> Answer {
-        self.get(&[(AUTHORIZATION, &format!("Bearer {token}"))])
-            .await
+    /// Sends one request with this Bearer token.
+    pub(crate) async fn send(&self, token: &str) -> Answer {
+        self.get(&[(AUTHORIZATION, &format!("Bearer {token}"))]).await
     }
 }
 
-async fn who(request: Request<()>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let who = match request.extensions().get::<Session>() {
+async fn current_session(request: Request<()>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let session = match request.extensions().get::<Session>() {
         Some(session) => json!({ "user": session.user_id(), "data": session.data_json() }),
         None => Value::Null,
     };
-    Ok(Response::new(Full::from(who.to_string())))
+    Ok(Response::new(Full::from(session.to_string())))
 }
 
-/// Any answer, to its end.
+/// Reads a response to its end.
 pub(crate) async fn read<B: BodyExt>(response: Response<B>) -> Answer {
     let (parts, body) = response.into_parts();
     let body = body.collect().await.ok();
@@ -81,7 +81,7 @@ pub(crate) async fn read<B: BodyExt>(response: Response<B>) -> Answer {
     Answer {
         status: parts.status.as_u16(),
         headers: parts.headers,
-        answered: parts.extensions.get().copied(),
+        lookup: parts.extensions.get().copied(),
         body: serde_json::from_slice(&bytes).unwrap_or_default(),
     }
 }

@@ -1,19 +1,23 @@
-//! The real servers: started, broken on purpose, and gone when their guard is.
+//! The real servers. They are started, broken on purpose, and removed with their guard.
 //!
 //! [`Backends::start`] gets each of the two servers in the first of these ways that works:
 //!
-//! 1. **given**: `SESSION_TESTKIT_REDIS_URL`, `SESSION_TESTKIT_DATABASE_URL` name it;
-//! 2. **Docker**: the engine answers, and has the image or can pull it;
-//! 3. **native**: `redis-server` or `valkey-server`, `postgres`, as processes of this machine;
+//! 1. **given**: `SESSION_TESTKIT_REDIS_URL` or `SESSION_TESTKIT_DATABASE_URL` names it.
+//! 2. **Docker**: the engine responds, and has the image or can pull it.
+//! 3. **native**: `redis-server`, `valkey-server` or `postgres` runs as a process of this machine.
 //!
-//! and else fails with what was tried and the one command that helps. `SESSION_TESTKIT_BACKEND`
-//! (`docker` or `native`) leaves out the others for servers that are started.
+//! If none works, the error lists the attempts and the command that helps.
+//! `SESSION_TESTKIT_BACKEND` (`docker` or `native`) restricts started servers to one backend.
 //!
-//! Tests that only use a server share one pair, each in a [`Sandbox`]; tests that break a server
-//! start their own with [`Backends::start_own`]. A given server belongs to somebody: it can't be
-//! killed or paused, and commands that do damage are refused unless allowed by name.
+//! Tests that only use a server share one pair, each in a [`Sandbox`]. Tests that break a server
+//! start their own with [`Backends::start_own`]. A given server belongs to other users. It can't be
+//! killed or paused, and commands that do damage need an explicit permission.
 
 mod builder;
+#[cfg(feature = "docker")]
+mod docker;
+#[cfg(not(feature = "docker"))]
+#[path = "backends/without_docker.rs"]
 mod docker;
 mod error;
 mod kind;
@@ -29,6 +33,7 @@ use std::{env, fmt, str::FromStr};
 
 pub(crate) use self::error::chain;
 use self::kind::Recipe as _;
+pub(crate) use self::postgres::why_refused;
 pub use self::{
     builder::BackendsBuilder,
     error::{BackendError, Cause, Tried},
@@ -40,10 +45,10 @@ pub use self::{
     server::{PostgresServer, RedisServer, Server},
 };
 
-/// What runs a server that we start.
+/// The way to run a started server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Backend {
-    /// Containers.
+    /// Containers of the Docker engine.
     Docker,
     /// Processes of this machine.
     Native,
@@ -53,10 +58,10 @@ pub enum Backend {
 pub const BACKEND_VARIABLE: &str = "SESSION_TESTKIT_BACKEND";
 
 impl Backend {
-    /// All of them, in the order in which they are tried.
+    /// All backends in the order of preference.
     pub const ALL: [Self; 2] = [Self::Docker, Self::Native];
 
-    /// Why this backend can't start both servers; `None` if it can.
+    /// Returns why this backend can't start both servers, or `None` if it can.
     ///
     /// With Docker this may pull an image.
     pub async fn missing(self) -> Option<String> {
@@ -74,23 +79,20 @@ impl Backend {
         }
     }
 
-    /// The variables in which `session-testkit run --all-backends` names this backend's pair:
-    /// the Redis, the Postgres.
+    /// Returns the variables that `run --all-backends` sets for this backend's Redis and Postgres.
     #[must_use]
     pub fn url_variables(self) -> (&'static str, &'static str) {
         match self {
-            Self::Docker => (
-                "SESSION_TESTKIT_DOCKER_REDIS_URL",
-                "SESSION_TESTKIT_DOCKER_DATABASE_URL",
-            ),
-            Self::Native => (
-                "SESSION_TESTKIT_NATIVE_REDIS_URL",
-                "SESSION_TESTKIT_NATIVE_DATABASE_URL",
-            ),
+            Self::Docker => {
+                ("SESSION_TESTKIT_DOCKER_REDIS_URL", "SESSION_TESTKIT_DOCKER_DATABASE_URL")
+            }
+            Self::Native => {
+                ("SESSION_TESTKIT_NATIVE_REDIS_URL", "SESSION_TESTKIT_NATIVE_DATABASE_URL")
+            }
         }
     }
 
-    /// The pair that `session-testkit run` has started on this backend, if we run under it.
+    /// Returns the pair that `session-testkit run` started on this backend, if we run under it.
     fn provided(self) -> Option<(String, String)> {
         let (redis, postgres) = self.url_variables();
         let of_all = || Some((given(redis)?, given(postgres)?));
@@ -102,10 +104,9 @@ impl Backend {
         of_all().or_else(of_one)
     }
 
-    /// The one that `SESSION_TESTKIT_BACKEND` names.
+    /// Returns the backend that `SESSION_TESTKIT_BACKEND` names.
     ///
     /// # Errors
-    ///
     /// [`BackendError::BadVariable`] if it names something else.
     pub fn from_env() -> Result<Option<Self>, BackendError> {
         match env::var(BACKEND_VARIABLE) {
@@ -131,7 +132,7 @@ impl fmt::Display for Backend {
     }
 }
 
-/// Neither `docker` nor `native`.
+/// The error of an unknown backend name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a backend is `docker` or `native`")]
 pub struct UnknownBackend;
@@ -140,14 +141,11 @@ impl FromStr for Backend {
     type Err = UnknownBackend;
 
     fn from_str(name: &str) -> Result<Self, UnknownBackend> {
-        Self::ALL
-            .into_iter()
-            .find(|backend| backend.to_string() == name)
-            .ok_or(UnknownBackend)
+        Self::ALL.into_iter().find(|backend| backend.to_string() == name).ok_or(UnknownBackend)
     }
 }
 
-/// A Redis and a Postgres. When this guard is dropped, what was started is gone.
+/// A Redis and a Postgres. Dropping this guard removes the started servers.
 #[derive(Debug)]
 pub struct Backends {
     redis: RedisServer,
@@ -155,29 +153,27 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// Given servers, else started ones.
+    /// Connects to given servers, and starts those that are not given.
     ///
     /// # Errors
-    ///
-    /// [`BackendError::NoBackend`] if there are none; others if they do not start or answer.
+    /// [`BackendError::NoBackend`] if no way works. Other errors if a server does not start or
+    /// respond.
     pub async fn start() -> Result<Self, BackendError> {
         Self::builder().start().await
     }
 
-    /// Started servers, also where others are given: for tests that break them.
+    /// Starts servers for tests that break them, even if others are given.
     ///
     /// # Errors
-    ///
     /// As [`start`](Self::start).
     pub async fn start_own() -> Result<Self, BackendError> {
         Self::builder().own().start().await
     }
 
-    /// A pair on this backend that others may be using too: the one that `session-testkit run` has
-    /// started there, as given servers; elsewhere a started one.
+    /// Returns a pair on this backend that other tests may also use. It is the pair of
+    /// `session-testkit run` if there is one, and a started pair otherwise.
     ///
     /// # Errors
-    ///
     /// As [`start`](Self::start).
     pub async fn shared(backend: Backend) -> Result<Self, BackendError> {
         let builder = match backend.provided() {
@@ -187,31 +183,31 @@ impl Backends {
         builder.start().await
     }
 
-    /// To say more about what to start.
+    /// Creates a builder with further settings.
     pub fn builder() -> BackendsBuilder {
         BackendsBuilder::default()
     }
 
-    /// The Redis.
+    /// Returns the Redis.
     #[must_use]
     pub fn redis(&self) -> &RedisServer {
         &self.redis
     }
 
-    /// The Postgres.
+    /// Returns the Postgres.
     #[must_use]
     pub fn postgres(&self) -> &PostgresServer {
         &self.postgres
     }
 
-    /// A schema name and a key namespace of one's own on these servers.
+    /// Creates a new schema name and key namespace on these servers.
     #[must_use]
     pub fn sandbox(&self) -> Sandbox {
         Sandbox::new(&self.redis, &self.postgres)
     }
 }
 
-/// The URL that an environment variable gives; an empty one gives none.
+/// Returns the URL in an environment variable. An empty variable counts as not set.
 fn given(variable: &str) -> Option<String> {
-    env::var(variable).ok().filter(|url| !url.is_empty())
+    env::var(variable).ok().filter(|url| !url.trim().is_empty())
 }

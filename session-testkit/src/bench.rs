@@ -1,16 +1,16 @@
-//! What the cache is worth: the same validations without it and with it, on the same servers, and a
-//! verdict against each [`Bar`].
+//! A comparison of the same validations without the cache and with it, on the same servers, with a
+//! verdict against each goal ([`Bar`]).
 //!
-//! A request goes through [`SessionCacheLayer`](session_layer::SessionCacheLayer) and is timed from when
-//! it is sent to when its answer is there. The loop is closed: a fixed number of clients, each of which
-//! sends its next request when it has the answer to the last. That measures what a validation takes and
-//! what the whole can do; what a stall does to requests that are due regardless is for an open loop
-//! ([`workload`](crate::workload)) to show.
+//! A request goes through [`SessionCacheLayer`](session_layer::SessionCacheLayer). Its time runs
+//! from the call to the response. The loop is closed: each of a fixed number of clients sends its
+//! next request after the response to the last. This measures the latency of a validation and the
+//! throughput. An open loop ([`workload`](crate::workload)) shows the effect of a stall on requests
+//! that are due regardless.
 //!
-//! 1. Warm-up, not counted: connections open, plans are made.
-//! 2. Each session once, of which the cache knows nothing yet: the misses.
-//! 3. All sessions in turn, without the cache and with it, in [`ROUNDS`] rounds that alternate, so that
-//!    whatever else this machine does hurts both sides.
+//! 1. A warm-up, which is not counted, opens connections and prepares plans.
+//! 2. Each session is validated once before it is in the cache. These are the misses.
+//! 3. All sessions are validated in turn, without the cache and with it, in [`ROUNDS`] alternating
+//!    rounds. Other work on this machine then affects both sides.
 //!
 //! ```no_run
 //! use session_testkit::{backends::Backends, bench::{self, Settings}};
@@ -41,60 +41,56 @@ pub use self::{
     run::{BenchError, Progress, run},
 };
 
-/// In how many rounds each side is measured.
+/// The number of rounds per side.
 pub const ROUNDS: u32 = 5;
 
-/// How much is measured.
+/// The amount of requests to measure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Settings {
-    /// How much of each side. Defaults to 10,000 requests.
+    /// The length of each side. Defaults to 10,000 requests.
     #[serde(flatten)]
     pub length: Length,
-    /// How many clients there are. Defaults to 4: enough to overlap, too few to queue up behind each
-    /// other on a small machine, where latency would say how many they are.
+    /// The number of clients. Defaults to 4. They overlap, but do not queue behind each other on a
+    /// small machine, where latency would only reflect their number.
     pub concurrency: u32,
-    /// How many sessions are validated in turn; also how many misses are measured. Defaults to 1,000.
+    /// The number of sessions, which is also the number of misses. Defaults to 1,000.
     pub sessions: u32,
 }
 
-/// How much of each side is measured.
+/// The length of the measurement of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Length {
-    /// This many requests.
+    /// A number of requests.
     Requests(u32),
-    /// For so long.
+    /// A duration.
     #[serde(rename = "secs", serialize_with = "seconds")]
     Time(Duration),
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            length: Length::Requests(10_000),
-            concurrency: 4,
-            sessions: 1_000,
-        }
+        Self { length: Length::Requests(10_000), concurrency: 4, sessions: 1_000 }
     }
 }
 
 impl Settings {
-    /// Sets how much of each side is measured.
+    /// Sets the length of each side.
     #[must_use]
     pub fn length(mut self, length: Length) -> Self {
         self.length = length;
         self
     }
 
-    /// Sets how many clients there are; 0 is taken for 1.
+    /// Sets the number of clients, at least 1.
     #[must_use]
     pub fn concurrency(mut self, clients: u32) -> Self {
         self.concurrency = clients.max(1);
         self
     }
 
-    /// Sets how many sessions there are; 0 is taken for 1.
+    /// Sets the number of sessions, at least 1.
     #[must_use]
     pub fn sessions(mut self, sessions: u32) -> Self {
         self.sessions = sessions.max(1);

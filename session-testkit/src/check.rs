@@ -1,8 +1,8 @@
-//! The connection test: looks at a deployment, step by step, and changes nothing but a key of its
-//! own.
+//! The connection test, which inspects a deployment step by step and changes only its own key.
 //!
-//! Every step ends within [`DEADLINE`], also where a server accepts connections and never answers.
-//! What a step says holds no secret: URLs are shown without password and parameters.
+//! Every step ends within [`DEADLINE`], also if a server accepts connections and never responds. No
+//! step contains a secret. A URL is shown as its scheme, host and port, and a text that is not a
+//! usable URL is not shown at all.
 
 mod postgres;
 mod redis;
@@ -12,39 +12,50 @@ mod steps;
 use std::{fmt, time::Duration};
 
 use serde::Serialize;
+use session_layer::error::ServerUrlError;
+use session_layer::server_url::{ServerKind, ServerUrl};
 
 pub(crate) use self::steps::Finding;
 use self::steps::Steps;
 
-/// How long one step may take.
+/// The limit of one step.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 
-/// What to look at.
+/// The deployment to check.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Target {
-    /// `redis://…` or `rediss://…`; none is the in-process cache.
-    pub redis_url: Option<String>,
-    /// `postgres://…` or `sqlite:…`; none is the embedded file.
-    pub database_url: Option<String>,
+    redis: Option<Result<ServerUrl, ServerUrlError>>,
+    database: Database,
     /// The prefix of every key. Defaults to `session-layer`.
     pub namespace: String,
     /// The Postgres schema of session-layer's tables. Defaults to `session_layer`.
     pub schema: String,
-    /// How many Redis connections the application opens at most. Defaults to 10.
+    /// The maximum number of Redis connections that the application opens. Defaults to 10.
     pub pool_size: u16,
-    /// These addresses are all that the application gets, rather than what somebody picked out of it to
-    /// look at: a combination that it refuses to start with is a failure then. Defaults to false.
+    /// Whether the application gets exactly these addresses. A combination with which it does not
+    /// start is then a failure, otherwise a warning. Defaults to false.
     pub complete: bool,
 }
 
 impl Target {
-    /// These servers, and for the rest the application's defaults.
+    /// Creates a target with these servers and the application's defaults.
+    ///
+    /// `redis_url` is `redis://…` or `rediss://…`, or `None` for the in-process cache.
+    /// `database_url` is `postgres://…` or `sqlite:…`, or `None` for the embedded file.
     #[must_use]
-    pub fn new(redis_url: Option<String>, database_url: Option<String>) -> Self {
+    pub fn new(redis_url: Option<&str>, database_url: Option<&str>) -> Self {
+        let is_sqlite = |url: &str| {
+            let scheme = url.trim().split(':').next();
+            scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("sqlite"))
+        };
         Self {
-            redis_url,
-            database_url,
+            redis: redis_url.map(str::parse),
+            database: match database_url {
+                None => Database::Unset,
+                Some(url) if is_sqlite(url) => Database::Sqlite,
+                Some(url) => Database::Postgres(url.parse()),
+            },
             namespace: "session-layer".to_owned(),
             schema: "session_layer".to_owned(),
             pool_size: 10,
@@ -66,22 +77,22 @@ impl Target {
         self
     }
 
-    /// Sets how many Redis connections the application opens.
+    /// Sets the maximum number of Redis connections that the application opens.
     #[must_use]
     pub fn pool_size(mut self, connections: u16) -> Self {
         self.pool_size = connections;
         self
     }
 
-    /// Says that these addresses are all that the application gets.
+    /// Sets whether the application gets exactly these addresses.
     #[must_use]
     pub fn complete(mut self, complete: bool) -> Self {
         self.complete = complete;
         self
     }
 
-    /// The application refuses to start with these addresses.
-    fn refused(&self, message: &str, why: &str, remedy: &str) -> Finding {
+    /// Returns the finding for addresses with which the application does not start.
+    fn unusable(&self, message: &str, why: &str, remedy: &str) -> Finding {
         if self.complete {
             Finding::failed(message, why, remedy)
         } else {
@@ -89,24 +100,41 @@ impl Target {
         }
     }
 
+    /// Returns whether the target names neither a Redis nor a database.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.redis.is_none() && matches!(self.database, Database::Unset)
+    }
+
     fn on_postgres(&self) -> bool {
-        let url = self.database_url.as_deref().unwrap_or_default();
-        url.starts_with("postgres://") || url.starts_with("postgresql://")
+        let Database::Postgres(Ok(url)) = &self.database else {
+            return false;
+        };
+        url.kind() == ServerKind::Postgres
     }
 }
 
-/// How a step went, or a server.
+/// The database of the sessions.
+#[derive(Clone, Debug)]
+enum Database {
+    /// No URL. The application uses its SQLite file.
+    Unset,
+    /// A `sqlite:PATH` URL.
+    Sqlite,
+    Postgres(Result<ServerUrl, ServerUrlError>),
+}
+
+/// The result of a step or of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Status {
-    /// There was nothing to look at.
+    /// There was nothing to check.
     Skipped,
-    /// As it should be.
+    /// The step found no problem.
     Ok,
-    /// It works, and something is lost: the step says what.
+    /// The step works with a limitation, which it states.
     Warning,
-    /// It does not work.
+    /// The step failed.
     Failed,
 }
 
@@ -114,17 +142,17 @@ pub enum Status {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Step {
-    /// Its name for programs: `connect`, `ping`, `set`, …
+    /// The name for programs: `connect`, `ping`, `set`, …
     pub step: &'static str,
-    /// How it went.
+    /// The result.
     pub status: Status,
-    /// One line for people.
+    /// The line for readers.
     pub message: String,
-    /// Why it failed.
+    /// The cause, unless the status is ok.
     pub why: Option<String>,
-    /// What to do about it.
+    /// The remedy, unless the status is ok.
     pub help: Option<String>,
-    /// How long it took, in milliseconds.
+    /// The duration in milliseconds.
     pub ms: f64,
 }
 
@@ -134,31 +162,31 @@ pub struct Step {
 pub struct ServerReport {
     /// `redis` or `postgres`.
     pub server: &'static str,
-    /// Where it is, without secrets; none if none is configured.
+    /// The scheme, host and port. `None` without a usable URL.
     pub url: Option<String>,
-    /// The worst of its steps.
+    /// The worst result of the steps.
     pub status: Status,
-    /// In the order in which they were taken; those after a fatal one are missing.
+    /// The executed steps. The steps after a fatal one are missing.
     pub steps: Vec<Step>,
 }
 
-/// What was found.
+/// The result of a check.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Report {
     /// Whether no step failed.
     pub ok: bool,
-    /// Redis, then Postgres.
+    /// The reports on Redis and then Postgres.
     pub servers: Vec<ServerReport>,
 }
 
-/// What is told while it goes on.
+/// An event during a check.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Progress<'a> {
     /// The heading of a server's steps.
     Begin(&'a str),
-    /// A step was taken.
+    /// An executed step.
     Step(&'a Step),
 }
 
@@ -172,7 +200,7 @@ impl fmt::Display for Progress<'_> {
 }
 
 impl Status {
-    /// For people, two columns wide.
+    /// Returns a symbol for readers, two columns wide.
     pub(crate) fn sign(self) -> &'static str {
         match self {
             Self::Ok => "✅",
@@ -183,7 +211,7 @@ impl Status {
     }
 }
 
-/// A line, and what is to be said below it where not all is well.
+/// A line, followed by the cause and the remedy.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.status.sign(), self.message)?;
@@ -199,14 +227,9 @@ impl fmt::Display for Step {
     }
 }
 
-/// Looks at both servers, one after the other, and tells of each step as it is taken.
-pub async fn check(target: &Target, mut tell: impl FnMut(Progress<'_>)) -> Report {
-    let servers = vec![
-        redis::check(target, &mut tell).await,
-        postgres::check(target, &mut tell).await,
-    ];
-    Report {
-        ok: servers.iter().all(|server| server.status != Status::Failed),
-        servers,
-    }
+/// Checks both servers one after the other, and reports each step.
+pub async fn check(target: &Target, mut notify: impl FnMut(Progress<'_>)) -> Report {
+    let servers =
+        vec![redis::check(target, &mut notify).await, postgres::check(target, &mut notify).await];
+    Report { ok: servers.iter().all(|server| server.status != Status::Failed), servers }
 }

@@ -1,5 +1,7 @@
-//! The command line. Exit code 0: all well; 1: a check failed or a promise was broken; 2: could not
-//! run (bad arguments, no servers).
+//! The command line.
+//!
+//! Exit code 0: all checks passed. 1: a check failed or a promise was broken. 2: could not run, for
+//! example because of bad arguments or missing servers.
 
 mod bench;
 mod check;
@@ -9,11 +11,15 @@ mod output;
 mod progress;
 mod run;
 mod servers;
+mod values;
 mod verify;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 use tracing_subscriber::{
     EnvFilter, Layer as _,
     filter::{LevelFilter, Targets},
@@ -24,11 +30,10 @@ use tracing_subscriber::{
 
 use crate::{backends::chain, observe::Logs};
 
-/// Could not run.
 const COULD_NOT_RUN: u8 = 2;
 
-/// Real Redis and Postgres for tests of session caches: started, broken, looked at.
-#[derive(Debug, Parser)]
+/// Starts real Redis and Postgres servers, breaks them and inspects them, to test session caches.
+#[derive(Parser)]
 #[command(name = "session-testkit", version, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
@@ -43,7 +48,8 @@ Examples:
   session-testkit verify
   session-testkit bench";
 
-#[derive(Debug, Subcommand)]
+// `Debug` is missing on purpose: the arguments contain URLs with passwords.
+#[derive(Subcommand)]
 enum Command {
     Bench(bench::Arguments),
     Check(check::Arguments),
@@ -52,19 +58,21 @@ enum Command {
     Verify(verify::Arguments),
 }
 
-/// What `main` of the command does.
+/// Runs the command `session-testkit`.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Bad arguments end the process here, with exit code 2.
-    let cli = Cli::parse();
-    // What is broken on purpose is no news.
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return bad_arguments(error),
+    };
+    // Warnings about servers that a command breaks on purpose are not shown.
     let level = match cli.command {
         Command::Verify(_) => "error",
         Command::Faults(_) | Command::Bench(_) => "warn,session_layer=error",
         _ => "warn",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    // Where secrets are looked for in what is logged, it is kept, whatever is shown of it.
+    // `faults` searches the logs for secrets, therefore they are kept at every level.
     let kept = matches!(cli.command, Command::Faults(_)).then(Logs::default);
     tracing_subscriber::registry()
         .with(
@@ -75,9 +83,7 @@ pub fn main() -> ExitCode {
         )
         .with(kept.clone().map(keep))
         .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return could_not_run(&error),
@@ -96,7 +102,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// All that the libraries under test have to say, and what matters of the rest.
+/// Returns a layer that keeps every event of the libraries under test, and INFO of the rest.
 fn keep<S>(logs: Logs) -> impl tracing_subscriber::Layer<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
@@ -105,10 +111,22 @@ where
     let targets = Targets::new()
         .with_default(LevelFilter::INFO)
         .with_targets(libraries.map(|library| (library, LevelFilter::TRACE)));
-    fmt::layer()
-        .with_ansi(false)
-        .with_writer(logs)
-        .with_filter(targets)
+    fmt::layer().with_ansi(false).with_writer(logs).with_filter(targets)
+}
+
+/// Prints why the arguments are bad, or the requested help. Omits a URL in the wrong place.
+fn bad_arguments(mut error: clap::Error) -> ExitCode {
+    let wrong =
+        [ContextKind::InvalidArg, ContextKind::InvalidSubcommand, ContextKind::InvalidValue];
+    for kind in wrong {
+        if let Some(ContextValue::String(text)) = error.get(kind)
+            && output::may_be_url(text)
+        {
+            error.insert(kind, ContextValue::String(output::OMITTED.to_owned()));
+        }
+    }
+    let _closed = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(COULD_NOT_RUN))
 }
 
 fn could_not_run(error: &(dyn std::error::Error + 'static)) -> ExitCode {

@@ -1,6 +1,6 @@
-//! Does a port keep its contract? For whoever writes a [`SessionCache`] or a [`SessionStore`] of their own.
+//! Contract checks for implementations of [`SessionCache`] and [`SessionStore`].
 //!
-//! One call makes every check, each on a port that `fresh` opens:
+//! One call runs every check, each on a port that `fresh` opens:
 //!
 //! ```
 //! use session_layer::store::SqliteStore;
@@ -14,31 +14,32 @@
 //! # }
 //! ```
 //!
-//! The error says of each check that failed what the port did, in a sentence. A port that panics, or an
-//! operation that has no answer after [`PATIENCE`], fails the check in which that happened.
+//! The error states, for each failed check, what the port did. A port that panics fails the check
+//! in which it panicked. The same holds for an operation without a reply after [`PATIENCE`].
 //!
-//! | the port | call | checks |
+//! | port | call | checks |
 //! |---|---|---|
 //! | a cache in one process's memory | [`cache`] | [`cache_checks`], on one handle |
 //! | a cache that nodes share | [`shared_cache`] | the same, on the handles of two nodes |
 //! | a store | [`store`] | [`store_checks`] |
-//! | one of them whose server is down, or hangs | [`cache_in_outage`], [`store_in_outage`] | [`cache_outage_checks`], [`store_outage_checks`] |
+//! | a cache whose server is down or hangs | [`cache_in_outage`] | [`cache_outage_checks`] |
+//! | a store whose server is down or hangs | [`store_in_outage`] | [`store_outage_checks`] |
 //!
-//! # What a port must be given
+//! # Requirements
 //!
-//! - It need not be empty, nor one that nobody else uses: every check has tokens and users of its own. So
-//!   `fresh` may open a port each time, or return a clone.
-//! - A cache needs room for 1,000 sessions, and deadlines that fit the machine: a cache that gives up
-//!   after 50 ms fails on a busy one.
-//! - Nothing is closed. A port that is dropped must let go of what it opened.
-//! - A runtime of several threads, for a cache.
+//! - The port may contain data and have other users, because every check uses its own tokens and
+//!   users. `fresh` may therefore open a port each time, or return a clone.
+//! - A cache needs room for 1,000 sessions. Its deadlines must fit the machine: a deadline of 50 ms
+//!   is too short on a busy one.
+//! - The checks do not call `close`. A dropped port must release what it opened.
+//! - The checks of a cache need a runtime with several threads.
 //!
-//! The cache's checks wait for leases and fences to lapse, 20 s in all.
+//! The cache checks wait about 20 s in total for leases and fences to lapse.
 //!
-//! # Some of the checks, or one test for each
+//! # Selected checks, or each alone
 //!
-//! [`run`] makes those that it is given. A store whose journal nobody reads, since it
-//! [is exclusive](SessionStore::is_exclusive), leaves that group out:
+//! [`run`] runs the checks that it is given. A store that [is
+//! exclusive](SessionStore::is_exclusive) has a journal without readers, and may omit that group:
 //!
 //! ```
 //! # use session_layer::store::SqliteStore;
@@ -51,23 +52,18 @@
 //! # }
 //! ```
 //!
-//! A [`Check`] runs by itself too, so a test harness can list each as a test, here that of `libtest-mimic`:
+//! A [`Check`] also runs alone:
 //!
 //! ```
-//! use libtest_mimic::{Arguments, Trial};
-//! use session_layer::store::SqliteStore;
-//! use session_testkit::conformance;
-//!
-//! let tests = conformance::store_checks().into_iter().map(|check| {
-//!     Trial::test(check.name(), move || {
-//!         let runtime = tokio::runtime::Runtime::new()?;
-//!         runtime.block_on(async {
-//!             let store = SqliteStore::open(":memory:").await?;
-//!             Ok(check.run(&store).await?)
-//!         })
-//!     })
-//! });
-//! libtest_mimic::run(&Arguments::default(), tests.collect()).exit();
+//! # use session_layer::store::SqliteStore;
+//! # use session_testkit::conformance;
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! for check in conformance::store_checks() {
+//!     check.run(&SqliteStore::open(":memory:").await?).await?;
+//! }
+//! # Ok(())
+//! # }
 //! ```
 
 mod cache;
@@ -76,12 +72,13 @@ mod outage;
 mod report;
 mod store;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests;
 
 use std::{error::Error, future::Future};
 
-use session_layer::{cache::SessionCache, store::SessionStore};
+use session_layer::cache::SessionCache;
+use session_layer::store::SessionStore;
 
 pub use self::cache::{Nodes, cache_checks};
 pub use self::check::{Check, Failure, PATIENCE};
@@ -89,14 +86,13 @@ pub use self::outage::{cache_outage_checks, store_outage_checks};
 pub use self::report::{Checked, NotConforming, Report, run};
 pub use self::store::store_checks;
 
-/// Makes all [`cache_checks`] on a cache of which there is one handle, such as one in the process's
-/// memory.
+/// Runs all [`cache_checks`] on a cache with one handle, such as one in the process's memory.
 ///
 /// ```no_run
 /// use session_layer::cache::MemoryCache;
 /// use session_testkit::conformance;
 ///
-/// #[tokio::main] // several threads: "at once" is meant
+/// #[tokio::main] // several threads, because some checks run operations concurrently
 /// async fn main() -> Result<(), conformance::NotConforming> {
 ///     let fresh = || async { Ok::<_, std::io::Error>(MemoryCache::new(10_000)) };
 ///     println!("{}", conformance::cache(fresh).await?);
@@ -106,7 +102,7 @@ pub use self::store::store_checks;
 ///
 /// # Errors
 ///
-/// [`NotConforming`] if any check failed; a `fresh` that fails, fails its check.
+/// [`NotConforming`] if any check failed, or if `fresh` failed for it.
 pub async fn cache<C, E, T>(mut fresh: impl FnMut() -> T) -> Result<Report, NotConforming>
 where
     C: SessionCache,
@@ -120,12 +116,12 @@ where
     run(cache_checks(), fresh).await
 }
 
-/// Makes all [`cache_checks`] on a cache that nodes share. `fresh` opens the handles of two nodes on one
-/// and the same cache: what one does, the other must see.
+/// Runs all [`cache_checks`] on a cache that nodes share. `fresh` opens the handles of two nodes on
+/// the same cache. Each handle must see what the other does.
 ///
 /// # Errors
 ///
-/// [`NotConforming`] if any check failed; a `fresh` that fails, fails its check.
+/// [`NotConforming`] if any check failed, or if `fresh` failed for it.
 pub async fn shared_cache<C, E, T>(mut fresh: impl FnMut() -> T) -> Result<Report, NotConforming>
 where
     C: SessionCache,
@@ -139,11 +135,11 @@ where
     run(cache_checks(), fresh).await
 }
 
-/// Makes all [`store_checks`].
+/// Runs all [`store_checks`].
 ///
 /// # Errors
 ///
-/// [`NotConforming`] if any check failed; a `fresh` that fails, fails its check.
+/// [`NotConforming`] if any check failed, or if `fresh` failed for it.
 pub async fn store<S, E, T>(fresh: impl FnMut() -> T) -> Result<Report, NotConforming>
 where
     S: SessionStore,
@@ -153,11 +149,11 @@ where
     run(store_checks(), fresh).await
 }
 
-/// Makes all [`cache_outage_checks`] on caches whose server cannot be reached, or never answers.
+/// Runs all [`cache_outage_checks`] on caches whose server is unreachable or never replies.
 ///
 /// # Errors
 ///
-/// [`NotConforming`] if any check failed; a `fresh` that fails, fails its check.
+/// [`NotConforming`] if any check failed, or if `fresh` failed for it.
 pub async fn cache_in_outage<C, E, T>(fresh: impl FnMut() -> T) -> Result<Report, NotConforming>
 where
     C: SessionCache,
@@ -167,11 +163,11 @@ where
     run(cache_outage_checks(), fresh).await
 }
 
-/// Makes all [`store_outage_checks`] on stores whose server cannot be reached, or never answers.
+/// Runs all [`store_outage_checks`] on stores whose server is unreachable or never replies.
 ///
 /// # Errors
 ///
-/// [`NotConforming`] if any check failed; a `fresh` that fails, fails its check.
+/// [`NotConforming`] if any check failed, or if `fresh` failed for it.
 pub async fn store_in_outage<S, E, T>(fresh: impl FnMut() -> T) -> Result<Report, NotConforming>
 where
     S: SessionStore,

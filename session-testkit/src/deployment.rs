@@ -1,11 +1,14 @@
-//! A service under test, whole: several nodes of session-layer, each with a cache and a store of its own
-//! behind proxies of its own, as a role that Postgres does not let do everything.
+//! A complete service under test: several nodes of session-layer. Each has its own cache and store
+//! behind its own proxies, and a Postgres role with few rights.
 //!
-//! What is set is what production has (50 ms for Redis, 250 ms in all, 10 connections to each server),
-//! but for the TTL: a run that waits until the last copy has died can't wait for 300 s.
+//! The settings are those of production: 50 ms for Redis, 250 ms per validation, 10 connections to
+//! each server. Only the TTL may differ, because a run waits for the last entry's expiry and can't
+//! wait for 300 s.
 //!
 //! ```no_run
-//! use session_testkit::{backends::Backends, deployment::Deployment, invariants, workload::{Runner, Settings}};
+//! use session_testkit::{
+//!     backends::Backends, deployment::Deployment, invariants, workload::{Runner, Settings},
+//! };
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,11 +25,8 @@ mod role;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use session_layer::{
-    Policy, SealingKeys, Sessions,
-    cache::RedisCache,
-    store::{CHANGE_DEADLINE, PostgresStore},
-};
+use session_layer::store::{DEFAULT_CHANGE_DEADLINE, PostgresStore};
+use session_layer::{PartitionPolicy, SealingKeys, Sessions, cache::RedisCache};
 
 pub use self::builder::DeploymentBuilder;
 use self::role::Role;
@@ -38,12 +38,12 @@ use crate::{
     workload::Failure,
 };
 
-/// How many connections a node may have to each server.
+/// The maximum number of a node's connections to each server.
 pub const POOL_SIZE: u32 = 10;
 
-/// A service under test. When it is dropped, what it made on given servers is removed.
+/// A service under test. Dropping it removes its data on given servers.
 pub struct Deployment {
-    // In the order in which they are dropped.
+    // The fields are in drop order.
     subject: SessionLayerSubject,
     network: Arc<Network>,
     blueprint: Arc<Blueprint>,
@@ -54,39 +54,56 @@ pub struct Deployment {
     backends: Backends,
 }
 
-/// What a node is built from.
-#[derive(Debug, Clone)]
+/// The parts of a node.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct NodeParts {
-    /// Its number, from 0.
+    /// The number of the node, from 0.
     pub node: u32,
-    /// Its way to Redis.
+    /// The URL of Redis through the node's proxy.
     pub redis_url: String,
-    /// Its way to Postgres, as the service's role.
+    /// The URL of Postgres through the node's proxy, with the service's role.
     pub database_url: String,
     /// The prefix of all keys.
     pub namespace: String,
-    /// The schema of the tables, which are there.
+    /// The schema of the migrated tables.
     pub schema: String,
-    /// How long an entry may be served.
+    /// The TTL of an entry.
     pub ttl: Duration,
-    /// How long an operation of Redis may take.
+    /// The timeout of an operation of Redis.
     pub redis_deadline: Duration,
-    /// How long a validation may take in all.
+    /// The timeout of a validation.
     pub budget: Duration,
-    /// What it does when it has lost touch with Postgres.
-    pub policy: Policy,
-    /// Redis has replicas, or may fail over.
+    /// The policy of a partitioned node.
+    pub policy: PartitionPolicy,
+    /// Whether Redis has replicas or may fail over.
     pub replicated: bool,
-    /// What entries are sealed with, if they are.
+    /// The sealing keys, if entries are sealed.
     pub keys: Option<SealingKeys>,
 }
 
+impl fmt::Debug for NodeParts {
+    /// Omits the URLs, which contain passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeParts")
+            .field("node", &self.node)
+            .field("namespace", &self.namespace)
+            .field("schema", &self.schema)
+            .field("ttl", &self.ttl)
+            .field("redis_deadline", &self.redis_deadline)
+            .field("budget", &self.budget)
+            .field("policy", &self.policy)
+            .field("replicated", &self.replicated)
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
+}
+
 impl NodeParts {
-    /// The cache that production would have.
+    /// Builds the cache as in production.
     ///
     /// # Errors
-    /// As [`RedisCacheBuilder::build`](session_layer::cache::RedisCacheBuilder::build).
+    /// As [`build`](session_layer::cache::RedisCacheBuilder::build).
     pub fn cache(&self) -> Result<RedisCache, Failure> {
         let builder = RedisCache::builder(&self.redis_url)
             .namespace(&self.namespace)
@@ -94,202 +111,193 @@ impl NodeParts {
             .deadline(self.redis_deadline)
             .replicated(self.replicated);
         let builder = match &self.keys {
-            Some(keys) => builder.seal(keys.clone()),
+            Some(keys) => builder.encryption_keys(keys.clone()),
             None => builder,
         };
         Ok(builder.build()?)
     }
 
-    /// How long a validation's read may take: 200 ms of a budget of 250.
+    /// Returns the timeout of a validation's read: 200 ms of a budget of 250 ms.
     #[must_use]
     pub fn read_deadline(&self) -> Duration {
         self.budget * 4 / 5
     }
 
-    /// The store that production would have.
+    /// Builds the store as in production.
     ///
     /// # Errors
-    /// As [`PostgresStoreBuilder::connect_lazy`](session_layer::store::PostgresStoreBuilder::connect_lazy).
+    /// As [`PostgresStoreBuilder::build`](session_layer::store::PostgresStoreBuilder::build).
     pub fn store(&self) -> Result<PostgresStore, Failure> {
         let builder = PostgresStore::builder(&self.database_url)
             .schema(&self.schema)
             .max_connections(POOL_SIZE)
             .read_deadline(self.read_deadline())
-            // 2 s, unless the machine is said to be slow.
-            .change_deadline(CHANGE_DEADLINE.max(self.budget * 4));
-        Ok(builder.connect_lazy()?)
+            // 2 s, or more if the budget is longer for a slow machine.
+            .change_deadline(DEFAULT_CHANGE_DEADLINE.max(self.budget * 4));
+        Ok(builder.build()?)
     }
 }
 
 type Building = Pin<Box<dyn Future<Output = Result<Sessions, Failure>> + Send>>;
 type Build = dyn Fn(NodeParts) -> Building + Send + Sync;
 
-/// How nodes are built, and with what.
+/// The way to build nodes, and their parts.
 struct Blueprint {
     build: Box<Build>,
     parts: Vec<NodeParts>,
 }
 
-/// A deployment could not be started.
+/// The error of starting a deployment.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeploymentError {
-    /// A server did not start, or refused something.
+    /// A server did not start, or rejected a command.
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The proxies could not be started.
     #[error("could not start the proxies")]
     Proxies(#[source] std::io::Error),
-    /// Postgres refused what is needed before the nodes start.
+    /// Postgres rejected a statement before the nodes started.
     #[error("could not prepare Postgres: {doing}")]
     Postgres {
-        /// What was being done.
+        /// The failed action.
         doing: &'static str,
-        /// Why not.
+        /// The reason.
         #[source]
         source: Failure,
     },
-    /// There is no key to seal entries with.
-    #[error("could not make a key")]
+    /// There is no sealing key.
+    #[error("could not create a key")]
     Key(#[source] Failure),
     /// A node could not be built.
     #[error("could not build node {node}")]
     Node {
-        /// Which one.
+        /// The number of the node.
         node: u32,
-        /// Why not.
+        /// The reason.
         #[source]
         source: Failure,
     },
     /// A node did not reach its servers.
-    #[error("a node did not get into touch with its servers")]
-    NotReady(#[from] crate::wait::WaitedInVain),
+    #[error("a node did not connect to its servers")]
+    NotReady(#[from] crate::wait::WaitTimeoutError),
 }
 
 impl Deployment {
-    /// To say how many nodes, and more.
+    /// Creates a builder.
     pub fn builder() -> DeploymentBuilder {
         DeploymentBuilder::default()
     }
 
-    /// The nodes, to be put under load.
+    /// Returns the nodes as a subject for load.
     #[must_use]
     pub fn subject(&self) -> SessionLayerSubject {
         self.subject.clone()
     }
 
-    /// The lines between the nodes and the servers.
+    /// Returns the proxies between the nodes and the servers.
     #[must_use]
     pub fn network(&self) -> &Arc<Network> {
         &self.network
     }
 
-    /// What faults have to know of it.
+    /// Returns the target for faults.
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// The servers, without proxies in between.
+    /// Returns the servers without proxies.
     #[must_use]
     pub fn backends(&self) -> &Backends {
         &self.backends
     }
 
-    /// The Redis to fail over to, if there is one.
+    /// Returns the replica for a failover, if there is one.
     #[must_use]
     pub fn replica(&self) -> Option<&RedisServer> {
         self.replica.as_ref()
     }
 
-    /// The schema of the tables.
+    /// Returns the schema of the tables.
     #[must_use]
     pub fn schema(&self) -> &str {
         self.sandbox.schema()
     }
 
-    /// The prefix of all keys.
+    /// Returns the prefix of all keys.
     #[must_use]
     pub fn namespace(&self) -> &str {
         self.sandbox.namespace()
     }
 
-    /// How many nodes there are.
+    /// Returns the number of nodes.
     #[must_use]
     pub fn nodes(&self) -> u32 {
         u32::try_from(self.blueprint.parts.len()).unwrap_or(u32::MAX)
     }
 
-    /// How long an entry may be served.
+    /// Returns the parts of the first node, which differ from the others' only in their URLs.
+    fn parts(&self) -> &NodeParts {
+        &self.blueprint.parts[0]
+    }
+
+    /// Returns the TTL of an entry.
     #[must_use]
     pub fn ttl(&self) -> Duration {
-        let first = self.blueprint.parts.first();
-        first.map_or(Duration::ZERO, |parts| parts.ttl)
+        self.parts().ttl
     }
 
-    /// What a node does that has lost touch with Postgres.
+    /// Returns the policy of a partitioned node.
     #[must_use]
-    pub fn policy(&self) -> Policy {
-        let first = self.blueprint.parts.first();
-        first.map_or(Policy::default(), |parts| parts.policy)
+    pub fn policy(&self) -> PartitionPolicy {
+        self.parts().policy
     }
 
-    /// How long a validation may take in all.
+    /// Returns the timeout of a validation.
     #[must_use]
     pub fn budget(&self) -> Duration {
-        let first = self.blueprint.parts.first();
-        first.map_or(Duration::ZERO, |parts| parts.budget)
+        self.parts().budget
     }
 
-    /// Do the nodes seal their entries?
+    /// Returns whether the nodes seal their entries.
     #[must_use]
     pub fn sealed(&self) -> bool {
-        let mut parts = self.blueprint.parts.iter();
-        parts.any(|parts| parts.keys.is_some())
+        self.parts().keys.is_some()
     }
 
-    /// How long a validation's read may take.
+    /// Returns the timeout of a validation's read.
     #[must_use]
     pub fn read_deadline(&self) -> Duration {
-        let first = self.blueprint.parts.first();
-        first.map_or(Duration::ZERO, NodeParts::read_deadline)
+        self.parts().read_deadline()
     }
 
-    /// Has Redis a replica?
+    /// Returns whether Redis has a replica.
     #[must_use]
     pub fn replicated(&self) -> bool {
         self.replica.is_some()
     }
 
-    /// By this a node's connections are known in `pg_stat_activity`.
+    /// Returns the name of a node's connections in `pg_stat_activity`.
     #[must_use]
     pub fn application_name(&self, node: u32) -> String {
         application_name(self.namespace(), node)
     }
 
-    /// How a node restarts.
+    /// Returns a handle that restarts nodes.
     #[must_use]
     pub fn restarts(&self) -> Restarts {
-        Restarts {
-            subject: self.subject.clone(),
-            blueprint: Arc::clone(&self.blueprint),
-        }
+        Restarts { subject: self.subject.clone(), blueprint: Arc::clone(&self.blueprint) }
     }
 
-    /// Removes what was made on given servers, now; unlike a drop, says so if that fails.
+    /// Removes the data on given servers now. Unlike a drop, it returns an error if that fails.
     ///
     /// # Errors
-    /// [`BackendError`], and [`DeploymentError::Postgres`] where the role could not be dropped.
+    /// [`BackendError`], or [`DeploymentError::Postgres`] if the role could not be dropped.
     pub async fn cleanup(self) -> Result<(), DeploymentError> {
-        let Self {
-            subject,
-            role,
-            sandbox,
-            backends,
-            ..
-        } = self;
+        let Self { subject, role, sandbox, backends, .. } = self;
         drop(subject);
-        // What we started is thrown away with all that it holds.
+        // Started servers are removed with all their data.
         if backends.postgres().backend().is_none()
             && let Some(role) = role
         {
@@ -301,7 +309,7 @@ impl Deployment {
         Ok(())
     }
 
-    /// The proxies' count of a node's open connections to one server.
+    /// Returns the number of a node's open connections to one server, as the proxies count them.
     #[must_use]
     pub fn open_connections(&self, node: u32, peer: Peer) -> u64 {
         let proxies = self.network.proxies(peer);
@@ -322,7 +330,7 @@ impl fmt::Debug for Deployment {
     }
 }
 
-/// Restarts nodes: a handle is dropped, and a new one started in its place. Cheap to clone.
+/// A handle that replaces a node's `Sessions` by a new one. It is cheap to clone.
 #[derive(Clone)]
 pub struct Restarts {
     subject: SessionLayerSubject,
@@ -330,14 +338,13 @@ pub struct Restarts {
 }
 
 impl Restarts {
-    /// Restarts a node. What is under way on the old one is answered by it.
+    /// Restarts a node. The old node completes the requests that it has begun.
     ///
     /// # Errors
-    /// If the new one could not be built, or there is no such node; the old one stays then.
+    /// An error if the new node could not be built, or if there is no such node. The old node
+    /// remains.
     pub async fn restart(&self, node: u32) -> Result<(), Failure> {
-        let parts = usize::try_from(node)
-            .ok()
-            .and_then(|at| self.blueprint.parts.get(at));
+        let parts = usize::try_from(node).ok().and_then(|at| self.blueprint.parts.get(at));
         let parts = parts.ok_or_else(|| format!("there is no node {node}"))?;
         let new = (self.blueprint.build)(parts.clone()).await?;
         drop(self.subject.replace(node, new));
@@ -352,6 +359,6 @@ impl fmt::Debug for Restarts {
 }
 
 fn application_name(namespace: &str, node: u32) -> String {
-    // Postgres keeps 63 bytes; a namespace is `testkit-` and 32 hex digits.
+    // Postgres keeps 63 bytes. A namespace is `testkit-` and 32 hex digits.
     format!("{namespace}-node-{node}")
 }

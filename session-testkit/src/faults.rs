@@ -1,10 +1,9 @@
-//! What can be done to servers, and to the lines that lead there, by name: killed, filled, locked,
-//! demoted, cut off.
+//! Named faults of servers and of the connections to them.
 //!
-//! A [`Fault`] is a name: it can be written on a command line and in a history. [`inject`] makes it
-//! true on a [`Target`] and answers a [`FaultGuard`] that heals when it is dropped and says what was
-//! touched. Of two at a time that change the same (two settings of memory, say), heal the later one
-//! first: each puts back what it found.
+//! A [`Fault`] is a name that a command line and a history can contain. [`inject`] causes it on a
+//! [`Target`] and returns a [`FaultGuard`], which heals the fault when it is dropped and reports
+//! its effects. Two simultaneous faults may change the same setting, such as a memory limit. Heal
+//! the later one first, because each restores the value that it found.
 //!
 //! ```no_run
 //! use session_testkit::{backends::Backends, faults::{self, Fault, Target}};
@@ -15,24 +14,24 @@
 //! let target = Target::new(&servers);
 //! let fault: Fault = "redis-oom".parse()?;
 //! let full = faults::inject(&fault, &target).await?;
-//! // … the service goes on without filling its cache …
+//! // … the service continues without filling its cache …
 //! let report = full.heal().await?;
-//! assert!(report.touched_something(), "nobody used the Redis meanwhile: {report}");
+//! assert!(report.touched_something(), "no client used Redis meanwhile: {report}");
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Servers that were not started by us are left alone ([`BackendError::NotAllowed`],
-//! [`BackendError::NotOurs`]) unless
-//! [`allow_destructive`](crate::backends::BackendsBuilder::allow_destructive) was said.
+//! A fault does not touch servers that the testkit did not start ([`BackendError::NotAllowed`],
+//! [`BackendError::NotOurs`]), unless
+//! [`allow_destructive`](crate::backends::BackendsBuilder::allow_destructive) was called.
 //!
 //! [`BackendError::NotAllowed`]: crate::backends::BackendError::NotAllowed
 //! [`BackendError::NotOurs`]: crate::backends::BackendError::NotOurs
 
 mod error;
+mod error_counts;
 mod failover;
 mod fault;
-mod felt;
 mod guard;
 mod link;
 mod postgres;
@@ -47,11 +46,10 @@ pub use self::{
     target::Target,
 };
 
-/// Makes a fault true until the guard heals it.
+/// Injects a fault, which lasts until the guard heals it.
 ///
 /// # Errors
-///
-/// [`FaultError`], and then nothing was changed, or it was healed.
+/// [`FaultError`]. In that case nothing was changed, or the fault was healed.
 pub async fn inject(fault: &Fault, target: &Target) -> Result<FaultGuard, FaultError> {
     let guard = FaultGuard::new(*fault, target);
     if let Some(link) = fault.link() {
@@ -67,7 +65,7 @@ pub async fn inject(fault: &Fault, target: &Target) -> Result<FaultGuard, FaultE
 mod tests {
     use super::*;
 
-    /// A schedule runs in a task of its own.
+    /// Checks that a schedule can run in a task of its own.
     #[test]
     fn futures_can_be_spawned() {
         fn spawnable<T: Send + 'static>(_: impl Future<Output = T> + Send + 'static) {}

@@ -1,25 +1,26 @@
-//! What happened in a run: the operations with their answers, and what was observed beside them. The
-//! checker ([`invariants`](crate::invariants)) decides from this alone.
+//! The recorded history of a run: operations with their responses, faults and other observations.
+//! The checker ([`invariants`](crate::invariants)) decides from this alone.
 //!
-//! All times are nanoseconds of one monotonic clock of the run, 0 at its start; spans are in
-//! milliseconds. In memory it is a [`History`]; on disk it is JSON lines, version 1:
+//! All times are nanoseconds of one monotonic clock of the run, which starts at 0. Durations are in
+//! milliseconds. The history is a [`History`] in memory, and JSON lines of version 1 on disk:
 //!
 //! ```text
 //! {"header":{"version":1,"seed":7,"nodes":2,"parameters":{"d_ms":2000,"ttl_ms":300000,…}}}
-//! {"op":{"node":0,"call":1000,"ret":2000,"do":{"create":{"session":1,"user":"u","data":"1.0","answer":"created"}}}}
-//! {"op":{"node":1,"call":3000,"ret":4000,"do":{"validate":{"session":1,"answer":{"valid":{"user":"u","data":"1.0"}}}}}}
+//! {"op":{"node":0,"call":1000,"ret":2000,"do":{"create":{"session":1,…,"answer":"created"}}}}
+//! {"op":{"node":1,"call":3000,"ret":4000,"do":{"validate":{"session":1,"answer":{"valid":…}}}}}
 //! {"op":{"node":1,"call":5000,"ret":6000,"do":{"revoke":{"session":1,"answer":"propagated"}}}}
 //! {"op":{"node":0,"call":7000,"dropped":7500,"do":{"validate":{"session":1}}}}
 //! {"fault":{"name":"redis.kill","at":8000,"until":9000,"no_redis":true}}
 //! {"end":{"at":10000,"due":4,"sent":4}}
 //! ```
 //!
-//! The header is the first line; the order of the others is free. An operation has `ret` and `answer`
-//! both, or neither: one without ends at infinity, for whatever it asked for may still happen. Sessions
-//! are numbers, as are the tokens of one session (0 is the one that `create` gave out, a rotation gives
-//! out the next): no raw token is ever written here. An unknown field or value is an error, not ignored,
-//! so that a slip of the pen in a hand-written file can't turn into a green check; so a later version
-//! with more fields has a higher number.
+//! The header is the first line. The order of the other lines is free. An operation has both `ret`
+//! and `answer`, or neither. Without them it ends at infinity, because its effect may still happen.
+//! Sessions are numbers, and so are the tokens of a session. Token 0 is the one that `create`
+//! issued, and a rotation issues the next. No raw token is written here.
+//!
+//! An unknown field or value is an error, because a typing error in a manually written file could
+//! otherwise produce a false pass. Therefore a later version with more fields has a higher number.
 
 mod error;
 mod file;
@@ -32,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     error::{HistoryError, LineError},
-    file::{Entry, HistoryWriter},
+    file::Entry,
     observed::{End, Fault, InFlight, Place, Resource, Sample, Scan, Search, Touched},
     operation::{Change, Creation, Op, Operation},
 };
@@ -40,32 +41,32 @@ pub use self::{
 /// The version of the format that this release writes, and the only one it reads.
 pub const VERSION: u32 = 1;
 
-/// Nanoseconds of the run's one clock, 0 at its start.
+/// A time in nanoseconds of the run's clock, which starts at 0.
 pub type Nanos = u64;
 
-/// A run as it was recorded. Each list is in the order of the file.
+/// A recorded run. Each list has the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
-    /// What the run was.
+    /// The description of the run.
     pub header: Header,
-    /// What was asked of the subject.
+    /// The operations.
     pub operations: Vec<Operation>,
-    /// What was broken on purpose.
+    /// The injected faults.
     pub faults: Vec<Fault>,
     /// Comparisons of Redis with Postgres (R8).
     pub scans: Vec<Scan>,
     /// Samples of Postgres reads in flight (R10).
     pub in_flight: Vec<InFlight>,
-    /// Samples of what a node holds on to (R11).
+    /// Samples of a node's resources (R11).
     pub samples: Vec<Sample>,
     /// Searches for raw tokens (R12).
     pub searches: Vec<Search>,
-    /// The end of the run; `None` if it was cut short.
+    /// The end of the run. `None` if the run was interrupted.
     pub end: Option<End>,
 }
 
 impl History {
-    /// One in which nothing happened.
+    /// Creates an empty history.
     #[must_use]
     pub fn new(header: Header) -> Self {
         Self {
@@ -80,7 +81,7 @@ impl History {
         }
     }
 
-    /// Adds an entry to the list it belongs to.
+    /// Adds an entry to its list.
     pub fn push(&mut self, entry: Entry) {
         match entry {
             Entry::Op(operation) => self.operations.push(operation),
@@ -94,28 +95,28 @@ impl History {
     }
 }
 
-/// The first line: what the run was, and the numbers that the promises are stated in.
+/// The first line: a description of the run and the parameters of the promises.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
-    /// Of the format: [`VERSION`].
+    /// The version of the format, [`VERSION`].
     pub version: u32,
-    /// What replays the run's plan.
+    /// The seed that replays the run's plan.
     pub seed: u64,
-    /// How many nodes there are.
+    /// The number of nodes.
     pub nodes: u32,
-    /// The numbers of the promises.
+    /// The parameters of the promises.
     pub parameters: Parameters,
-    /// For people: what this history shows.
+    /// A description of this history for readers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
-    /// For hand-written histories: what the checker must say, as in `R1 broken` or `R1 holds`.
+    /// The expected verdict of a manually written history, such as `R1 broken` or `R1 holds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<String>,
 }
 
 impl Header {
-    /// A header with default parameters.
+    /// Creates a header with default parameters.
     #[must_use]
     pub fn new(seed: u64, nodes: u32) -> Self {
         Self {
@@ -129,38 +130,37 @@ impl Header {
     }
 }
 
-/// The numbers that the promises are stated in. Each defaults to session-layer's own, so a file may
-/// leave it out.
+/// The parameters of the promises. Each defaults to session-layer's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Parameters {
-    /// D: how long a node in touch with Postgres may honour what was changed. Defaults to 2 s.
+    /// The staleness bound D. Defaults to 2 s.
     #[serde(rename = "d_ms", with = "millis")]
     pub d: Duration,
-    /// How long the cache may serve an entry. Defaults to 300 s.
+    /// The TTL of an entry. Defaults to 300 s.
     #[serde(rename = "ttl_ms", with = "millis")]
     pub ttl: Duration,
-    /// How long a lease to fill lasts. Defaults to 2 s.
+    /// The duration of a lease. Defaults to 2 s.
     #[serde(rename = "lease_ms", with = "millis")]
     pub lease: Duration,
-    /// The documented skew of expiry. Defaults to 1 s.
+    /// The documented tolerance of an expiry. Defaults to 1 s.
     #[serde(rename = "skew_ms", with = "millis")]
     pub skew: Duration,
-    /// How late a touch may be written, by which an idle timeout may come early. Defaults to 60 s.
+    /// The maximum delay of a touch, by which an idle timeout may come early. Defaults to 60 s.
     #[serde(rename = "touch_ms", with = "millis")]
     pub touch: Duration,
-    /// How long a validation may take. Defaults to 250 ms.
+    /// The time limit of a validation. Defaults to 250 ms.
     #[serde(rename = "budget_ms", with = "millis")]
     pub budget: Duration,
-    /// What measuring may add to that on a busy machine. Defaults to 0.
+    /// The measuring error of a busy machine, which is added to the budget. Defaults to 0.
     #[serde(rename = "budget_slack_ms", with = "millis")]
     pub budget_slack: Duration,
-    /// How many reads of Postgres one node may have in flight; `None`: nothing was promised.
+    /// The limit for Postgres reads in flight on one node. `None` if there is no limit.
     pub bulkhead: Option<u64>,
-    /// Redis is one server without replicas, and answers what removes a copy from it: then R2 holds at
-    /// once where no fault touched Redis. Defaults to false.
+    /// Whether Redis is one server without replicas that acknowledges removals. R2 then holds at
+    /// once if no fault affected Redis. Defaults to false.
     pub single_server: bool,
-    /// How far memory may stay above its baseline after a fault, in bytes. Defaults to 16 MiB.
+    /// The permitted rise of memory after a fault, in bytes. Defaults to 16 MiB.
     pub memory_slack: u64,
 }
 
@@ -181,12 +181,12 @@ impl Default for Parameters {
     }
 }
 
-/// A span as nanoseconds; 584 years and more are as good as for ever.
+/// Converts a duration to nanoseconds. The limit is 584 years.
 pub(crate) fn nanos(span: Duration) -> Nanos {
     Nanos::try_from(span.as_nanos()).unwrap_or(Nanos::MAX)
 }
 
-/// Spans as whole milliseconds.
+/// Serialization of durations as whole milliseconds.
 pub(crate) mod millis {
     use std::time::Duration;
 
@@ -201,7 +201,7 @@ pub(crate) mod millis {
     }
 }
 
-/// Rounded up: a promise is never made stricter by being written down.
+/// Rounds up to milliseconds, because a recorded promise must not be stricter than the original.
 pub(crate) fn whole_millis(span: Duration) -> u64 {
     u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

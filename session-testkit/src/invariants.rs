@@ -1,21 +1,27 @@
-//! Was a promise broken? R1–R13 as checks of a recorded [`History`].
+//! R1–R13 as checks of a recorded [`History`].
 //!
-//! No solver is needed: a token goes absent → valid → ended, one way, so each promise is a question about
-//! which of two operations ended before the other began. Each check is a pure function of the history
-//! and takes O(n log n). Where the history leaves something open (an operation without an answer ends at
-//! infinity, a fault is felt somewhere between two times) the doubt is the subject's; what is called
-//! broken is broken in every order that fits the times.
+//! No solver is needed. A token goes from absent to valid to ended and never back. Each promise
+//! therefore only compares which of two operations ended before the other began. Each check is a
+//! pure function of the history and takes O(n log n).
 //!
-//! A check counts what it examined, and one that examined nothing is [`Verdict::Inconclusive`]: silence
-//! is not green.
+//! An operation without a result ends at infinity. A fault takes effect at an unknown moment
+//! between two times. The subject gets the benefit of such doubts: a violation is one in every
+//! order that fits the times.
+//!
+//! A check counts what it examined. A check that examined nothing is [`Verdict::Inconclusive`].
 //!
 //! ```
 //! use session_testkit::{history::History, invariants::{self, Invariant, Outcome}};
 //!
-//! let lines = r#"{"header":{"version":1,"seed":7,"nodes":2,"parameters":{}}}
-//! {"op":{"node":0,"call":0,"ret":1000000,"do":{"create":{"session":1,"user":"ann","data":"a","answer":"created"}}}}
-//! {"op":{"node":0,"call":2000000,"ret":3000000,"do":{"revoke":{"session":1,"answer":"propagated"}}}}
-//! {"op":{"node":1,"call":4000000,"ret":5000000,"do":{"validate":{"session":1,"answer":{"valid":{"user":"ann","data":"a"}}}}}}"#;
+//! let lines = concat!(
+//!     r#"{"header":{"version":1,"seed":7,"nodes":2,"parameters":{}}}"#, "\n",
+//!     r#"{"op":{"node":0,"call":0,"ret":1000000,"do":{"create":{"#,
+//!     r#""session":1,"user":"ann","data":"a","answer":"created"}}}}"#, "\n",
+//!     r#"{"op":{"node":0,"call":2000000,"ret":3000000,"do":{"revoke":{"#,
+//!     r#""session":1,"answer":"propagated"}}}}"#, "\n",
+//!     r#"{"op":{"node":1,"call":4000000,"ret":5000000,"do":{"validate":{"#,
+//!     r#""session":1,"answer":{"valid":{"user":"ann","data":"a"}}}}}}"#,
+//! );
 //! let history = History::read(lines.as_bytes())?;
 //! let verdicts = invariants::check(&history);
 //! assert_eq!(verdicts.overall(&[Invariant::R1]), Outcome::Broken);
@@ -32,6 +38,7 @@ mod data;
 mod denied;
 mod expiry;
 mod findings;
+mod format;
 mod index;
 mod issued;
 mod monotone;
@@ -40,7 +47,6 @@ mod revoked;
 mod secrecy;
 mod spans;
 mod verdict;
-mod words;
 
 use std::{fmt, str::FromStr};
 
@@ -48,121 +54,77 @@ pub use self::verdict::{MAX_SHOWN, Outcome, Verdict, Verdicts, Violation};
 use self::{findings::Findings, index::Index};
 use crate::history::History;
 
-/// A promise. Its words are those of the design; what counts as a violation is said at each check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Invariant {
-    /// Revoke answered `Propagated` at t: no validate that starts after t, on any node, is Valid.
-    R1,
-    /// R1Δ: revoke answered `Committed` at t: the same from t + `within` (nodes in touch with Postgres),
-    /// t + `at_most` (any node).
-    R1Delta,
-    /// Monotone: once Invalid was answered, no validate that starts D later is Valid; on one server whose
-    /// UNLINKs are acknowledged, none that starts later at all.
-    R2,
-    /// No false deny: between create's Ok and (revoke's start or expiry): Valid or Unavailable, never
-    /// Invalid.
-    R3,
-    /// Never Valid for a token that was not issued, whatever Redis contains.
-    R4,
-    /// Valid gives exactly that token's user and data; after `update`, as R1 and R1Δ for the new data.
-    R5,
-    /// No Valid after expiry (absolute, idle) beyond the documented skew.
-    R6,
-    /// Invalid only on a positive answer; every error is Unavailable.
-    R7,
-    /// After healing and TTL + 2 s of quiet, no Redis entry says valid where Postgres says revoked.
-    R8,
-    /// Every validate ends within its budget.
-    R9,
-    /// Postgres reads in flight never exceed the bulkhead.
-    R10,
-    /// Pools, tasks and memory return to baseline after every fault.
-    R11,
-    /// Raw tokens are nowhere: logs, metrics, Postgres, Redis, its dump files.
-    R12,
-    /// Revoke-all ends every session whose login began before it committed.
-    R13,
+/// Declares the invariants, each with its name, its promise as one line, and its check.
+macro_rules! invariants {
+    ($($(#[doc = $doc:literal])+ $variant:ident $name:literal $promise:literal $check:path;)+) => {
+        /// A promise of `docs/protocol.md`, section Promises. Each check documents what it counts
+        /// as a violation.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Invariant {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Invariant {
+            /// All invariants, in order.
+            pub const ALL: [Self; 14] = [$(Self::$variant),+];
+
+            /// Returns the name: `R1`, `R1Δ`, `R2`, …
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// Returns the promise as one line for a report.
+            #[must_use]
+            pub const fn promise(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $promise,)+
+                }
+            }
+
+            fn findings(self, index: &Index<'_>) -> Findings {
+                match self {
+                    $(Self::$variant => $check(index),)+
+                }
+            }
+        }
+    };
 }
 
-impl Invariant {
-    /// All of them, in order.
-    pub const ALL: [Self; 14] = [
-        Self::R1,
-        Self::R1Delta,
-        Self::R2,
-        Self::R3,
-        Self::R4,
-        Self::R5,
-        Self::R6,
-        Self::R7,
-        Self::R8,
-        Self::R9,
-        Self::R10,
-        Self::R11,
-        Self::R12,
-        Self::R13,
-    ];
-
-    /// `R1`, `R1Δ`, `R2`, …
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::R1 => "R1",
-            Self::R1Delta => "R1Δ",
-            Self::R2 => "R2",
-            Self::R3 => "R3",
-            Self::R4 => "R4",
-            Self::R5 => "R5",
-            Self::R6 => "R6",
-            Self::R7 => "R7",
-            Self::R8 => "R8",
-            Self::R9 => "R9",
-            Self::R10 => "R10",
-            Self::R11 => "R11",
-            Self::R12 => "R12",
-            Self::R13 => "R13",
-        }
-    }
-
-    /// The promise in a few words, for a line of a report.
-    #[must_use]
-    pub const fn promise(self) -> &'static str {
-        match self {
-            Self::R1 => "a revoke that was answered `Propagated` holds at once on every node",
-            Self::R1Delta => "a revoke that was answered `Committed` holds within its bounds",
-            Self::R2 => "what was Invalid once does not become Valid again",
-            Self::R3 => "a session in force is never denied",
-            Self::R4 => "a token that was not issued is never Valid",
-            Self::R5 => "Valid gives that token's user and data, and no old data after an update",
-            Self::R6 => "nothing is Valid after its expiry",
-            Self::R7 => "an outage is never taken for Invalid",
-            Self::R8 => "no stale copy stays in Redis",
-            Self::R9 => "every validate ends within its budget",
-            Self::R10 => "reads of Postgres in flight stay within the bulkhead",
-            Self::R11 => "pools, tasks and memory return to their baseline",
-            Self::R12 => "raw tokens are nowhere",
-            Self::R13 => "revoke-all ends every session whose login had begun",
-        }
-    }
-
-    fn findings(self, index: &Index<'_>) -> Findings {
-        match self {
-            Self::R1 => revoked::propagated(index),
-            Self::R1Delta => revoked::committed(index),
-            Self::R2 => monotone::check(index),
-            Self::R3 => denied::check(index),
-            Self::R4 => issued::check(index),
-            Self::R5 => data::check(index),
-            Self::R6 => expiry::check(index),
-            Self::R7 => positive::check(index),
-            Self::R8 => copies::check(index),
-            Self::R9 => budget::check(index),
-            Self::R10 => bulkhead::check(index),
-            Self::R11 => baseline::check(index),
-            Self::R12 => secrecy::check(index),
-            Self::R13 => revoked::everywhere(index),
-        }
-    }
+invariants! {
+    /// After a revoke returned `Propagated` at t, no validate that starts after t is Valid.
+    R1 "R1" "a revoke that returned `Propagated` holds at once on every node" revoked::propagated;
+    /// R1Δ: after a revoke returned `Committed` at t, the same holds from t + `within` on connected
+    /// nodes, and from t + `at_most` on every node.
+    R1Delta "R1Δ" "a revoke that returned `Committed` holds within its bounds" revoked::committed;
+    /// After Invalid was returned, no validate that starts D later is Valid. On one Redis server
+    /// whose UNLINKs are acknowledged, no later validate is Valid.
+    R2 "R2" "a token that was Invalid does not become Valid again" monotone::check;
+    /// From the success of create to the start of revoke, or to the expiry, no validate is Invalid.
+    R3 "R3" "an active session is never Invalid" denied::check;
+    /// A token that was not issued is never Valid, whatever Redis contains.
+    R4 "R4" "a token that was not issued is never Valid" issued::check;
+    /// Valid returns exactly that token's user and data. After `update`, R1 and R1Δ hold for the
+    /// new data.
+    R5 "R5" "Valid returns the token's user and data, and no old data after an update" data::check;
+    /// No validate is Valid after the expiry, absolute or idle, beyond the documented skew.
+    R6 "R6" "no validate is Valid after the expiry" expiry::check;
+    /// Invalid rests on a reply that proves it. Every error is Unavailable.
+    R7 "R7" "an outage never returns Invalid" positive::check;
+    /// After healing and TTL + 2 s without requests, Redis has no valid entry of an ended session.
+    R8 "R8" "no stale entry stays in Redis" copies::check;
+    /// Every validate ends within its budget.
+    R9 "R9" "every validate ends within its budget" budget::check;
+    /// Postgres reads in flight never exceed the bulkhead.
+    R10 "R10" "reads of Postgres in flight stay within the bulkhead" bulkhead::check;
+    /// Pools, tasks and memory return to baseline after every fault.
+    R11 "R11" "pools, tasks and memory return to their baseline" baseline::check;
+    /// Raw tokens are in no log, metric, Postgres row, Redis value or Redis dump.
+    R12 "R12" "no raw token is stored or logged" secrecy::check;
+    /// Revoke-all ends every session whose login began before it committed.
+    R13 "R13" "revoke-all ends every session whose login had begun" revoked::everywhere;
 }
 
 impl fmt::Display for Invariant {
@@ -171,7 +133,7 @@ impl fmt::Display for Invariant {
     }
 }
 
-/// A text that names no invariant.
+/// The error for a text that names no invariant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an invariant is one of R1, R1Δ (or R1D), R2 to R13")]
 pub struct UnknownInvariant;
@@ -183,10 +145,7 @@ impl FromStr for Invariant {
         if name == "R1D" {
             return Ok(Self::R1Delta);
         }
-        Self::ALL
-            .into_iter()
-            .find(|invariant| invariant.name() == name)
-            .ok_or(UnknownInvariant)
+        Self::ALL.into_iter().find(|invariant| invariant.name() == name).ok_or(UnknownInvariant)
     }
 }
 

@@ -3,18 +3,18 @@
 //!
 //! # Start
 //!
-//! [`Backends::start`](backends::Backends::start) gets a Redis and a Postgres: given ones
-//! (`SESSION_TESTKIT_REDIS_URL`, `SESSION_TESTKIT_DATABASE_URL`), else containers, else processes of
-//! this machine. They are gone when the guard is dropped, after a panic, and within 2 s of a SIGKILL.
-//! Tests that only use them share a pair, each in a [`Sandbox`](backends::Sandbox); the command
-//! `session-testkit run -- cargo test` starts that pair once for all.
+//! [`Backends::start`](backends::Backends::start) starts a Redis and a Postgres. It prefers named
+//! servers (`SESSION_TESTKIT_REDIS_URL`, `SESSION_TESTKIT_DATABASE_URL`), then containers, then
+//! local processes. They stop when the guard is dropped, after a panic, and within 2 s after a
+//! SIGKILL. Tests that do not break servers share a pair, each in a [`Sandbox`](backends::Sandbox).
+//! The command `session-testkit run -- cargo test` starts that pair once for all of them.
 //!
 //! # Break
 //!
-//! A server of one's own ([`start_own`](backends::Backends::start_own)) can be killed, paused and
-//! restarted on the same address. A [`Proxy`](proxy::Proxy) in front of any server has toxics: latency, cut
-//! or hanging connections, bytes held and released. [`faults`] has by name what else a server may
-//! suffer, from a full memory to a failover. What heals is a guard: dropping it heals.
+//! A test can kill, pause and restart its own server ([`start_own`](backends::Backends::start_own))
+//! on the same address. A [`Proxy`](proxy::Proxy) in front of any server has toxics: latency, cut
+//! or hanging connections, bytes held and released. [`faults`] contains named faults, from a full
+//! memory to a failover. Each fault returns a guard, and dropping the guard heals the fault.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -28,43 +28,53 @@
 //! # let service_answers = async || true;
 //!
 //! let paused = servers.redis().pause().await?;
-//! assert!(service_answers().await, "Redis is down, and Postgres is there");
+//! assert!(service_answers().await, "Redis is paused, and Postgres is reachable");
 //! paused.resume().await?;
 //!
 //! servers.postgres().kill().await?;
 //! servers.postgres().restart().await?;
-//! wait::until("an answer", Duration::from_secs(2), service_answers).await?;
+//! wait::until("a response", Duration::from_secs(2), service_answers).await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # Load, decide
+//! # Drive load and decide
 //!
-//! A [`Subject`](subject::Subject) is the session cache under test, on several nodes; a
-//! [`Runner`](workload::Runner) drives an open loop of requests through it, causes the faults of a schedule
-//! and records a [`History`](history::History); [`invariants::check`] says which promise was broken, by
-//! which few operations, or that too little was examined to say anything.
+//! A [`Subject`](subject::Subject) is the session cache under test, on several nodes. A
+//! [`Runner`](workload::Runner) drives an open loop of requests through it, injects the faults of a
+//! schedule and records a [`History`](history::History). [`invariants::check`] returns the verdict
+//! on each promise. A broken promise comes with the few operations that prove it. A promise without
+//! enough examined operations is inconclusive.
 //!
-//! A part of it is decided about without load: [`conformance`] says whether somebody's `SessionCache` or
-//! `SessionStore` keeps the contract of its port, [`probe`] whether a middleware keeps Tower's rules.
+//! Two modules decide without load. [`conformance`] checks whether a `SessionCache` or
+//! `SessionStore` keeps the contract of its port. [`probe`] checks whether a middleware keeps
+//! Tower's rules.
 //!
-//! [`trial`] puts these together for session-layer itself: a [`Deployment`](deployment::Deployment) of several
-//! nodes, a [`Schedule`](schedule::Schedule) of what happens to it, [`observe`] for what no answer tells. It is
-//! the command `session-testkit faults`.
+//! [`fault_run`] combines these parts for session-layer itself. It uses a
+//! [`Deployment`](deployment::Deployment) of several nodes, a [`Schedule`](schedule::Schedule) of
+//! faults, and [`observe`] for effects that no response shows. The command is `session-testkit
+//! faults`.
 //!
-//! # Look
+//! # Inspect
 //!
-//! [`check`](mod@check) looks at a deployment and says which step fails, why, and what to do; [`bench`](mod@bench) measures what
-//! its cache is worth; [`verify`] examines whether session-layer does on these servers what it promises. Each is a
-//! command of `session-testkit` too.
+//! [`check`](mod@check) inspects a deployment and reports which step fails, why, and what to do.
+//! [`bench`](mod@bench) compares latencies with and without the cache. [`verify`] examines whether
+//! session-layer keeps its promises on these servers. Each is also a command of `session-testkit`.
+
+#![cfg_attr(
+    not(feature = "cli"),
+    allow(dead_code, unused_imports, reason = "only the command uses some items")
+)]
 
 mod app;
 pub mod backends;
 pub mod bench;
 pub mod check;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod conformance;
 pub mod deployment;
+pub mod fault_run;
 pub mod faults;
 pub mod history;
 pub mod invariants;
@@ -73,7 +83,6 @@ pub mod probe;
 pub mod proxy;
 pub mod schedule;
 pub mod subject;
-pub mod trial;
 pub mod url;
 pub mod verify;
 pub mod wait;

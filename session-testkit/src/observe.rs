@@ -1,13 +1,13 @@
-//! What is seen of a deployment beside its answers: the entries of a history that some promises are about.
+//! Observations of a deployment beside its responses, which some promises require.
 //!
 //! | promise | entry | file |
 //! |---|---|---|
-//! | R8, no stale copy stays in Redis | [`Scan`](crate::history::Scan) | `copies.rs` |
-//! | R10, reads stay within the bulkhead | [`InFlight`](crate::history::InFlight) | `reads.rs` |
-//! | R11, nothing is held on to | [`Sample`](crate::history::Sample) | `resources.rs` |
-//! | R12, raw tokens are nowhere | [`Search`](crate::history::Search) | `secrets.rs`, `dump.rs`, `logs.rs` |
+//! | R8, no stale entry in Redis | [`Scan`](crate::history::Scan) | `copies.rs` |
+//! | R10, reads within the bulkhead | [`InFlight`](crate::history::InFlight) | `reads.rs` |
+//! | R11, no leaked resources | [`Sample`](crate::history::Sample) | `resources.rs` |
+//! | R12, no raw tokens | [`Search`](crate::history::Search) | `secrets.rs`, `dump.rs`, `logs.rs` |
 //!
-//! All of it goes past the proxies, straight to the servers, and changes nothing there.
+//! They bypass the proxies, read from the servers directly, and change nothing there.
 
 mod copies;
 mod dump;
@@ -27,23 +27,23 @@ pub use self::{
     secrets::{Needles, search},
 };
 
-/// What could not be observed, and why.
+/// The error of an observation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ObserveError {
-    /// A server could not be reached.
+    /// A server is unreachable.
     #[error(transparent)]
     Backend(#[from] crate::backends::BackendError),
-    /// Redis refused something.
-    #[error("could not look into Redis")]
+    /// Redis refused a command.
+    #[error("could not read from Redis")]
     Redis(#[from] redis::RedisError),
-    /// Postgres refused something.
-    #[error("could not look into Postgres")]
+    /// Postgres refused a query.
+    #[error("could not read from Postgres")]
     Postgres(#[from] sqlx::Error),
-    /// Redis' dump could not be had.
+    /// Redis sent no dump.
     #[error("could not read Redis' dump: {0}")]
     Dump(String),
-    /// There are more tokens than can be searched for.
+    /// The tokens are too many for a search.
     #[error("could not search for tokens")]
     Search(#[source] aho_corasick::BuildError),
 }

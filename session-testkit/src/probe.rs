@@ -1,8 +1,9 @@
-//! Does a middleware keep Tower's rules? For whoever writes a [`Layer`].
+//! A probe of whether a middleware keeps Tower's rules, for authors of a [`Layer`].
 //!
-//! The layer is put around an inner service that is picky: it is ready only where it was polled, counts
-//! the readiness slots it gave out, fails on demand, and leaves its future pending for a while, so that
-//! it can be dropped at each await. What the middleware does to it shows whether it keeps the [`Rule`]s.
+//! The probe wraps a strict inner service with the layer. That service is ready only if it was
+//! polled, counts its readiness slots, and fails on demand. Its future is pending several times, so
+//! that it can be dropped at each await. The middleware's use of it shows whether it keeps the
+//! [`Rule`]s.
 //!
 //! ```
 //! use session_testkit::probe::{self, Probe};
@@ -11,17 +12,17 @@
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), probe::RulesBroken> {
 //! let layer = TimeoutLayer::new(std::time::Duration::from_secs(30));
-//! let report = Probe::new(layer, || "a request", || "an answer").run().await?;
+//! let report = Probe::new(layer, || "a request", || "a response").run().await?;
 //! println!("{report}");
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Requests and answers are of any type: with `http` they are a `Request<B>` and a `Response<B>` of any
-//! body, made by the two functions. The middleware's future may be boxed or have a name, and its error may
-//! be the inner service's own or one made of it.
+//! Requests and responses may have any type. With `http`, the two functions make a `Request<B>` and
+//! a `Response<B>` with any body. The middleware's future may be boxed or a named type. Its error
+//! may be the inner service's own, or made from it.
 //!
-//! What the compiler can tell is asserted at compile time, by [`assert_auto_traits`]:
+//! [`assert_auto_traits`] checks at compile time what the compiler can prove:
 //!
 //! ```
 //! use session_testkit::probe;
@@ -34,7 +35,7 @@ mod inner;
 mod rule;
 mod steps;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests;
 
 use std::{error::Error, fmt, sync::Arc};
@@ -47,19 +48,19 @@ pub use self::rule::{Report, Rule, RulesBroken, Violation};
 type BoxError = Box<dyn Error + Send + Sync>;
 type Make<T> = Arc<dyn Fn() -> T + Send + Sync>;
 
-/// Probes a middleware with requests `Req`, around an [`Inner`] service that answers with `Res`.
+/// A probe of a middleware with requests `Req`, around an [`Inner`] service that responds `Res`.
 #[must_use]
 pub struct Probe<L, Req, Res> {
     layer: L,
-    /// The first passes; the others may be answered by the middleware itself.
+    /// The first request passes. The middleware may respond to the others itself.
     requests: Vec<Make<Req>>,
     answer: Make<Res>,
     allowed: Vec<Rule>,
 }
 
 impl<L, Req, Res> Probe<L, Req, Res> {
-    /// A probe of this layer. `request` makes a request that reaches the inner service, `answer` what
-    /// that answers with.
+    /// Creates a probe of this layer. `request` makes a request that reaches the inner service, and
+    /// `answer` makes that service's response.
     pub fn new(
         layer: L,
         request: impl Fn() -> Req + Send + Sync + 'static,
@@ -73,26 +74,25 @@ impl<L, Req, Res> Probe<L, Req, Res> {
         }
     }
 
-    /// Another kind of request, which may also be one that the middleware answers by itself. Defaults to
-    /// none.
+    /// Adds another kind of request, to which the middleware may respond itself. Defaults to none.
     pub fn also(mut self, request: impl Fn() -> Req + Send + Sync + 'static) -> Self {
         self.requests.push(Arc::new(request));
         self
     }
 
-    /// Lets the middleware break a rule, for one whose purpose that is: a load shedder has no
-    /// [`Backpressure`](Rule::Backpressure). Defaults to none.
+    /// Permits the middleware to break a rule, if that is its purpose. For example, a load shedder
+    /// has no [`Backpressure`](Rule::Backpressure). Defaults to none.
     pub fn allowing(mut self, rule: Rule) -> Self {
         self.allowed.push(rule);
         self
     }
 
-    /// Probes it. This needs a Tokio runtime with time, and takes moments; where something hangs, some
-    /// seconds.
+    /// Runs the probe. It needs a Tokio runtime with time. It takes moments, or a few seconds if
+    /// something hangs.
     ///
     /// # Errors
     ///
-    /// [`RulesBroken`] names each rule that was broken, and how.
+    /// [`RulesBroken`] names each broken rule, and how it was broken.
     pub async fn run(self) -> Result<Report, RulesBroken>
     where
         L: Layer<Inner<Res>>,
@@ -121,11 +121,11 @@ impl<L: fmt::Debug, Req, Res> fmt::Debug for Probe<L, Req, Res> {
     }
 }
 
-/// Compiles only if servers can use the layer: it and its service are `Clone`, `Send` and `Sync`, and
-/// the future is `Send`, around an inner service of which the same is true. It is what axum and hyper
-/// ask for.
+/// Compiles only if servers such as axum and hyper can use the layer. The layer and its service
+/// must be `Clone`, `Send` and `Sync`, and the future `Send`, around an inner service with the same
+/// traits.
 ///
-/// A future that holds an `Rc` is none:
+/// A future that holds an `Rc` is not `Send`:
 ///
 /// ```compile_fail
 /// use std::{future::Future, pin::Pin, rc::Rc, task::{Context, Poll}};
@@ -145,7 +145,9 @@ impl<L: fmt::Debug, Req, Res> fmt::Debug for Probe<L, Req, Res> {
 ///     type Response = S::Response;
 ///     type Error = S::Error;
 ///     type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>>>>;
-///     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> { self.0.poll_ready(cx) }
+///     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+///         self.0.poll_ready(cx)
+///     }
 ///     fn call(&mut self, request: R) -> Self::Future { Box::pin(self.0.call(request)) }
 /// }
 ///

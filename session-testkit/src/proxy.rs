@@ -7,22 +7,22 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> std::io::Result<()> {
 //! let proxy = Proxy::start("127.0.0.1:6379").await?;
-//! let url = proxy.url("redis://127.0.0.1:6379/0"); // give this one to the code under test
+//! let url = proxy.url("redis://127.0.0.1:6379/0"); // the URL for the code under test
 //! {
 //!     let slow = Toxic::latency(Duration::from_millis(50), Duration::from_millis(10));
 //!     let _slow = proxy.inject(slow);
-//!     // … every answer takes 40 to 60 ms longer …
-//! } // … and here it is as quick as before.
-//! let down = proxy.inject(Toxic::down()); // all connections closed, new ones too
+//!     // … every response takes 40 to 60 ms longer …
+//! } // … and here it is as fast as before.
+//! let down = proxy.inject(Toxic::down()); // all connections are closed, new ones too
 //! let report = down.heal();
-//! assert!(!report.touched_something(), "nobody was connected: such a test has shown nothing");
+//! assert!(!report.touched_something(), "without a connection, a test would prove nothing");
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! It lives in the process and on the runtime that started it. Which toxics there are is in
-//! `toxic.rs`, what each means for the bytes of a connection in `flow.rs`; a [`Network`] has a proxy
-//! for each node and server, to partition one node alone.
+//! A proxy needs the process and the runtime that started it. `toxic.rs` lists the toxics, and
+//! `flow.rs` has their meaning for the bytes of a connection. A [`Network`] has a proxy per node
+//! and server, which makes it possible to cut off one node alone.
 
 mod active;
 mod flow;
@@ -73,36 +73,35 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Connections {
-    /// Also the number of the next one.
+    /// The number of accepted connections, which is also the number of the next one.
     accepted: u64,
     open: BTreeSet<u64>,
 }
 
 impl Shared {
     fn connections(&self) -> MutexGuard<'_, Connections> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What went through a proxy since it was started.
+/// The traffic of a proxy since its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// Connections that clients opened.
+    /// The connections that clients opened.
     pub accepted: u64,
-    /// Those that are open now.
+    /// The connections that are open now.
     pub open: u64,
-    /// Bytes passed on to the server.
+    /// The bytes that were sent to the server.
     pub to_server: u64,
-    /// Bytes passed on to clients.
+    /// The bytes that were sent to clients.
     pub to_client: u64,
 }
 
 impl Proxy {
-    /// Starts a proxy on a free port of the loopback, in front of `target` (`host:port`, as
-    /// [`Server::address`](crate::backends::Server::address) says it), which need not be up.
+    /// Starts a proxy on a free port of the loopback in front of `target`, which need not be up.
+    /// `target` is `host:port`, as [`Server::address`](crate::backends::Server::address) returns
+    /// it.
     ///
     /// # Errors
     ///
@@ -118,46 +117,37 @@ impl Proxy {
             to_client: AtomicU64::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Ok(Self {
-            address,
-            shared,
-            accepting,
-        })
+        Ok(Self { address, shared, accepting })
     }
 
-    /// Where clients connect, `host:port`; the same for its whole life.
+    /// Returns the address for clients, `host:port`, which never changes.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// A server's URL, led through this proxy.
+    /// Returns a server's URL with this proxy's address.
     #[must_use]
     pub fn url(&self, server: &str) -> String {
         crate::url::with_address(server, &self.address)
     }
 
-    /// Sends connections that are opened from now on to another server; open ones stay.
+    /// Directs new connections to another server. Open ones stay.
     pub fn set_target(&self, target: impl Into<String>) {
         self.shared.target.send_replace(target.into());
     }
 
-    /// Does something harmful until the guard is dropped.
+    /// Injects a toxic until the guard is dropped.
     pub fn inject(&self, toxic: Toxic) -> ToxicGuard {
-        // Held meanwhile, so that no connection is neither established nor new.
+        // The lock makes every connection either established or new.
         let connections = self.shared.connections();
         let active = Active::new(toxic, connections.accepted);
-        self.shared
-            .toxics
-            .send_modify(|toxics| toxics.add(active.clone(), &connections));
+        self.shared.toxics.send_modify(|toxics| toxics.add(active.clone(), &connections));
         drop(connections);
-        ToxicGuard {
-            shared: Arc::clone(&self.shared),
-            active,
-        }
+        ToxicGuard { shared: Arc::clone(&self.shared), active }
     }
 
-    /// What went through so far.
+    /// Returns the traffic so far.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
         let connections = self.shared.connections();
@@ -172,7 +162,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // The connections' tasks belong to this one.
+        // The connections' tasks belong to this task.
         self.accepting.abort();
     }
 }
@@ -183,7 +173,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((client, _)) = accepted else {
-                    // Out of file descriptors, say: let some connections end.
+                    // For example, there are no free file descriptors until a connection ends.
                     tokio::task::yield_now().await;
                     continue;
                 };
@@ -200,7 +190,7 @@ async fn connection(mut client: TcpStream, open: Open) {
     let mut held = shared.toxics.subscribe();
     let mut server = None;
     let end = tokio::select! {
-        // Looked at first, so that a connection made while all is down never reaches the server.
+        // Checked first, so that a connection during `down` never reaches the server.
         biased;
         toxics = ending.wait_for(|toxics| toxics.end(number).is_some()) => {
             toxics.ok().and_then(|toxics| toxics.end(number))
@@ -208,7 +198,7 @@ async fn connection(mut client: TcpStream, open: Open) {
         end = async {
             held.wait_for(|toxics| !toxics.held(number)).await.ok()?;
             let target = shared.target.borrow().clone();
-            // A server that is down looks as it would without us: the connection is closed.
+            // If the server is down, the connection is closed, as without a proxy.
             let server = server.insert(TcpStream::connect(target).await.ok()?);
             let _nodelay = (client.set_nodelay(true), server.set_nodelay(true));
             Some(relay::run(&mut client, server, number, shared).await)
@@ -220,7 +210,7 @@ async fn connection(mut client: TcpStream, open: Open) {
     }
 }
 
-/// An open connection, also if its task is aborted.
+/// An open connection, which is unregistered even if its task is aborted.
 struct Open {
     number: u64,
     shared: Arc<Shared>,

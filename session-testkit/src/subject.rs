@@ -1,18 +1,18 @@
-//! What is tested: the one small trait that a project implements for its own session cache.
+//! The trait that a project implements to test its own session cache.
 //!
-//! A subject is several *nodes* (processes, or handles that share nothing but the stores) over one
-//! cache and one database. The workload calls it, the history records what it answered, and the
-//! checker decides from that alone; so an implementation only translates, and never repairs:
+//! A subject is several *nodes* over one cache and one database. Nodes are processes, or handles
+//! that share only the servers. The workload calls the subject, the history records its results,
+//! and the checker decides from these alone. An implementation therefore only translates:
 //!
-//! - what the cache answers goes through unchanged, an error as [`Seen::Unavailable`] only if the
-//!   application would answer 503 for it;
-//! - [`Failed::Refused`] says "nothing was changed", and the subject is held to that; where it can't be
-//!   known, say [`Failed::Unknown`];
-//! - a plain `Ok(())` of a delete means [`Reach::Propagated`] to whoever called it.
+//! - It returns the cache's result unchanged. An error is [`Seen::Unavailable`] only if the
+//!   application would return 503 for it.
+//! - [`Failed::Refused`] means that nothing was changed, and the checker relies on it. If that is
+//!   not certain, the implementation must return [`Failed::Unknown`].
+//! - A plain `Ok(())` of a delete means [`Visibility::Propagated`] to its caller.
 //!
 //! ```
 //! use std::{collections::HashMap, sync::Mutex};
-//! use session_testkit::subject::{Failed, Login, Reach, Seen, Subject, Token};
+//! use session_testkit::subject::{Failed, Login, Seen, Subject, Token, Visibility};
 //!
 //! #[derive(Default)]
 //! struct MyCache(Mutex<HashMap<String, (String, String)>>);
@@ -35,9 +35,9 @@
 //!         }
 //!     }
 //!
-//!     async fn revoke(&self, _node: u32, token: &Token) -> Result<Reach, Failed> {
+//!     async fn revoke(&self, _node: u32, token: &Token) -> Result<Visibility, Failed> {
 //!         self.0.lock().map_err(Failed::unknown)?.remove(token.reveal());
-//!         Ok(Reach::Propagated)
+//!         Ok(Visibility::Propagated)
 //!     }
 //! }
 //! ```
@@ -52,17 +52,17 @@ pub use self::session_layer::SessionLayerSubject;
 
 /// A session cache under test, on one or several nodes.
 ///
-/// Its futures may be dropped at any await, as a server drops those of clients that went away.
+/// Its futures may be dropped at any await, as a server drops them after a disconnect.
 pub trait Subject: Send + Sync + 'static {
-    /// How many nodes there are. They are called by number: `0..nodes()`.
+    /// Returns the number of nodes. They are numbered `0..nodes()`.
     fn nodes(&self) -> u32;
 
-    /// Begins a login, where the subject tells beginning and end apart: what stands for this moment, to be given
-    /// back in [`Login::begun`]. Defaults to `None`: the whole login is [`create`](Self::create), and counts from
-    /// that call on.
+    /// Begins a login, if the subject has a separate beginning. Returns a text for this moment,
+    /// which becomes [`Login::begun`]. By default it returns `None`: the login begins with the call
+    /// of [`create`](Self::create).
     ///
-    /// With it R13 is asked of what the subject promises: a revoke-all that is called after this was answered ends
-    /// the session, however much later `create` is called.
+    /// With a beginning, R13 is checked as the subject promises it. A revoke-all called after this
+    /// returned ends the session, however much later `create` is called.
     fn begin_login(
         &self,
         _node: u32,
@@ -77,7 +77,7 @@ pub trait Subject: Send + Sync + 'static {
         login: &Login,
     ) -> impl Future<Output = Result<Token, Failed>> + Send;
 
-    /// Whose session is this, and may it still be used?
+    /// Validates the token, and returns its user and data.
     fn validate(&self, node: u32, token: &Token) -> impl Future<Output = Seen> + Send;
 
     /// Ends the session.
@@ -85,59 +85,59 @@ pub trait Subject: Send + Sync + 'static {
         &self,
         node: u32,
         token: &Token,
-    ) -> impl Future<Output = Result<Reach, Failed>> + Send;
+    ) -> impl Future<Output = Result<Visibility, Failed>> + Send;
 
-    /// Replaces the session's data. Defaults to [`Failed::Unsupported`].
+    /// Replaces the session's data. By default it returns [`Failed::Unsupported`].
     fn update(
         &self,
         _node: u32,
         _token: &Token,
         _data: &str,
-    ) -> impl Future<Output = Result<Reach, Failed>> + Send {
+    ) -> impl Future<Output = Result<Visibility, Failed>> + Send {
         std::future::ready(Err(Failed::Unsupported))
     }
 
-    /// Ends all of the user's sessions. Defaults to [`Failed::Unsupported`].
+    /// Ends all of the user's sessions. By default it returns [`Failed::Unsupported`].
     fn revoke_all(
         &self,
         _node: u32,
         _user: &str,
-    ) -> impl Future<Output = Result<Reach, Failed>> + Send {
+    ) -> impl Future<Output = Result<Visibility, Failed>> + Send {
         std::future::ready(Err(Failed::Unsupported))
     }
 
-    /// Gives the session a new token; the old one is good for `grace` still. Defaults to
+    /// Gives the session a new token. The old one remains valid for `grace`. By default it returns
     /// [`Failed::Unsupported`].
     fn rotate(
         &self,
         _node: u32,
         _token: &Token,
         _grace: Duration,
-    ) -> impl Future<Output = Result<(Token, Reach), Failed>> + Send {
+    ) -> impl Future<Output = Result<(Token, Visibility), Failed>> + Send {
         std::future::ready(Err(Failed::Unsupported))
     }
 
-    /// A token as the subject gives them out, but one that nobody gave out, of these random bytes.
-    /// Defaults to 43 characters of base64url.
+    /// Returns a token of the subject's form that was never issued, from these random bytes. By
+    /// default it is 43 characters of base64url.
     ///
-    /// If the subject refuses its form, the test of random tokens tests nothing.
+    /// If the subject refuses its form, the check of random tokens tests nothing.
     fn random_token(&self, random: [u8; 32]) -> Token {
         Token::base64url(random)
     }
 }
 
-/// What a session token is to the test: the secret that [`Subject::create`] gave out. Its `Debug` is
-/// redacted, so that a test's own log is not where raw tokens are found.
+/// A session token: the secret that [`Subject::create`] returned. Its `Debug` is redacted, so that
+/// a test's own log contains no raw tokens.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Token(Box<str>);
 
 impl Token {
-    /// A token of this text.
+    /// Creates a token of this text.
     pub fn new(text: impl Into<Box<str>>) -> Self {
         Self(text.into())
     }
 
-    /// 32 bytes as 43 characters of base64url without padding.
+    /// Encodes 32 bytes as 43 characters of base64url without padding.
     #[must_use]
     pub fn base64url(bytes: [u8; 32]) -> Self {
         const ALPHABET: &[u8; 64] =
@@ -155,7 +155,7 @@ impl Token {
         Self::new(text)
     }
 
-    /// The secret itself.
+    /// Returns the secret.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -168,89 +168,83 @@ impl fmt::Debug for Token {
     }
 }
 
-/// A login: whose session, with what in it, for how long.
+/// A login: the user, the session's data and its timeouts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     /// The user's name.
     pub user: String,
-    /// What [`Subject::validate`] must give back. Every write of a run has a text of its own, so that
-    /// the checker knows which one was seen.
+    /// The data that [`Subject::validate`] must return. Every write of a run has unique data, by
+    /// which the checker identifies it.
     pub data: String,
-    /// The absolute timeout; `None`: the subject's own default, and no check of expiry.
+    /// The absolute timeout. `None`: the subject's default, without a check of the expiry.
     pub lifetime: Option<Duration>,
-    /// The idle timeout; `None`: none.
+    /// The idle timeout, if there is one.
     pub idle: Option<Duration>,
-    /// What [`Subject::begin_login`] said; `None`: the login has no beginning of its own.
+    /// The text from [`Subject::begin_login`]. `None`: the login has no separate beginning.
     pub begun: Option<String>,
 }
 
 impl Login {
-    /// With the subject's own timeouts.
+    /// Creates a login with the subject's own timeouts.
     pub fn new(user: impl Into<String>, data: impl Into<String>) -> Self {
-        Self {
-            user: user.into(),
-            data: data.into(),
-            lifetime: None,
-            idle: None,
-            begun: None,
-        }
+        Self { user: user.into(), data: data.into(), lifetime: None, idle: None, begun: None }
     }
 }
 
-/// The answer of a validation.
+/// The result of a validation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Seen {
-    /// The session may be used.
+    /// The session is active.
     Valid {
-        /// Whose it is.
+        /// The session's user.
         user: String,
-        /// What is in it.
+        /// The session's data.
         data: String,
     },
-    /// There is no such session, or it has ended: a 401.
+    /// The session does not exist or has ended: status 401.
     Invalid,
-    /// Nobody could say: a 503.
+    /// An outage leaves the result unknown: status 503.
     Unavailable,
 }
 
-/// How far a change reaches, as the subject answered.
+/// The visibility of a change, as the subject returned it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
-    /// From the answer on, no node honours the old state.
+pub enum Visibility {
+    /// No node serves the old state from the result on.
     Propagated,
-    /// It is committed; every node honours it after these spans at the latest.
+    /// The change is committed. Every node respects it within these times.
     Committed {
-        /// For nodes in touch with the database.
+        /// For nodes that are connected to the database.
         within: Duration,
         /// For every node.
         at_most: Duration,
     },
-    /// There was nothing to change: no such session that is alive.
+    /// There was nothing to change, because no such session is active.
     Nothing,
 }
 
-/// Why a change was not made, or may not have been.
+/// The reason why a change was not made, or may not have been made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failed {
-    /// Nothing was changed, and the subject is held to that.
+    /// Nothing was changed. The checker relies on it.
     #[error("refused: {0}")]
     Refused(String),
-    /// It may have been changed or not.
-    #[error("of unknown fate: {0}")]
+    /// The change may have been made or not.
+    #[error("unknown result: {0}")]
     Unknown(String),
-    /// The subject has no such operation. Nothing is recorded; the report counts it.
+    /// The subject has no such operation. It is not recorded, but counted in the report.
     #[error("not supported")]
     Unsupported,
 }
 
 impl Failed {
-    /// [`Failed::Refused`], with a reason that goes into the history.
+    /// Creates a [`Failed::Refused`] with a reason for the history.
     pub fn refused(why: impl fmt::Display) -> Self {
         Self::Refused(why.to_string())
     }
 
-    /// [`Failed::Unknown`], with a reason that goes into the history. Also for [`Result::map_err`].
+    /// Creates a [`Failed::Unknown`] with a reason for the history. It suits [`Result::map_err`].
     pub fn unknown(why: impl fmt::Display) -> Self {
         Self::Unknown(why.to_string())
     }
@@ -261,24 +255,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_random_token_is_base64url_of_its_bytes() {
+    fn random_token_is_base64url_of_its_bytes() {
         let mut bytes = [0_u8; 32];
         bytes[..4].copy_from_slice(&[0xfb, 0xff, 0xbf, 0x01]);
         bytes[31] = 0xff;
-        // What `base64 -w0 | tr +/ -_ | tr -d =` gives.
+        // The output of `base64 -w0 | tr +/ -_ | tr -d =`.
         let expected = "-_-_AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAP8";
         assert_eq!(Token::base64url(bytes).reveal(), expected);
-        let token = session_layer_digest(expected);
-        assert!(token, "session-layer takes it for one of its own");
-    }
-
-    fn session_layer_digest(token: &str) -> bool {
         use ::session_layer::{OpaqueTokens, TokenScheme as _};
-        OpaqueTokens.digest(token).is_ok()
+        assert!(OpaqueTokens.digest(expected).is_ok(), "session-layer refuses the token");
     }
 
     #[test]
-    fn a_token_is_not_shown_by_its_debug() {
+    fn token_debug_is_redacted() {
         assert_eq!(format!("{:?}", Token::new("secret")), "Token(redacted)");
     }
 }

@@ -1,22 +1,22 @@
-//! Does session-layer do on these servers what it promises? Six stages, each with what was checked and
-//! measured, and for each failure why and what to do.
+//! An examination in six stages of whether session-layer keeps its promises on these servers. Each
+//! stage reports its checks and measurements. Each failure has a cause and a remedy.
 //!
 //! | stage | what is examined |
 //! |---|---|
 //! | connection | both servers, rights, tables ([`check`](crate::check)) |
-//! | benchmark | a short [`bench`], against its bars |
-//! | caching integration | miss, fill, hit; what is updated, rotated or revoked on one node is so on another |
+//! | benchmark | a short [`bench`], against its goals |
+//! | caching integration | miss, fill, hit, and the effect of each change on another node |
 //! | health endpoint | the document, field by field: healthy, with Redis down, healthy again |
-//! | error handling | requests that carry garbage, garbage in Redis, nobody there to ask |
-//! | fallback | requests while Redis is cut off, hangs, is killed or flushed: answered, none with 5xx |
+//! | error handling | garbage in requests, garbage in Redis, and both servers unreachable |
+//! | fallback | requests without 5xx while Redis is cut off, hangs, is killed or flushed |
 //!
-//! It drives session-layer in this process: two nodes, over real servers, in a schema and key namespace of
-//! their own, which are removed afterwards. Servers that were started by us are killed and paused; on others
-//! Redis is reached through a proxy that is cut, which hurts nobody else. FLUSHALL takes
+//! Two nodes of session-layer run in this process on real servers. Their schema and key namespace
+//! are new, and are removed afterwards. Servers that we started are killed and paused. On given
+//! servers, a proxy to Redis is cut, which affects no other client. FLUSHALL needs
 //! [`allow_destructive`](crate::backends::BackendsBuilder::allow_destructive) there.
 //!
-//! Deadlines are ten times those of an application, so that all but the benchmark decide by what is answered
-//! rather than by how busy this machine is.
+//! Deadlines are ten times those of an application. Therefore all stages except the benchmark judge
+//! the responses, not the speed of this machine.
 //!
 //! ```no_run
 //! use session_testkit::{backends::Backends, verify};
@@ -47,22 +47,22 @@ pub use self::report::{Progress, Report, Stage, StageReport};
 use self::{nodes::Nodes, report::Checks};
 use crate::backends::Backends;
 
-/// Takes the six stages, one after the other, and tells of each.
+/// Runs the six stages one after the other and reports each.
 ///
-/// Where the tables can't be made, the others are skipped: there is nothing to validate.
-pub async fn run(backends: &Backends, mut tell: impl FnMut(Progress<'_>)) -> Report {
+/// If the tables can't be created, the other stages are skipped, because nothing can be validated.
+pub async fn run(backends: &Backends, mut notify: impl FnMut(Progress<'_>)) -> Report {
     let begin = Instant::now();
     let sandbox = backends.sandbox();
     let nodes = Nodes::new(backends, &sandbox);
     let mut stages: Vec<StageReport> = Vec::new();
     for stage in Stage::ALL {
-        tell(Progress::Begin(stage));
+        notify(Progress::Begin(stage));
         let begin = Instant::now();
-        let mut checks = Checks::new(backends, |step| tell(Progress::Step(step)));
+        let mut checks = Checks::new(|step| notify(Progress::Step(step)));
         let mut measured = None;
         let nothing_to_validate = stages.first().is_some_and(|first| first.fatal);
         let outcome = match stage {
-            _ if nothing_to_validate => Ok("there is nothing to validate".to_owned()),
+            _ if nothing_to_validate => Ok("the tables are missing".to_owned()),
             Stage::Connection => connection::run(&nodes, &mut checks).await,
             Stage::Benchmark => benchmark::run(&nodes, &mut checks, &mut measured).await,
             Stage::Caching => caching::run(&nodes, &mut checks).await,
@@ -71,7 +71,7 @@ pub async fn run(backends: &Backends, mut tell: impl FnMut(Progress<'_>)) -> Rep
             Stage::Fallback => fallback::run(&nodes, &mut checks).await,
         };
         let report = checks.end(stage, outcome, measured, begin.elapsed());
-        tell(Progress::End(&report));
+        notify(Progress::End(&report));
         stages.push(report);
     }
     Report::new(backends, stages, begin.elapsed())

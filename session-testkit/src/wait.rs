@@ -1,35 +1,35 @@
-//! Waiting for a condition under a deadline: tests never sleep and hope.
+//! Waiting for a condition with a deadline, instead of a fixed sleep.
 
 use std::{fmt, future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How often a condition is looked at.
+/// The interval between two checks of a condition.
 const TICK: Duration = Duration::from_millis(10);
 
-/// The condition did not come true before the deadline.
+/// The error of a condition that was not true before the deadline.
 #[derive(Debug, thiserror::Error)]
-#[error("waited {waited:?} in vain for: {what}")]
-pub struct WaitedInVain {
+#[error("timed out after {waited:?} of waiting for {what}")]
+pub struct WaitTimeoutError {
     what: String,
     waited: Duration,
 }
 
-/// Waits until `condition` is true, looking every 10 ms; answers how long that took.
+/// Waits until `condition` is true, checked every 10 ms. Returns how long that took.
 ///
-/// `what` says in an error what was waited for. A look that hangs is dropped at the deadline.
+/// `what` names the condition in the error. A check that hangs is dropped at the deadline.
 ///
 /// # Errors
-///
-/// [`WaitedInVain`] when `deadline` has passed.
+/// [`WaitTimeoutError`] if the condition is not true before `deadline`.
 ///
 /// # Examples
 ///
 /// ```
 /// # use std::time::Duration;
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), session_testkit::wait::WaitedInVain> {
-/// session_testkit::wait::until("two and two to be four", Duration::from_secs(1), async || 2 + 2 == 4).await?;
+/// # async fn main() -> Result<(), session_testkit::wait::WaitTimeoutError> {
+/// # use session_testkit::wait;
+/// wait::until("the sum", Duration::from_secs(1), async || 2 + 2 == 4).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -37,7 +37,7 @@ pub async fn until<F>(
     what: impl fmt::Display,
     deadline: Duration,
     mut condition: F,
-) -> Result<Duration, WaitedInVain>
+) -> Result<Duration, WaitTimeoutError>
 where
     F: AsyncFnMut() -> bool,
 {
@@ -47,10 +47,10 @@ where
     Ok(begin.elapsed())
 }
 
-/// [`until`] as a loop: `while !patience.look(async { … }).await? {}`.
+/// A loop form of [`until`]: `while !patience.look(async { … }).await? {}`.
 ///
-/// The compiler can't tell that the futures of an async closure with borrows are `Send`, so whatever
-/// awaits `until` can't be spawned; what the crate offers for a task must use this.
+/// The compiler can't prove that the futures of an async closure with borrows are `Send`, therefore
+/// a task that awaits `until` can't be spawned. Code of the crate that must be spawnable uses this.
 pub(crate) struct Patience {
     what: String,
     waited: Duration,
@@ -59,35 +59,28 @@ pub(crate) struct Patience {
 
 impl Patience {
     pub(crate) fn new(what: impl fmt::Display, deadline: Duration) -> Self {
-        Self {
-            what: what.to_string(),
-            waited: deadline,
-            end: Instant::now() + deadline,
-        }
+        Self { what: what.to_string(), waited: deadline, end: Instant::now() + deadline }
     }
 
-    /// One look, and a tick if it was in vain; an error at the deadline.
+    /// Checks the condition once, and waits for a tick if it is false. Fails at the deadline.
     pub(crate) async fn look(
         &mut self,
         condition: impl Future<Output = bool>,
-    ) -> Result<bool, WaitedInVain> {
+    ) -> Result<bool, WaitTimeoutError> {
         if timeout_at(self.end, condition).await == Ok(true) {
             return Ok(true);
         }
         if Instant::now() >= self.end {
-            return Err(WaitedInVain {
-                what: self.what.clone(),
-                waited: self.waited,
-            });
+            return Err(WaitTimeoutError { what: self.what.clone(), waited: self.waited });
         }
         sleep(TICK).await;
         Ok(false)
     }
 }
 
-/// Runs a future to its end from a place that cannot await (a `Drop`), on a thread of its own.
+/// Runs a future to its end on a new thread, for a caller that can't await, such as a `Drop`.
 ///
-/// The calling thread blocks meanwhile, so the future must not need the caller's runtime.
+/// The calling thread blocks meanwhile, therefore the future must not need the caller's runtime.
 pub(crate) fn blocking<T, F>(future: F) -> Option<T>
 where
     T: Send,
@@ -95,10 +88,8 @@ where
 {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .ok()?;
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
             Some(runtime.block_on(future))
         });
         thread.join().ok().flatten()

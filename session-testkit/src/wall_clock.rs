@@ -1,8 +1,8 @@
-//! The wall clock of this process, stepped: as an NTP client does, or an administrator.
+//! Steps of this process' wall clock, as by an NTP client or an administrator.
 //!
-//! A real clock is everybody's, so the process runs under libfaketime (Debian's package `libfaketime`), which
-//! reads from a file how far off the wall clock is to be. Monotonic time is left as it is, and so are the servers
-//! that we start.
+//! The real clock belongs to the whole machine. Therefore the process runs under libfaketime
+//! (Debian's package `libfaketime`), which reads the offset of the wall clock from a file.
+//! Monotonic time and the started servers are not affected.
 
 use std::{
     convert::Infallible,
@@ -18,59 +18,58 @@ use std::{
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use crate::wait::{Patience, WaitedInVain};
+use crate::wait::{Patience, WaitTimeoutError};
 
-/// What libfaketime reads.
+/// The variable that names libfaketime's file.
 const FILE: &str = "FAKETIME_TIMESTAMP_FILE";
-/// How the dynamic linker is told to load it.
+/// The variable that makes the dynamic linker load libfaketime.
 const PRELOAD: &str = "LD_PRELOAD";
-/// libfaketime looks at the file once a second.
+/// The maximum wait for a step. libfaketime reads the file once a second.
 const SEEN: Duration = Duration::from_secs(5);
-/// What a step may be off, by the time that reading both clocks takes.
+/// The permitted error of a step, because reading both clocks takes time.
 const OFF: Duration = Duration::from_secs(1);
 
-/// Why the clock can't be stepped.
+/// The reason why the clock can't be stepped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClockError {
-    /// It is not there.
+    /// libfaketime is not installed.
     #[error(
-        "stepping the clock takes libfaketime, which is not installed; on Debian: apt-get install libfaketime"
+        "stepping the clock needs libfaketime, which is not installed. On Debian: apt-get install \
+         libfaketime"
     )]
     NotInstalled,
-    /// This process has its own clock.
+    /// This process does not run under libfaketime.
     #[error(
-        "this process does not run under libfaketime, so its clock can't be stepped; `session-testkit faults` starts itself anew under it"
+        "this process does not run under libfaketime, therefore its clock can't be stepped. \
+         `session-testkit faults` restarts itself under it"
     )]
     NotSteppable,
-    /// The file could not be made or written, or the process not be started anew.
+    /// The file could not be created or written, or the process could not be restarted.
     #[error("could not {doing}")]
     Io {
-        /// What was being done.
+        /// The failed action.
         doing: &'static str,
-        /// Why not.
+        /// The reason.
         #[source]
         source: io::Error,
     },
-    /// The step was asked for, and the clock did not take it.
+    /// The clock did not follow the step.
     #[error("the clock did not step")]
-    NoEffect(#[from] WaitedInVain),
+    NoEffect(#[from] WaitTimeoutError),
 }
 
-/// Can this process' clock be stepped?
+/// Returns whether this process' clock can be stepped.
 #[must_use]
 pub fn is_steppable() -> bool {
     env::var_os(FILE).is_some() && env::var_os(PRELOAD).is_some()
 }
 
-/// Starts this process anew, with the same arguments, so that its clock can be stepped.
-///
-/// # Errors
-/// [`ClockError`]; where it succeeds, nothing returns.
+/// Restarts this process under libfaketime, with the same arguments. Returns only an error.
 pub(crate) fn start_anew() -> Result<Infallible, ClockError> {
     let library = library().ok_or(ClockError::NotInstalled)?;
     let failed = |doing| move |source: io::Error| ClockError::Io { doing, source };
-    // It has no name, and is gone with the process. It stays open at exec.
+    // The file has no name, disappears with the process, and stays open at exec.
     let file = tempfile::tempfile().map_err(failed("make the clock's file"))?;
     let kept = fcntl_setfd(&file, FdFlags::empty());
     kept.map_err(|error| failed("keep the clock's file open")(error.into()))?;
@@ -84,13 +83,10 @@ pub(crate) fn start_anew() -> Result<Infallible, ClockError> {
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env("FAKETIME_CACHE_DURATION", "1")
         .exec();
-    Err(failed("start this program anew, under libfaketime")(
-        refused,
-    ))
+    Err(failed("restart this program under libfaketime")(refused))
 }
 
-/// To start somebody else, who keeps the true clock. (Redis, with its allocator, would not even start under
-/// libfaketime.)
+/// Returns a command with the true clock. Redis would not even start under libfaketime.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     if is_steppable() {
@@ -99,7 +95,7 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The clock as it was found.
+/// The clock before any step.
 #[derive(Debug)]
 pub(crate) struct WallClock {
     file: PathBuf,
@@ -107,8 +103,7 @@ pub(crate) struct WallClock {
 }
 
 impl WallClock {
-    /// # Errors
-    /// [`ClockError::NotSteppable`].
+    /// Reads the clock. Fails with [`ClockError::NotSteppable`] without libfaketime.
     pub(crate) fn found() -> Result<Self, ClockError> {
         let file = env::var_os(FILE).filter(|_| is_steppable());
         Ok(Self {
@@ -117,10 +112,7 @@ impl WallClock {
         })
     }
 
-    /// Steps it to so much later than it was found; zero steps it back. Answers when that can be seen.
-    ///
-    /// # Errors
-    /// [`ClockError`].
+    /// Steps the clock to `later` than it was found. Returns when the step is visible.
     pub(crate) async fn step_to(&self, later: Duration) -> Result<(), ClockError> {
         write(&self.file, later)?;
         let mut patience = Patience::new("the clock to step", SEEN);
@@ -134,23 +126,18 @@ impl WallClock {
     }
 }
 
-/// Always as long, so that nobody reads half of it.
+/// Writes the offset. The length is constant, so that a reader never sees half of it.
 fn write(file: &Path, later: Duration) -> Result<(), ClockError> {
     let opened = OpenOptions::new().write(true).open(file);
     let written = opened.and_then(|mut file| writeln!(file, "+{:08}", later.as_secs()));
-    written.map_err(|source| ClockError::Io {
-        doing: "write the clock's file",
-        source,
-    })
+    written.map_err(|source| ClockError::Io { doing: "write the clock's file", source })
 }
 
-/// Where distributions put it: Debian and Ubuntu beside the architecture's other libraries, others in one folder.
+/// Finds libfaketime. Debian and Ubuntu install it in the architecture's folder of libraries.
 fn library() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").ok()?;
     let debian = folders.flatten().map(|folder| folder.path());
     let others = ["/usr/lib64", "/usr/lib"].map(PathBuf::from);
-    let mut files = debian
-        .chain(others)
-        .map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
+    let mut files = debian.chain(others).map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
     files.find(|file| file.is_file())
 }

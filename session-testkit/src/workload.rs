@@ -1,17 +1,17 @@
-//! Load, as an open loop: requests are due at a set rate, whatever became of those before.
+//! Load as an open loop: requests are due at a fixed rate, whatever the results of earlier ones.
 //!
-//! Latency counts from the time a request was *due*, so that a stall shows in every request that it
-//! delayed. What is asked, of which node and when is a [`Plan`]: a pure function of the [`Settings`] with
-//! their seed, so that a seed replays it. (What is answered is up to the subject, and so is the order in
-//! which things overlap.)
+//! Latency counts from the time a request was *due*. A stall therefore shows in every request that
+//! it delayed. A [`Plan`] lists what is sent, to which node and when. It is a pure function of the
+//! [`Settings`] with their seed, so a seed replays it. The results and the interleaving depend on
+//! the subject.
 //!
-//! [`Runner::run`] records every operation in a [`History`](crate::history::History), causes and heals the
-//! faults of the schedule, and sums up each second in a [`Report`]. What must happen in a certain order, to
-//! force a race, is a [`Script`].
+//! [`Runner::run`] records every operation in a [`History`](crate::history::History). It causes and
+//! heals the faults of the schedule, and summarizes each second in a [`Report`]. A [`Script`] runs
+//! operations in a fixed order, to force a race.
 //!
 //! ```
 //! # use std::{collections::HashMap, sync::Mutex};
-//! # use session_testkit::subject::{Failed, Login, Reach, Seen, Subject, Token};
+//! # use session_testkit::subject::{Failed, Login, Seen, Subject, Token, Visibility};
 //! # #[derive(Default)]
 //! # struct MyCache(Mutex<HashMap<String, (String, String)>>);
 //! # impl Subject for MyCache {
@@ -29,11 +29,12 @@
 //! #             None => Seen::Invalid,
 //! #         }
 //! #     }
-//! #     async fn revoke(&self, _node: u32, token: &Token) -> Result<Reach, Failed> {
-//! #         if let Some((_, data)) = self.0.lock().map_err(Failed::unknown)?.get_mut(token.reveal()) {
-//! #             data.push_str(" (revoked, and nobody looks)");
+//! #     async fn revoke(&self, _node: u32, token: &Token) -> Result<Visibility, Failed> {
+//! #         let mut sessions = self.0.lock().map_err(Failed::unknown)?;
+//! #         if let Some((_, data)) = sessions.get_mut(token.reveal()) {
+//! #             data.push_str(" (revoked, but still valid)");
 //! #         }
-//! #         Ok(Reach::Propagated)
+//! #         Ok(Visibility::Propagated)
 //! #     }
 //! # }
 //! # #[tokio::main(flavor = "current_thread")]
@@ -52,8 +53,7 @@
 //! # }
 //! ```
 
-mod breaks;
-mod dropping;
+mod cancel;
 mod injected;
 mod latencies;
 mod perform;
@@ -61,6 +61,7 @@ mod plan;
 mod record;
 mod report;
 mod run;
+mod scheduled;
 mod script;
 mod sessions;
 mod settings;
@@ -69,14 +70,14 @@ mod tally;
 pub(crate) use self::injected::Injected;
 pub(crate) use self::latencies::Latencies;
 pub use self::{
-    breaks::{Break, Failure, Scheduled},
-    dropping::DropWhen,
-    plan::{Action, Plan, Planned, Presented},
+    cancel::DropWhen,
+    plan::{Action, Plan, Planned, TokenChoice},
     record::{Clock, Progress, Recorder},
     report::{Counts, Latency, Report, Second},
     run::{Run, Runner, WorkloadError},
+    scheduled::{Break, Failure, Scheduled},
     script::{Issued, Script},
-    sessions::{GivenOut, Tokens},
+    sessions::{IssuedToken, Tokens},
     settings::{PER_MILLE, Settings, SettingsError, Shares},
     tally::Timed,
 };

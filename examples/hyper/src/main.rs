@@ -1,4 +1,4 @@
-//! session-layer on plain hyper 1, without a framework. `cargo run -p hyper-example`, then
+//! session-layer on plain hyper 1, without a framework. Run `cargo run -p hyper-example`, then
 //!
 //! ```sh
 //! TOKEN=$(curl -s -d alice http://127.0.0.1:3000/login)
@@ -39,8 +39,8 @@ async fn main() -> ExitCode {
 
 async fn serve() -> Result<(), Box<dyn Error + Send + Sync>> {
     let sessions = Sessions::from_env().await?;
-    // What is not named here reaches `answer` with a valid session or not at all; a path that nobody
-    // thought of is guarded.
+    // Any other path reaches `answer` only with a valid session. Forgotten paths are therefore
+    // guarded.
     let open = |parts: &http::request::Parts| matches!(parts.uri.path(), "/login" | "/health");
     let service = ServiceBuilder::new()
         .layer(SessionCacheLayer::new(sessions.clone()).skip(open))
@@ -62,20 +62,17 @@ async fn serve() -> Result<(), Box<dyn Error + Send + Sync>> {
             _ = interrupt.recv() => break,
         };
         let Ok((stream, _)) = accepted else {
-            // Out of file descriptors, mostly: some will be free soon.
+            // Usually there are no free file descriptors, but some connections end soon.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .serve_connection(
-                TokioIo::new(stream),
-                TowerToHyperService::new(service.clone()),
-            );
-        // An error is a client that went away.
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service.clone()));
+        // An error means that the client disconnected.
         tokio::spawn(connections.watch(connection));
     }
-    // What is in flight is answered; silent clients are not waited for longer than this.
+    // Requests in flight get a response. Idle clients have this much time at most.
     let _ = tokio::time::timeout(Duration::from_secs(5), connections.shutdown()).await;
     Ok(sessions.shutdown(Duration::from_secs(2)).await?)
 }
@@ -85,15 +82,15 @@ async fn answer(sessions: Sessions, request: Request<Incoming>) -> Result<Answer
     Ok(match route {
         (&Method::POST, "/login") => login(&sessions, request).await,
         (_, "/health") => HealthService::report(sessions).oneshot(request).await?,
-        // The layer has put it there: only what it was told to skip comes without.
+        // The layer has inserted the session, except for the paths that it skips.
         _ => match request.extensions().get::<Session>() {
             Some(session) => guarded(&sessions, session, route).await,
-            None => text(StatusCode::NOT_FOUND, "no such thing"),
+            None => text(StatusCode::NOT_FOUND, "not found"),
         },
     })
 }
 
-/// The body is the user's name. A real application checks a password here.
+/// Creates a session for the user named in the body. A real application checks a password here.
 async fn login(sessions: &Sessions, request: Request<Incoming>) -> Answer {
     let Ok(body) = Limited::new(request.into_body(), 1024).collect().await else {
         return text(StatusCode::BAD_REQUEST, "send a user name");
@@ -108,15 +105,15 @@ async fn login(sessions: &Sessions, request: Request<Incoming>) -> Answer {
 async fn guarded(sessions: &Sessions, session: &Session, route: (&Method, &str)) -> Answer {
     match route {
         (&Method::GET, "/me") => text(StatusCode::OK, &format!("you are {}\n", session.user_id())),
-        (&Method::POST, "/logout") => match sessions.revoke_id(session.id()).await {
-            Ok(changed) => text(StatusCode::OK, &format!("{:?}\n", changed.reach)),
+        (&Method::POST, "/logout") => match sessions.revoke(session.id()).await {
+            Ok(changed) => text(StatusCode::OK, &format!("{:?}\n", changed.visibility)),
             Err(error) => failed(&error),
         },
-        _ => text(StatusCode::NOT_FOUND, "no such thing"),
+        _ => text(StatusCode::NOT_FOUND, "not found"),
     }
 }
 
-/// An outage is 503 with `Retry-After`, as from the layer itself; anything else was bad input.
+/// Returns 503 with `Retry-After` for an outage, as the layer does, and otherwise 400.
 fn failed(error: &session_layer::Error) -> Answer {
     if error.is_outage() {
         Rejection::Unavailable.response().map(Full::new)

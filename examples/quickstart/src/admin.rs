@@ -1,4 +1,4 @@
-//! `GET` and `PUT /mode`, on an address of their own: is the cache used by this process?
+//! `GET` and `PUT /mode`, on a separate address: whether this process uses the cache.
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -6,52 +6,50 @@ use axum::extract::rejection::BytesRejection;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use session_layer::{Mode, Sessions};
+use session_layer::{CacheMode, Sessions};
 
 use crate::problem::Problem;
 use crate::routes::not_found;
 
 pub(crate) fn app(sessions: Sessions) -> Router {
-    Router::new()
-        .route("/mode", get(show).put(set))
-        .fallback(not_found)
-        .with_state(sessions)
+    Router::new().route("/mode", get(show).put(set)).fallback(not_found).with_state(sessions)
 }
 
-/// `{"mode":"on"}` or `{"mode":"bypass"}`.
+/// The body `{"mode":"on"}` or `{"mode":"bypass"}`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ModeBody {
-    mode: Word,
+    mode: Mode,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Word {
+enum Mode {
     On,
     Bypass,
 }
 
 async fn show(State(sessions): State<Sessions>) -> Json<ModeBody> {
     let mode = match sessions.mode() {
-        Mode::On => Word::On,
-        Mode::Bypass => Word::Bypass,
+        CacheMode::On => Mode::On,
+        CacheMode::Bypass => Mode::Bypass,
     };
     Json(ModeBody { mode })
 }
 
-/// The body is read as JSON whatever its content type says, so that `curl -X PUT -d` is enough.
+/// Sets the mode. The body is read as JSON whatever its content type, so that `curl -X PUT -d`
+/// works.
 async fn set(
     State(sessions): State<Sessions>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<ModeBody>, Problem> {
-    let asked = body
+    let requested = body
         .ok()
         .and_then(|body| serde_json::from_slice::<ModeBody>(&body).ok())
         .ok_or_else(|| Problem::bad_input(r#"send {"mode":"on"} or {"mode":"bypass"}"#))?;
-    sessions.set_mode(match asked.mode {
-        Word::On => Mode::On,
-        Word::Bypass => Mode::Bypass,
+    sessions.set_mode(match requested.mode {
+        Mode::On => CacheMode::On,
+        Mode::Bypass => CacheMode::Bypass,
     });
     Ok(show(State(sessions)).await)
 }

@@ -1,5 +1,6 @@
-//! What the quickstart itself reads from the environment. What concerns sessions, Redis and Postgres
-//! is read by [`Sessions::from_env`](session_layer::Sessions::from_env).
+//! The quickstart's own environment variables.
+//! [`Sessions::from_env`](session_layer::Sessions::from_env) reads those of sessions, Redis and
+//! Postgres.
 
 use std::env::{self, VarError};
 
@@ -8,22 +9,22 @@ use session_layer::SessionCookie;
 /// The quickstart's own settings.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// `ADDR`: where the app listens.
+    /// `ADDR`: the address of the app.
     pub(crate) addr: String,
-    /// `ADMIN_ADDR`: where the administrator switches the cache on and off. Never a public address.
+    /// `ADMIN_ADDR`: the address of the cache's switch. It must not be public.
     pub(crate) admin_addr: String,
-    /// The one description of the session cookie, for reading, issuing and clearing alike.
+    /// The description of the session cookie, used for reading, issuing and clearing it.
     pub(crate) cookie: SessionCookie,
 }
 
 impl Config {
     pub(crate) fn from_env() -> Result<Self, String> {
-        // The cookie's name comes from here and never from the scheme that a request was seen with:
-        // behind a proxy that ends TLS every request looks like plain HTTP.
+        // The cookie's name does not depend on the scheme of requests, because behind a proxy that
+        // terminates TLS every request is plain HTTP.
         let cookie = if boolean("SECURE_COOKIES", false)? {
             SessionCookie::host_prefixed()
         } else {
-            SessionCookie::named("session")
+            SessionCookie::new()
         };
         Ok(Self {
             addr: text("ADDR", "127.0.0.1:3000")?,
@@ -38,13 +39,11 @@ fn boolean(name: &str, default: bool) -> Result<bool, String> {
         "" => Ok(default),
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
-        other => Err(format!(
-            "{name} is {other:?}; it may be true, false, 1 or 0"
-        )),
+        other => Err(format!("{name} is {other:?}: set it to true, false, 1 or 0")),
     }
 }
 
-/// A variable that is empty counts as not set, as it does for `Sessions::from_env`.
+/// Reads a variable. An empty one counts as not set, as for `Sessions::from_env`.
 fn text(name: &str, default: &str) -> Result<String, String> {
     match env::var(name) {
         Ok(value) if !value.trim().is_empty() => Ok(value.trim().to_owned()),

@@ -1,9 +1,10 @@
 //! An axum app whose routes are guarded by session-layer. `cargo run`, then open
 //! <http://127.0.0.1:3000>.
 //!
-//! - `main.rs`: the app with its guarded routes ([`app`]), how it starts and how it stops;
-//! - `routes.rs`: the handlers; `messages.rs`: their JSON; `problem.rs`: their errors;
-//! - `admin.rs`: the cache's switch, on an address of its own;
+//! - `main.rs`: the app with its guarded routes ([`app`]),
+//! - `routes.rs`: the handlers, `messages.rs`: their JSON, `problem.rs`: their errors,
+//! - `run.rs`: start and stop, `config.rs`: the environment variables,
+//! - `admin.rs`: the cache's switch, on a separate address,
 //! - `page.html`: the page at `/`.
 
 mod admin;
@@ -19,14 +20,12 @@ use std::process::ExitCode;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post};
-use session_layer::{HealthService, SessionCacheLayer, SessionCookie, Sessions};
+use session_layer::{HealthService, SessionCacheLayer, SessionCookie, Sessions, TokenSource};
 
 fn app(sessions: &Sessions, cookie: &SessionCookie) -> Router {
-    // These lines protect an app: what is under the layer can't be reached without a valid session,
-    // and its handlers find that session among their arguments.
-    let layer = SessionCacheLayer::new(sessions.clone())
-        .cookie(cookie)
-        .server_timing(true);
+    // These lines protect an app. No handler under the layer runs without a valid session, which it
+    // gets as an argument.
+    let layer = SessionCacheLayer::new(sessions.clone()).cookie(cookie).server_timing(true);
     let guarded = Router::new()
         .route("/me", get(routes::me))
         .route("/sessions", get(routes::list))
@@ -34,27 +33,29 @@ fn app(sessions: &Sessions, cookie: &SessionCookie) -> Router {
         .route("/logout-everywhere", post(routes::logout_everywhere))
         .route_layer(layer.clone());
 
-    // Under an optional layer the session is there if the request has a valid one.
-    let optional = Router::new()
+    // Under an optional layer, the session is there if the request has a valid one. A login reads
+    // only the cookies, to end their sessions, because the browser replaces one cookie.
+    let optional = layer.optional();
+    let login = Router::new()
+        .route("/login", post(routes::login))
+        .route_layer(optional.clone().sources([TokenSource::Cookie]));
+    let logout = Router::new()
         .route("/logout", post(routes::logout))
-        .route_layer(layer.optional().on_reject(problem::logout_rejected));
+        .route_layer(optional.on_reject(problem::logout_rejected));
 
     let page = page::Page::new();
     Router::new()
         .route("/", get(move || async move { page.answer() }))
-        .route("/login", post(routes::login))
         .route_service("/api/health/redis", HealthService::report(sessions.clone()))
         .route_service("/livez", HealthService::livez())
         .route_service("/readyz", HealthService::readyz(sessions.clone()))
         .merge(guarded)
-        .merge(optional)
+        .merge(login)
+        .merge(logout)
         .fallback(routes::not_found)
-        // A login is a name; nothing else has a body.
+        // A login is a name. No other request has a body.
         .layer(DefaultBodyLimit::max(16 * 1024))
-        .with_state(routes::App {
-            sessions: sessions.clone(),
-            cookie: cookie.clone(),
-        })
+        .with_state(routes::App { sessions: sessions.clone(), cookie: cookie.clone() })
 }
 
 fn main() -> ExitCode {

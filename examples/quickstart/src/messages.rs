@@ -1,4 +1,4 @@
-//! What clients send and what they get: the JSON of every route.
+//! The JSON of every route: requests and responses.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use axum::extract::{Form, FromRequest, Json, Request};
 use axum::http::header;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use session_layer::{Reach, SessionId, Timestamp};
+use session_layer::{SessionId, Timestamp, Visibility};
 
 use crate::problem::Problem;
 
-/// What `POST /login` reads: a form or JSON. Anything else is a 400, whatever is wrong with it.
+/// The body of `POST /login`, a form or JSON. Any other body is a 400.
 #[derive(Deserialize)]
 pub(crate) struct Login {
     pub(crate) user: String,
-    /// "Remember me": the cookie outlives the browser.
+    /// "Remember me": whether the cookie outlives the browser.
     #[serde(default)]
     pub(crate) remember: bool,
 }
@@ -24,20 +24,31 @@ impl<S: Send + Sync> FromRequest<S> for Login {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let read = if says_json(&request) {
-            // An object, and nothing else that serde would take for one.
+            // Serde would also accept an array.
             let json = Json::<serde_json::Map<String, Value>>::from_request(request, state).await;
             json.map_err(|e| e.body_text()).and_then(|Json(object)| {
                 serde_json::from_value(Value::Object(object)).map_err(|e| e.to_string())
             })
         } else {
             let form = Form::<Self>::from_request(request, state).await;
-            form.map(|Form(login)| login).map_err(|e| e.body_text())
+            form.map_err(|e| e.body_text()).and_then(|Form(login)| login.with_valid_user())
         };
         read.map_err(|why| {
             Problem::bad_input(format!(
                 r#"send a form with user=NAME, or JSON {{"user":"NAME"}} ({why})"#
             ))
         })
+    }
+}
+
+impl Login {
+    /// Checks that the user's name was valid UTF-8. The decoder of forms replaces invalid bytes by
+    /// this character, which could turn two users into one.
+    fn with_valid_user(self) -> Result<Self, String> {
+        if self.user.contains(char::REPLACEMENT_CHARACTER) {
+            return Err("the user is no valid UTF-8".to_owned());
+        }
+        Ok(self)
     }
 }
 
@@ -48,17 +59,18 @@ fn says_json(request: &Request) -> bool {
         .is_some_and(|text| text.to_ascii_lowercase().contains("json"))
 }
 
-/// `POST /login`.
+/// The response to `POST /login`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LoggedIn {
-    /// For clients without cookies: `Authorization: Bearer TOKEN`. It is told this once.
+    /// The token for clients without cookies: `Authorization: Bearer TOKEN`. It is returned only
+    /// once.
     pub(crate) token: String,
     pub(crate) session_id: SessionId,
     pub(crate) expires_at: Timestamp,
 }
 
-/// `GET /me`.
+/// The response to `GET /me`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Me {
@@ -67,40 +79,47 @@ pub(crate) struct Me {
     pub(crate) expires_at: Timestamp,
 }
 
-/// One of `GET /sessions`.
+/// The query of `GET /sessions`.
+#[derive(Deserialize)]
+pub(crate) struct After {
+    /// The end of the previous page, from its `Link`. Defaults to the first page.
+    pub(crate) after: Option<String>,
+}
+
+/// A session in the response to `GET /sessions`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Listed {
     pub(crate) session_id: SessionId,
     pub(crate) created_at: Timestamp,
     pub(crate) last_seen_at: Timestamp,
-    /// Is it the one that asks?
+    /// Whether it is the session of this request.
     pub(crate) current: bool,
 }
 
-/// What ends sessions: from when on no node honours them any more.
+/// The response to routes that end sessions: when no node accepts them any more.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Revoked {
     revoked: &'static str,
-    /// For nodes in touch with Postgres.
+    /// The time for nodes that are connected to Postgres.
     #[serde(skip_serializing_if = "Option::is_none")]
     within_ms: Option<u64>,
-    /// For every node.
+    /// The time for every node.
     #[serde(skip_serializing_if = "Option::is_none")]
     at_most_ms: Option<u64>,
-    /// How many were alive, where it could be more than one.
+    /// The number of active sessions, if it may be more than one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) count: Option<u64>,
 }
 
 impl Revoked {
-    pub(crate) fn reaching(reach: Reach) -> Self {
-        let (revoked, bounds) = match reach {
-            Reach::Nothing => ("nothing", None),
-            Reach::Propagated => ("propagated", None),
-            Reach::Committed { within, at_most } => ("committed", Some((within, at_most))),
-            // A reach of a later version promises no less than that it is committed.
+    pub(crate) fn reaching(visibility: Visibility) -> Self {
+        let (revoked, bounds) = match visibility {
+            Visibility::Nothing => ("nothing", None),
+            Visibility::Propagated => ("propagated", None),
+            Visibility::Committed { within, at_most } => ("committed", Some((within, at_most))),
+            // Any visibility that a later version adds is at least committed.
             _ => ("committed", None),
         };
         Self {

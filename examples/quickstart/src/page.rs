@@ -1,4 +1,4 @@
-//! `GET /`: one HTML file, as it lies beside this one. No build step, nothing loaded from elsewhere.
+//! `GET /`: the HTML file next to this one. It has no build step, and loads nothing from elsewhere.
 
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{Html, IntoResponse};
@@ -8,15 +8,15 @@ use sha2::{Digest as _, Sha256};
 
 const PAGE: &str = include_str!("page.html");
 
-/// The page and its headers, made once.
+/// The page with its headers.
 #[derive(Debug, Clone)]
 pub(crate) struct Page {
     policy: HeaderValue,
 }
 
 impl Page {
-    /// The policy lets exactly the page's own style and script run, by their hashes: should a user's
-    /// name ever get into the page as markup, it stays markup.
+    /// Creates the page. The policy permits only the page's own style and script, by their hashes.
+    /// Markup in a user's name could therefore not run.
     pub(crate) fn new() -> Self {
         let policy = format!(
             "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; \
@@ -32,21 +32,15 @@ impl Page {
     pub(crate) fn answer(&self) -> impl IntoResponse + use<> {
         let headers: [(HeaderName, HeaderValue); 4] = [
             (header::CONTENT_SECURITY_POLICY, self.policy.clone()),
-            (
-                header::X_CONTENT_TYPE_OPTIONS,
-                HeaderValue::from_static("nosniff"),
-            ),
-            (
-                header::REFERRER_POLICY,
-                HeaderValue::from_static("no-referrer"),
-            ),
+            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+            (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         ];
         (headers, Html(PAGE))
     }
 }
 
-/// The source expression for what stands between `<tag>` and `</tag>`.
+/// Returns the source expression for the text between `<tag>` and `</tag>`.
 fn hash_of(tag: &str) -> String {
     let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
     let text = PAGE

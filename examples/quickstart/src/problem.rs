@@ -1,4 +1,4 @@
-//! Answers that are errors, as `application/problem+json` (RFC 9457), like those of the layer.
+//! Error responses as `application/problem+json` (RFC 9457), like those of the layer.
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -8,20 +8,20 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use session_layer::{Error, Rejection};
 
-/// Why a handler could not do what was asked.
+/// The error of a handler.
 #[derive(Debug)]
 pub(crate) enum Problem {
-    /// 400, and what is wrong.
+    /// 400 with the reason.
     BadInput(String),
-    /// 404: unknown or someone else's, alike.
+    /// 404, whether the session is unknown or another user's.
     NotFound,
-    /// 409: log in again.
+    /// 409: the user must log in again.
     Superseded,
-    /// 503 with `Retry-After`. No cookie is touched: the session may well be alive.
+    /// 503 with `Retry-After`. No cookie changes, because the session may be active.
     Unavailable,
-    /// The same, of what was to end.
+    /// 503 for a session that could not be ended.
     NotEnded,
-    /// 500: a bug in here.
+    /// 500: a bug in this program.
     Unexpected,
 }
 
@@ -31,7 +31,7 @@ impl Problem {
     }
 }
 
-/// The layer's answer before `/logout`, where nobody could say whether there is a session to end.
+/// Returns the layer's response before `/logout` if an outage hides whether there is a session.
 pub(crate) fn logout_rejected(_request: &Parts, rejection: &Rejection) -> Response<Bytes> {
     match rejection {
         Rejection::Unavailable => not_ended_answer(),
@@ -40,19 +40,19 @@ pub(crate) fn logout_rejected(_request: &Parts, rejection: &Rejection) -> Respon
 }
 
 fn not_ended_answer() -> Response<Bytes> {
-    outage_answer("the session could not be ended, and may still be alive: try again")
+    outage_answer("the session could not be ended and may still be active: try again")
 }
 
-/// The layer's own answer to an outage, but for what it says: clients need to know only one.
+/// Returns the layer's response to an outage with another detail, so that clients handle only one.
 fn outage_answer(detail: &str) -> Response<Bytes> {
     let outage = Rejection::Unavailable;
     let document = document(outage.status(), detail);
-    // Strings and a number: serializing them has nothing to fail at.
+    // Strings and a number can always be serialized.
     let body = serde_json::to_vec(&document).unwrap_or_default();
     outage.response().map(|_| Bytes::from(body))
 }
 
-/// Of ending sessions: nobody looked for a session to be validated.
+/// Converts the error of a route that ends sessions.
 pub(crate) fn not_ended(error: Error) -> Problem {
     match Problem::from(error) {
         Problem::Unavailable => Problem::NotEnded,
@@ -66,12 +66,12 @@ impl From<Error> for Problem {
             Error::Input(input) => Self::BadInput(input.to_string()),
             Error::LoginSuperseded => Self::Superseded,
             outage if outage.is_outage() => {
-                // session-layer says in the log when an outage begins and when it is over.
-                tracing::debug!(error = chain(&outage), "a request was answered with 503");
+                // session-layer logs the beginning and the end of an outage.
+                tracing::debug!(error = chain(&outage), "responded with 503");
                 Self::Unavailable
             }
             other => {
-                tracing::error!(error = chain(&other), "a request was answered with 500");
+                tracing::error!(error = chain(&other), "responded with 500");
                 Self::Unexpected
             }
         }
@@ -82,10 +82,10 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         match self {
             Self::BadInput(detail) => problem(StatusCode::BAD_REQUEST, &detail),
-            Self::NotFound => problem(StatusCode::NOT_FOUND, "there is no such thing here"),
+            Self::NotFound => problem(StatusCode::NOT_FOUND, "not found"),
             Self::Superseded => problem(
                 StatusCode::CONFLICT,
-                "all sessions of this user were ended while this login was under way: log in again",
+                "all sessions of this user were ended during this login: log in again",
             ),
             Self::Unavailable => {
                 outage_answer("sessions cannot be created or listed at the moment: try again")
@@ -94,13 +94,13 @@ impl IntoResponse for Problem {
             Self::NotEnded => not_ended_answer().map(Body::from),
             Self::Unexpected => problem(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "this should not have happened; the log says more",
+                "an unexpected error occurred: see the log",
             ),
         }
     }
 }
 
-/// The body, in the order in which people read it.
+/// The body of an error response, in reading order.
 #[derive(Serialize)]
 struct Document<'a> {
     r#type: &'static str,
@@ -124,16 +124,16 @@ fn problem(status: StatusCode, detail: &str) -> Response {
     (status, [(header::CONTENT_TYPE, json)], body).into_response()
 }
 
-/// An error and what caused it, on one line.
+/// Returns an error and its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
-        // Some errors repeat their cause in their own words.
-        if !text.contains(&said) {
+        let message = error.to_string();
+        // Some errors repeat their cause.
+        if !text.contains(&message) {
             text.push_str(": ");
-            text.push_str(&said);
+            text.push_str(&message);
         }
         cause = error.source();
     }

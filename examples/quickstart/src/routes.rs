@@ -1,21 +1,22 @@
-//! The handlers. Those for `/me`, `/sessions` and `/logout-everywhere` take a [`Session`]: the layer
-//! has made sure that there is one.
+//! The handlers. Those for `/me`, `/sessions` and `/logout-everywhere` take a [`Session`], which
+//! the layer guarantees.
 
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use session_layer::{
-    NewSession, PresentedSessions, Reach, Session, SessionCookie, SessionId, Sessions,
+    ListCursor, NewSession, RequestSessions, RevokeTarget, Session, SessionCookie, SessionId,
+    Sessions, Visibility,
 };
 
-use crate::messages::{Listed, LoggedIn, Login, Me, Revoked};
+use crate::messages::{After, Listed, LoggedIn, Login, Me, Revoked};
 use crate::problem::{Problem, not_ended};
 
-/// What every handler can reach.
+/// The state of all handlers.
 #[derive(Debug, Clone)]
 pub(crate) struct App {
     pub(crate) sessions: Sessions,
@@ -24,10 +25,11 @@ pub(crate) struct App {
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// `POST /login`. A real application checks a password between the login's beginning and its end; this one
-/// believes everybody.
+/// Handles `POST /login`. A real application checks a password between the login's beginning and
+/// its end, but this one accepts every user. The sessions of the request's cookies end.
 pub(crate) async fn login(
     State(app): State<App>,
+    sent: RequestSessions,
     Login { user, remember }: Login,
 ) -> Result<impl IntoResponse, Problem> {
     let login = app.sessions.begin_login().await?;
@@ -35,7 +37,7 @@ pub(crate) async fn login(
     if remember {
         new = new.lifetime(90 * DAY).idle_timeout(30 * DAY);
     }
-    let created = login.create(new).await?;
+    let created = login.create_replacing(&sent, new).await?.value;
     let body = LoggedIn {
         token: created.token.reveal().to_owned(),
         session_id: created.session.id(),
@@ -43,14 +45,14 @@ pub(crate) async fn login(
     };
     Ok((
         StatusCode::CREATED,
-        // The token goes to this client and into no cache on the way.
+        // Only this client may have the token, and no cache on the way.
         [(header::CACHE_CONTROL, "no-store")],
         app.cookie.issue(&created.token, &created.session),
         Json(body),
     ))
 }
 
-/// `GET /me`.
+/// Handles `GET /me`.
 pub(crate) async fn me(session: Session) -> Json<Me> {
     Json(Me {
         user: session.user_id().to_owned(),
@@ -59,71 +61,76 @@ pub(crate) async fn me(session: Session) -> Json<Me> {
     })
 }
 
-/// `GET /sessions`: from Postgres, always.
+/// Handles `GET /sessions`, always from Postgres. It returns the newest page, or with `?after=` a
+/// later one. A `Link` names the next.
 pub(crate) async fn list(
     State(app): State<App>,
     session: Session,
-) -> Result<Json<Vec<Listed>>, Problem> {
-    let listed = app.sessions.list(session.user_id()).await?;
-    let listed = listed.into_iter().map(|one| Listed {
-        session_id: one.session.id(),
-        created_at: one.session.created_at(),
-        last_seen_at: one.session.last_seen_at(),
-        current: one.session.id() == session.id(),
+    query: Result<Query<After>, QueryRejection>,
+) -> Result<impl IntoResponse, Problem> {
+    let Query(After { after }) = query.map_err(|bad| Problem::bad_input(bad.body_text()))?;
+    let page = match after {
+        None => app.sessions.list(session.user_id()).await?,
+        Some(text) => {
+            let cursor = text.parse::<ListCursor>();
+            let cursor = cursor.map_err(|bad| Problem::bad_input(bad.to_string()))?;
+            app.sessions.list_page(session.user_id(), cursor).await?
+        }
+    };
+    let listed = page.sessions.into_iter().map(|one| Listed {
+        session_id: one.id,
+        created_at: one.created_at,
+        last_seen_at: one.last_seen_at,
+        current: one.id == session.id(),
     });
-    Ok(Json(listed.collect()))
+    let next = page.next.map(|next| format!("</sessions?after={next}>; rel=\"next\""));
+    let link = next.map(|next| [(header::LINK, next)]);
+    Ok((link, Json(listed.collect::<Vec<_>>())))
 }
 
-/// `DELETE /sessions/{sessionId}`. The id comes from outside, so only the user's own sessions are
-/// looked for: another user's, an unknown one and what is no id are the same 404.
+/// Handles `DELETE /sessions/{sessionId}`. The id is untrusted, so only the user's own sessions are
+/// searched. Another user's session, an unknown id and a malformed id are the same 404.
 pub(crate) async fn revoke(
     State(app): State<App>,
     session: Session,
     id: Result<Path<SessionId>, PathRejection>,
 ) -> Result<impl IntoResponse, Problem> {
     let Path(id) = id.map_err(|_no_uuid| Problem::NotFound)?;
-    let changed = app.sessions.revoke_owned(session.user_id(), id).await;
+    let changed = app.sessions.revoke(RevokeTarget::owned(session.user_id(), id)).await;
     let changed = changed.map_err(not_ended)?;
-    if changed.reach == Reach::Nothing {
+    if changed.visibility == Visibility::Nothing {
         return Err(Problem::NotFound);
     }
     let clear = (id == session.id()).then(|| app.cookie.clear());
-    Ok((clear, Json(Revoked::reaching(changed.reach))))
+    Ok((clear, Json(Revoked::reaching(changed.visibility))))
 }
 
-/// `POST /logout`, under `.optional()`: whoever has no session, or one that has ended, is logged out
-/// already, and their cookie goes all the same. All sessions that the request presents end, or the
-/// next request would be let in by another of its cookies.
+/// Handles `POST /logout`, under `.optional()`. A client without an active session is already
+/// logged out, and its cookie is cleared too. All sessions of the request end, because the next
+/// request could otherwise use another of its cookies.
 pub(crate) async fn logout(
     State(app): State<App>,
-    presented: PresentedSessions,
+    sent: RequestSessions,
 ) -> Result<impl IntoResponse, Problem> {
-    let mut reach = Reach::Nothing;
-    for session in presented.iter() {
-        let this = app.sessions.revoke_id(session.id()).await;
-        let this = this.map_err(not_ended)?.reach;
-        // Of several the one that reaches least far is told.
-        if reach == Reach::Nothing || matches!(this, Reach::Committed { .. }) {
-            reach = this;
-        }
-    }
-    // Only now: had Postgres not answered, the session would live on, and so must the cookie.
-    Ok((app.cookie.clear(), Json(Revoked::reaching(reach))))
+    let changed = app.sessions.revoke_presented(&sent).await;
+    let visibility = changed.map_err(not_ended)?.visibility;
+    // Not before the reply: without one, the session stays active, and so must the cookie.
+    Ok((app.cookie.clear(), Json(Revoked::reaching(visibility))))
 }
 
-/// `POST /logout-everywhere`: this session ends too.
+/// Handles `POST /logout-everywhere`, which also ends this session.
 pub(crate) async fn logout_everywhere(
     State(app): State<App>,
     session: Session,
 ) -> Result<impl IntoResponse, Problem> {
-    let changed = app.sessions.revoke_all(session.user_id()).await;
+    let changed = app.sessions.revoke(RevokeTarget::user(session.user_id())).await;
     let changed = changed.map_err(not_ended)?;
-    let mut revoked = Revoked::reaching(changed.reach);
+    let mut revoked = Revoked::reaching(changed.visibility);
     revoked.count = Some(changed.value);
     Ok((app.cookie.clear(), Json(revoked)))
 }
 
-/// Whatever has no route.
+/// Handles requests without a route.
 pub(crate) async fn not_found() -> Problem {
     Problem::NotFound
 }

@@ -1,4 +1,4 @@
-//! Starting, serving, stopping.
+//! The start, the serving and the stop of the process.
 
 use std::env;
 use std::io::{IsTerminal as _, Write as _};
@@ -16,25 +16,22 @@ use tracing_subscriber::EnvFilter;
 use crate::config::Config;
 use crate::{admin, problem};
 
-/// How long requests in flight are waited for after SIGTERM. With [`CLEAN_UP`] it stays well under
-/// the 10 s that orchestrators give before they kill.
+/// The time for requests in flight after SIGTERM. Together with [`CLEAN_UP`] it stays well below
+/// the 10 s after which orchestrators kill.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How long connections to Redis and Postgres may take to close.
+/// The time for closing the connections to Redis and Postgres.
 const CLEAN_UP: Duration = Duration::from_secs(2);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs the process from its start to its end. What goes wrong at the start is one line on standard
-/// error.
+/// Runs the process from start to end. An error at the start is one line on standard error.
 pub(crate) fn run(app: fn(&Sessions, &SessionCookie) -> Router) -> ExitCode {
-    let ended = tokio::runtime::Runtime::new()
-        .map_err(Failure::from)
-        .and_then(|runtime| {
-            let ended = runtime.block_on(start_and_serve(app));
-            // What hangs in a thread of its own, a name look-up for instance, is not waited for.
-            runtime.shutdown_background();
-            ended
-        });
+    let ended = tokio::runtime::Runtime::new().map_err(Failure::from).and_then(|runtime| {
+        let ended = runtime.block_on(start_and_serve(app));
+        // Does not wait for threads that hang, for example in a name look-up.
+        runtime.shutdown_background();
+        ended
+    });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -50,7 +47,7 @@ pub(crate) fn run(app: fn(&Sessions, &SessionCookie) -> Router) -> ExitCode {
 
 async fn start_and_serve(app: fn(&Sessions, &SessionCookie) -> Router) -> Result<(), Failure> {
     log_to_stderr()?;
-    // From here on a signal ends the process in good order, also where a store hangs at the start.
+    // From here on, a signal stops the process normally, even if a store hangs at the start.
     let mut stop = StopSignals::listen()?;
     let config = Config::from_env()?;
     let listener = listen("ADDR", &config.addr).await?;
@@ -60,22 +57,18 @@ async fn start_and_serve(app: fn(&Sessions, &SessionCookie) -> Router) -> Result
         () = stop.come() => return Ok(()),
     };
 
-    say_hello(&listener, &admin_listener, &sessions)?;
+    print_addresses(&listener, &admin_listener, &sessions)?;
     let (stopping, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();
-    servers.spawn(serve(
-        listener,
-        app(&sessions, &config.cookie),
-        stopped.clone(),
-    ));
+    servers.spawn(serve(listener, app(&sessions, &config.cookie), stopped.clone()));
     servers.spawn(serve(admin_listener, admin::app(sessions.clone()), stopped));
 
     stop.come().await;
-    tracing::info!("stopping: answering what is in flight");
+    tracing::info!("stopping: waiting for requests in flight");
     let _ = stopping.send(true);
     let drained = async { while servers.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
-        tracing::warn!("connections that stayed open were cut after {DRAIN:?}");
+        tracing::warn!("closed connections that were still open after {DRAIN:?}");
         servers.abort_all();
     }
     if let Err(late) = sessions.shutdown(CLEAN_UP).await {
@@ -84,15 +77,13 @@ async fn start_and_serve(app: fn(&Sessions, &SessionCookie) -> Router) -> Result
     Ok(())
 }
 
-/// Serves until told to stop; then answers what is in flight and closes what is idle.
+/// Serves until it must stop. Then it completes requests in flight and closes idle connections.
 async fn serve(listener: TcpListener, app: Router, mut stopped: watch::Receiver<bool>) {
     let stopped = async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    // It never fails: errors of single connections, and running out of them, are its own business.
-    let _ = axum::serve(listener, app)
-        .with_graceful_shutdown(stopped)
-        .await;
+    // It never fails: it handles errors of single connections and of `accept` itself.
+    let _ = axum::serve(listener, app).with_graceful_shutdown(stopped).await;
 }
 
 async fn listen(variable: &str, addr: &str) -> Result<TcpListener, Failure> {
@@ -103,15 +94,15 @@ async fn listen(variable: &str, addr: &str) -> Result<TcpListener, Failure> {
 }
 
 fn log_to_stderr() -> Result<(), Failure> {
-    let wanted = env::var("RUST_LOG").unwrap_or_default();
-    let filter = if wanted.trim().is_empty() {
-        // A Postgres that stops says so on each connection.
+    let configured = env::var("RUST_LOG").unwrap_or_default();
+    let filter = if configured.trim().is_empty() {
+        // A stopping Postgres sends a notice on each connection.
         "info,sqlx::postgres::notice=off"
     } else {
-        &wanted
+        &configured
     };
     let filter = EnvFilter::try_new(filter).map_err(|error| {
-        format!("RUST_LOG is {filter:?} ({error}); it may be info, debug, session_layer=trace, …")
+        format!("RUST_LOG is {filter:?} ({error}): set it to info, debug, session_layer=trace, …")
     })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -121,9 +112,13 @@ fn log_to_stderr() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where it is, and on what it runs.
-fn say_hello(app: &TcpListener, admin: &TcpListener, sessions: &Sessions) -> Result<(), Failure> {
-    // Of the listeners, not of the configuration: port 0 is whichever was free.
+/// Prints the addresses, and the servers in use.
+fn print_addresses(
+    app: &TcpListener,
+    admin: &TcpListener,
+    sessions: &Sessions,
+) -> Result<(), Failure> {
+    // The addresses are the listeners', because port 0 in the configuration means any free port.
     let mut text = format!(
         "quickstart: http://{}  (the cache's switch: http://{}/mode)\n",
         app.local_addr()?,
@@ -131,18 +126,18 @@ fn say_hello(app: &TcpListener, admin: &TcpListener, sessions: &Sessions) -> Res
     );
     if sessions.cache_status().backend == "memory" {
         text += "\
-Embedded: sessions in a SQLite file, the cache in this process. Nothing to install, for one process.
-On Redis and Postgres, for many:
+Embedded: sessions in a SQLite file, the cache in this process. No installation, for one process.
+With Redis and Postgres, for several processes:
     export DATABASE_URL=postgres://USER:PASSWORD@HOST/DATABASE
     export REDIS_URL=redis://HOST:6379
 ";
     }
-    // Whoever started us may have closed our standard output: no reason to stop.
+    // A closed standard output is no reason to stop.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 
-/// SIGTERM (orchestrators) and SIGINT (Ctrl-C).
+/// The signals that stop the process: SIGTERM (orchestrators) and SIGINT (Ctrl-C).
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,

@@ -1,16 +1,18 @@
-//! session-testkit pointed at tower-sessions 0.14: a `CachingSessionStore` over its Redis and Postgres stores.
+//! session-testkit applied to tower-sessions 0.14: a `CachingSessionStore` over its Redis and
+//! Postgres stores.
 //!
-//! `cargo run` starts real servers, breaks them, and prints what was found, each bug with the few operations
-//! that prove it. `cargo run -- session-layer` does the same with session-layer. `--seed N` replays.
-//! Exit code 1: something was found; 0: nothing; 2: it could not be run, or a question was left open.
+//! `cargo run` starts real servers, injects faults, and prints the findings, each bug with the few
+//! operations that prove it. `cargo run -- session-layer` does the same with session-layer. `--seed
+//! N` replays a run. Exit code 0: no findings. 1: findings. 2: the run failed, or a question is
+//! open.
 //!
-//! `subject.rs` is what a project writes for its own session cache. The scenarios know nothing of the
-//! subject.
+//! `subject.rs` is the part that a project writes for its own session cache. The scenarios are
+//! independent of the subject.
 
+mod harness;
 mod late;
 mod load;
 mod refill;
-mod rig;
 mod subject;
 
 use std::{env, process::ExitCode};
@@ -18,8 +20,8 @@ use std::{env, process::ExitCode};
 use session_testkit::{faults::Fault, subject::Subject, workload::Settings};
 
 use crate::{
+    harness::{Failure, Findings, Harness},
     late::Late,
-    rig::{Failure, Findings, Rig},
     subject::TowerSessions,
 };
 
@@ -48,23 +50,23 @@ async fn run() -> Result<u8, Failure> {
             "--seed" => seed = arguments.next().ok_or("--seed needs a number")?.parse()?,
             other => {
                 let known = "`tower-sessions` or `session-layer`, and `--seed N`";
-                return Err(format!("`{other}`? Say {known}").into());
+                return Err(format!("unknown argument `{other}`: use {known}").into());
             }
         }
     }
-    println!("{name} on two nodes; to run it again: cargo run -- {name} --seed {seed}");
-    let rig = Rig::start(seed).await?;
+    println!("{name} on two nodes. To replay: cargo run -- {name} --seed {seed}");
+    let harness = Harness::start(seed).await?;
     let mut all = Vec::new();
     if name == "session-layer" {
-        scenarios(&rig, rig::session_layer, &mut all).await?;
+        scenarios(&harness, harness::session_layer, &mut all).await?;
     } else {
-        scenarios(&rig, TowerSessions::documented, &mut all).await?;
+        scenarios(&harness, TowerSessions::documented, &mut all).await?;
         println!("\nWith a timeout for commands, and reconnection:");
-        without_redis(&rig, TowerSessions::with_timeouts, &mut all).await?;
+        without_redis(&harness, TowerSessions::with_timeouts, &mut all).await?;
     }
     let bugs: usize = all.iter().map(|each| each.bugs.len()).sum();
     let open: usize = all.iter().map(|each| each.open.len()).sum();
-    println!("\n{name}: {bugs} findings, {open} questions left open (seed {seed})");
+    println!("\n{name}: {bugs} findings, {open} open questions (seed {seed})");
     Ok(match (bugs, open) {
         (0, 0) => 0,
         (0, _) => 2,
@@ -72,49 +74,47 @@ async fn run() -> Result<u8, Failure> {
     })
 }
 
-/// All scenarios, each on nodes of its own: those of the one before may have lost a server for good.
+/// Runs all scenarios, each on its own nodes, because those of an earlier one may have lost a
+/// server permanently.
 async fn scenarios<S: Subject>(
-    rig: &Rig,
-    connect: impl AsyncFn(&Rig) -> Result<S, Failure>,
+    harness: &Harness,
+    connect: impl AsyncFn(&Harness) -> Result<S, Failure>,
     all: &mut Vec<Findings>,
 ) -> Result<(), Failure> {
-    let found = refill::refill(rig, connect(rig).await?).await?;
-    all.push(say("Redis is flushed: is a miss refilled?", found));
+    let found = refill::refill(harness, connect(harness).await?).await?;
+    all.push(print("Redis is flushed: is a miss refilled?", found));
 
-    without_redis(rig, &connect, all).await?;
+    without_redis(harness, &connect, all).await?;
 
-    let found = load::slow_postgres(rig, connect(rig).await?).await?;
-    let question = "Postgres' answers are 5 to 200 ms late: does a logout hold?";
-    all.push(say(question, found));
+    let found = load::slow_postgres(harness, connect(harness).await?).await?;
+    all.push(print("Postgres' replies are 5 to 200 ms late: does a logout hold?", found));
 
-    let found = late::late(rig, connect(rig).await?, Late::Fill).await?;
-    let question = "A logout overtakes a reader's fill: does the logout hold?";
-    all.push(say(question, found));
+    let found = late::late(harness, connect(harness).await?, Late::Fill).await?;
+    all.push(print("A logout overtakes a reader's fill: does the logout hold?", found));
 
-    let found = late::late(rig, connect(rig).await?, Late::Save).await?;
-    let question = "A logout overtakes a save: does the logout hold?";
-    all.push(say(question, found));
+    let found = late::late(harness, connect(harness).await?, Late::Save).await?;
+    all.push(print("A logout overtakes a save: does the logout hold?", found));
     Ok(())
 }
 
-/// Those in which Postgres is there and Redis is not.
+/// Runs the scenarios in which Postgres is available and Redis is not.
 async fn without_redis<S: Subject>(
-    rig: &Rig,
-    connect: impl AsyncFn(&Rig) -> Result<S, Failure>,
+    harness: &Harness,
+    connect: impl AsyncFn(&Harness) -> Result<S, Failure>,
     all: &mut Vec<Findings>,
 ) -> Result<(), Failure> {
-    let found = load::without_redis(rig, connect(rig).await?, Fault::RedisKill).await?;
-    let question = "Redis is killed (SIGKILL): does Postgres answer?";
-    all.push(say(question, found));
-
-    let found = load::without_redis(rig, connect(rig).await?, Fault::RedisPause).await?;
-    let question = "Redis is stopped (SIGSTOP): does Postgres answer?";
-    all.push(say(question, found));
+    for (fault, question) in [
+        (Fault::RedisKill, "Redis is killed (SIGKILL): does Postgres take over?"),
+        (Fault::RedisPause, "Redis is stopped (SIGSTOP): does Postgres take over?"),
+    ] {
+        let found = load::without_redis(harness, connect(harness).await?, fault).await?;
+        all.push(print(question, found));
+    }
     Ok(())
 }
 
-/// Prints what came of a scenario.
-fn say(question: &str, findings: Findings) -> Findings {
+/// Prints the findings of a scenario.
+fn print(question: &str, findings: Findings) -> Findings {
     println!("\n== {question}");
     for seen in &findings.seen {
         println!("   {seen}");

@@ -1,12 +1,12 @@
-//! Is a miss refilled? A cache that was flushed (or restarted, or evicted an entry) has to fill itself again
-//! from what is asked of it, or every request goes to Postgres from then on.
+//! The refill of misses. A cache that was flushed or restarted, or that evicted an entry, must fill
+//! itself again. Otherwise every later request goes to Postgres.
 //!
-//! It is measured where it can't be argued with: Redis' own count of hits and misses, its keys, and the bytes
-//! that Postgres was sent.
+//! The measurement uses only facts: Redis' own count of hits and misses, its keys, and the bytes
+//! sent to Postgres.
 
 use std::time::Duration;
 
-use crate::rig::{Failure, Findings, Rig, judged};
+use crate::harness::{Failure, Findings, Harness, verdicts_of};
 use session_testkit::{
     history::Parameters,
     proxy::Peer,
@@ -18,68 +18,60 @@ use session_testkit::{
 const SESSIONS: u64 = 50;
 const ROUNDS: usize = 4;
 
-pub(crate) async fn refill<S: Subject>(rig: &Rig, subject: S) -> Result<Findings, Failure> {
+pub(crate) async fn refill<S: Subject>(harness: &Harness, subject: S) -> Result<Findings, Failure> {
     let nodes = subject.nodes();
-    let parameters = Parameters {
-        budget_slack: Duration::from_secs(5),
-        ..Parameters::default()
-    };
-    let script = Script::new(subject, rig.seed, parameters);
+    let parameters = Parameters { budget_slack: Duration::from_secs(5), ..Parameters::default() };
+    let script = Script::new(subject, harness.seed, parameters);
     let mut sessions = Vec::new();
     for number in 0..SESSIONS {
         let login = Login::new(format!("user {number}"), format!("{number}.0"));
         let node = u32::try_from(number)? % nodes;
         sessions.push(script.create(node, &login).await?);
     }
-    rig.servers.redis().flush_all().await?;
+    harness.servers.redis().flush_all().await?;
 
     let mut findings = Findings::default();
     let (mut hits, mut misses, mut valid) = (0, 0, 0);
     for round in 1..=ROUNDS {
-        let before = Counts::read(rig).await?;
+        let before = Counts::read(harness).await?;
         valid = 0;
         for (number, session) in sessions.iter().enumerate() {
             let node = u32::try_from(number + round)? % nodes;
             let seen = script.validate(node, session).await;
             valid += u64::from(matches!(seen, Some(Seen::Valid { .. })));
         }
-        let after = Counts::read(rig).await?;
-        // A fill may come behind the answer; one that is not there by then does not count against anybody
-        // who fills in the next round.
-        let filled = async || {
-            Counts::read(rig)
-                .await
-                .is_ok_and(|now| now.keys >= SESSIONS)
-        };
+        let after = Counts::read(harness).await?;
+        // A fill may follow the response. A fill that is late here still counts in the next round.
+        let filled = async || Counts::read(harness).await.is_ok_and(|now| now.keys >= SESSIONS);
         let _in_time = wait::until("the fills", Duration::from_secs(1), filled).await;
-        let keys = Counts::read(rig).await?.keys;
+        let keys = Counts::read(harness).await?.keys;
         hits = after.hits - before.hits;
         misses = after.misses - before.misses;
         let sent = after.to_postgres - before.to_postgres;
         findings.seen.push(format!(
-            "round {round}: {valid} of {SESSIONS} Valid. Redis counted {hits} hits, {misses} misses, and has \
-             {keys} keys then; Postgres was sent {sent} bytes"
+            "round {round}: {valid} of {SESSIONS} Valid. Redis counted {hits} hits and {misses} \
+             misses, and then has {keys} keys. Postgres received {sent} bytes"
         ));
     }
-    findings.broken_promises(&judged(&script.finish())?);
+    findings.broken_promises(&verdicts_of(&script.finish())?);
 
     if hits * 2 < SESSIONS {
         findings.bugs.push(format!(
-            "MISSES ARE NEVER REFILLED. Redis was flushed once, and each of {SESSIONS} sessions then validated \
-             {ROUNDS} times.\nIn the last round Redis still counted {hits} hits and {misses} misses: what \
-             Postgres answers is not put back."
+            "MISSES ARE NEVER REFILLED. Redis was flushed once, and each of {SESSIONS} sessions \
+             then validated {ROUNDS} times.\nIn the last round Redis still counted {hits} hits and \
+             {misses} misses, because rows from Postgres are not cached."
         ));
     }
     if valid * 10 < SESSIONS * 9 {
         findings.bugs.push(format!(
-            "A MISS IS AN ERROR. In the last round {valid} of {SESSIONS} sessions were Valid, while Postgres \
-             has all of them."
+            "A MISS IS AN ERROR. In the last round {valid} of {SESSIONS} sessions were Valid, \
+             although Postgres has all of them."
         ));
     }
     Ok(findings)
 }
 
-/// What the servers themselves count.
+/// The servers' own counters.
 struct Counts {
     hits: u64,
     misses: u64,
@@ -88,14 +80,11 @@ struct Counts {
 }
 
 impl Counts {
-    async fn read(rig: &Rig) -> Result<Self, Failure> {
-        let mut redis = rig.servers.redis().connect().await?;
-        let info: redis::InfoDict = redis::cmd("INFO")
-            .arg("stats")
-            .query_async(&mut redis)
-            .await?;
+    async fn read(harness: &Harness) -> Result<Self, Failure> {
+        let mut redis = harness.servers.redis().connect().await?;
+        let info: redis::InfoDict = redis::cmd("INFO").arg("stats").query_async(&mut redis).await?;
         let count = |name| info.get(name).ok_or(format!("INFO has no {name}"));
-        let postgres = rig.network.proxies(Peer::Postgres);
+        let postgres = harness.network.proxies(Peer::Postgres);
         Ok(Self {
             hits: count("keyspace_hits")?,
             misses: count("keyspace_misses")?,

@@ -1,13 +1,13 @@
-//! tower-sessions as a [`Subject`]: all that session-testkit has to know of a session cache.
+//! tower-sessions as a [`Subject`], which is all that session-testkit needs for a session cache.
 //!
-//! Each operation does what a handler behind tower-sessions' layer does, with the stores set up as their
-//! documentation shows it. It only translates: an answer goes through unchanged, an error is
-//! [`Seen::Unavailable`] (the layer answers 500 for it), a plain `Ok(())` of a logout is
-//! [`Reach::Propagated`].
+//! Each operation does what a handler behind tower-sessions' layer does. The stores are set up as
+//! their documentation shows. The subject only translates: it returns results unchanged. An error
+//! is [`Seen::Unavailable`], because the layer responds with 500. A plain `Ok(())` of a logout is
+//! [`Visibility::Propagated`].
 
 use std::{sync::Arc, time::Duration};
 
-use session_testkit::subject::{Failed, Login, Reach, Seen, Subject, Token};
+use session_testkit::subject::{Failed, Login, Seen, Subject, Token, Visibility};
 use sqlx::postgres::PgPoolOptions;
 use time::OffsetDateTime;
 use tower_sessions::{
@@ -20,47 +20,47 @@ use tower_sessions_redis_store::{
 };
 use tower_sessions_sqlx_store::PostgresStore;
 
-use crate::rig::{Failure, Rig};
+use crate::harness::{Failure, Harness};
 
 type Store = CachingSessionStore<RedisStore<Pool>, PostgresStore>;
 
-/// Several nodes, each with connections of its own: what several processes are to each other.
+/// Several nodes, each with its own connections, like several processes.
 pub(crate) struct TowerSessions {
     nodes: Vec<Arc<Store>>,
 }
 
 impl TowerSessions {
-    /// As in tower-sessions-redis-store's documentation.
-    pub(crate) async fn documented(rig: &Rig) -> Result<Self, Failure> {
-        Self::connect(rig, None, None).await
+    /// Connects as in tower-sessions-redis-store's documentation.
+    pub(crate) async fn documented(harness: &Harness) -> Result<Self, Failure> {
+        Self::connect(harness, None, None).await
     }
 
-    /// As somebody sets it up who has been bitten: no command takes longer than half a second, and lost
-    /// connections come back.
-    pub(crate) async fn with_timeouts(rig: &Rig) -> Result<Self, Failure> {
+    /// Connects with a timeout of half a second per command, and with reconnection.
+    pub(crate) async fn with_timeouts(harness: &Harness) -> Result<Self, Failure> {
         let timeouts = PerformanceConfig {
             default_command_timeout: Duration::from_millis(500),
             ..PerformanceConfig::default()
         };
         let reconnect = ReconnectPolicy::new_constant(0, 100);
-        Self::connect(rig, Some(timeouts), Some(reconnect)).await
+        Self::connect(harness, Some(timeouts), Some(reconnect)).await
     }
 
-    /// One node for each pair of lines of the rig.
+    /// Connects one node per pair of proxies.
     async fn connect(
-        rig: &Rig,
+        harness: &Harness,
         timeouts: Option<PerformanceConfig>,
         reconnect: Option<ReconnectPolicy>,
     ) -> Result<Self, Failure> {
         let mut nodes = Vec::new();
-        for (redis_url, database_url) in rig.urls() {
+        let sandbox = harness.servers.sandbox();
+        for (redis_url, database_url) in harness.urls(&sandbox) {
             let config = Config::from_url(&redis_url)?;
             let redis = Pool::new(config, timeouts.clone(), None, reconnect.clone(), 6)?;
             // The task ends with its connections.
             let _connecting = redis.connect();
             redis.wait_for_connect().await?;
             let postgres = PgPoolOptions::new().connect(&database_url).await?;
-            let postgres = PostgresStore::new(postgres).with_schema_name(rig.sandbox.schema())?;
+            let postgres = PostgresStore::new(postgres).with_schema_name(sandbox.schema())?;
             postgres.migrate().await?;
             let store = CachingSessionStore::new(RedisStore::new(redis), postgres);
             nodes.push(Arc::new(store));
@@ -68,7 +68,7 @@ impl TowerSessions {
         Ok(Self { nodes })
     }
 
-    /// What the layer puts into a request's extensions.
+    /// Returns the session that the layer puts into a request's extensions.
     fn session(&self, node: u32, token: Option<&Token>) -> Result<Session, Failed> {
         let at = usize::try_from(node).map_err(Failed::refused)?;
         let store = self.nodes.get(at).ok_or(Failed::refused("no such node"))?;
@@ -86,9 +86,7 @@ impl Subject for TowerSessions {
     async fn create(&self, node: u32, login: &Login) -> Result<Token, Failed> {
         let session = self.session(node, None)?;
         if let Some(lifetime) = login.lifetime {
-            session.set_expiry(Some(Expiry::AtDateTime(
-                OffsetDateTime::now_utc() + lifetime,
-            )));
+            session.set_expiry(Some(Expiry::AtDateTime(OffsetDateTime::now_utc() + lifetime)));
         }
         let saved = async {
             session.insert("user", &login.user).await?;
@@ -96,13 +94,13 @@ impl Subject for TowerSessions {
             session.save().await
         };
         saved.await.map_err(Failed::unknown)?;
-        let id = session.id().ok_or(Failed::unknown("saved, and no id"))?;
+        let id = session.id().ok_or(Failed::unknown("saved without an id"))?;
         Ok(Token::new(id.to_string()))
     }
 
     async fn validate(&self, node: u32, token: &Token) -> Seen {
         let Ok(session) = self.session(node, Some(token)) else {
-            return Seen::Invalid; // no cookie of theirs
+            return Seen::Invalid; // not a cookie of tower-sessions
         };
         match read(&session).await {
             Ok(Some((user, data))) => Seen::Valid { user, data },
@@ -111,7 +109,7 @@ impl Subject for TowerSessions {
         }
     }
 
-    async fn update(&self, node: u32, token: &Token, data: &str) -> Result<Reach, Failed> {
+    async fn update(&self, node: u32, token: &Token, data: &str) -> Result<Visibility, Failed> {
         let session = self.session(node, Some(token))?;
         match read(&session).await.map_err(Failed::refused)? {
             Some(_) => {}
@@ -122,13 +120,13 @@ impl Subject for TowerSessions {
             session.save().await
         };
         saved.await.map_err(Failed::unknown)?;
-        Ok(Reach::Propagated)
+        Ok(Visibility::Propagated)
     }
 
-    async fn revoke(&self, node: u32, token: &Token) -> Result<Reach, Failed> {
+    async fn revoke(&self, node: u32, token: &Token) -> Result<Visibility, Failed> {
         let session = self.session(node, Some(token))?;
         session.flush().await.map_err(Failed::unknown)?;
-        Ok(Reach::Propagated)
+        Ok(Visibility::Propagated)
     }
 
     fn random_token(&self, random: [u8; 32]) -> Token {

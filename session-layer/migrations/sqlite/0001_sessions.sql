@@ -6,11 +6,11 @@ CREATE TABLE sessions (
     id               TEXT PRIMARY KEY NOT NULL,
     -- SHA-256 of the token's text
     token_digest     BLOB NOT NULL UNIQUE CHECK (length(token_digest) = 32),
-    -- The digest before the last rotation; it counts until previous_until.
+    -- The digest before the last rotation. It is valid until previous_until.
     previous_digest  BLOB UNIQUE CHECK (length(previous_digest) = 32),
     previous_until   INTEGER,
     user_id          TEXT NOT NULL CHECK (length(user_id) BETWEEN 1 AND 200),
-    -- The user's epoch at the login: a session of an earlier epoch is dead, whatever else it says.
+    -- The user's epoch at the login. A session of an earlier epoch has ended, whatever its other columns.
     user_epoch       INTEGER NOT NULL DEFAULT 0,
     data             TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(data)),
     -- Raised by a trigger with every change except last_seen_at moving forward.
@@ -23,7 +23,9 @@ CREATE TABLE sessions (
     last_seen_at     INTEGER NOT NULL,
     idle_timeout_s   INTEGER CHECK (idle_timeout_s > 0),
     expires_at       INTEGER NOT NULL,
-    -- Set: the session has ended. A person may set it by hand.
+    -- "Remember me": the cookie outlives the browser. It does not decide whether the session is valid.
+    persistent       BOOLEAN NOT NULL DEFAULT false,
+    -- Set: the session has ended. An operator may set it.
     revoked_at       INTEGER,
     ended_reason     TEXT
 );
@@ -34,7 +36,7 @@ CREATE INDEX sessions_expires_at ON sessions (expires_at);
 CREATE TABLE session_users (
     user_id   TEXT PRIMARY KEY NOT NULL CHECK (length(user_id) BETWEEN 1 AND 200),
     epoch     INTEGER NOT NULL DEFAULT 0,
-    -- Which revoke-all of this store raised the epoch last: they are numbered.
+    -- The number of the revoke-all that raised the epoch last.
     raised_by INTEGER,
     raised_at INTEGER
 ) WITHOUT ROWID;
@@ -60,11 +62,13 @@ CREATE TRIGGER sessions_journal_update AFTER UPDATE ON sessions
 WHEN NEW.last_seen_at < OLD.last_seen_at
   OR (NEW.id, NEW.token_digest, NEW.previous_digest, NEW.previous_until, NEW.user_id,
       NEW.user_epoch, NEW.data, NEW.version, NEW.label, NEW.ip, NEW.user_agent, NEW.created_at,
-      NEW.authenticated_at, NEW.idle_timeout_s, NEW.expires_at, NEW.revoked_at, NEW.ended_reason)
+      NEW.authenticated_at, NEW.idle_timeout_s, NEW.expires_at, NEW.revoked_at, NEW.ended_reason,
+      NEW.persistent)
   IS NOT
      (OLD.id, OLD.token_digest, OLD.previous_digest, OLD.previous_until, OLD.user_id,
       OLD.user_epoch, OLD.data, OLD.version, OLD.label, OLD.ip, OLD.user_agent, OLD.created_at,
-      OLD.authenticated_at, OLD.idle_timeout_s, OLD.expires_at, OLD.revoked_at, OLD.ended_reason)
+      OLD.authenticated_at, OLD.idle_timeout_s, OLD.expires_at, OLD.revoked_at, OLD.ended_reason,
+      OLD.persistent)
 BEGIN
     UPDATE sessions SET version = OLD.version + 1 WHERE id = NEW.id;
     INSERT INTO session_journal (session_id, digest, previous_digest, kind, version)

@@ -1,10 +1,10 @@
-//! The cache inside this process: for development, tests, and applications that are one process.
+//! A cache inside this process, for development, tests, and applications of one process.
 //!
-//! Over a store that other processes share, each has copies of its own: a change holds here at once, and
-//! there when they have read of it in the journal. `invalidate` says that it is about this process only.
+//! If several processes share the store, each has its own copies. A change holds in this process at
+//! once, and in the others after their next journal read.
 //!
-//! It keeps the protocol of the shared cache to the letter (leases, fences, compare-and-set), because
-//! here too a read that is older than a revocation may come to fill after it.
+//! The cache implements the whole protocol of the shared cache: leases, fences and compare-and-set.
+//! Here too, a read that is older than a revocation may try to fill after it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,17 +15,19 @@ use moka::ops::compute::Op;
 use moka::sync::Cache;
 
 use super::{
-    Belief, CacheProbe, CacheStatus, Entry, FENCE, Filled, Invalidated, LEASE, Lookup, SessionCache,
+    CacheProbe, CacheStatus, Entry, EntryVerdict, FENCE_TTL, Filled, Invalidated, LEASE_TTL,
+    Lookup, SessionCache,
 };
-use crate::error::CacheError;
-use crate::token::TokenDigest;
+use crate::model::error::CacheError;
+use crate::model::token::TokenDigest;
 
-/// A [`SessionCache`] in this process's memory, of a given capacity. Cheap to clone; clones share
-/// what they hold.
+/// A [`SessionCache`] in the memory of this process, with a fixed capacity. Clones share their
+/// content.
 ///
-/// Over `SqliteStore`, which is for one process, it is the one cache there is. Over a store that others
-/// share they may have copies that this one can't reach, so a change is answered with
-/// [`Reach::Committed`](crate::Reach::Committed): it holds here at once, there within the bound.
+/// Over `SqliteStore`, which serves one process, it is the only cache. Other processes over a
+/// shared store may have copies that this cache cannot reach. A change then returns
+/// [`Visibility::Committed`](crate::Visibility::Committed): it holds here at once, and in the other
+/// processes within the bound.
 ///
 /// ```
 /// let cache = session_layer::cache::MemoryCache::new(100_000);
@@ -34,7 +36,7 @@ use crate::token::TokenDigest;
 #[derive(Debug, Clone)]
 pub struct MemoryCache {
     values: Cache<TokenDigest, Value>,
-    /// The next lease's number. None is ever used twice.
+    /// The number of the next lease, never reused.
     nonces: Arc<AtomicU64>,
     lease: Duration,
     fence: Duration,
@@ -50,7 +52,7 @@ pub struct MemoryLease {
 #[derive(Debug, Clone)]
 struct Value {
     content: Content,
-    /// How long it stays, from when it was put there.
+    /// The lifetime, counted from the insertion.
     lifetime: Duration,
 }
 
@@ -62,7 +64,7 @@ enum Content {
 }
 
 impl Value {
-    /// One, and one for each KiB of data.
+    /// Returns the weight: 1 plus 1 per KiB of data.
     fn weight(&self) -> u32 {
         match &self.content {
             Content::Session(entry) => {
@@ -78,7 +80,7 @@ impl Value {
     }
 }
 
-/// Each value says itself how long it stays.
+/// An expiry policy that uses each value's own lifetime.
 struct ByValue;
 
 impl Expiry<TokenDigest, Value> for ByValue {
@@ -98,14 +100,18 @@ impl Expiry<TokenDigest, Value> for ByValue {
 }
 
 impl MemoryCache {
-    /// A cache that holds at most `capacity` sessions with little data (up to 1 KiB); one with more counts
-    /// once for each KiB of it. So 100,000 take about 200 MiB at most, whatever is in them.
+    /// Creates a cache that holds at most `capacity` sessions with little data (up to 1 KiB). A
+    /// session with more counts once for each KiB of it. Therefore 100,000 take at most about 200
+    /// MiB, whatever is in them.
     ///
-    /// What is asked for often stays when it is full (`TinyLFU`), so a flood of unknown tokens does not
-    /// drive out the sessions in use.
+    /// Every capacity is allowed. With 0 nothing stays in the cache, and every validation reads the
+    /// store.
+    ///
+    /// What is read often stays when the cache is full (`TinyLFU`), so a flood of unknown tokens
+    /// does not drive out the sessions in use.
     #[must_use]
     pub fn new(capacity: u64) -> Self {
-        Self::with_spans(capacity, LEASE, FENCE)
+        Self::with_spans(capacity, LEASE_TTL, FENCE_TTL)
     }
 
     fn with_spans(capacity: u64, lease: Duration, fence: Duration) -> Self {
@@ -124,40 +130,33 @@ impl MemoryCache {
     fn look_up(
         &self,
         digest: TokenDigest,
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Lookup<MemoryLease> {
-        let dead = match self.values.get(&digest).map(|value| value.content) {
+        let rejected = match self.values.get(&digest).map(|value| value.content) {
             None => None,
             Some(Content::Lease(_) | Content::Fence) => return Lookup::DoNotFill,
             Some(Content::Session(entry)) => match judge(&entry) {
-                Belief::Believed => return Lookup::Hit(entry),
-                Belief::Dead | Belief::Foreign => Some(entry),
-                Belief::Unsure => return Lookup::DoNotFill,
+                EntryVerdict::Fresh => return Lookup::Hit(entry),
+                EntryVerdict::Stale | EntryVerdict::Foreign => Some(entry),
+                EntryVerdict::Unverified => return Lookup::DoNotFill,
             },
         };
         let nonce = self.nonces.fetch_add(1, Ordering::Relaxed);
         let mut granted = false;
         self.values.entry(digest).and_compute_with(|found| {
-            // Only what was judged above gives way: another may have filled since.
-            granted = match (found.map(|found| found.into_value().content), &dead) {
+            // Only the judged entry is replaced: another client may have filled since.
+            granted = match (found.map(|found| found.into_value().content), &rejected) {
                 (None, _) => true,
-                (Some(Content::Session(now)), Some(dead)) => is_same(&now, dead),
+                (Some(Content::Session(now)), Some(rejected)) => is_same(&now, rejected),
                 (Some(_), _) => false,
             };
             if granted {
-                Op::Put(Value {
-                    content: Content::Lease(nonce),
-                    lifetime: self.lease,
-                })
+                Op::Put(Value { content: Content::Lease(nonce), lifetime: self.lease })
             } else {
                 Op::Nop
             }
         });
-        if granted {
-            Lookup::Leased(MemoryLease { digest, nonce })
-        } else {
-            Lookup::DoNotFill
-        }
+        if granted { Lookup::Leased(MemoryLease { digest, nonce }) } else { Lookup::DoNotFill }
     }
 
     fn put_if_leased(&self, lease: &MemoryLease, entry: &Entry, lifetime: Duration) -> Filled {
@@ -167,16 +166,14 @@ impl MemoryCache {
                 return Op::Nop;
             }
             filled = Filled::Stored;
-            Op::Put(Value {
-                content: Content::Session(entry.clone()),
-                lifetime,
-            })
+            Op::Put(Value { content: Content::Session(entry.clone()), lifetime })
         });
         filled
     }
 
-    /// Not moka's `insert`, nor its `invalidate`: these may come between the look and the write of a
-    /// compute on the same key, which would then write over them. Computes take turns.
+    /// Applies `by` to each key through a compute. moka's `insert` and `invalidate` may run between
+    /// the read and the write of a compute on the same key, which then overwrites them. Computes on
+    /// one key are serialized.
     fn replace(&self, digests: &[TokenDigest], by: impl Fn() -> Op<Value>) {
         for digest in digests {
             self.values.entry(*digest).and_compute_with(|_| by());
@@ -184,7 +181,7 @@ impl MemoryCache {
     }
 }
 
-/// Is it the very copy that was judged?
+/// Returns whether `now` is the same copy that was judged.
 fn is_same(now: &Entry, judged: &Entry) -> bool {
     std::ptr::eq(now.session.parts(), judged.session.parts()) && now.not_after == judged.not_after
 }
@@ -195,12 +192,9 @@ impl SessionCache for MemoryCache {
     async fn get(
         &self,
         digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<MemoryLease>> {
-        digests
-            .iter()
-            .map(|digest| self.look_up(*digest, judge))
-            .collect()
+        digests.iter().map(|digest| self.look_up(*digest, judge)).collect()
     }
 
     async fn fill(
@@ -213,12 +207,7 @@ impl SessionCache for MemoryCache {
     }
 
     async fn fence(&self, digests: &[TokenDigest]) -> Result<(), CacheError> {
-        self.replace(digests, || {
-            Op::Put(Value {
-                content: Content::Fence,
-                lifetime: self.fence,
-            })
-        });
+        self.replace(digests, || Op::Put(Value { content: Content::Fence, lifetime: self.fence }));
         Ok(())
     }
 
@@ -237,12 +226,7 @@ impl SessionCache for MemoryCache {
         // No token has this digest.
         let key = TokenDigest::from_bytes([0; 32]);
         let began = Instant::now();
-        self.replace(&[key], || {
-            Op::Put(Value {
-                content: Content::Fence,
-                lifetime: self.fence,
-            })
-        });
+        self.replace(&[key], || Op::Put(Value { content: Content::Fence, lifetime: self.fence }));
         let set = began.elapsed();
         let there = self.values.contains_key(&key);
         let get = began.elapsed() - set;
@@ -251,7 +235,7 @@ impl SessionCache for MemoryCache {
             connected: true,
             ping: Some(Duration::ZERO),
             set: Some(set),
-            // A full cache may refuse a key that nobody ever asked for: no fault of it.
+            // A full cache may reject a key without previous look-ups. That is no failure.
             get: there.then_some(get),
             total_keys: Some(self.values.entry_count()),
             ..CacheProbe::default()

@@ -1,20 +1,21 @@
-//! [`NoCache`]: where there is to be no cache at all.
+//! A cache that stores nothing.
 
 use std::time::Duration;
 
-use super::{Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, SessionCache};
-use crate::error::CacheError;
-use crate::token::TokenDigest;
+use super::{
+    CacheProbe, CacheStatus, Entry, EntryVerdict, Filled, Invalidated, Lookup, SessionCache,
+};
+use crate::model::error::CacheError;
+use crate::model::token::TokenDigest;
 
-/// The name of this backend.
 pub(crate) const NO_CACHE: &str = "none";
 
-/// No cache: every validation asks the store.
+/// A cache that stores nothing: every validation reads the store.
 ///
-/// Other processes may have a cache that this one can't reach, so a change is answered with
-/// [`Reach::Committed`](crate::Reach::Committed): it holds here at once, there within the bound. Over
-/// `SqliteStore`, which is for one process, there are no others, and it is
-/// [`Reach::Propagated`](crate::Reach::Propagated).
+/// Other processes may have a cache that this one cannot reach. A change therefore returns
+/// [`Visibility::Committed`](crate::Visibility::Committed): it holds here at once, and in the other
+/// processes within the bound. Over `SqliteStore`, which serves one process, a change returns
+/// [`Visibility::Propagated`](crate::Visibility::Propagated).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoCache;
 
@@ -24,7 +25,7 @@ impl SessionCache for NoCache {
     async fn get(
         &self,
         digests: &[TokenDigest],
-        _judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        _judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<Self::Lease>> {
         digests.iter().map(|_| Lookup::DoNotFill).collect()
     }

@@ -1,6 +1,6 @@
-//! [`RedisCache`]: the cache that all nodes share.
+//! The cache in Redis, shared by all nodes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -12,11 +12,11 @@ mod builder;
 mod errors;
 mod get;
 mod identity;
-mod keeper;
 mod link;
 mod links;
 mod probe;
 mod rejected;
+mod supervisor;
 
 pub use self::builder::{
     DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCacheBuilder,
@@ -26,14 +26,18 @@ use self::identity::is_lost;
 use self::link::{Borrowed, Link};
 use self::links::Links;
 use self::rejected::Rejections;
-use super::{Belief, CacheStatus, Entry, FENCE, Filled, Invalidated, Lookup, SessionCache};
-use crate::codec::{self, Incarnation, MAX_VALUE_BYTES, Nonce, Place};
-use crate::error::{CacheError, CacheErrorKind};
-use crate::seal::SealingKeys;
-use crate::token::TokenDigest;
+use super::{
+    CacheId, CacheIdentity, CacheStatus, Entry, EntryVerdict, FENCE_TTL, Filled, Invalidated,
+    Lookup, SessionCache,
+};
+use crate::cache::codec::{self, EntryContext, Incarnation, MAX_VALUE_BYTES, Nonce};
+use crate::cache::seal::SealingKeys;
+use crate::model::error::{CacheError, CacheErrorKind};
+use crate::model::lock::lock;
+use crate::model::token::TokenDigest;
 
-/// Sets the key to a new value for some milliseconds, if it still holds the old one. A fill replaces
-/// its lease by this, and a lease a dead entry.
+/// A script that replaces a value with a TTL in milliseconds if the key still holds the expected
+/// value. A fill replaces its lease with it, and a lease replaces a rejected entry.
 const COMPARE_AND_SET: &str = "\
 if redis.call('GET', KEYS[1]) == ARGV[1] then
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -41,23 +45,25 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
 end
 return 0";
 
-/// Sessions in Redis, shared by all nodes.
+/// A cache of sessions in Redis, shared by all nodes.
 ///
-/// Every operation ends within its deadline (50 ms), waiting for a connection included. While Redis
-/// cannot be reached, operations fail at once; the application starts without Redis and uses it when
-/// it comes. Clones share connections.
+/// Every operation ends within its deadline of 50 ms, which includes the wait for a connection.
+/// While Redis is unreachable, operations fail at once. The application starts without Redis and
+/// uses it once it is reachable. Clones share connections.
 #[derive(Debug, Clone)]
 pub struct RedisCache {
     links: Arc<Links>,
-    /// Ends the keeper of the links when the last clone is gone.
+    /// Stops the keeper of the links when the last clone is dropped.
     _stop: Arc<DropGuard>,
     namespace: Arc<str>,
+    database: i64,
     deadline: Duration,
-    /// Declared: there are replicas, or a failover may happen.
+    /// Whether the configuration declares replicas or a possible failover.
     replicated: bool,
     compare_and_set: Arc<redis::Script>,
     keys: Option<SealingKeys>,
     rejections: Arc<Rejections>,
+    known_as: Arc<Mutex<Option<(Incarnation, CacheId)>>>,
 }
 
 /// The right to fill one key: its nonce, on the link that granted it.
@@ -67,42 +73,39 @@ pub struct RedisLease {
     key: String,
     nonce: Nonce,
     link: Arc<Link>,
-    /// The incarnation the lease was granted under, not the one at the fill.
+    /// The incarnation when the lease was granted, not when it is used.
     incarnation: Incarnation,
 }
 
 impl RedisCache {
-    /// A cache at this address, `redis://` or `rediss://` (feature `tls`).
-    pub fn builder(url: impl Into<String>) -> RedisCacheBuilder {
-        RedisCacheBuilder::new(url.into())
+    /// Returns a builder for a cache at this `redis://` or `rediss://` address (feature `tls`).
+    pub fn builder(url: impl AsRef<str>) -> RedisCacheBuilder {
+        RedisCacheBuilder::new(url.as_ref().parse())
     }
 
     fn key(&self, digest: &TokenDigest) -> String {
         codec::key(&self.namespace, digest)
     }
 
-    /// The value to fill with: sealed where there are keys, for the key and the incarnation of the lease.
+    /// Encodes the value of a fill. With keys, it is sealed for the lease's key and incarnation.
     fn sealed(&self, lease: &RedisLease, entry: &Entry) -> Result<Vec<u8>, CacheError> {
-        let place = Place {
-            key: &lease.key,
-            digest: &lease.digest,
-            incarnation: lease.incarnation,
-        };
+        let place =
+            EntryContext { key: &lease.key, digest: &lease.digest, incarnation: lease.incarnation };
         let value = codec::entry_value(entry, &place, self.keys.as_ref()).map_err(|error| {
             CacheError::new(CacheErrorKind::Entry, error.to_string()).with_source(error)
         })?;
         if value.len() > MAX_VALUE_BYTES {
             return Err(CacheError::new(
                 CacheErrorKind::Entry,
-                "a session is too large to be cached (over 256 KiB): each of its requests goes to the store; \
-                 keep less data in it",
+                "a session is not cached because it is over 256 KiB, so each of its requests \
+                 reads the store: keep less data in it",
             ));
         }
         Ok(value)
     }
 
-    /// Runs `operation` on a link, all under the deadline. A link that turns out to be lost (closed by
-    /// the server while idle) costs one try on another; where all were closed, on a fresh one.
+    /// Runs `operation` on a link, within the deadline. If the server had closed the idle link,
+    /// another link is tried, and then a new one.
     async fn run<T, F>(
         &self,
         deadline: Instant,
@@ -113,61 +116,59 @@ impl RedisCache {
     {
         let mut lost = 0;
         loop {
-            let link = timeout_at(deadline, self.links.pick())
-                .await
-                .map_err(|_| timed_out())??;
-            match self
-                .run_on(&link, deadline, operation(link.0.connection()))
-                .await
-            {
+            let link = timeout_at(deadline, self.links.pick()).await.map_err(|_| timed_out())??;
+            match self.run_on(&link, deadline, operation(link.0.connection())).await {
                 Ok(value) => return Ok((value, link)),
-                Err(Failure::Lost(_)) if lost < self.links.size() => lost += 1,
-                Err(Failure::Lost(error) | Failure::Refused(error)) => return Err(classify(error)),
-                Err(Failure::TimedOut) => return Err(timed_out()),
+                Err(CommandFailure::Lost(_)) if lost < self.links.size() => lost += 1,
+                Err(CommandFailure::Lost(error) | CommandFailure::Refused(error)) => {
+                    return Err(classify(error));
+                }
+                Err(CommandFailure::TimedOut) => return Err(timed_out()),
             }
         }
     }
 
-    /// Runs one command on this link and no other, and draws conclusions about the link.
+    /// Runs one command on this link only, and updates the state of the link.
     async fn run_on<T>(
         &self,
         link: &Borrowed,
         deadline: Instant,
         operation: impl Future<Output = RedisResult<T>>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CommandFailure> {
         match timeout_at(deadline, operation).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) if is_lost(&error) => {
-                self.links.give_up(&link.0);
-                Err(Failure::Lost(error))
+                self.links.close_link(&link.0);
+                Err(CommandFailure::Lost(error))
             }
             Ok(Err(error)) => {
                 self.note_demotion(&link.0, error.code());
-                Err(Failure::Refused(error))
+                Err(CommandFailure::Refused(error))
             }
             Err(_elapsed) => {
                 self.links.suspect(&link.0);
-                Err(Failure::TimedOut)
+                Err(CommandFailure::TimedOut)
             }
         }
     }
 
-    /// READONLY: the server was demoted, and this connection would go on answering GET for ever.
+    /// Closes the link if the server replied READONLY. The server was demoted, but would continue
+    /// to reply to GET on this connection.
     fn note_demotion(&self, link: &Link, code: Option<&str>) {
         if code == Some("READONLY") {
-            self.links.give_up(link);
+            self.links.close_link(link);
         }
     }
 }
 
-/// Why a command failed, as far as its link is concerned.
-enum Failure {
+/// The failure of a command, by its effect on the link.
+enum CommandFailure {
     Lost(RedisError),
     Refused(RedisError),
     TimedOut,
 }
 
-impl Failure {
+impl CommandFailure {
     fn into_error(self) -> CacheError {
         match self {
             Self::Lost(error) | Self::Refused(error) => classify(error),
@@ -182,7 +183,7 @@ impl SessionCache for RedisCache {
     async fn get(
         &self,
         digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<RedisLease>> {
         self.look_up(digests, judge).await
     }
@@ -193,22 +194,17 @@ impl SessionCache for RedisCache {
         entry: &Entry,
         lifetime: Duration,
     ) -> Result<Filled, CacheError> {
-        // Lost with its connection: another one may lead to another life of the server.
-        if lease.link.is_dead() {
+        // A lease is lost with its connection. Another connection may lead to another incarnation.
+        if lease.link.is_closed() {
             return Ok(Filled::Refused);
         }
         let value = self.sealed(&lease, entry)?;
         let link = Borrowed::new(lease.link);
         let mut fill = self.compare_and_set.key(&lease.key);
-        fill.arg(codec::lease_value(&lease.nonce))
-            .arg(value)
-            .arg(millis(lifetime));
+        fill.arg(codec::lease_value(&lease.nonce)).arg(value).arg(millis(lifetime));
         let mut connection = link.0.connection();
         let deadline = Instant::now() + self.deadline;
-        match self
-            .run_on(&link, deadline, fill.invoke_async::<bool>(&mut connection))
-            .await
-        {
+        match self.run_on(&link, deadline, fill.invoke_async::<bool>(&mut connection)).await {
             Ok(true) => Ok(Filled::Stored),
             Ok(false) => Ok(Filled::Refused),
             Err(failure) => Err(failure.into_error()),
@@ -224,13 +220,11 @@ impl SessionCache for RedisCache {
                 .arg(key)
                 .arg(codec::FENCE_VALUE)
                 .arg("PX")
-                .arg(millis(FENCE))
+                .arg(millis(FENCE_TTL))
                 .ignore();
         }
         let deadline = Instant::now() + self.deadline;
-        self.run(deadline, |link| send(&fences, link))
-            .await
-            .map(|_| ())
+        self.run(deadline, |link| send(&fences, link)).await.map(|_| ())
     }
 
     async fn invalidate(&self, digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
@@ -241,11 +235,7 @@ impl SessionCache for RedisCache {
         let deadline = Instant::now() + self.deadline;
         let (_, link) = self.run(deadline, |link| send_all(&unlinks, link)).await?;
         let one = !self.replicated && self.links.lead_to_one_server(&link.0);
-        Ok(if one {
-            Invalidated::Everywhere
-        } else {
-            Invalidated::Here
-        })
+        Ok(if one { Invalidated::Everywhere } else { Invalidated::Here })
     }
 
     fn status(&self) -> CacheStatus {
@@ -254,15 +244,31 @@ impl SessionCache for RedisCache {
         let mut status = CacheStatus::new("redis");
         status.connected = usable > 0;
         status.size = size;
-        status.available = if usable > 0 {
-            size - suspect.min(size)
-        } else {
-            0
-        };
+        status.available = if usable > 0 { size - suspect.min(size) } else { 0 };
         status.pending = self.links.waiting();
         status.rejected = self.rejections.snapshot();
         status.sealed = Some(self.keys.is_some());
         status
+    }
+
+    fn identity(&self) -> CacheIdentity {
+        let Some(incarnation) = self.links.one_incarnation() else {
+            return CacheIdentity::Unsettled;
+        };
+        let mut known = lock(&self.known_as);
+        match *known {
+            Some((of, id)) if of == incarnation => CacheIdentity::Shared(id),
+            _ => {
+                let id = CacheId::of(&[
+                    &incarnation.0,
+                    &self.database.to_be_bytes(),
+                    self.namespace.as_bytes(),
+                    &codec::FORMAT.to_be_bytes(),
+                ]);
+                *known = Some((incarnation, id));
+                CacheIdentity::Shared(id)
+            }
+        }
     }
 
     async fn probe(&self) -> super::CacheProbe {
@@ -274,7 +280,7 @@ impl SessionCache for RedisCache {
     }
 }
 
-/// A pipeline whose replies say what single commands failed with.
+/// Creates a pipeline that returns the error of each command.
 fn pipe() -> Pipeline {
     let mut pipeline = redis::pipe();
     pipeline.ignore_errors();
@@ -282,14 +288,14 @@ fn pipe() -> Pipeline {
 }
 
 async fn send(pipeline: &Pipeline, mut link: MultiplexedConnection) -> RedisResult<Vec<Value>> {
-    // Of no digests; the client would take it for an error.
+    // The client reports an empty pipeline as an error.
     if pipeline.is_empty() {
         return Ok(Vec::new());
     }
     pipeline.query_async(&mut link).await
 }
 
-/// Sends a pipeline of which every command must succeed.
+/// Sends a pipeline in which every command must succeed.
 async fn send_all(pipeline: &Pipeline, link: MultiplexedConnection) -> RedisResult<()> {
     for reply in send(pipeline, link).await? {
         reply.extract_error()?;

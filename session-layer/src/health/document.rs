@@ -1,79 +1,78 @@
-//! The health document: what it always had, in its order, then what we added.
+//! The health document. New fields follow the original ones, in a fixed order.
 
 use http::StatusCode;
 use serde::{Serialize, Serializer};
 
-use crate::breaker::BreakerState;
 use crate::cache::Rejected;
-use crate::clock::Timestamp;
-use crate::sessions::Mode;
+use crate::engine::breaker::BreakerState;
+use crate::engine::cache_mode::CacheMode;
+use crate::model::clock::Timestamp;
 
-/// The health document. It serializes to the JSON that
-/// [`HealthService::report`](crate::HealthService::report) answers; what is unknown is `null`.
+/// The health document. It serializes to the JSON of
+/// [`HealthService::report`](crate::HealthService::report). An unknown value is `null`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct HealthReport {
-    /// The whole in one word.
+    /// The overall status.
     pub status: HealthStatus,
-    /// When this was found, by this machine's clock.
+    /// The time of the probe, by this machine's clock.
     pub timestamp: Timestamp,
     /// The Redis server.
     pub redis: RedisHealth,
-    /// The cache of sessions, whatever it is kept in.
+    /// The cache of sessions, with any backend.
     pub session_cache: CacheHealth,
-    /// How long each step of this very probe took, in ms.
+    /// The duration of each step of this probe, in ms.
     pub performance: Performance,
-    /// What went wrong in this probe and in the last 60 s, and what to do; newest first, at most 10.
+    /// The errors of this probe and of the last 60 s with remedies, newest first, at most 10.
     pub errors: Vec<String>,
     /// The Postgres server.
     pub postgres: PostgresHealth,
-    /// The store of sessions, whatever it is kept in.
+    /// The store of sessions, with any backend.
     pub session_store: StoreHealth,
-    /// Whether this process uses the cache: `on` or `bypass`.
-    #[serde(serialize_with = "mode_in_words")]
-    pub mode: Mode,
-    /// Are the entries in Redis sealed ([`SealingKeys`](crate::SealingKeys))? `None` where there are
-    /// none: sessions are cached in this process, or not at all.
+    /// The mode of the cache: `on` or `bypass`.
+    #[serde(serialize_with = "serialize_mode")]
+    pub mode: CacheMode,
+    /// Whether the entries in Redis are sealed ([`SealingKeys`](crate::SealingKeys)). `None` if
+    /// sessions are cached in this process or not at all.
     pub sealed: Option<bool>,
-    /// Whether requests ask the cache, given how look-ups went lately.
+    /// The breaker, which decides from recent look-ups whether requests use the cache.
     pub breaker: BreakerHealth,
-    /// Whether this process knows what others changed. `None` where there are no others: sessions are cached in
-    /// this process, or not at all.
+    /// The journal, which shows the changes of other processes. `None` if sessions are cached in
+    /// this process or not at all.
     pub journal: Option<JournalHealth>,
-    /// What this probe found that is worth knowing, and takes nothing away: it does not change the status.
+    /// The observations of this probe that are not failures. They do not change the status.
     pub remarks: Vec<String>,
 }
 
-/// The whole in one word.
+/// The overall status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum HealthStatus {
-    /// All is well.
+    /// All components work.
     Healthy,
-    /// Sessions are validated, but something is wrong: the cache is slow, or there were errors. Also
-    /// where the cache is down and bypassed.
+    /// Sessions are validated, but a component is impaired: the cache is slow, or there were
+    /// errors. Also the status if the cache is down and bypassed.
     Degraded,
-    /// The cache cannot be asked. Postgres validates sessions while it can.
+    /// The cache is unreachable. Postgres validates sessions if it is up.
     Unhealthy,
 }
 
-/// What is known of the Redis server. All of it is unknown, and `connected` false, where the cache is
-/// kept in this process.
+/// The state of the Redis server. With an in-process cache, `connected` is false, the rest unknown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct RedisHealth {
-    /// Did it answer the probe?
+    /// Whether Redis responded to the probe.
     pub connected: bool,
-    /// Its version.
+    /// The version.
     pub version: Option<String>,
-    /// For how many seconds it is up.
+    /// The uptime in seconds.
     pub uptime: Option<u64>,
-    /// Its memory as it prints it (`used_memory_human`).
+    /// The memory in use, as the server formats it (`used_memory_human`).
     pub used_memory: Option<String>,
-    /// All keys of its database, those of other applications included.
+    /// The number of keys in the database, including those of other applications.
     pub total_keys: Option<u64>,
 }
 
@@ -82,71 +81,71 @@ pub struct RedisHealth {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct CacheHealth {
-    /// False in bypass.
+    /// Whether the cache is used. False in bypass.
     pub enabled: bool,
-    /// Did PING, SET and GET of this probe all succeed?
+    /// Whether PING, SET and GET of this probe all succeeded.
     pub healthy: bool,
-    /// What validations found in it, since the start of this process.
+    /// The results of look-ups since the start of this process.
     pub metrics: CacheMetrics,
-    /// Its connections.
+    /// The connections to the cache.
     pub pool: PoolHealth,
-    /// `redis` or `memory`.
+    /// The backend: `redis` or `memory`.
     pub backend: &'static str,
-    /// What was found in it and could never be served, since the start of this process, by why.
+    /// The values found since the start of this process that can never be served, by reason.
     pub rejected: Rejected,
 }
 
-/// What validations found in the cache: each is a hit, a miss or an error.
+/// The results of look-ups in the cache. Each is a hit, a miss or an error.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct CacheMetrics {
-    /// Answered from the cache.
+    /// The number of validations served from the cache.
     pub hits: u64,
-    /// Not in the cache.
+    /// The number of validations without an entry.
     pub misses: u64,
-    /// The cache could not be asked.
+    /// The number of validations for which the cache could not be queried.
     pub errors: u64,
     /// The sum of the three.
     pub total: u64,
-    /// Hits in percent of the total; 0 where nothing was asked.
+    /// The hits in percent of the total, or 0 without look-ups.
     pub hit_rate: f64,
-    /// How many seconds an entry may be served.
+    /// The TTL of an entry, in seconds.
     pub ttl: u64,
 }
 
-/// Connections to the cache.
+/// The connections to the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PoolHealth {
-    /// At most.
+    /// The maximum number of connections.
     pub size: usize,
-    /// Those that could take a command now; none where the server did not answer.
+    /// The connections that could execute a command now. 0 if the server did not respond.
     pub available: usize,
-    /// Callers waiting for one.
+    /// The number of callers that wait for a connection.
     pub pending: usize,
 }
 
-/// How long each step of the probe took, in ms; `None` where it failed.
+/// The duration of each step of the probe in ms, or `None` if the step failed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Performance {
-    /// PING.
+    /// The duration of PING.
     pub ping: Option<f64>,
-    /// SET of a key of our own.
+    /// The duration of SET on the probe's own key.
     pub set: Option<f64>,
-    /// GET of that key.
+    /// The duration of GET on that key.
     pub get: Option<f64>,
 }
 
-/// What is known of the Postgres server. `connected` is false where sessions are kept elsewhere.
+/// The state of the Postgres server. `connected` is false if another store is used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PostgresHealth {
-    /// Can it answer?
+    /// Whether Postgres responded to the probe.
     pub connected: bool,
 }
 
@@ -155,44 +154,44 @@ pub struct PostgresHealth {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct StoreHealth {
-    /// Can it answer?
+    /// Whether the store responded to the probe.
     pub healthy: bool,
-    /// `postgres` or `sqlite`.
+    /// The backend: `postgres` or `sqlite`.
     pub backend: &'static str,
 }
 
-/// The breaker before the cache.
+/// The breaker in front of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct BreakerHealth {
-    /// `closed`: the cache is asked; `open` or `half-open`: it is not, and sessions are read from the
-    /// store.
+    /// The state. `closed`: requests use the cache. `open` or `half-open`: requests read the store.
     pub state: BreakerState,
-    /// How often it has opened since the start of this process.
+    /// The number of times it opened since the start of this process.
     pub opened: u64,
 }
 
-/// How far this process has read the journal of changes.
+/// The progress of this process in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct JournalHealth {
-    /// How many ms ago the last read that succeeded began; `None`: it has read nothing yet, and believes no copy.
+    /// The time since the last successful read began, in ms. `None` before the first read, until
+    /// which no entry is served.
     pub age_ms: Option<u64>,
-    /// D, in ms: older than that, this process is cut off, and sessions ended elsewhere may live on in it (or,
-    /// under `fail-closed`, no copy is served).
+    /// The staleness bound D, in ms. Beyond it, the process is partitioned. It may then serve
+    /// sessions that have ended elsewhere, or no entries under `fail-closed`.
     pub within_ms: u64,
 }
 
 impl HealthReport {
-    /// The whole in one word.
+    /// Returns the overall status.
     #[must_use]
     pub const fn status(&self) -> HealthStatus {
         self.status
     }
 
-    /// 200, or 503 for [`HealthStatus::Unhealthy`].
+    /// Returns 200, or 503 for [`HealthStatus::Unhealthy`].
     #[must_use]
     pub const fn http_status(&self) -> StatusCode {
         match self.status {
@@ -202,9 +201,9 @@ impl HealthReport {
     }
 }
 
-fn mode_in_words<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_mode<S: Serializer>(mode: &CacheMode, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(match mode {
-        Mode::On => "on",
-        Mode::Bypass => "bypass",
+        CacheMode::On => "on",
+        CacheMode::Bypass => "bypass",
     })
 }

@@ -1,7 +1,7 @@
-//! Health: a document for people and dashboards, liveness and readiness for orchestrators.
+//! Health: a document for operators and dashboards, liveness and readiness for orchestrators.
 //!
-//! `probe.rs`, below, asks; [`report`] and [`ready`] decide from what was found, and do nothing else;
-//! [`document`] is what is told, and [`service`] tells it.
+//! `sessions/probe.rs` probes the cache and the store. `report.rs` and `ready.rs` are pure
+//! functions of the results. `document.rs` has the document's types. `service.rs` serves it.
 
 mod document;
 mod ready;
@@ -14,17 +14,16 @@ pub use self::document::{
 };
 pub use self::service::{HealthFuture, HealthService};
 
-use crate::clock::Timestamp;
+use crate::model::clock::Timestamp;
 use crate::sessions::Sessions;
 
 impl Sessions {
-    /// Really asks cache and store how they are, and puts the health document together.
+    /// Probes the cache and the store and creates the health document.
     ///
-    /// The answer is there within a second, also where one of them hangs. Callers at the same time share
-    /// one probe.
+    /// It returns within a second, even if a server hangs. Concurrent callers share one probe.
     pub async fn health(&self) -> HealthReport {
         let probed = self.probe().await;
-        report::report(report::Facts {
+        report::report(report::ReportInput {
             now: Timestamp::now(),
             mode: self.mode(),
             breaker: self.breaker(),
@@ -32,9 +31,9 @@ impl Sessions {
             pool: self.cache_status(),
             store_backend: self.store_backend(),
             metrics: self.metrics(),
-            within: self.within(),
+            within: self.staleness_bound(),
             ttl: self.ttl(),
-            troubles: self.troubles(),
+            errors: self.reported_errors(),
         })
     }
 }

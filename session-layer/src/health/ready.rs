@@ -1,32 +1,39 @@
-//! Ready, or not, and why.
+//! The decision whether a node is ready.
 
-use crate::probe::Probed;
-use crate::sessions::Mode;
+use crate::engine::cache_mode::CacheMode;
+use crate::sessions::probe::Probed;
 
-/// `Err` with the reason when no session could be validated: while either the cache or the store
-/// answers, some can be, and a node taken out of service for the other's outage helps nobody.
-/// `believes`: does this node's journal let it serve copies?
-pub(super) fn readiness(mode: Mode, believes: bool, probed: &Probed) -> Result<(), String> {
+/// Returns the reason if no session could be validated. If either the cache or the store responds,
+/// some sessions can be validated. To remove the node because of the other's outage would only
+/// reduce capacity. `serves_entries` is whether this node's journal lets it serve entries.
+pub(super) fn readiness(
+    mode: CacheMode,
+    serves_entries: bool,
+    probed: &Probed,
+) -> Result<(), String> {
     let Some(store) = &probed.store_error else {
         return Ok(());
     };
     let cache = match mode {
-        Mode::Bypass => "the session cache is bypassed".to_owned(),
-        Mode::On if probed.cache.connected && probed.store_is_known && believes => return Ok(()),
-        Mode::On if probed.cache.connected && probed.store_is_known => {
-            "no cached copy is served, for the journal of changes was not read, or under `fail-closed` not lately"
+        CacheMode::Bypass => "the session cache is bypassed".to_owned(),
+        CacheMode::On if probed.cache.connected && probed.store_is_known && serves_entries => {
+            return Ok(());
+        }
+        CacheMode::On if probed.cache.connected && probed.store_is_known => {
+            "no cached entry is served because the journal has not been read, or not lately \
+             under `fail-closed`"
                 .to_owned()
         }
-        Mode::On if probed.cache.connected => {
-            "no cached copy is believed before the store has answered once".to_owned()
+        CacheMode::On if probed.cache.connected => {
+            "no cached entry is served before the first reply from the store".to_owned()
         }
-        Mode::On => match probed.cache.errors.first() {
-            Some(error) => format!("the session cache cannot be asked ({error})"),
-            None => "the session cache cannot be asked".to_owned(),
+        CacheMode::On => match probed.cache.errors.first() {
+            Some(error) => format!("the session cache is unreachable ({error})"),
+            None => "the session cache is unreachable".to_owned(),
         },
     };
     Err(format!(
-        "no session could be validated: {cache}, and the session store cannot answer ({store})"
+        "no session could be validated: {cache}, and the session store is unreachable ({store})"
     ))
 }
 
@@ -37,7 +44,7 @@ mod tests {
 
     #[test]
     fn ready_while_some_session_could_be_validated() {
-        use Mode::{Bypass, On};
+        use CacheMode::{Bypass, On};
         for (mode, cache, store, ready) in [
             (On, true, true, true),
             (On, false, true, true),
@@ -57,38 +64,28 @@ mod tests {
                 store_error: (!store).then(|| "store error".to_owned()),
                 store_is_known: true,
             };
-            let told = readiness(mode, true, &probed);
+            let result = readiness(mode, true, &probed);
             assert_eq!(
                 readiness(mode, false, &probed).is_ok(),
                 store,
-                "without the journal only the store can answer"
+                "without the journal, only the store can validate"
             );
-            assert_eq!(told.is_ok(), ready, "{mode:?} {cache} {store}");
-            if let Err(reason) = told {
-                let says = if mode == On {
-                    "cache error"
-                } else {
-                    "bypassed"
-                };
-                assert!(
-                    reason.contains(says) && reason.contains("store error"),
-                    "{reason}"
-                );
+            assert_eq!(result.is_ok(), ready, "{mode:?} {cache} {store}");
+            if let Err(reason) = result {
+                let expected = if mode == On { "cache error" } else { "bypassed" };
+                assert!(reason.contains(expected) && reason.contains("store error"), "{reason}");
             }
         }
     }
 
     #[test]
-    fn a_node_that_never_heard_of_its_store_is_not_ready() {
+    fn node_without_a_reply_from_its_store_is_not_ready() {
         let probed = Probed {
-            cache: CacheProbe {
-                connected: true,
-                ..CacheProbe::default()
-            },
+            cache: CacheProbe { connected: true, ..CacheProbe::default() },
             store_error: Some("store error".to_owned()),
             store_is_known: false,
         };
-        let reason = readiness(Mode::On, true, &probed).unwrap_err();
-        assert!(reason.contains("answered once"), "{reason}");
+        let reason = readiness(CacheMode::On, true, &probed).unwrap_err();
+        assert!(reason.contains("first reply"), "{reason}");
     }
 }

@@ -1,4 +1,4 @@
-//! How the health document follows from the facts.
+//! The derivation of the health document from a probe.
 
 use std::time::Duration;
 
@@ -6,50 +6,44 @@ use super::document::{
     BreakerHealth, CacheHealth, CacheMetrics, HealthReport, HealthStatus, JournalHealth,
     Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
 };
-use crate::breaker::BreakerState;
 use crate::cache::{CacheProbe, CacheStatus};
-use crate::clock::Timestamp;
-use crate::metrics::Metrics;
-use crate::probe::Probed;
-use crate::sessions::Mode;
-use crate::troubles::{Cause, Of, Told, Trouble};
+use crate::engine::breaker::BreakerState;
+use crate::engine::cache_mode::CacheMode;
+use crate::engine::diagnostics::{Cause, Origin, RecentError, ReportedError};
+use crate::engine::metrics::Metrics;
+use crate::model::clock::Timestamp;
+use crate::sessions::probe::Probed;
 
-/// A PING that takes longer than this makes the cache degraded. Beside Postgres (a millisecond or a
-/// few) such a cache costs time instead of saving it.
+/// The duration of PING above which the cache is degraded. Postgres takes one or a few ms, so that
+/// a slower cache costs time instead of saving it.
 const SLOW_PING: Duration = Duration::from_millis(100);
-/// How many errors are told.
 const MOST_ERRORS: usize = 10;
 
-/// What the document is made of.
 #[derive(Debug, Clone)]
-pub(super) struct Facts<'a> {
+pub(super) struct ReportInput<'a> {
     pub(super) now: Timestamp,
-    pub(super) mode: Mode,
+    pub(super) mode: CacheMode,
     pub(super) breaker: BreakerState,
     pub(super) probed: &'a Probed,
     pub(super) pool: CacheStatus,
     pub(super) store_backend: &'static str,
     pub(super) metrics: Metrics,
-    /// D, where a journal is read.
     pub(super) within: Option<Duration>,
     pub(super) ttl: Duration,
-    pub(super) troubles: Vec<Told>,
+    pub(super) errors: Vec<ReportedError>,
 }
 
-/// Decides. No I/O, no clock.
-pub(super) fn report(facts: Facts<'_>) -> HealthReport {
+/// Creates the document, without I/O and without reading a clock.
+pub(super) fn report(facts: ReportInput<'_>) -> HealthReport {
     let (cache, pool, metrics) = (&facts.probed.cache, &facts.pool, &facts.metrics);
-    let errors = errors(facts.probed, facts.troubles);
-    let works = cache.connected
-        && [cache.ping, cache.set, cache.get]
-            .iter()
-            .all(Option::is_some);
+    let errors = errors(facts.probed, facts.errors);
+    let works = cache.connected && [cache.ping, cache.set, cache.get].iter().all(Option::is_some);
     let slow = cache.ping.is_some_and(|ping| ping > SLOW_PING);
     let status = match (cache.connected, facts.mode) {
-        (false, Mode::On) => HealthStatus::Unhealthy,
-        (false, Mode::Bypass) => HealthStatus::Degraded,
+        (false, CacheMode::On) => HealthStatus::Unhealthy,
+        (false, CacheMode::Bypass) => HealthStatus::Degraded,
         (true, _) if !works || slow || !errors.is_empty() => HealthStatus::Degraded,
-        (true, Mode::On) if facts.breaker != BreakerState::Closed => HealthStatus::Degraded,
+        (true, CacheMode::On) if facts.breaker != BreakerState::Closed => HealthStatus::Degraded,
         (true, _) => HealthStatus::Healthy,
     };
     let redis = (pool.backend == "redis").then_some(cache);
@@ -64,7 +58,7 @@ pub(super) fn report(facts: Facts<'_>) -> HealthReport {
             total_keys: redis.and_then(|redis| redis.total_keys),
         },
         session_cache: CacheHealth {
-            enabled: facts.mode == Mode::On,
+            enabled: facts.mode == CacheMode::On,
             healthy: works,
             metrics: CacheMetrics {
                 hits: metrics.hits,
@@ -97,10 +91,7 @@ pub(super) fn report(facts: Facts<'_>) -> HealthReport {
         },
         mode: facts.mode,
         sealed: pool.sealed,
-        breaker: BreakerHealth {
-            state: facts.breaker,
-            opened: metrics.breaker_opened,
-        },
+        breaker: BreakerHealth { state: facts.breaker, opened: metrics.breaker_opened },
         journal: facts.within.map(|within| JournalHealth {
             age_ms: metrics.journal_age.map(whole_millis),
             within_ms: whole_millis(within),
@@ -111,51 +102,49 @@ pub(super) fn report(facts: Facts<'_>) -> HealthReport {
 
 fn remarks(cache: &CacheProbe) -> Vec<String> {
     let remarks = cache.remarks.iter();
-    remarks
-        .map(|remark| format!("session cache: {remark}"))
-        .collect()
+    remarks.map(|remark| format!("session cache: {remark}")).collect()
 }
 
 fn whole_millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// This probe's, then what happened before it. What the probe met as well is not told twice, however
-/// often requests met it and in whatever words.
-fn errors(probed: &Probed, troubles: Vec<Told>) -> Vec<String> {
+/// Lists the errors of this probe, then earlier ones. An earlier error that the probe also found is
+/// not repeated, however often and in whatever words requests reported it.
+fn errors(probed: &Probed, reported: Vec<ReportedError>) -> Vec<String> {
     let cache = probed.cache.errors.iter();
-    let cache = cache.map(|error| format!("{}: {error}", Of::Cache));
+    let cache = cache.map(|error| format!("{}: {error}", Origin::Cache));
     let store = probed.store_error.iter();
-    let store = store.map(|error| format!("{}: {error}", Of::Store));
+    let store = store.map(|error| format!("{}: {error}", Origin::Store));
     let mut errors: Vec<String> = cache.chain(store).collect();
-    let news = troubles
-        .into_iter()
-        .filter(|told| !met(probed, &told.trouble));
-    errors.extend(news.map(|told| told.to_string()));
+    let news = reported.into_iter().filter(|reported| !probe_found(probed, &reported.error));
+    errors.extend(news.map(|recorded| recorded.to_string()));
     errors.truncate(MOST_ERRORS);
     errors
 }
 
-/// Has the probe met this as well?
-fn met(probed: &Probed, trouble: &Trouble) -> bool {
-    let (errors, is_away) = match trouble.of {
-        Of::Cache => (probed.cache.errors.as_slice(), !probed.cache.connected),
-        Of::Store => (probed.store_error.as_slice(), true),
+/// Returns whether the probe found the same error.
+fn probe_found(probed: &Probed, error: &RecentError) -> bool {
+    let (errors, is_away) = match error.origin {
+        Origin::Cache => (probed.cache.errors.as_slice(), !probed.cache.connected),
+        Origin::Store => (probed.store_error.as_slice(), true),
     };
-    // The cache's say which command it was, in front.
-    let same = |error: &String| error.ends_with(trouble.text.as_str());
-    match trouble.cause {
-        Cause::Own => errors.iter().any(same),
-        Cause::Away | Cause::Unsaid => errors.iter().any(same) || is_away && !errors.is_empty(),
+    // The cache's errors begin with the name of the command.
+    let same = |found: &String| found.ends_with(error.text.as_str());
+    match error.cause {
+        Cause::Named => errors.iter().any(same),
+        Cause::Unreachable | Cause::Unknown => {
+            errors.iter().any(same) || is_away && !errors.is_empty()
+        }
     }
 }
 
-/// Finer is more than a reader wants.
+/// Truncates to whole seconds, which is precise enough for the document.
 fn whole_second(at: Timestamp) -> Timestamp {
     Timestamp::from_micros(at.as_micros() - at.as_micros().rem_euclid(1_000_000))
 }
 
-/// In ms, to the microsecond.
+/// Converts to ms, rounded to the microsecond.
 fn millis(span: Duration) -> f64 {
     (span.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
@@ -164,7 +153,7 @@ fn millis(span: Duration) -> f64 {
 mod tests {
     use super::*;
     use crate::cache::Rejected;
-    use crate::troubles::Troubles;
+    use crate::engine::diagnostics::RecentErrors;
     use tokio::time::Instant;
 
     fn healthy_probe() -> Probed {
@@ -186,7 +175,7 @@ mod tests {
         }
     }
 
-    fn facts(probed: &Probed) -> Facts<'_> {
+    fn facts(probed: &Probed) -> ReportInput<'_> {
         let mut pool = CacheStatus::new("redis");
         (pool.connected, pool.size, pool.available) = (true, 10, 8);
         pool.sealed = Some(true);
@@ -195,12 +184,12 @@ mod tests {
             unsealed: 2,
             unknown_key: 3,
             forged: 4,
-            outlived: 5,
+            stale_incarnation: 5,
             foreign: 6,
         };
-        Facts {
+        ReportInput {
             now: "2026-11-22T12:00:00.9Z".parse().unwrap(),
-            mode: Mode::On,
+            mode: CacheMode::On,
             breaker: BreakerState::Closed,
             probed,
             pool,
@@ -213,23 +202,28 @@ mod tests {
             },
             within: Some(Duration::from_secs(2)),
             ttl: Duration::from_secs(300),
-            troubles: Vec::new(),
+            errors: Vec::new(),
         }
     }
 
-    /// To the letter: dashboards read it. New fields go behind the old ones.
+    // Dashboards parse this exact document. New fields follow the old ones.
     #[test]
-    fn the_document() {
+    fn document_has_its_documented_fields_in_order() {
         let expected = concat!(
             r#"{"status":"healthy","timestamp":"2026-11-22T12:00:00Z","#,
-            r#""redis":{"connected":true,"version":"7.0.15","uptime":123456,"usedMemory":"1.2M","totalKeys":42},"#,
+            r#""redis":{"connected":true,"version":"7.0.15","uptime":123456,"#,
+            r#""usedMemory":"1.2M","totalKeys":42},"#,
             r#""sessionCache":{"enabled":true,"healthy":true,"#,
-            r#""metrics":{"hits":850,"misses":150,"errors":0,"total":1000,"hitRate":85.0,"ttl":300},"#,
+            r#""metrics":{"hits":850,"misses":150,"errors":0,"total":1000,"#,
+            r#""hitRate":85.0,"ttl":300},"#,
             r#""pool":{"size":10,"available":8,"pending":0},"backend":"redis","#,
-            r#""rejected":{"undecodable":1,"unsealed":2,"unknownKey":3,"forged":4,"outlived":5,"foreign":6}},"#,
+            r#""rejected":{"undecodable":1,"unsealed":2,"unknownKey":3,"forged":4,"#,
+            r#""staleIncarnation":5,"foreign":6}},"#,
             r#""performance":{"ping":0.2,"set":0.3,"get":0.2},"errors":[],"#,
-            r#""postgres":{"connected":true},"sessionStore":{"healthy":true,"backend":"postgres"},"mode":"on","sealed":true,"#,
-            r#""breaker":{"state":"closed","opened":0},"journal":{"ageMs":312,"withinMs":2000},"remarks":[]}"#,
+            r#""postgres":{"connected":true},"sessionStore":{"healthy":true,"#,
+            r#""backend":"postgres"},"mode":"on","sealed":true,"#,
+            r#""breaker":{"state":"closed","opened":0},"#,
+            r#""journal":{"ageMs":312,"withinMs":2000},"remarks":[]}"#,
         );
         let probed = healthy_probe();
         let document = serde_json::to_string(&report(facts(&probed))).unwrap();
@@ -237,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn status() {
+    fn status_follows_from_the_probe() {
         type Change = fn(&mut Probed);
         let fine: Change = |_| {};
         let down: Change = |p| p.cache = CacheProbe::default();
@@ -249,48 +243,41 @@ mod tests {
         let store_down: Change = |p| p.store_error = Some("gone".to_owned());
         use HealthStatus::{Degraded, Healthy, Unhealthy};
         for (change, mode, recent, status, http) in [
-            (fine, Mode::On, None, Healthy, 200),
-            (fine, Mode::On, Some("a minute ago"), Degraded, 200),
-            (down, Mode::On, None, Unhealthy, 503),
-            (slow, Mode::On, None, Degraded, 200),
-            (not_yet_slow, Mode::On, None, Healthy, 200),
-            (no_set, Mode::On, None, Degraded, 200),
-            (complains, Mode::On, None, Degraded, 200),
-            (store_down, Mode::On, None, Degraded, 200),
-            (remarked, Mode::On, None, Healthy, 200),
-            (fine, Mode::Bypass, None, Healthy, 200),
-            (down, Mode::Bypass, None, Degraded, 200),
+            (fine, CacheMode::On, None, Healthy, 200),
+            (fine, CacheMode::On, Some("a minute ago"), Degraded, 200),
+            (down, CacheMode::On, None, Unhealthy, 503),
+            (slow, CacheMode::On, None, Degraded, 200),
+            (not_yet_slow, CacheMode::On, None, Healthy, 200),
+            (no_set, CacheMode::On, None, Degraded, 200),
+            (complains, CacheMode::On, None, Degraded, 200),
+            (store_down, CacheMode::On, None, Degraded, 200),
+            (remarked, CacheMode::On, None, Healthy, 200),
+            (fine, CacheMode::Bypass, None, Healthy, 200),
+            (down, CacheMode::Bypass, None, Degraded, 200),
         ] {
             let mut probed = healthy_probe();
             change(&mut probed);
-            let report = report(Facts {
+            let report = report(ReportInput {
                 mode,
-                troubles: recent.map_or(Vec::new(), |text| told(&[(Of::Cache, Cause::Own, text)])),
+                errors: recent
+                    .map_or(Vec::new(), |text| recorded(&[(Origin::Cache, Cause::Named, text)])),
                 ..facts(&probed)
             });
             let what = format!("{mode:?} {recent:?} {probed:?}");
-            assert_eq!(
-                (report.status(), report.http_status().as_u16()),
-                (status, http),
-                "{what}"
-            );
-            assert_eq!(report.session_cache.enabled, mode == Mode::On, "{what}");
+            assert_eq!((report.status(), report.http_status().as_u16()), (status, http), "{what}");
+            assert_eq!(report.session_cache.enabled, mode == CacheMode::On, "{what}");
         }
     }
 
     #[test]
-    fn a_cache_that_answers_and_is_not_asked_is_degraded() {
+    fn connected_cache_behind_an_open_breaker_is_degraded() {
         let probed = healthy_probe();
         for (breaker, mode, status) in [
-            (BreakerState::Open, Mode::On, HealthStatus::Degraded),
-            (BreakerState::HalfOpen, Mode::On, HealthStatus::Degraded),
-            (BreakerState::Open, Mode::Bypass, HealthStatus::Healthy),
+            (BreakerState::Open, CacheMode::On, HealthStatus::Degraded),
+            (BreakerState::HalfOpen, CacheMode::On, HealthStatus::Degraded),
+            (BreakerState::Open, CacheMode::Bypass, HealthStatus::Healthy),
         ] {
-            let facts = Facts {
-                mode,
-                breaker,
-                ..facts(&probed)
-            };
+            let facts = ReportInput { mode, breaker, ..facts(&probed) };
             assert_eq!(report(facts).status(), status, "{breaker:?} {mode:?}");
         }
         let open = BreakerState::HalfOpen;
@@ -298,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_null() {
+    fn unknown_values_are_null() {
         let probed = Probed::default();
         let document = serde_json::to_value(report(facts(&probed))).unwrap();
         let null = serde_json::Value::Null;
@@ -315,15 +302,15 @@ mod tests {
         }
         assert_eq!(
             document["sessionCache"]["pool"]["available"], 0,
-            "nothing is available"
+            "an unreachable cache has no available connections"
         );
         assert_eq!(document["sessionCache"]["pool"]["size"], 10);
     }
 
     #[test]
-    fn of_the_embedded_pair_neither_server_is_connected_and_all_is_well() {
+    fn embedded_pair_is_healthy_without_connected_servers() {
         let probed = healthy_probe();
-        let report = report(Facts {
+        let report = report(ReportInput {
             pool: CacheStatus::new("memory"),
             store_backend: "sqlite",
             ..facts(&probed)
@@ -332,36 +319,36 @@ mod tests {
         assert!(!report.redis.connected && report.redis.version.is_none());
         assert!(!report.postgres.connected && report.session_store.healthy);
         assert_eq!(report.session_cache.backend, "memory");
-        assert_eq!(report.sealed, None, "there is nothing to seal");
+        assert_eq!(report.sealed, None, "a cache in this process is not sealed");
     }
 
-    /// The first is the newest.
-    fn told(troubles: &[(Of, Cause, &str)]) -> Vec<Told> {
-        let (kept, now) = (Troubles::default(), Instant::now());
-        for (of, cause, text) in troubles.iter().rev() {
-            kept.note(now, *of, *cause, (*text).to_owned());
+    /// Records these errors. The first is the newest.
+    fn recorded(errors: &[(Origin, Cause, &str)]) -> Vec<ReportedError> {
+        let (kept, now) = (RecentErrors::default(), Instant::now());
+        for (origin, cause, text) in errors.iter().rev() {
+            kept.record(None, now, *origin, *cause, (*text).to_owned());
         }
-        kept.recent(now)
+        kept.report(now)
     }
 
     #[test]
-    fn this_probes_errors_come_first_and_each_once() {
+    fn errors_of_this_probe_come_first_without_repetition() {
         let mut probed = healthy_probe();
         probed.cache.errors = vec!["SET: now".to_owned()];
         probed.store_error = Some("refused".to_owned());
-        let report = report(Facts {
-            troubles: told(&[
-                (Of::Cache, Cause::Own, "now"),
-                (Of::Store, Cause::Away, "lost"),
-                (Of::Cache, Cause::Away, "late"),
-                (Of::Store, Cause::Own, "locked"),
+        let report = report(ReportInput {
+            errors: recorded(&[
+                (Origin::Cache, Cause::Named, "now"),
+                (Origin::Store, Cause::Unreachable, "lost"),
+                (Origin::Cache, Cause::Unreachable, "late"),
+                (Origin::Store, Cause::Named, "locked"),
             ]),
             ..facts(&probed)
         });
         let expected = [
             "session cache: SET: now",
             "session store: refused",
-            // It is connected: that was something else.
+            // The cache is connected. This was another error.
             "session cache: late (0 s ago)",
             "session store: locked (0 s ago)",
         ];
@@ -369,29 +356,24 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_that_is_away_is_told_once_in_the_probes_words() {
+    fn unreachable_cache_is_reported_once_by_the_probe() {
         let mut probed = Probed::default();
         probed.cache.errors = vec!["refused".to_owned()];
-        let report = report(Facts {
-            troubles: told(&[(Of::Cache, Cause::Away, "late")]),
+        let report = report(ReportInput {
+            errors: recorded(&[(Origin::Cache, Cause::Unreachable, "late")]),
             ..facts(&probed)
         });
         assert_eq!(report.errors, ["session cache: refused"]);
     }
 
     #[test]
-    fn ten_errors_are_told_at_most() {
+    fn report_has_at_most_ten_errors() {
         let mut probed = healthy_probe();
         probed.cache.errors = vec!["now".to_owned()];
         let texts: Vec<String> = (0..20).map(|n| format!("before {n}")).collect();
-        let before: Vec<_> = texts
-            .iter()
-            .map(|text| (Of::Store, Cause::Own, text.as_str()))
-            .collect();
-        let report = report(Facts {
-            troubles: told(&before),
-            ..facts(&probed)
-        });
+        let before: Vec<_> =
+            texts.iter().map(|text| (Origin::Store, Cause::Named, text.as_str())).collect();
+        let report = report(ReportInput { errors: recorded(&before), ..facts(&probed) });
         assert_eq!(report.errors.len(), 10);
         assert_eq!(report.errors[1], "session store: before 0 (0 s ago)");
     }

@@ -1,4 +1,4 @@
-//! [`HealthService`]: the health document, liveness and readiness over HTTP.
+//! The health document, liveness and readiness over HTTP.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -13,10 +13,10 @@ use http_body_util::Full;
 use tower_service::Service;
 
 use super::ready::readiness;
-use crate::reject::problem;
+use crate::http::reject::problem;
 use crate::sessions::{Boxed, Sessions};
 
-/// Answers health checks. A Tower service of its own, for axum's `route_service` or for plain hyper:
+/// A Tower service for health checks, for axum's `route_service` or for hyper.
 ///
 /// ```
 /// use axum::Router;
@@ -30,10 +30,9 @@ use crate::sessions::{Boxed, Sessions};
 /// }
 /// ```
 ///
-/// It is not for the routes under a [`SessionCacheLayer`](crate::SessionCacheLayer): who asks has no
-/// session. Each answer is there within a second, also where a store hangs; all who ask at once share
-/// one probe. Other methods than GET and HEAD are answered with 405. (For HEAD, the HTTP server leaves
-/// the body away.)
+/// Do not put these routes under a [`SessionCacheLayer`](crate::SessionCacheLayer), because health
+/// checks have no session. The service responds within a second, even if a server hangs. Concurrent
+/// requests share one probe. Other methods than GET and HEAD get 405.
 #[derive(Debug, Clone)]
 pub struct HealthService {
     check: Check,
@@ -47,25 +46,25 @@ enum Check {
 }
 
 impl HealthService {
-    /// The health document ([`HealthReport`](crate::HealthReport)): 200, or 503 where the cache is not
-    /// connected. For people, dashboards and alarms; an orchestrator that acted on it would stop
-    /// nodes which answer from Postgres.
+    /// Creates a service for the health document ([`HealthReport`](crate::health::HealthReport)):
+    /// 200, or 503 if the cache is not connected. It is for operators, dashboards and alarms. An
+    /// orchestrator must not act on it, because it would stop nodes that Postgres still serves.
     #[must_use]
     pub fn report(sessions: Sessions) -> Self {
         let check = Check::Report(sessions);
         Self { check }
     }
 
-    /// Liveness: 200 as long as the process answers at all. It asks nobody, so that no outage of Redis or
-    /// Postgres gets the process restarted.
+    /// Creates a service for liveness: 200 as long as the process responds. It queries no server.
+    /// Therefore no outage of Redis or Postgres restarts the process.
     #[must_use]
     pub fn livez() -> Self {
         let check = Check::Live;
         Self { check }
     }
 
-    /// Readiness: 200, or 503 with the reason where no session could be validated at all: neither
-    /// store answers, or Postgres does not and the cache is bypassed.
+    /// Creates a service for readiness: 200, or 503 with the reason if no session could be
+    /// validated. Then the store does not respond, and the cache does not or is bypassed.
     #[must_use]
     pub fn readyz(sessions: Sessions) -> Self {
         let check = Check::Ready(sessions);
@@ -91,13 +90,13 @@ impl<B> Service<Request<B>> for HealthService {
             } else {
                 let mut refusal = problem(
                     StatusCode::METHOD_NOT_ALLOWED,
-                    "a health check is a GET or a HEAD",
+                    "a health check must be a GET or a HEAD",
                 );
                 let allow = HeaderValue::from_static("GET, HEAD");
                 refusal.headers_mut().insert(ALLOW, allow);
                 refusal
             };
-            // Yesterday's health is worth nothing.
+            // A stored health check is outdated.
             let no_store = HeaderValue::from_static("no-store");
             response.headers_mut().insert(CACHE_CONTROL, no_store);
             response.map(Full::new)
@@ -110,7 +109,7 @@ impl Check {
         match self {
             Self::Report(sessions) => {
                 let report = sessions.health().await;
-                // Strings and numbers: serializing them has nothing to fail at.
+                // Serializing strings and numbers cannot fail.
                 let document = serde_json::to_vec(&report).unwrap_or_default();
                 json(report.http_status(), document.into())
             }
@@ -151,5 +150,5 @@ impl fmt::Debug for HealthFuture {
 
 async fn ready(sessions: &Sessions) -> Result<(), String> {
     let probed = sessions.probe().await;
-    readiness(sessions.mode(), sessions.believes(), &probed)
+    readiness(sessions.mode(), sessions.permits_serving(), &probed)
 }

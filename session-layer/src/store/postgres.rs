@@ -1,85 +1,86 @@
-//! The store in Postgres: the truth.
-//!
-//! | file | what |
+//! The store in Postgres, the source of truth.
+//! | file | content |
 //! |---|---|
-//! | `builder.rs` | a pool of our own |
-//! | `schema.rs`, `words.rs`, `statements.rs` | the schema's name, and every statement with it in |
-//! | `connection.rs`, `refusal.rs`, `ask.rs` | connections and deadlines: nothing waits for ever, nothing leaks |
-//! | `errors.rs`, `rows.rs` | what comes back, and whether it is the truth |
+//! | `builder.rs` | the settings, and a pool of our own |
+//! | `schema.rs`, `fragments.rs`, `statements.rs` | the schema's name, and every statement with it in |
+//! | `connection.rs`, `connect_failure.rs`, `execute.rs` | connections and deadlines |
+//! | `lives.rs` | all connections lead to one run of one server |
+//! | `errors.rs`, `rows.rs` | the replies, and whether they prove anything |
 //! | `read.rs`, `create.rs`, `change.rs`, `revoke.rs` | the operations |
-//! | `housekeeping.rs` | what is old goes |
+//! | `housekeeping.rs` | the removal of old rows |
 //! | `migrate.rs` | the tables |
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use sqlx::PgPool;
 
 use self::connection::Connections;
+use self::lives::Lives;
 use self::schema::SchemaName;
 use self::statements::Statements;
 use super::{
-    Change, Creation, JournalPosition, JournalRead, Loaded, Revoked, SessionStore, Target,
+    Change, Creation, EndedUser, JournalPosition, JournalRead, NodeRegistration, ReadResult,
+    RegistrationId, Revoked, SessionStore, StoreId, Target, UserSweep,
 };
-use crate::deadline::LONGEST_DEADLINE;
-use crate::error::StoreError;
-use crate::session::{CheckedSession, ListedSession, LoginMoment, SessionId};
-use crate::token::TokenDigest;
+use crate::model::error::StoreError;
+use crate::model::identity::CacheId;
+use crate::model::session::{ListCursor, LoginSnapshot, SessionId, SessionPage, ValidatedSession};
+use crate::model::token::TokenDigest;
 
-mod ask;
 mod builder;
 mod change;
+mod connect_failure;
 mod connection;
 mod create;
 mod errors;
+mod execute;
+mod fragments;
 mod housekeeping;
+mod lives;
 mod migrate;
+mod options;
 mod read;
-mod refusal;
 mod revoke;
 mod rows;
 mod schema;
 mod statements;
-mod words;
 
-pub use self::builder::PostgresStoreBuilder;
-pub use self::schema::InvalidSchemaName;
+pub use self::builder::{DEFAULT_MAX_CONNECTIONS, PostgresStoreBuilder};
+pub use self::schema::grants;
 
-/// How long a validation's read may take once it is sent, unless [told otherwise](PostgresStore::read_deadline): 200 ms, so that
-/// it fits into a request's budget of 250 ms.
-pub const READ_DEADLINE: Duration = Duration::from_millis(200);
-/// How long a change may take unless [told otherwise](PostgresStore::change_deadline): 2 s. A change
-/// waits for locks, and giving up on one leaves open whether it was made.
-pub const CHANGE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a validation's read may take once it is sent, unless [set
+/// otherwise](PostgresStoreBuilder::read_deadline): 200 ms, so that it fits into a request's budget
+/// of 250 ms.
+pub const DEFAULT_READ_DEADLINE: Duration = Duration::from_millis(200);
+/// How long a change may take unless [set otherwise](PostgresStoreBuilder::change_deadline): 2 s. A
+/// change waits for locks, and giving up on one leaves open whether it was made.
+pub const DEFAULT_CHANGE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Sessions in Postgres 13 or newer. Cheap to clone.
 ///
 /// ```no_run
-/// # async fn example() -> Result<(), session_layer::StoreError> {
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use session_layer::store::PostgresStore;
 ///
-/// let store = PostgresStore::connect("postgres://app@db.internal/app").await?;
+/// let store = PostgresStore::builder("postgres://app@db.internal/app").schema("auth").build()?;
 /// store.migrate().await?;
 /// # Ok(()) }
 /// ```
 ///
-/// Every call ends within its deadline, and a call that is dropped half-way costs one connection,
-/// never a place in the pool.
+/// Every call ends within its deadline. A call that is cancelled costs one connection, and its
+/// place in the pool becomes free.
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
     connections: Connections,
-    /// Those for validations, and the touches that these make: their own where the pool is ours.
+    /// The connections of validations and touches. In a pool of the store's own they are separate.
     reading: Connections,
-    /// That of the journal's reader: its own where the pool is ours, so that nothing that waits for a lock, or
-    /// for Postgres, keeps a node from learning what others changed.
+    /// The connection of the journal's reader. It is separate in a pool of the store's own. No wait
+    /// for a lock or for Postgres then delays the journal.
     journal: Connections,
-    /// How many ms a read of the journal may take.
-    journal_patience: Arc<AtomicU64>,
-    /// Postgres has refused to tell its timeline or its last checkpoint (some managed ones do).
-    life_untold: Arc<AtomicBool>,
-    reads_at_once: usize,
+    lives: Arc<Lives>,
+    max_concurrent_reads: usize,
+    max_concurrent_changes: usize,
     schema: SchemaName,
     statements: Arc<Statements>,
     read_deadline: Duration,
@@ -88,103 +89,37 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// A store with a pool of its own at `url` (`postgres://user:password@host/database`), to be
-    /// configured.
-    pub fn builder(url: &str) -> PostgresStoreBuilder {
-        PostgresStoreBuilder::new(url)
-    }
-
-    /// A store with a pool of its own at `url`, everything at its default, after making sure that
-    /// Postgres answers there. It does not look at our tables: see [`migrate`](Self::migrate).
-    ///
-    /// # Errors
-    /// [`StoreError`] with the reason, when the URL cannot be read or Postgres does not let us in.
-    pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let store = Self::builder(url).connect_lazy()?;
-        store.reach().await?;
-        Ok(store)
-    }
-
-    /// A store that uses the application's own pool, in the schema `session_layer`.
-    ///
-    /// Its settings are the application's: set `statement_timeout` and `lock_timeout` there (below
-    /// [`CHANGE_DEADLINE`]), so that what we stop waiting for stops in Postgres too. The pool is left
-    /// open by [`close`](SessionStore::close).
-    #[must_use]
-    pub fn from_pool(pool: PgPool) -> Self {
-        Self::over(Connections::new(pool, false), SchemaName::default())
-    }
-
     fn over(connections: Connections, schema: SchemaName) -> Self {
         let most = usize::try_from(connections.most()).unwrap_or(usize::MAX);
         Self {
             reading: connections.clone(),
             journal: connections.clone(),
-            journal_patience: Arc::default(),
-            life_untold: Arc::default(),
-            reads_at_once: (most / 2).max(1),
+            lives: Arc::default(),
+            max_concurrent_reads: (most / 2).max(1),
+            max_concurrent_changes: (most / 2).max(1),
             connections,
             statements: Arc::new(Statements::new(&schema)),
             schema,
-            read_deadline: READ_DEADLINE,
-            change_deadline: CHANGE_DEADLINE,
+            read_deadline: DEFAULT_READ_DEADLINE,
+            change_deadline: DEFAULT_CHANGE_DEADLINE,
             pooled: false,
         }
-    }
-
-    /// Which schema our tables are in. Defaults to `session_layer`.
-    ///
-    /// # Errors
-    /// [`InvalidSchemaName`] for anything but `[a-z_][a-z0-9_]{0,62}`.
-    pub fn schema(self, name: &str) -> Result<Self, InvalidSchemaName> {
-        let schema: SchemaName = name.parse()?;
-        Ok(Self {
-            statements: Arc::new(Statements::new(&schema)),
-            schema,
-            ..self
-        })
-    }
-
-    /// Set it where the pool's connections go through a pooler in transaction mode, such as
-    /// `PgBouncer` (the pool itself needs `statement_cache_capacity(0)` then). Each statement has a
-    /// transaction of its own, at three more round trips. Defaults to `false`.
-    #[must_use]
-    pub fn pooled(mut self, pooled: bool) -> Self {
-        self.pooled = pooled;
-        self
-    }
-
-    /// How long a validation's read waits for a connection, and once it is sent for the answer. At most a minute;
-    /// defaults to [`READ_DEADLINE`]. For a store over the application's pool: where the pool is ours, Postgres was told
-    /// the [builder's](PostgresStoreBuilder::read_deadline), and ends a validation then.
-    #[must_use]
-    pub fn read_deadline(mut self, deadline: Duration) -> Self {
-        self.read_deadline = deadline.min(LONGEST_DEADLINE);
-        self
-    }
-
-    /// How long a change may take, waiting for a connection included; at most a minute. Defaults to
-    /// [`CHANGE_DEADLINE`].
-    #[must_use]
-    pub fn change_deadline(mut self, deadline: Duration) -> Self {
-        self.change_deadline = deadline.min(LONGEST_DEADLINE);
-        self
     }
 }
 
 impl SessionStore for PostgresStore {
-    async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
+    async fn load(&self, digests: &[TokenDigest]) -> Result<ReadResult, StoreError> {
         self.load_all(digests).await
     }
 
-    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
+    async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
         self.moment().await
     }
 
     async fn create(
         &self,
         digest: TokenDigest,
-        new: &CheckedSession,
+        new: &ValidatedSession,
     ) -> Result<Creation, StoreError> {
         self.create_new(digest, new).await
     }
@@ -219,21 +154,53 @@ impl SessionStore for PostgresStore {
         self.touch_session(id, granularity).await
     }
 
-    async fn list(&self, user_id: &str) -> Result<Vec<ListedSession>, StoreError> {
-        self.list_of(user_id).await
+    async fn list(
+        &self,
+        user_id: &str,
+        after: Option<ListCursor>,
+        limit: usize,
+    ) -> Result<SessionPage, StoreError> {
+        self.list_of(user_id, after, limit).await
     }
 
     async fn journal_since(
         &self,
-        position: Option<JournalPosition>,
+        position: Option<&JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
         self.read_journal(position).await
     }
 
-    /// Half of the connections, where the pool is ours less one for touches: the rest is for changes and the
-    /// journal and, in a pool of the application's, for its own statements.
-    fn reads_at_once(&self) -> usize {
-        self.reads_at_once
+    async fn end_rows(
+        &self,
+        user: &EndedUser,
+        reason: &str,
+        after: Option<ListCursor>,
+    ) -> Result<Option<ListCursor>, StoreError> {
+        self.end_page(user, reason, after).await
+    }
+
+    async fn register_node(&self, node: &NodeRegistration) -> Result<Option<StoreId>, StoreError> {
+        self.register(node).await
+    }
+
+    async fn forget_node(&self, id: RegistrationId) -> Result<(), StoreError> {
+        self.forget(id).await
+    }
+
+    async fn is_one_cache(&self, cache: &CacheId) -> Result<bool, StoreError> {
+        self.one_cache(cache).await
+    }
+
+    /// Returns half of the connections, less one for touches in a pool of the store's own. The rest
+    /// serve changes, the journal, and the application's statements in its pool.
+    fn max_concurrent_reads(&self) -> usize {
+        self.max_concurrent_reads
+    }
+
+    /// Returns all connections for changes but one in a pool of the store's own, and half of them
+    /// in the application's pool.
+    fn max_concurrent_changes(&self) -> usize {
+        self.max_concurrent_changes
     }
 
     async fn purge_journal(&self, keep: Duration) -> Result<u64, StoreError> {
@@ -244,19 +211,24 @@ impl SessionStore for PostgresStore {
         self.sweep_ended(retention, most).await
     }
 
+    async fn sweep_users(
+        &self,
+        retention: Duration,
+        after: Option<&str>,
+        most: u32,
+    ) -> Result<UserSweep, StoreError> {
+        self.sweep_idle_users(retention, after, most).await
+    }
+
     fn backend(&self) -> &'static str {
         "postgres"
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
-        self.probe_truth().await
+        self.check_authoritative().await
     }
 
     async fn close(&self) {
-        tokio::join!(
-            self.reading.close(),
-            self.journal.close(),
-            self.connections.close()
-        );
+        tokio::join!(self.reading.close(), self.journal.close(), self.connections.close());
     }
 }

@@ -1,40 +1,39 @@
 //! The store in an `SQLite` file, for one process: development, tests, small applications.
-//!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `file.rs` | opening the file for ourselves alone, and its tables |
-//! | `turns.rs` | one connection, one transaction after the other |
-//! | `record.rs` | a row, and whether the session in it is alive |
+//! | `file.rs` | exclusive opening of the file, and its tables |
+//! | `connection.rs` | one connection, on which transactions are serialized |
+//! | `record.rs` | a row, and whether its session is active |
 //! | `read.rs`, `change.rs` | the operations |
-//! | `housekeeping.rs` | what is old goes |
+//! | `housekeeping.rs` | removal of old rows |
 //!
-//! One clock counts: this machine's wall clock, read when a transaction has begun.
+//! The only clock is this machine's wall clock, read after a transaction has begun.
 
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-use self::turns::Turns;
+use self::connection::SharedConnection;
 use super::{
-    Change, Creation, JournalPosition, JournalRead, Loaded, Revoked, SessionStore, Target,
+    Change, Creation, JournalPosition, JournalRead, ReadResult, Revoked, SessionStore, Target,
 };
-use crate::error::StoreError;
-use crate::session::{CheckedSession, ListedSession, LoginMoment, SessionId};
-use crate::token::TokenDigest;
+use crate::model::error::{ConfigError, StoreError};
+use crate::model::session::{ListCursor, LoginSnapshot, SessionId, SessionPage, ValidatedSession};
+use crate::model::token::TokenDigest;
 
 mod change;
+mod connection;
 mod file;
 mod housekeeping;
 mod read;
 mod record;
-mod turns;
 
-/// Sessions in an `SQLite` file, which it keeps for itself. Cheap to clone.
+/// Sessions in an `SQLite` file, which the store locks for itself. Cheap to clone.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), session_layer::StoreError> {
+/// # async fn main() -> Result<(), session_layer::ConfigError> {
 /// use session_layer::store::SqliteStore;
 ///
 /// let store = SqliteStore::open(":memory:").await?;
@@ -42,39 +41,43 @@ mod turns;
 /// # Ok(()) }
 /// ```
 ///
-/// A call that is dropped half-way is finished all the same.
+/// A call that is cancelled still completes.
 #[derive(Debug, Clone)]
 pub struct SqliteStore {
-    turns: Turns,
+    connection: SharedConnection,
 }
 
 impl SqliteStore {
     /// Opens the file at `path`, creates it if it is missing, and brings its tables up to date.
-    /// `:memory:` is a store that is gone with its last clone.
+    /// The path `:memory:` opens a store that is gone with its last clone. There are no settings.
     ///
     /// # Errors
-    /// [`StoreError`] when the file cannot be opened or is no `SQLite` file, and when another process
-    /// has it: `SQLite` is for one process.
-    pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        Ok(Self {
-            turns: file::open(path.as_ref()).await?,
-        })
+    /// [`ConfigError::BadValue`] for an empty path, which `SQLite` takes for a temporary file.
+    /// [`ConfigError::Store`] if the file cannot be opened, is no `SQLite` file, or is open in
+    /// another process.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        if path.as_os_str().is_empty() {
+            let may_be = "the path of a file, or :memory:";
+            return Err(ConfigError::bad("the path of SqliteStore::open", "", may_be));
+        }
+        Ok(Self { connection: file::open(path).await.map_err(ConfigError::Store)? })
     }
 }
 
 impl SessionStore for SqliteStore {
-    async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
+    async fn load(&self, digests: &[TokenDigest]) -> Result<ReadResult, StoreError> {
         self.load_all(digests.to_vec()).await
     }
 
-    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
+    async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
         self.moment()
     }
 
     async fn create(
         &self,
         digest: TokenDigest,
-        new: &CheckedSession,
+        new: &ValidatedSession,
     ) -> Result<Creation, StoreError> {
         self.create_now(digest, new.clone()).await
     }
@@ -109,19 +112,25 @@ impl SessionStore for SqliteStore {
         self.touch_session(id, granularity).await
     }
 
-    async fn list(&self, user_id: &str) -> Result<Vec<ListedSession>, StoreError> {
-        self.list_of(user_id.to_owned()).await
+    async fn list(
+        &self,
+        user_id: &str,
+        after: Option<ListCursor>,
+        limit: usize,
+    ) -> Result<SessionPage, StoreError> {
+        self.list_of(user_id.to_owned(), after, limit).await
     }
 
     async fn journal_since(
         &self,
-        position: Option<JournalPosition>,
+        position: Option<&JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
-        self.read_journal(position).await
+        self.read_journal(position.cloned()).await
     }
 
-    /// There is one connection: a second read would wait for it outside of where reads gather.
-    fn reads_at_once(&self) -> usize {
+    /// Returns 1, because there is one connection. A second read would wait for it instead of
+    /// joining the next batch of reads.
+    fn max_concurrent_reads(&self) -> usize {
         1
     }
 
@@ -146,6 +155,19 @@ impl SessionStore for SqliteStore {
     }
 
     async fn close(&self) {
-        self.turns.close().await;
+        self.connection.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn empty_path_is_refused() {
+        let refused = SqliteStore::open("").await.expect_err("a temporary file");
+        let expected = "the path of SqliteStore::open is ``: it may be the path of a file, or \
+                        :memory:";
+        assert_eq!(refused.to_string(), expected);
     }
 }

@@ -1,9 +1,10 @@
-//! The breaker, over a cache that fails and recovers when it is told to.
+//! The breaker, over a cache that fails and recovers on demand.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use session_layer::{BreakerState, CacheErrorKind, Sessions};
+use session_layer::error::CacheErrorKind;
+use session_layer::{BreakerState, Sessions};
 use tokio::time::{Instant, sleep};
 
 use crate::ports::{Cache, HOUR, Store, ask, token, until};
@@ -11,7 +12,7 @@ use crate::ports::{Cache, HOUR, Store, ask, token, until};
 const MS: Duration = Duration::from_millis(1);
 
 fn sessions(cache: &Cache) -> Sessions {
-    Sessions::builder(cache.clone(), Store::new()).build()
+    Sessions::builder(cache.clone(), Store::new()).build().unwrap()
 }
 
 async fn all_valid(sessions: &Sessions, requests: usize) {
@@ -19,11 +20,11 @@ async fn all_valid(sessions: &Sessions, requests: usize) {
     assert!(answers.into_iter().all(|answer| answer == "valid"));
 }
 
-/// Requests at 1,000 a second until the breaker is in this state; how long that took.
+/// Sends 1,000 requests a second until the breaker is in this state. Returns how long that took.
 async fn under_load_until(sessions: &Sessions, state: BreakerState) -> Duration {
     let begin = Instant::now();
     while sessions.breaker() != state {
-        assert!(begin.elapsed() < 10_000 * MS, "never {state:?}");
+        assert!(begin.elapsed() < 10_000 * MS, "the breaker did not become {state:?} within 10 s");
         let sessions = sessions.clone();
         tokio::spawn(async move { assert_eq!(ask(&sessions, 1).await, "valid") });
         sleep(MS).await;
@@ -32,7 +33,7 @@ async fn under_load_until(sessions: &Sessions, state: BreakerState) -> Duration 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cache_that_hangs_is_given_up_within_200_ms_and_then_no_request_waits() {
+async fn hanging_cache_opens_breaker_within_200ms() {
     let cache = Cache::default();
     let sessions = sessions(&cache);
     for _ in 0..1_000 {
@@ -43,42 +44,38 @@ async fn a_cache_that_hangs_is_given_up_within_200_ms_and_then_no_request_waits(
     cache.fails(CacheErrorKind::TimedOut);
     let took = under_load_until(&sessions, BreakerState::Open).await;
     assert!(took <= 200 * MS, "{took:?}");
-    sleep(60 * MS).await; // those under way
+    sleep(60 * MS).await; // requests in flight
     let (before, begin) = (sessions.metrics(), Instant::now());
     all_valid(&sessions, 1_000).await;
-    assert_eq!(begin.elapsed(), Duration::ZERO, "nobody waited");
+    assert_eq!(begin.elapsed(), Duration::ZERO, "no request waited");
     let after = sessions.metrics();
-    assert_eq!(after.not_asked, before.not_asked + 1_000);
+    assert_eq!(after.skipped_by_breaker, before.skipped_by_breaker + 1_000);
     assert_eq!(after.errors, before.errors + 1_000);
     assert_eq!(after.breaker_opened, 1);
-    // It is asked by probes alone, one in 100 ms and what it takes.
+    // Only probes query it, one per 100 ms plus its duration.
     let gets = cache.gets();
     sleep(1_500 * MS).await;
     assert_eq!(cache.gets() - gets, 10);
-    assert!(sessions.recent_errors()[0].contains("as the test wants it"));
+    assert!(sessions.recent_errors()[0].contains("the test makes this call fail"));
 }
 
-/// An "invalid" is to be told to the cache first. Not at the price of its whole deadline each time.
+// An "invalid" result waits for the removal, but not for the cache's whole deadline each time.
 #[tokio::test(start_paused = true)]
-async fn while_the_breaker_is_open_an_invalid_waits_10_ms_for_its_removal() {
+async fn invalid_with_open_breaker_waits_10ms_for_removal() {
     let (cache, store) = (Cache::default(), Store::new());
     store.end(1);
-    let sessions = Sessions::builder(cache.clone(), store).build();
+    let sessions = Sessions::builder(cache.clone(), store).build().unwrap();
     cache.takes(50 * MS);
     let begin = Instant::now();
     assert_eq!(ask(&sessions, 1).await, "invalid");
-    assert_eq!(
-        begin.elapsed(),
-        100 * MS,
-        "closed: the look-up, the removal"
-    );
+    assert_eq!(begin.elapsed(), 100 * MS, "closed: the look-up and the removal");
     cache.fails(CacheErrorKind::Unreachable);
     assert_eq!(ask(&sessions, 2).await, "valid");
     assert_eq!(sessions.breaker(), BreakerState::Open);
     let begin = Instant::now();
     assert_eq!(ask(&sessions, 1).await, "invalid");
     assert_eq!(begin.elapsed(), 10 * MS);
-    // One that is being found out about answers in time.
+    // A cache that is being probed responds in time.
     cache.takes(5 * MS);
     cache.fails(None);
     let (begin, asked) = (Instant::now(), cache.invalidations());
@@ -87,12 +84,12 @@ async fn while_the_breaker_is_open_an_invalid_waits_10_ms_for_its_removal() {
     assert_eq!(cache.invalidations(), asked + 1);
 }
 
-/// It has waited for the cache's whole deadline once.
+// The request has already waited for the cache's whole deadline once.
 #[tokio::test(start_paused = true)]
-async fn after_a_look_up_that_failed_an_invalid_waits_10_ms_for_its_removal() {
+async fn invalid_after_failed_look_up_waits_10ms_for_removal() {
     let (cache, store) = (Cache::default(), Store::new());
     store.end(1);
-    let sessions = Sessions::builder(cache.clone(), store).build();
+    let sessions = Sessions::builder(cache.clone(), store).build().unwrap();
     cache.takes(50 * MS);
     cache.fails(CacheErrorKind::TimedOut);
     let begin = Instant::now();
@@ -102,12 +99,12 @@ async fn after_a_look_up_that_failed_an_invalid_waits_10_ms_for_its_removal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_asked_again_soon_after_it_answers() {
+async fn breaker_closes_within_101ms_of_recovery() {
     let cache = Cache::default();
     let sessions = sessions(&cache);
     cache.fails(CacheErrorKind::Unreachable);
     all_valid(&sessions, 1).await;
-    assert_eq!(sessions.breaker(), BreakerState::Open, "at once");
+    assert_eq!(sessions.breaker(), BreakerState::Open, "one unreachable look-up opens the breaker");
     sleep(5_000 * MS).await;
     cache.fails(None);
     let took = under_load_until(&sessions, BreakerState::Closed).await;
@@ -118,7 +115,7 @@ async fn it_is_asked_again_soon_after_it_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_answers_too_slowly_is_given_up_until_it_is_quick_again() {
+async fn slow_cache_is_bypassed_until_it_is_fast() {
     let cache = Cache::default();
     let sessions = sessions(&cache);
     cache.takes(30 * MS);
@@ -126,19 +123,15 @@ async fn one_that_answers_too_slowly_is_given_up_until_it_is_quick_again() {
     assert!(took <= 200 * MS, "{took:?}");
     sleep(2_000 * MS).await;
     assert_ne!(sessions.breaker(), BreakerState::Closed);
-    assert_eq!(
-        sessions.metrics().breaker_opened,
-        1,
-        "probes don't fall for it"
-    );
+    assert_eq!(sessions.metrics().breaker_opened, 1, "slow probes do not close the breaker");
     assert!(sessions.recent_errors()[0].contains("longer than 20ms"));
     cache.takes(2 * MS);
     under_load_until(&sessions, BreakerState::Closed).await;
 }
 
-/// A node that has given it up still tells it of changes: others may be asking it.
+// A node with an open breaker still sends changes to the cache, because other nodes may use it.
 #[tokio::test(start_paused = true)]
-async fn changes_are_told_to_the_cache_also_while_it_is_open() {
+async fn changes_reach_the_cache_with_an_open_breaker() {
     let cache = Cache::default();
     let sessions = sessions(&cache);
     cache.fails(CacheErrorKind::Unreachable);
@@ -148,9 +141,9 @@ async fn changes_are_told_to_the_cache_also_while_it_is_open() {
     assert_eq!(cache.invalidations(), 1);
 }
 
-/// Every method of a cache bounds itself in time. One that does not leaves the store half of the budget.
+// A cache that does not limit the duration of a call leaves the store half of the budget.
 #[tokio::test(start_paused = true)]
-async fn a_cache_without_a_deadline_costs_half_of_the_budget() {
+async fn cache_without_a_deadline_costs_half_the_budget() {
     let cache = Cache::default();
     let sessions = sessions(&cache);
     cache.takes(HOUR);
@@ -161,7 +154,7 @@ async fn a_cache_without_a_deadline_costs_half_of_the_budget() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_prober_ends_with_the_last_handle() {
+async fn prober_ends_with_the_last_handle() {
     let cache = Cache::default();
     let sessions = sessions(&cache);
     cache.fails(CacheErrorKind::Unreachable);
@@ -171,9 +164,9 @@ async fn the_prober_ends_with_the_last_handle() {
     until("the cache to be dropped", || cache.is_alone()).await;
 }
 
-/// The prober ends with its runtime; the next request on another one starts it anew.
+// The prober ends with its runtime. The next request on another runtime starts it again.
 #[test]
-fn it_closes_on_another_runtime() {
+fn breaker_closes_on_another_runtime() {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()

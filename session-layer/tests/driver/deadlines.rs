@@ -1,38 +1,35 @@
-//! Ports that break their contract: a call never ends, or panics. Nothing of ours waits for ever for one, and what has
-//! to follow a change follows.
+//! Ports that break their contract because a call hangs or panics. The driver waits for none of
+//! them forever, and still completes the steps that follow a change.
 
 mod ports;
 
-use std::future::Future;
 use std::time::Duration;
 
-use session_layer::cache::LEASE;
-use session_layer::{Error, NewSession, Sessions, Validation};
+use session_layer::cache::LEASE_TTL;
+use session_layer::{Error, NewSession, RevokeTarget, Sessions, Validation};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::ports::{Broken, BrokenCache, BrokenStore, How};
 use crate::ports::{Cache, HOUR, Store, ask, token, until};
 
-/// What is given to a call of the store of which nobody waits for less.
+/// The longest timeout of a call to the store.
 const LONGEST: Duration = Duration::from_secs(90);
 const BUDGET: Duration = Duration::from_millis(250);
 const BOTH: [How; 2] = [How::Hangs, How::Panics];
 
-struct Rig {
+struct Harness {
     sessions: Sessions,
     store: Store,
     cache: Cache,
     broken: Broken,
 }
 
-fn rig() -> Rig {
+fn harness() -> Harness {
     let (store, cache, broken) = (Store::new(), Cache::default(), Broken::default());
-    let ports = (
-        BrokenCache(cache.clone(), broken.clone()),
-        BrokenStore(store.clone(), broken.clone()),
-    );
-    Rig {
-        sessions: Sessions::builder(ports.0, ports.1).budget(BUDGET).build(),
+    let ports =
+        (BrokenCache(cache.clone(), broken.clone()), BrokenStore(store.clone(), broken.clone()));
+    Harness {
+        sessions: Sessions::builder(ports.0, ports.1).validation_timeout(BUDGET).build().unwrap(),
         store,
         cache,
         broken,
@@ -40,8 +37,8 @@ fn rig() -> Rig {
 }
 
 /// What came of it. It comes long before an hour is over.
-async fn end<T>(operation: impl Future<Output = Result<T, Error>>) -> &'static str {
-    match timeout(HOUR, operation).await {
+async fn end<T>(operation: impl IntoFuture<Output = Result<T, Error>>) -> &'static str {
+    match timeout(HOUR, operation.into_future()).await {
         Ok(Ok(_)) => "done",
         Ok(Err(Error::Unavailable(_))) => "unavailable",
         Ok(Err(Error::Unknown(_))) => "unknown",
@@ -50,10 +47,10 @@ async fn end<T>(operation: impl Future<Output = Result<T, Error>>) -> &'static s
     }
 }
 
-async fn carry_out(operation: &str, sessions: &Sessions) -> &'static str {
+async fn run(operation: &str, sessions: &Sessions) -> &'static str {
     let new = || NewSession::new("alice");
     let Validation::Valid(session) = sessions.validate(&token(1)).await else {
-        panic!("it is alive");
+        panic!("the session is active");
     };
     match operation {
         "begin_login" => end(sessions.begin_login()).await,
@@ -61,7 +58,7 @@ async fn carry_out(operation: &str, sessions: &Sessions) -> &'static str {
         "register" => end(sessions.register(&token(1), new())).await,
         "list" => end(sessions.list("alice")).await,
         "revoke" => end(sessions.revoke(&token(1))).await,
-        "revoke_all" => end(sessions.revoke_all("alice")).await,
+        "revoke_all" => end(sessions.revoke(RevokeTarget::user("alice"))).await,
         "update" => end(sessions.update(&session, 1)).await,
         "rotate" => end(sessions.rotate(&token(1), HOUR)).await,
         other => panic!("no such operation: {other}"),
@@ -69,51 +66,47 @@ async fn carry_out(operation: &str, sessions: &Sessions) -> &'static str {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_operation_ends_whatever_call_of_the_store_does_not() {
+async fn operation_ends_although_a_call_of_the_store_hangs() {
     for (operation, call, expected, unlinks) in [
-        ("begin_login", "login_moment", "unavailable", 0),
+        ("begin_login", "login_snapshot", "unavailable", 0),
         ("create", "create", "unknown", 0),
-        // The token may have had a session, and has another now.
+        // The token may have had a session before, and has another now.
         ("register", "create", "unknown", 1),
         ("list", "list", "unavailable", 0),
         // Nothing was changed yet.
         ("revoke", "digests", "unavailable", 0),
-        // It may have been.
+        // The session may have been changed.
         ("revoke", "revoke", "unknown", 1),
-        ("revoke_all", "revoke", "unknown", 1),
+        // The digests are read afterwards, and the journal ends the entries.
+        ("revoke_all", "revoke", "unknown", 0),
         ("update", "update", "unknown", 1),
         ("rotate", "rotate", "unknown", 1),
     ] {
         for how in BOTH {
-            let about = format!("{operation}, where {call} {how:?}");
-            let rig = rig();
-            rig.broken.now(call, how);
+            let about = format!("{operation} while {call} {how:?}");
+            let harness = harness();
+            harness.broken.now(call, how);
             let began = Instant::now();
-            let came = carry_out(operation, &rig.sessions).await;
-            assert_eq!(came, expected, "{about}");
+            let outcome = run(operation, &harness.sessions).await;
+            assert_eq!(outcome, expected, "{about}");
             let took = began.elapsed();
-            let expected = if how == How::Hangs {
-                LONGEST
-            } else {
-                Duration::ZERO
-            };
+            let expected = if how == How::Hangs { LONGEST } else { Duration::ZERO };
             assert_eq!(took, expected, "{about}");
-            assert_eq!(rig.cache.invalidations(), unlinks, "{about}");
-            let errors = rig.sessions.recent_errors().join("\n");
+            assert_eq!(harness.cache.invalidations(), unlinks, "{about}");
+            let errors = harness.sessions.recent_errors().join("\n");
             assert!(errors.contains("session store: it "), "{about}: {errors}");
-            // And nothing is left of it.
-            rig.sessions.shutdown(LEASE).await.unwrap();
+            // No task is left of it.
+            harness.sessions.shutdown(LEASE_TTL).await.unwrap();
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_is_made_whatever_call_of_the_cache_does_not_end() {
+async fn change_is_made_although_a_call_of_the_cache_hangs() {
     for (operation, expected) in [
         ("revoke", "done"),
-        ("revoke_all", "done"),
         ("update", "done"),
-        // The stub's answers: neither is an outage.
+        // The stub's results are errors, but no outages.
         ("register", "refused"),
         ("rotate", "refused"),
     ] {
@@ -121,138 +114,133 @@ async fn a_change_is_made_whatever_call_of_the_cache_does_not_end() {
             .into_iter()
             .flat_map(|(call, both)| both.map(|how| (call, how)))
         {
-            let about = format!("{operation}, where {call} {how:?}");
-            let rig = rig();
-            rig.broken.now(call, how);
+            let about = format!("{operation} while {call} {how:?}");
+            let harness = harness();
+            harness.broken.now(call, how);
             let began = Instant::now();
-            let came = carry_out(operation, &rig.sessions).await;
-            assert_eq!(came, expected, "{about}");
-            assert!(began.elapsed() <= LEASE, "{about}");
+            let outcome = run(operation, &harness.sessions).await;
+            assert_eq!(outcome, expected, "{about}");
+            assert!(began.elapsed() <= LEASE_TTL, "{about}");
             if call == "fence" {
-                assert_eq!(rig.cache.invalidations(), 1, "{about}");
+                assert_eq!(harness.cache.invalidations(), 1, "{about}");
                 continue;
             }
-            // It is tried again, until the cache answers.
-            let unacknowledged = || rig.sessions.metrics().unacknowledged;
-            assert!(unacknowledged() > 0, "{about}");
+            // The removal is retried until the cache responds.
+            let pending_invalidations = || harness.sessions.metrics().pending_invalidations;
+            assert!(pending_invalidations() > 0, "{about}");
             sleep(LONGEST).await;
-            assert!(unacknowledged() > 0, "{about}");
-            rig.broken.repaired();
-            sleep(LEASE * 2).await;
-            assert_eq!(unacknowledged(), 0, "{about}");
+            assert!(pending_invalidations() > 0, "{about}");
+            harness.broken.repaired();
+            sleep(LEASE_TTL * 2).await;
+            assert_eq!(pending_invalidations(), 0, "{about}");
         }
     }
 }
 
-/// The copy may be there still, so this node believes it no more; the client has an answer, and in time.
+// The entry may still exist. The node no longer serves it, and the client has a response in time.
 #[tokio::test(start_paused = true)]
-async fn an_invalid_is_said_in_time_though_its_removal_never_ends() {
+async fn invalid_is_returned_in_time_although_removal_hangs() {
     for how in BOTH {
-        let rig = rig();
-        rig.store.end(1);
-        rig.broken.now("invalidate", how);
+        let harness = harness();
+        harness.store.end(1);
+        harness.broken.now("invalidate", how);
         let began = Instant::now();
-        assert_eq!(ask(&rig.sessions, 1).await, "invalid", "{how:?}");
+        assert_eq!(ask(&harness.sessions, 1).await, "invalid", "{how:?}");
         assert!(began.elapsed() < BUDGET);
-        assert_eq!(rig.sessions.metrics().unacknowledged, 1);
+        assert_eq!(harness.sessions.metrics().pending_invalidations, 1);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_look_up_and_a_fill_that_break_cost_no_answer_and_leave_nothing() {
+async fn broken_look_up_or_fill_costs_no_response() {
     for call in ["get", "fill"] {
         for how in BOTH {
-            let rig = rig();
-            rig.broken.now(call, how);
+            let harness = harness();
+            harness.broken.now(call, how);
             let about = format!("{call} {how:?}");
-            assert_eq!(ask(&rig.sessions, 1).await, "valid", "{about}");
-            let shut = rig.sessions.shutdown(LEASE * 2).await;
+            assert_eq!(ask(&harness.sessions, 1).await, "valid", "{about}");
+            let shut = harness.sessions.shutdown(LEASE_TTL * 2).await;
             assert!(shut.is_ok(), "{about}: {shut:?}");
-            let errors = rig.sessions.recent_errors().join("\n");
+            let errors = harness.sessions.recent_errors().join("\n");
             assert!(errors.contains("session cache: it "), "{about}: {errors}");
         }
     }
 }
 
-/// As one that is cut off: its age grows, and then it is read from the start.
+// Like a partitioned node, its age grows. Then it reads the journal from the start.
 #[tokio::test(start_paused = true)]
-async fn a_journal_whose_read_never_ends_is_read_again_from_its_start() {
+async fn hanging_journal_read_is_retried_from_the_start() {
     for how in BOTH {
-        let rig = rig();
+        let harness = harness();
         sleep(Duration::from_secs(10)).await;
-        let read = rig.sessions.metrics().journal_reads;
+        let read = harness.sessions.metrics().journal_reads;
         assert!(read > 10);
-        rig.broken.now("journal", how);
+        harness.broken.now("journal", how);
         sleep(LONGEST).await;
-        let cut_off = rig.sessions.metrics();
+        let cut_off = harness.sessions.metrics();
         assert!(cut_off.journal_reads <= read + 1, "{how:?}");
         assert!(cut_off.journal_age.unwrap() > LONGEST / 2, "{how:?}");
-        rig.broken.repaired();
+        harness.broken.repaired();
         sleep(Duration::from_secs(10)).await;
-        let again = rig.sessions.metrics();
+        let again = harness.sessions.metrics();
         assert!(again.journal_reads > read + 10, "{how:?}");
         assert!(again.journal_age.unwrap() < Duration::from_secs(1));
-        let positions = rig.broken.positions();
+        let positions = harness.broken.positions();
         let from_the_start = positions.iter().skip(1).any(Option::is_none);
         assert!(from_the_start, "{how:?}");
         assert!(positions.last().unwrap().is_some(), "{how:?}");
-        let errors = rig.sessions.recent_errors().join("\n");
+        let errors = harness.sessions.recent_errors().join("\n");
         assert!(errors.contains("(reading the journal; "), "{errors}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn housekeeping_that_never_ends_is_tried_again() {
+async fn hanging_housekeeping_is_retried() {
     for call in ["purge", "sweep"] {
         for how in BOTH {
-            let rig = rig();
-            rig.broken.now(call, how);
+            let harness = harness();
+            harness.broken.now(call, how);
             sleep(LONGEST * 5).await;
-            assert!(rig.broken.calls(call) > 1, "{call} {how:?}");
-            // Neither half needs the other.
-            assert!(rig.broken.calls("sweep") > 1, "{call} {how:?}");
+            assert!(harness.broken.calls(call) > 1, "{call} {how:?}");
+            // A failure of one half does not stop the other.
+            assert!(harness.broken.calls("sweep") > 1, "{call} {how:?}");
         }
     }
 }
 
-/// Before its answer no copy is believed.
+// No entry is served before this reply.
 #[tokio::test(start_paused = true)]
-async fn the_store_is_asked_again_which_one_it_is() {
+async fn store_identity_is_queried_until_a_reply() {
     for how in BOTH {
-        let rig = rig();
-        rig.broken.now("learn", how);
+        let harness = harness();
+        harness.broken.now("learn", how);
         sleep(LONGEST).await;
-        let asked = rig.broken.calls("learn");
+        let asked = harness.broken.calls("learn");
         assert!(asked > 10, "{how:?}: {asked}");
-        rig.broken.repaired();
+        harness.broken.repaired();
         let learnt = || async {
-            sleep(LEASE * 2).await;
-            rig.broken.calls("learn")
+            sleep(LEASE_TTL * 2).await;
+            harness.broken.calls("learn")
         };
-        assert_eq!(learnt().await, learnt().await, "it has answered");
+        assert_eq!(learnt().await, learnt().await, "no further query follows the reply");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_is_told_though_nobody_answers_its_probes() {
+async fn health_is_reported_although_probes_hang() {
     for how in BOTH {
-        let rig = rig();
-        rig.broken.now("probe", how);
-        let told = timeout(Duration::from_secs(1), rig.sessions.health()).await;
-        assert_eq!(told.unwrap().http_status(), 503, "{how:?}");
+        let harness = harness();
+        harness.broken.now("probe", how);
+        let report = timeout(Duration::from_secs(1), harness.sessions.health()).await;
+        assert_eq!(report.unwrap().http_status(), 503, "{how:?}");
     }
 }
 
-/// A handle that is dropped without a shutdown leaves nothing that hangs.
+// A handle that is dropped without a shutdown leaves no hanging task.
 #[tokio::test(start_paused = true)]
-async fn what_hangs_does_not_keep_the_ports_alive() {
+async fn hanging_call_does_not_keep_the_ports_in_memory() {
     for call in ["learn", "journal", "revoke", "invalidate", "fill", "purge"] {
-        let Rig {
-            sessions,
-            cache,
-            broken,
-            ..
-        } = rig();
+        let Harness { sessions, cache, broken, .. } = harness();
         broken.now(call, How::Hangs);
         assert_eq!(ask(&sessions, 1).await, "valid");
         let revoking = tokio::spawn({
@@ -267,19 +255,19 @@ async fn what_hangs_does_not_keep_the_ports_alive() {
     }
 }
 
-/// Of a token that was issued elsewhere there may be an old copy.
+// A token that was issued elsewhere may have an old entry.
 #[tokio::test(start_paused = true)]
-async fn what_follows_a_registration_does_not_wait_for_its_caller() {
-    let rig = rig();
-    assert_eq!(ask(&rig.sessions, 1).await, "valid");
-    rig.broken.now("create", How::Hangs);
+async fn removal_after_register_continues_without_its_caller() {
+    let harness = harness();
+    assert_eq!(ask(&harness.sessions, 1).await, "valid");
+    harness.broken.now("create", How::Hangs);
     let registering = tokio::spawn({
-        let sessions = rig.sessions.clone();
+        let sessions = harness.sessions.clone();
         async move { sessions.register(&token(1), NewSession::new("alice")).await }
     });
-    until("the store to be asked", || rig.broken.calls("create") == 1).await;
+    until("the store to be called", || harness.broken.calls("create") == 1).await;
     registering.abort();
-    let removed = rig.broken.calls("invalidate");
+    let removed = harness.broken.calls("invalidate");
     sleep(LONGEST + BUDGET).await;
-    assert_eq!(rig.broken.calls("invalidate"), removed + 1);
+    assert_eq!(harness.broken.calls("invalidate"), removed + 1);
 }

@@ -1,29 +1,38 @@
-//! What a node changed itself, over a cache in which somebody puts the old entry back.
+//! A node's own changes, over a cache in which an attacker restores the old entry.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use session_layer::cache::{
-    Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, SessionCache,
+    CacheId, CacheIdentity, CacheProbe, CacheStatus, Entry, EntryVerdict, Filled, Invalidated,
+    Lookup, SessionCache,
 };
-use session_layer::{CacheError, Session, Sessions, TokenDigest, Validation};
+use session_layer::error::CacheError;
+use session_layer::{Session, Sessions, TokenDigest, Validation};
 use tokio::time::sleep;
 
 use crate::ports::{HOUR, Store, ask, token};
 
-const INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Whoever asks gets this entry, whatever was removed.
+/// A cache that returns one entry for every key, whatever was removed. It may turn into another
+/// cache with the same entry.
 #[derive(Clone, Default)]
-struct Replays(Arc<Mutex<Option<Entry>>>);
+pub(crate) struct Replays(Arc<Mutex<Option<Entry>>>, Arc<AtomicU8>);
 
 impl Replays {
-    fn put_back(&self, session: &Session, version: i64) {
+    pub(crate) fn becomes(&self, other: u8) {
+        self.1.store(other, Ordering::SeqCst);
+    }
+
+    pub(crate) fn put_back(&self, session: &Session, version: i64) {
         let mut parts = session.parts().clone();
         parts.version = version;
         let read_at = parts.last_seen_at;
         *self.0.lock().unwrap() = Some(Entry {
             session: parts.into(),
+            user_epoch: 0,
             store_id: [7; 16],
             xmin: 0,
             read_at,
@@ -38,10 +47,10 @@ impl SessionCache for Replays {
     async fn get(
         &self,
         digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<()>> {
         let entry = self.0.lock().unwrap().clone();
-        let entry = entry.filter(|entry| judge(entry) == Belief::Believed);
+        let entry = entry.filter(|entry| judge(entry) == EntryVerdict::Fresh);
         let answer = |_| entry.clone().map_or(Lookup::DoNotFill, Lookup::Hit);
         digests.iter().map(answer).collect()
     }
@@ -54,6 +63,9 @@ impl SessionCache for Replays {
     async fn invalidate(&self, _: &[TokenDigest]) -> Result<Invalidated, CacheError> {
         Ok(Invalidated::Everywhere)
     }
+    fn identity(&self) -> CacheIdentity {
+        CacheIdentity::Shared(CacheId::of(&[&[self.1.load(Ordering::SeqCst)]]))
+    }
     fn status(&self) -> CacheStatus {
         CacheStatus::new("stub")
     }
@@ -63,16 +75,15 @@ impl SessionCache for Replays {
     async fn close(&self) {}
 }
 
-/// A node that has read the journal, and the session with token 1, of which nothing is in the cache yet.
-async fn node() -> (Replays, Store, Sessions, Session) {
+/// Returns a node that has read the journal, and the session of token 1, which is not cached yet.
+pub(crate) async fn node() -> (Replays, Store, Sessions, Session) {
     let (cache, store) = (Replays::default(), Store::new());
     store.shared();
-    let sessions = Sessions::builder(cache.clone(), store.clone())
-        .journal_interval(INTERVAL)
-        .build();
+    let sessions =
+        Sessions::builder(cache.clone(), store.clone()).journal_interval(INTERVAL).build().unwrap();
     sleep(INTERVAL * 3).await;
     let Validation::Valid(session) = sessions.validate(&token(1)).await else {
-        panic!("it is alive");
+        panic!("the session is active");
     };
     // The next read of the journal is not due yet.
     sleep(INTERVAL / 10).await;
@@ -80,25 +91,25 @@ async fn node() -> (Replays, Store, Sessions, Session) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_serves_no_entry_put_back_of_a_session_that_it_ended() {
+async fn restored_entry_of_an_ended_session_is_not_served() {
     let (cache, _, sessions, session) = node().await;
     cache.put_back(&session, 1);
     assert_eq!(ask(&sessions, 1).await, "valid");
-    assert_eq!(sessions.metrics().hits, 1, "it is believed");
+    assert_eq!(sessions.metrics().hits, 1, "the entry is served");
 
     let read = sessions.metrics().journal_reads;
     let _reach = sessions.revoke(&token(1)).await.unwrap();
     assert_eq!(ask(&sessions, 1).await, "invalid");
-    assert_eq!(sessions.metrics().journal_reads, read, "it need not tell");
+    assert_eq!(sessions.metrics().journal_reads, read, "no journal read is needed");
 
-    // From then on the journal says it, and this one has no rows: what it held back itself is forgotten.
+    // From then on the journal decides, which has no rows. The node drops its own record.
     sleep(INTERVAL).await;
     assert_eq!(ask(&sessions, 1).await, "valid");
 }
 
-/// And of one that it updated none that is older; the new one is served.
+// After an update, the node serves no older entry. It serves the new one.
 #[tokio::test(start_paused = true)]
-async fn a_node_serves_no_entry_put_back_that_it_replaced() {
+async fn restored_entry_of_an_older_version_is_not_served() {
     let (cache, _, sessions, session) = node().await;
     let updated = sessions.update(&session, 1).await.unwrap().value;
     assert_eq!(updated.version(), 2);
@@ -109,10 +120,9 @@ async fn a_node_serves_no_entry_put_back_that_it_replaced() {
     }
 }
 
-/// A session is over by the store's clock, also for a node that has nothing but hits, and so asks it for nothing but
-/// the journal.
+// Postgres' clock ends a session, also on a node with only hits, which queries only the journal.
 #[tokio::test(start_paused = true)]
-async fn a_node_that_has_only_hits_hears_of_a_clock_that_was_stepped() {
+async fn node_with_only_hits_observes_a_stepped_clock() {
     let (cache, store, sessions, session) = node().await;
     cache.put_back(&session, 1);
     assert_eq!(ask(&sessions, 1).await, "valid");
@@ -120,5 +130,5 @@ async fn a_node_that_has_only_hits_hears_of_a_clock_that_was_stepped() {
     store.steps(HOUR * 2);
     sleep(INTERVAL * 2).await;
     assert_eq!(ask(&sessions, 1).await, "valid");
-    assert_eq!(sessions.metrics().hits, 1, "it was over, and was read");
+    assert_eq!(sessions.metrics().hits, 1, "the entry had expired, and the store was read");
 }

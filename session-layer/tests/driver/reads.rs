@@ -8,68 +8,66 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, join_all};
 use serde_json::value::RawValue;
 use session_layer::cache::NoCache;
+use session_layer::error::StoreError;
+use session_layer::store::ValidatedSession;
 use session_layer::store::{
-    Change, Creation, JournalPosition, JournalRead, Loaded, Revoked, SessionStore, Target,
+    Change, Creation, JournalPosition, JournalRead, ReadResult, Revoked, SessionStore, Target,
 };
-use session_layer::{
-    CheckedSession, ListedSession, LoginMoment, SessionId, Sessions, StoreError, TokenDigest,
-};
+use session_layer::{ListCursor, LoginSnapshot, SessionId, SessionPage, Sessions, TokenDigest};
 use tokio::time::{Instant, sleep};
 
 use crate::ports::{Cache, HOUR, Store, ask, until};
 
 const BUDGET: Duration = Duration::from_millis(250);
 
-fn sessions(store: impl SessionStore, reads_at_once: usize, budget: Duration) -> Sessions {
+fn sessions(store: impl SessionStore, max_concurrent_reads: usize, budget: Duration) -> Sessions {
     Sessions::builder(NoCache, store)
-        .reads_at_once(reads_at_once)
-        .budget(budget)
+        .max_concurrent_reads(max_concurrent_reads)
+        .validation_timeout(budget)
         .build()
+        .unwrap()
 }
 
-/// A validation of token `n` in a task of its own, as a request is.
+/// Validates token `n` in its own task, as a request does.
 fn asking(sessions: &Sessions, n: usize) -> tokio::task::JoinHandle<&'static str> {
     let sessions = sessions.clone();
     tokio::spawn(async move { ask(&sessions, n).await })
 }
 
-/// What a caller is told who comes after a revocation, while a read from before it is on its way.
-async fn told_after_the_revocation(sessions: &Sessions, store: &Store) -> &'static str {
+/// Validates after a revocation, while an earlier read is in flight, and returns the result.
+async fn result_after_the_revocation(sessions: &Sessions, store: &Store) -> &'static str {
     let before = asking(sessions, 1);
     until("the first read", || store.in_flight() == 1).await;
     store.end(1);
     let after = asking(sessions, 1);
-    // The second read has begun, or waits for the first one's slot, or (the mistake) will never be.
+    // The second read has begun, or waits for the slot of the first. With the bug, there is none.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
     store.let_pass(2);
-    assert_eq!(before.await.unwrap(), "valid", "it began before");
+    assert_eq!(before.await.unwrap(), "valid", "the validation began before the revocation");
     after.await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_during_a_read_is_not_answered_by_it() {
+async fn validation_does_not_join_a_read_in_flight() {
     for slots in [1, 2, 8] {
         let store = Store::held();
         let sessions = sessions(store.clone(), slots, HOUR);
-        let told = told_after_the_revocation(&sessions, &store).await;
-        assert_eq!(told, "invalid", "{slots} slots");
+        let result = result_after_the_revocation(&sessions, &store).await;
+        assert_eq!(result, "invalid", "{slots} slots");
         assert_eq!(store.reads(), [1, 1]);
     }
 }
 
-/// That the test above can fail: with reads that are joined while they are in flight, a session is let in
-/// that was revoked before the request came.
+// Shows that the test above can fail. If a request joins a read in flight, it accepts a session
+// that was revoked before the request arrived.
 #[tokio::test(start_paused = true)]
-async fn joining_a_read_in_flight_lets_a_revoked_session_in() {
+async fn joining_a_read_in_flight_accepts_a_revoked_session() {
     let store = Store::held();
-    let mutant = JoinsInFlight {
-        store: store.clone(),
-        reads: Arc::default(),
-    };
+    let mutant = JoinsInFlight { store: store.clone(), reads: Arc::default() };
     let sessions = sessions(mutant, 2, HOUR);
-    assert_eq!(told_after_the_revocation(&sessions, &store).await, "valid");
+    assert_eq!(result_after_the_revocation(&sessions, &store).await, "valid");
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,7 +90,7 @@ async fn callers_for_one_token_share_the_next_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_that_wait_become_one_read_up_to_a_limit() {
+async fn waiting_tokens_share_one_read_up_to_a_limit() {
     let store = Store::held();
     let sessions = sessions(store.clone(), 1, HOUR);
     let mut all = vec![asking(&sessions, 0)];
@@ -106,10 +104,7 @@ async fn tokens_that_wait_become_one_read_up_to_a_limit() {
         assert_eq!(answer.unwrap(), expected, "{n}");
     }
     assert_eq!(store.reads(), [1, 128, 128, 44]);
-    assert_eq!(
-        (store.most(), sessions.metrics().most_reads_in_flight),
-        (1, 1)
-    );
+    assert_eq!((store.most(), sessions.metrics().peak_reads_in_flight), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -121,15 +116,12 @@ async fn reads_in_flight_never_exceed_the_bulkhead() {
     assert!(answers.into_iter().all(|answer| answer.unwrap() == "valid"));
     let metrics = sessions.metrics();
     assert_eq!(store.most(), 3, "{metrics:?}");
-    assert_eq!(
-        (metrics.most_reads_in_flight, metrics.reads_at_once),
-        (3, 3)
-    );
+    assert_eq!((metrics.peak_reads_in_flight, metrics.max_concurrent_reads), (3, 3));
     assert_eq!((metrics.reads_in_flight, metrics.reads_waiting), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_whose_callers_all_left_before_its_read_is_not_read() {
+async fn token_without_callers_is_not_read() {
     let store = Store::held();
     let sessions = sessions(store.clone(), 1, HOUR);
     let first = asking(&sessions, 1);
@@ -145,11 +137,10 @@ async fn a_token_whose_callers_all_left_before_its_read_is_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_goes_on_and_fills_when_its_callers_leave() {
+async fn read_continues_and_fills_after_its_callers_left() {
     let (cache, store) = (Cache::default(), Store::held());
-    let sessions = Sessions::builder(cache.clone(), store.clone())
-        .budget(HOUR)
-        .build();
+    let sessions =
+        Sessions::builder(cache.clone(), store.clone()).validation_timeout(HOUR).build().unwrap();
     let leaves = asking(&sessions, 1);
     until("the read", || store.in_flight() == 1).await;
     leaves.abort();
@@ -158,14 +149,14 @@ async fn a_read_goes_on_and_fills_when_its_callers_leave() {
     until("the fill", || cache.fills() == 1).await;
 }
 
-/// A cache that loses its leases grants a second one for the same token.
-/// A lease that was granted may have been lost since, and another's fill be in its place: whatever stands
-/// under the key goes before "invalid" is answered. Found by the model (G3).
+// A cache that loses its leases grants a second one for the same token. A granted lease may have
+// been lost, and replaced by another client's fill. The key is therefore removed before "invalid"
+// is returned. Found by the model (G3).
 #[tokio::test(start_paused = true)]
-async fn invalid_removes_the_key_also_with_a_lease_of_ones_own() {
+async fn invalid_removes_the_key_also_with_its_own_lease() {
     let (cache, store) = (Cache::default(), Store::new());
     store.absent(1);
-    let sessions = Sessions::builder(cache.clone(), store).build();
+    let sessions = Sessions::builder(cache.clone(), store).build().unwrap();
     assert_eq!(ask(&sessions, 1).await, "invalid");
     assert_eq!(cache.invalidations(), 1);
 }
@@ -174,9 +165,10 @@ async fn invalid_removes_the_key_also_with_a_lease_of_ones_own() {
 async fn callers_that_share_a_read_fill_once() {
     let (cache, store) = (Cache::default(), Store::held());
     let sessions = Sessions::builder(cache.clone(), store.clone())
-        .reads_at_once(1)
-        .budget(HOUR)
-        .build();
+        .max_concurrent_reads(1)
+        .validation_timeout(HOUR)
+        .build()
+        .unwrap();
     let first = asking(&sessions, 1);
     until("the first read", || store.in_flight() == 1).await;
     let rest: Vec<_> = (0..9).map(|_| asking(&sessions, 2)).collect();
@@ -186,15 +178,15 @@ async fn callers_that_share_a_read_fill_once() {
         assert_eq!(one.await.unwrap(), "valid");
     }
     sessions.shutdown(HOUR).await.unwrap();
-    assert_eq!(cache.fills(), 2, "one for each token");
+    assert_eq!(cache.fills(), 2, "one fill for each token");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_answered_in_time_is_shed_at_once_and_a_store_that_recovers_is_used() {
+async fn overloaded_store_sheds_at_once_until_it_recovers() {
     let store = Store::new();
     store.takes(Duration::from_millis(200));
     let sessions = sessions(store.clone(), 1, BUDGET);
-    // It is known to be slow once it was.
+    // After a slow read, the store is known to be slow.
     for n in 0..6 {
         assert_eq!(ask(&sessions, n).await, "valid");
     }
@@ -207,7 +199,7 @@ async fn what_cannot_be_answered_in_time_is_shed_at_once_and_a_store_that_recove
     assert_eq!((metrics.shed, metrics.unavailable), (1, 1));
     assert!(sessions.recent_errors()[0].contains("load was shed"));
     assert_eq!(in_flight.await.unwrap(), "valid");
-    // With a slot free it is tried. It is quick again, and after a few reads that is known too.
+    // With a free slot, a read is tried. After a few fast reads, the store is known to be fast.
     store.takes(Duration::from_millis(1));
     for n in 0..4 {
         assert_eq!(ask(&sessions, n).await, "valid");
@@ -218,7 +210,7 @@ async fn what_cannot_be_answered_in_time_is_shed_at_once_and_a_store_that_recove
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_is_told_at_its_deadline() {
+async fn waiting_validation_is_unavailable_at_its_deadline() {
     let store = Store::held();
     let sessions = sessions(store.clone(), 1, BUDGET);
     let begin = Instant::now();
@@ -231,7 +223,7 @@ async fn who_waits_is_told_at_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_that_panics_costs_its_own_callers_an_answer_and_nobody_else() {
+async fn panicking_read_affects_only_its_own_callers() {
     let store = Store::held();
     let sessions = sessions(store.clone(), 1, HOUR);
     store.panics(1);
@@ -240,66 +232,53 @@ async fn a_read_that_panics_costs_its_own_callers_an_answer_and_nobody_else() {
     store.let_pass(2);
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!(sessions.metrics().reads_in_flight, 0);
-    // Also those who waited behind it.
+    // The same holds for callers that waited behind it.
     store.panics(1);
     let both = join_all([asking(&sessions, 1), asking(&sessions, 2)]).await;
     assert_eq!(both.len(), 2);
     assert_eq!(sessions.metrics().reads_waiting, 0);
 }
 
-/// Every method of a store bounds itself in time. One that does not must not take the slots for good.
+// A store that does not limit the duration of a call must not hold slots forever.
 #[tokio::test(start_paused = true)]
-async fn a_store_that_never_answers_gives_its_slot_back() {
+async fn hanging_read_releases_its_slot() {
     let store = Store::held();
     let sessions = sessions(store.clone(), 1, BUDGET);
     assert_eq!(ask(&sessions, 1).await, "unavailable");
     assert_eq!(
         sessions.metrics().reads_in_flight,
         1,
-        "its fill may be good"
+        "the read continues, because its fill may succeed"
     );
     sleep(Duration::from_secs(2)).await;
-    until("its end", || sessions.metrics().reads_in_flight == 0).await;
+    until("the read to end", || sessions.metrics().reads_in_flight == 0).await;
     assert_eq!(store.in_flight(), 0);
     store.let_pass(1);
     assert_eq!(ask(&sessions, 1).await, "valid");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_answers_those_who_wait() {
+async fn shutdown_completes_waiting_validations() {
     let store = Store::held();
     let sessions = sessions(store.clone(), 1, HOUR);
     let all: Vec<_> = (0..300).map(|n| asking(&sessions, n)).collect();
-    until("all to wait", || {
-        sessions.metrics().reads_waiting >= 299 - 128
-    })
-    .await;
+    until("all to wait", || sessions.metrics().reads_waiting >= 299 - 128).await;
     let shutdown = tokio::spawn({
         let sessions = sessions.clone();
         async move { sessions.shutdown(HOUR).await }
     });
     store.let_pass(4);
     shutdown.await.unwrap().unwrap();
-    assert!(
-        join_all(all)
-            .await
-            .into_iter()
-            .all(|answer| answer.unwrap() == "valid")
-    );
+    assert!(join_all(all).await.into_iter().all(|answer| answer.unwrap() == "valid"));
 }
 
-/// The slots are not lost with a runtime that ends in the middle of a read.
+// Slots are not lost if a runtime ends during a read.
 #[test]
 fn sessions_outlive_a_runtime() {
     let store = Store::held();
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    };
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let first = runtime();
-    // Here time is real: a slot that was lost has to show.
+    // Time is real in this test, so that a lost slot shows.
     let soon = Duration::from_secs(20);
     let sessions = first.block_on(async { sessions(store.clone(), 1, soon) });
     first.block_on(async {
@@ -311,16 +290,16 @@ fn sessions_outlive_a_runtime() {
     assert_eq!(runtime().block_on(ask(&sessions, 2)), "valid");
 }
 
-type InFlight = Shared<BoxFuture<'static, Arc<Result<Loaded, StoreError>>>>;
+type InFlight = Shared<BoxFuture<'static, Arc<Result<ReadResult, StoreError>>>>;
 
-/// The mistake, as a store: whoever reads what is being read gets that read's answer.
+/// The bug, as a store: a request for a token that is being read gets the reply of that read.
 struct JoinsInFlight {
     store: Store,
     reads: Arc<Mutex<HashMap<TokenDigest, InFlight>>>,
 }
 
 impl SessionStore for JoinsInFlight {
-    async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
+    async fn load(&self, digests: &[TokenDigest]) -> Result<ReadResult, StoreError> {
         let [digest] = *digests else {
             return self.store.load(digests).await;
         };
@@ -332,20 +311,17 @@ impl SessionStore for JoinsInFlight {
         };
         let joined = {
             let mut reads = self.reads.lock().unwrap();
-            reads
-                .entry(digest)
-                .or_insert_with(|| read.boxed().shared())
-                .clone()
+            reads.entry(digest).or_insert_with(|| read.boxed().shared()).clone()
         };
         match &*joined.await {
             Ok(loaded) => Ok(loaded.clone()),
             Err(error) => Err(StoreError::new(error.kind(), error.to_string())),
         }
     }
-    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
-        self.store.login_moment().await
+    async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
+        self.store.login_snapshot().await
     }
-    async fn create(&self, d: TokenDigest, new: &CheckedSession) -> Result<Creation, StoreError> {
+    async fn create(&self, d: TokenDigest, new: &ValidatedSession) -> Result<Creation, StoreError> {
         self.store.create(d, new).await
     }
     async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
@@ -368,12 +344,17 @@ impl SessionStore for JoinsInFlight {
     async fn touch(&self, id: SessionId, granularity: Duration) -> Result<Change, StoreError> {
         self.store.touch(id, granularity).await
     }
-    async fn list(&self, user_id: &str) -> Result<Vec<ListedSession>, StoreError> {
-        self.store.list(user_id).await
+    async fn list(
+        &self,
+        user_id: &str,
+        after: Option<ListCursor>,
+        limit: usize,
+    ) -> Result<SessionPage, StoreError> {
+        self.store.list(user_id, after, limit).await
     }
     async fn journal_since(
         &self,
-        position: Option<JournalPosition>,
+        position: Option<&JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
         self.store.journal_since(position).await
     }

@@ -1,37 +1,41 @@
-//! Spans of time that are too long to be added to a moment.
+//! The longest spans of time that settings allow.
 
 use std::time::Duration;
 
-use session_layer::{CacheErrorKind, Reach, Sessions};
+use session_layer::error::CacheErrorKind;
+use session_layer::limits::MAX_LIFETIME;
+use session_layer::{Sessions, Visibility};
 
 use crate::ports::{Cache, HOUR, Store, ask, token};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 #[tokio::test(start_paused = true)]
-async fn none_is_too_long() {
+async fn longest_spans_overflow_no_moment() {
     let (cache, store) = (Cache::default(), Store::new());
     store.absent(2);
     store.shared();
     let sessions = Sessions::builder(cache.clone(), store)
-        .ttl(Duration::MAX)
-        .budget(Duration::MAX)
-        .slow_call(Duration::MAX)
-        .journal_interval(Duration::MAX)
-        .retention(Some(Duration::MAX))
-        .build();
+        .ttl(DAY)
+        .validation_timeout(DAY)
+        .change_wait(DAY)
+        .slow_lookup_threshold(Duration::MAX)
+        .journal_interval(DAY)
+        .retention(Some(MAX_LIFETIME))
+        .build()
+        .unwrap();
     assert_eq!(sessions.ttl(), DAY);
     assert_eq!(ask(&sessions, 1).await, "valid");
     tokio::time::sleep(DAY + HOUR).await;
-    // Its first read panics.
-    assert_eq!(sessions.metrics().journal_reads, 1);
-    // What is not acknowledged is kept until its copies have died.
+    // The first journal read panics. The second is immediate after the registration.
+    assert_eq!(sessions.metrics().journal_reads, 2);
+    // An unacknowledged invalidation is kept until its entries have expired.
     cache.fails(CacheErrorKind::Unreachable);
-    let changed = sessions.revoke_and_wait(&token(2), Duration::MAX).await;
-    assert_eq!(changed.unwrap().reach, Reach::Nothing);
-    assert_eq!(sessions.metrics().unacknowledged, 1);
+    let changed = sessions.revoke(&token(2)).wait(Duration::MAX).await;
+    assert_eq!(changed.unwrap().visibility, Visibility::Nothing);
+    assert_eq!(sessions.metrics().pending_invalidations, 1);
     cache.fails(None);
     tokio::time::sleep(HOUR).await;
-    assert_eq!(sessions.metrics().unacknowledged, 0);
+    assert_eq!(sessions.metrics().pending_invalidations, 0);
     sessions.shutdown(Duration::MAX).await.unwrap();
 }

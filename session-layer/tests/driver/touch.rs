@@ -1,4 +1,4 @@
-//! Touches before the answer, over a store that holds them.
+//! Touches before the response, over a store that holds them.
 
 use std::time::Duration;
 
@@ -14,14 +14,13 @@ const BUDGET: Duration = Duration::from_millis(250);
 fn due() -> (Store, Sessions) {
     let store = Store::new();
     store.due(HOUR);
-    let sessions = Sessions::builder(NoCache, store.clone()).budget(BUDGET);
-    (store, sessions.build())
+    let sessions = Sessions::builder(NoCache, store.clone()).validation_timeout(BUDGET);
+    (store, sessions.build().unwrap())
 }
 
-/// The read has said that it is alive; a row that is locked, or a store that takes its time with a change, is no
-/// reason to say anything else.
+// The read has proved that the session is active. A locked row or a slow store changes nothing.
 #[tokio::test(start_paused = true)]
-async fn a_touch_that_takes_long_keeps_no_answer_waiting() {
+async fn slow_touch_does_not_delay_the_response() {
     let (store, sessions) = due();
     let began = Instant::now();
     assert_eq!(ask(&sessions, 1).await, "valid");
@@ -30,7 +29,7 @@ async fn a_touch_that_takes_long_keeps_no_answer_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_requests_one_touches() {
+async fn concurrent_requests_cause_one_touch() {
     let (store, sessions) = due();
     let asking = |n| {
         let sessions = sessions.clone();
@@ -41,11 +40,11 @@ async fn of_many_requests_one_touches() {
         assert_eq!(answer.unwrap(), "valid");
     }
     assert_eq!(store.touches(), 1);
-    // As long as it goes on, nobody waits.
+    // While the touch is in flight, no request waits.
     let began = Instant::now();
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!((store.touches(), began.elapsed()), (1, Duration::ZERO));
-    // It found the row locked, so the next one tries again.
+    // The touch found the row locked, and the next one tries again.
     store.let_touches_pass(1);
     tokio::time::sleep(BUDGET).await;
     let again = asking(1);
@@ -53,10 +52,10 @@ async fn of_many_requests_one_touches() {
     assert_eq!(again.await.unwrap(), "valid");
 }
 
-/// Else a session that is used when others are would end in spite of it. Nobody waits for it, and one is under way
-/// at a time, however many sessions are due.
+// Otherwise a session would expire although it is used, if other sessions are used at the same
+// time. No request waits, and one touch is in flight, however many sessions are due.
 #[tokio::test(start_paused = true)]
-async fn a_use_that_comes_while_another_is_noted_is_noted_after_it() {
+async fn use_during_a_touch_is_recorded_after_it() {
     let (store, sessions) = due();
     assert_eq!(ask(&sessions, 1).await, "valid");
     let began = Instant::now();
@@ -70,23 +69,12 @@ async fn a_use_that_comes_while_another_is_noted_is_noted_after_it() {
     }
     store.let_touches_pass(1);
     tokio::time::sleep(BUDGET).await;
-    assert_eq!(store.touches(), 5, "each once");
+    assert_eq!(store.touches(), 5, "one touch per session");
 }
 
-/// Its cookie is to be sent again with the answer.
+// This holds for any store.
 #[tokio::test(start_paused = true)]
-async fn a_persistent_session_waits_for_its_turn() {
-    let (store, sessions) = due();
-    store.persistent();
-    assert_eq!(ask(&sessions, 1).await, "valid");
-    let began = Instant::now();
-    assert_eq!(ask(&sessions, 2).await, "valid");
-    assert_eq!(began.elapsed(), BUDGET / 5);
-}
-
-/// Whatever store it is.
-#[tokio::test(start_paused = true)]
-async fn a_touch_that_never_ends_keeps_the_turn_from_nobody() {
+async fn hanging_touch_does_not_block_the_next() {
     let (store, sessions) = due();
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!(ask(&sessions, 2).await, "valid");

@@ -1,14 +1,14 @@
-//! What can be shared and sent. The layer, its service and its future are asserted where they are probed, in
-//! session-testkit.
+//! The auto traits of public types. session-testkit asserts those of the layer.
 
 use bytes::Bytes;
 use http_body_util::Full;
-use session_layer::{
-    HealthFuture, HealthService, Rejection, ResponseBody, SessionCookie, SetCookie, TokenSource,
-};
+use session_layer::cookie::SetCookie;
+use session_layer::health::HealthFuture;
+use session_layer::http::ResponseBody;
+use session_layer::{HealthService, Rejection, SessionCookie, TokenSource};
 
 #[test]
-fn what_is_send_sync_and_clone() {
+fn public_types_are_send_sync_and_clone() {
     fn is<T: Send + Sync + Clone + 'static>() {}
     fn is_send<T: Send + 'static>() {}
     is::<SessionCookie>();

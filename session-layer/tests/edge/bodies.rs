@@ -1,4 +1,4 @@
-//! Any body, of requests and of answers.
+//! Arbitrary bodies of requests and responses.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::stub::{Stub, get};
 
-/// Data that is not `Bytes`, an error of its own, trailers, and a length that is not known.
+/// A body whose data is not `Bytes`, with its own error, trailers, and an unknown length.
 #[derive(Default)]
 struct Odd(u8);
 
@@ -64,42 +64,36 @@ impl Body for Odd {
     }
 }
 
-/// The answers to a valid request and to one without a session.
-async fn answers<B>() -> [Response<session_layer::ResponseBody<B>>; 2]
+/// Returns the responses to a valid request and to one without a session.
+async fn responses<B>() -> [Response<session_layer::http::ResponseBody<B>>; 2]
 where
     B: Default,
 {
-    let layer = Stub::new().alive(0, "alice").layer();
+    let layer = Stub::new().active(0, "alice").layer();
     let inner = tower::service_fn(|_| async { Ok::<_, Infallible>(Response::new(B::default())) });
     let service = layer.layer(inner);
-    let valid = service
-        .clone()
-        .oneshot(get(&[(COOKIE, "session={0}")]))
-        .await;
+    let valid = service.clone().oneshot(get(&[(COOKIE, "session={0}")])).await;
     [valid.unwrap(), service.oneshot(get(&[])).await.unwrap()]
 }
 
 #[tokio::test]
-async fn the_inner_body_is_left_as_it_is() {
-    let [response, _] = answers::<Odd>().await;
+async fn inner_body_is_unchanged() {
+    let [response, _] = responses::<Odd>().await;
     let mut body = response.into_body();
-    assert_eq!(
-        (body.size_hint().upper(), body.is_end_stream()),
-        (Some(77), false)
-    );
+    assert_eq!((body.size_hint().upper(), body.is_end_stream()), (Some(77), false));
     let data = body.frame().await.unwrap().unwrap().into_data().unwrap();
     assert_eq!(data.0, "odd");
     assert!(body.frame().await.unwrap().unwrap().is_trailers());
     assert_eq!(body.frame().await.unwrap().unwrap_err(), OddError);
 
-    let [response, _] = answers::<Empty<Bytes>>().await;
+    let [response, _] = responses::<Empty<Bytes>>().await;
     assert!(response.body().is_end_stream());
     assert_eq!(response.body().size_hint().exact(), Some(0));
 }
 
 #[tokio::test]
-async fn a_rejection_has_its_length_and_ends() {
-    let [_, response] = answers::<Odd>().await;
+async fn rejection_body_has_its_length_and_ends() {
+    let [_, response] = responses::<Odd>().await;
     assert_eq!(response.status(), 401);
     let mut body = response.into_body();
     let length = body.size_hint().exact().unwrap();
@@ -109,32 +103,27 @@ async fn a_rejection_has_its_length_and_ends() {
     assert!(body.is_end_stream() && body.frame().await.is_none());
     assert_eq!(body.size_hint().exact(), Some(0));
 
-    let [_, response] = answers::<Full<Bytes>>().await;
+    let [_, response] = responses::<Full<Bytes>>().await;
     let length = response.body().size_hint().exact().unwrap();
-    assert_eq!(
-        response.collect().await.unwrap().to_bytes().len() as u64,
-        length
-    );
+    assert_eq!(response.collect().await.unwrap().to_bytes().len() as u64, length);
 }
 
 #[tokio::test]
-async fn nothing_is_asked_of_a_requests_body() {
+async fn request_body_needs_no_bounds() {
     struct NotEvenABody(Rc<u8>);
-    let layer = Stub::new().alive(0, "alice").layer();
-    let service = layer.layer(tower::service_fn(
-        |request: Request<NotEvenABody>| async move {
-            assert_eq!(*request.into_body().0, 5);
-            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-        },
-    ));
+    let layer = Stub::new().active(0, "alice").layer();
+    let service = layer.layer(tower::service_fn(|request: Request<NotEvenABody>| async move {
+        assert_eq!(*request.into_body().0, 5);
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
     let request = get(&[(COOKIE, "session={0}")]).map(|_| NotEvenABody(Rc::new(5)));
     assert_eq!(service.oneshot(request).await.unwrap().status(), 200);
 }
 
-/// The bounds of `tonic::transport::Server::layer` (0.14) and of hyper's connections behind
-/// `TowerToHyperService`, in their own words; their crates would be a long build for this.
+// The bounds of `tonic::transport::Server::layer` (0.14), copied because tonic's transport would
+// be a long build. `servers.rs` uses tonic's router and hyper's connections.
 #[test]
-fn it_fits_under_tonic_and_hyper() {
+fn layer_satisfies_the_bounds_of_tonic() {
     fn tonic<L, S, ResBody>(_: L, _: S)
     where
         L: tower::Layer<S>,

@@ -1,4 +1,4 @@
-//! Whatever a request carries: no panic, and no session without a valid token.
+//! Arbitrary requests cause no panic, and get no session without a valid token.
 
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderValue, Request};
@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use crate::stub::{Stub, outcome, token};
 
-/// Near what is parsed, or any bytes. Token 0 is alive, 1 is not, and 2 is another user's.
+/// Generates a field that is nearly valid, or arbitrary bytes. Tokens 0 and 2 are active and belong
+/// to different users. Token 1 is unknown.
 fn field() -> impl Strategy<Value = (bool, Vec<u8>)> {
     let part = prop_oneof![
         4 => prop::sample::select(vec![
@@ -26,7 +27,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn no_session_without_a_valid_token(fields in prop::collection::vec(field(), 0..5)) {
+    fn arbitrary_request_gets_no_session_without_a_token(
+        fields in prop::collection::vec(field(), 0..5),
+    ) {
         let mut request = Request::new(Full::default());
         for (authorization, bytes) in &fields {
             let name = if *authorization { AUTHORIZATION } else { COOKIE };
@@ -36,16 +39,16 @@ proptest! {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (status, user) = runtime.block_on(async {
-            let stub = Stub::new().alive(0, "alice").alive(2, "bob");
+            let stub = Stub::new().active(0, "alice").active(2, "bob");
             outcome(stub.layer(), request).await
         });
-        let presents = |n: u8| {
+        let sends = |n: u8| {
             let token = token(n).into_bytes();
             fields.iter().any(|(_, bytes)| bytes.windows(43).any(|part| part == token))
         };
         match (status, user.as_str()) {
-            (200, "alice") => prop_assert!(presents(0)),
-            (200, "bob") => prop_assert!(presents(2)),
+            (200, "alice") => prop_assert!(sends(0)),
+            (200, "bob") => prop_assert!(sends(2)),
             (400 | 401, "") => {}
             other => prop_assert!(false, "{other:?}"),
         }

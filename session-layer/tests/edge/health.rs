@@ -1,5 +1,4 @@
-//! The health service over stubs. What a document says of which facts is decided, and tested, in
-//! `src/health/report.rs`.
+//! The health service over stubs. `src/health/report.rs` tests the document's content.
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +6,15 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
-use session_layer::{HealthService, HealthStatus, Mode};
+use session_layer::health::HealthStatus;
+use session_layer::{CacheMode, HealthService};
 use tower::ServiceExt as _;
 
 use crate::stub::{Stub, token};
 
 async fn ask(service: HealthService, method: Method) -> Response<Value> {
-    // Any body will do.
-    let request = Request::builder()
-        .method(method)
-        .body("no body at all")
-        .unwrap();
+    // The service accepts any body.
+    let request = Request::builder().method(method).body("no body at all").unwrap();
     let (parts, body) = service.oneshot(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     assert_eq!(parts.headers[CACHE_CONTROL], "no-store");
@@ -25,7 +22,7 @@ async fn ask(service: HealthService, method: Method) -> Response<Value> {
 }
 
 #[tokio::test]
-async fn the_document_over_http() {
+async fn document_is_served_as_json() {
     let response = ask(HealthService::report(Stub::new().sessions()), Method::GET).await;
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
@@ -35,25 +32,19 @@ async fn the_document_over_http() {
     assert_eq!(document["performance"]["ping"], 0.2);
     assert_eq!(document["mode"], "on");
 
-    let response = ask(
-        HealthService::report(Stub::new().cache_down().sessions()),
-        Method::GET,
-    )
-    .await;
+    let response =
+        ask(HealthService::report(Stub::new().cache_down().sessions()), Method::GET).await;
     assert_eq!(response.status(), 503);
     let document = response.body();
     assert_eq!(document["status"], "unhealthy");
-    assert_eq!(
-        document["errors"][0],
-        "session cache: the stub's cache is down"
-    );
+    assert_eq!(document["errors"][0], "session cache: the stub's cache is down");
     assert_eq!(document["sessionCache"]["pool"]["available"], 0);
 }
 
 #[tokio::test]
 async fn bypass_with_the_cache_down_is_degraded() {
     let sessions = Stub::new().cache_down().sessions();
-    sessions.set_mode(Mode::Bypass);
+    sessions.set_mode(CacheMode::Bypass);
     let report = sessions.health().await;
     assert_eq!(report.status(), HealthStatus::Degraded);
     assert_eq!(report.http_status(), 200);
@@ -61,7 +52,7 @@ async fn bypass_with_the_cache_down_is_degraded() {
 }
 
 #[tokio::test]
-async fn validations_are_counted_in_it() {
+async fn document_counts_validations() {
     let stub = Stub::new().cached(0, "alice");
     let sessions = stub.sessions();
     for n in [0, 0] {
@@ -72,28 +63,22 @@ async fn validations_are_counted_in_it() {
     assert_eq!(metrics.hits + metrics.misses, 2);
 }
 
-/// No outage.
-fn up(stub: Stub) -> Stub {
+fn no_outage(stub: Stub) -> Stub {
     stub
 }
 
 #[tokio::test]
 async fn ready_while_some_session_could_be_validated() {
-    // Each begins with a store that was there once, or (the last) never.
+    // In all cases but the last, the store has responded once before the outage.
     for (outage, mode, known, status) in [
-        (up as fn(Stub) -> Stub, Mode::On, true, 200),
-        (|stub| stub.cache_down(), Mode::On, true, 200),
-        (|stub| stub.store_down(true), Mode::On, true, 200),
-        (
-            |stub| stub.store_down(true).cache_down(),
-            Mode::On,
-            true,
-            503,
-        ),
-        (|stub| stub.store_down(true), Mode::Bypass, true, 503),
-        (|stub| stub.probe_hangs(), Mode::On, true, 200),
-        (|stub| stub.probe_hangs().cache_down(), Mode::On, true, 503),
-        (|stub| stub.store_down(true), Mode::On, false, 503),
+        (no_outage as fn(Stub) -> Stub, CacheMode::On, true, 200),
+        (|stub| stub.cache_down(), CacheMode::On, true, 200),
+        (|stub| stub.store_down(true), CacheMode::On, true, 200),
+        (|stub| stub.store_down(true).cache_down(), CacheMode::On, true, 503),
+        (|stub| stub.store_down(true), CacheMode::Bypass, true, 503),
+        (|stub| stub.probe_hangs(), CacheMode::On, true, 200),
+        (|stub| stub.probe_hangs().cache_down(), CacheMode::On, true, 503),
+        (|stub| stub.store_down(true), CacheMode::On, false, 503),
     ] {
         let stub = Stub::new().store_down(!known);
         let sessions = stub.sessions();
@@ -110,58 +95,42 @@ async fn ready_while_some_session_could_be_validated() {
 }
 
 #[tokio::test]
-async fn alive_without_asking_anybody() {
+async fn livez_responds_without_a_query() {
     let response = ask(HealthService::livez(), Method::GET).await;
     assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]
-async fn who_asks_at_once_shares_one_probe() {
+async fn concurrent_checks_share_one_probe() {
     let stub = Stub::new();
     let sessions = stub.sessions();
     let report = HealthService::report(sessions.clone());
     let ready = HealthService::readyz(sessions);
-    let both = (0..40).map(|n| {
-        if n % 2 == 0 {
-            report.clone()
-        } else {
-            ready.clone()
-        }
-    });
+    let both = (0..40).map(|n| if n % 2 == 0 { report.clone() } else { ready.clone() });
     futures_util::future::join_all(both.map(|service| ask(service, Method::GET))).await;
     assert_eq!(stub.probes(), 1);
 }
 
 #[tokio::test]
-async fn what_hangs_costs_a_second_at_most() {
-    // As far as requests found, the cache is there: slow. Or it is not.
+async fn hanging_probe_ends_within_a_second() {
+    // The last look-ups of requests found the cache slow, or unreachable.
     let slow = (Stub::new().probe_hangs(), 200, "degraded");
     let dead = (Stub::new().probe_hangs().cache_down(), 503, "unhealthy");
-    for (stub, status, says) in [slow, dead] {
+    for (stub, status, expected) in [slow, dead] {
         let begun = Instant::now();
         let response = ask(HealthService::report(stub.sessions()), Method::GET).await;
-        assert!(
-            begun.elapsed() < Duration::from_secs(2),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
         assert_eq!(response.status(), status);
-        assert_eq!(response.body()["status"], says);
-        for (n, who) in ["session cache: ", "session store: "]
-            .into_iter()
-            .enumerate()
-        {
+        assert_eq!(response.body()["status"], expected);
+        for (n, who) in ["session cache: ", "session store: "].into_iter().enumerate() {
             let error = response.body()["errors"][n].as_str().unwrap();
-            assert!(
-                error.starts_with(who) && error.contains("had not ended"),
-                "{error}"
-            );
+            assert!(error.starts_with(who) && error.contains("had not ended"), "{error}");
         }
     }
 }
 
 #[tokio::test]
-async fn get_and_head_only() {
+async fn other_methods_than_get_and_head_get_405() {
     for service in [
         HealthService::livez(),
         HealthService::report(Stub::new().sessions()),
@@ -178,13 +147,10 @@ async fn get_and_head_only() {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn as_a_route_of_axum() {
+async fn health_service_is_a_route_of_axum() {
     let app: axum::Router = axum::Router::new()
         .route_service("/livez", HealthService::livez())
-        .route_service(
-            "/api/health/redis",
-            HealthService::report(Stub::new().sessions()),
-        );
+        .route_service("/api/health/redis", HealthService::report(Stub::new().sessions()));
     for path in ["/livez", "/api/health/redis"] {
         let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
         let response = app.clone().oneshot(request).await.unwrap();

@@ -1,17 +1,10 @@
-//! The edge, seen from outside: what a request gets, over stubs of cache and store.
+//! The HTTP edge as clients see it, over stubs of cache and store.
 //!
-//! `stub` is a cache and a store that say about a token what a test wants, and count how often they are
-//! asked. Tests on real servers, and the probe for Tower's rules, are in
-//! session-testkit.
+//! `stub` is a configurable cache and store that counts its queries. session-testkit has the tests
+//! on real servers and the probe for Tower's rules.
 
-#![allow(
-    unreachable_pub,
-    reason = "one binary: `pub` means shared between its modules"
-)]
-#![allow(
-    clippy::unwrap_used,
-    reason = "in a test, a panic is a failure that says where"
-)]
+#![allow(unreachable_pub, reason = "one binary: `pub` means shared between its modules")]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is a failure with its location")]
 
 mod stub;
 
@@ -26,3 +19,4 @@ mod health;
 mod options;
 mod rejections;
 mod requests;
+mod servers;

@@ -1,4 +1,4 @@
-//! A request that is rejected: nobody hears of it but the log, and that without its secrets.
+//! A rejected request does not reach the inner service. It is logged once, without its secrets.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use tower::{Layer as _, ServiceExt as _};
 use crate::stub::{Stub, answer, get, token};
 
 #[tokio::test]
-async fn it_never_reaches_the_inner_service() {
+async fn rejected_request_does_not_reach_the_inner_service() {
     let calls = Arc::new(AtomicUsize::new(0));
     let inner = {
         let calls = Arc::clone(&calls);
@@ -30,10 +30,10 @@ async fn it_never_reaches_the_inner_service() {
     assert_eq!(calls.load(Ordering::SeqCst), 0);
 }
 
-/// Writes down every event of ours, with its fields.
-struct Scribe(Arc<Mutex<Vec<String>>>);
+/// A subscriber that records every event of this crate with its fields.
+struct Recorder(Arc<Mutex<Vec<String>>>);
 
-impl tracing::Subscriber for Scribe {
+impl tracing::Subscriber for Recorder {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         metadata.target().starts_with("session_layer")
     }
@@ -44,11 +44,9 @@ impl tracing::Subscriber for Scribe {
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
     fn event(&self, event: &tracing::Event<'_>) {
         let mut text = event.metadata().level().to_string();
-        event.record(
-            &mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
-                text += &format!(" {field}={value:?}");
-            },
-        );
+        event.record(&mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+            text += &format!(" {field}={value:?}");
+        });
         self.0.lock().unwrap().push(text);
     }
     fn enter(&self, _: &tracing::span::Id) {}
@@ -56,9 +54,9 @@ impl tracing::Subscriber for Scribe {
 }
 
 #[tokio::test]
-async fn it_is_one_event_without_secrets() {
+async fn rejection_is_logged_once_without_secrets() {
     let events = Arc::new(Mutex::new(Vec::new()));
-    let _scribe = tracing::subscriber::set_default(Scribe(Arc::clone(&events)));
+    let _recorder = tracing::subscriber::set_default(Recorder(Arc::clone(&events)));
     let (unknown, outage) = (Stub::new(), Stub::new().store_down(true));
     for (stub, value, status) in [
         (&unknown, "Bearer {1}", "401"),
@@ -66,17 +64,11 @@ async fn it_is_one_event_without_secrets() {
         (&outage, "Bearer {1}", "503"),
     ] {
         answer(stub.layer(), get(&[(AUTHORIZATION, value)])).await;
-        let mut told = std::mem::take(&mut *events.lock().unwrap());
-        // That its store does not answer a node tells too, once, whatever is asked of it.
-        told.retain(|event| !event.contains("does not answer yet"));
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(
-            told[0].starts_with("DEBUG") && told[0].contains(status),
-            "{told:?}"
-        );
-        assert!(
-            !told[0].contains(&token(1)) && !told[0].contains("secret"),
-            "{told:?}"
-        );
+        let mut logged = std::mem::take(&mut *events.lock().unwrap());
+        // A node also logs once that its store does not respond, whatever the request.
+        logged.retain(|event| !event.contains("cannot be read yet"));
+        assert_eq!(logged.len(), 1, "{logged:?}");
+        assert!(logged[0].starts_with("DEBUG") && logged[0].contains(status), "{logged:?}");
+        assert!(!logged[0].contains(&token(1)) && !logged[0].contains("secret"), "{logged:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! A cache and a store that say what a test tells them to, and count how often they are asked.
+//! A configurable cache and store that count their queries.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -12,34 +12,35 @@ use http::{HeaderName, Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::value::RawValue;
 use session_layer::cache::{
-    Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, SessionCache,
+    CacheProbe, CacheStatus, Entry, EntryVerdict, Filled, Invalidated, Lookup, SessionCache,
 };
+use session_layer::error::{CacheError, CacheErrorKind, StoreError, StoreErrorKind};
 use session_layer::store::{
-    Change, Creation, JournalPosition, JournalRead, Loaded, Revoked, Row, SessionStore, StoreId,
-    Target,
+    Change, Creation, JournalPosition, JournalRead, ReadResult, Revoked, Row, SessionStore,
+    StoreId, Target,
 };
+use session_layer::store::{SessionParts, ValidatedSession};
 use session_layer::{
-    CacheError, CacheErrorKind, CheckedSession, ListedSession, LoginMoment, Session,
-    SessionCacheLayer, SessionId, SessionParts, Sessions, StoreError, StoreErrorKind, Timestamp,
-    TokenDigest,
+    ListCursor, LoginSnapshot, Session, SessionCacheLayer, SessionId, SessionPage, Sessions,
+    Timestamp, TokenDigest,
 };
 use tower::{Layer as _, ServiceExt as _};
 
 const STORE_ID: StoreId = [7; 16];
 
-/// Token `n` of ours: 43 characters that stand for 32 bytes.
+/// Returns well-formed token number `n`: 43 characters that encode 32 bytes.
 pub fn token(n: u8) -> String {
     assert!(n < 26);
     format!("{:A<43}", char::from(b'A' + n))
 }
 
-/// The state of both; clones are one.
+/// The shared state of the cache and the store. Clones share it.
 #[derive(Clone, Default)]
 pub struct Stub(Arc<State>);
 
 #[derive(Default)]
 struct State {
-    alive: Mutex<HashMap<TokenDigest, String>>,
+    active: Mutex<HashMap<TokenDigest, String>>,
     revoked: Mutex<Vec<TokenDigest>>,
     cached: Mutex<HashMap<TokenDigest, Entry>>,
     store_down: AtomicBool,
@@ -49,7 +50,6 @@ struct State {
     loads: AtomicUsize,
     gets: AtomicUsize,
     probes: AtomicUsize,
-    /// The digests of each look-up in the cache.
     asked: Mutex<VecDeque<Vec<TokenDigest>>>,
 }
 
@@ -58,21 +58,31 @@ impl Stub {
         Self::default()
     }
 
-    /// The handle over this cache and store. The budget is short, for tests that exhaust it.
+    /// Returns a handle over this cache and store. The budget is short, for tests that exhaust it.
     pub fn sessions(&self) -> Sessions {
         Sessions::builder(StubCache(self.clone()), StubStore(self.clone()))
-            .budget(Duration::from_millis(50))
+            .validation_timeout(Duration::from_millis(50))
             .build()
+            .unwrap()
     }
 
     pub fn layer(&self) -> SessionCacheLayer {
         SessionCacheLayer::new(self.sessions())
     }
 
-    /// Token `n` is alive, and this user's.
-    pub fn alive(self, n: u8, user: &str) -> Self {
+    /// Returns a layer with a budget that is long enough for a busy machine.
+    pub fn patient_layer(&self) -> SessionCacheLayer {
+        let sessions = Sessions::builder(StubCache(self.clone()), StubStore(self.clone()))
+            .validation_timeout(Duration::from_secs(60))
+            .build()
+            .unwrap();
+        SessionCacheLayer::new(sessions)
+    }
+
+    /// Makes token `n` an active session of this user.
+    pub fn active(self, n: u8, user: &str) -> Self {
         let digest = TokenDigest::of(&token(n));
-        self.0.alive.lock().unwrap().insert(digest, user.to_owned());
+        self.0.active.lock().unwrap().insert(digest, user.to_owned());
         self
     }
 
@@ -82,11 +92,12 @@ impl Stub {
         self
     }
 
-    /// Token `n` is in the cache, as this user's.
+    /// Caches token `n` as a session of this user.
     pub fn cached(self, n: u8, user: &str) -> Self {
         let digest = TokenDigest::of(&token(n));
         let entry = Entry {
             session: session(digest, user),
+            user_epoch: 0,
             store_id: STORE_ID,
             xmin: 0,
             read_at: Timestamp::now(),
@@ -116,12 +127,11 @@ impl Stub {
         self
     }
 
-    /// How often the store was read.
     pub fn loads(&self) -> usize {
         self.0.loads.load(Ordering::SeqCst)
     }
 
-    /// How often cache or store were asked about tokens.
+    /// Returns the number of queries to the cache or the store.
     pub fn asked(&self) -> usize {
         self.loads() + self.0.gets.load(Ordering::SeqCst)
     }
@@ -130,7 +140,6 @@ impl Stub {
         self.0.probes.load(Ordering::SeqCst)
     }
 
-    /// The digests of each look-up so far.
     pub fn look_ups(&self) -> Vec<Vec<TokenDigest>> {
         self.0.asked.lock().unwrap().iter().cloned().collect()
     }
@@ -166,7 +175,7 @@ impl SessionCache for StubCache {
     async fn get(
         &self,
         digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<TokenDigest>> {
         let state = &self.0.0;
         state.gets.fetch_add(1, Ordering::SeqCst);
@@ -176,7 +185,7 @@ impl SessionCache for StubCache {
         let cached = state.cached.lock().unwrap();
         let answer = |digest: &TokenDigest| match cached.get(digest) {
             _ if is(&state.cache_down) => Lookup::Failed(no_cache()),
-            Some(entry) if judge(entry) == Belief::Believed => Lookup::Hit(entry.clone()),
+            Some(entry) if judge(entry) == EntryVerdict::Fresh => Lookup::Hit(entry.clone()),
             _ => Lookup::Leased(*digest),
         };
         digests.iter().map(answer).collect()
@@ -198,10 +207,7 @@ impl SessionCache for StubCache {
 
     async fn invalidate(&self, digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
         if is(&self.0.0.cache_down) {
-            return Err(CacheError::new(
-                CacheErrorKind::Unreachable,
-                "the stub's cache is down",
-            ));
+            return Err(CacheError::new(CacheErrorKind::Unreachable, "the stub's cache is down"));
         }
         let mut cached = self.0.0.cached.lock().unwrap();
         cached.retain(|digest, _| !digests.contains(digest));
@@ -246,9 +252,9 @@ fn no_store() -> StoreError {
 struct StubStore(Stub);
 
 impl SessionStore for StubStore {
-    async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
+    async fn load(&self, digests: &[TokenDigest]) -> Result<ReadResult, StoreError> {
         let state = &self.0.0;
-        // Without digests it is the driver's question which store this is.
+        // A read without digests only identifies the store.
         if !digests.is_empty() {
             state.loads.fetch_add(1, Ordering::SeqCst);
         }
@@ -258,16 +264,15 @@ impl SessionStore for StubStore {
         if is(&state.store_down) {
             return Err(no_store());
         }
-        let (alive, revoked) = (state.alive.lock().unwrap(), state.revoked.lock().unwrap());
-        let row = |digest: &TokenDigest| match alive.get(digest) {
-            Some(user) => Row::Alive {
-                session: session(*digest, user),
-                previous_until: None,
-            },
+        let (active, revoked) = (state.active.lock().unwrap(), state.revoked.lock().unwrap());
+        let row = |digest: &TokenDigest| match active.get(digest) {
+            Some(user) => {
+                Row::Alive { session: session(*digest, user), user_epoch: 0, previous_until: None }
+            }
             None if revoked.contains(digest) => Row::Revoked,
             None => Row::Absent,
         };
-        Ok(Loaded {
+        Ok(ReadResult {
             now: Timestamp::now(),
             store_id: STORE_ID,
             xmin: 0,
@@ -275,11 +280,11 @@ impl SessionStore for StubStore {
         })
     }
 
-    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
+    async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
         Err(no_store())
     }
 
-    async fn create(&self, _: TokenDigest, _: &CheckedSession) -> Result<Creation, StoreError> {
+    async fn create(&self, _: TokenDigest, _: &ValidatedSession) -> Result<Creation, StoreError> {
         Err(no_store())
     }
     async fn digests(&self, _: &Target) -> Result<Vec<TokenDigest>, StoreError> {
@@ -302,10 +307,15 @@ impl SessionStore for StubStore {
     async fn touch(&self, _: SessionId, _: Duration) -> Result<Change, StoreError> {
         Ok(Change::NoSession)
     }
-    async fn list(&self, _: &str) -> Result<Vec<ListedSession>, StoreError> {
-        Ok(Vec::new())
+    async fn list(
+        &self,
+        _: &str,
+        _: Option<ListCursor>,
+        _: usize,
+    ) -> Result<SessionPage, StoreError> {
+        Ok(SessionPage::default())
     }
-    async fn journal_since(&self, _: Option<JournalPosition>) -> Result<JournalRead, StoreError> {
+    async fn journal_since(&self, _: Option<&JournalPosition>) -> Result<JournalRead, StoreError> {
         Err(no_store())
     }
 
@@ -330,51 +340,43 @@ impl SessionStore for StubStore {
     async fn close(&self) {}
 }
 
-/// A GET with these fields. `{0}`, `{1}`… in a value stand for tokens.
+/// Creates a GET with these fields. `{0}`, `{1}` and so on in a value are replaced by tokens.
 pub fn get(fields: &[(HeaderName, &str)]) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::default());
     for (name, value) in fields {
-        let value = (0..8).fold((*value).to_owned(), |value, n| {
-            value.replace(&format!("{{{n}}}"), &token(n))
-        });
+        let value = (0..8)
+            .fold((*value).to_owned(), |value, n| value.replace(&format!("{{{n}}}"), &token(n)));
         request.headers_mut().append(name, value.parse().unwrap());
     }
     request
 }
 
-/// What a browser asks before a request to another site.
 pub fn preflight() -> Request<Full<Bytes>> {
-    let mut request = get(&[
-        (ORIGIN, "https://example.com"),
-        (ACCESS_CONTROL_REQUEST_METHOD, "PUT"),
-    ]);
+    let mut request =
+        get(&[(ORIGIN, "https://example.com"), (ACCESS_CONTROL_REQUEST_METHOD, "PUT")]);
     *request.method_mut() = Method::OPTIONS;
     request
 }
 
-/// An inner service that says whose session it was called with: `alice`, or `nobody`.
-pub async fn whose<B>(request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
+/// Returns the user of the request's session, such as `alice`, or `anonymous`.
+pub async fn echo_user<B>(request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
     let session = request.extensions().get::<Session>();
-    let user = session.map_or("nobody", Session::user_id);
+    let user = session.map_or("anonymous", Session::user_id);
     Ok(Response::new(Full::from(user.to_owned())))
 }
 
-/// What the layer over [`whose`] answers.
+/// Returns the response of the layer over [`echo_user`].
 pub async fn answer(layer: SessionCacheLayer, request: Request<Full<Bytes>>) -> Response<String> {
-    let service = layer.layer(tower::service_fn(whose::<Full<Bytes>>));
+    let service = layer.layer(tower::service_fn(echo_user::<Full<Bytes>>));
     let (parts, body) = service.oneshot(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     Response::from_parts(parts, String::from_utf8(body.to_vec()).unwrap())
 }
 
-/// Status and, where the inner service was reached, whose session it got.
+/// Returns the status, and the user if the inner service was reached.
 pub async fn outcome(layer: SessionCacheLayer, request: Request<Full<Bytes>>) -> (u16, String) {
     let response = answer(layer, request).await;
     let status = response.status().as_u16();
-    let reached = if status == 200 {
-        response.into_body()
-    } else {
-        String::new()
-    };
+    let reached = if status == 200 { response.into_body() } else { String::new() };
     (status, reached)
 }

@@ -1,4 +1,7 @@
-//! What to start, and how; and the order in which ways to get a server are tried.
+//! The settings of started servers, and the order of the ways to get a server.
+
+use session_layer::error::ServerUrlError;
+use session_layer::server_url::ServerUrl;
 
 use super::{
     Backend, Backends,
@@ -12,7 +15,7 @@ use super::{
     server::{Host, PostgresServer, RedisServer, Server},
 };
 
-/// What to start, and how.
+/// The settings of the servers.
 ///
 /// # Examples
 ///
@@ -36,60 +39,57 @@ pub struct BackendsBuilder {
     own: bool,
     backend: Option<Backend>,
     destructive: bool,
-    redis: Wanted,
-    postgres: Wanted,
+    redis: ServerSettings,
+    postgres: ServerSettings,
 }
 
-/// What was said about one of the servers.
+/// The settings of one server.
 #[derive(Clone, Debug, Default)]
-struct Wanted {
-    given: Option<String>,
+struct ServerSettings {
+    given: Option<Result<ServerUrl, ServerUrlError>>,
     arguments: Vec<String>,
 }
 
 impl BackendsBuilder {
-    /// Never takes a given server. Defaults to taking it.
+    /// Starts own servers even if others are given. Defaults to false.
     pub fn own(mut self) -> Self {
         self.own = true;
         self
     }
 
-    /// Starts servers of one's own on this backend and no other, whatever the environment says.
-    /// Defaults to the first that works.
+    /// Starts own servers on this backend only. Defaults to the first backend that works.
     pub fn backend(mut self, backend: Backend) -> Self {
         self.own = true;
         self.backend = Some(backend);
         self
     }
 
-    /// Takes the Redis at this URL, whatever the environment or [`own`](Self::own) say.
-    pub fn redis_url(mut self, url: impl Into<String>) -> Self {
-        self.redis.given = Some(url.into());
+    /// Uses the Redis at this URL, regardless of the environment and of [`own`](Self::own).
+    pub fn redis_url(mut self, url: impl AsRef<str>) -> Self {
+        self.redis.given = Some(url.as_ref().parse());
         self
     }
 
-    /// Takes the Postgres at this URL, whatever the environment or [`own`](Self::own) say.
-    pub fn database_url(mut self, url: impl Into<String>) -> Self {
-        self.postgres.given = Some(url.into());
+    /// Uses the Postgres at this URL, regardless of the environment and of [`own`](Self::own).
+    pub fn database_url(mut self, url: impl AsRef<str>) -> Self {
+        self.postgres.given = Some(url.as_ref().parse());
         self
     }
 
-    /// Permits commands that do damage (FLUSHALL, CONFIG SET, REPLICAOF) on given servers too.
-    /// Defaults to refusing them there. Kill and pause need a server of one's own in any case.
+    /// Permits commands that do damage (FLUSHALL, CONFIG SET, REPLICAOF) on given servers. Defaults
+    /// to false. Kill and pause always need an own server.
     pub fn allow_destructive(mut self) -> Self {
         self.destructive = true;
         self
     }
 
-    /// Adds arguments of `redis-server`, as in `["--timeout", "1"]`; of no effect on a given one.
+    /// Adds arguments of `redis-server`, such as `["--timeout", "1"]`. A given server ignores them.
     pub fn redis_args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
-        self.redis
-            .arguments
-            .extend(arguments.into_iter().map(Into::into));
+        self.redis.arguments.extend(arguments.into_iter().map(Into::into));
         self
     }
 
-    /// Adds settings of Postgres, as in `["max_connections=20"]`; of no effect on a given one.
+    /// Adds settings of Postgres, such as `["max_connections=20"]`. A given server ignores them.
     pub fn postgres_settings<S: Into<String>>(
         mut self,
         settings: impl IntoIterator<Item = S>,
@@ -98,43 +98,41 @@ impl BackendsBuilder {
         self
     }
 
-    /// Both servers, started side by side.
+    /// Starts both servers in parallel.
     ///
     /// # Errors
-    ///
     /// As [`Backends::start`].
     pub async fn start(self) -> Result<Backends, BackendError> {
-        let (redis, postgres) = tokio::try_join!(
-            self.get::<Redis>(&self.redis),
-            self.get::<Postgres>(&self.postgres)
-        )?;
+        let (redis, postgres) =
+            tokio::try_join!(self.get::<Redis>(&self.redis), self.get::<Postgres>(&self.postgres))?;
         Ok(Backends { redis, postgres })
     }
 
-    /// A Redis alone.
+    /// Starts only a Redis.
     ///
     /// # Errors
-    ///
     /// As [`Backends::start`].
     pub async fn start_redis(self) -> Result<RedisServer, BackendError> {
         self.get::<Redis>(&self.redis).await
     }
 
-    /// A Postgres alone.
+    /// Starts only a Postgres.
     ///
     /// # Errors
-    ///
     /// As [`Backends::start`].
     pub async fn start_postgres(self) -> Result<PostgresServer, BackendError> {
         self.get::<Postgres>(&self.postgres).await
     }
 
-    async fn get<K: Kind>(&self, wanted: &Wanted) -> Result<Server<K>, BackendError> {
-        let environment = || (!self.own).then(|| given(K::URL_VARIABLE)).flatten();
-        if let Some(url) = wanted.given.clone().or_else(environment) {
+    async fn get<K: Kind>(&self, settings: &ServerSettings) -> Result<Server<K>, BackendError> {
+        let environment = || {
+            let url = (!self.own).then(|| given(K::URL_VARIABLE)).flatten()?;
+            Some(url.parse())
+        };
+        if let Some(url) = settings.given.clone().or_else(environment) {
             return Server::external(&url, self.destructive).await;
         }
-        let extra = wanted.arguments.as_slice();
+        let extra = settings.arguments.as_slice();
         let forced = match self.backend {
             Some(backend) => Some(backend),
             None => Backend::from_env()?,
@@ -148,7 +146,7 @@ impl BackendsBuilder {
                 Backend::Docker => match docker::image::<K>().await {
                     Ok(image) => match in_docker(&image, extra).await {
                         Ok(server) => return Ok(server),
-                        // Engines without the rights to run a container exist: try the next.
+                        // The engine may lack the right to run a container.
                         Err(error) if forced.is_none() => {
                             tracing::warn!(
                                 error = chain(&error),
@@ -168,11 +166,7 @@ impl BackendsBuilder {
             };
             tried.push(backend, why);
         }
-        Err(BackendError::NoBackend {
-            server: K::NAME,
-            tried,
-            help: K::HELP,
-        })
+        Err(BackendError::NoBackend { server: K::NAME, tried, help: K::HELP })
     }
 }
 
@@ -188,21 +182,14 @@ async fn natively<K: Kind>(extra: &[String]) -> Result<Server<K>, BackendError> 
         let program = K::find().map_err(|why| {
             let mut tried = Tried::default();
             tried.push(Backend::Native, why);
-            BackendError::NoBackend {
-                server: K::NAME,
-                tried,
-                help: K::HELP,
-            }
+            BackendError::NoBackend { server: K::NAME, tried, help: K::HELP }
         })?;
         let port = native::free_port()?;
         let process = Process::start::<K>(program, port, extra).await?;
         match Server::started(&format!("127.0.0.1:{port}"), Host::Native(process)).await {
-            // Another process took the port between our look and the server's.
+            // Another process took the port between our check and the server's start.
             Err(BackendError::Exited { logs, .. })
-                if tries < 3
-                    && logs
-                        .iter()
-                        .any(|line| line.contains("ddress already in use")) =>
+                if tries < 3 && logs.iter().any(|line| line.contains("ddress already in use")) =>
             {
                 tries += 1;
             }

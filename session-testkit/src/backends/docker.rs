@@ -1,9 +1,9 @@
-//! Servers as containers, through testcontainers.
+//! Servers in containers, through testcontainers.
 //!
-//! The host port is chosen by us and bound firmly: one that the engine picks changes with every
-//! restart. Readiness is asked of the server itself, never read from a log, so that the official
-//! images and ours (`images/build.sh`) are the same to us. The container's name is known to the
-//! [`Supervisor`] before the container exists.
+//! We choose the host port and bind it, because a port that the engine picks changes with every
+//! restart. A request to the server itself determines readiness, not its log. Therefore the
+//! official images and ours (`images/build.sh`) are interchangeable. The [`Supervisor`] knows the
+//! container's name before the container exists.
 
 mod engine;
 
@@ -29,10 +29,10 @@ use super::{
 use crate::wait::{self, Patience};
 pub(crate) use engine::{image, missing};
 
-/// Creating and starting a container; a busy engine takes seconds.
+/// The limit for creating and starting a container. A busy engine takes seconds.
 const START: Duration = Duration::from_secs(60);
 
-/// A server in a container of ours.
+/// A server in a container that we started.
 #[derive(Debug)]
 pub(crate) struct Container {
     kind: &'static str,
@@ -54,7 +54,7 @@ impl Container {
         let mut tries = 0;
         loop {
             match Self::start_once::<K>(image, extra).await {
-                // Another process took the port between our look and the engine's.
+                // Another process took the port between our check and the engine's start.
                 Err(error)
                     if tries < 3
                         && super::error::chain(&error).contains("port is already allocated") =>
@@ -83,19 +83,16 @@ impl Container {
             request = request.with_env_var(*variable, *value);
         }
         if engine::is_local() {
-            // The server asks for no password: keep it off the network.
+            // The server requires no password, therefore it must not be reachable from the network.
             request = request.with_host_config_modifier(|config| {
-                let bindings = config
-                    .port_bindings
-                    .iter_mut()
-                    .flat_map(|ports| ports.values_mut());
+                let bindings = config.port_bindings.iter_mut().flat_map(|ports| ports.values_mut());
                 for binding in bindings.flatten().flatten() {
                     binding.host_ip = Some("127.0.0.1".to_owned());
                 }
             });
         }
         let container = request.start().await;
-        // On error the supervisor removes what was made of it.
+        // On error the supervisor removes a partly created container.
         let container = container.map_err(BackendError::docker(format!("start {image}")))?;
         let host = match container.get_host().await {
             Ok(host) if host.to_string() != "localhost" => host.to_string(),
@@ -112,37 +109,28 @@ impl Container {
         })
     }
 
-    /// `host:port`, the same over all restarts.
+    /// Returns the `host:port`, which stays the same over restarts.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// The networks that it is in, each with its address there.
+    /// Returns the container's networks with its address in each.
     async fn networks(&self) -> Result<Vec<(String, Option<String>)>, BackendError> {
-        let inspected = engine::client()
-            .await?
-            .inspect_container(&self.name, None)
-            .await;
+        let inspected = engine::client().await?.inspect_container(&self.name, None).await;
         let inspected = inspected.map_err(BackendError::docker("inspect a container"))?;
-        // testcontainers' `get_bridge_ip_address` looks for a network named "default" and finds none.
-        let networks = inspected
-            .network_settings
-            .and_then(|settings| settings.networks);
+        // testcontainers' `get_bridge_ip_address` expects a network named "default" and finds none.
+        let networks = inspected.network_settings.and_then(|settings| settings.networks);
         let networks = networks.into_iter().flatten();
-        Ok(networks
-            .map(|(name, network)| (name, network.ip_address))
-            .collect())
+        Ok(networks.map(|(name, network)| (name, network.ip_address)).collect())
     }
 
-    /// Takes it off its networks; answers their names.
+    /// Disconnects the container from its networks and returns their names.
     pub(crate) async fn disconnect(&self) -> Result<Vec<String>, BackendError> {
         let client = engine::client().await?;
         let mut left = Vec::new();
         for (network, _) in self.networks().await? {
-            let request = NetworkDisconnectRequest {
-                container: self.name.clone(),
-                force: Some(true),
-            };
+            let request =
+                NetworkDisconnectRequest { container: self.name.clone(), force: Some(true) };
             let done = client.disconnect_network(&network, request).await;
             done.map_err(BackendError::docker("disconnect a container"))?;
             left.push(network);
@@ -150,35 +138,32 @@ impl Container {
         Ok(left)
     }
 
-    /// Puts it back on these networks.
+    /// Connects the container to these networks again.
     pub(crate) async fn reconnect(&self, networks: &[String]) -> Result<(), BackendError> {
         let client = engine::client().await?;
         for network in networks {
-            let request = NetworkConnectRequest {
-                container: self.name.clone(),
-                endpoint_config: None,
-            };
+            let request =
+                NetworkConnectRequest { container: self.name.clone(), endpoint_config: None };
             let done = client.connect_network(network, request).await;
             done.map_err(BackendError::docker("reconnect a container"))?;
         }
         Ok(())
     }
 
-    /// Where other containers reach it; another one after a restart.
+    /// Returns the address for other containers. It changes with a restart.
     pub(crate) async fn address_for_peers(&self) -> Result<String, BackendError> {
         let networks = self.networks().await?;
         let mut addresses = networks.into_iter().filter_map(|(_, address)| address);
         match addresses.find(|address| !address.is_empty()) {
             Some(address) => Ok(format!("{address}:{}", self.port)),
-            None => Err(BackendError::docker(format!(
-                "tell the address of {}",
-                self.name
-            ))("it has none; a stopped container has none")),
+            None => Err(BackendError::docker(format!("find the address of {}", self.name))(
+                "it has none, as after a stop",
+            )),
         }
     }
 
     fn container(&self) -> Result<&ContainerAsync<GenericImage>, BackendError> {
-        // Taken out only when it is dropped.
+        // The field is empty only during a drop.
         self.container.as_ref().ok_or_else(|| BackendError::Docker {
             action: format!("find the container {}", self.name),
             source: "it was removed".into(),
@@ -195,17 +180,17 @@ impl Container {
         started.map_err(BackendError::docker(format!("start {} again", self.kind)))
     }
 
-    /// SIGKILL; answers when it has ended.
+    /// Sends SIGKILL and waits for the end.
     pub(crate) async fn kill(&self) -> Result<(), BackendError> {
         self.signal("SIGKILL").await
     }
 
-    /// The server's own way of ending; after 5 s SIGKILL.
+    /// Stops the server in its usual way, and with SIGKILL after 5 s.
     pub(crate) async fn stop(&self) -> Result<(), BackendError> {
         self.stop_by(self.stop).await
     }
 
-    /// Another way of ending; after 5 s SIGKILL.
+    /// Stops the server with this signal, and with SIGKILL after 5 s.
     pub(crate) async fn stop_by(&self, stop: Stop) -> Result<(), BackendError> {
         let signal = match stop {
             Stop::Terminate => "SIGTERM",
@@ -223,12 +208,9 @@ impl Container {
             return Ok(());
         }
         let options = KillContainerOptionsBuilder::new().signal(signal).build();
-        let sent = engine::client()
-            .await?
-            .kill_container(&self.name, Some(options))
-            .await;
+        let sent = engine::client().await?.kill_container(&self.name, Some(options)).await;
         if let Err(error) = sent {
-            // It may have ended by itself meanwhile.
+            // The container may have ended meanwhile.
             if self.running().await? {
                 return Err(BackendError::docker(format!("kill {}", self.kind))(error));
             }
@@ -236,11 +218,8 @@ impl Container {
         let deadline = Duration::from_secs(5);
         let mut patience = Patience::new("the container to end", deadline);
         let ended = async || matches!(self.running().await, Ok(false));
-        let in_vain = |_| BackendError::Deadline {
-            action: "stop",
-            server: self.kind,
-            waited: deadline,
-        };
+        let in_vain =
+            |_| BackendError::Deadline { action: "stop", server: self.kind, waited: deadline };
         while !patience.look(ended()).await.map_err(in_vain)? {}
         Ok(())
     }
@@ -255,31 +234,24 @@ impl Container {
         resumed.map_err(BackendError::docker(format!("resume {}", self.kind)))
     }
 
-    /// The last lines that it logged.
+    /// Returns the last log lines.
     pub(crate) async fn logs(&self) -> Vec<String> {
         let Ok(client) = engine::client().await else {
             return Vec::new();
         };
-        let options = LogsOptionsBuilder::new()
-            .stdout(true)
-            .stderr(true)
-            .tail("200")
-            .build();
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail("200").build();
         let mut chunks = std::pin::pin!(client.logs(&self.name, Some(options)));
         let mut text = Vec::new();
         while let Some(Ok(chunk)) = chunks.next().await {
             text.extend_from_slice(&chunk.into_bytes());
         }
-        String::from_utf8_lossy(&text)
-            .lines()
-            .map(str::to_owned)
-            .collect()
+        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
     }
 }
 
 impl Drop for Container {
-    /// Removes it through the engine, on a thread of its own: testcontainers' own destructor needs
-    /// a runtime around it, which a value that outlives its test has not.
+    /// Removes the container through the engine, on another thread. testcontainers' own destructor
+    /// needs a runtime, which a value that outlives its test does not have.
     fn drop(&mut self) {
         let Some(container) = self.container.take() else {
             return;
@@ -297,7 +269,7 @@ impl Drop for Container {
     }
 }
 
-/// Whether this process itself runs in a container.
+/// Returns whether this process runs in a container.
 fn in_container() -> bool {
     Path::new("/.dockerenv").exists()
 }

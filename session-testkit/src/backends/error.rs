@@ -1,146 +1,149 @@
-//! What can go wrong with a server under test, and what to do about it.
+//! Errors of servers under test, with what to do about them.
 
 use std::{fmt, io, time::Duration};
 
 use super::Backend;
 
-/// The cause of an error, from whichever library noticed it.
+/// The cause of an error in another library.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// A server under test could not be started, reached or broken.
+/// The error of starting, reaching or breaking a server under test.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// No way was found to get a server.
+    /// No way to get a server worked.
     #[error("no {server} to test with{tried}\n{help}")]
     NoBackend {
         /// `Redis` or `Postgres`.
         server: &'static str,
-        /// What was tried, and why it was not to be had.
+        /// The tried ways, each with its reason.
         tried: Tried,
-        /// The one command that helps.
+        /// The command that helps.
         help: &'static str,
     },
 
-    /// An environment variable holds something that it may not.
-    #[error("{variable} is `{value}`, and may be {allowed}")]
+    /// An environment variable has a value that is not allowed.
+    #[error("{variable} is `{value}`, but must be {allowed}")]
     BadVariable {
-        /// Its name.
+        /// The variable.
         variable: &'static str,
-        /// What it held.
+        /// The value.
         value: String,
-        /// What it may hold.
+        /// The allowed values.
         allowed: &'static str,
     },
 
-    /// What is said to be a server's URL is none.
-    #[error("what names {server} is no URL with a host; one looks like {example}")]
+    /// The URL of a given server is not usable. The error contains no part of it, because it may
+    /// contain a password.
+    #[error("the URL of {server} is not usable: {reason}. An example is {example}")]
     BadUrl {
         /// `Redis` or `Postgres`.
         server: &'static str,
-        /// One that could be.
+        /// The reason.
+        reason: String,
+        /// An example of a usable URL.
         example: &'static str,
     },
 
-    /// A server did not answer before its deadline.
+    /// A server did not respond before its deadline.
     #[error("{server} was not ready within {waited:?} ({address}){}", indented(.logs))]
     NotReady {
         /// `Redis` or `Postgres`.
         server: &'static str,
-        /// Where it should have answered.
+        /// The expected address.
         address: String,
-        /// How long it was waited for.
+        /// The time waited.
         waited: Duration,
-        /// The last lines that it logged.
+        /// The server's last log lines.
         logs: Vec<String>,
-        /// What the last attempt ended with.
+        /// The error of the last attempt.
         #[source]
         source: Option<Cause>,
     },
 
-    /// A server ended by itself while it was being started.
-    #[error("{server} ended while it was being started{}", indented(.logs))]
+    /// A server ended while it started.
+    #[error("{server} ended while it started{}", indented(.logs))]
     Exited {
         /// `Redis` or `Postgres`.
         server: &'static str,
-        /// The last lines that it logged.
+        /// The server's last log lines.
         logs: Vec<String>,
     },
 
-    /// The server was not started by this process, so there is nothing to signal.
+    /// This process did not start the server, therefore it can't signal it.
     #[error(
-        "cannot {action} {server} at {address}: it was not started by the testkit; \
-         use `Backends::start_own()` for tests that break a server"
+        "cannot {action} {server} at {address}: the testkit did not start it. \
+         Use `Backends::start_own()` for tests that break a server"
     )]
     NotOurs {
-        /// `kill`, `pause`, …
+        /// The action, such as `kill` or `pause`.
         action: &'static str,
         /// `Redis` or `Postgres`.
         server: &'static str,
-        /// Where it is.
+        /// The server's address.
         address: String,
     },
 
-    /// Only a container has a network that it can leave.
+    /// The server has no network to leave, because it is not in a container.
     #[error(
-        "cannot disconnect {server}: it is a process of this machine; \
-         a proxy with `Toxic::hold` in front of it looks the same to clients"
+        "cannot disconnect {server}, because it is a process of this machine. \
+         A proxy with `Toxic::hold` in front of it looks the same to clients"
     )]
     NoNetwork {
         /// `Redis` or `Postgres`.
         server: &'static str,
     },
 
-    /// A command would change a server that others may be using.
+    /// The command would change a server that others may be using.
     #[error(
-        "refused to {action} {server} at {address}: it was not started by the testkit; \
-         `allow_destructive()` permits it, `Backends::start_own()` avoids the question"
+        "did not {action} {server} at {address}, because the testkit did not start it. \
+         Permit it with `allow_destructive()`, or use `Backends::start_own()`"
     )]
     NotAllowed {
-        /// `flush`, `configure`, …
+        /// The action, such as `flush` or `configure`.
         action: &'static str,
         /// `Redis` or `Postgres`.
         server: &'static str,
-        /// Where it is.
+        /// The server's address.
         address: String,
     },
 
-    /// The operating system refused something.
+    /// The operating system returned an error.
     #[error("could not {action}")]
     Io {
-        /// What was being done.
+        /// The failed action.
         action: String,
-        /// Why it failed.
+        /// The reason.
         #[source]
         source: io::Error,
     },
 
-    /// The Docker engine refused something.
+    /// The Docker engine returned an error.
     #[error("Docker could not {action}")]
     Docker {
-        /// What was being done.
+        /// The failed action.
         action: String,
-        /// Why it failed.
+        /// The reason.
         #[source]
         source: Cause,
     },
 
-    /// Redis refused a command.
-    #[error("Redis refused to {action}")]
+    /// Redis rejected a command.
+    #[error("Redis did not {action}")]
     Redis {
-        /// What was being done.
+        /// The failed action.
         action: &'static str,
-        /// Why it failed.
+        /// The reason.
         #[source]
         source: redis::RedisError,
     },
 
-    /// Postgres refused a statement.
-    #[error("Postgres refused to {action}")]
+    /// Postgres rejected a statement.
+    #[error("Postgres did not {action}")]
     Postgres {
-        /// What was being done.
+        /// The failed action.
         action: &'static str,
-        /// Why it failed.
+        /// The reason.
         #[source]
         source: sqlx::Error,
     },
@@ -148,33 +151,30 @@ pub enum BackendError {
     /// A command took longer than its deadline.
     #[error("{server} did not {action} within {waited:?}")]
     Deadline {
-        /// What was being done.
+        /// The failed action.
         action: &'static str,
         /// `Redis` or `Postgres`.
         server: &'static str,
-        /// How long it was waited for.
+        /// The time waited.
         waited: Duration,
     },
 }
 
 impl BackendError {
-    /// For use with `map_err` where the operating system refuses something.
+    /// Converts an error of the operating system, for `map_err`.
     pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Io { action, source }
     }
 
-    /// For use with `map_err` where the Docker engine refuses something.
+    /// Converts an error of the Docker engine, for `map_err`.
     pub(crate) fn docker<E: Into<Cause>>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
         let action = action.into();
-        move |source| Self::Docker {
-            action,
-            source: source.into(),
-        }
+        move |source| Self::Docker { action, source: source.into() }
     }
 }
 
-/// The backends that were tried, each with the reason why it was not to be had.
+/// The tried backends, each with the reason why it was not available.
 #[derive(Debug, Default)]
 pub struct Tried(Vec<(Backend, String)>);
 
@@ -183,7 +183,7 @@ impl Tried {
         self.0.push((backend, why.into()));
     }
 
-    /// The backends in the order in which they were tried.
+    /// Iterates over the backends in the order of the attempts.
     pub fn iter(&self) -> impl Iterator<Item = (Backend, &str)> {
         self.0.iter().map(|(backend, why)| (*backend, why.as_str()))
     }
@@ -198,7 +198,7 @@ impl fmt::Display for Tried {
     }
 }
 
-/// An error with all of its causes on one line.
+/// Formats an error with all its causes on one line.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -215,7 +215,5 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn indented(lines: &[String]) -> String {
-    lines
-        .iter()
-        .fold(String::new(), |text, line| text + "\n  | " + line)
+    lines.iter().fold(String::new(), |text, line| text + "\n  | " + line)
 }

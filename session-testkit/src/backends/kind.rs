@@ -1,10 +1,12 @@
-//! What is different between Redis and Postgres; everything else is written once, for both.
+//! The differences between Redis and Postgres. All other code is shared.
 
 use std::{
     fmt,
     future::Future,
     path::{Path, PathBuf},
 };
+
+use session_layer::server_url::{ServerKind, ServerUrl};
 
 use super::{
     error::Cause,
@@ -15,60 +17,60 @@ use super::{
 pub trait Kind: Recipe {}
 impl<K: Recipe> Kind for K {}
 
-/// How a kind of server is found, started and asked whether it is ready.
+/// The ways to find, start and ping a kind of server.
 ///
-/// Public only in name (its module is not), so that no other crate can add a kind.
+/// Its module is private, therefore no other crate can add a kind.
 pub trait Recipe: fmt::Debug + Send + Sync + Sized + 'static {
-    /// As people call it.
+    /// The usual name.
     const NAME: &'static str;
-    /// What its URLs begin with.
-    const SCHEMES: &'static [&'static str];
-    /// A URL of one.
+    /// The kind of server that its URLs name.
+    const KIND: ServerKind;
+    /// An example of a URL.
     const EXAMPLE: &'static str;
     /// The environment variable with the URL of a given server.
     const URL_VARIABLE: &'static str;
-    /// The command that helps where no server is to be had.
+    /// The command that helps if no server is available.
     const HELP: &'static str;
-    /// Which images to look for.
+    /// The images to look for.
     const IMAGES: Images;
     /// The port inside a container.
     const PORT: u16;
-    /// The signal that ends it in good order without waiting for its clients.
+    /// The signal that stops it properly without waiting for its clients.
     const STOP: Stop;
-    /// What is set in a container's environment.
+    /// The variables in a container's environment.
     const ENVIRONMENT: &'static [(&'static str, &'static str)];
-    /// Accounts to run it under when we are root, best first.
+    /// The accounts for native servers if we are root, in order of preference.
     const ACCOUNTS: &'static [&'static str];
 
-    /// The URL of a server that we started.
+    /// Returns the URL of a started server.
     fn url(address: &str) -> String;
-    /// Whether it answers (PING, SELECT 1).
-    fn ping(url: &str) -> impl Future<Output = Result<(), Cause>> + Send;
-    /// Finds the program, or says why there is none.
+    /// Checks that the server responds (PING, SELECT 1).
+    fn ping(url: &ServerUrl) -> impl Future<Output = Result<(), Cause>> + Send;
+    /// Finds the program. The error is the reason why there is none.
     fn find() -> Result<Program, String>;
-    /// What has to run once before the server can (initdb): program and arguments.
+    /// Returns the program and the arguments that must run once before the server (initdb).
     fn prepare(program: &Program, data: &Path) -> Option<(PathBuf, Vec<String>)>;
-    /// The arguments of a native server.
+    /// Returns the arguments of a native server.
     fn arguments(folder: &Folder, port: u16, extra: &[String]) -> Vec<String>;
-    /// The command of a container.
+    /// Returns the command of a container.
     fn command(extra: &[String]) -> Vec<String>;
 }
 
-/// The images of a kind, in the order in which they are looked for.
+/// The images of a kind, in order of preference.
 #[derive(Clone, Copy, Debug)]
 pub struct Images {
-    /// The repository of those that `images/build.sh` makes; its highest tag is taken.
+    /// The repository of images that `images/build.sh` builds. The highest tag is used.
     pub local: &'static str,
-    /// Official ones: the first that is there, else the first that can be pulled.
+    /// Official images. The first present one is used, else the first that can be pulled.
     pub official: &'static [&'static str],
 }
 
-/// A signal to end a server with.
+/// A signal that stops a server.
 #[derive(Clone, Copy, Debug)]
 pub enum Stop {
-    /// SIGTERM.
+    /// SIGTERM: the shutdown of Redis.
     Terminate,
-    /// SIGINT: Postgres' "fast" shutdown (SIGTERM waits for every client to leave).
+    /// SIGINT: Postgres' "fast" shutdown. SIGTERM would wait for every client to leave.
     Interrupt,
     /// SIGQUIT: Postgres' "immediate" shutdown, which flushes nothing.
     Quit,

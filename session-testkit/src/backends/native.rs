@@ -1,9 +1,9 @@
 //! Servers as processes of this machine.
 //!
-//! Each has a folder of its own (data and log) and a [`Supervisor`] that ends the one and removes
-//! the other whatever happens to us. A server must not outlive us even if we are killed between its
-//! start and the moment the supervisor hears of it: it starts as a shell that waits for one line
-//! from us, which is written after the supervisor knows its process id.
+//! Each server has its own folder for data and log. Its [`Supervisor`] ends the server and removes
+//! the folder after any end of this process. A server must not outlive us even if we are killed
+//! before the supervisor knows it. Therefore the server starts as a shell that waits for one line.
+//! We write the line after the supervisor knows the process id.
 
 pub(crate) mod find;
 mod folder;
@@ -30,19 +30,19 @@ use crate::{wait::Patience, wall_clock};
 pub(crate) use folder::Folder;
 use tree::Tree;
 
-/// initdb takes a second; a machine under load may take long for it.
+/// The limit for initdb. It usually takes a second, and more on a busy machine.
 const PREPARATION: Duration = Duration::from_secs(60);
 
 /// A server's programs.
 #[derive(Debug)]
 pub struct Program {
-    /// The server itself.
+    /// The server.
     pub server: PathBuf,
-    /// What makes a Postgres data directory.
+    /// The program that creates a Postgres data directory.
     pub initdb: Option<PathBuf>,
 }
 
-/// A server that runs as a child of ours, or did.
+/// A server that runs, or ran, as our child process.
 #[derive(Debug)]
 pub(crate) struct Process {
     kind: &'static str,
@@ -55,7 +55,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Makes the folder, prepares it (initdb) and starts the server, which is not ready yet.
+    /// Creates the folder, prepares it (initdb) and starts the server, which is not ready yet.
     pub(crate) async fn start<K: Recipe>(
         program: Program,
         port: u16,
@@ -75,21 +75,16 @@ impl Process {
         };
         if let Some((program, arguments)) = K::prepare(&program, &process.folder.data()) {
             process.spawn(&program, &arguments)?;
-            let end = process
-                .ended(PREPARATION, "prepare its data directory")
-                .await?;
+            let end = process.ended(PREPARATION, "prepare its data directory").await?;
             if !end.success() {
-                return Err(BackendError::Exited {
-                    server: K::NAME,
-                    logs: process.logs(),
-                });
+                return Err(BackendError::Exited { server: K::NAME, logs: process.logs() });
             }
         }
         process.start_again()?;
         Ok(process)
     }
 
-    /// Starts the server once more, with the data that it left.
+    /// Starts the server again with its data.
     pub(crate) fn start_again(&self) -> Result<(), BackendError> {
         self.spawn(&self.program, &self.arguments)
     }
@@ -108,7 +103,7 @@ impl Process {
             .stdout(log)
             .stderr(errors)
             .process_group(0);
-        // PGDATA, PGPORT and the like are meant for the developer's own server.
+        // PGDATA, PGPORT and similar variables belong to the developer's own server.
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_postgres(name)) {
             command.env_remove(name);
         }
@@ -121,8 +116,7 @@ impl Process {
         *self.child() = Some(child);
         known?;
         if let Some(mut go) = go {
-            go.write_all(b"go\n")
-                .map_err(BackendError::io(starting()))?;
+            go.write_all(b"go\n").map_err(BackendError::io(starting()))?;
         }
         Ok(())
     }
@@ -131,14 +125,14 @@ impl Process {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How it ended; `None` while it runs. A process once seen ended is out of our care.
+    /// Returns the exit status, if any, and then releases the process from the supervisor.
     fn status(&self) -> Option<ExitStatus> {
         let mut child = self.child();
         let status = child.as_mut()?.try_wait().ok()??;
         *child = None;
         drop(child);
         if let Err(error) = self.supervisor.process(None) {
-            tracing::warn!(%error, "the supervisor is gone");
+            tracing::warn!(%error, "the supervisor has ended");
         }
         Some(status)
     }
@@ -160,11 +154,7 @@ impl Process {
                 return Ok(status);
             }
             if patience.look(ready(false)).await.is_err() {
-                return Err(BackendError::Deadline {
-                    action,
-                    server: self.kind,
-                    waited: deadline,
-                });
+                return Err(BackendError::Deadline { action, server: self.kind, waited: deadline });
             }
         }
     }
@@ -173,17 +163,16 @@ impl Process {
         self.child().as_ref().and_then(|child| Tree::of(child.id()))
     }
 
-    /// SIGKILL for the server and its children; answers when all of them are gone.
+    /// Sends SIGKILL to the server and its children, and waits for their end.
     pub(crate) async fn kill(&self) -> Result<(), BackendError> {
         let Some(tree) = self.tree() else {
             return Ok(());
         };
         let children = tree.kill();
-        self.ended(Duration::from_secs(5), "end after SIGKILL")
-            .await?;
+        self.ended(Duration::from_secs(5), "end after SIGKILL").await?;
         let deadline = Duration::from_secs(5);
-        let mut patience = Patience::new("its children to end", deadline);
-        let gone = || ready(!children.iter().any(|child| tree::alive(*child)));
+        let mut patience = Patience::new("the children of the server to end", deadline);
+        let gone = || ready(!children.iter().any(|child| tree::is_running(*child)));
         let in_vain = |_| BackendError::Deadline {
             action: "end after SIGKILL",
             server: self.kind,
@@ -193,12 +182,12 @@ impl Process {
         Ok(())
     }
 
-    /// The server's own way of ending; after 5 s SIGKILL.
+    /// Stops the server in its usual way, and with SIGKILL after 5 s.
     pub(crate) async fn stop(&self) -> Result<(), BackendError> {
         self.stop_by(self.stop).await
     }
 
-    /// Another way of ending; after 5 s SIGKILL.
+    /// Stops the server with this signal, and with SIGKILL after 5 s.
     pub(crate) async fn stop_by(&self, stop: Stop) -> Result<(), BackendError> {
         let Some(tree) = self.tree() else {
             return Ok(());
@@ -222,20 +211,23 @@ impl Process {
         }
     }
 
-    /// The last lines that it logged.
+    /// Returns the last log lines.
     pub(crate) fn logs(&self) -> Vec<String> {
         self.folder.last_lines()
     }
 }
 
 impl Drop for Process {
-    /// The supervisor does the work, as it would after our death.
+    /// Lets the supervisor clean up, as after the end of this process.
     fn drop(&mut self) {
         self.supervisor.finish();
         let child = self.child().take();
         if let Some(mut child) = child {
             if matches!(child.try_wait(), Ok(None)) {
-                tracing::warn!(pid = child.id(), "somebody killed the supervisor");
+                tracing::warn!(
+                    pid = child.id(),
+                    "the supervisor was killed, so the server is killed directly"
+                );
                 if let Some(tree) = Tree::of(child.id()) {
                     tree.kill();
                 }
@@ -250,10 +242,10 @@ fn is_postgres(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.starts_with("PG"))
 }
 
-/// A port for a server, which keeps it over restarts.
+/// Returns a port for a server, which keeps it over restarts.
 ///
-/// From below the range of ports that the system hands out, so that no outgoing connection and no
-/// `bind` to port 0 takes it while the server is down.
+/// The port is below the system's ephemeral range. No outgoing connection and no `bind` to port 0
+/// can take it while the server is down.
 pub(crate) fn free_port() -> Result<u16, BackendError> {
     const FIRST: u16 = 15_000;
     const COUNT: u128 = 15_000;
@@ -272,7 +264,7 @@ pub(crate) fn free_port() -> Result<u16, BackendError> {
     })
 }
 
-/// A log file that is appended to.
+/// Opens a log file for appending.
 fn append(path: &Path) -> std::io::Result<File> {
     File::options().create(true).append(true).open(path)
 }

@@ -1,4 +1,4 @@
-//! The guard of a server that stands still.
+//! The guard of a paused server.
 
 use std::sync::Arc;
 
@@ -8,27 +8,24 @@ use super::{
 };
 use crate::wait;
 
-/// A server stands still until this guard is dropped.
+/// A guard that keeps a server paused.
 ///
-/// Dropping it heals at once: when `drop` returns, the server goes on.
+/// When `drop` returns, the server runs again.
 #[derive(Debug)]
-#[must_use = "the server goes on as soon as the guard is dropped"]
+#[must_use = "the server resumes as soon as the guard is dropped"]
 pub struct PauseGuard {
     paused: Option<Arc<Shared>>,
 }
 
 impl PauseGuard {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self {
-            paused: Some(shared),
-        }
+        Self { paused: Some(shared) }
     }
 
-    /// Lets the server go on; unlike a drop, says so if that fails.
+    /// Resumes the server. Unlike a drop, it returns an error if that fails.
     ///
     /// # Errors
-    ///
-    /// [`BackendError::Docker`] if the engine refuses.
+    /// [`BackendError::Docker`] if the engine can't resume it.
     pub async fn resume(mut self) -> Result<(), BackendError> {
         match self.paused.take() {
             Some(shared) => resume(&shared).await,
@@ -43,7 +40,7 @@ impl Drop for PauseGuard {
             return;
         };
         if let Some(Err(error)) = wait::blocking(resume(&shared)) {
-            // It may have been killed meanwhile: then there is nothing to resume.
+            // If the server was killed meanwhile, there is nothing to resume.
             tracing::debug!(error = chain(&error), "could not resume");
         }
     }

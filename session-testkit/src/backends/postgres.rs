@@ -1,15 +1,17 @@
-//! How Postgres is found, started, asked.
+//! Finding, starting and connecting to Postgres.
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use sqlx::{Connection as _, PgConnection};
+use session_layer::server_url::{ServerKind, ServerUrl};
+use session_layer::store::PostgresStore;
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
 use super::{
-    error::{BackendError, Cause},
+    error::{BackendError, Cause, chain},
     kind::{Images, Recipe, Stop},
     native::{Folder, Program, find},
     server::{Host, Server},
@@ -20,76 +22,79 @@ use super::{
 #[non_exhaustive]
 pub struct Postgres;
 
-/// Long enough for a loaded machine, short enough for a paused server to be noticed.
+/// The response timeout. A loaded machine stays below it, and a paused server exceeds it soon.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// A test server need not survive the machine, so nothing waits for the disk; a COMMIT still means
-/// what it means (`synchronous_commit` stays on), and a killed server recovers all of them, because
-/// the kernel has what it wrote.
+/// Settings for speed. A test server need not survive a crash of the machine, therefore nothing
+/// waits for the disk. `synchronous_commit` stays on, and a killed server recovers every COMMIT,
+/// because the kernel has its writes.
 const SETTINGS: &[&str] = &["fsync=off", "full_page_writes=off", "max_connections=300"];
+
+/// Returns the application's connect options.
+pub(crate) fn options(url: &ServerUrl) -> sqlx::Result<PgConnectOptions> {
+    PostgresStore::connect_options(url).map_err(|error| sqlx::Error::Configuration(error.into()))
+}
+
+/// Returns why a connection failed. The server's message is omitted, because it may repeat the
+/// user, the database and the options of the URL.
+pub(crate) fn why_refused(error: &sqlx::Error) -> String {
+    let code = error.as_database_error().and_then(|error| error.code());
+    match code {
+        Some(code) => format!("Postgres rejected the connection (SQLSTATE {code})"),
+        None => chain(error),
+    }
+}
 
 impl Recipe for Postgres {
     const NAME: &'static str = "Postgres";
-    const SCHEMES: &'static [&'static str] = &["postgres", "postgresql"];
+    const KIND: ServerKind = ServerKind::Postgres;
     const EXAMPLE: &'static str = "postgres://user:password@host:5432/database";
     const URL_VARIABLE: &'static str = "SESSION_TESTKIT_DATABASE_URL";
     const HELP: &'static str = "install one with `apt-get install postgresql` \
         (or session-testkit/scripts/install.sh), or set SESSION_TESTKIT_DATABASE_URL";
     const IMAGES: Images = Images {
         local: "session-testkit/postgres",
-        official: &[
-            "postgres:16-bookworm",
-            "postgres:16",
-            "postgres:17",
-            "postgres:15",
-        ],
+        official: &["postgres:16-bookworm", "postgres:16", "postgres:17", "postgres:15"],
     };
     const PORT: u16 = 5432;
     const STOP: Stop = Stop::Interrupt;
-    // Read by the official image's entrypoint; ours has its cluster already.
-    const ENVIRONMENT: &'static [(&'static str, &'static str)] = &[
-        ("POSTGRES_HOST_AUTH_METHOD", "trust"),
-        ("POSTGRES_INITDB_ARGS", "--no-sync"),
-    ];
+    // The official image's entrypoint reads these. Ours has a cluster already.
+    const ENVIRONMENT: &'static [(&'static str, &'static str)] =
+        &[("POSTGRES_HOST_AUTH_METHOD", "trust"), ("POSTGRES_INITDB_ARGS", "--no-sync")];
     const ACCOUNTS: &'static [&'static str] = &["postgres", "nobody"];
 
     fn url(address: &str) -> String {
         format!("postgres://postgres@{address}/postgres")
     }
 
-    async fn ping(url: &str) -> Result<(), Cause> {
+    async fn ping(url: &ServerUrl) -> Result<(), Cause> {
         let answer = async {
-            let mut connection = PgConnection::connect(url).await?;
+            let mut connection = PgConnection::connect_with(&options(url)?)
+                .await
+                .map_err(|error| why_refused(&error))?;
             sqlx::query("SELECT 1").execute(&mut connection).await?;
-            connection.close().await
+            Ok(connection.close().await?)
         };
-        Ok(timeout(ANSWER, answer).await??)
+        timeout(ANSWER, answer).await?
     }
 
     fn find() -> Result<Program, String> {
         let server = find::in_path("postgres")
             .or_else(|| find::newest("/usr/lib/postgresql", "bin/postgres"))
             .ok_or("`postgres` is neither in PATH nor in /usr/lib/postgresql/*/bin")?;
-        // PATH often has a link to it, and its companions stand beside the file itself.
-        let server = server
-            .canonicalize()
-            .map_err(|error| format!("{}: {error}", server.display()))?;
+        // PATH often contains a link, and the other programs are beside the file itself.
+        let server =
+            server.canonicalize().map_err(|error| format!("{}: {error}", server.display()))?;
         let initdb = server.with_file_name("initdb");
         if !initdb.exists() {
-            return Err(format!("{} is not there", initdb.display()));
+            return Err(format!("{} does not exist", initdb.display()));
         }
         // "postgres (PostgreSQL) 15.18 (Debian …)"
         let version = find::version(&server, "(PostgreSQL) ")?;
         if version < 15 {
-            return Err(format!(
-                "{} is version {version}, and 15 is needed",
-                server.display()
-            ));
+            return Err(format!("{} is version {version}, but 15 is required", server.display()));
         }
-        Ok(Program {
-            server,
-            initdb: Some(initdb),
-        })
+        Ok(Program { server, initdb: Some(initdb) })
     }
 
     fn prepare(program: &Program, data: &Path) -> Option<(PathBuf, Vec<String>)> {
@@ -101,7 +106,7 @@ impl Recipe for Postgres {
             "--username=postgres",
             "--encoding=UTF8",
             "--locale=C",
-            // Less to write: a third of a new cluster is its first 16 MB of log.
+            // A third of a new cluster is its first 16 MB of log. A smaller segment saves writes.
             "--wal-segsize=1",
             "--pgdata",
             &data.to_string_lossy(),
@@ -110,15 +115,14 @@ impl Recipe for Postgres {
     }
 
     fn arguments(folder: &Folder, port: u16, extra: &[String]) -> Vec<String> {
-        let mut arguments: Vec<String> = ["-D", &folder.data().to_string_lossy()]
-            .map(str::to_owned)
-            .into();
+        let mut arguments: Vec<String> =
+            ["-D", &folder.data().to_string_lossy()].map(str::to_owned).into();
         let port = format!("port={port}");
         let native = [
             "listen_addresses=127.0.0.1",
             port.as_str(),
             "unix_socket_directories=",
-            // Shared memory as files of the data directory: gone with it, also after SIGKILL.
+            // Shared memory in files of the data directory disappears with it, also after SIGKILL.
             "dynamic_shared_memory_type=mmap",
         ];
         arguments.extend(settings(native.into_iter().chain(SETTINGS.iter().copied())));
@@ -128,31 +132,25 @@ impl Recipe for Postgres {
 
     fn command(extra: &[String]) -> Vec<String> {
         let mut command = vec!["postgres".to_owned()];
-        command.extend(settings(
-            ["listen_addresses=*"]
-                .into_iter()
-                .chain(SETTINGS.iter().copied()),
-        ));
+        command
+            .extend(settings(["listen_addresses=*"].into_iter().chain(SETTINGS.iter().copied())));
         command.extend(extra.iter().cloned());
         command
     }
 }
 
-/// Each setting as `-c name=value`; of two for one name the last wins.
+/// Returns each setting as `-c name=value`. The last of several values for a name wins.
 pub(super) fn settings<S: Into<String>>(
     settings: impl IntoIterator<Item = S>,
 ) -> impl Iterator<Item = String> {
-    settings
-        .into_iter()
-        .flat_map(|setting| ["-c".to_owned(), setting.into()])
+    settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting.into()])
 }
 
 impl Server<Postgres> {
-    /// The "immediate" shutdown (SIGQUIT): clients get a warning and an end of file, nothing is
-    /// flushed, the next start recovers.
+    /// Stops the server with an "immediate" shutdown (SIGQUIT). Clients get a warning and an end of
+    /// file. Nothing is flushed, and the next start recovers.
     ///
     /// # Errors
-    ///
     /// [`BackendError::NotOurs`] for a given server.
     pub async fn stop_immediately(&self) -> Result<(), BackendError> {
         match self.host() {
@@ -162,17 +160,20 @@ impl Server<Postgres> {
         }
     }
 
-    /// A new connection, for the test's own statements.
+    /// Returns the application's connect options.
+    pub(crate) fn connect_options(&self) -> sqlx::Result<PgConnectOptions> {
+        options(self.server_url())
+    }
+
+    /// Opens a connection for the test's own statements.
     ///
     /// # Errors
-    ///
-    /// [`BackendError::Postgres`] if it cannot be had, [`BackendError::Deadline`] after 2 s.
+    /// [`BackendError::Postgres`] if the connection fails, [`BackendError::Deadline`] after 2 s.
     pub async fn connect(&self) -> Result<PgConnection, BackendError> {
-        match timeout(ANSWER, PgConnection::connect(self.url())).await {
-            Ok(connection) => connection.map_err(|source| BackendError::Postgres {
-                action: "accept a connection",
-                source,
-            }),
+        let connecting = async { PgConnection::connect_with(&self.connect_options()?).await };
+        match timeout(ANSWER, connecting).await {
+            Ok(connection) => connection
+                .map_err(|source| BackendError::Postgres { action: "accept a connection", source }),
             Err(_) => Err(BackendError::Deadline {
                 action: "accept a connection",
                 server: Postgres::NAME,

@@ -1,9 +1,11 @@
-//! How Redis is found, started, asked; and the commands that tests need.
+//! Finding, starting and connecting to Redis, and the commands that tests need.
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+
+use session_layer::server_url::{ServerKind, ServerUrl};
 
 use ::redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection, cmd};
 
@@ -19,12 +21,12 @@ use super::{
 #[non_exhaustive]
 pub struct Redis;
 
-/// Long enough for a loaded machine, short enough for a paused server to be noticed.
+/// The response timeout. A loaded machine stays below it, and a paused server exceeds it soon.
 const ANSWER: Duration = Duration::from_secs(1);
 
 impl Recipe for Redis {
     const NAME: &'static str = "Redis";
-    const SCHEMES: &'static [&'static str] = &["redis", "rediss", "valkey", "valkeys"];
+    const KIND: ServerKind = ServerKind::Redis;
     const EXAMPLE: &'static str = "redis://user:password@host:6379";
     const URL_VARIABLE: &'static str = "SESSION_TESTKIT_REDIS_URL";
     const HELP: &'static str = "install one with `apt-get install redis-server` \
@@ -42,7 +44,7 @@ impl Recipe for Redis {
         format!("redis://{address}/0")
     }
 
-    async fn ping(url: &str) -> Result<(), Cause> {
+    async fn ping(url: &ServerUrl) -> Result<(), Cause> {
         let mut connection = connect(url).await?;
         cmd("PING").exec_async(&mut connection).await?;
         Ok(())
@@ -55,15 +57,9 @@ impl Recipe for Redis {
         // "Redis server v=7.0.15 sha=…"
         let version = find::version(&server, "v=")?;
         if version < 7 {
-            return Err(format!(
-                "{} is version {version}, and 7.0 is needed",
-                server.display()
-            ));
+            return Err(format!("{} is version {version}, but 7.0 is required", server.display()));
         }
-        Ok(Program {
-            server,
-            initdb: None,
-        })
+        Ok(Program { server, initdb: None })
     }
 
     fn prepare(_program: &Program, _data: &Path) -> Option<(PathBuf, Vec<String>)> {
@@ -74,30 +70,26 @@ impl Recipe for Redis {
         let data = folder.data();
         let data = data.to_string_lossy();
         let port = port.to_string();
-        let mut arguments: Vec<String> = ["--bind", "127.0.0.1", "--port", &port, "--dir", &data]
-            .map(str::to_owned)
-            .into();
+        let mut arguments: Vec<String> =
+            ["--bind", "127.0.0.1", "--port", &port, "--dir", &data].map(str::to_owned).into();
         arguments.extend(common(extra));
         arguments
     }
 
     fn command(extra: &[String]) -> Vec<String> {
-        // Reached through the engine's port mapping, so never from its own loopback.
-        let mut command: Vec<String> = ["redis-server", "--protected-mode", "no", "--dir", "/data"]
-            .map(str::to_owned)
-            .into();
+        // Clients connect through the engine's port mapping, never from the container's loopback.
+        let mut command: Vec<String> =
+            ["redis-server", "--protected-mode", "no", "--dir", "/data"].map(str::to_owned).into();
         command.extend(common(extra));
         command
     }
 }
 
-/// Nothing is saved but by an explicit SAVE, so that what a restart brings back is the test's
-/// choice; DEBUG (to sleep, to reload) is allowed, and a new folder (to make saves fail); a new replica does not wait 5 s for company.
-/// Later arguments win.
+/// Returns the common arguments. Only an explicit SAVE saves, therefore the test decides about the
+/// data after a restart. DEBUG is allowed (to sleep, to reload), and so is a new folder (to make
+/// saves fail). A new replica does not wait 5 s for others. Later arguments win.
 fn common(extra: &[String]) -> Vec<String> {
-    let mut arguments: Vec<String> = ["--save", "", "--appendonly", "no"]
-        .map(str::to_owned)
-        .into();
+    let mut arguments: Vec<String> = ["--save", "", "--appendonly", "no"].map(str::to_owned).into();
     arguments.extend(
         [
             "--enable-debug-command",
@@ -113,70 +105,59 @@ fn common(extra: &[String]) -> Vec<String> {
     arguments
 }
 
-async fn connect(url: &str) -> Result<MultiplexedConnection, RedisError> {
+async fn connect(url: &ServerUrl) -> Result<MultiplexedConnection, RedisError> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(ANSWER))
         .set_response_timeout(Some(ANSWER));
-    Client::open(url)?
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
+    Client::open(url.expose().clone())?.get_multiplexed_async_connection_with_config(&config).await
 }
 
-fn refused(action: &'static str) -> impl FnOnce(RedisError) -> BackendError {
+fn rejected(action: &'static str) -> impl FnOnce(RedisError) -> BackendError {
     move |source| BackendError::Redis { action, source }
 }
 
 impl Server<Redis> {
-    /// A new connection, for the test's own commands; each must answer within 1 s.
+    /// Opens a connection for the test's own commands. Each must respond within 1 s.
     ///
     /// # Errors
-    ///
-    /// [`BackendError::Redis`] if it cannot be had.
+    /// [`BackendError::Redis`] if the connection fails.
     pub async fn connect(&self) -> Result<MultiplexedConnection, BackendError> {
-        connect(self.url())
-            .await
-            .map_err(refused("accept a connection"))
+        connect(self.server_url()).await.map_err(rejected("accept a connection"))
     }
 
-    /// FLUSHALL.
+    /// Sends FLUSHALL.
     ///
     /// # Errors
-    ///
-    /// [`BackendError::NotAllowed`] on a given server, unless allowed by name.
+    /// [`BackendError::NotAllowed`] on a given server without permission.
     pub async fn flush_all(&self) -> Result<(), BackendError> {
         self.allowed("flush")?;
         self.command("flush", &["FLUSHALL"]).await
     }
 
-    /// CONFIG SET, as in `config_set("maxmemory", "1mb")`.
+    /// Sends CONFIG SET, as in `config_set("maxmemory", "1mb")`.
     ///
     /// # Errors
-    ///
-    /// [`BackendError::NotAllowed`] on a given server, unless allowed by name.
+    /// [`BackendError::NotAllowed`] on a given server without permission.
     pub async fn config_set(&self, name: &str, value: &str) -> Result<(), BackendError> {
         self.allowed("configure")?;
-        self.command("configure", &["CONFIG", "SET", name, value])
-            .await
+        self.command("configure", &["CONFIG", "SET", name, value]).await
     }
 
-    /// SAVE: what a restart brings back from now on.
+    /// Sends SAVE. A restart loads the saved data.
     ///
     /// # Errors
-    ///
-    /// [`BackendError::NotAllowed`] on a given server, unless allowed by name.
+    /// [`BackendError::NotAllowed`] on a given server without permission.
     pub async fn save(&self) -> Result<(), BackendError> {
         self.allowed("save")?;
         self.command("save", &["SAVE"]).await
     }
 
-    /// REPLICAOF: makes this server a replica of another, or with `None` a master again.
+    /// Makes this server a replica of `master`, or a master with `None` (REPLICAOF).
     ///
-    /// Answers at once; whether the replica has caught up says `INFO replication`
-    /// (`master_link_status:up`).
+    /// Returns before the replica has caught up (`master_link_status:up` in INFO).
     ///
     /// # Errors
-    ///
-    /// [`BackendError::NotAllowed`] on a given server, unless allowed by name.
+    /// [`BackendError::NotAllowed`] on a given server without permission.
     pub async fn replica_of(&self, master: Option<&RedisServer>) -> Result<(), BackendError> {
         self.allowed("demote")?;
         let address = match master {
@@ -187,17 +168,13 @@ impl Server<Redis> {
             Some(address) => address.rsplit_once(':').unwrap_or((address, "6379")),
             None => ("NO", "ONE"),
         };
-        self.command("change its role", &["REPLICAOF", host, port])
-            .await
+        self.command("change its role", &["REPLICAOF", host, port]).await
     }
 
     async fn command(&self, action: &'static str, words: &[&str]) -> Result<(), BackendError> {
         let mut connection = self.connect().await?;
         let mut command = cmd(words[0]);
         command.arg(&words[1..]);
-        command
-            .exec_async(&mut connection)
-            .await
-            .map_err(refused(action))
+        command.exec_async(&mut connection).await.map_err(rejected(action))
     }
 }

@@ -1,31 +1,33 @@
-//! Many tests on one pair of servers: each in a schema and key namespace of its own.
+//! A schema and a key namespace per test, for many tests on one pair of servers.
 
 use std::time::Duration;
 
 use redis::AsyncCommands as _;
+use session_layer::server_url::ServerUrl;
 use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::time::timeout;
 
 use super::{
     error::{BackendError, chain},
+    postgres,
     server::{PostgresServer, RedisServer},
 };
 use crate::wait;
 
-/// Cleaning up is for others' sake; it may not hold up a test whose server is paused or dead.
+/// The limit for cleaning up, because a paused or stopped server must not delay a test.
 const CLEANUP: Duration = Duration::from_secs(5);
 
-/// A schema name and a key namespace that nobody else has, on a pair of servers.
+/// A unique schema name and key namespace on a pair of servers.
 ///
-/// Nothing is made here: the schema comes into being when the code under test migrates. When the
-/// sandbox is dropped, also after a panic, the schema and the keys are removed, if the servers
-/// outlive the test (servers of one's own are thrown away with all that they hold).
+/// The schema does not exist until the code under test migrates. Dropping the sandbox, also after a
+/// panic, removes the schema and the keys. It skips this for servers that we started, because they
+/// are removed with all their data.
 #[derive(Debug)]
 pub struct Sandbox {
     schema: String,
     namespace: String,
-    redis_url: String,
-    database_url: String,
+    redis: ServerUrl,
+    postgres: ServerUrl,
     /// Whether to clean up when dropped.
     armed: bool,
 }
@@ -36,74 +38,67 @@ impl Sandbox {
         Self {
             schema: format!("testkit_{id}"),
             namespace: format!("testkit-{id}"),
-            redis_url: redis.url().to_owned(),
-            database_url: postgres.url().to_owned(),
+            redis: redis.server_url().clone(),
+            postgres: postgres.server_url().clone(),
             armed: redis.backend().is_none() || postgres.backend().is_none(),
         }
     }
 
-    /// A name for a Postgres schema (`SESSION_DB_SCHEMA`); needs no quoting.
+    /// Returns the name of a Postgres schema (`SESSION_DB_SCHEMA`), which needs no quoting.
     #[must_use]
     pub fn schema(&self) -> &str {
         &self.schema
     }
 
-    /// A prefix for Redis keys (`SESSION_CACHE_NAMESPACE`), to be followed by a colon.
+    /// Returns the prefix of Redis keys (`SESSION_CACHE_NAMESPACE`), which precedes a colon.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// How to reach the Redis, without a proxy in between.
+    /// Returns the URL of the Redis, without a proxy.
     #[must_use]
     pub fn redis_url(&self) -> &str {
-        &self.redis_url
+        self.redis.expose().as_str()
     }
 
-    /// How to reach the Postgres, without a proxy in between.
+    /// Returns the URL of the Postgres, without a proxy.
     #[must_use]
     pub fn database_url(&self) -> &str {
-        &self.database_url
+        self.postgres.expose().as_str()
     }
 
-    /// Cleans up now; unlike a drop, says so if that fails.
+    /// Removes the schema and the keys now. Unlike a drop, it returns an error if that fails.
     ///
     /// # Errors
-    ///
-    /// [`BackendError::Redis`], [`BackendError::Postgres`] or, after 5 s, [`BackendError::Deadline`].
+    /// [`BackendError::Redis`], [`BackendError::Postgres`] or, after 5 s,
+    /// [`BackendError::Deadline`].
     pub async fn cleanup(mut self) -> Result<(), BackendError> {
         self.armed = false;
         self.remove().await
     }
 
-    /// Both are tried, whatever becomes of the other.
+    /// Removes the keys and the schema. An error of one does not stop the other.
     async fn remove(&self) -> Result<(), BackendError> {
         let (keys, schema) = tokio::join!(
             timeout(CLEANUP, self.remove_keys()),
             timeout(CLEANUP, self.remove_schema())
         );
         let late = |server| {
-            move |_| BackendError::Deadline {
-                action: "clean up",
-                server,
-                waited: CLEANUP,
-            }
+            move |_| BackendError::Deadline { action: "clean up", server, waited: CLEANUP }
         };
-        keys.map_err(late("Redis"))?
-            .map_err(|source| BackendError::Redis {
-                action: "remove the sandbox's keys",
-                source,
-            })?;
-        schema
-            .map_err(late("Postgres"))?
-            .map_err(|source| BackendError::Postgres {
-                action: "drop the sandbox's schema",
-                source,
-            })
+        keys.map_err(late("Redis"))?.map_err(|source| BackendError::Redis {
+            action: "remove the sandbox's keys",
+            source,
+        })?;
+        schema.map_err(late("Postgres"))?.map_err(|source| BackendError::Postgres {
+            action: "drop the sandbox's schema",
+            source,
+        })
     }
 
     async fn remove_keys(&self) -> redis::RedisResult<()> {
-        let client = redis::Client::open(self.redis_url.as_str())?;
+        let client = redis::Client::open(self.redis.expose().clone())?;
         let mut connection = client.get_multiplexed_async_connection().await?;
         let pattern = format!("{}:*", self.namespace);
         let mut cursor = 0_u64;
@@ -127,11 +122,10 @@ impl Sandbox {
     }
 
     async fn remove_schema(&self) -> sqlx::Result<()> {
-        let mut connection = sqlx::PgConnection::connect(&self.database_url).await?;
+        let options = postgres::options(&self.postgres)?;
+        let mut connection = sqlx::PgConnection::connect_with(&options).await?;
         let statement = format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema);
-        sqlx::raw_sql(AssertSqlSafe(statement))
-            .execute(&mut connection)
-            .await?;
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
         connection.close().await
     }
 }
@@ -146,7 +140,7 @@ impl Drop for Sandbox {
                 error = chain(&error),
                 schema = self.schema,
                 namespace = self.namespace,
-                "a sandbox was left behind"
+                "a sandbox could not be removed"
             );
         }
     }

@@ -1,7 +1,9 @@
-//! One server under test: where it is, and the ways to break and heal it.
+//! A server under test: its address, and the ways to break and heal it.
 
 use std::{marker::PhantomData, sync::Arc, time::Duration};
 
+use session_layer::error::ServerUrlError;
+use session_layer::server_url::ServerUrl;
 use tokio::time::timeout;
 
 use super::{
@@ -14,14 +16,11 @@ use super::{
     postgres::Postgres,
     redis::Redis,
 };
-use crate::{
-    url,
-    wait::{self, Patience},
-};
+use crate::wait::{self, Patience};
 
-/// Starting, or starting again; Postgres may have to recover.
+/// The limit for a start or restart. Postgres may have to recover.
 const READY: Duration = Duration::from_secs(30);
-/// How many lines of log a failure shows.
+/// The number of log lines that an error shows.
 const LOG_LINES: usize = 40;
 
 /// A Redis under test.
@@ -31,96 +30,96 @@ pub type PostgresServer = Server<Postgres>;
 
 /// A server under test, [`RedisServer`] or [`PostgresServer`].
 ///
-/// It is a guard: when it and its clones are dropped, and so too after a panic, its processes,
-/// container and folder are gone. If the thread is panicking then, the server's last log lines are printed first.
-/// Within 2 s they are gone as well when this process is killed.
+/// It is a guard. When it and its clones are dropped, also after a panic, its processes, container
+/// and folder are removed. If the thread is panicking, the guard first prints the server's last log
+/// lines. If this process is killed, they are removed within 2 s.
 #[derive(Debug)]
 pub struct Server<K: Kind> {
     shared: Arc<Shared>,
     kind: PhantomData<fn() -> K>,
 }
 
-/// What a [`PauseGuard`] shares with its server.
+/// The state that a [`PauseGuard`] shares with its server.
 #[derive(Debug)]
 pub(super) struct Shared {
     name: &'static str,
-    url: String,
+    url: ServerUrl,
     address: String,
     destructive: bool,
     pub(super) host: Host,
 }
 
-/// Who runs it.
+/// The way in which a server runs.
 #[derive(Debug)]
 pub(super) enum Host {
-    /// Somebody else: there is a URL and nothing more.
+    /// Another party runs the server, and we have its URL.
     External,
     Docker(Box<Container>),
     Native(Process),
 }
 
-// By hand: a derived one would ask for `K: Clone`.
+// A derived implementation would require `K: Clone`.
 impl<K: Kind> Clone for Server<K> {
     fn clone(&self) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-            kind: PhantomData,
-        }
+        Self { shared: Arc::clone(&self.shared), kind: PhantomData }
     }
 }
 
 impl<K: Kind> Server<K> {
-    /// A given server, which must answer.
-    pub(super) async fn external(url: &str, destructive: bool) -> Result<Self, BackendError> {
-        let server = Self::new(url.to_owned(), Host::External, destructive);
-        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-        let known = scheme.is_some_and(|scheme| K::SCHEMES.contains(&scheme));
-        if !known || server.shared.address.is_empty() {
-            // It may have a password in it, so it is not repeated.
-            return Err(BackendError::BadUrl {
-                server: K::NAME,
-                example: K::EXAMPLE,
-            });
-        }
+    /// Connects to a given server, which must respond.
+    pub(super) async fn external(
+        url: &Result<ServerUrl, ServerUrlError>,
+        destructive: bool,
+    ) -> Result<Self, BackendError> {
+        let server = Self::new(url, Host::External, destructive)?;
         server.ready_within(Duration::from_secs(10)).await?;
         Ok(server)
     }
 
-    /// A server that was just started by us.
+    /// Waits for a server that we have just started.
     pub(super) async fn started(address: &str, host: Host) -> Result<Self, BackendError> {
-        let server = Self::new(K::url(address), host, true);
+        let server = Self::new(&K::url(address).parse(), host, true)?;
         server.ready().await?;
         Ok(server)
     }
 
-    fn new(url: String, host: Host, destructive: bool) -> Self {
-        let shared = Shared {
-            name: K::NAME,
-            address: url::address(&url).unwrap_or_default(),
-            url,
-            destructive,
-            host,
-        };
-        Self {
-            shared: Arc::new(shared),
-            kind: PhantomData,
+    fn new(
+        url: &Result<ServerUrl, ServerUrlError>,
+        host: Host,
+        destructive: bool,
+    ) -> Result<Self, BackendError> {
+        let bad =
+            |reason: String| BackendError::BadUrl { server: K::NAME, reason, example: K::EXAMPLE };
+        let url = url.as_ref().map_err(|reason| bad(reason.to_string()))?;
+        if url.kind() != K::KIND {
+            return Err(bad("it names a server of another kind".to_owned()));
         }
+        let Some(address) = url.address() else {
+            return Err(bad("it names no host".to_owned()));
+        };
+        let shared = Shared { name: K::NAME, address, url: url.clone(), destructive, host };
+        Ok(Self { shared: Arc::new(shared), kind: PhantomData })
     }
 
-    /// How to reach it, without a proxy in between. The same over all restarts.
+    /// Returns the URL without a proxy. It stays the same over restarts.
     #[must_use]
     pub fn url(&self) -> &str {
+        self.shared.url.expose().as_str()
+    }
+
+    /// Returns the parsed URL, for our own connections.
+    pub(crate) fn server_url(&self) -> &ServerUrl {
         &self.shared.url
     }
 
-    /// Its `host:port`, as a proxy's target.
+    /// Returns the `host:port`, for example as a proxy's target.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.shared.address
     }
 
-    /// Its `host:port` as other servers of the same backend reach it: for a container the
-    /// address inside the engine's network, which may change with a restart.
+    /// Returns the `host:port` for other servers of the same backend. For a container, it is the
+    /// address in the engine's network, which may change with a restart.
     pub(super) async fn address_for_peers(&self) -> Result<String, BackendError> {
         match &self.shared.host {
             Host::Docker(container) => container.address_for_peers().await,
@@ -128,7 +127,7 @@ impl<K: Kind> Server<K> {
         }
     }
 
-    /// What runs it; `None` for a given server.
+    /// Returns the backend, or `None` for a given server.
     #[must_use]
     pub fn backend(&self) -> Option<Backend> {
         match &self.shared.host {
@@ -138,11 +137,10 @@ impl<K: Kind> Server<K> {
         }
     }
 
-    /// SIGKILL for the server and its children; answers when they are gone. To be started again
-    /// with [`restart`](Self::restart). Killing a dead server is no error.
+    /// Kills the server and its children with SIGKILL and waits for their end.
+    /// [`restart`](Self::restart) starts it again. Killing an ended server is no error.
     ///
     /// # Errors
-    ///
     /// [`BackendError::NotOurs`] for a given server.
     pub async fn kill(&self) -> Result<(), BackendError> {
         match &self.shared.host {
@@ -152,10 +150,9 @@ impl<K: Kind> Server<K> {
         }
     }
 
-    /// Ends it in good order (what a service manager's `stop` does), after 5 s with SIGKILL.
+    /// Stops the server properly, as a service manager does, and with SIGKILL after 5 s.
     ///
     /// # Errors
-    ///
     /// [`BackendError::NotOurs`] for a given server.
     pub async fn stop(&self) -> Result<(), BackendError> {
         match &self.shared.host {
@@ -165,7 +162,7 @@ impl<K: Kind> Server<K> {
         }
     }
 
-    /// Takes its container off its networks; answers their names, for [`reconnect`](Self::reconnect).
+    /// Disconnects the container from its networks and returns their names.
     pub(crate) async fn disconnect(&self) -> Result<Vec<String>, BackendError> {
         match &self.shared.host {
             Host::External => Err(self.not_ours("disconnect")),
@@ -174,7 +171,7 @@ impl<K: Kind> Server<K> {
         }
     }
 
-    /// Puts its container back on its networks.
+    /// Connects the container to its networks again.
     pub(crate) async fn reconnect(&self, networks: &[String]) -> Result<(), BackendError> {
         match &self.shared.host {
             Host::Docker(container) => container.reconnect(networks).await?,
@@ -183,14 +180,13 @@ impl<K: Kind> Server<K> {
         self.ready().await
     }
 
-    /// Starts it again on the same address with the data that it left, and waits until it is ready.
-    /// One that still runs is stopped first.
+    /// Restarts the server on the same address with its data, and waits until it is ready. A
+    /// running server is stopped first.
     ///
-    /// Redis keeps what was last saved ([`RedisServer::save`]), Postgres all that was committed.
+    /// Redis keeps its last saved data ([`RedisServer::save`]), and Postgres everything committed.
     ///
     /// # Errors
-    ///
-    /// [`BackendError::NotOurs`] for a given server; [`BackendError::NotReady`] after 30 s.
+    /// [`BackendError::NotOurs`] for a given server, and [`BackendError::NotReady`] after 30 s.
     pub async fn restart(&self) -> Result<(), BackendError> {
         match &self.shared.host {
             Host::External => return Err(self.not_ours("restart")),
@@ -206,12 +202,11 @@ impl<K: Kind> Server<K> {
         self.ready().await
     }
 
-    /// Stops its processes where they stand (SIGSTOP, or the engine's freezer): connections stay
-    /// open, new ones are accepted by the kernel, and nothing answers. It goes on when the guard is
+    /// Pauses the server's processes (SIGSTOP, or the engine's freezer). Connections stay open, the
+    /// kernel accepts new ones, and the server does not respond. It resumes when the guard is
     /// dropped, or at [`PauseGuard::resume`].
     ///
     /// # Errors
-    ///
     /// [`BackendError::NotOurs`] for a given server.
     pub async fn pause(&self) -> Result<PauseGuard, BackendError> {
         match &self.shared.host {
@@ -222,21 +217,19 @@ impl<K: Kind> Server<K> {
         Ok(PauseGuard::new(Arc::clone(&self.shared)))
     }
 
-    /// Whether it answers a PING or SELECT 1 right now.
+    /// Checks that the server responds to PING or SELECT 1 now.
     ///
     /// # Errors
-    ///
-    /// The client library's own error, or that of a deadline (1 to 2 s).
+    /// The client library's error, or a timeout after 1 to 2 s.
     pub async fn ping(&self) -> Result<(), Cause> {
-        K::ping(self.url()).await
+        K::ping(self.server_url()).await
     }
 
-    /// Waits until it answers, up to 30 s.
+    /// Waits up to 30 s until the server responds.
     ///
     /// # Errors
-    ///
-    /// [`BackendError::Exited`] if its process has ended, [`BackendError::NotReady`] at the deadline;
-    /// both with its last log lines.
+    /// [`BackendError::Exited`] if the process has ended, [`BackendError::NotReady`] at the
+    /// deadline. Both contain the last log lines.
     pub async fn ready(&self) -> Result<(), BackendError> {
         self.ready_within(READY).await
     }
@@ -244,16 +237,15 @@ impl<K: Kind> Server<K> {
     async fn ready_within(&self, deadline: Duration) -> Result<(), BackendError> {
         let mut ended = false;
         let mut failure = None;
-        let mut patience = Patience::new("an answer", deadline);
+        let mut patience = Patience::new("a response", deadline);
         let answered = loop {
             let look = async {
-                // First the process: what answers could be another server on a port that ours did
-                // not get.
+                // The process is checked first, because another server may respond on the port.
                 ended = !self.running().await;
                 if ended {
                     return true;
                 }
-                match K::ping(self.url()).await {
+                match K::ping(self.server_url()).await {
                     Ok(()) => {
                         ended = !self.running().await;
                         true
@@ -270,10 +262,7 @@ impl<K: Kind> Server<K> {
             }
         };
         if ended {
-            return Err(BackendError::Exited {
-                server: K::NAME,
-                logs: self.logs().await,
-            });
+            return Err(BackendError::Exited { server: K::NAME, logs: self.logs().await });
         }
         if answered.is_err() {
             return Err(BackendError::NotReady {
@@ -290,18 +279,18 @@ impl<K: Kind> Server<K> {
     async fn running(&self) -> bool {
         match &self.shared.host {
             Host::External => true,
-            // An engine that does not answer for a moment has not ended the server.
+            // If the engine does not respond for a moment, the server may still run.
             Host::Docker(container) => container.running().await.unwrap_or(true),
             Host::Native(process) => process.running(),
         }
     }
 
-    /// The last lines (40) that it logged; none for a given server.
+    /// Returns the last 40 log lines, or none for a given server.
     pub async fn logs(&self) -> Vec<String> {
         self.shared.logs().await
     }
 
-    /// Ok if a command may do damage here.
+    /// Checks that commands may do damage to this server.
     pub(crate) fn allowed(&self, action: &'static str) -> Result<(), BackendError> {
         if self.shared.destructive {
             return Ok(());
@@ -318,11 +307,7 @@ impl<K: Kind> Server<K> {
     }
 
     pub(super) fn not_ours(&self, action: &'static str) -> BackendError {
-        BackendError::NotOurs {
-            action,
-            server: K::NAME,
-            address: self.shared.address.clone(),
-        }
+        BackendError::NotOurs { action, server: K::NAME, address: self.shared.address.clone() }
     }
 }
 

@@ -1,12 +1,14 @@
-//! A small process that cleans up after us, also when we get no chance to.
+//! A small process that cleans up after this one, also after a SIGKILL.
 //!
-//! `sh` reads a pipe whose only writing end is ours. The kernel closes it however we end (a guard
-//! dropped, a panic, SIGKILL), and at end of file the supervisor kills the server and removes its
-//! folder, or its container. So there is one way of cleaning up, and every test exercises it.
+//! `sh` reads a pipe, and this process has the only writing end. The kernel closes it at any end of
+//! this process, such as a dropped guard, a panic or SIGKILL. At end of file the supervisor kills
+//! the server and removes its folder, or its container. This is the only way of cleaning up,
+//! therefore every test exercises it.
 //!
-//! Rejected: `PR_SET_PDEATHSIG` fires when the *thread* that started the server ends, which under a
-//! runtime is any time; testcontainers' `watchdog` takes over SIGINT and SIGTERM of the whole
-//! process, stops each container with a 10 s grace, and knows nothing of SIGKILL.
+//! Two alternatives were rejected. `PR_SET_PDEATHSIG` fires when the *thread* that started the
+//! server ends, which can be at any time under a runtime. testcontainers' `watchdog` takes over
+//! SIGINT and SIGTERM of the whole process, stops each container with a 10 s grace, and does not
+//! handle SIGKILL.
 
 use std::{
     io::Write as _,
@@ -19,14 +21,14 @@ use std::{
 use super::error::BackendError;
 use crate::wall_clock;
 
-/// Words on the pipe: `process PID`, `container NAME`; an empty value withdraws it.
+/// The supervisor's script. The pipe carries `process PID` and `container NAME`, or no value.
 ///
-/// Postgres' children lead sessions of their own, so signalling the process group does not reach
-/// them: they are found as children of the leader, which is stopped first so that it makes no more.
-/// Postgres killed hard leaves a System V segment behind; its id stands in `postmaster.pid`.
+/// Postgres' children lead their own sessions, therefore a signal to the process group misses them.
+/// The script finds them as children of the leader. It stops the leader first, so that no more
+/// children appear. A killed Postgres leaves a System V segment, whose id is in `postmaster.pid`.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
-# One that nobody has reaped yet is gone: it holds nothing any more, and init may take its time.
+# A zombie counts as gone: it holds no resources, and init may reap it late.
 gone() {
     kill -0 "$1" || return 0
     read -r stat <"/proc/$1/stat" || return 1
@@ -55,12 +57,14 @@ if [ -n "$folder" ]; then
     fi
     rm -rf "$folder"
 fi
-# The container may still be in the making when its creator dies: ask again for a while. `docker rm -f`
+# The creator may end before the container exists, so the removal is repeated for a while.
+# `docker rm -f` succeeds without a container. It prints the name only if it removed one.
 # calls it a success when there is none; only when it removed one it prints the name.
 tries=0
 while [ -n "$container" ] && [ $tries -lt 40 ]; do
     [ -n "$(docker rm -f -v "$container")" ] && break
-    curl -sf -X DELETE --unix-socket "$socket" "http://docker/containers/$container?force=1&v=1" && break
+    url="http://docker/containers/$container?force=1&v=1"
+    curl -sf -X DELETE --unix-socket "$socket" "$url" && break
     tries=$((tries + 1))
     sleep 0.1
 done
@@ -75,7 +79,7 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts a supervisor; `folder` is removed at the end.
+    /// Starts a supervisor, which removes `folder` at the end.
     pub(crate) fn start(folder: Option<&Path>) -> Result<Self, BackendError> {
         let socket = std::env::var("DOCKER_HOST")
             .ok()
@@ -89,7 +93,7 @@ impl Supervisor {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Ctrl-C and a runner that kills our process group must not reach it.
+            // Ctrl-C, or a runner that kills our process group, must not reach it.
             .process_group(0)
             .spawn()
             .map_err(BackendError::io("start the supervisor (`sh`)"))?;
@@ -97,39 +101,39 @@ impl Supervisor {
         Ok(Self { child, pipe })
     }
 
-    /// Puts the leader of a process group into its care; `None` withdraws it.
+    /// Registers the leader of a process group, or withdraws it with `None`.
     pub(crate) fn process(&self, leader: Option<u32>) -> Result<(), BackendError> {
-        self.tell(&match leader {
+        self.send(&match leader {
             Some(pid) => format!("process {pid}\n"),
             None => "process\n".to_owned(),
         })
     }
 
-    /// Puts a container, which need not exist yet, into its care; `None` withdraws it.
+    /// Registers a container, which need not exist yet, or withdraws it with `None`.
+    #[cfg(feature = "docker")]
     pub(crate) fn container(&self, name: Option<&str>) -> Result<(), BackendError> {
-        self.tell(&format!("container {}\n", name.unwrap_or_default()))
+        self.send(&format!("container {}\n", name.unwrap_or_default()))
     }
 
-    /// Lets it clean up, without waiting for its end.
+    /// Starts the cleanup without waiting for its end.
     pub(crate) fn close(&self) {
         let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
         drop(pipe.take());
     }
 
-    fn tell(&self, line: &str) -> Result<(), BackendError> {
+    fn send(&self, line: &str) -> Result<(), BackendError> {
         let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pipe) = pipe.as_mut() else {
             return Ok(());
         };
-        pipe.write_all(line.as_bytes())
-            .map_err(BackendError::io("tell the supervisor"))
+        pipe.write_all(line.as_bytes()).map_err(BackendError::io("write to the supervisor"))
     }
 
-    /// Lets it clean up and waits for its end (milliseconds).
+    /// Starts the cleanup and waits for its end, which takes milliseconds.
     pub(crate) fn finish(&mut self) {
         self.close();
         if let Err(error) = self.child.wait() {
-            tracing::warn!(%error, "lost the supervisor");
+            tracing::warn!(%error, "could not wait for the supervisor");
         }
     }
 }

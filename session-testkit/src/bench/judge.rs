@@ -1,4 +1,4 @@
-//! Figures against bars: a pure function, and what to look at where one is missed.
+//! The verdict on figures, with advice for missed goals. It is a pure function.
 
 use std::fmt;
 
@@ -7,63 +7,57 @@ use serde::{Serialize, Serializer};
 use super::{Machine, Settings};
 use crate::workload::Latency;
 
-/// What was measured, and what explains it.
+/// The measured figures, with further ones that explain them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Figures {
-    /// Validations by Postgres alone.
+    /// Validations with Postgres alone.
     pub without_cache: Latency,
-    /// Validations of the same sessions with the cache, once it was warm; hits and the rest.
+    /// Validations of the same sessions with the warm cache: hits and others.
     pub with_cache: Latency,
-    /// Of these, those that the cache answered.
+    /// The hits among these.
     pub hit: Latency,
-    /// First validations: the cache was asked, knew nothing, and Postgres answered.
+    /// First validations, which miss the cache and read Postgres.
     pub miss: Latency,
-    /// How many of the validations with the warm cache it answered, in percent.
+    /// The share of hits with the warm cache, in percent.
     pub hit_rate: f64,
-    /// Requests that were measured.
+    /// The number of measured requests.
     pub sent: u64,
-    /// Of these, those that were not answered with 200.
+    /// The number of them without a 200 response.
     pub failed: u64,
-    /// Copies that went into the cache, those of the warm-up included.
+    /// The number of fills, including the warm-up.
     pub fills: u64,
-    /// Copies that the cache did not take.
+    /// The number of rejected fills.
     pub fills_refused: u64,
-    /// A bare PING of Redis, one at a time: what the way there takes.
+    /// A bare PING of Redis, sequentially: the round trip.
     pub ping: Latency,
-    /// A bare SELECT 1 of Postgres, one at a time.
+    /// A bare SELECT 1 of Postgres, sequentially.
     pub select: Latency,
 }
 
-/// What a cache of sessions has to reach.
+/// A goal for a cache of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum Bar {
-    /// A validation that the cache answers: p99 below 5 ms.
+    /// The p99 of a hit is below 5 ms.
     HitP99,
-    /// A validation that the cache knows nothing of: p99 below 30 ms.
+    /// The p99 of a miss is below 30 ms.
     MissP99,
-    /// Over 90 % of all validations are answered by the warm cache.
+    /// Over 90 % of all validations hit the warm cache.
     HitRate,
-    /// On average 70 % less latency than Postgres alone, at least. (70–80 % is what is expected; more is
-    /// better.)
+    /// The average latency is at least 70 % below that of Postgres alone. 70 % to 80 % is expected.
     Improvement,
-    /// Every request was answered with 200: else the rest says nothing.
+    /// Every request got a 200 response. Otherwise the other figures are meaningless.
     Answered,
 }
 
 impl Bar {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::HitP99,
-        Self::MissP99,
-        Self::HitRate,
-        Self::Improvement,
-        Self::Answered,
-    ];
+    /// All goals.
+    pub const ALL: [Self; 5] =
+        [Self::HitP99, Self::MissP99, Self::HitRate, Self::Improvement, Self::Answered];
 
-    /// What to reach: ms, percent, or a number of requests.
+    /// Returns the goal's limit: ms, percent, or a number of requests.
     #[must_use]
     pub fn limit(self) -> f64 {
         match self {
@@ -75,7 +69,7 @@ impl Bar {
         }
     }
 
-    /// Whether a figure reaches it.
+    /// Returns whether a figure reaches the goal.
     fn is_met(self, measured: f64) -> bool {
         match self {
             Self::HitP99 | Self::MissP99 => measured < self.limit(),
@@ -85,7 +79,7 @@ impl Bar {
         }
     }
 
-    /// What is compared; `None` where nothing was measured, which reaches nothing.
+    /// Returns the figure to compare. Without a measurement it is `None`, which misses the goal.
     fn measured(self, figures: &Figures) -> Option<f64> {
         let p99 = |latency: &Latency| (latency.count > 0).then(|| ms(latency.p99_us));
         match self {
@@ -95,52 +89,46 @@ impl Bar {
             Self::Improvement => {
                 improvement(figures.without_cache.mean_us, figures.with_cache.mean_us)
             }
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "counts of requests are far below 2^52"
-            )]
+            #[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
             Self::Answered => (figures.sent > 0).then_some(figures.failed as f64),
         }
     }
 
-    fn words(self) -> (&'static str, &'static str, &'static str) {
+    fn texts(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::HitP99 => ("p99 of a hit", "below", " ms"),
             Self::MissP99 => ("p99 of a miss", "below", " ms"),
             Self::HitRate => ("hit rate once warm", "over", " %"),
             Self::Improvement => ("less latency on average", "at least", " %"),
-            Self::Answered => ("requests not answered with 200", "at most", ""),
+            Self::Answered => ("requests without a 200 response", "at most", ""),
         }
     }
 }
 
-/// How much less the second is than the first, in percent; `None` where one of them is nothing.
+/// Returns how much less the second value is than the first, in percent, unless one is 0.
 pub(super) fn improvement(before: f64, after: f64) -> Option<f64> {
     (before > 0.0 && after > 0.0).then(|| (before - after) * 100.0 / before)
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "microseconds of a request are far below 2^52"
-)]
+#[expect(clippy::cast_precision_loss, reason = "microseconds of a request are far below 2^52")]
 pub(super) fn ms(micros: u64) -> f64 {
     micros as f64 / 1000.0
 }
 
-/// One bar, and whether it was reached.
+/// A goal, and whether it was reached.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// Which one.
+    /// The goal.
     pub bar: Bar,
-    /// What was to be reached.
+    /// The limit.
     pub limit: f64,
-    /// What was measured: ms, percent, or a number of requests; `null` where nothing was.
+    /// The measured value: ms, percent, or a number of requests. `null` without a measurement.
     #[serde(serialize_with = "rounded")]
     pub measured: Option<f64>,
-    /// Whether it was reached.
+    /// Whether the goal was reached.
     pub met: bool,
-    /// What to look at if it was not.
+    /// Advice for a missed goal.
     pub help: Vec<String>,
 }
 
@@ -151,23 +139,20 @@ fn rounded<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, must, unit) = self.bar.words();
+        let (what, must, unit) = self.bar.texts();
         let digits = if self.bar == Bar::Answered { 0 } else { 1 };
         let limit = self.limit;
         match self.measured {
             Some(measured) => {
                 let digits = if unit == " ms" { 2 } else { digits };
-                write!(
-                    f,
-                    "{what}: {measured:.digits$}{unit} ({must} {limit}{unit})"
-                )
+                write!(f, "{what}: {measured:.digits$}{unit} ({must} {limit}{unit})")
             }
             None => write!(f, "{what}: nothing was measured ({must} {limit}{unit})"),
         }
     }
 }
 
-/// A verdict against each bar, in the order of [`Bar::ALL`].
+/// Returns a verdict against each goal, in the order of [`Bar::ALL`].
 #[must_use]
 pub fn judge(figures: &Figures, machine: &Machine, settings: &Settings) -> Vec<Verdict> {
     let verdict = |bar: Bar| {
@@ -178,17 +163,13 @@ pub fn judge(figures: &Figures, machine: &Machine, settings: &Settings) -> Vec<V
             limit: bar.limit(),
             measured,
             met,
-            help: if met {
-                Vec::new()
-            } else {
-                help(bar, figures, machine, settings)
-            },
+            help: if met { Vec::new() } else { help(bar, figures, machine, settings) },
         }
     };
     Bar::ALL.into_iter().map(verdict).collect()
 }
 
-/// What the other figures say about a bar that was missed: the likeliest first.
+/// Returns advice for a missed goal from the other figures, the likeliest first.
 fn help(bar: Bar, figures: &Figures, machine: &Machine, settings: &Settings) -> Vec<String> {
     let mut help = Vec::new();
     match bar {
@@ -203,18 +184,18 @@ fn help(bar: Bar, figures: &Figures, machine: &Machine, settings: &Settings) -> 
             &mut help,
             (bar, &figures.miss),
             ("Postgres", "SELECT 1", &figures.select),
-            "its load, locks, and whether `token_digest` is looked up by its index",
+            "its load, its locks, and the use of the index on `token_digest`",
         ),
         Bar::HitRate if figures.with_cache.count == 0 => {}
         Bar::HitRate if figures.hit.count == 0 => help.push(no_hits(figures)),
         Bar::HitRate if figures.fills_refused > figures.fills / 10 => help.push(format!(
-            "{} fills were refused: keys are flushed or evicted while they are being filled (`INFO stats`: \
-             evicted_keys, against maxmemory)",
+            "{} fills were rejected: keys are flushed or evicted during their fill (`INFO \
+             stats`: evicted_keys, and maxmemory)",
             figures.fills_refused
         )),
         Bar::HitRate => help.push(
-            "entries were filled and are not there any more: Redis evicts (`INFO stats`: evicted_keys, against \
-             maxmemory), or was slower than its deadline of 50 ms"
+            "entries were filled and have disappeared: Redis evicts (`INFO stats`: \
+             evicted_keys, and maxmemory), or was slower than its deadline of 50 ms"
                 .to_owned(),
         ),
         Bar::Improvement => {
@@ -223,19 +204,21 @@ fn help(bar: Bar, figures: &Figures, machine: &Machine, settings: &Settings) -> 
                 help.push(no_hits(figures));
             } else if ping > plain * (1.0 - bar.limit() / 100.0) {
                 help.push(format!(
-                    "a PING alone takes {ping:.2} ms of the {plain:.2} ms that Postgres alone takes: bring Redis nearer"
+                    "a PING takes {ping:.2} ms, and a validation with Postgres alone {plain:.2} \
+                     ms: move Redis nearer"
                 ));
             } else {
                 help.push(format!(
-                    "a hit takes {:.2} ms where a PING takes {:.2} ms: look at what else this process and Redis do",
+                    "a hit takes {:.2} ms, but a PING takes {:.2} ms: check the other work of this \
+                     process and of Redis",
                     figures.hit.mean_us / 1000.0,
                     ping
                 ));
             }
         }
         Bar::Answered => help.push(
-            "RUST_LOG=session_layer=debug shows why; `session-testkit check` looks at both servers, `--concurrency` at \
-             whether they are asked for too much"
+            "RUST_LOG=session_layer=debug shows the errors, and `session-testkit check` checks \
+             both servers. A lower `--concurrency` shows whether they are overloaded"
                 .to_owned(),
         ),
     }
@@ -243,13 +226,15 @@ fn help(bar: Bar, figures: &Figures, machine: &Machine, settings: &Settings) -> 
     let cores = u32::try_from(machine.cores).unwrap_or(u32::MAX);
     if of_time && machine.is_busy() {
         help.push(format!(
-            "this machine was busy before it began (load {:.1} on {cores} cores): measure on a quiet one",
+            "this machine was busy before it began (load {:.1} on {cores} cores): measure on a \
+             idle one",
             machine.load_average.unwrap_or_default()
         ));
     }
     if of_time && settings.concurrency > 4 * cores {
         help.push(format!(
-            "{} clients on {cores} cores wait for each other: a lower --concurrency shows what one validation takes",
+            "{} clients on {cores} cores wait for each other: a lower --concurrency shows the \
+             latency of one validation",
             settings.concurrency
         ));
     }
@@ -263,16 +248,17 @@ fn help(bar: Bar, figures: &Figures, machine: &Machine, settings: &Settings) -> 
 
 fn no_hits(figures: &Figures) -> String {
     if figures.fills == 0 {
-        "nothing was filled, so nothing can be answered from the cache: `session-testkit check` says whether Redis \
-         allows what it takes (SET, EVALSHA, INFO)"
+        "nothing was filled, therefore nothing can hit: `session-testkit check` \
+         shows whether Redis permits SET, EVALSHA and INFO"
             .to_owned()
     } else {
-        "copies are filled, and none is served: `session-testkit check` says whether Redis allows GET, and is a master"
+        "entries are filled, and none is served: `session-testkit check` shows whether Redis \
+         permits GET, and is a master"
             .to_owned()
     }
 }
 
-/// Why a p99 is too high: the way to the server, all of them, or only the slowest few?
+/// Adds the reason for a high p99: the round trip to the server, all requests, or only the slowest.
 fn tail(
     help: &mut Vec<String>,
     (bar, latency): (Bar, &Latency),
@@ -281,25 +267,27 @@ fn tail(
 ) {
     let (p50, p99) = (ms(latency.p50_us), ms(way.p99_us));
     if latency.count == 0 {
-        help.push("no request was answered by Postgres with the cache empty".to_owned());
+        help.push("no request read Postgres with an empty cache".to_owned());
     } else if ms(way.p50_us) > bar.limit() / 2.0 {
         help.push(format!(
-            "the way to {server} alone takes {:.2} ms ({command}, p50): bring it nearer",
+            "the round trip to {server} takes {:.2} ms ({command}, p50): move it nearer",
             ms(way.p50_us)
         ));
     } else if p99 > bar.limit() / 2.0 {
         help.push(format!(
-            "{server} itself stalls at times ({command} alone: p50 {:.2} ms, p99 {p99:.2} ms): look at {look_at}",
+            "{server} itself stalls at times ({command} alone: p50 {:.2} ms, p99 {p99:.2} ms): \
+             check {look_at}",
             ms(way.p50_us)
         ));
     } else if p50 < bar.limit() / 2.0 {
         help.push(format!(
-            "half of them took {p50:.2} ms or less, so it is the slowest few: other work on these cores, or {server} pausing \
-             (look at {look_at})"
+            "half of them took {p50:.2} ms or less, and only the slowest few are late: other \
+             work on these cores, or pauses of {server} (check {look_at})"
         ));
     } else {
         help.push(format!(
-            "half of them took over {p50:.2} ms while {command} takes {:.2} ms: too much at a time, or look at {look_at}",
+            "half of them took over {p50:.2} ms, but {command} takes {:.2} ms: too much load \
+             at a time, or check {look_at}",
             ms(way.p50_us)
         ));
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::header::AUTHORIZATION;
-use session_layer::{Answered, Tier};
+use session_layer::{LookupInfo, Source};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
@@ -17,30 +17,30 @@ use tokio::{
 
 use crate::{app::App, history::nanos, workload::Latencies};
 
-/// Nothing that the layer promises takes this long; a client that waits longer has met a hang.
+/// The timeout of a request. The layer promises a shorter time, therefore a longer wait is a hang.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// When a loop ends.
+/// The end of a loop.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Until {
-    /// After this many requests of all clients.
+    /// The number of requests of all clients.
     Sent(usize),
-    /// When this moment has come.
+    /// The time of the end.
     At(Instant),
 }
 
-/// What became of the requests of a loop.
+/// The results of a loop.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
-    /// Answered with 200, whoever answered.
+    /// The latencies of all 200 responses.
     pub(super) all: Latencies,
-    /// Of these: by the cache alone.
+    /// The latencies of hits among them.
     pub(super) hits: Latencies,
-    /// Of these: by the store.
+    /// The latencies of the others, which read the store.
     pub(super) store: Latencies,
     pub(super) hit_count: u64,
     pub(super) sent: u64,
-    /// Not answered with 200.
+    /// The number of requests without a 200 response.
     pub(super) failed: u64,
 }
 
@@ -54,7 +54,7 @@ impl Sums {
         self.failed += other.failed;
     }
 
-    fn note(&mut self, status: u16, answered: Option<Answered>, took: Duration) {
+    fn record(&mut self, status: u16, lookup: Option<LookupInfo>, took: Duration) {
         self.sent += 1;
         if status != 200 {
             self.failed += 1;
@@ -62,8 +62,8 @@ impl Sums {
         }
         let took = nanos(took);
         self.all.add(took);
-        match answered.map(|answered| answered.tier) {
-            Some(Tier::Cache) => {
+        match lookup.map(|lookup| lookup.source) {
+            Some(Source::Cache) => {
                 self.hit_count += 1;
                 self.hits.add(took);
             }
@@ -72,24 +72,18 @@ impl Sums {
     }
 }
 
-/// `clients` of them, each sending its next request when it has the answer to the last, for the tokens
-/// in turn.
+/// Validates the tokens in turn with `clients` clients in a closed loop.
 pub(super) async fn drive(app: &App, tokens: &Arc<[String]>, clients: u32, until: Until) -> Sums {
     let next = Arc::new(AtomicUsize::new(0));
     let mut loops = JoinSet::new();
     for _ in 0..clients {
-        loops.spawn(client(
-            app.clone(),
-            Arc::clone(tokens),
-            Arc::clone(&next),
-            until,
-        ));
+        loops.spawn(client(app.clone(), Arc::clone(tokens), Arc::clone(&next), until));
     }
     let mut sums = Sums::default();
     while let Some(done) = loops.join_next().await {
         match done {
             Ok(one) => sums.merge(&one),
-            // A client that panicked has lost its request, and what it had measured.
+            // A client that panicked loses its request and its measurements.
             Err(_) => sums.failed += 1,
         }
     }
@@ -115,10 +109,10 @@ async fn client(app: App, tokens: Arc<[String]>, next: Arc<AtomicUsize>, until: 
         let took = begin.elapsed();
         match response.ok().flatten() {
             Some(response) => {
-                let answered = response.extensions().get().copied();
-                sums.note(response.status().as_u16(), answered, took);
+                let lookup = response.extensions().get().copied();
+                sums.record(response.status().as_u16(), lookup, took);
             }
-            None => sums.note(0, None, took),
+            None => sums.record(0, None, took),
         }
     }
 }

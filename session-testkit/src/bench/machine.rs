@@ -1,42 +1,65 @@
-//! Where something was measured: figures mean nothing without it.
+//! The machine and the servers of a measurement.
 
 use std::fmt;
 
 use serde::Serialize;
+use sqlx::Connection as _;
 
-/// Where something was measured.
+use super::BenchError;
+use crate::backends::{Backends, Kind, Server};
+
+/// The machine and the servers of a measurement.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Machine {
-    /// Cores that this process may use.
+    /// The number of cores that this process may use.
     pub cores: usize,
-    /// As in `linux x86_64`.
+    /// The platform, such as `linux x86_64`.
     pub platform: String,
-    /// Processes that were running or waiting to, averaged over the last minute, when the measuring
-    /// began; `null` where nobody says it.
+    /// The load average over the last minute when the measurement began. `null` if it is unknown.
     pub load_average: Option<f64>,
-    /// `debug` (times are not those of a service) or `release`.
+    /// The build, `debug` (slower than a service) or `release`.
     pub build: &'static str,
-    /// As in `7.0.15, native`: its version, and what runs it.
+    /// The version and backend of Redis, such as `7.0.15, native`.
     pub redis: String,
-    /// The same of Postgres.
+    /// The version and backend of Postgres.
     pub postgres: String,
 }
 
 impl Machine {
-    /// This one, with what is known of the servers.
-    pub(super) fn this(redis: String, postgres: String) -> Self {
+    /// Returns this machine, with the versions of these servers.
+    ///
+    /// # Errors
+    /// [`BenchError`] if a server does not respond.
+    pub async fn of(backends: &Backends) -> Result<Self, BenchError> {
+        let mut redis = backends.redis().connect().await?;
+        let info: String = redis::cmd("INFO")
+            .arg("server")
+            .query_async(&mut redis)
+            .await
+            // INFO may be denied, and only the version needs it.
+            .unwrap_or_default();
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        let redis = described(version.unwrap_or("of unknown version"), backends.redis());
+
+        let mut postgres = backends.postgres().connect().await?;
+        let version: String =
+            sqlx::query_scalar("SHOW server_version").fetch_one(&mut postgres).await?;
+        postgres.close().await?;
+        // "15.18 (Debian …)"
+        let version = version.split(' ').next().unwrap_or_default();
+        Ok(Self::this(redis, described(version, backends.postgres())))
+    }
+
+    /// Describes this machine.
+    fn this(redis: String, postgres: String) -> Self {
         let load = std::fs::read_to_string("/proc/loadavg").ok();
         Self {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             load_average: load.and_then(|load| load.split(' ').next()?.parse().ok()),
-            build: if cfg!(debug_assertions) {
-                "debug"
-            } else {
-                "release"
-            },
+            build: if cfg!(debug_assertions) { "debug" } else { "release" },
             redis,
             postgres,
         }
@@ -46,11 +69,17 @@ impl Machine {
         self.build == "debug"
     }
 
-    /// Whether there was more to do than cores to do it.
+    /// Returns whether the load exceeded the number of cores.
     pub(crate) fn is_busy(&self) -> bool {
         let cores = u32::try_from(self.cores).unwrap_or(u32::MAX);
-        self.load_average
-            .is_some_and(|load| load > f64::from(cores))
+        self.load_average.is_some_and(|load| load > f64::from(cores))
+    }
+}
+
+fn described<K: Kind>(version: &str, server: &Server<K>) -> String {
+    match server.backend() {
+        Some(backend) => format!("{version}, {backend}"),
+        None => format!("{version}, given"),
     }
 }
 
@@ -60,12 +89,7 @@ impl fmt::Display for Machine {
         if let Some(load) = self.load_average {
             write!(f, " (load {load:.1})")?;
         }
-        let Self {
-            build,
-            redis,
-            postgres,
-            ..
-        } = self;
-        write!(f, ", {build} build; Redis {redis}; Postgres {postgres}")
+        let Self { build, redis, postgres, .. } = self;
+        write!(f, ", {build} build. Redis {redis}. Postgres {postgres}")
     }
 }

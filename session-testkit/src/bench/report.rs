@@ -1,4 +1,4 @@
-//! What was measured, for people and for programs.
+//! The report of a measurement, as text and as JSON.
 
 use std::fmt;
 
@@ -10,37 +10,37 @@ use super::{
 };
 use crate::workload::Latency;
 
-/// What was measured, and what it is worth.
+/// The report of a measurement.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Report {
-    /// Whether every bar was reached.
+    /// Whether every goal was reached.
     pub ok: bool,
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// How much.
+    /// The settings.
     pub settings: Settings,
-    /// How the load was made, in words.
+    /// A description of the load.
     pub method: String,
-    /// What was measured; latencies in microseconds.
+    /// The figures, with latencies in microseconds.
     pub figures: Figures,
-    /// How much less latency there was with the cache, in percent.
+    /// The reduction of latency with the cache, in percent.
     pub improvement: Improvement,
-    /// A verdict against each bar.
+    /// A verdict against each goal.
     pub verdicts: Vec<Verdict>,
 }
 
-/// How much less latency there was, in percent; `null` where there was none to compare.
+/// The reduction of latency, in percent. `null` without a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Improvement {
-    /// Of the average.
+    /// The reduction of the mean.
     pub mean: Option<f64>,
-    /// Of the median.
+    /// The reduction of the median.
     pub p50: Option<f64>,
-    /// Of 95 %.
+    /// The reduction of the p95.
     pub p95: Option<f64>,
-    /// Of 99 %.
+    /// The reduction of the p99.
     pub p99: Option<f64>,
 }
 
@@ -68,14 +68,10 @@ impl Report {
             Length::Requests(requests) => format!("{requests} requests"),
             Length::Time(time) => format!("{} s", time.as_secs_f64()),
         };
-        let Settings {
-            concurrency,
-            sessions,
-            ..
-        } = settings;
+        let Settings { concurrency, sessions, .. } = settings;
         let method = format!(
-            "closed loop, {concurrency} clients; {sessions} sessions in turn; {length} of each side, in {ROUNDS} rounds that \
-             alternate, after a warm-up"
+            "closed loop, {concurrency} clients, {sessions} sessions in turn, {length} per \
+             side in {ROUNDS} alternating rounds, after a warm-up"
         );
         Self {
             ok: verdicts.iter().all(|verdict| verdict.met),
@@ -88,7 +84,7 @@ impl Report {
         }
     }
 
-    /// The verdict against this bar.
+    /// Returns the verdict against this goal.
     #[must_use]
     pub fn of(&self, bar: Bar) -> Option<&Verdict> {
         self.verdicts.iter().find(|verdict| verdict.bar == bar)
@@ -117,17 +113,9 @@ impl fmt::Display for Report {
         for (name, latency) in rows {
             let [p50, p95, p99] = [latency.p50_us, latency.p95_us, latency.p99_us].map(ms);
             let (mean, count) = (latency.mean_us / 1000.0, latency.count);
-            writeln!(
-                f,
-                "{name:<26}{mean:>9.3}{p50:>9.3}{p95:>9.3}{p99:>9.3}{count:>10}"
-            )?;
+            writeln!(f, "{name:<26}{mean:>9.3}{p50:>9.3}{p95:>9.3}{p99:>9.3}{count:>10}")?;
         }
-        let Improvement {
-            mean,
-            p50,
-            p95,
-            p99,
-        } = self.improvement;
+        let Improvement { mean, p50, p95, p99 } = self.improvement;
         write!(f, "{:<26}", "improvement, %")?;
         for value in [mean, p50, p95, p99] {
             match value {

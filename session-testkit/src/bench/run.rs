@@ -1,12 +1,13 @@
-//! The order of things: warm-up, misses, rounds.
+//! The measurement: warm-up, misses, rounds.
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use session_layer::error::StoreError;
+use session_layer::store::PostgresStore;
 use session_layer::{
-    ConfigError, Error, NewSession, Sessions, StoreError,
+    ConfigError, Error, NewSession, Sessions,
     cache::{NoCache, RedisCache},
-    store::PostgresStore,
 };
 use sqlx::Connection as _;
 use tokio::time::Instant;
@@ -17,111 +18,106 @@ use super::{
 };
 use crate::{
     app::App,
-    backends::{BackendError, Backends, Kind, Sandbox, Server},
+    backends::{BackendError, Backends, Sandbox},
     history::nanos,
     wait,
     workload::{Latencies, Latency},
 };
 
-/// Sessions of the warm-up: others than those that are measured, which the cache must not know yet.
+/// The number of warm-up sessions. The measured ones must not be in the cache yet.
 const WARM_UP_SESSIONS: u32 = 50;
-/// Requests of the warm-up, for each side.
+/// The number of warm-up requests per side.
 const WARM_UP: usize = 500;
-/// How many logins are under way at a time, and PINGs are sent.
-const CHUNK: u32 = 20;
+/// The number of concurrent logins. A busy node may reject more than five.
+const LOGINS_AT_ONCE: usize = 4;
+/// The number of PINGs.
 const PINGS: u32 = 200;
-/// How long is waited for the cache to be reached, and for fills, which nobody else waits for.
+/// The limit for connecting the cache, and for fills in the background.
 const SOON: Duration = Duration::from_secs(5);
-/// Ends what is left of both sides.
+/// The limit for shutting down each side.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
-/// How far it is.
+/// The progress of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// What begins now.
+    /// The activity that begins.
     pub what: &'static str,
-    /// How many parts are done.
+    /// The number of completed parts.
     pub done: u32,
-    /// Of how many.
+    /// The total number of parts.
     pub total: u32,
 }
 
-/// It could not be measured.
+/// The error of a measurement.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BenchError {
-    /// A server did not answer.
-    #[error("the servers could not be asked")]
+    /// A server did not respond.
+    #[error("a server did not respond")]
     Backend(#[from] BackendError),
-    /// The cache could not be set up.
-    #[error("the cache could not be set up")]
+    /// The cache could not be configured.
+    #[error("the cache could not be configured")]
     Cache(#[from] ConfigError),
-    /// The tables could not be made.
-    #[error("the tables could not be made")]
+    /// The tables could not be created.
+    #[error("the tables could not be created")]
     Store(#[from] StoreError),
     /// The sessions could not be created.
     #[error("the sessions could not be created")]
     Create(#[from] Error),
-    /// Redis did not answer while it was being looked at.
-    #[error("Redis could not be looked at")]
+    /// Redis did not respond to a PING.
+    #[error("Redis did not respond to a PING")]
     Redis(#[from] redis::RedisError),
-    /// Postgres did not answer while it was being looked at.
-    #[error("Postgres could not be looked at")]
+    /// Postgres did not respond to a query.
+    #[error("Postgres did not respond to a query")]
     Postgres(#[from] sqlx::Error),
 }
 
-/// Measures, in a schema and namespace of its own, which are removed afterwards.
+/// Measures in a new schema and namespace, which are removed afterwards.
 ///
 /// # Errors
-///
-/// [`BenchError`] where there is nothing to measure. Requests that fail are in the report.
+/// [`BenchError`] if nothing can be measured. The report contains failed requests.
 pub async fn run(
     backends: &Backends,
     settings: &Settings,
-    mut tell: impl FnMut(Progress),
+    mut notify: impl FnMut(Progress),
 ) -> Result<Report, BenchError> {
     let sandbox = backends.sandbox();
     let mut done = 0;
-    let mut tell = |what| {
-        tell(Progress {
-            what,
-            done,
-            total: 3 + 2 * ROUNDS,
-        });
+    let mut notify = |what| {
+        notify(Progress { what, done, total: 3 + 2 * ROUNDS });
         done += 1;
     };
-    tell("creating sessions");
+    notify("creating sessions");
     let (without, with) = sides(&sandbox).await?;
     let warm_up = tokens(&without.sessions, WARM_UP_SESSIONS).await?;
     let measured = tokens(&without.sessions, settings.sessions).await?;
-    let (machine, ping, select) = look(backends).await?;
+    let (machine, ping, select) = inspect(backends).await?;
 
-    tell("warming up");
+    notify("warming up");
     reached(&with).await;
     for side in [&without, &with] {
         let _not_counted = drive(side, &warm_up, settings.concurrency, Until::Sent(WARM_UP)).await;
     }
 
-    tell("misses");
+    notify("misses");
     let each = Until::Sent(measured.len());
     let first = drive(&with, &measured, settings.concurrency, each).await;
     filled(&with).await;
 
     let (mut plain, mut cached) = (Sums::default(), Sums::default());
     for round in 0..ROUNDS {
-        for (side, sums, what) in [
-            (&without, &mut plain, "without the cache"),
-            (&with, &mut cached, "with the cache"),
-        ] {
-            tell(what);
+        for (side, sums, what) in
+            [(&without, &mut plain, "without the cache"), (&with, &mut cached, "with the cache")]
+        {
+            notify(what);
             let until = until(settings.length, round);
             sums.merge(&drive(side, &measured, settings.concurrency, until).await);
         }
     }
     let metrics = with.sessions.metrics();
     for side in [without, with] {
-        // What is still under way ends with its runtime.
+        // Remaining tasks end with their runtime.
         let _late = side.sessions.shutdown(SHUTDOWN).await;
     }
     let figures = Figures {
@@ -139,14 +135,14 @@ pub async fn run(
     };
     let verdicts = judge(&figures, &machine, settings);
     let report = Report::new(machine, settings.clone(), figures, verdicts);
-    // A sandbox that could not be removed says so itself.
+    // A failed removal logs a warning.
     drop(sandbox);
     Ok(report)
 }
 
 fn until(length: Length, round: u32) -> Until {
     match length {
-        // What can't be divided evenly goes to the first rounds.
+        // The first rounds get the remainder of the division.
         Length::Requests(all) => {
             let more = u32::from(round < all % ROUNDS);
             Until::Sent(usize::try_from(all / ROUNDS + more).unwrap_or(usize::MAX))
@@ -155,11 +151,8 @@ fn until(length: Length, round: u32) -> Until {
     }
 }
 
-/// In percent; 0 of nothing.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts of requests are far below 2^52"
-)]
+/// Returns a percentage, and 0 for an empty whole.
+#[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
 fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         return 0.0;
@@ -167,92 +160,64 @@ fn percent(part: u64, whole: u64) -> f64 {
     part as f64 * 100.0 / whole as f64
 }
 
-/// Postgres alone, and behind Redis: each with its own pool, with the defaults of an application.
+/// Creates Postgres alone and Postgres behind Redis, each with an application's defaults.
 async fn sides(sandbox: &Sandbox) -> Result<(App, App), BenchError> {
-    let store = || {
-        PostgresStore::builder(sandbox.database_url())
-            .schema(sandbox.schema())
-            .connect_lazy()
-    };
+    let store = || PostgresStore::builder(sandbox.database_url()).schema(sandbox.schema()).build();
     let plain = store()?;
     plain.migrate().await?;
     let cache = RedisCache::builder(sandbox.redis_url()).namespace(sandbox.namespace());
     Ok((
-        App::new(Sessions::builder(NoCache, plain).build()),
-        App::new(Sessions::builder(cache.build()?, store()?).build()),
+        App::new(Sessions::builder(NoCache, plain).build()?),
+        App::new(Sessions::builder(cache.build()?, store()?).build()?),
     ))
 }
 
-/// New sessions, as values of the `Authorization` field.
+/// Creates sessions and returns their `Authorization` values.
 async fn tokens(sessions: &Sessions, count: u32) -> Result<Arc<[String]>, Error> {
-    let mut tokens = Vec::new();
-    let numbers: Vec<u32> = (0..count).collect();
-    for chunk in numbers.chunks(CHUNK as usize) {
-        let logins = chunk.iter().map(|number| {
-            let new = NewSession::new(format!("user-{number}")).data("some data of a session");
-            sessions.create(new)
-        });
-        for created in try_join_all(logins).await? {
-            tokens.push(format!("Bearer {}", created.token.reveal()));
-        }
-    }
+    let logins = (0..count).map(|number| {
+        let new = NewSession::new(format!("user-{number}")).data("some data of a session");
+        sessions.create(new)
+    });
+    let tokens: Vec<_> = stream::iter(logins)
+        .buffered(LOGINS_AT_ONCE)
+        .map_ok(|created| format!("Bearer {}", created.token.reveal()))
+        .try_collect()
+        .await?;
     Ok(tokens.into())
 }
 
-/// Waits for the cache's connections. Where they do not come, the figures show it.
+/// Waits for the cache's connections. If they fail, the figures show it.
 async fn reached(app: &App) {
     let connected = async || app.sessions.cache_status().connected;
-    let _in_vain = wait::until("the cache", SOON, connected).await;
+    let _timeout = wait::until("the cache", SOON, connected).await;
 }
 
-/// Waits until every lease has come to something: fills go on behind the answers.
+/// Waits for the fills or rejections of all leases, which continue after the responses.
 async fn filled(app: &App) {
     let done = async || {
         let metrics = app.sessions.metrics();
         metrics.fills + metrics.fills_refused >= metrics.misses
     };
-    let _in_vain = wait::until("the fills", SOON, done).await;
+    let _timeout = wait::until("the fills", SOON, done).await;
 }
 
-/// What the servers are, and what the way to each takes by itself.
-async fn look(backends: &Backends) -> Result<(Machine, Latency, Latency), BenchError> {
+/// Returns the machine, and the round trip to each server.
+async fn inspect(backends: &Backends) -> Result<(Machine, Latency, Latency), BenchError> {
+    let machine = Machine::of(backends).await?;
     let mut redis = backends.redis().connect().await?;
-    let info: String = redis::cmd("INFO")
-        .arg("server")
-        .query_async(&mut redis)
-        .await
-        // It may be denied, and is needed for nothing else.
-        .unwrap_or_default();
-    let version = info
-        .lines()
-        .find_map(|line| line.strip_prefix("redis_version:"));
-    let redis_is = described(version.unwrap_or("of unknown version"), backends.redis());
     let ping = timed(async || redis::cmd("PING").exec_async(&mut redis).await).await?;
 
     let mut postgres = backends.postgres().connect().await?;
-    let version: String = sqlx::query_scalar("SHOW server_version")
-        .fetch_one(&mut postgres)
-        .await?;
-    // "15.18 (Debian …)"
-    let version = version.split(' ').next().unwrap_or_default();
-    let postgres_is = described(version, backends.postgres());
     let select = timed(async || {
         let one = sqlx::query("SELECT 1").execute(&mut postgres).await;
         one.map(|_| ())
     })
     .await?;
     postgres.close().await?;
-    Ok((Machine::this(redis_is, postgres_is), ping, select))
+    Ok((machine, ping, select))
 }
 
-fn described<K: Kind>(version: &str, server: &Server<K>) -> String {
-    match server.backend() {
-        Some(backend) => format!("{version}, {backend}"),
-        None => format!("{version}, given"),
-    }
-}
-
-/// One after the other, the first not counted.
+/// Measures the calls sequentially, without the first.
 async fn timed<E>(mut once: impl AsyncFnMut() -> Result<(), E>) -> Result<Latency, E> {
     once().await?;
     let mut latencies = Latencies::default();
@@ -269,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rounds_are_all_that_was_asked_for() {
+    fn rounds_add_up_to_all_requests() {
         for all in [0, 1, 4, 5, 7, 10_003] {
             let sent = (0..ROUNDS).map(|round| match until(Length::Requests(all), round) {
                 Until::Sent(sent) => sent,

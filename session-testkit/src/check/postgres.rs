@@ -1,67 +1,100 @@
 //! The steps for Postgres.
 
-use sqlx::{Connection as _, PgConnection, Row as _, postgres::PgRow};
+use session_layer::error::ServerUrlError;
+use session_layer::server_url::ServerUrl;
+use session_layer::store::PostgresStore;
+use sqlx::{
+    AssertSqlSafe, Connection as _, PgConnection, Row as _,
+    postgres::{PgConnectOptions, PgRow},
+};
 
-use super::{Finding, Progress, ServerReport, Steps, Target};
-use crate::{backends::chain, url::address};
+use super::{Database, Finding, Progress, ServerReport, Steps, Target};
+use crate::backends::{chain, why_refused};
 
 const HEADING: &str = "[PostgresConnection] Testing Postgres connectivity...";
 
-/// The first that has what the journal needs (`pg_current_xact_id`).
+/// The first version with `pg_current_xact_id`, which the journal needs.
 const OLDEST: i32 = 13;
 
-/// The tables of session-layer, and what it does with each.
-const TABLES: [(&str, &[&str]); 3] = [
+/// The tables of session-layer with the rights that it needs on each.
+const TABLES: [(&str, &[&str]); 4] = [
     ("sessions", &["SELECT", "INSERT", "UPDATE"]),
     ("session_users", &["SELECT", "INSERT", "UPDATE"]),
     ("session_journal", &["SELECT"]),
+    ("session_nodes", &["SELECT"]),
 ];
 
-pub(super) async fn check(target: &Target, tell: &mut dyn FnMut(Progress<'_>)) -> ServerReport {
-    let url = target.database_url.as_deref();
-    let mut steps = Steps::begin(HEADING, url, tell);
-    match url {
-        Some(url) if target.on_postgres() => look(&mut steps, target, url).await,
-        None => {
+/// The functions of session-layer that need a grant.
+const FUNCTIONS: [&str; 8] = [
+    "this_life()",
+    "begin_life()",
+    "journal_page(pg_snapshot, xid8, bigint, bigint)",
+    "purge_journal(interval)",
+    "sweep_sessions(interval, integer)",
+    "sweep_users(interval, text, integer)",
+    "register_node(uuid, bytea, interval)",
+    "forget_node(uuid)",
+];
+
+pub(super) async fn check(target: &Target, notify: &mut dyn FnMut(Progress<'_>)) -> ServerReport {
+    let url = match &target.database {
+        Database::Postgres(Ok(url)) => Some(url),
+        _ => None,
+    };
+    let mut steps = Steps::begin(HEADING, url, notify);
+    match &target.database {
+        Database::Unset => {
             let message =
                 "No DATABASE_URL: the application's SQLite file is used, nothing to check";
-            steps.note("connect", embedded(target, message)).await;
+            steps.record("connect", embedded(target, message)).await;
         }
-        Some(url) if url.starts_with("sqlite:") => {
-            let message = format!("{url} is a file of the application's own, nothing to check");
-            steps.note("connect", embedded(target, &message)).await;
+        Database::Sqlite => {
+            let message =
+                "DATABASE_URL is sqlite:, a file of the application's own, nothing to check";
+            steps.record("connect", embedded(target, message)).await;
         }
-        Some(_) => {
-            let finding = Finding::failed(
-                "Postgres connection failed",
-                "DATABASE_URL is neither postgres://… nor sqlite:…",
-                "it must look like postgres://user:password@host:5432/database",
-            );
-            steps.note("connect", finding).await;
-        }
+        Database::Postgres(url) => match connect_options(url) {
+            Ok((url, options)) => look(&mut steps, target, url, &options).await,
+            Err(reason) => {
+                let finding = Finding::failed(
+                    "Postgres connection failed",
+                    format!("DATABASE_URL is not usable: {reason}"),
+                    "it must look like postgres://user:password@host:5432/database",
+                );
+                steps.record("connect", finding).await;
+            }
+        },
     }
     steps.end("postgres")
 }
 
-/// A `sqlite:` database goes with the in-process cache only.
+fn connect_options(
+    url: &Result<ServerUrl, ServerUrlError>,
+) -> Result<(&ServerUrl, PgConnectOptions), ServerUrlError> {
+    let url = url.as_ref().map_err(ServerUrlError::clone)?;
+    Ok((url, PostgresStore::connect_options(url)?))
+}
+
+/// Returns the finding for a database that goes with the in-process cache only.
 fn embedded(target: &Target, message: &str) -> Finding {
-    if target.redis_url.is_none() {
+    if target.redis.is_none() {
         return Finding::skipped(message);
     }
-    target.refused(
+    target.unusable(
         message,
-        "REDIS_URL goes with a postgres:// DATABASE_URL only: the application refuses to start with these two",
+        "REDIS_URL goes with a postgres:// DATABASE_URL only. The application does not start \
+         with these two",
         "set DATABASE_URL to the Postgres that belongs to this Redis, or leave REDIS_URL out",
     )
 }
 
-async fn look(steps: &mut Steps<'_>, target: &Target, url: &str) {
+async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl, options: &PgConnectOptions) {
     let late = |why: String| Finding::failed("Postgres connection failed", why, help(url));
     let connection = steps
         .take("connect", late, async {
-            match PgConnection::connect(url).await {
+            match PgConnection::connect_with(options).await {
                 Ok(connection) => Ok((connection, Finding::ok("Postgres connection successful"))),
-                Err(error) => Err(refused_connection(&error, url)),
+                Err(error) => Err(rejected_connection(&error, url)),
             }
         })
         .await;
@@ -72,9 +105,8 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &str) {
     let failed = |why: String| Finding::failed("SELECT test failed", why, help(url));
     let selected = steps
         .take("select", failed, async {
-            let answer: sqlx::Result<i32> = sqlx::query_scalar("SELECT 1")
-                .fetch_one(&mut connection)
-                .await;
+            let answer: sqlx::Result<i32> =
+                sqlx::query_scalar("SELECT 1").fetch_one(&mut connection).await;
             match answer {
                 Ok(answer) => Ok(((), Finding::ok(format!("SELECT response: {answer}")))),
                 Err(error) => Err(failed(chain(&error))),
@@ -88,11 +120,12 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &str) {
     tables(steps, target, &mut connection).await;
 }
 
-/// Its version, its role, and whether a COMMIT is one.
+/// Checks the version, the role, and whether a COMMIT is durable.
 async fn server(steps: &mut Steps<'_>, connection: &mut PgConnection) {
     let failed = |why: String| Finding::failed("Reading the server's state failed", why, SLOW);
-    let state = "SELECT current_setting('server_version'), current_setting('server_version_num')::int / 10000, \
-                 pg_is_in_recovery(), current_setting('synchronous_commit')";
+    let state = "SELECT current_setting('server_version'), \
+                 current_setting('server_version_num')::int / 10000, pg_is_in_recovery(), \
+                 current_setting('synchronous_commit')";
     let found = steps
         .take("version", failed, async {
             let row: PgRow = sqlx::query(state)
@@ -100,12 +133,7 @@ async fn server(steps: &mut Steps<'_>, connection: &mut PgConnection) {
                 .await
                 .map_err(|error| failed(chain(&error)))?;
             let read = || -> sqlx::Result<(String, i32, bool, String)> {
-                Ok((
-                    row.try_get(0)?,
-                    row.try_get(1)?,
-                    row.try_get(2)?,
-                    row.try_get(3)?,
-                ))
+                Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
             };
             let (version, major, standby, commit) =
                 read().map_err(|error| failed(chain(&error)))?;
@@ -127,33 +155,35 @@ async fn server(steps: &mut Steps<'_>, connection: &mut PgConnection) {
     let role = if standby {
         Finding::failed(
             "Role: standby",
-            "this server is read-only, and may lag behind: it cannot say whether a session is still valid",
+            "this server is read-only and may lag behind, therefore it can't decide whether a \
+             session is still valid",
             "point DATABASE_URL at the primary",
         )
     } else {
         Finding::ok("Role: primary")
     };
-    steps.note("role", role).await;
+    steps.record("role", role).await;
     if commit == "off" {
         let finding = Finding::warning(
             "synchronous_commit is off",
-            "a crash of Postgres may bring revoked sessions back",
+            "a crash of Postgres may restore revoked sessions",
             "ALTER ROLE <user> SET synchronous_commit = on",
         );
-        steps.note("commit", finding).await;
+        steps.record("commit", finding).await;
     }
 }
 
-/// The tables are there, may be used, and show all their rows.
+/// Checks that the tables exist, are accessible, and show all their rows.
 async fn tables(steps: &mut Steps<'_>, target: &Target, connection: &mut PgConnection) {
     let schema = &target.schema;
-    let message = format!("Schema {schema} not usable");
+    let message = format!("Schema {schema} is not usable");
     let failed = |why: String| Finding::failed(&message, why, SLOW);
     let found = steps
         .take("schema", failed, async {
             let names: Vec<&str> = TABLES.iter().map(|(name, _)| *name).collect();
-            // to_regclass needs no rights, but USAGE on the schema: without it the table is not found.
-            let statement = "SELECT name, to_regclass(format('%I.%I', $1, name)) IS NOT NULL, \
+            // Unlike to_regclass, the catalog needs no USAGE on the schema.
+            let statement = "SELECT name, EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON \
+                               n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = name), \
                              EXISTS (SELECT FROM pg_namespace WHERE nspname = $1) \
                              FROM unnest($2) AS name";
             let rows: Vec<(String, bool, bool)> = sqlx::query_as(statement)
@@ -162,34 +192,61 @@ async fn tables(steps: &mut Steps<'_>, target: &Target, connection: &mut PgConne
                 .fetch_all(&mut *connection)
                 .await
                 .map_err(|error| failed(chain(&error)))?;
-            let missing: Vec<&str> = rows.iter().filter(|row| !row.1).map(|row| row.0.as_str()).collect();
+            let missing: Vec<&str> =
+                rows.iter().filter(|row| !row.1).map(|row| row.0.as_str()).collect();
             if rows.iter().any(|row| !row.2) {
                 return Err(Finding::failed(
-                    &format!("Schema {schema} is not there"),
+                    &format!("Schema {schema} does not exist"),
                     "no migration has run on this database",
-                    "start the application once with SESSION_DB_MIGRATE=true (the default), as a role that may \
-                     CREATE on the database\nis SESSION_DB_SCHEMA right?",
+                    "start the application once with SESSION_DB_MIGRATE=true (the default), as a \
+                     role that may CREATE on the database\ncheck SESSION_DB_SCHEMA",
                 ));
             }
             if !missing.is_empty() {
                 return Err(Finding::failed(
                     &format!("Schema {schema} is incomplete"),
                     format!("not found: {}", missing.join(", ")),
-                    format!(
-                        "start the application once with SESSION_DB_MIGRATE=true (the default)\n\
-                         or GRANT USAGE ON SCHEMA {schema} to this role"
-                    ),
+                    "start the application once with SESSION_DB_MIGRATE=true (the default)",
                 ));
             }
-            Ok(((), Finding::ok(format!("Schema {schema} is there ({})", names.join(", ")))))
+            Ok(((), Finding::ok(format!("Schema {schema} exists ({})", names.join(", ")))))
         })
         .await;
     if found.is_none() {
         return;
     }
+    if usage(steps, schema, connection).await.is_none() {
+        return;
+    }
     rights(steps, schema, connection).await;
     row_security(steps, schema, connection).await;
-    journal(steps, connection).await;
+    journal(steps, schema, connection).await;
+}
+
+/// Checks USAGE on the schema, which all other checks need.
+async fn usage(steps: &mut Steps<'_>, schema: &str, connection: &mut PgConnection) -> Option<()> {
+    let failed = |why: String| Finding::failed("Rights on the schema missing", why, SLOW);
+    steps
+        .take("usage", failed, async {
+            let statement = "SELECT current_user::text, has_schema_privilege($1, 'USAGE')";
+            let (role, granted): (String, bool) = sqlx::query_as(statement)
+                .bind(schema)
+                .fetch_one(connection)
+                .await
+                .map_err(|error| failed(chain(&error)))?;
+            if granted {
+                return Ok(((), Finding::ok("Rights on the schema granted")));
+            }
+            Err(Finding::failed(
+                "Rights on the schema missing",
+                "not granted: USAGE",
+                format!(
+                    "as the owner of the tables, run\n{}",
+                    session_layer::store::grants(schema, &role)
+                ),
+            ))
+        })
+        .await
 }
 
 async fn rights(steps: &mut Steps<'_>, schema: &str, connection: &mut PgConnection) {
@@ -200,24 +257,42 @@ async fn rights(steps: &mut Steps<'_>, schema: &str, connection: &mut PgConnecti
                 .iter()
                 .flat_map(|(name, rights)| rights.iter().map(|right| (*name, *right)))
                 .unzip();
-            let statement = "SELECT name, privilege FROM unnest($2, $3) AS wanted(name, privilege) \
-                             WHERE NOT has_table_privilege(format('%I.%I', $1, name)::regclass, privilege)";
-            let lacking: Vec<(String, String)> = sqlx::query_as(statement)
+            let statement = "SELECT name, privilege FROM unnest($2, $3) AS needed(name, privilege) \
+                             WHERE NOT has_table_privilege(format('%I.%I', $1, name)::regclass, \
+                             privilege)";
+            let missing: Vec<(String, String)> = sqlx::query_as(statement)
                 .bind(schema)
                 .bind(&names)
                 .bind(&rights)
-                .fetch_all(connection)
+                .fetch_all(&mut *connection)
                 .await
                 .map_err(|error| failed(chain(&error)))?;
-            if lacking.is_empty() {
+            let statement = "SELECT name FROM unnest($2) AS name WHERE NOT coalesce( \
+                             has_function_privilege(to_regprocedure(format('%I.%s', $1, name)), \
+                             'EXECUTE'), false)";
+            let functions: Vec<String> = sqlx::query_scalar(statement)
+                .bind(schema)
+                .bind(FUNCTIONS)
+                .fetch_all(&mut *connection)
+                .await
+                .map_err(|error| failed(chain(&error)))?;
+            let tables = missing.iter().map(|(table, right)| format!("{right} on {table}"));
+            let functions = functions.iter().map(|function| format!("EXECUTE on {function}"));
+            let list = tables.chain(functions).collect::<Vec<_>>().join(", ");
+            if list.is_empty() {
                 return Ok(((), Finding::ok("Rights on the tables granted")));
             }
-            let one = |(table, right): &(String, String)| format!("{right} on {table}");
-            let list = lacking.iter().map(one).collect::<Vec<_>>().join(", ");
+            let role: String = sqlx::query_scalar("SELECT current_user::text")
+                .fetch_one(connection)
+                .await
+                .map_err(|error| failed(chain(&error)))?;
             Err(Finding::failed(
                 "Rights on the tables missing",
                 format!("not granted: {list}"),
-                format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO <user>"),
+                format!(
+                    "as the owner of the tables, run\n{}",
+                    session_layer::store::grants(schema, &role)
+                ),
             ))
         })
         .await;
@@ -243,8 +318,9 @@ async fn row_security(steps: &mut Steps<'_>, schema: &str, connection: &mut PgCo
                 "Row-level security hides rows",
                 format!("policies apply to this role on: {}", hidden.join(", ")),
                 format!(
-                    "every request would be answered 503, for a hidden session cannot be told from a revoked one\n\
-                     ALTER TABLE {schema}.{} DISABLE ROW LEVEL SECURITY, or connect as a role with BYPASSRLS",
+                    "every request would get 503, because a hidden session looks like \
+                     a deleted one\nALTER TABLE {schema}.{} DISABLE ROW LEVEL SECURITY, or connect \
+                     as a role with BYPASSRLS",
                     hidden[0]
                 ),
             ))
@@ -252,61 +328,48 @@ async fn row_security(steps: &mut Steps<'_>, schema: &str, connection: &mut PgCo
         .await;
 }
 
-/// What a read of the journal asks besides its rows: which server it is, and in which life.
-async fn journal(steps: &mut Steps<'_>, connection: &mut PgConnection) {
+/// Checks a read of the journal.
+async fn journal(steps: &mut Steps<'_>, schema: &str, connection: &mut PgConnection) {
     let failed = |why: String| Finding::failed("The journal of changes cannot be read", why, SLOW);
     let _read = steps
         .take("journal", failed, async {
-            sqlx::query("SELECT system_identifier FROM pg_control_system()")
-                .fetch_one(&mut *connection)
-                .await
-                .map_err(|error| {
+            // The catalog contained the schema's name.
+            let page = format!("SELECT count(*) FROM \"{schema}\".journal_page(NULL, '0', 0, 1)");
+            sqlx::query(AssertSqlSafe(page)).fetch_one(&mut *connection).await.map_err(
+                |error| {
                     Finding::failed(
                         "The journal of changes cannot be read",
                         chain(&error),
-                        "no copy is believed, and Postgres answers every request\n\
-                         GRANT EXECUTE ON FUNCTION pg_control_system() TO <user>",
+                        "no entry is served, and Postgres validates every request\n\
+                         start the application once with SESSION_DB_MIGRATE=true (the default)",
                     )
-                })?;
-            let life = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_lsn()) END, \
-                        (SELECT checkpoint_lsn FROM pg_control_checkpoint())";
-            sqlx::query(life)
-                .fetch_one(&mut *connection)
-                .await
-                .map_err(|error| {
-                    Finding::warning(
-                        "Postgres does not tell its timeline and its last checkpoint",
-                        chain(&error),
-                        "each new connection reads the journal of changes from its start, which costs Postgres a \
-                         little more\n\
-                         GRANT EXECUTE ON FUNCTION pg_current_wal_lsn(), pg_walfile_name(pg_lsn), \
-                         pg_control_checkpoint() TO <user>, where it can be granted",
-                    )
-                })?;
+                },
+            )?;
             Ok(((), Finding::ok("The journal of changes can be read")))
         })
         .await;
 }
 
-const SLOW: &str = "Postgres accepts connections and does not answer: is it paused, recovering, or is a lock held (pg_stat_activity)?";
+const SLOW: &str = "Postgres accepts connections and does not respond. Check whether it is \
+                    paused, recovering, or waiting for a lock (pg_stat_activity)";
 
-fn help(url: &str) -> String {
-    let place = address(url).unwrap_or_else(|| "that address".to_owned());
+fn help(url: &ServerUrl) -> String {
+    let place = url.address().unwrap_or_else(|| "that address".to_owned());
     format!(
-        "is Postgres running? (pg_isready -d \"$DATABASE_URL\")\n\
-         is DATABASE_URL right? (it says {place})\n\
-         is {place} reachable from here? (firewall, listen_addresses, container network, host name)"
+        "check that Postgres is running (pg_isready -d \"$DATABASE_URL\")\n\
+         check DATABASE_URL, which names {place}\n\
+         check that {place} is reachable from here (firewall, listen_addresses, container network, \
+         host name)"
     )
 }
 
-/// Postgres says by a SQLSTATE why it let nobody in.
-fn refused_connection(error: &sqlx::Error, url: &str) -> Finding {
-    let code = error
-        .as_database_error()
-        .and_then(|error| error.code().map(|code| code.into_owned()));
+/// Chooses the remedy by the SQLSTATE of a rejected connection.
+fn rejected_connection(error: &sqlx::Error, url: &ServerUrl) -> Finding {
+    let code =
+        error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
     let help = match code.as_deref() {
         Some("28P01" | "28000") => {
-            "are user and password in DATABASE_URL right? does pg_hba.conf let them in from here?"
+            "check user and password in DATABASE_URL, and that pg_hba.conf permits them from here"
                 .to_owned()
         }
         Some("3D000") => {
@@ -314,12 +377,13 @@ fn refused_connection(error: &sqlx::Error, url: &str) -> Finding {
                 .to_owned()
         }
         Some("53300") => {
-            "all connections are taken: raise max_connections, or make the pools smaller".to_owned()
+            "all connections are in use: raise max_connections, or make the pools smaller"
+                .to_owned()
         }
         Some("57P03") => {
             "the server is starting, stopping or recovering: try again in a moment".to_owned()
         }
         _ => help(url),
     };
-    Finding::failed("Postgres connection failed", chain(error), help)
+    Finding::failed("Postgres connection failed", why_refused(error), help)
 }

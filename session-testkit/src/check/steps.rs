@@ -1,13 +1,13 @@
-//! Taking steps, and what a step finds.
+//! The execution of steps, and their findings.
 
 use std::{future::Future, time::Duration};
 
+use session_layer::server_url::ServerUrl;
 use tokio::time::{Instant, timeout};
 
 use super::{DEADLINE, Progress, ServerReport, Status, Step};
-use crate::url::redacted;
 
-/// What a step found: a line and, where not all is well, why and what to do.
+/// The finding of a step: a line and, unless all is well, the cause and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) status: Status,
@@ -18,12 +18,7 @@ pub(crate) struct Finding {
 
 impl Finding {
     pub(crate) fn ok(message: impl Into<String>) -> Self {
-        Self {
-            status: Status::Ok,
-            message: message.into(),
-            why: None,
-            help: None,
-        }
+        Self { status: Status::Ok, message: message.into(), why: None, help: None }
     }
 
     pub(crate) fn new(
@@ -32,12 +27,7 @@ impl Finding {
         why: impl Into<String>,
         help: impl Into<String>,
     ) -> Self {
-        Self {
-            status,
-            message: message.to_owned(),
-            why: Some(why.into()),
-            help: Some(help.into()),
-        }
+        Self { status, message: message.to_owned(), why: Some(why.into()), help: Some(help.into()) }
     }
 
     pub(crate) fn failed(message: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
@@ -49,53 +39,40 @@ impl Finding {
     }
 
     pub(crate) fn skipped(message: impl Into<String>) -> Self {
-        Self {
-            status: Status::Skipped,
-            ..Self::ok(message)
-        }
+        Self { status: Status::Skipped, ..Self::ok(message) }
     }
 
-    /// With all that is secret hidden, and how long it took.
-    pub(crate) fn step(
-        self,
-        step: &'static str,
-        took: Duration,
-        hide: impl Fn(String) -> String,
-    ) -> Step {
+    /// Returns the step with this finding and its duration.
+    pub(crate) fn step(self, step: &'static str, took: Duration) -> Step {
         Step {
             step,
             status: self.status,
-            message: hide(self.message),
-            why: self.why.map(&hide),
-            help: self.help.map(&hide),
+            message: self.message,
+            why: self.why,
+            help: self.help,
             ms: (took.as_secs_f64() * 100_000.0).round() / 100.0,
         }
     }
 }
 
-/// Takes steps, one after the other.
+/// A sequence of steps.
 pub(super) struct Steps<'a> {
-    url: Option<&'a str>,
+    url: Option<String>,
     taken: Vec<Step>,
-    tell: &'a mut dyn FnMut(Progress<'_>),
+    notify: &'a mut dyn FnMut(Progress<'_>),
 }
 
 impl<'a> Steps<'a> {
     pub(super) fn begin(
         heading: &str,
-        url: Option<&'a str>,
-        tell: &'a mut dyn FnMut(Progress<'_>),
+        url: Option<&ServerUrl>,
+        notify: &'a mut dyn FnMut(Progress<'_>),
     ) -> Self {
-        tell(Progress::Begin(heading));
-        Self {
-            url,
-            taken: Vec::new(),
-            tell,
-        }
+        notify(Progress::Begin(heading));
+        Self { url: url.map(ServerUrl::to_string), taken: Vec::new(), notify }
     }
 
-    /// Takes a step under the deadline; a value goes on to the next one. `late` is what is found
-    /// when the deadline passes.
+    /// Executes a step and returns its value. After the deadline, the finding is `late`.
     pub(super) async fn take<T>(
         &mut self,
         step: &'static str,
@@ -106,33 +83,25 @@ impl<'a> Steps<'a> {
         let (value, finding) = match timeout(DEADLINE, work).await {
             Ok(Ok((value, finding))) => (Some(value), finding),
             Ok(Err(finding)) => (None, finding),
-            Err(_) => (
-                None,
-                late(format!("no answer within {} s", DEADLINE.as_secs())),
-            ),
+            Err(_) => (None, late(format!("no response within {} s", DEADLINE.as_secs()))),
         };
-        let hide = |text: String| match self.url {
-            Some(url) => crate::url::without_password(&text, url),
-            None => text,
-        };
-        let step = finding.step(step, begin.elapsed(), hide);
-        (self.tell)(Progress::Step(&step));
+        let step = finding.step(step, begin.elapsed());
+        (self.notify)(Progress::Step(&step));
         self.taken.push(step);
         value
     }
 
-    /// A step that needs no server.
-    pub(super) async fn note(&mut self, step: &'static str, finding: Finding) {
-        let _nothing: Option<()> = self
-            .take(step, |_| Finding::ok(""), async { Err(finding) })
-            .await;
+    /// Records a finding that needs no server.
+    pub(super) async fn record(&mut self, step: &'static str, finding: Finding) {
+        let _nothing: Option<()> =
+            self.take(step, |_| Finding::ok(""), async { Err(finding) }).await;
     }
 
     pub(super) fn end(self, server: &'static str) -> ServerReport {
         let worst = self.taken.iter().map(|step| step.status).max();
         ServerReport {
             server,
-            url: self.url.map(redacted),
+            url: self.url,
             status: worst.unwrap_or(Status::Skipped),
             steps: self.taken,
         }

@@ -7,40 +7,42 @@ use super::{
     interrupts::unless_interrupted,
     output,
     progress::Bar,
-    servers::{Servers, not_there},
+    servers::{Servers, not_ready},
+    values::{count, load_duration},
 };
 use crate::bench::{self, Length, Settings};
 
-/// Measures what the cache is worth: the same validations without it and with it, with a verdict against each bar.
+/// Measures the same validations without the cache and with it, and judges each goal.
 ///
-/// Bars: p99 below 5 ms for a hit and below 30 ms for a miss; over 90 % hits once warm; at least 70 % less latency on
-/// average than Postgres alone. Without named servers it starts its own and stops them afterwards; on named ones it
-/// works in a schema and key namespace of its own, which it removes. Exit code 0: all bars reached; 1: one was
-/// missed; 2: could not run.
-#[derive(Debug, clap::Args)]
+/// Goals: p99 below 5 ms for a hit and below 30 ms for a miss. Over 90 % hits once warm. At least
+/// 70 % less latency on average than Postgres alone. Without named servers, the command starts its
+/// own and stops them afterwards. On named servers it works in its own schema and key namespace,
+/// which it removes. Exit code 0: all goals were reached. 1: a goal was missed. 2: could not run.
+#[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   session-testkit bench
-  session-testkit bench --secs 30 --concurrency 16 --json
-  session-testkit bench --redis-url redis://cache.staging --database-url postgres://app@db.staging/app")]
+  session-testkit bench --duration 30s --concurrency 16 --json
+  session-testkit bench --redis-url redis://cache.staging --database-url \
+  postgres://app@db.staging/app")]
 pub(super) struct Arguments {
     #[command(flatten)]
     servers: Servers,
 
-    /// How many requests of each side to measure.
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    /// The number of requests to measure without the cache, and again with it.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = count(u32::MAX))]
     requests: u32,
 
-    /// For how many seconds to measure each side, instead of a number of requests.
-    #[arg(long, value_name = "N", conflicts_with = "requests", value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    secs: Option<u64>,
+    /// The time to measure without the cache, and again with it, instead of a number of requests.
+    #[arg(long, value_name = "DURATION", conflicts_with = "requests", value_parser = load_duration)]
+    duration: Option<Duration>,
 
-    /// How many clients send requests, each its next one when it has its answer.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// The number of clients. Each sends its next request after the response to the last one.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = count(10_000))]
     concurrency: u32,
 
-    /// How many sessions are validated in turn.
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// The number of sessions, which are validated in turn.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = count(1_000_000))]
     sessions: u32,
 
     /// Print one JSON document on standard output, and nothing else.
@@ -53,19 +55,16 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> ExitCode {
-    let length = match arguments.secs {
-        Some(secs) => Length::Time(Duration::from_secs(secs)),
-        None => Length::Requests(arguments.requests),
-    };
+    let length = arguments.duration.map_or(Length::Requests(arguments.requests), Length::Time);
     let settings = Settings::default()
         .length(length)
         .concurrency(arguments.concurrency)
         .sessions(arguments.sessions);
     let bar = Bar::new();
-    bar.say("getting servers");
+    bar.say("starting servers");
     let backends = match arguments.servers.start().await {
         Ok(backends) => backends,
-        Err(error) => return not_there(&error),
+        Err(error) => return not_ready(&error),
     };
     let measured = bench::run(&backends, &settings, |progress| {
         bar.at(progress.what, progress.done, progress.total);

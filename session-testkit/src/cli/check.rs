@@ -3,23 +3,23 @@
 use std::process::ExitCode;
 
 use super::output;
-use crate::check::{Progress, Report, Target, check};
+use crate::check::{Progress, Target, check};
 
-/// Looks at a deployment: do Redis and Postgres answer, and may the application do what it must?
+/// Checks whether Redis and Postgres respond and grant the rights that the application needs.
 ///
-/// Changes nothing but one key of its own. Exit code 0: all well; 1: a step failed; 2: nothing was
-/// named to look at.
-#[derive(Debug, clap::Args)]
+/// Changes only one key, which is its own. Exit code 0: all steps passed. 1: a step failed. 2: no
+/// server was named.
+#[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   session-testkit check
   session-testkit check --redis-url redis://127.0.0.1:6379 --json")]
 pub(super) struct Arguments {
-    /// The Redis to look at.
+    /// The Redis to check.
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
     redis_url: Option<String>,
 
-    /// The Postgres to look at.
+    /// The Postgres to check.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
 
@@ -33,17 +33,17 @@ pub(super) struct Arguments {
     namespace: String,
 
     /// The Postgres schema of session-layer's tables.
-    #[arg(
-        long,
-        env = "SESSION_DB_SCHEMA",
-        default_value = "session_layer",
-        value_name = "NAME"
-    )]
+    #[arg(long, env = "SESSION_DB_SCHEMA", default_value = "session_layer", value_name = "NAME")]
     schema: String,
 
-    /// How many Redis connections the application opens.
-    #[arg(long, env = "SESSION_CACHE_POOL_SIZE", default_value_t = 10, value_name = "N",
-        value_parser = clap::value_parser!(u16).range(1..))]
+    /// The number of Redis connections that the application opens.
+    #[arg(
+        long,
+        env = "SESSION_CACHE_POOL_SIZE",
+        default_value_t = 10,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
     pool_size: u16,
 
     /// Print one JSON document on standard output, and the steps on standard error.
@@ -52,41 +52,35 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn main(arguments: Arguments) -> ExitCode {
-    let set = |url: Option<String>| url.filter(|url| !url.is_empty());
+    let set = |url: Option<String>| url.filter(|url| !url.trim().is_empty());
     let or = |value: String, default: &str| {
-        if value.is_empty() {
-            default.to_owned()
-        } else {
-            value
-        }
+        if value.is_empty() { default.to_owned() } else { value }
     };
-    // From the environment alone, with the cache on: then this is what the application starts with.
+    // An application in this environment uses the same servers if no flag names another.
     let given = |url: &Option<String>, variable| *url != std::env::var(variable).ok();
     let cache_off =
         std::env::var("SESSION_CACHE_ENABLED").is_ok_and(|on| on == "false" || on == "0");
     let complete = !given(&arguments.redis_url, "REDIS_URL")
         && !given(&arguments.database_url, "DATABASE_URL")
         && !cache_off;
-    let target = Target::new(set(arguments.redis_url), set(arguments.database_url))
-        // Set to nothing is as good as not set.
+    let (redis_url, database_url) = (set(arguments.redis_url), set(arguments.database_url));
+    let target = Target::new(redis_url.as_deref(), database_url.as_deref())
+        // An empty variable counts as not set.
         .namespace(or(arguments.namespace, "session-layer"))
         .schema(or(arguments.schema, "session_layer"))
         .pool_size(arguments.pool_size)
         .complete(complete);
-    if target.redis_url.is_none() && target.database_url.is_none() {
+    if target.is_empty() {
         eprintln!(
-            "session-testkit: nothing to check: neither REDIS_URL nor DATABASE_URL is set, so the application uses \
-             its SQLite file and in-process cache; name servers with --redis-url and --database-url"
+            "session-testkit: nothing to check. Neither REDIS_URL nor DATABASE_URL is set, \
+             therefore the application uses its SQLite file and in-process cache. Name servers \
+             with --redis-url and --database-url"
         );
         return ExitCode::from(super::COULD_NOT_RUN);
     }
     let mut first = true;
     let report = check(&target, |progress| {
-        let gap = if matches!(progress, Progress::Begin(_)) && !first {
-            "\n"
-        } else {
-            ""
-        };
+        let gap = if matches!(progress, Progress::Begin(_)) && !first { "\n" } else { "" };
         first = false;
         output::tell(arguments.json, format_args!("{gap}{progress}"));
     })
@@ -96,9 +90,5 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
     {
         return super::could_not_run(&error);
     }
-    exit_code(&report)
-}
-
-fn exit_code(report: &Report) -> ExitCode {
     ExitCode::from(u8::from(!report.ok))
 }

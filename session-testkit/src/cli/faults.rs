@@ -1,146 +1,174 @@
 //! `session-testkit faults`
 
-mod files;
-mod judge;
+mod output;
+mod planned;
+mod replay;
 mod summary;
-mod wanted;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use serde_json::json;
-use session_layer::Policy;
+use session_layer::PartitionPolicy;
 
 use self::{
-    files::{Words, folder_of, named, write_history},
+    output::{RunOutput, check_folder, numbered_file, write_history},
+    planned::{PlannedRun, planned_runs},
     summary::{Line, Summary},
-    wanted::{Wanted, wanted},
 };
-use super::{could_not_run, output, progress::Bar, servers::Servers};
+use super::{
+    could_not_run,
+    output::say,
+    progress::Bar,
+    servers::Servers,
+    values::{cache_ttl, count, load_duration, share, slack, timeout},
+};
 use crate::{
     backends::{Backend, Backends},
     deployment::Deployment,
+    fault_run::{FaultRun, Judged},
     history::HistoryError,
     invariants::Outcome,
     observe::Logs,
     schedule::{Event, Means, Requested, Schedule},
-    trial::{Judged, Trial},
     wall_clock,
-    workload::{PER_MILLE, Recorder, Settings},
+    workload::{Recorder, Settings},
 };
 
-/// Drives load through several nodes of session-layer, breaks their servers meanwhile, and says which
-/// promise was broken.
+/// Drives load through nodes of session-layer, breaks their servers, and judges each promise.
 ///
-/// That nobody could be told whose session it is (503) while Postgres could answer has a budget of 0. It is
-/// counted; over 1 % of the answers there is no fallback, and the run counts as broken.
+/// Each `--fault` has a run of its own. Without `--fault` and `--schedule`, the schedule is drawn
+/// from the seed. Several runs end with a table of all runs. The verdict follows after the load,
+/// one TTL and one lease later, when the last entry in Redis must have expired.
 ///
-/// Each `--fault` has a run of its own; without one, a schedule is drawn from the seed. Several runs end with a
-/// table of all. What happened is
-/// judged when the last copy in Redis must have died, a TTL and a lease after the load. Exit code 0: every
-/// promise held; 1: one was broken; 2: could not run, or the run means too little (under 95 % of the requests
-/// that were due were sent, a fault touched nothing, or too few revoked tokens were tried
-/// within D of their revoke: one for every sixty requests, which makes 1,000 at 2,000 requests a second for 30 s).
-#[derive(Debug, clap::Args)]
+/// The budget for 503 responses while Postgres was reachable is 0, and they are counted. If they
+/// exceed 1 % of the responses, the fallback does not work and the run counts as broken.
+///
+/// Exit code 0: every promise held. 1: a promise was broken. 2: could not run, or the run proves
+/// too little. It proves too little if under 95 % of the due requests were sent, or if a fault
+/// affected nothing. The same applies if too few revoked tokens were sent within D of their revoke.
+/// The minimum is one per sixty requests: 1,000 at 2,000 requests/s for 30 s.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
 Examples:
   session-testkit faults --fault redis-kill
-  session-testkit faults --seed 7 --rate 500 --secs 60 --json --history run.jsonl
-  session-testkit faults --seed 1 --runs 24 --secs 60
-  session-testkit faults --judge run.jsonl
-  session-testkit faults --fault redis-link-partition@3+10/0,2 postgres-kill@5+5 --secs 20")]
+  session-testkit faults --seed 7 --rate 500 --duration 60s --json --history run.jsonl
+  session-testkit faults --seed 1 --runs 24 --duration 60s
+  session-testkit faults --fault redis-link-partition@3+10/0,2 postgres-kill@5+5 --duration 20s
+  session-testkit faults replay run.jsonl")]
 pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Subcommand>,
+
     #[command(flatten)]
     servers: Servers,
 
-    /// Replays a run: its load, its schedule, what is lost. Defaults to a fresh one, which is printed.
+    /// The seed of the load, of a drawn schedule and of lost commands. The same seed replays a run.
+    /// Defaults to a random seed, which is printed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
-    /// Requests due in each second, whatever became of those before.
-    #[arg(long, default_value_t = 2_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Requests due per second, regardless of earlier responses.
+    #[arg(long, default_value_t = 2_000, value_name = "N", value_parser = count(1_000_000))]
     rate: u32,
 
-    /// How long requests are due.
-    #[arg(long, alias = "seconds", default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
-    secs: u32,
+    /// The duration of the load.
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = load_duration)]
+    duration: Duration,
 
-    /// How many nodes.
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    /// The number of nodes.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = count(64))]
     nodes: u32,
 
-    /// What to break: NAME, or NAME@AT+LASTS in seconds, or NAME@AT+LASTS/NODE,NODE. Without a time it begins
-    /// after a fifth of the run and lasts two fifths. Of what `--list` names, plant-flipped needs `--sealed`, clock-step
-    /// libfaketime (under which the command starts itself anew), and redis-disconnect and postgres-disconnect containers.
-    #[arg(long, num_args = 1.., value_name = "NAME")]
+    /// The faults to inject, one run each: `NAME`, `NAME@AT+LASTS` or `NAME@AT+LASTS/NODE,NODE`.
+    ///
+    /// AT and LASTS are seconds, such as 3 or 2.5. AT counts from the start of the load. NODE is
+    /// the number of a node, from 0. Without a time, the fault begins after a fifth of the run and
+    /// lasts two fifths. `--list` prints the names. plant-flipped needs `--sealed`.
+    /// redis-disconnect and postgres-disconnect need containers. clock-step needs libfaketime, and
+    /// the command restarts itself under it.
+    #[arg(long, num_args = 1.., value_name = "FAULT")]
     fault: Vec<Requested>,
 
-    /// What to break in one run: a JSON file with `{"steps":[{"event":NAME,"at_ms":N,"lasts_ms":N}]}`.
+    /// A JSON file with the faults of one run:
+    /// `{"steps":[{"event":NAME,"at_ms":AT,"lasts_ms":LASTS,"nodes":[NODE]}]}`.
+    ///
+    /// Each step is a NAME@AT+LASTS/NODE,NODE in milliseconds. `nodes` is optional.
     #[arg(long, value_name = "FILE", conflicts_with = "fault")]
     schedule: Option<PathBuf>,
 
-    /// So many runs with a schedule drawn for each, from the seed, the number after it, and so on.
-    #[arg(long, default_value_t = 1, value_name = "N", conflicts_with_all = ["fault", "schedule"], value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// The number of runs with drawn schedules. Each run has the next higher seed.
+    #[arg(
+        long,
+        default_value_t = 1,
+        value_name = "N",
+        conflicts_with_all = ["fault", "schedule"],
+        value_parser = count(10_000)
+    )]
     runs: u32,
 
-    /// Print the names of all faults, and end.
+    /// Print the names of all faults and exit.
     #[arg(long)]
     list: bool,
 
-    /// How many seconds Redis may serve a copy. The run waits that long at its end.
-    #[arg(long, default_value_t = 5, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..=300))]
-    ttl: u32,
+    /// The TTL of an entry, at most 300s. The run waits that long at its end.
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = cache_ttl)]
+    cache_ttl: Duration,
 
-    /// What a node does that has lost touch with Postgres: `available` serves copies until their TTL,
-    /// `fail-closed` answers 503.
+    /// The policy of a node without Postgres: `available` serves entries until their TTL,
+    /// `fail-closed` responds with 503.
     #[arg(long, default_value = "available", value_name = "POLICY", value_parser = policy)]
-    policy: Policy,
+    policy: PartitionPolicy,
 
-    /// Give the nodes a key, so that entries in Redis are sealed.
+    /// Give the nodes a sealing key, which encrypts the entries in Redis.
     #[arg(long)]
     sealed: bool,
 
-    /// Of 1,000 sessions so many have an idle timeout, of 40 s, so that their use is noted in Postgres.
-    #[arg(long, default_value_t = 250, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(PER_MILLE)))]
-    idle: u32,
+    /// The share of sessions with an idle timeout of 40 s, which write touches to Postgres.
+    #[arg(long, default_value = "0.25", value_name = "SHARE", value_parser = share)]
+    idle_share: u32,
 
-    /// Of 1,000 requests so many are dropped by their client before the answer.
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(PER_MILLE)))]
-    dropped: u32,
+    /// The share of requests that their client cancels before the response.
+    #[arg(long, default_value = "0.02", value_name = "SHARE", value_parser = share)]
+    cancelled_share: u32,
 
-    /// How long an operation of Redis may take.
-    #[arg(long, default_value_t = 50, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
-    redis_ms: u32,
+    /// The timeout of an operation of Redis.
+    #[arg(long, default_value = "50ms", value_name = "DURATION", value_parser = timeout)]
+    redis_timeout: Duration,
 
-    /// How long a validation may take in all.
-    #[arg(long, default_value_t = 250, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
-    budget_ms: u32,
+    /// The timeout of a validation.
+    #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = timeout)]
+    request_timeout: Duration,
 
-    /// What measuring on a busy machine may add to that.
-    #[arg(long, default_value_t = 250, value_name = "MS")]
-    slack_ms: u32,
+    /// The measuring error of a busy machine, which is added to `--request-timeout`.
+    #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = slack)]
+    timing_slack: Duration,
 
     /// Print one JSON document on standard output, and the rest on standard error.
     #[arg(long)]
     json: bool,
 
-    /// Judge what was written with `--history` before, start nothing, and end.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["fault", "schedule", "history", "report"])]
-    judge: Option<PathBuf>,
-
-    /// Write what happened, as JSON lines. Of several runs each has a file, with its fault's name in it.
+    /// Write the history as JSON lines. Each of several runs has its own file, with the number and
+    /// the name of the run in the file name.
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
 
-    /// Write the report to a file too, as it is printed.
+    /// Write the printed report to a file too.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
 
-/// Why there is no verdict.
+#[derive(clap::Subcommand)]
+enum Subcommand {
+    Replay(replay::Arguments),
+}
+
+/// The reason why there is no verdict.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+enum FaultsError {
     #[error(
-        "{0} does damage to a server that was named, not started; allow it with --destructive, or name no servers"
+        "{0} does damage, and the server was named, not started. Allow it with --destructive, or \
+         name no servers"
     )]
     Destructive(Event),
     #[error("could not read the schedule {}", path.display())]
@@ -149,7 +177,7 @@ enum Refusal {
         #[source]
         source: std::io::Error,
     },
-    #[error("{} is no schedule", path.display())]
+    #[error("{} is not a schedule", path.display())]
     NoSchedule {
         path: PathBuf,
         #[source]
@@ -172,17 +200,17 @@ enum Refusal {
 }
 
 pub(super) async fn main(arguments: Arguments, logs: Logs) -> ExitCode {
-    if arguments.list {
-        Event::all().for_each(output::say);
-        return ExitCode::SUCCESS;
-    }
-    let judged = match &arguments.judge {
-        Some(path) => judge::judge(path, arguments.json),
+    let outcome = match &arguments.command {
+        Some(Subcommand::Replay(replay)) => replay.run(),
+        None if arguments.list => {
+            Event::all().for_each(say);
+            return ExitCode::SUCCESS;
+        }
         None => run_all(&arguments, &logs).await,
     };
-    match judged {
+    match outcome {
         Ok(outcome) => exit_code(outcome),
-        Err(refusal) => could_not_run(&refusal),
+        Err(error) => could_not_run(&error),
     }
 }
 
@@ -194,7 +222,7 @@ fn exit_code(outcome: Outcome) -> ExitCode {
     }
 }
 
-/// Of several runs the worst.
+/// Returns the worst outcome of several runs.
 fn worst(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
     let rank = |outcome: &Outcome| match outcome {
         Outcome::Holds => 0,
@@ -205,82 +233,71 @@ fn worst(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
     worst.unwrap_or(Outcome::Inconclusive)
 }
 
-async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, Refusal> {
+async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, FaultsError> {
     let seed = arguments.seed.unwrap_or_else(Settings::fresh_seed);
-    let wanted = wanted(arguments, seed)?;
-    if wanted.iter().any(Wanted::steps_the_clock) && !wall_clock::is_steppable() {
-        let refused = wall_clock::start_anew();
-        return refused
-            .map(|never| match never {})
-            .map_err(|error| Refusal::Other(error.into()));
+    let planned = planned_runs(arguments, seed)?;
+    if planned.iter().any(PlannedRun::steps_the_clock) && !wall_clock::is_steppable() {
+        let error = wall_clock::start_anew().map(|never| match never {});
+        return error.map_err(|error| FaultsError::Other(error.into()));
     }
-    arguments.history.as_deref().map_or(Ok(()), folder_of)?;
-    let mut words = Words::new(arguments)?;
-    words.say(&format!("seed {seed}"))?;
-    let several = wanted.len() > 1;
-    let mut runs = Vec::new();
-    let mut outcomes = Vec::new();
-    let mut lines = Vec::new();
-    for (number, wanted) in wanted.into_iter().enumerate() {
-        let (name, seed) = (wanted.name(), wanted.seed(seed));
+    arguments.history.as_deref().map_or(Ok(()), check_folder)?;
+    let mut output = RunOutput::new(arguments)?;
+    output.say(&format!("seed {seed}"))?;
+    let several = planned.len() > 1;
+    let (mut runs, mut outcomes, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, run) in (1..).zip(planned) {
+        let (name, seed) = (run.name(), run.seed(seed));
         if several {
-            words.say(&format!("\n== {name}, seed {seed}"))?;
+            output.say(&format!("\n== {name}, seed {seed}"))?;
         }
         logs.clear();
-        let judged = run(arguments, seed, wanted, logs).await?;
-        if let Some(path) = &arguments.history {
-            let path = if several {
-                named(path, &format!("{}-{name}", number + 1))
-            } else {
-                path.clone()
-            };
-            write_history(&judged, &path)?;
+        let judged = execute(arguments, seed, run, logs).await?;
+        match &arguments.history {
+            Some(path) if several => {
+                write_history(&judged, &numbered_file(path, number, &name))?;
+            }
+            Some(path) => write_history(&judged, path)?,
+            None => {}
         }
-        words.say(&format!("{judged}"))?;
+        output.say(&format!("{judged}"))?;
         outcomes.push(judged.outcome());
-        let mut of = judged.json();
-        of["name"] = json!(name);
-        of["seed"] = json!(seed);
-        runs.push(of);
+        let mut document = judged.json();
+        document["name"] = json!(name);
+        document["seed"] = json!(seed);
+        runs.push(document);
         lines.push(Line::new(name, seed, &judged));
     }
     let outcome = worst(outcomes);
     if several {
-        words.say(&format!("{}\nin all: {outcome}", Summary(&lines)))?;
+        output.say(&format!("{}\nin all: {outcome}", Summary(&lines)))?;
     }
     if arguments.json {
         let document = json!({ "seed": seed, "outcome": outcome.to_string(), "runs": runs });
-        output::say(format_args!("{document:#}"));
+        say(format_args!("{document:#}"));
     }
     Ok(outcome)
 }
 
-async fn run(
+async fn execute(
     arguments: &Arguments,
     seed: u64,
-    wanted: Wanted,
+    run: PlannedRun,
     logs: &Logs,
-) -> Result<Judged, Refusal> {
-    let load = Duration::from_secs(arguments.secs.into());
-    // Before any server is started, as far as it is known.
+) -> Result<Judged, Box<dyn std::error::Error + Send + Sync>> {
+    let load = arguments.duration;
+    // A known schedule is checked before any server starts.
     let check = |schedule: Schedule| {
-        let checked = schedule.check(arguments.nodes);
-        let checked = checked.and_then(|()| schedule.suits(arguments.sealed));
-        checked
-            .map(|()| schedule)
-            .map_err(|error| Refusal::Other(error.into()))
+        schedule.check(arguments.nodes)?;
+        schedule.suits(arguments.sealed).map(|()| schedule)
     };
-    let known = match wanted {
-        Wanted::Fault(requested) => Some(check(Schedule {
-            seed,
-            steps: vec![requested.or_at(load / 5, load * 2 / 5)],
-        })?),
-        Wanted::Written(schedule) => Some(check(schedule)?),
-        Wanted::Drawn(_) => None,
+    let known = match run {
+        PlannedRun::Fault(requested) => {
+            Some(check(Schedule { seed, steps: vec![requested.or_at(load / 5, load * 2 / 5)] })?)
+        }
+        PlannedRun::Written(schedule) => Some(check(schedule)?),
+        PlannedRun::Drawn(_) => None,
     };
-    let other = |error: Box<dyn std::error::Error + Send + Sync>| Refusal::Other(error);
-    let backends = arguments.servers.start().await;
-    let backends = backends.map_err(|error| other(error.into()))?;
+    let backends = arguments.servers.start().await?;
     let ours = ours(&backends);
     let damage = ours.is_some() || arguments.servers.destructive;
     let schedule = known.unwrap_or_else(|| {
@@ -293,47 +310,36 @@ async fn run(
         Schedule::draw(seed, load, arguments.nodes, &events)
     });
     if let (false, Some(event)) = (damage, schedule.destructive()) {
-        return Err(Refusal::Destructive(event));
+        return Err(FaultsError::Destructive(event).into());
     }
     let deployment = Deployment::builder()
         .nodes(arguments.nodes)
-        .ttl(Duration::from_secs(arguments.ttl.into()))
-        .deadlines(millis(arguments.redis_ms), millis(arguments.budget_ms))
+        .ttl(arguments.cache_ttl)
+        .deadlines(arguments.redis_timeout, arguments.request_timeout)
         .policy(arguments.policy)
         .sealed(arguments.sealed)
         .replica(schedule.needs_replica())
         .start(backends)
-        .await
-        .map_err(|error| other(error.into()))?;
-    let trial = Trial::new(&deployment, settings(arguments, seed), schedule);
-    let trial = trial.map_err(|error| other(error.into()))?;
-    let trial = trial.logs(logs.clone());
-    let shown = show(trial.recorder(), trial.takes());
+        .await?;
+    let run = FaultRun::new(&deployment, settings(arguments, seed), schedule)?.logs(logs.clone());
+    let progress = show(run.recorder(), run.expected_duration());
     let judged = tokio::select! {
-        judged = trial.run() => judged,
-        () = shown => unreachable!("it is shown until dropped"),
+        judged = run.run() => judged?,
+        () = progress => unreachable!("the progress is shown until dropped"),
     };
-    let judged = judged.map_err(|error| other(error.into()))?;
-    deployment
-        .cleanup()
-        .await
-        .map_err(|error| other(error.into()))?;
+    deployment.cleanup().await?;
     Ok(judged)
 }
 
-fn policy(name: &str) -> Result<Policy, &'static str> {
+fn policy(name: &str) -> Result<PartitionPolicy, &'static str> {
     match name {
-        "available" => Ok(Policy::Available),
-        "fail-closed" => Ok(Policy::FailClosed),
+        "available" => Ok(PartitionPolicy::Available),
+        "fail-closed" => Ok(PartitionPolicy::FailClosed),
         _ => Err("a policy is `available` or `fail-closed`"),
     }
 }
 
-fn millis(millis: u32) -> Duration {
-    Duration::from_millis(millis.into())
-}
-
-/// What runs both servers, if we started both.
+/// Returns what runs the servers, if the testkit started both.
 fn ours(backends: &Backends) -> Option<Backend> {
     let redis = backends.redis().backend();
     redis.filter(|_| backends.postgres().backend().is_some())
@@ -342,19 +348,19 @@ fn ours(backends: &Backends) -> Option<Backend> {
 fn settings(arguments: &Arguments, seed: u64) -> Settings {
     let mut settings = Settings::new(seed);
     settings.rate = arguments.rate;
-    settings.duration = Duration::from_secs(arguments.secs.into());
-    // As many keys as can be hit again within their TTL.
+    settings.duration = arguments.duration;
+    // With more keys, few would be hit again within their TTL.
     settings.sessions = (arguments.rate / 2).clamp(20, 1_000);
-    settings.dropped = arguments.dropped;
-    // Four uses are noted per idle timeout, or one in a minute.
-    settings.idle_limited = arguments.idle;
+    settings.dropped = arguments.cancelled_share;
+    settings.idle_limited = arguments.idle_share;
+    // A touch is due after a quarter of the idle timeout, or after a minute if that is shorter.
     settings.parameters.touch = settings.idle / 4;
-    settings.parameters.budget_slack = millis(arguments.slack_ms);
+    settings.parameters.budget_slack = arguments.timing_slack;
     settings
 }
 
-/// Shows how far the run is, until dropped.
-async fn show(recorder: Recorder, takes: Duration) {
+/// Shows the progress of the run until dropped.
+async fn show(recorder: Recorder, expected: Duration) {
     let bar = Bar::new();
     bar.say("logging in");
     let seconds = |span: Duration| u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
@@ -371,7 +377,7 @@ async fn show(recorder: Recorder, takes: Duration) {
             "{} due, {} sent, {} answered, {} unavailable",
             progress.due, progress.sent, progress.answered, progress.unavailable
         );
-        bar.at(&what, seconds(began.elapsed().min(takes)), seconds(takes));
+        bar.at(&what, seconds(began.elapsed().min(expected)), seconds(expected));
     }
 }
 
@@ -380,7 +386,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_worst_run_decides() {
+    fn worst_run_decides_the_exit_code() {
         use Outcome::{Broken, Holds, Inconclusive};
         assert_eq!(worst([Holds, Inconclusive, Holds]), Inconclusive);
         assert_eq!(worst([Inconclusive, Broken, Holds]), Broken);

@@ -1,11 +1,13 @@
-//! SIGINT, SIGTERM and SIGHUP: what a command does before it ends.
+//! The reaction of a command to SIGINT, SIGTERM and SIGHUP.
 
 use std::{future::pending, process::ExitCode};
 
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
-/// Runs a command to its end, or drops it at the first signal: what it started is stopped by its guards.
-/// The exit code is then 128 and the signal's number, as a shell has it.
+/// Runs a command until it ends or a signal arrives.
+///
+/// A signal drops the command, and its guards stop what it started. The exit code is then 128 plus
+/// the signal's number, as in a shell.
 pub(super) async fn unless_interrupted(command: impl Future<Output = ExitCode>) -> ExitCode {
     let mut interrupts = match Interrupts::listen() {
         Ok(interrupts) => interrupts,
@@ -17,7 +19,7 @@ pub(super) async fn unless_interrupted(command: impl Future<Output = ExitCode>) 
     }
 }
 
-/// The signals that ask us to end.
+/// The signals that request the end of the process.
 pub(super) struct Interrupts {
     hangup: Signals,
     interrupt: Signals,
@@ -25,7 +27,7 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
-    /// From now on these signals end nothing by themselves.
+    /// Starts to listen. From then on, these signals no longer end the process by themselves.
     pub(super) fn listen() -> std::io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
@@ -34,7 +36,7 @@ impl Interrupts {
         })
     }
 
-    /// The number of the next one.
+    /// Returns the number of the next signal.
     pub(super) async fn next(&mut self) -> i32 {
         tokio::select! {
             Some(()) = self.hangup.recv() => 1,

@@ -1,38 +1,37 @@
-//! The progress bar: on standard error, and only where that is a terminal.
+//! The progress bar on standard error, shown only on a terminal.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A bar of so many parts, and what goes on now. It is gone when dropped.
+/// A progress bar with the current activity. It disappears when dropped.
 pub(super) struct Bar(ProgressBar);
 
 impl Bar {
     pub(super) fn new() -> Self {
-        // Hidden, and so never drawn, where standard error is no terminal.
+        // The target is hidden if standard error is no terminal.
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         bar.set_style(style("{spinner} {msg}"));
         bar.enable_steady_tick(Duration::from_millis(100));
         Self(bar)
     }
 
-    /// What goes on before it is known how much there is to do.
+    /// Shows an activity without progress, before the total is known.
     pub(super) fn say(&self, what: &str) {
         self.0.set_message(what.to_owned());
     }
 
-    /// What begins now, as the `done`th part of `total`.
+    /// Shows an activity that begins after `done` of `total` parts.
     pub(super) fn at(&self, what: &str, done: u32, total: u32) {
         if self.0.length().is_none() {
-            self.0
-                .set_style(style("{spinner} [{bar:24}] {pos}/{len} {msg} ({elapsed})"));
+            self.0.set_style(style("{spinner} [{bar:24}] {pos}/{len} {msg} ({elapsed})"));
         }
         self.0.set_length(total.into());
         self.0.set_position(done.into());
         self.say(what);
     }
 
-    /// Prints something above the bar.
+    /// Prints above the bar.
     pub(super) fn above(&self, print: impl FnOnce()) {
         self.0.suspend(print);
     }
@@ -49,6 +48,5 @@ impl Drop for Bar {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    // A template that can't be read leaves the default bar.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

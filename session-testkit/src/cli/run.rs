@@ -15,22 +15,23 @@ use crate::backends::{BACKEND_VARIABLE, Backend, BackendError, Backends};
 
 /// Starts a Redis and a Postgres, runs a command, stops them, and passes on its exit code.
 ///
-/// The command finds the servers in `SESSION_TESTKIT_REDIS_URL` and `SESSION_TESTKIT_DATABASE_URL`, and
-/// in `SESSION_TESTKIT_BACKEND` what runs them. Servers that these variables name already are used
-/// as they are. With `--all-backends` it finds a pair for each backend as well, in
-/// `SESSION_TESTKIT_DOCKER_REDIS_URL` and so on. SIGINT, SIGTERM and SIGHUP are passed on to it.
-#[derive(Debug, clap::Args)]
+/// `SESSION_TESTKIT_REDIS_URL` and `SESSION_TESTKIT_DATABASE_URL` name the servers to the command,
+/// and `SESSION_TESTKIT_BACKEND` names their backend. Servers that these variables name already are
+/// used as they are. With `--all-backends`, further variables name a pair for each backend, such as
+/// `SESSION_TESTKIT_DOCKER_REDIS_URL`. The command receives SIGINT, SIGTERM and SIGHUP.
+#[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   session-testkit run -- cargo nextest run
   session-testkit run --all-backends -- cargo nextest run
-  SESSION_TESTKIT_BACKEND=docker session-testkit run -- sh -c 'redis-cli -u $SESSION_TESTKIT_REDIS_URL ping'")]
+  SESSION_TESTKIT_BACKEND=docker session-testkit run -- sh -c 'redis-cli -u \
+  $SESSION_TESTKIT_REDIS_URL ping'")]
 pub(super) struct Arguments {
-    /// Print how it went as one JSON document on standard output, after the command's own output.
+    /// Print the result as one JSON document on standard output, after the command's own output.
     #[arg(long)]
     json: bool,
 
-    /// Start a pair on every backend that there is (Docker, native), not only on the first.
+    /// Start a pair on every available backend (Docker, native), not only on the first.
     #[arg(long)]
     all_backends: bool,
 
@@ -40,7 +41,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn main(arguments: Arguments) -> ExitCode {
-    // From the first moment: a signal while the servers start must stop them too.
+    // Before the servers start, because a signal must stop starting servers too.
     let mut interrupts = match Interrupts::listen() {
         Ok(interrupts) => interrupts,
         Err(error) => return could_not_run(&error),
@@ -63,29 +64,24 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
         Some(backend) if !arguments.all_backends => {
             command.env(BACKEND_VARIABLE, backend.to_string())
         }
-        // Servers of somebody else, a mixed pair, or pairs of every backend: none is forced.
+        // Named servers, a mixed pair or pairs of every backend force no backend.
         _ => command.env_remove(BACKEND_VARIABLE),
     };
     for pair in &started {
         if let (true, Some(backend)) = (arguments.all_backends, backend_of(pair)) {
             let (redis, postgres) = backend.url_variables();
-            command
-                .env(redis, pair.redis().url())
-                .env(postgres, pair.postgres().url());
+            command.env(redis, pair.redis().url()).env(postgres, pair.postgres().url());
         }
     }
     let code = match command.spawn() {
         Ok(child) => match wait(child, &mut interrupts).await {
-            Ok(status) => status
-                .code()
-                .or(status.signal().map(|number| 128 + number))
-                .unwrap_or(1),
+            Ok(status) => status.code().or(status.signal().map(|number| 128 + number)).unwrap_or(1),
             Err(error) => return could_not_run(&error),
         },
         Err(error) => {
             eprintln!(
                 "session-testkit: could not run `{}`: {error}",
-                arguments.command[0]
+                output::shown(&arguments.command[0])
             );
             return ExitCode::from(super::COULD_NOT_RUN);
         }
@@ -94,8 +90,10 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
         let backend = |backend: Option<Backend>| {
             backend.map_or_else(|| "given".to_owned(), |it| it.to_string())
         };
+        let words = arguments.command.iter();
+        let command: Vec<&str> = words.map(|word| output::shown(word)).collect();
         let document = serde_json::json!({
-            "command": arguments.command,
+            "command": command,
             "exitCode": code,
             "redis": backend(redis.backend()),
             "postgres": backend(postgres.backend()),
@@ -106,7 +104,7 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
     exit_code(code)
 }
 
-/// One pair, or one for each backend that there is.
+/// Starts one pair, or one for each available backend.
 async fn start(all: bool) -> Result<Vec<Backends>, BackendError> {
     let mut present = Vec::new();
     if all {
@@ -120,15 +118,11 @@ async fn start(all: bool) -> Result<Vec<Backends>, BackendError> {
     if present.is_empty() {
         return Ok(vec![Backends::start().await?]);
     }
-    try_join_all(
-        present
-            .into_iter()
-            .map(|backend| Backends::builder().backend(backend).start()),
-    )
-    .await
+    try_join_all(present.into_iter().map(|backend| Backends::builder().backend(backend).start()))
+        .await
 }
 
-/// What runs both servers of a pair.
+/// Returns the backend that runs both servers of a pair.
 fn backend_of(pair: &Backends) -> Option<Backend> {
     let backend = pair.redis().backend();
     backend.filter(|_| backend == pair.postgres().backend())
@@ -138,13 +132,10 @@ fn exit_code(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// Waits for the command's end and passes signals on to it meanwhile.
+/// Waits for the command's end and passes signals on to it.
 async fn wait(mut child: Child, interrupts: &mut Interrupts) -> std::io::Result<ExitStatus> {
-    let pid = child
-        .id()
-        .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-    // Ctrl-C at a terminal reaches the whole foreground group, the command included; a second one
-    // means "at once" to many programs.
+    let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    // Ctrl-C reaches the command too. Many programs abort at a second SIGINT.
     let from_terminal = std::io::stdin().is_terminal();
     loop {
         tokio::select! {
@@ -157,7 +148,6 @@ async fn wait(mut child: Child, interrupts: &mut Interrupts) -> std::io::Result<
                     _ => Signal::TERM,
                 };
                 if let Some(pid) = pid {
-                    // An error means that it has just ended.
                     let _gone = kill_process(pid, signal);
                 }
             }

@@ -1,67 +1,54 @@
-//! Which servers a command that makes load uses: its own, unless others are named.
+//! The servers of a command that makes load. They are its own unless others are named.
 
 use std::process::ExitCode;
 
 use super::could_not_run;
-use crate::backends::{BackendError, Backends, BackendsBuilder};
+use crate::backends::{BackendError, Backends};
 
-/// The arguments by which servers are named. The application's own environment (`REDIS_URL`,
-/// `DATABASE_URL`) never makes them a target.
-#[derive(Debug, clap::Args)]
+/// The arguments that name servers.
+///
+/// The application's own environment (`REDIS_URL`, `DATABASE_URL`) never names a target.
+#[derive(clap::Args)]
 pub(super) struct Servers {
-    /// The Redis to use, instead of one that is started for this and stopped afterwards.
-    #[arg(
-        long,
-        env = "SESSION_TESTKIT_REDIS_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    /// The Redis to use, instead of one that the command starts and stops.
+    #[arg(long, env = "SESSION_TESTKIT_REDIS_URL", hide_env_values = true, value_name = "URL")]
     redis_url: Option<String>,
 
-    /// The Postgres to use, instead of one that is started for this and stopped afterwards.
-    #[arg(
-        long,
-        env = "SESSION_TESTKIT_DATABASE_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    /// The Postgres to use, instead of one that the command starts and stops.
+    #[arg(long, env = "SESSION_TESTKIT_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
 
-    /// Allow what does damage (FLUSHALL, CONFIG SET, …) on servers that were named, too. It is taken back at the
-    /// end, also after SIGINT and SIGTERM; after SIGKILL it stays.
+    /// Allow commands that do damage (FLUSHALL, CONFIG SET, …) on named servers too. The command
+    /// reverts settings at its end, also after SIGINT and SIGTERM, but not after SIGKILL.
     #[arg(long)]
     pub(super) destructive: bool,
 }
 
 impl Servers {
-    /// What to start or take; a command may add to it.
-    pub(super) fn builder(&self) -> BackendsBuilder {
+    /// Starts the servers, or connects to the named ones.
+    pub(super) async fn start(&self) -> Result<Backends, BackendError> {
         let mut builder = Backends::builder();
-        // Set to nothing is as good as not set.
-        if let Some(url) = self.redis_url.as_ref().filter(|url| !url.is_empty()) {
+        // An empty variable counts as not set.
+        if let Some(url) = self.redis_url.as_ref().filter(|url| !url.trim().is_empty()) {
             builder = builder.redis_url(url);
         }
-        if let Some(url) = self.database_url.as_ref().filter(|url| !url.is_empty()) {
+        if let Some(url) = self.database_url.as_ref().filter(|url| !url.trim().is_empty()) {
             builder = builder.database_url(url);
         }
         if self.destructive {
             builder = builder.allow_destructive();
         }
-        builder
-    }
-
-    /// Starts or takes them.
-    pub(super) async fn start(&self) -> Result<Backends, BackendError> {
-        self.builder().start().await
+        builder.start().await
     }
 }
 
-/// [`could_not_run`], and what to do where a server was named that does not answer.
-pub(super) fn not_there(error: &BackendError) -> ExitCode {
+/// Calls [`could_not_run`], and prints what to do if a named server does not respond.
+pub(super) fn not_ready(error: &BackendError) -> ExitCode {
     let code = could_not_run(error);
     if matches!(error, BackendError::NotReady { .. }) {
         eprintln!(
-            "  → `session-testkit check` with the same addresses (--redis-url, --database-url) says which step fails, and why"
+            "  → run `session-testkit check` with the same addresses (--redis-url, \
+             --database-url) to see which step fails, and why"
         );
     }
     code

@@ -7,26 +7,29 @@ use super::{
     interrupts::unless_interrupted,
     output,
     progress::Bar,
-    servers::{Servers, not_there},
+    servers::{Servers, not_ready},
 };
 use crate::verify::{self, Progress, Stage};
 
-/// Verifies that session-layer does on these servers what it promises, in six stages: connection, benchmark, caching
-/// integration, health endpoint, error handling, fallback.
+/// Verifies that session-layer keeps its promises on these servers, in six stages: connection,
+/// benchmark, caching integration, health endpoint, error handling, fallback.
 ///
-/// Without named servers it starts its own, kills and pauses them, and stops them afterwards. On named ones it works in
-/// a schema and key namespace of its own, which it removes, and reaches Redis through a proxy that it cuts; only
-/// FLUSHALL takes --destructive. Exit code 0: all stages passed; 1: one failed; 2: could not run.
-#[derive(Debug, clap::Args)]
+/// Without named servers, the command starts its own, kills and pauses them, and stops them
+/// afterwards. On named servers it works in its own schema and key namespace, which it removes. It
+/// reaches Redis through a proxy that it cuts, and only FLUSHALL needs --destructive. Exit code 0:
+/// all stages passed. 1: a stage failed. 2: could not run.
+#[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   session-testkit verify
-  session-testkit verify --redis-url redis://cache.staging --database-url postgres://app@db.staging/app --json")]
+  session-testkit verify --redis-url redis://cache.staging --database-url \
+  postgres://app@db.staging/app --json")]
 pub(super) struct Arguments {
     #[command(flatten)]
     servers: Servers,
 
-    /// Print one JSON document on standard output, with every step, and the stages on standard error.
+    /// Print one JSON document with every step on standard output, and the stages on standard
+    /// error.
     #[arg(long)]
     json: bool,
 }
@@ -37,10 +40,10 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
 
 async fn run(arguments: Arguments) -> ExitCode {
     let bar = Bar::new();
-    bar.say("getting servers");
+    bar.say("starting servers");
     let backends = match arguments.servers.start().await {
         Ok(backends) => backends,
-        Err(error) => return not_there(&error),
+        Err(error) => return not_ready(&error),
     };
     let mut stage = Stage::Connection;
     let at = |now: &str, stage: Stage| {

@@ -1,34 +1,37 @@
-//! What every [`SessionCache`] must do.
+//! Checks of a [`SessionCache`].
 //!
-//! A check gets the handles of two [`Nodes`]: `here` is the one that reads and fills, `there` the one that
-//! asks too, or changes the session. Only what the port's documentation says is demanded; a cache is free
-//! to lose a copy, a lease or a fence when its server does, but not on a healthy one.
+//! A check gets the handles of two [`Nodes`]: `here` reads and fills, and `there` also reads, or
+//! changes the session. The checks demand only what the port's documentation states. A cache may
+//! lose an entry, a lease or a fence when its server does, but not while the server works.
 
-mod belief;
 mod fences;
 mod fills;
+mod freshness;
 mod invalidation;
 mod keys;
 mod leases;
-mod truth;
+mod status;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
-use session_layer::cache::{Belief, Entry, Filled, Invalidated, LEASE, Lookup, SessionCache};
-use session_layer::{Session, SessionId, SessionParts, Timestamp, TokenDigest};
+use session_layer::cache::{
+    Entry, EntryVerdict, Filled, Invalidated, LEASE_TTL, Lookup, SessionCache,
+};
+use session_layer::store::SessionParts;
+use session_layer::{Session, SessionId, Timestamp, TokenDigest};
 use tokio::time::{Instant, sleep};
 
 use super::check::{Check, Failure, Outcome, PATIENCE, When, answer, ensure, in_time};
 
-/// By how much clocks and timers may be off: more than any resolution, less than what would matter.
+/// The tolerance for clocks and timers. It exceeds their resolution, and is below relevant times.
 const TOLERANCE: Duration = Duration::from_millis(500);
-/// How often a condition is looked at.
+/// The interval at which a condition is polled.
 const TICK: Duration = Duration::from_millis(25);
-/// Long enough for no check to see its end.
+/// A lifetime that exceeds every check.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// All checks of a cache.
+/// Returns all checks of a cache.
 #[must_use]
 pub fn cache_checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
     [
@@ -36,9 +39,9 @@ pub fn cache_checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
         fills::checks(),
         invalidation::checks(),
         fences::checks(),
-        belief::checks(),
+        freshness::checks(),
         keys::checks(),
-        truth::checks(),
+        status::checks(),
     ]
     .concat()
 }
@@ -51,7 +54,7 @@ pub struct Nodes<C> {
 }
 
 impl<C: SessionCache> Nodes<C> {
-    /// Both nodes have the same handle: for a cache inside a process.
+    /// Creates two nodes with the same handle, for a cache inside a process.
     #[must_use]
     pub fn one(cache: C) -> Self {
         let here = Arc::new(cache);
@@ -59,22 +62,19 @@ impl<C: SessionCache> Nodes<C> {
         Self { here, there }
     }
 
-    /// Two handles on one and the same cache.
+    /// Creates two nodes with two handles on the same cache.
     #[must_use]
     pub fn two(here: C, there: C) -> Self {
-        Self {
-            here: Arc::new(here),
-            there: Arc::new(there),
-        }
+        Self { here: Arc::new(here), there: Arc::new(there) }
     }
 
-    /// Both, when they are connected: a cache may do that in the background.
+    /// Waits until both are connected, because a cache may connect in the background.
     async fn connected(&self) -> Outcome<(&C, &C)> {
         let end = Instant::now() + PATIENCE;
         while !(self.here.status().connected && self.there.status().connected) {
             ensure!(
                 Instant::now() < end,
-                "`status()` still says that it is not connected, {PATIENCE:?} after it was made"
+                "`status()` still reports no connection after {PATIENCE:?}"
             );
             sleep(TICK).await;
         }
@@ -82,7 +82,7 @@ impl<C: SessionCache> Nodes<C> {
     }
 }
 
-/// Tokens that no other check has.
+/// Tokens that no other check uses.
 struct Tokens(uuid::Uuid);
 
 impl Tokens {
@@ -93,9 +93,14 @@ impl Tokens {
     fn of(&self, name: &str) -> TokenDigest {
         TokenDigest::of(&format!("{} {name}", self.0))
     }
+
+    fn named<const N: usize>(names: [&str; N]) -> [TokenDigest; N] {
+        let tokens = Self::new();
+        names.map(|name| tokens.of(name))
+    }
 }
 
-/// A copy of a session of this user.
+/// Returns an entry of a session of this user.
 fn entry(user: &str) -> Entry {
     let at = Timestamp::from_micros(1_700_000_000_000_000);
     let parts = SessionParts {
@@ -112,6 +117,7 @@ fn entry(user: &str) -> Entry {
     };
     Entry {
         session: Session::from(parts),
+        user_epoch: 0,
         store_id: [9; 16],
         xmin: 42,
         read_at: at,
@@ -123,27 +129,27 @@ fn json(text: String) -> Box<RawValue> {
     RawValue::from_string(text).unwrap_or_default()
 }
 
-fn believe(_: &Entry) -> Belief {
-    Belief::Believed
+fn believe(_: &Entry) -> EntryVerdict {
+    EntryVerdict::Fresh
 }
 
-fn dead(_: &Entry) -> Belief {
-    Belief::Dead
+fn dead(_: &Entry) -> EntryVerdict {
+    EntryVerdict::Stale
 }
 
-/// What a look-up answered, and when it was asked.
+/// The result of a look-up, and when the look-up began.
 struct Seen<L> {
     answer: Lookup<L>,
-    asked: Instant,
+    began: Instant,
 }
 
-/// A lease, which surely stands for `LEASE` from when it was asked for.
+/// A lease. It certainly lasts for `LEASE_TTL` from when its look-up began.
 struct Held<L> {
     lease: L,
-    asked: Instant,
+    began: Instant,
 }
 
-/// What was looked at before this means nothing if it is called after that time.
+/// Checks that `span` has not passed. Otherwise earlier observations prove nothing.
 fn still_within(span: Duration, began: Instant, what: &str) -> Outcome {
     if began.elapsed() < span {
         return Ok(());
@@ -152,56 +158,55 @@ fn still_within(span: Duration, began: Instant, what: &str) -> Outcome {
 }
 
 impl<L> Held<L> {
-    /// Did it surely stand, until now?
+    /// Checks that the lease certainly lasted until now.
     fn stands(&self) -> Outcome {
-        still_within(LEASE, self.asked, "a lease")
+        still_within(LEASE_TTL, self.began, "a lease")
     }
 }
 
-/// What a look-up of one digest answers, where every copy is believed.
+/// Looks up one digest with a judge that considers every entry fresh.
 async fn look_up<C: SessionCache>(cache: &C, digest: TokenDigest) -> Outcome<Seen<C::Lease>> {
     judged(cache, digest, believe).await
 }
 
-/// What a look-up of one digest answers, with this judge of copies.
+/// Looks up one digest with this judge.
 async fn judged<C: SessionCache>(
     cache: &C,
     digest: TokenDigest,
-    judge: impl Fn(&Entry) -> Belief + Send + Sync,
+    judge: impl Fn(&Entry) -> EntryVerdict + Send + Sync,
 ) -> Outcome<Seen<C::Lease>> {
     let mut seen = look_up_all(cache, &[digest], judge).await?;
-    let one = seen.pop();
-    one.ok_or_else(|| Failure::new("`get` gave no answer"))
+    seen.pop().ok_or_else(|| Failure::new("`get` returned no result"))
 }
 
-/// What one look-up of many digests answers: as many answers.
+/// Looks up many digests, and checks the number of results.
 async fn look_up_all<C: SessionCache>(
     cache: &C,
     digests: &[TokenDigest],
-    judge: impl Fn(&Entry) -> Belief + Send + Sync,
+    judge: impl Fn(&Entry) -> EntryVerdict + Send + Sync,
 ) -> Outcome<Vec<Seen<C::Lease>>> {
-    let asked = Instant::now();
+    let began = Instant::now();
     let answers = in_time("get", cache.get(digests, &judge)).await?;
     ensure!(
         answers.len() == digests.len(),
-        "`get` of {} digests gave {} answers",
+        "`get` of {} digests returned {} results",
         digests.len(),
         answers.len()
     );
-    let seen = |answer| Seen { answer, asked };
+    let seen = |answer| Seen { answer, began };
     Ok(answers.into_iter().map(seen).collect())
 }
 
 impl<L> Seen<L> {
-    /// In words.
-    fn told(&self) -> String {
+    /// Describes the result.
+    fn describe(&self) -> String {
         match &self.answer {
             Lookup::Hit(entry) => format!("a hit, of the user {:?}", entry.session.user_id()),
             Lookup::Leased(_) => "a lease".to_owned(),
             Lookup::DoNotFill => "`DoNotFill`".to_owned(),
             Lookup::Refused(error) => format!("`Refused`: {error}"),
             Lookup::Failed(error) => format!("`Failed`: {error}"),
-            _ => "an answer that these checks do not know".to_owned(),
+            _ => "a result that is unknown to these checks".to_owned(),
         }
     }
 
@@ -209,54 +214,43 @@ impl<L> Seen<L> {
         matches!(self.answer, Lookup::Leased(_))
     }
 
-    /// It must be a lease.
+    /// Checks that the result is a lease.
     fn leased(self) -> Outcome<Held<L>> {
-        let told = self.told();
+        let found = self.describe();
         match self.answer {
-            Lookup::Leased(lease) => Ok(Held {
-                lease,
-                asked: self.asked,
-            }),
-            _ => Err(Failure::new(format!("expected a lease, got {told}"))),
+            Lookup::Leased(lease) => Ok(Held { lease, began: self.began }),
+            _ => Err(Failure::new(format!("expected a lease, got {found}"))),
         }
     }
 
-    /// It must be: ask the store, and do not fill.
+    /// Checks that the result is `DoNotFill`.
     fn not_to_fill(&self) -> Outcome {
-        let told = self.told();
-        ensure!(
-            matches!(self.answer, Lookup::DoNotFill),
-            "expected `DoNotFill`, got {told}"
-        );
+        let found = self.describe();
+        ensure!(matches!(self.answer, Lookup::DoNotFill), "expected `DoNotFill`, got {found}");
         Ok(())
     }
 
-    /// It must be a copy of this user's session.
+    /// Checks that the result is an entry of this user's session.
     fn hit_of(self, user: &str) -> Outcome<Entry> {
-        let told = self.told();
+        let found = self.describe();
         match self.answer {
             Lookup::Hit(entry) if entry.session.user_id() == user => Ok(entry),
-            _ => Err(Failure::new(format!(
-                "expected a hit, of the user {user:?}, got {told}"
-            ))),
+            _ => Err(Failure::new(format!("expected a hit, of the user {user:?}, got {found}"))),
         }
     }
 
-    /// It must not be a copy.
+    /// Checks that the result is no entry.
     fn no_hit(&self) -> Outcome {
-        let told = self.told();
+        let found = self.describe();
         ensure!(
-            matches!(
-                self.answer,
-                Lookup::Leased(_) | Lookup::DoNotFill | Lookup::Refused(_)
-            ),
-            "expected no copy, got {told}"
+            matches!(self.answer, Lookup::Leased(_) | Lookup::DoNotFill | Lookup::Refused(_)),
+            "expected no entry, got {found}"
         );
         Ok(())
     }
 }
 
-/// Takes the lease of a key where nothing is.
+/// Takes the lease of a key without a value.
 async fn lease<C: SessionCache>(cache: &C, digest: TokenDigest) -> Outcome<Held<C::Lease>> {
     look_up(cache, digest).await?.leased()
 }
@@ -270,37 +264,33 @@ async fn fill<C: SessionCache>(
     answer("fill", cache.fill(held.lease, entry, lifetime)).await
 }
 
-/// Fills under a lease that stands.
+/// Fills under a current lease.
 async fn store<C: SessionCache>(cache: &C, held: Held<C::Lease>, user: &str) -> Outcome {
     store_entry(cache, held, &entry(user), LONG).await
 }
 
-/// The same with an entry and lifetime of one's own.
+/// Fills under a current lease with this entry and lifetime.
 async fn store_entry<C: SessionCache>(
     cache: &C,
     held: Held<C::Lease>,
     entry: &Entry,
     lifetime: Duration,
 ) -> Outcome {
-    let asked = held.asked;
+    let began = held.began;
     match fill(cache, held, entry, lifetime).await? {
         Filled::Stored => Ok(()),
         other => {
-            still_within(LEASE, asked, "a lease")?;
-            Err(Failure::new(format!(
-                "a fill under a lease that stands was answered {other:?}"
-            )))
+            still_within(LEASE_TTL, began, "a lease")?;
+            Err(Failure::new(format!("a fill under a current lease returned {other:?}")))
         }
     }
 }
 
-/// Tries to fill under a lease that no longer stands.
+/// Checks that a fill under a lost lease is refused.
 async fn refused<C: SessionCache>(cache: &C, held: Held<C::Lease>, user: &str) -> Outcome {
     match fill(cache, held, &entry(user), LONG).await? {
         Filled::Refused => Ok(()),
-        other => Err(Failure::new(format!(
-            "a fill under a lease that no longer stands was answered {other:?}"
-        ))),
+        other => Err(Failure::new(format!("a fill under a lost lease returned {other:?}"))),
     }
 }
 
@@ -318,7 +308,7 @@ async fn fence<C: SessionCache>(cache: &C, digests: &[TokenDigest]) -> Outcome {
     answer("fence", cache.fence(digests)).await
 }
 
-/// Asks until the lease is granted, which must not be before `early` nor long after `late`.
+/// Looks up until the lease is granted, which must not be before `early` nor long after `late`.
 async fn leased_again<C: SessionCache>(
     cache: &C,
     digest: TokenDigest,
@@ -329,40 +319,34 @@ async fn leased_again<C: SessionCache>(
         let found = look_up(cache, digest).await?;
         if found.is_leased() {
             let early = early.saturating_duration_since(Instant::now());
-            ensure!(
-                early < TOLERANCE,
-                "someone else got the lease {early:?} too early"
-            );
+            ensure!(early < TOLERANCE, "another look-up got the lease {early:?} too early");
             return found.leased();
         }
         found.not_to_fill()?;
         ensure!(
-            found.asked < late + 2 * TOLERANCE,
-            "nobody gets the lease, {:?} after what was in its way should have lapsed",
-            found.asked - late
+            found.began < late + 2 * TOLERANCE,
+            "no look-up gets the lease, {:?} after the previous value should have lapsed",
+            found.began - late
         );
         sleep(TICK).await;
     }
 }
 
-/// Runs these at once on threads of the runtime.
-async fn at_once<T, F>(askers: impl IntoIterator<Item = F>) -> Outcome<Vec<T>>
+/// Runs these tasks concurrently on the threads of the runtime.
+async fn at_once<T, F>(tasks: impl IntoIterator<Item = F>) -> Outcome<Vec<T>>
 where
     T: Send + 'static,
     F: Future<Output = Outcome<T>> + Send + 'static,
 {
-    let mut asking = tokio::task::JoinSet::new();
-    for asker in askers {
-        asking.spawn(asker);
+    let mut running: tokio::task::JoinSet<_> = tasks.into_iter().collect();
+    let mut results = Vec::new();
+    while let Some(done) = running.join_next().await {
+        results.push(done.map_err(|error| Failure::new(format!("the port panicked: {error}")))??);
     }
-    let mut answers = Vec::new();
-    while let Some(done) = asking.join_next().await {
-        answers.push(done.map_err(|error| Failure::new(format!("the port panicked: {error}")))??);
-    }
-    Ok(answers)
+    Ok(results)
 }
 
-/// "At once" is meant: on one thread much of what these checks look for can't happen.
+/// Checks for several threads, because most races cannot happen on one thread.
 fn on_several_threads() -> Outcome {
     use tokio::runtime::{Handle, RuntimeFlavor};
     ensure!(

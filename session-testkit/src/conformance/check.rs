@@ -1,26 +1,26 @@
-//! One check, and how it fails.
+//! One check, and its failure.
 
 use std::{fmt, future::Future, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::timeout;
 
-/// How long any one operation of a port may take. Every port bounds its operations by deadlines of its
-/// own, far shorter than this: it only tells "late" from "never".
+/// The timeout of one operation of a port. Every port has its own deadlines, which are far shorter.
+/// This timeout only distinguishes "late" from "never".
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a check may take in all. None needs more than 10 s where the port answers.
+/// The timeout of one check. No check needs more than 10 s if the port replies.
 const CHECK: Duration = Duration::from_secs(60);
 
-/// How often a check is made, at most, of which nothing can be said since something took too long.
+/// The maximum number of runs of a check that was too slow to prove anything.
 const TRIES: u32 = 3;
 
-/// What a check found.
+/// The result of a check.
 pub(super) type Outcome<T = ()> = Result<T, Failure>;
 
 type Run<P> = for<'a> fn(&'a P) -> BoxFuture<'a, Outcome>;
 
-/// One thing that a port `P` must do.
+/// One demand on a port `P`.
 pub struct Check<P> {
     group: &'static str,
     name: &'static str,
@@ -35,38 +35,33 @@ impl<P> Check<P> {
         demands: &'static str,
         run: Run<P>,
     ) -> Self {
-        Self {
-            group,
-            name,
-            demands,
-            run,
-        }
+        Self { group, name, demands, run }
     }
 
-    /// What it is about: `leases`, `journal`, …
+    /// Returns the group: `leases`, `journal`, …
     #[must_use]
     pub const fn group(&self) -> &'static str {
         self.group
     }
 
-    /// Its name, unique among the checks of a port: `a_lapsed_lease_does_not_fill`.
+    /// Returns the name, unique among the checks of a port: `lapsed_lease_does_not_fill`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.name
     }
 
-    /// What it demands, in a sentence or two.
+    /// Returns the demand, in a few sentences.
     #[must_use]
     pub const fn demands(&self) -> &'static str {
         self.demands
     }
 
-    /// Makes the check.
+    /// Runs the check.
     ///
     /// # Errors
     ///
-    /// A [`Failure`] that says what the port did instead; also if it panics or hangs. Where a lease was
-    /// over before it could be used, the check proves nothing and is made again; it fails if that
+    /// A [`Failure`] that states what the port did instead, or that it panicked or hung. If a lease
+    /// lapsed before it could be used, the check proves nothing and runs again. It fails if that
     /// happens three times.
     pub async fn run(&self, port: &P) -> Result<(), Failure> {
         for _ in 1..TRIES {
@@ -82,16 +77,13 @@ impl<P> Check<P> {
         let check = AssertUnwindSafe((self.run)(port)).catch_unwind();
         match timeout(CHECK, check).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(panic)) => Err(Failure::new(format!(
-                "the port panicked: {}",
-                message(&*panic)
-            ))),
+            Ok(Err(panic)) => Err(Failure::new(format!("the port panicked: {}", message(&*panic)))),
             Err(_elapsed) => Err(Failure::new(format!("it did not end within {CHECK:?}"))),
         }
     }
 }
 
-// Derived, these would ask the same of the port.
+// Derived implementations would require them of the port.
 impl<P> Clone for Check<P> {
     fn clone(&self) -> Self {
         *self
@@ -113,33 +105,32 @@ fn message(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("without a message")
 }
 
-/// What a port did instead of what was demanded, in a sentence.
+/// The behaviour of a port that violates the demand, in a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct Failure {
     what: String,
-    /// It proves nothing: something took so long that what was to be seen was over.
+    /// Whether the check was too slow to prove anything.
     too_slow: bool,
 }
 
 impl Failure {
     pub(super) fn new(what: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            too_slow: false,
-        }
+        Self { what: what.into(), too_slow: false }
     }
 
-    /// `what` was over before it was looked at.
+    /// Creates a failure that `what` ended before it was observed.
     pub(super) fn too_slow(what: impl fmt::Display) -> Self {
         Self {
-            what: format!("{what} was over before it was looked at: cache or machine are too slow"),
+            what: format!(
+                "{what} ended before it was observed: the cache or the machine is too slow"
+            ),
             too_slow: true,
         }
     }
 }
 
-/// Says in what situation it failed.
+/// Adds the situation to a failure.
 pub(super) trait When {
     fn when(self, situation: impl fmt::Display) -> Self;
 }
@@ -153,36 +144,36 @@ impl<T> When for Outcome<T> {
     }
 }
 
-/// An operation's answer, which must come in time.
+/// Waits for an operation's reply, with a timeout.
 ///
-/// Boxed: the future of a port may be large, and a check that awaits ten of them would not fit on the stack
-/// of a test's thread.
+/// The future is boxed. A port's future may be large, and a check that awaits ten of them would not
+/// fit on the stack of a test's thread.
 pub(super) fn in_time<'a, T: 'a>(
     operation: &'static str,
-    asked: impl Future<Output = T> + Send + 'a,
+    future: impl Future<Output = T> + Send + 'a,
 ) -> BoxFuture<'a, Outcome<T>> {
     Box::pin(async move {
-        timeout(PATIENCE, asked)
+        timeout(PATIENCE, future)
             .await
-            .map_err(|_| Failure::new(format!("`{operation}` had no answer after {PATIENCE:?}")))
+            .map_err(|_| Failure::new(format!("`{operation}` had no reply after {PATIENCE:?}")))
     })
 }
 
-/// An operation's answer, which must come in time and be no error.
+/// Waits for an operation's reply, which must be no error, with a timeout.
 pub(super) fn answer<'a, T: 'a, E: std::error::Error + 'static>(
     operation: &'static str,
-    asked: impl Future<Output = Result<T, E>> + Send + 'a,
+    future: impl Future<Output = Result<T, E>> + Send + 'a,
 ) -> BoxFuture<'a, Outcome<T>> {
-    let answered = in_time(operation, asked);
-    Box::pin(answered.map(move |answered| {
-        answered?.map_err(|error| {
+    let reply = in_time(operation, future);
+    Box::pin(reply.map(move |reply| {
+        reply?.map_err(|error| {
             let error = crate::backends::chain(&error);
             Failure::new(format!("`{operation}` failed: {error}"))
         })
     }))
 }
 
-/// The checks of a group: each a function of that name, with what it demands.
+/// Lists the checks of a group: each a function with its demand.
 macro_rules! checks {
     ($group:literal: $($name:ident: $demands:literal,)*) => {
         vec![$(
@@ -193,7 +184,7 @@ macro_rules! checks {
     };
 }
 
-/// Fails with a sentence unless it is so.
+/// Fails with a sentence unless the condition holds.
 macro_rules! ensure {
     ($holds:expr, $($what:tt)+) => {
         if !$holds {
@@ -202,7 +193,7 @@ macro_rules! ensure {
     };
 }
 
-/// Fails with a sentence unless both are the same.
+/// Fails with a sentence unless both values are equal.
 macro_rules! ensure_eq {
     ($what:expr, $found:expr, $expected:expr $(,)?) => {
         match (&$found, &$expected) {

@@ -1,4 +1,4 @@
-//! Making checks one after the other, and what came of them.
+//! Runs checks in sequence, and reports the results.
 
 use std::{error::Error, fmt, future::Future, time::Duration};
 
@@ -6,11 +6,11 @@ use tokio::time::Instant;
 
 use super::check::{Check, Failure};
 
-/// Makes these checks, one after the other, each on a port that `fresh` opens.
+/// Runs these checks in sequence, each on a port that `fresh` opens.
 ///
 /// # Errors
 ///
-/// [`NotConforming`] if any check failed; a `fresh` that fails, fails its check.
+/// [`NotConforming`] if any check failed, or if `fresh` failed for it.
 pub async fn run<P, E, T>(
     checks: impl IntoIterator<Item = Check<P>>,
     mut fresh: impl FnMut() -> T,
@@ -46,42 +46,42 @@ where
     Ok(report)
 }
 
-/// One check that was made.
+/// The result of one check.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Checked {
-    /// What it is about.
+    /// The group of the check.
     pub group: &'static str,
-    /// Its name.
+    /// The name of the check.
     pub name: &'static str,
-    /// What it demands.
+    /// The demand of the check.
     pub demands: &'static str,
-    /// What the port did instead, if it failed.
+    /// The behaviour of the port, if the check failed.
     pub failure: Option<Failure>,
-    /// How long it took.
+    /// The duration of the check.
     pub took: Duration,
 }
 
-/// Which checks were made, and how each went.
+/// The results of all checks.
 #[derive(Debug, Clone)]
 pub struct Report {
     checked: Vec<Checked>,
 }
 
 impl Report {
-    /// Each check, in the order in which they were made.
+    /// Returns the results in the order in which the checks ran.
     pub fn iter(&self) -> impl Iterator<Item = &Checked> {
         self.checked.iter()
     }
 
-    /// Those that failed.
+    /// Returns the failed checks.
     pub fn failed(&self) -> impl Iterator<Item = &Checked> {
         self.iter().filter(|checked| checked.failure.is_some())
     }
 }
 
 impl fmt::Display for Report {
-    /// A line per check.
+    /// Writes a line per check.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, checked) in self.checked.iter().enumerate() {
             if at > 0 {
@@ -97,14 +97,14 @@ impl fmt::Display for Report {
     }
 }
 
-/// A port that does not keep its contract.
+/// The error for a port that violates its contract.
 #[derive(Clone)]
 pub struct NotConforming {
     report: Report,
 }
 
 impl NotConforming {
-    /// All checks, those that passed included.
+    /// Returns the results of all checks, including those that passed.
     #[must_use]
     pub const fn report(&self) -> &Report {
         &self.report
@@ -114,24 +114,19 @@ impl NotConforming {
 impl Error for NotConforming {}
 
 impl fmt::Debug for NotConforming {
-    /// The same sentences: it is what a test or a `main` that returns the error prints.
+    /// Writes the same text, because a test or `main` that returns the error prints `Debug`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
 impl fmt::Display for NotConforming {
-    /// How many checks failed, and of each what is demanded and what the port did instead.
+    /// Writes how many checks failed, and for each the demand and the port's behaviour.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (failed, all) = (self.report.failed().count(), self.report.checked.len());
         write!(f, "{failed} of {all} checks failed:")?;
         for checked in self.report.failed() {
-            let Checked {
-                group,
-                name,
-                demands,
-                ..
-            } = checked;
+            let Checked { group, name, demands, .. } = checked;
             write!(f, "\n  {group}::{name}\n    demands: {demands}")?;
             if let Some(failure) = &checked.failure {
                 write!(f, "\n    but {failure}")?;

@@ -1,38 +1,39 @@
-//! What every [`SessionStore`] must do, whatever it keeps its sessions in.
+//! Checks of a [`SessionStore`], whatever its storage.
 
 mod changes;
-mod ends;
 mod housekeeping;
 mod journal;
 mod reads;
+mod revocations;
 
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use session_layer::store::{Change, Creation, Loaded, Revoked, Row, SessionStore, Target};
-use session_layer::{CheckedSession, NewSession, Session, SessionId, TokenDigest};
+use session_layer::store::ValidatedSession;
+use session_layer::store::{Change, Creation, ReadResult, Revoked, Row, SessionStore, Target};
+use session_layer::{NewSession, Session, SessionId, TokenDigest};
 use tokio::time::{Instant, sleep};
 
 use super::check::{Check, Failure, Outcome, PATIENCE, answer, ensure};
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// How often a condition is looked at.
+/// The interval at which a condition is polled.
 const TICK: Duration = Duration::from_millis(10);
 
-/// All checks of a store.
+/// Returns all checks of a store.
 #[must_use]
 pub fn store_checks<S: SessionStore>() -> Vec<Check<S>> {
     [
         reads::checks(),
         changes::checks(),
-        ends::checks(),
+        revocations::checks(),
         journal::checks(),
         housekeeping::checks(),
     ]
     .concat()
 }
 
-/// A store, with tokens and users that no other check has.
+/// A store with tokens and users that no other check uses.
 struct Case<'a, S> {
     store: &'a S,
     id: uuid::Uuid,
@@ -44,7 +45,7 @@ impl<'a, S: SessionStore> Case<'a, S> {
         Self { store, id }
     }
 
-    /// A digest that stands for the token of this name.
+    /// Returns the digest of the token of this name.
     fn token(&self, name: &str) -> TokenDigest {
         TokenDigest::of(&format!("{} {name}", self.id))
     }
@@ -55,28 +56,28 @@ impl<'a, S: SessionStore> Case<'a, S> {
         digests
     }
 
-    /// The id of the user of this name.
+    /// Returns the id of the user of this name.
     fn user(&self, name: &str) -> String {
         format!("{name} {}", self.id)
     }
 
-    fn new_session(&self, user: &str) -> Outcome<CheckedSession> {
+    fn new_session(&self, user: &str) -> Outcome<ValidatedSession> {
         checked(NewSession::new(self.user(user)))
     }
 
-    /// A session of this user that may be used for so long; what no application may ask for.
-    fn short(&self, user: &str, lifetime: Duration) -> Outcome<CheckedSession> {
+    /// Returns a session with this lifetime, which is shorter than an application may set.
+    fn short(&self, user: &str, lifetime: Duration) -> Outcome<ValidatedSession> {
         let mut short = self.new_session(user)?;
         short.lifetime = lifetime;
         Ok(short)
     }
 
-    /// A session id that nobody has.
+    /// Returns the id of no session.
     fn unknown_id(&self) -> SessionId {
         SessionId::from_bytes(*self.id.as_bytes())
     }
 
-    async fn create(&self, name: &str, new: &CheckedSession) -> Outcome<Creation> {
+    async fn create(&self, name: &str, new: &ValidatedSession) -> Outcome<Creation> {
         answer("create", self.store.create(self.token(name), new)).await
     }
 
@@ -85,62 +86,53 @@ impl<'a, S: SessionStore> Case<'a, S> {
         self.login_as(name, &self.new_session(user)?).await
     }
 
-    async fn login_as(&self, name: &str, new: &CheckedSession) -> Outcome<Session> {
+    async fn login_as(&self, name: &str, new: &ValidatedSession) -> Outcome<Session> {
         match self.create(name, new).await? {
             Creation::Created(session) => Ok(session),
-            other => Err(Failure::new(format!(
-                "`create` of a session under a new token was answered {other:?}"
-            ))),
+            other => failed(format!("`create` of a session under a new token returned {other:?}")),
         }
     }
 
-    async fn load_all(&self, digests: &[TokenDigest]) -> Outcome<Loaded> {
+    async fn load_all(&self, digests: &[TokenDigest]) -> Outcome<ReadResult> {
         let loaded = answer("load", self.store.load(digests)).await?;
-        let (rows, asked) = (loaded.rows.len(), digests.len());
-        ensure!(rows == asked, "`load` of {asked} digests gave {rows} rows");
+        let (rows, requested) = (loaded.rows.len(), digests.len());
+        ensure!(rows == requested, "`load` of {requested} digests returned {rows} rows");
         Ok(loaded)
     }
 
     async fn load(&self, name: &str) -> Outcome<Row> {
         let mut loaded = self.load_all(&[self.token(name)]).await?;
-        let row = loaded.rows.pop();
-        row.ok_or_else(|| Failure::new("`load` gave no row"))
+        loaded.rows.pop().ok_or_else(|| Failure::new("`load` returned no row"))
     }
 
     async fn alive(&self, name: &str) -> Outcome<Session> {
         match self.load(name).await? {
             Row::Alive { session, .. } => Ok(session),
-            other => Err(Failure::new(format!(
-                "the session under the token {name:?} is {other:?}, and should be alive"
-            ))),
+            other => unexpected(name, &other, "an active session"),
         }
     }
 
     async fn revoked(&self, name: &str) -> Outcome {
         match self.load(name).await? {
             Row::Revoked => Ok(()),
-            other => Err(Failure::new(format!(
-                "the session under the token {name:?} is {other:?}, and should be revoked"
-            ))),
+            other => unexpected(name, &other, "a revoked session"),
         }
     }
 
     async fn absent(&self, name: &str) -> Outcome {
         match self.load(name).await? {
             Row::Absent => Ok(()),
-            other => Err(Failure::new(format!(
-                "under the token {name:?} is {other:?}, and there should be nothing"
-            ))),
+            other => unexpected(name, &other, "no session"),
         }
     }
 
-    /// Waits until it is no longer alive.
-    async fn until_over(&self, name: &str) -> Outcome {
+    /// Waits until the session is no longer active.
+    async fn until_ended(&self, name: &str) -> Outcome {
         let end = Instant::now() + PATIENCE;
         while matches!(self.load(name).await?, Row::Alive { .. }) {
             ensure!(
                 Instant::now() < end,
-                "the session under the token {name:?} is still alive {PATIENCE:?} after its time"
+                "the session of the token {name:?} is still active {PATIENCE:?} after its end"
             );
             sleep(TICK).await;
         }
@@ -176,10 +168,7 @@ impl<'a, S: SessionStore> Case<'a, S> {
     }
 
     fn all_of(&self, user: &str, keep: Option<SessionId>) -> Target {
-        Target::User {
-            user_id: self.user(user),
-            keep,
-        }
+        Target::User { user_id: self.user(user), keep }
     }
 
     fn owned_by(&self, id: SessionId, user: &str) -> Target {
@@ -187,39 +176,38 @@ impl<'a, S: SessionStore> Case<'a, S> {
     }
 }
 
+fn unexpected<T>(name: &str, row: &Row, expected: &str) -> Outcome<T> {
+    failed(format!("the row of the token {name:?} is {row:?} instead of {expected}"))
+}
+
 fn failed<T>(what: String) -> Outcome<T> {
     Err(Failure::new(what))
 }
 
-/// What a change made of a session, with its digests in ascending order.
+/// A changed session and its digests in ascending order.
 type Made = (Session, Vec<TokenDigest>);
 
 fn made(operation: &str, change: Change) -> Outcome<Made> {
     match change {
-        Change::Made {
-            session,
-            mut digests,
-        } => {
-            // Their order means nothing.
+        Change::Made { session, mut digests } => {
+            // The order of the digests has no meaning.
             digests.sort();
             Ok((session, digests))
         }
-        other => Err(Failure::new(format!(
-            "`{operation}` of a session that is alive was answered {other:?}"
-        ))),
+        other => failed(format!("`{operation}` of an active session returned {other:?}")),
     }
 }
 
-/// The change must have been refused because of one that came first.
+/// Checks that an earlier change made this one a conflict.
 fn conflict(operation: &str, change: &Change) -> Outcome {
     ensure!(
         matches!(change, Change::Conflict),
-        "`{operation}` was answered {change:?}, and should be a conflict"
+        "`{operation}` returned {change:?} instead of a conflict"
     );
     Ok(())
 }
 
-fn checked(new: NewSession) -> Outcome<CheckedSession> {
+fn checked(new: NewSession) -> Outcome<ValidatedSession> {
     new.check().map_err(|error| Failure::new(error.to_string()))
 }
 
@@ -227,9 +215,7 @@ fn json(text: &str) -> Outcome<Box<RawValue>> {
     RawValue::from_string(text.to_owned()).map_err(|error| Failure::new(error.to_string()))
 }
 
-/// The session's data as a value: a store may keep it as another text.
+/// Returns the session's data as a value, because a store may keep them as another text.
 fn data(session: &Session) -> Outcome<serde_json::Value> {
-    session
-        .data()
-        .map_err(|error| Failure::new(format!("the data that came back are no JSON: {error}")))
+    session.data().map_err(|error| Failure::new(format!("the returned data are no JSON: {error}")))
 }

@@ -1,4 +1,25 @@
-//! Each check must be able to fail: for each there is a port with one mistake that it catches.
+//! A port with one bug for each check, which proves that the check can fail.
+
+/// Declares an enum of bugs, and lists of them with the checks that must find each.
+macro_rules! mistakes {
+    (
+        $vis:vis enum $kind:ident $(= $($other:ident),+)?;
+        $($(#[$doc:meta])* $list_vis:vis const $list:ident = {
+            $($mistake:ident: $($check:literal)+,)+
+        })+
+    ) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        $vis enum $kind {
+            $($($other,)+)?
+            $($($mistake,)+)+
+        }
+        $(
+            $(#[$doc])*
+            $list_vis const $list: &[($kind, &str)] = &[$($(($kind::$mistake, $check),)+)+];
+        )+
+    };
+}
+use mistakes;
 
 mod down;
 mod store;
@@ -17,8 +38,8 @@ use super::{
     store_checks, store_outage_checks,
 };
 
-/// Which mistakes the check that was meant for them did not catch. They are tried all at once, since
-/// most of the time something is waited for.
+/// Returns the bugs that their checks did not find. They run concurrently, because they mostly
+/// wait.
 async fn survivors<P: Sync, M: Copy + std::fmt::Debug>(
     checks: &[Check<P>],
     mistakes: &[(M, &str)],
@@ -38,37 +59,34 @@ async fn survivors<P: Sync, M: Copy + std::fmt::Debug>(
     survivors.into_iter().flatten().collect()
 }
 
-/// The checks that no mistake is listed for.
+/// Returns the checks without a bug in the list.
 fn untried<P, M>(checks: &[Check<P>], mistakes: &[(M, &str)]) -> Vec<&'static str> {
     let names = checks.iter().map(Check::name);
-    names
-        .filter(|name| mistakes.iter().all(|(_, tried)| tried != name))
-        .collect()
+    names.filter(|name| mistakes.iter().all(|(_, tried)| tried != name)).collect()
+}
+
+/// Returns an SQLite store with this bug.
+async fn wrapped(mistake: store::Mistake) -> Wrapped {
+    Wrapped { store: SqliteStore::open(":memory:").await.unwrap(), mistake }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_check_of_a_cache_catches_a_mistake() {
+async fn every_cache_check_catches_a_mistake() {
     let checks = cache_checks();
     assert_eq!(untried(&checks, toy::MISTAKES), [""; 0]);
     let broken = async |mistake| Nodes::one(Toy::with(mistake));
-    let survivors = survivors(&checks, toy::MISTAKES, broken).await;
-    assert_eq!(survivors, [""; 0]);
+    assert_eq!(survivors(&checks, toy::MISTAKES, broken).await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_check_of_a_store_catches_a_mistake() {
+async fn every_store_check_catches_a_mistake() {
     let checks = store_checks();
     assert_eq!(untried(&checks, store::MISTAKES), [""; 0]);
-    let broken = async |mistake| Wrapped {
-        store: SqliteStore::open(":memory:").await.unwrap(),
-        mistake,
-    };
-    let survivors = survivors(&checks, store::MISTAKES, broken).await;
-    assert_eq!(survivors, [""; 0]);
+    assert_eq!(survivors(&checks, store::MISTAKES, wrapped).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn every_check_of_an_outage_catches_a_lie() {
+async fn every_outage_check_catches_a_false_reply() {
     let broken = async |lie| Down(Some(lie));
     let checks = cache_outage_checks();
     assert_eq!(untried(&checks, down::CACHE_LIES), [""; 0]);
@@ -79,14 +97,9 @@ async fn every_check_of_an_outage_catches_a_lie() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_mistake_every_check_passes() {
+async fn correct_ports_pass_every_check() {
     let cache = async || Ok::<_, Infallible>(Nodes::one(Toy::new()));
-    let store = async || {
-        Ok::<_, Infallible>(Wrapped {
-            store: SqliteStore::open(":memory:").await.unwrap(),
-            mistake: store::Mistake::None,
-        })
-    };
+    let store = async || Ok::<_, Infallible>(wrapped(store::Mistake::None).await);
     let down = async || Ok::<_, Infallible>(Down(None));
     run(cache_checks(), cache).await.unwrap();
     run(store_checks(), store).await.unwrap();
@@ -95,91 +108,69 @@ async fn without_a_mistake_every_check_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_is_used_already_passes_too() {
+async fn store_with_other_data_passes_every_check() {
     let used = SqliteStore::open(":memory:").await.unwrap();
     for _ in 0..2 {
-        super::store(async || Ok::<_, Infallible>(used.clone()))
-            .await
-            .unwrap();
+        super::store(async || Ok::<_, Infallible>(used.clone())).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_caches_are_not_one_that_is_shared() {
+async fn two_separate_caches_fail_as_a_shared_one() {
     let fresh = async || Ok::<_, Infallible>((Toy::new(), Toy::new()));
     let error = shared_cache(fresh).await.unwrap_err();
-    let failed: BTreeSet<_> = error
-        .report()
-        .failed()
-        .map(|checked| checked.name)
-        .collect();
+    let failed: BTreeSet<_> = error.report().failed().map(|checked| checked.name).collect();
     for name in [
-        "who_misses_gets_the_lease_and_fills",
-        "others_do_not_fill_meanwhile",
-        "it_removes_copies",
-        "it_removes_leases",
-        "a_fence_keeps_fills_away",
+        "miss_grants_lease_that_fills",
+        "held_lease_blocks_other_fills",
+        "invalidate_removes_entries",
+        "invalidate_removes_leases",
+        "fence_prevents_fills",
     ] {
         assert!(failed.contains(name), "{name} passes on two caches");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_says_what_is_demanded_and_what_was_done() {
-    let reads = || {
-        store_checks()
-            .into_iter()
-            .filter(|check| check.group() == "reads")
-    };
-    let fresh = async || {
-        Ok::<_, Infallible>(Wrapped {
-            store: SqliteStore::open(":memory:").await.unwrap(),
-            mistake: store::Mistake::ProbeFails,
-        })
-    };
+async fn report_states_the_demand_and_the_behaviour() {
+    let reads = || store_checks().into_iter().filter(|check| check.group() == "reads");
+    let fresh = async || Ok::<_, Infallible>(wrapped(store::Mistake::ProbeFails).await);
     let error: NotConforming = run(reads(), fresh).await.unwrap_err();
-    let told = format!("{error:?}");
+    let text = format!("{error:?}");
     assert_eq!(
-        told,
-        "1 of 9 checks failed:\n  reads::it_says_that_it_works\n    demands: `probe` of a store that \
-         answers is no error, and `backend` is a name.\n    but `probe` failed: it was told to"
+        text,
+        "1 of 10 checks failed:\n  reads::working_store_probes_without_error\n    demands: `probe` \
+         of a working store returns no error, and `backend` is a name.\n    but `probe` failed: \
+         injected error"
     );
     let report = error.report().to_string();
     assert_eq!(report.lines().count(), reads().count());
-    assert!(report.contains("passed  reads::a_digest_is_taken_once"));
+    assert!(report.contains("passed  reads::used_digest_is_refused"));
 
-    let error = run(reads().take(1), async || {
-        Err::<Wrapped, _>("no server".to_owned())
-    });
-    let told = error.await.unwrap_err().to_string();
-    assert!(
-        told.ends_with("but there was no port to check: no server"),
-        "{told}"
-    );
+    let error = run(reads().take(1), async || Err::<Wrapped, _>("no server".to_owned()));
+    let text = error.await.unwrap_err().to_string();
+    assert!(text.ends_with("but there was no port to check: no server"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_that_panics_or_hangs_fails_its_check() {
+async fn port_that_panics_or_hangs_fails_its_check() {
     let checks = cache_checks();
     let of = async |mistake| -> Failure {
         let port = Nodes::one(Toy::with(mistake));
         checks[0].run(&port).await.unwrap_err()
     };
-    assert_eq!(
-        of(toy::Mistake::Panics).await.to_string(),
-        "the port panicked: told to"
-    );
+    assert_eq!(of(toy::Mistake::Panics).await.to_string(), "the port panicked: injected panic");
     let hangs = of(toy::Mistake::Hangs).await.to_string();
-    assert!(hangs.contains("`get` had no answer after 10s"), "{hangs}");
+    assert!(hangs.contains("`get` had no reply after 10s"), "{hangs}");
 }
 
 #[test]
-fn names_are_unique_and_every_demand_is_a_sentence() {
+fn check_names_are_unique_and_demands_are_sentences() {
     let lists = [
-        told(&cache_checks::<Toy>()),
-        told(&store_checks::<Wrapped>()),
-        told(&cache_outage_checks::<Down>()),
-        told(&store_outage_checks::<Down>()),
+        texts(&cache_checks::<Toy>()),
+        texts(&store_checks::<Wrapped>()),
+        texts(&cache_outage_checks::<Down>()),
+        texts(&store_outage_checks::<Down>()),
     ];
     for list in lists {
         let names: BTreeSet<_> = list.iter().map(|(name, _)| name).collect();
@@ -190,9 +181,8 @@ fn names_are_unique_and_every_demand_is_a_sentence() {
     }
 }
 
-fn told<P>(checks: &[Check<P>]) -> Vec<(&'static str, &'static str)> {
-    let told = |check: &Check<P>| (check.name(), check.demands());
-    checks.iter().map(told).collect()
+fn texts<P>(checks: &[Check<P>]) -> Vec<(&'static str, &'static str)> {
+    checks.iter().map(|check| (check.name(), check.demands())).collect()
 }
 
 #[test]
@@ -201,7 +191,5 @@ fn checks_can_be_spawned() {
     let check = cache_checks::<Toy>()[0];
     let port = Nodes::one(Toy::new());
     is_send(&check.run(&port));
-    is_send(&super::cache(|| {
-        std::future::ready(Ok::<_, Infallible>(Toy::new()))
-    }));
+    is_send(&super::cache(|| std::future::ready(Ok::<_, Infallible>(Toy::new()))));
 }

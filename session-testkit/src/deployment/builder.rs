@@ -1,11 +1,10 @@
-//! Starting a [`Deployment`].
+//! The builder of a [`Deployment`].
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use session_layer::{
-    DEFAULT_BUDGET, Policy, SealingKeys, Sessions, TokenDigest, cache::DEFAULT_DEADLINE,
-    store::PostgresStore,
-};
+use session_layer::defaults::DEFAULT_VALIDATION_TIMEOUT;
+use session_layer::store::PostgresStore;
+use session_layer::{PartitionPolicy, SealingKeys, Sessions, TokenDigest, cache::DEFAULT_DEADLINE};
 
 use super::{
     Blueprint, Build, Deployment, DeploymentError, NodeParts, application_name, role::Role,
@@ -20,17 +19,17 @@ use crate::{
     workload::Failure,
 };
 
-/// Until every node has reached both of its servers.
+/// The limit for every node to reach both servers.
 const READY: Duration = Duration::from_secs(30);
 
-/// How a [`Deployment`] is to be.
+/// The settings of a [`Deployment`].
 #[must_use = "nothing is started before `start`"]
 pub struct DeploymentBuilder {
     nodes: u32,
     ttl: Duration,
     redis_deadline: Duration,
     budget: Duration,
-    policy: Policy,
+    policy: PartitionPolicy,
     replica: bool,
     sealed: bool,
     build: Box<Build>,
@@ -52,8 +51,8 @@ impl Default for DeploymentBuilder {
             nodes: 3,
             ttl: Duration::from_secs(300),
             redis_deadline: DEFAULT_DEADLINE,
-            budget: DEFAULT_BUDGET,
-            policy: Policy::default(),
+            budget: DEFAULT_VALIDATION_TIMEOUT,
+            policy: PartitionPolicy::default(),
             replica: false,
             sealed: false,
             build: Box::new(|parts| Box::pin(async move { as_in_production(&parts) })),
@@ -63,51 +62,50 @@ impl Default for DeploymentBuilder {
 
 fn as_in_production(parts: &NodeParts) -> Result<Sessions, Failure> {
     let builder = Sessions::builder(parts.cache()?, parts.store()?);
-    let builder = builder.ttl(parts.ttl).budget(parts.budget);
-    Ok(builder.policy(parts.policy).build())
+    let builder = builder.ttl(parts.ttl).validation_timeout(parts.budget);
+    Ok(builder.policy(parts.policy).build()?)
 }
 
 impl DeploymentBuilder {
-    /// How many nodes; at least 1. Defaults to 3.
+    /// Sets the number of nodes, at least 1. Defaults to 3.
     pub fn nodes(mut self, nodes: u32) -> Self {
         self.nodes = nodes.max(1);
         self
     }
 
-    /// How long an entry may be served. Defaults to 300 s.
+    /// Sets the TTL of an entry. Defaults to 300 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// How long an operation of Redis may take, and a validation in all. Defaults to 50 ms and 250 ms, as in
-    /// production; more where the machine is too busy for that.
+    /// Sets the timeouts of an operation of Redis and of a validation. Defaults to 50 ms and 250
+    /// ms, as in production. A busy machine may need more.
     pub fn deadlines(mut self, redis: Duration, budget: Duration) -> Self {
         (self.redis_deadline, self.budget) = (redis, budget);
         self
     }
 
-    /// What a node does that has lost touch with Postgres. Defaults to [`Policy::Available`].
-    pub fn policy(mut self, policy: Policy) -> Self {
+    /// Sets the policy of a partitioned node. Defaults to [`PartitionPolicy::Available`].
+    pub fn policy(mut self, policy: PartitionPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Starts a second Redis to fail over to, and tells the nodes that theirs is replicated. Defaults
-    /// to false.
+    /// Starts a replica for a failover and declares it to the nodes. Defaults to false.
     pub fn replica(mut self, replica: bool) -> Self {
         self.replica = replica;
         self
     }
 
-    /// Gives the nodes a fresh key to seal their entries with. Defaults to false: Redis is trusted.
+    /// Gives the nodes a new sealing key. Defaults to false, which trusts Redis.
     pub fn sealed(mut self, sealed: bool) -> Self {
         self.sealed = sealed;
         self
     }
 
-    /// Builds nodes in another way: with a port of one's own, or a mistake on purpose. Defaults to
-    /// [`NodeParts::cache`] and [`NodeParts::store`].
+    /// Sets a function that builds the nodes, for example with another port or a deliberate
+    /// mistake. Defaults to [`NodeParts::cache`] and [`NodeParts::store`].
     pub fn build_with<F, B>(mut self, build: F) -> Self
     where
         F: Fn(NodeParts) -> B + Send + Sync + 'static,
@@ -117,10 +115,10 @@ impl DeploymentBuilder {
         self
     }
 
-    /// Makes schema, tables and role, starts the nodes, and waits until each is in touch with both servers.
+    /// Creates schema, tables and role, and starts the nodes until each has reached both servers.
     ///
     /// # Errors
-    /// [`DeploymentError`].
+    /// [`DeploymentError`] if a step fails.
     pub async fn start(self, backends: Backends) -> Result<Deployment, DeploymentError> {
         let sandbox = backends.sandbox();
         let replica = if self.replica {
@@ -135,7 +133,7 @@ impl DeploymentBuilder {
         let admin = PostgresStore::builder(backends.postgres().url())
             .schema(sandbox.schema())
             .change_deadline(Duration::from_secs(30))
-            .connect_lazy();
+            .build();
         let admin = admin.map_err(refused("read the URL"))?;
         let migrated = admin.migrate().await;
         session_layer::store::SessionStore::close(&admin).await;
@@ -146,51 +144,37 @@ impl DeploymentBuilder {
         let count = usize::try_from(self.nodes).unwrap_or(usize::MAX);
         let network = Network::start(count, redis.address(), postgres.address()).await;
         let network = Arc::new(network.map_err(DeploymentError::Proxies)?);
-        let proxies = network
-            .proxies(Peer::Redis)
-            .zip(network.proxies(Peer::Postgres));
+        let proxies = network.proxies(Peer::Redis).zip(network.proxies(Peer::Postgres));
         let keys = self.sealed.then(fresh_keys).transpose()?;
-        let user = role.as_ref().map_or("", Role::credentials);
-        let parts = proxies
-            .zip(0..)
-            .map(|((to_redis, to_postgres), node)| NodeParts {
-                node,
-                redis_url: to_redis.url(redis.url()),
-                database_url: url::as_user(
-                    &to_postgres.url(postgres.url()),
-                    user,
-                    &format!(
-                        "application_name={}",
-                        application_name(sandbox.namespace(), node)
-                    ),
-                ),
-                namespace: sandbox.namespace().to_owned(),
-                schema: sandbox.schema().to_owned(),
-                ttl: self.ttl,
-                redis_deadline: self.redis_deadline,
-                budget: self.budget,
-                policy: self.policy,
-                replicated: self.replica,
-                keys: keys.clone(),
-            });
-        let blueprint = Arc::new(Blueprint {
-            parts: parts.collect(),
-            build: self.build,
+        let user = role.as_ref().map(Role::credentials);
+        let parts = proxies.zip(0..).map(|((to_redis, to_postgres), node)| NodeParts {
+            node,
+            redis_url: to_redis.url(redis.url()),
+            database_url: url::as_user(
+                &to_postgres.url(postgres.url()),
+                user,
+                ("application_name", &application_name(sandbox.namespace(), node)),
+            ),
+            namespace: sandbox.namespace().to_owned(),
+            schema: sandbox.schema().to_owned(),
+            ttl: self.ttl,
+            redis_deadline: self.redis_deadline,
+            budget: self.budget,
+            policy: self.policy,
+            replicated: self.replica,
+            keys: keys.clone(),
         });
+        let blueprint = Arc::new(Blueprint { parts: parts.collect(), build: self.build });
         let mut nodes = Vec::new();
         for parts in &blueprint.parts {
             let node = (blueprint.build)(parts.clone()).await;
-            nodes.push(node.map_err(|source| DeploymentError::Node {
-                node: parts.node,
-                source,
-            })?);
+            nodes.push(node.map_err(|source| DeploymentError::Node { node: parts.node, source })?);
         }
         for node in &nodes {
-            in_touch(node).await?;
+            connected(node).await?;
         }
-        let mut target = Target::new(&backends)
-            .network(Arc::clone(&network))
-            .schema(sandbox.schema());
+        let mut target =
+            Target::new(&backends).network(Arc::clone(&network)).schema(sandbox.schema());
         if let Some(role) = &role {
             target = target.role(role.name());
         }
@@ -210,33 +194,27 @@ impl DeploymentBuilder {
     }
 }
 
-/// A digest has as many bytes as a key, and it is of something that nobody can guess.
+/// Creates a key from the digest of a random value. A digest has as many bytes as a key.
 fn fresh_keys() -> Result<SealingKeys, DeploymentError> {
     let secret = TokenDigest::of(&uuid::Uuid::new_v4().to_string()).to_base64url();
     let keys = format!("testkit:{secret}").parse::<SealingKeys>();
     keys.map_err(|error| DeploymentError::Key(error.into()))
 }
 
-/// Until Redis takes commands and Postgres says that there is no such session.
-async fn in_touch(node: &Sessions) -> Result<(), DeploymentError> {
+/// Waits until Redis accepts commands and Postgres returns Invalid for an unknown token.
+async fn connected(node: &Sessions) -> Result<(), DeploymentError> {
     let mut patience = Patience::new("a node to reach Redis and Postgres", READY);
-    let nobodys = session_layer::SessionToken::generate()
+    let unknown = session_layer::SessionToken::generate()
         .map(|token| token.reveal().to_owned())
         .unwrap_or_default();
     let reached = || async {
         node.cache_status().connected
-            && matches!(
-                node.validate(&nobodys).await,
-                session_layer::Validation::Invalid
-            )
+            && matches!(node.validate(&unknown).await, session_layer::Validation::Invalid)
     };
     while !patience.look(reached()).await? {}
     Ok(())
 }
 
 fn refused<E: Into<Failure>>(doing: &'static str) -> impl FnOnce(E) -> DeploymentError {
-    move |source| DeploymentError::Postgres {
-        doing,
-        source: source.into(),
-    }
+    move |source| DeploymentError::Postgres { doing, source: source.into() }
 }

@@ -1,9 +1,9 @@
-//! The role that a deployment's nodes connect as: rights on the rows, and no more. What a superuser is
-//! never denied can't be tested as one.
+//! The role of a deployment's nodes, with rights on the rows only. A superuser can't test denied
+//! rights, because Postgres denies it nothing.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, postgres::PgConnectOptions};
 
 use super::DeploymentError;
 use crate::{
@@ -13,19 +13,25 @@ use crate::{
 
 const CLEANUP: Duration = Duration::from_secs(5);
 
-/// A role of our own. Dropped on given servers, it is removed there.
-#[derive(Debug)]
+/// A role that we created. Dropping it removes it from given servers.
 pub(super) struct Role {
     name: String,
-    credentials: String,
-    admin_url: String,
+    password: String,
+    admin: PgConnectOptions,
     /// Whether to clean up when dropped.
     armed: bool,
 }
 
+impl fmt::Debug for Role {
+    /// Omits the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Role").field(&self.name).finish()
+    }
+}
+
 impl Role {
-    /// `None` where we may not make roles: then the service connects as whom the URL names, who is no
-    /// superuser.
+    /// Creates the role. Returns `None` if we may not create roles. The service then connects as
+    /// the URL's user, which is no superuser.
     pub(super) async fn create(
         server: &PostgresServer,
         schema: &str,
@@ -35,29 +41,29 @@ impl Role {
         let may: bool = sqlx::query_scalar(may)
             .fetch_one(&mut admin)
             .await
-            .map_err(refused("look at the role"))?;
+            .map_err(refused("read the role"))?;
         if !may {
             return Ok(None);
         }
         let password = uuid::Uuid::new_v4().simple().to_string();
-        // The schema's name is ours, and one of a kind.
+        // The schema's name is unique.
         let name = format!("{schema}_app");
         let statements = format!(
             "CREATE ROLE {name} LOGIN NOSUPERUSER PASSWORD '{password}'; \
-             GRANT USAGE ON SCHEMA {schema} TO {name}; \
-             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {name}"
+             {}",
+            session_layer::store::grants(schema, &name)
         );
         let role = Self {
-            credentials: format!("{name}:{password}"),
             name,
-            admin_url: server.url().to_owned(),
+            password,
+            admin: server.connect_options().map_err(refused("read the URL"))?,
             armed: server.backend().is_none(),
         };
         sqlx::raw_sql(AssertSqlSafe(statements))
             .execute(&mut admin)
             .await
-            .map_err(refused("make the service's role"))?;
-        // It was only asked; the server sees it go.
+            .map_err(refused("create the service's role"))?;
+        // A failed close has no effect, because the server notices the end of the connection.
         let _closed = admin.close().await;
         Ok(Some(role))
     }
@@ -66,26 +72,22 @@ impl Role {
         &self.name
     }
 
-    /// `user:password`, as in a URL.
-    pub(super) fn credentials(&self) -> &str {
-        &self.credentials
+    /// Returns the name and the password.
+    pub(super) fn credentials(&self) -> (&str, &str) {
+        (&self.name, &self.password)
     }
 
-    /// Removes it now.
+    /// Removes the role now.
     pub(super) async fn remove(mut self) -> Result<(), DeploymentError> {
         self.armed = false;
-        self.drop_it()
-            .await
-            .map_err(refused("drop the service's role"))
+        self.drop_role().await.map_err(refused("drop the service's role"))
     }
 
-    async fn drop_it(&self) -> sqlx::Result<()> {
-        let mut admin = PgConnection::connect(&self.admin_url).await?;
+    async fn drop_role(&self) -> sqlx::Result<()> {
+        let mut admin = PgConnection::connect_with(&self.admin).await?;
         let name = &self.name;
         let statements = format!("DROP OWNED BY {name}; DROP ROLE {name}");
-        sqlx::raw_sql(AssertSqlSafe(statements))
-            .execute(&mut admin)
-            .await?;
+        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut admin).await?;
         admin.close().await
     }
 }
@@ -95,21 +97,14 @@ impl Drop for Role {
         if !self.armed {
             return;
         }
-        // For others' sake; it may not hold up a run whose server is gone.
-        let dropped = wait::blocking(tokio::time::timeout(CLEANUP, self.drop_it()));
+        // The timeout keeps a stopped server from delaying the run.
+        let dropped = wait::blocking(tokio::time::timeout(CLEANUP, self.drop_role()));
         if let Some(Ok(Err(error))) = dropped {
-            tracing::warn!(
-                error = chain(&error),
-                role = self.name,
-                "a role was left behind"
-            );
+            tracing::warn!(error = chain(&error), role = self.name, "a role could not be removed");
         }
     }
 }
 
 fn refused(doing: &'static str) -> impl FnOnce(sqlx::Error) -> DeploymentError {
-    move |source| DeploymentError::Postgres {
-        doing,
-        source: source.into(),
-    }
+    move |source| DeploymentError::Postgres { doing, source: source.into() }
 }

@@ -1,51 +1,51 @@
-//! Why a fault could not be injected or healed.
+//! Errors of injecting and healing faults.
 
 use crate::backends::BackendError;
 
-/// A fault could not be injected or healed.
+/// The error of injecting or healing a fault.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FaultError {
-    /// The server is not ours, does not answer, or refused.
+    /// The server is not ours, does not respond, or rejected a command.
     #[error(transparent)]
     Backend(#[from] BackendError),
 
-    /// Redis refused something.
-    #[error("could not make or heal {fault}")]
+    /// Redis rejected a command.
+    #[error("could not inject or heal {fault}")]
     Redis {
-        /// Which fault.
+        /// The fault.
         fault: super::Fault,
-        /// Why.
+        /// The reason.
         #[source]
         source: redis::RedisError,
     },
 
-    /// Postgres refused something.
-    #[error("could not make or heal {fault}")]
+    /// Postgres rejected a statement.
+    #[error("could not inject or heal {fault}")]
     Postgres {
-        /// Which fault.
+        /// The fault.
         fault: super::Fault,
-        /// Why.
+        /// The reason.
         #[source]
         source: sqlx::Error,
     },
 
-    /// The fault needs to know more about the target, or can't happen to it.
+    /// The target lacks something that the fault needs.
     #[error("{fault} is not possible: {why}")]
     Impossible {
-        /// Which fault.
+        /// The fault.
         fault: super::Fault,
-        /// Why, and what to do.
+        /// The reason, and what to do.
         why: String,
     },
 
-    /// What was to happen did not within 10 s.
+    /// The expected effect did not occur within 10 s.
     #[error("{fault} did not take effect")]
     NoEffect {
-        /// Which fault.
+        /// The fault.
         fault: super::Fault,
-        /// What was waited for.
+        /// The missing effect.
         #[source]
-        source: crate::wait::WaitedInVain,
+        source: crate::wait::WaitTimeoutError,
     },
 }

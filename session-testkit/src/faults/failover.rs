@@ -1,8 +1,7 @@
-//! Failover to a replica that lags, and failback to the old master; and a master that is demoted under its
-//! clients.
+//! Failover to a replica that lags, failback, and demotion of a master with its clients.
 //!
-//! The replica lags because it is promoted first: what the master takes until it is demoted is lost,
-//! as with a replica that was cut off before its master died.
+//! The replica lags because it is promoted first. The master's later writes are lost, as with a
+//! replica that was cut off before its master failed.
 
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use super::{
 use crate::{backends::RedisServer, proxy::Peer, wait::Patience};
 
 const EFFECT: Duration = Duration::from_secs(10);
-/// How long a demoted master loads, about.
+/// The approximate time that a demoted master loads.
 const LOADING: Duration = Duration::from_millis(1_500);
 
 pub(super) async fn fail_over(
@@ -25,7 +24,7 @@ pub(super) async fn fail_over(
     let (master, replica) = paired(fault, target).await?;
     guard.undo = Undo::Failback;
     let before = dirty(fault, master).await?;
-    // From here on it lacks what the master takes.
+    // From here on, the replica lacks the master's writes.
     replica.replica_of(None).await?;
     guard.effects = Some(changes(fault, master, before).await?);
     master.replica_of(Some(replica)).await?;
@@ -35,7 +34,7 @@ pub(super) async fn fail_over(
     Ok(())
 }
 
-/// The master's clients stay where they are. What it takes in is what it had.
+/// Demotes the master. Its clients stay connected, and it loads its own former data.
 pub(super) async fn demote(
     fault: Fault,
     target: &Target,
@@ -47,48 +46,41 @@ pub(super) async fn demote(
         let count = line.strip_prefix("keys=")?.split(',').next()?;
         count.parse::<u64>().ok()
     });
-    // The first makes it load quickly; it is allowed meanwhile, the second is not.
+    // The first command makes the server load quickly and is allowed meanwhile. The second is not.
     guard.undo = Undo::Redis(vec![
         words(&["CONFIG", "SET", "key-load-delay", "0"]),
         words(&["REPLICAOF", "NO", "ONE"]),
     ]);
-    // Its own data are few, so each is made to take its time; and now and then it looks at its clients.
+    // The data are few, therefore each key is delayed. Clients are served meanwhile.
     let delay = LOADING.as_micros() / u128::from(keys.unwrap_or_default().max(1));
-    master
-        .config_set("key-load-delay", &delay.min(100_000).to_string())
-        .await?;
-    master
-        .config_set("loading-process-events-interval-bytes", "1024")
-        .await?;
+    master.config_set("key-load-delay", &delay.min(100_000).to_string()).await?;
+    master.config_set("loading-process-events-interval-bytes", "1024").await?;
     replica.replica_of(None).await?;
-    // As if it were another's: else what the two have in common would not be sent, and nothing loaded.
+    // Without a new id, the servers would not transfer and load their common data.
     ask(fault, replica, &["DEBUG", "CHANGE-REPL-ID"]).await?;
     Ok(master.replica_of(Some(replica)).await?)
 }
 
-/// Master and replica, which has all that the master has.
+/// Returns the master and an up-to-date replica.
 async fn paired(fault: Fault, target: &Target) -> Result<(&RedisServer, &RedisServer), FaultError> {
     let replica = target.replica.as_ref();
     let replica = replica.ok_or_else(|| FaultError::Impossible {
         fault,
-        why: "to what? Say so with `Target::replica`".to_owned(),
+        why: "there is no replica. Name one with `Target::replica`".to_owned(),
     })?;
     replica.replica_of(Some(&target.redis)).await?;
     in_step(fault, replica, &target.redis).await?;
     Ok((&target.redis, replica))
 }
 
-/// The old master takes over what the new one has, and its place.
+/// Copies the new master's data to the old master and promotes it again.
 pub(super) async fn fail_back(fault: Fault, target: &Target) -> Result<(), FaultError> {
     let Some(replica) = &target.replica else {
         return Ok(());
     };
-    let caught_up = match info(fault, &target.redis, "replication")
-        .await?
-        .text("role")
-    {
+    let caught_up = match info(fault, &target.redis, "replication").await?.text("role") {
         Some("slave") => in_step(fault, &target.redis, replica).await,
-        // It had not been demoted yet.
+        // The master had not been demoted yet.
         _ => Ok(()),
     };
     target.redis.replica_of(None).await?;
@@ -99,7 +91,7 @@ pub(super) async fn fail_back(fault: Fault, target: &Target) -> Result<(), Fault
     caught_up
 }
 
-/// Until the replica has what the master has now.
+/// Waits until the replica has the master's current data.
 async fn in_step(
     fault: Fault,
     replica: &RedisServer,

@@ -1,4 +1,4 @@
-//! A fault until it heals: how to undo it, and what it touched.
+//! A guard that heals a fault and reports its effects.
 
 use std::{fmt, mem};
 
@@ -15,21 +15,21 @@ use crate::{
     wait,
 };
 
-/// What a fault has touched.
+/// The effects of a fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Connections of clients that were there when it began, or are there now if those are more; of
-    /// a line's, those that were held, delayed or ended.
+    /// The number of client connections when the fault began, or now if there are more. For a fault
+    /// of connections, the number of connections that were held, delayed or ended.
     pub connections: u64,
-    /// What was counted: commands refused, entries evicted or flushed, connections refused or closed,
-    /// changes lost, rows locked; of Postgres' errors, those that the nodes of the target's
-    /// [`network`](super::Target::network) were answered. `None` where nobody counts it.
+    /// The counted effects: rejected commands, evicted or flushed entries, rejected or closed
+    /// connections, lost changes, locked rows. Postgres' errors count if the nodes of the target's
+    /// [`network`](super::Target::network) received them. `None` if the effects are not counted.
     pub effects: Option<u64>,
 }
 
 impl Report {
-    /// Whether it touched anything: if not, a test that passed under it has shown nothing.
+    /// Returns whether the fault affected anything. If not, a passed test proves nothing.
     #[must_use]
     pub fn touched_something(self) -> bool {
         self.effects.unwrap_or(self.connections) > 0
@@ -46,49 +46,49 @@ impl fmt::Display for Report {
     }
 }
 
-/// How to undo a fault.
+/// The way to undo a fault.
 #[derive(Default)]
 pub(super) enum Undo {
-    /// It is over, or was once for all.
+    /// The fault has ended.
     #[default]
     Nothing,
-    /// Start the server again.
+    /// Starts the server again.
     Restart,
     Resume(PauseGuard),
-    /// Commands for the Redis.
+    /// Commands for Redis.
     Redis(Vec<Vec<String>>),
-    /// The same, on a connection that was there before, because it takes no other.
+    /// Commands on an existing connection, because Redis accepts no new one.
     RedisOn(Box<::redis::Connection>, Vec<Vec<String>>),
-    /// It ends by itself.
+    /// The time when the fault ends by itself.
     Wait(Instant),
     Failback,
-    /// Statements for the Postgres; each its own transaction.
+    /// Statements for Postgres, each in its own transaction.
     Postgres(Vec<String>),
-    /// End an open transaction.
+    /// Ends an open transaction.
     Rollback(Box<PgConnection>),
-    /// End what is done again and again.
+    /// Ends a repeated action.
     Stop(JoinSet<()>),
     Toxics(Vec<ToxicGuard>),
-    /// Join these networks again.
+    /// Joins these networks again.
     Reconnect(Vec<String>),
 }
 
-/// A fault, until it is dropped.
+/// A fault, active until the guard is dropped.
 ///
-/// A drop blocks until it has healed (a restart takes a second); [`heal`](Self::heal) awaits that, and
-/// tells what went wrong.
+/// Dropping the guard blocks until the fault has healed. A restart takes a second.
+/// [`heal`](Self::heal) awaits the healing and returns its error.
 #[must_use = "the fault heals as soon as the guard is dropped"]
 pub struct FaultGuard {
     fault: Fault,
     target: Target,
     pub(super) undo: Undo,
-    /// Connections when it began.
+    /// The number of connections at the injection.
     pub(super) connections: u64,
-    /// What it did when it was injected.
+    /// The effects of the injection.
     pub(super) effects: Option<u64>,
-    /// The server's counter of its effects when it began.
+    /// The server's counter of effects at the injection.
     pub(super) counter: Option<u64>,
-    /// On the lines to the nodes: they count the errors by which it is felt.
+    /// Counters of errors on the connections to the nodes.
     pub(super) counting: Vec<ToxicGuard>,
 }
 
@@ -105,19 +105,15 @@ impl FaultGuard {
         }
     }
 
-    /// Which fault it is.
+    /// Returns the fault.
     #[must_use]
     pub fn fault(&self) -> Fault {
         self.fault
     }
 
-    /// What it has touched so far. A server that does not answer is not asked for more than was known
-    /// when the fault began.
+    /// Reports the effects until now, or those of the injection if the server does not respond.
     pub async fn report(&mut self) -> Report {
-        let mut report = Report {
-            connections: self.connections,
-            effects: self.effects,
-        };
+        let mut report = Report { connections: self.connections, effects: self.effects };
         if !self.counting.is_empty() {
             let times = self.counting.iter().map(|it| it.report().occurrences);
             report.effects = Some(times.sum());
@@ -154,11 +150,10 @@ impl FaultGuard {
         report
     }
 
-    /// Heals, and says what was touched before.
+    /// Heals the fault and returns the effects before healing.
     ///
     /// # Errors
-    ///
-    /// [`FaultError`] if the server could not be brought back to what it was.
+    /// [`FaultError`] if the server could not be restored.
     pub async fn heal(mut self) -> Result<Report, FaultError> {
         let report = self.report().await;
         let undo = mem::take(&mut self.undo);
@@ -169,9 +164,7 @@ impl FaultGuard {
 
 impl fmt::Debug for FaultGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FaultGuard")
-            .field("fault", &self.fault)
-            .finish_non_exhaustive()
+        f.debug_struct("FaultGuard").field("fault", &self.fault).finish_non_exhaustive()
     }
 }
 
@@ -179,12 +172,13 @@ impl Drop for FaultGuard {
     fn drop(&mut self) {
         match mem::take(&mut self.undo) {
             Undo::Nothing => {}
-            // Its socket belongs to the runtime around us; closing it is enough.
+            // The socket belongs to the current runtime. Closing it is enough.
             Undo::Rollback(connection) => drop(connection),
             Undo::Stop(tasks) => drop(tasks),
             undo => {
                 if let Some(Err(error)) = wait::blocking(run(undo, self.fault, &self.target)) {
-                    tracing::warn!(error = chain(&error), fault = %self.fault, "did not heal");
+                    let error = chain(&error);
+                    tracing::warn!(error, fault = %self.fault, "a fault could not be healed");
                 }
             }
         }
@@ -200,7 +194,7 @@ async fn run(undo: Undo, fault: Fault, target: &Target) -> Result<(), FaultError
         Undo::Restart => target.postgres.restart().await?,
         Undo::Resume(paused) => {
             paused.resume().await?;
-            // As after a restart: it is back when it answers. It has to come to what gathered at its door.
+            // As after a restart, the server first has to work through the waiting commands.
             if fault.is_redis() {
                 target.redis.ready().await?;
             } else {
@@ -210,16 +204,14 @@ async fn run(undo: Undo, fault: Fault, target: &Target) -> Result<(), FaultError
         Undo::Redis(commands) => redis::undo(fault, target, &commands).await?,
         Undo::RedisOn(mut connection, commands) => {
             for words in commands {
-                redis::command(&words)
-                    .exec(&mut *connection)
-                    .map_err(redis::refused(fault))?;
+                redis::command(&words).exec(&mut *connection).map_err(redis::refused(fault))?;
             }
         }
         Undo::Wait(until) => sleep_until(until).await,
         Undo::Failback => failover::fail_back(fault, target).await?,
         Undo::Postgres(statements) => postgres::undo(fault, target, &statements).await?,
         Undo::Rollback(mut connection) => {
-            // Of a connection that is closed the locks may be held for a moment still.
+            // The server may hold the locks of a closed connection for a moment.
             let rollback = sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await;
             rollback.map_err(postgres::refused(fault))?;
             connection.close().await.map_err(postgres::refused(fault))?;

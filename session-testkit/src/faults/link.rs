@@ -1,5 +1,4 @@
-//! Faults of the lines between nodes and servers, by name; with other numbers they are
-//! [`Toxic`]s.
+//! Named faults of the connections between nodes and servers. [`Toxic`]s offer other parameters.
 
 use std::time::Duration;
 
@@ -11,30 +10,30 @@ use crate::proxy::{Peer, Toxic};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What happens to the lines between all nodes and one server.
+/// A fault of the connections between all nodes and one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Link {
-    /// Answers come 5 to 200 ms later.
+    /// Responses are delayed by 5 to 200 ms.
     Latency,
-    /// Nothing passes on the connections that are open now; new ones work.
+    /// No data passes on open connections. New connections work.
     Blackhole,
-    /// Nothing passes between node 0 and the server; the other nodes see it.
+    /// No data passes between node 0 and the server. Other nodes are not affected.
     Partition,
-    /// Connections are closed, new ones too.
+    /// All connections are closed, including new ones.
     Down,
-    /// Each connection is reset, once.
+    /// Each connection is reset once.
     Reset,
-    /// Connections are closed that have carried nothing for a while, as a load balancer does, or Redis with its
-    /// `timeout`. A while is 20 ms to Redis and 100 ms to Postgres: under load none is idle for minutes.
+    /// Idle connections are closed, as by a load balancer or by Redis' `timeout`. The limit is 20
+    /// ms to Redis and 100 ms to Postgres, because under load no connection is idle for minutes.
     Idle,
-    /// Each connection is closed after 100 more bytes of answers.
+    /// Each connection is closed after 100 more bytes of responses.
     Truncated,
-    /// Answers come in pieces of 1 to 7 bytes.
+    /// Responses arrive in pieces of 1 to 7 bytes.
     Sliced,
 }
 
 impl Link {
-    /// All of them.
+    /// All faults of connections.
     pub const ALL: [Self; 8] = [
         Self::Latency,
         Self::Blackhole,
@@ -46,16 +45,16 @@ impl Link {
         Self::Sliced,
     ];
 
-    /// Does it do nothing to a server that does not answer?
-    pub(crate) fn needs_answers(self) -> bool {
+    /// Returns whether the fault needs responses from the server to have an effect.
+    pub(crate) fn needs_responses(self) -> bool {
         !matches!(self, Self::Partition | Self::Down)
     }
 
-    /// Its toxic, and on how many nodes.
+    /// Returns the toxic and the number of nodes.
     fn toxic(self, peer: Peer) -> (Toxic, usize) {
         let all = usize::MAX;
         match self {
-            // 102.5 ms give or take 97.5 ms.
+            // 102.5 ms ± 97.5 ms.
             Self::Latency => (Toxic::latency(205 * MS / 2, 195 * MS / 2), all),
             Self::Blackhole => (Toxic::blackhole(), all),
             Self::Partition => (Toxic::hold(), 1),
@@ -80,17 +79,13 @@ pub(super) fn inject(
     let network = target.network.as_ref();
     let network = network.ok_or_else(|| FaultError::Impossible {
         fault,
-        why: "on which lines? Say so with `Target::network`".to_owned(),
+        why: "the connections are unknown. Name them with `Target::network`".to_owned(),
     })?;
     let (toxic, nodes) = link.toxic(peer);
     let proxies = network.proxies(peer).enumerate().filter(|(node, _)| {
         let named = target.nodes.as_ref();
         named.map_or(*node < nodes, |named| named.contains(node))
     });
-    guard.undo = Undo::Toxics(
-        proxies
-            .map(|(_, proxy)| proxy.inject(toxic.clone()))
-            .collect(),
-    );
+    guard.undo = Undo::Toxics(proxies.map(|(_, proxy)| proxy.inject(toxic.clone())).collect());
     Ok(guard)
 }

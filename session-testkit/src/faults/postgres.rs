@@ -1,22 +1,21 @@
 //! The faults of Postgres.
 
-use std::{str::FromStr as _, time::Duration};
+use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::{task::JoinSet, time::interval};
 
 use super::{
-    FaultError, Target,
+    FaultError, Target, error_counts,
     fault::Fault,
-    felt,
     guard::{FaultGuard, Undo},
 };
 use crate::{backends::BackendError, wait::Patience};
 
-/// By this our own connections are known.
+/// The application name of the testkit's own connections.
 const NAME: &str = "session-testkit-fault";
 const EFFECT: Duration = Duration::from_secs(10);
-/// Between two cancellations of all that is at work.
+/// The pause between two cancellations.
 const CANCEL_EVERY: Duration = Duration::from_millis(5);
 
 const OTHERS: &str = "FROM pg_stat_activity \
@@ -31,7 +30,7 @@ pub(super) async fn inject(
     server.allowed("break")?;
     let mut admin = connect(fault, target).await?;
     guard.connections = clients(&mut admin).await.map_err(refused(fault))?;
-    guard.counting = felt::counting(fault, target);
+    guard.counting = error_counts::count(fault, target);
     match fault {
         Fault::PostgresKill => {
             guard.undo = Undo::Restart;
@@ -42,22 +41,16 @@ pub(super) async fn inject(
             guard.undo = Undo::Restart;
             stopped(server.stop_immediately().await, &mut guard)?;
         }
-        Fault::PostgresTerminate => {
-            let terminate = format!("SELECT count(pg_terminate_backend(pid)) {OTHERS}");
-            let terminated: i64 = one(fault, &mut admin, terminate).await?;
-            guard.effects = u64::try_from(terminated).ok();
-        }
+        Fault::PostgresTerminate => guard.effects = terminate_others(fault, &mut admin).await?,
         Fault::PostgresConnectionLimit => {
             let role = Role::of(fault, target, &mut admin).await?;
             let name = &role.quoted;
             let before = format!("ALTER ROLE {name} CONNECTION LIMIT {}", role.limit);
             guard.undo = Undo::Postgres(vec![before]);
-            // Who is connected goes on otherwise, and feels nothing.
+            // Clients that remain connected would not be affected.
             let none = format!("ALTER ROLE {name} CONNECTION LIMIT 0");
             execute(fault, &mut admin, none).await?;
-            let terminate = format!("SELECT count(pg_terminate_backend(pid)) {OTHERS}");
-            let terminated: i64 = one(fault, &mut admin, terminate).await?;
-            guard.effects = u64::try_from(terminated).ok();
+            guard.effects = terminate_others(fault, &mut admin).await?;
         }
         Fault::PostgresCancel => guard.undo = Undo::Stop(cancelling(admin)),
         Fault::PostgresReadOnly => {
@@ -67,11 +60,8 @@ pub(super) async fn inject(
         Fault::PostgresTableLock => {
             let tables = Table::all(fault, target, &mut admin).await?;
             let tables: Vec<String> = tables.into_iter().map(|table| table.quoted).collect();
-            let lock = format!(
-                "BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE",
-                tables.join(", ")
-            );
-            execute(fault, &mut admin, lock).await?;
+            let lock = format!("BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "));
+            lock_all(fault, &mut admin, lock).await?;
             guard.undo = Undo::Rollback(Box::new(admin));
         }
         Fault::PostgresRowLocks => {
@@ -79,8 +69,7 @@ pub(super) async fn inject(
             execute(fault, &mut admin, "BEGIN".to_owned()).await?;
             let mut locked = 0;
             for table in tables {
-                // What is being changed at this moment is passed over: to wait for it while holding others
-                // might be a deadlock.
+                // SKIP LOCKED, because waiting for a row while holding others could deadlock.
                 let lock = format!(
                     "WITH locked AS (SELECT ctid FROM {} WHERE hashtext(ctid::text) % 2 = 0 \
                        FOR NO KEY UPDATE SKIP LOCKED) \
@@ -96,15 +85,15 @@ pub(super) async fn inject(
         Fault::PostgresForcedRls => {
             Role::of(fault, target, &mut admin).await?;
             let tables = Table::all(fault, target, &mut admin).await?;
-            // Together: one that can't be locked leaves the others as they were.
-            execute(fault, &mut admin, tables.iter().map(Table::hide).collect()).await?;
+            // In one transaction. If a table can't be locked, the others stay unchanged.
+            lock_all(fault, &mut admin, tables.iter().map(Table::hide).collect()).await?;
             guard.undo = Undo::Postgres(tables.iter().map(Table::show).collect());
         }
         Fault::PostgresRevokedGrant => revoke(fault, target, &mut admin, &mut guard).await?,
         Fault::PostgresOpenTransaction => {
             let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()";
             execute(fault, &mut admin, begin.to_owned()).await?;
-            // Touched are the transactions that others begin, and commit, meanwhile.
+            // The effects are the transactions that other clients begin and commit meanwhile.
             guard.counter = next_id(&mut admin).await.ok();
             guard.undo = Undo::Rollback(Box::new(admin));
         }
@@ -116,7 +105,17 @@ pub(super) async fn inject(
     Ok(guard)
 }
 
-/// Cancels what clients have at work, again and again, until dropped.
+/// Terminates all clients' connections. Returns their number.
+async fn terminate_others(
+    fault: Fault,
+    admin: &mut PgConnection,
+) -> Result<Option<u64>, FaultError> {
+    let terminate = format!("SELECT count(pg_terminate_backend(pid)) {OTHERS}");
+    let terminated: i64 = one(fault, admin, terminate).await?;
+    Ok(u64::try_from(terminated).ok())
+}
+
+/// Cancels the clients' active statements repeatedly until dropped.
 fn cancelling(mut admin: PgConnection) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
@@ -124,11 +123,9 @@ fn cancelling(mut admin: PgConnection) -> JoinSet<()> {
         let cancel = format!("SELECT count(pg_cancel_backend(pid)) {OTHERS} AND state = 'active'");
         loop {
             ticks.tick().await;
-            let cancelled = sqlx::raw_sql(AssertSqlSafe(cancel.clone()))
-                .execute(&mut admin)
-                .await;
+            let cancelled = sqlx::raw_sql(AssertSqlSafe(cancel.clone())).execute(&mut admin).await;
             if let Err(error) = cancelled {
-                tracing::warn!(%error, "nothing is cancelled any more");
+                tracing::warn!(%error, "statements are no longer cancelled");
                 return;
             }
         }
@@ -136,7 +133,7 @@ fn cancelling(mut admin: PgConnection) -> JoinSet<()> {
     tasks
 }
 
-/// There is nothing to undo where the server is not ours.
+/// Passes on the result. Nothing has to be undone if the server is not ours.
 fn stopped(result: Result<(), BackendError>, guard: &mut FaultGuard) -> Result<(), FaultError> {
     if matches!(result, Err(BackendError::NotOurs { .. })) {
         guard.undo = Undo::Nothing;
@@ -144,7 +141,7 @@ fn stopped(result: Result<(), BackendError>, guard: &mut FaultGuard) -> Result<(
     Ok(result?)
 }
 
-/// For everyone, connected already or not; what a client sets for itself wins.
+/// Sets a parameter for all sessions, also connected ones. A client's own setting takes precedence.
 async fn configure(
     fault: Fault,
     admin: &mut PgConnection,
@@ -185,10 +182,10 @@ async fn revoke(
 ) -> Result<(), FaultError> {
     let role = Role::of(fault, target, admin).await?;
     let schema = target.schema_for(fault)?;
-    let grants = "SELECT 'GRANT ' || string_agg(acl.privilege_type, ', ') || ' ON ' || t.oid::regclass \
-            || ' TO ' || $2 || CASE WHEN acl.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END \
-        FROM pg_class t, aclexplode(coalesce(t.relacl, acldefault('r', t.relowner))) acl \
-        WHERE t.relnamespace = $1::regnamespace AND t.relkind IN ('r', 'p') \
+    let grants = "SELECT 'GRANT ' || string_agg(acl.privilege_type, ', ') || ' ON ' || \
+            t.oid::regclass || ' TO ' || $2 || CASE WHEN acl.is_grantable THEN ' WITH GRANT \
+        OPTION' ELSE '' END FROM pg_class t, aclexplode(coalesce(t.relacl, acldefault('r', \
+        t.relowner))) acl WHERE t.relnamespace = $1::regnamespace AND t.relkind IN ('r', 'p') \
             AND acl.grantee = $2::regrole \
         GROUP BY t.oid, acl.is_grantable";
     let grants: Vec<String> = sqlx::query_scalar(grants)
@@ -200,7 +197,7 @@ async fn revoke(
     if grants.is_empty() {
         return Err(FaultError::Impossible {
             fault,
-            why: format!("{} has no right of its own there", role.quoted),
+            why: format!("{} has no rights of its own on these tables", role.quoted),
         });
     }
     let revoke = "SELECT format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM %s', $1, $2)";
@@ -214,16 +211,14 @@ async fn revoke(
     execute(fault, admin, revoke).await
 }
 
-/// The role that is to suffer.
+/// The affected role.
 struct Role {
     quoted: String,
     limit: i32,
 }
 
 impl Role {
-    /// # Errors
-    ///
-    /// For a superuser, to whom nothing of this applies.
+    /// Returns the target's role. A superuser is an error, because the faults do not affect it.
     async fn of(
         fault: Fault,
         target: &Target,
@@ -241,7 +236,7 @@ impl Role {
             Some((quoted, _, true)) => format!("nothing is denied to {quoted}, a superuser"),
             None => "there is no such role".to_owned(),
         };
-        let why = format!("{why}; name the service's role with `Target::role`");
+        let why = format!("{why}. Name the service's role with `Target::role`");
         Err(FaultError::Impossible { fault, why })
     }
 }
@@ -249,7 +244,7 @@ impl Role {
 /// A table of the service.
 struct Table {
     quoted: String,
-    /// Row-level security before: enabled, forced.
+    /// The former state of row-level security: enabled, forced.
     security: (bool, bool),
 }
 
@@ -264,23 +259,17 @@ impl Table {
                 t.relrowsecurity, t.relforcerowsecurity \
             FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace \
             WHERE n.nspname = $1 AND t.relkind IN ('r', 'p') ORDER BY t.relname";
-        let tables: Vec<(String, bool, bool)> = sqlx::query_as(tables)
-            .bind(schema)
-            .fetch_all(admin)
-            .await
-            .map_err(refused(fault))?;
+        let tables: Vec<(String, bool, bool)> =
+            sqlx::query_as(tables).bind(schema).fetch_all(admin).await.map_err(refused(fault))?;
         if tables.is_empty() {
             let why = format!("the schema `{schema}` has no tables");
             return Err(FaultError::Impossible { fault, why });
         }
-        let table = |(quoted, enabled, forced)| Self {
-            quoted,
-            security: (enabled, forced),
-        };
+        let table = |(quoted, enabled, forced)| Self { quoted, security: (enabled, forced) };
         Ok(tables.into_iter().map(table).collect())
     }
 
-    /// The policy hides all rows also where others show some.
+    /// Returns statements that hide all rows, also if other policies show some.
     fn hide(&self) -> String {
         let table = &self.quoted;
         format!(
@@ -301,9 +290,9 @@ impl Table {
     }
 }
 
-/// A connection that the faults themselves do not hurt.
+/// Opens a connection that the faults do not affect.
 pub(super) async fn connect(fault: Fault, target: &Target) -> Result<PgConnection, FaultError> {
-    let options = PgConnectOptions::from_str(target.postgres.url()).map_err(refused(fault))?;
+    let options = target.postgres.connect_options().map_err(refused(fault))?;
     let options = options.application_name(NAME).options([
         ("statement_timeout", "0"),
         ("default_transaction_read_only", "off"),
@@ -321,7 +310,7 @@ pub(super) async fn connect(fault: Fault, target: &Target) -> Result<PgConnectio
     }
 }
 
-/// How many clients are connected, but for us.
+/// Counts the connected clients without the testkit's own.
 pub(super) async fn clients(admin: &mut PgConnection) -> sqlx::Result<u64> {
     let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {OTHERS}")))
         .fetch_one(admin)
@@ -329,13 +318,12 @@ pub(super) async fn clients(admin: &mut PgConnection) -> sqlx::Result<u64> {
     Ok(u64::try_from(count).unwrap_or_default())
 }
 
-/// The transaction id that is given out next.
+/// Returns the next transaction id.
 pub(super) async fn next_id(admin: &mut PgConnection) -> sqlx::Result<u64> {
     let next: String = sqlx::query_scalar("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
         .fetch_one(admin)
         .await?;
-    next.parse()
-        .map_err(|error| sqlx::Error::Decode(Box::new(error)))
+    next.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
 pub(super) async fn undo(
@@ -346,7 +334,7 @@ pub(super) async fn undo(
     let mut admin = connect(fault, target).await?;
     let mut failure = None;
     for statement in statements {
-        // The others are tried all the same.
+        // A failed statement does not stop the others.
         if let Err(error) = execute(fault, &mut admin, statement.clone()).await {
             failure.get_or_insert(error);
         }
@@ -359,10 +347,33 @@ async fn execute(
     admin: &mut PgConnection,
     statements: String,
 ) -> Result<(), FaultError> {
-    let done = sqlx::raw_sql(AssertSqlSafe(statements))
-        .execute(admin)
-        .await;
+    let done = sqlx::raw_sql(AssertSqlSafe(statements)).execute(admin).await;
     done.map(drop).map_err(refused(fault))
+}
+
+/// Executes statements that lock several tables. A statement that holds one of them and waits for
+/// another causes a deadlock, and Postgres rolls one of the two back. If it is ours, it is
+/// repeated.
+async fn lock_all(
+    fault: Fault,
+    admin: &mut PgConnection,
+    statements: String,
+) -> Result<(), FaultError> {
+    const TRIES: usize = 20;
+    for _ in 1..TRIES {
+        match execute(fault, admin, statements.clone()).await {
+            Err(FaultError::Postgres { source, .. }) if is_deadlock(&source) => {
+                execute(fault, admin, "ROLLBACK".to_owned()).await?;
+            }
+            locked => return locked,
+        }
+    }
+    execute(fault, admin, statements).await
+}
+
+fn is_deadlock(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.as_deref() == Some("40P01")
 }
 
 async fn one<T>(fault: Fault, admin: &mut PgConnection, query: String) -> Result<T, FaultError>

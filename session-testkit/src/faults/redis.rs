@@ -12,15 +12,15 @@ use super::{
 };
 use crate::{
     backends::{BackendError, RedisServer},
-    wait::{Patience, WaitedInVain},
+    wait::{Patience, WaitTimeoutError},
 };
 
-/// How long a CLIENT PAUSE … ALL lasts: nothing can end it.
+/// The duration of CLIENT PAUSE … ALL, which nothing can end.
 const PAUSE: Duration = Duration::from_secs(2);
-/// How long a change is waited for that is to be lost.
+/// The maximum wait for a change that is then lost.
 const CHANGE: Duration = Duration::from_secs(2);
 const EFFECT: Duration = Duration::from_secs(10);
-/// Until it is healed: ten days.
+/// Ten days, as long as until healing.
 const LONG: &str = "864000000";
 
 pub(super) async fn inject(
@@ -64,10 +64,8 @@ pub(super) async fn inject(
             configure(fault, server, &mut guard, &settings).await?;
         }
         Fault::RedisOom => {
-            let settings = [
-                ("maxmemory-policy", "noeviction".to_owned()),
-                ("maxmemory", "1".to_owned()),
-            ];
+            let settings =
+                [("maxmemory-policy", "noeviction".to_owned()), ("maxmemory", "1".to_owned())];
             configure(fault, server, &mut guard, &settings).await?;
         }
         Fault::RedisAcl(denied) => deny(fault, denied, target, &mut guard).await?,
@@ -106,7 +104,7 @@ async fn kill(server: &RedisServer, guard: &mut FaultGuard) -> Result<(), FaultE
     Ok(killed?)
 }
 
-/// Sets parameters, and notes how to set them back.
+/// Sets parameters, and records how to restore them.
 async fn configure(
     fault: Fault,
     server: &RedisServer,
@@ -114,7 +112,7 @@ async fn configure(
     settings: &[(&str, String)],
 ) -> Result<(), FaultError> {
     let mut before = Vec::new();
-    // Backwards, so that a limit goes before the policy that it comes with.
+    // In reverse, so that a limit is restored before the policy that it needs.
     for (name, _) in settings.iter().rev() {
         let value = parameter(fault, server, name).await?;
         before.push(words(&["CONFIG", "SET", name, &value]));
@@ -128,10 +126,8 @@ async fn configure(
 
 async fn parameter(fault: Fault, server: &RedisServer, name: &str) -> Result<String, FaultError> {
     let mut admin = server.connect().await?;
-    let pair: Vec<String> = command(&["CONFIG", "GET", name])
-        .query_async(&mut admin)
-        .await
-        .map_err(refused(fault))?;
+    let pair: Vec<String> =
+        command(&["CONFIG", "GET", name]).query_async(&mut admin).await.map_err(refused(fault))?;
     Ok(pair.into_iter().nth(1).unwrap_or_default())
 }
 
@@ -143,47 +139,37 @@ async fn deny(
 ) -> Result<(), FaultError> {
     let user = target.redis_user.as_str();
     let mut admin = target.redis.connect().await?;
-    let users: Vec<String> = command(&["ACL", "LIST"])
-        .query_async(&mut admin)
-        .await
-        .map_err(refused(fault))?;
+    let users: Vec<String> =
+        command(&["ACL", "LIST"]).query_async(&mut admin).await.map_err(refused(fault))?;
     let begin = format!("user {user} ");
     let rules = users.iter().find_map(|line| line.strip_prefix(&begin));
     let rules = rules.ok_or_else(|| FaultError::Impossible {
         fault,
-        why: format!("Redis has no user `{user}`; say which with `Target::redis_user`"),
+        why: format!("Redis has no user `{user}`. Name the user with `Target::redis_user`"),
     })?;
-    // Its commands alone, from nothing, in one step; what stands in parentheses is not touched.
+    // Restores only the commands, in one step from none. Selectors in parentheses stay unchanged.
     let mut restore = words(&["ACL", "SETUSER", user, "-@all"]);
     let rules = rules.split(" (").next().unwrap_or_default();
     let commands = rules.split_whitespace();
-    restore.extend(
-        commands
-            .filter(|rule| rule.starts_with(['+', '-']))
-            .map(str::to_owned),
-    );
+    restore.extend(commands.filter(|rule| rule.starts_with(['+', '-'])).map(str::to_owned));
     guard.undo = Undo::Redis(vec![restore]);
     let rule = format!("-{}", denied.name());
     let mut steps = ::redis::pipe();
     steps.atomic();
     if denied == Command::Client {
-        // Asked on new connections alone: without these nobody would notice. In one transaction with the
-        // rest, for afterwards we may not, and whoever comes back in between would be let off.
-        steps.add_command(command(&[
-            "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes",
-        ]));
+        // Nodes send CLIENT only on new connections, therefore the open ones are closed. Both steps
+        // are one transaction. Afterwards this user may not send CLIENT KILL, and a node that
+        // reconnected between the steps would not be affected.
+        steps.add_command(command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]));
     }
     let set_user = command(&["ACL", "SETUSER", user, &rule]);
     steps.add_command(set_user).ignore();
-    let killed: Vec<u64> = steps
-        .query_async(&mut admin)
-        .await
-        .map_err(refused(fault))?;
+    let killed: Vec<u64> = steps.query_async(&mut admin).await.map_err(refused(fault))?;
     guard.effects = killed.first().copied();
     Ok(())
 }
 
-/// A background save fails in a folder where nobody can make a file.
+/// Makes a background save fail in a folder that is not writable.
 async fn misconfigure(
     fault: Fault,
     server: &RedisServer,
@@ -191,17 +177,15 @@ async fn misconfigure(
 ) -> Result<(), FaultError> {
     let save = parameter(fault, server, "save").await?;
     let folder = parameter(fault, server, "dir").await?;
-    let mut heal = vec![
-        words(&["CONFIG", "SET", "dir", &folder]),
-        words(&["CONFIG", "SET", "save", &save]),
-    ];
+    let mut heal =
+        vec![words(&["CONFIG", "SET", "dir", &folder]), words(&["CONFIG", "SET", "save", &save])];
     if !save.is_empty() {
-        // Where Redis saves by itself only a save that succeeds ends it.
+        // If Redis saves automatically, only a successful save ends the fault.
         heal.push(words(&["BGSAVE"]));
     }
     guard.undo = Undo::Redis(heal);
     server.config_set("dir", "/proc").await?;
-    // It refuses writes only where it is to save by itself: after a day, if a billion keys changed.
+    // Redis rejects writes only if it saves automatically, here after a day with a billion changes.
     server.config_set("save", "86400 1000000000").await?;
     ask(fault, server, &["BGSAVE"]).await?;
     let mut patience = Patience::new("a background save to fail", EFFECT);
@@ -219,8 +203,8 @@ async fn limit_clients(
     guard: &mut FaultGuard,
 ) -> Result<(), FaultError> {
     let before = parameter(fault, server, "maxclients").await?;
-    // Healing has to work from a `Drop`, outside of this runtime: a blocking connection.
-    let url = server.url().to_owned();
+    // The connection is blocking, because a `Drop` outside of this runtime must heal.
+    let url = server.server_url().expose().clone();
     let held = tokio::task::spawn_blocking(move || {
         let client = ::redis::Client::open(url)?;
         let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
@@ -228,17 +212,13 @@ async fn limit_clients(
         let mut steps = ::redis::pipe();
         steps.atomic();
         steps.add_command(command(&["CONFIG", "SET", "maxclients", "1"]));
-        // Without these nobody would notice.
-        steps.add_command(command(&[
-            "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes",
-        ]));
+        // Without closed connections, no node would be affected.
+        steps.add_command(command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]));
         let limited = steps.exec(&mut connection);
         Ok::<_, RedisError>((connection, limited))
     });
-    let held = held.await.map_err(|error| FaultError::Impossible {
-        fault,
-        why: error.to_string(),
-    })?;
+    let held =
+        held.await.map_err(|error| FaultError::Impossible { fault, why: error.to_string() })?;
     let (held, limited) = held.map_err(refused(fault))?;
     let restore = words(&["CONFIG", "SET", "maxclients", &before]);
     guard.undo = Undo::RedisOn(Box::new(held), vec![restore]);
@@ -247,12 +227,10 @@ async fn limit_clients(
 
 pub(super) async fn dirty(fault: Fault, server: &RedisServer) -> Result<u64, FaultError> {
     let persistence = info(fault, server, "persistence").await?;
-    Ok(persistence
-        .number("rdb_changes_since_last_save")
-        .unwrap_or_default())
+    Ok(persistence.number("rdb_changes_since_last_save").unwrap_or_default())
 }
 
-/// Changes since there were `before`; waits a while for the first.
+/// Returns the changes since `before`. Waits a while for the first.
 pub(super) async fn changes(
     fault: Fault,
     server: &RedisServer,
@@ -275,7 +253,7 @@ pub(super) async fn undo(
         if words.starts_with(&["REPLICAOF"]) {
             loaded(fault, &target.redis).await?;
         }
-        // The others are tried all the same.
+        // A failed command does not stop the others.
         if let Err(error) = ask(fault, &target.redis, &words).await {
             failure.get_or_insert(error);
         }
@@ -283,7 +261,7 @@ pub(super) async fn undo(
     failure.map_or(Ok(()), Err)
 }
 
-/// Until it is not LOADING any more.
+/// Waits until the server has loaded its data.
 async fn loaded(fault: Fault, server: &RedisServer) -> Result<(), FaultError> {
     let mut patience = Patience::new("Redis to have loaded its data", EFFECT);
     let loaded = async || {
@@ -294,7 +272,7 @@ async fn loaded(fault: Fault, server: &RedisServer) -> Result<(), FaultError> {
     Ok(())
 }
 
-/// What a report is made of.
+/// The server's counts for a report.
 pub(super) struct Look {
     pub(super) connections: u64,
     pub(super) counter: Option<u64>,
@@ -324,7 +302,7 @@ pub(super) async fn look(
         Fault::RedisMaxClients => all.number("rejected_connections"),
         Fault::RedisOom => errors("OOM"),
         Fault::RedisMisconf => errors("MISCONF"),
-        // Of who goes without CLIENT nobody hears.
+        // Redis does not count rejected CLIENT commands.
         Fault::RedisAcl(Command::Client) => None,
         Fault::RedisAcl(_) => errors("NOPERM"),
         Fault::RedisDemotion => errors("LOADING")
@@ -333,13 +311,13 @@ pub(super) async fn look(
         _ => None,
     };
     Some(Look {
-        // Without the one that asks.
+        // Excludes the connection of this command.
         connections: all.number("connected_clients")?.saturating_sub(1),
         counter,
     })
 }
 
-/// An answer of INFO.
+/// The reply to INFO.
 pub(super) struct Info(String);
 
 impl Info {
@@ -385,7 +363,7 @@ pub(super) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-pub(super) fn no_effect(fault: Fault) -> impl FnOnce(WaitedInVain) -> FaultError {
+pub(super) fn no_effect(fault: Fault) -> impl FnOnce(WaitTimeoutError) -> FaultError {
     move |source| FaultError::NoEffect { fault, source }
 }
 

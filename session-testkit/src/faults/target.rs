@@ -1,4 +1,4 @@
-//! To whom a fault happens.
+//! The target of a fault.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::{
     proxy::Network,
 };
 
-/// The servers of a service under test, and what a fault has to know about the service.
+/// The servers of a service under test, and the facts about the service that a fault needs.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub(super) redis: RedisServer,
@@ -22,7 +22,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// A pair of servers, which live on at least until this and its guards are dropped.
+    /// Creates a target. Its servers remain until the target and its guards are dropped.
     #[must_use]
     pub fn new(backends: &Backends) -> Self {
         Self {
@@ -37,44 +37,43 @@ impl Target {
         }
     }
 
-    /// The Redis that takes over in a failover. Defaults to none.
+    /// Sets the Redis that takes over in a failover. Defaults to none.
     #[must_use]
     pub fn replica(mut self, replica: &RedisServer) -> Self {
         self.replica = Some(replica.clone());
         self
     }
 
-    /// The proxies that follow the master in a failover. Defaults to none.
+    /// Sets the proxies that follow the master in a failover. Defaults to none.
     #[must_use]
     pub fn network(mut self, network: Arc<Network>) -> Self {
         self.network = Some(network);
         self
     }
 
-    /// Faults of lines happen to these nodes alone. Defaults to what the [`Link`](super::Link) says:
-    /// all, or node 0 for a partition.
+    /// Sets the nodes that faults of connections affect. Defaults to the nodes of the
+    /// [`Link`](super::Link): all, or node 0 for a partition.
     #[must_use]
     pub fn nodes(mut self, nodes: impl IntoIterator<Item = usize>) -> Self {
         self.nodes = Some(nodes.into_iter().collect());
         self
     }
 
-    /// The Redis user that the service connects as. Defaults to `default`.
+    /// Sets the Redis user of the service. Defaults to `default`.
     #[must_use]
     pub fn redis_user(mut self, user: impl Into<String>) -> Self {
         self.redis_user = user.into();
         self
     }
 
-    /// The Postgres role that the service connects as. Defaults to the one in the server's URL.
+    /// Sets the Postgres role of the service. Defaults to the role in the server's URL.
     #[must_use]
     pub fn role(mut self, role: impl Into<String>) -> Self {
         self.role = Some(role.into());
         self
     }
 
-    /// The schema that the service's tables are in. Defaults to none, and faults of tables are
-    /// refused.
+    /// Sets the schema of the service's tables. Defaults to none. Faults of tables need it.
     #[must_use]
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = Some(schema.into());
@@ -82,11 +81,9 @@ impl Target {
     }
 
     pub(super) fn schema_for(&self, fault: Fault) -> Result<&str, FaultError> {
-        self.schema
-            .as_deref()
-            .ok_or_else(|| FaultError::Impossible {
-                fault,
-                why: "whose tables? Say so with `Target::schema`".to_owned(),
-            })
+        self.schema.as_deref().ok_or_else(|| FaultError::Impossible {
+            fault,
+            why: "the tables are unknown. Name their schema with `Target::schema`".to_owned(),
+        })
     }
 }

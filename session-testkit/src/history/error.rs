@@ -1,81 +1,82 @@
-//! What can be wrong with a history.
+//! Errors of histories.
 
 use std::io;
 
-/// A history could not be read or written.
+/// The error of reading or writing a history.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HistoryError {
-    /// The file could not be read or written.
-    #[error("the history can't be read or written")]
+    /// The file is not readable or writable.
+    #[error("could not read or write the history")]
     Io(#[from] io::Error),
-    /// A line that can't be used.
+    /// A line is not usable.
     #[error("line {number} of the history: {why}")]
     Line {
-        /// Its number, from 1.
+        /// The line's number, from 1.
         number: usize,
-        /// What is wrong with it.
+        /// The reason.
         #[source]
         why: LineError,
     },
-    /// Nothing at all, not even a header.
-    #[error("the history is empty; its first line is the header")]
+    /// There is no header.
+    #[error("the history is empty: the first line must be the header")]
     Empty,
 }
 
-/// What is wrong with a line.
+/// The reason why a line is not usable.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LineError {
-    /// No JSON, or none of the known lines: an unknown field counts.
-    #[error("it is no entry of a history: {0}")]
+    /// The line is not JSON, or none of the known lines. An unknown field counts.
+    #[error("not an entry of a history: {0}")]
     Json(#[from] serde_json::Error),
-    /// The first line is something else.
+    /// The first line is not a header.
     #[error("the first line must be the header")]
     NotAHeader,
-    /// Written by another release.
-    #[error("version {0} of the format; this release reads version {current}", current = super::VERSION)]
+    /// Another release wrote the history.
+    #[error("version {0} of the format, but this release reads version \
+             {current}", current = super::VERSION)]
     Version(u32),
-    /// A node that the header does not know.
-    #[error("there is no node {node}: the header says {nodes} nodes, which count from 0")]
+    /// The header does not have this node.
+    #[error("there is no node {node}: the header has {nodes} nodes, numbered from 0")]
     NoSuchNode {
         /// The node.
         node: u32,
-        /// How many there are.
+        /// The number of nodes.
         nodes: u32,
     },
-    /// An end before its beginning.
-    #[error("it ends before it begins")]
+    /// The end is before the beginning.
+    #[error("the end is before the beginning")]
     EndsBeforeItBegins,
-    /// `ret` without `answer`, or the other way round.
-    #[error("an operation has both `ret` and `answer`, or neither")]
+    /// The line has `ret` without `answer`, or the reverse.
+    #[error("an operation must have both `ret` and `answer`, or neither")]
     AnswerAndTime,
-    /// Both `ret` and `dropped`.
-    #[error("an operation that was dropped has no answer")]
+    /// The line has both `ret` and `dropped`.
+    #[error("a cancelled operation (`dropped`) can't have an `answer`")]
     AnsweredAndDropped,
-    /// A second `create` of a session.
+    /// The session has a second `create`.
     #[error("session {0} is created a second time")]
     CreatedTwice(u32),
-    /// A session without a `create`.
-    #[error("session {0} is created nowhere in this history")]
+    /// The session has no `create`.
+    #[error("session {0} is never created in this history")]
     NeverCreated(u32),
-    /// A token that nobody gave out.
-    #[error("token {token} of session {session} is given out nowhere in this history")]
-    NeverGivenOut {
+    /// The token was not issued.
+    #[error("token {token} of session {session} is never issued in this history")]
+    NeverIssued {
         /// The session.
         session: u32,
         /// The token.
         token: u32,
     },
-    /// The same token from two rotations, or token 0 from one.
-    #[error("token {token} of session {session} is given out a second time")]
-    GivenOutTwice {
+    /// Two rotations issue the same token, or a rotation issues token 0.
+    #[error("token {token} of session {session} is issued a second time")]
+    IssuedTwice {
         /// The session.
         session: u32,
         /// The token.
         token: u32,
     },
-    /// A second end.
+    /// The history has a second end.
     #[error("the history ends a second time")]
     EndsTwice,
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io::{BufRead, Write},
+    io::{self, BufRead, Write},
 };
 
 use serde::{Deserialize, Serialize};
@@ -18,13 +18,13 @@ use super::{
 pub enum Entry {
     /// An operation.
     Op(Operation),
-    /// Something broken on purpose.
+    /// An injected fault.
     Fault(Fault),
     /// A comparison of Redis with Postgres.
     Scan(Scan),
     /// A sample of Postgres reads in flight.
     InFlight(InFlight),
-    /// A sample of what a node holds on to.
+    /// A sample of a node's resources.
     Sample(Sample),
     /// A search for raw tokens.
     Search(Search),
@@ -33,100 +33,55 @@ pub enum Entry {
 }
 
 /// The first line.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum First<H> {
     Header(H),
 }
 
-/// Only this is read of a header before its version is known.
+/// The part of a header that is read before its version is known.
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,
 }
 
-/// Writes a history line by line, as it happens. Each line is one `write`; buffering is the caller's.
-#[derive(Debug)]
-pub struct HistoryWriter<W> {
-    to: W,
-    line: Vec<u8>,
+/// Writes one line, an object with this single key.
+fn write_line(to: &mut impl Write, key: &str, value: &impl Serialize) -> Result<(), HistoryError> {
+    let mut line = serde_json::to_vec(&HashMap::from([(key, value)])).map_err(io::Error::from)?;
+    line.push(b'\n');
+    Ok(to.write_all(&line)?)
 }
 
-impl<W: Write> HistoryWriter<W> {
-    /// Writes the header.
-    ///
-    /// # Errors
-    /// [`HistoryError::Io`].
-    pub fn new(to: W, header: &Header) -> Result<Self, HistoryError> {
-        let mut writer = Self {
-            to,
-            line: Vec::new(),
-        };
-        writer.line(&First::Header(header))?;
-        Ok(writer)
-    }
-
-    /// Writes an entry.
-    ///
-    /// # Errors
-    /// [`HistoryError::Io`].
-    pub fn write(&mut self, entry: &Entry) -> Result<(), HistoryError> {
-        self.line(entry)
-    }
-
-    /// Hands back what was written to, flushed.
-    ///
-    /// # Errors
-    /// [`HistoryError::Io`].
-    pub fn finish(mut self) -> Result<W, HistoryError> {
-        self.to.flush()?;
-        Ok(self.to)
-    }
-
-    fn line(&mut self, value: &impl Serialize) -> Result<(), HistoryError> {
-        self.line.clear();
-        serde_json::to_writer(&mut self.line, value).map_err(std::io::Error::from)?;
-        self.line.push(b'\n');
-        self.to.write_all(&self.line)?;
-        Ok(())
-    }
+fn write_lines<T: Serialize>(
+    to: &mut impl Write,
+    key: &str,
+    values: &[T],
+) -> Result<(), HistoryError> {
+    values.iter().try_for_each(|value| write_line(to, key, value))
 }
 
 impl History {
-    /// Writes it whole.
+    /// Writes the whole history. Returns the flushed destination.
     ///
     /// # Errors
-    /// [`HistoryError::Io`].
-    pub fn write<W: Write>(&self, to: W) -> Result<W, HistoryError> {
-        let mut writer = HistoryWriter::new(to, &self.header)?;
-        for operation in &self.operations {
-            writer.line(&EntryRef::Op(operation))?;
-        }
-        for fault in &self.faults {
-            writer.line(&EntryRef::Fault(fault))?;
-        }
-        for scan in &self.scans {
-            writer.line(&EntryRef::Scan(scan))?;
-        }
-        for in_flight in &self.in_flight {
-            writer.line(&EntryRef::InFlight(in_flight))?;
-        }
-        for sample in &self.samples {
-            writer.line(&EntryRef::Sample(sample))?;
-        }
-        for search in &self.searches {
-            writer.line(&EntryRef::Search(search))?;
-        }
-        if let Some(end) = &self.end {
-            writer.line(&EntryRef::End(end))?;
-        }
-        writer.finish()
+    /// [`HistoryError::Io`] if a write fails.
+    pub fn write<W: Write>(&self, mut to: W) -> Result<W, HistoryError> {
+        write_line(&mut to, "header", &self.header)?;
+        write_lines(&mut to, "op", &self.operations)?;
+        write_lines(&mut to, "fault", &self.faults)?;
+        write_lines(&mut to, "scan", &self.scans)?;
+        write_lines(&mut to, "in_flight", &self.in_flight)?;
+        write_lines(&mut to, "sample", &self.samples)?;
+        write_lines(&mut to, "search", &self.searches)?;
+        write_lines(&mut to, "end", self.end.as_slice())?;
+        to.flush()?;
+        Ok(to)
     }
 
-    /// Reads one. Empty lines are skipped.
+    /// Reads a history and skips empty lines.
     ///
     /// # Errors
-    /// [`HistoryError`] with the number of the first line that can't be used, and why.
+    /// [`HistoryError`] with the number of the first unusable line and the reason.
     pub fn read(from: impl BufRead) -> Result<Self, HistoryError> {
         let mut history = None;
         let mut names = Names::default();
@@ -153,16 +108,12 @@ impl History {
     fn admit(&mut self, entry: Entry, line: usize, names: &mut Names) -> Result<(), LineError> {
         let nodes = self.header.nodes;
         let known = |node| {
-            if node < nodes {
-                Ok(())
-            } else {
-                Err(LineError::NoSuchNode { node, nodes })
-            }
+            if node < nodes { Ok(()) } else { Err(LineError::NoSuchNode { node, nodes }) }
         };
         match &entry {
             Entry::Op(operation) => {
                 operation.check(nodes)?;
-                names.note(&operation.op, line)?;
+                names.record(&operation.op, line)?;
             }
             Entry::Fault(fault) => fault.check(nodes)?,
             Entry::InFlight(in_flight) => known(in_flight.node)?,
@@ -175,19 +126,6 @@ impl History {
     }
 }
 
-/// [`Entry`] by reference, to write without copies.
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
-enum EntryRef<'a> {
-    Op(&'a Operation),
-    Fault(&'a Fault),
-    Scan(&'a Scan),
-    InFlight(&'a InFlight),
-    Sample(&'a Sample),
-    Search(&'a Search),
-    End(&'a End),
-}
-
 fn read_header(line: &str) -> Result<Header, LineError> {
     let First::Header(Versioned { version }) =
         serde_json::from_str(line).map_err(|_| LineError::NotAHeader)?;
@@ -198,34 +136,29 @@ fn read_header(line: &str) -> Result<Header, LineError> {
     Ok(header)
 }
 
-/// Every session is created once, every token given out once; the order of lines is free, so this is
-/// known at the end only.
+/// The names of a history. Every session is created once and every token issued once. Because the
+/// order of lines is free, this is known only at the end.
 #[derive(Default)]
 struct Names {
     sessions: HashSet<u32>,
     tokens: HashSet<(u32, u32)>,
-    /// With the line of the first use.
+    /// The names in use, with the line of their first use.
     used: HashMap<(u32, u32), usize>,
 }
 
 impl Names {
-    fn note(&mut self, op: &Op, line: usize) -> Result<(), LineError> {
+    fn record(&mut self, op: &Op, line: usize) -> Result<(), LineError> {
         match *op {
             Op::Create { session, .. } => {
                 if !self.sessions.insert(session) {
                     return Err(LineError::CreatedTwice(session));
                 }
-                self.give_out(session, 0)?;
+                self.issue(session, 0)?;
             }
-            Op::Rotate {
-                session,
-                token,
-                new_token,
-                ..
-            } => {
+            Op::Rotate { session, token, new_token, .. } => {
                 self.used.entry((session, token)).or_insert(line);
                 if let Some(new) = new_token {
-                    self.give_out(session, new)?;
+                    self.issue(session, new)?;
                 }
             }
             Op::Validate { session, token, .. }
@@ -238,25 +171,22 @@ impl Names {
         Ok(())
     }
 
-    fn give_out(&mut self, session: u32, token: u32) -> Result<(), LineError> {
+    fn issue(&mut self, session: u32, token: u32) -> Result<(), LineError> {
         if self.tokens.insert((session, token)) {
             Ok(())
         } else {
-            Err(LineError::GivenOutTwice { session, token })
+            Err(LineError::IssuedTwice { session, token })
         }
     }
 
-    /// The first line with a name that means nothing.
+    /// Returns the first line that uses an unknown name.
     fn check(self) -> Result<(), HistoryError> {
-        let unknown = self
-            .used
-            .into_iter()
-            .filter(|(name, _)| !self.tokens.contains(name));
+        let unknown = self.used.into_iter().filter(|(name, _)| !self.tokens.contains(name));
         let Some(((session, token), number)) = unknown.min_by_key(|(_, line)| *line) else {
             return Ok(());
         };
         let why = if self.sessions.contains(&session) {
-            LineError::NeverGivenOut { session, token }
+            LineError::NeverIssued { session, token }
         } else {
             LineError::NeverCreated(session)
         };

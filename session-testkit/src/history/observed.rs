@@ -1,40 +1,40 @@
-//! What is observed beside the operations: faults, and what some invariants are about.
+//! Observations besides the operations: faults, scans and samples.
 
 use serde::{Deserialize, Serialize};
 
 use super::{LineError, Nanos};
 
-/// Something that was broken on purpose.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// An injected fault.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Fault {
-    /// As in the schedule: `redis.kill`.
+    /// The name as in the schedule, such as `redis.kill`.
     pub name: String,
-    /// From when on it may have been felt: just before it was caused.
+    /// The earliest time of an effect, just before the injection.
     pub at: Nanos,
-    /// From when on it was in force for certain, if that is later than `at`: causing it had returned.
+    /// The time of the injection's return, from when on the fault was certainly active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Nanos>,
-    /// When healing began; `None`: never.
+    /// The begin of healing. `None` if the fault was never healed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Nanos>,
-    /// When it was healed for certain, if that is later than `until`.
+    /// The end of healing, if that is later than `until`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healed: Option<Nanos>,
-    /// The nodes that feel it. Left out: all.
+    /// The affected nodes. Defaults to all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<u32>>,
-    /// Those nodes get no positive answer from Postgres: it is cut off, or hides its rows.
+    /// Whether those nodes get no row from Postgres, because it is unreachable or hides its rows.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_postgres: bool,
-    /// The use of a session may not be noted in Postgres, though it can be read there.
+    /// Whether Postgres may fail to record a touch although it can be read.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_touch: bool,
-    /// Redis may lose, or not acknowledge, what those nodes ask of it.
+    /// Whether Redis may lose those nodes' commands or fail to acknowledge them.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_redis: bool,
-    /// What it touched, where that can be counted. Nothing: the verdict is inconclusive.
+    /// The effects, if they are counted. Without an effect, the verdict is inconclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub touched: Option<Touched>,
 }
@@ -45,40 +45,27 @@ fn is_false(flag: &bool) -> bool {
 }
 
 impl Fault {
-    /// One that may be felt by all from `at` on, and of which nothing else is known yet.
+    /// Creates a fault that may affect all nodes from `at` on.
     #[must_use]
     pub fn new(name: impl Into<String>, at: Nanos) -> Self {
-        Self {
-            name: name.into(),
-            at,
-            since: None,
-            until: None,
-            healed: None,
-            nodes: None,
-            no_postgres: false,
-            no_touch: false,
-            no_redis: false,
-            touched: None,
-        }
+        Self { name: name.into(), at, ..Self::default() }
     }
 
-    /// Does this node feel it?
+    /// Returns whether the fault affects this node.
     #[must_use]
-    pub fn is_felt_by(&self, node: u32) -> bool {
-        self.nodes
-            .as_ref()
-            .is_none_or(|nodes| nodes.contains(&node))
+    pub fn affects(&self, node: u32) -> bool {
+        self.nodes.as_ref().is_none_or(|nodes| nodes.contains(&node))
     }
 
-    /// The longest span in which it may have been felt.
+    /// Returns the longest span of possible effects.
     #[must_use]
     pub fn longest(&self) -> (Nanos, Nanos) {
         let healed = self.healed.or(self.until);
         (self.at, healed.unwrap_or(Nanos::MAX))
     }
 
-    /// The span in which it was in force for certain. Empty (it ends before it begins) where healing
-    /// began before it was.
+    /// Returns the span in which the fault was certainly active. It is empty (it ends before it
+    /// begins) if healing began before the injection returned.
     #[must_use]
     pub fn certain(&self) -> (Nanos, Nanos) {
         let since = self.since.unwrap_or(self.at);
@@ -99,18 +86,18 @@ impl Fault {
     }
 }
 
-/// What a fault touched.
+/// The counted effects of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Touched {
-    /// Connections.
+    /// The number of connections.
     pub connections: u64,
-    /// Bytes that it held up, cut off or lost.
+    /// The number of bytes that the fault delayed, cut off or lost.
     pub bytes: u64,
 }
 
 impl Touched {
-    /// Nothing at all?
+    /// Returns whether nothing was affected.
     #[must_use]
     pub fn nothing(self) -> bool {
         self == Self::default()
@@ -121,42 +108,42 @@ impl Touched {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scan {
-    /// When it began.
+    /// The time when it began.
     pub at: Nanos,
-    /// How many entries were compared.
+    /// The number of compared entries.
     pub entries: u64,
-    /// The sessions of which Redis says valid and Postgres revoked.
+    /// The sessions with an entry in Redis although Postgres has them as revoked.
     #[serde(default)]
     pub stale: Vec<u32>,
 }
 
-/// How many reads of Postgres one node had in flight.
+/// The number of Postgres reads that one node had in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InFlight {
-    /// When.
+    /// The time of the sample.
     pub at: Nanos,
-    /// On which node.
+    /// The node.
     pub node: u32,
-    /// How many; the most since the last sample, where that is known.
+    /// The number of reads. It is the maximum since the last sample if that is known.
     pub reads: u64,
 }
 
-/// How much a node holds of something that must go back to its baseline.
+/// A sample of a node's resource, which must return to its baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sample {
-    /// When.
+    /// The time of the sample.
     pub at: Nanos,
-    /// On which node.
+    /// The node.
     pub node: u32,
-    /// Of what.
+    /// The resource.
     pub of: Resource,
-    /// How much.
+    /// The amount.
     pub value: u64,
 }
 
-/// What a node holds on to.
+/// A resource of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resource {
@@ -169,60 +156,55 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// All of them.
+    /// All resources.
     pub const ALL: [Self; 3] = [Self::Pools, Self::Tasks, Self::Memory];
 }
 
-/// A search for the raw tokens that were given out.
+/// A search for issued raw tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
-    /// When.
+    /// The time of the search.
     pub at: Nanos,
-    /// Where.
+    /// The searched place.
     pub place: Place,
-    /// How many bytes were looked through.
+    /// The number of searched bytes.
     pub bytes: u64,
-    /// The sessions of which a raw token was found.
+    /// The sessions with a raw token in that place.
     #[serde(default)]
     pub found: Vec<u32>,
 }
 
-/// Where no raw token may be.
+/// A place that must not contain a raw token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
-    /// What was logged.
+    /// The logs.
     Logs,
-    /// What is scraped.
+    /// The scraped metrics.
     Metrics,
-    /// All rows.
+    /// All rows of Postgres.
     Postgres,
-    /// All entries.
+    /// All entries of Redis.
     Redis,
-    /// What Redis wrote to disk.
+    /// The dump that Redis wrote to disk.
     RedisDump,
 }
 
 impl Place {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Logs,
-        Self::Metrics,
-        Self::Postgres,
-        Self::Redis,
-        Self::RedisDump,
-    ];
+    /// All places.
+    pub const ALL: [Self; 5] =
+        [Self::Logs, Self::Metrics, Self::Postgres, Self::Redis, Self::RedisDump];
 }
 
 /// The end of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct End {
-    /// When the last answer had come or was waited for no longer.
+    /// The time of the last response, or of the end of waiting for it.
     pub at: Nanos,
-    /// How many requests were due.
+    /// The number of due requests.
     pub due: u64,
-    /// How many of those were sent.
+    /// The number of sent requests among them.
     pub sent: u64,
 }

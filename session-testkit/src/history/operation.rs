@@ -1,45 +1,42 @@
-//! Operations: what was asked of the subject, when, and what it answered.
+//! Operations of the subject with their times and responses.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{LineError, Nanos, whole_millis};
-use crate::subject::{Failed, Reach, Seen};
+use crate::subject::{Failed, Seen, Visibility};
 
 /// One operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operation {
-    /// The node that was asked.
+    /// The node that executed it.
     pub node: u32,
-    /// When it was asked.
+    /// The time of the call.
     pub call: Nanos,
-    /// When it answered; `None`: it did not, and ends at infinity.
+    /// The time of the response. `None` if there was none and the operation ends at infinity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ret: Option<Nanos>,
-    /// When the caller dropped the operation's future, if it did.
+    /// The time when the caller dropped the operation's future.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<Nanos>,
-    /// What was asked, and the answer.
+    /// The operation and its response.
     #[serde(rename = "do")]
     pub op: Op,
 }
 
 impl Operation {
-    /// When it ended: infinity where there was no answer.
+    /// Returns the end, which is infinity without a response.
     #[must_use]
     pub fn end(&self) -> Nanos {
         self.ret.unwrap_or(Nanos::MAX)
     }
 
-    /// Can this have happened?
+    /// Checks that the operation is possible.
     pub(super) fn check(&self, nodes: u32) -> Result<(), LineError> {
         if self.node >= nodes {
-            return Err(LineError::NoSuchNode {
-                node: self.node,
-                nodes,
-            });
+            return Err(LineError::NoSuchNode { node: self.node, nodes });
         }
         if self.end() < self.call || self.dropped.is_some_and(|at| at < self.call) {
             return Err(LineError::EndsBeforeItBegins);
@@ -54,7 +51,7 @@ impl Operation {
     }
 }
 
-/// What was asked. `answer` is `None` where there was none.
+/// An operation with its response. `answer` is `None` without a response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Op {
@@ -62,38 +59,38 @@ pub enum Op {
     Create {
         /// The session's number in this history.
         session: u32,
-        /// Whose it is.
+        /// The user of the session.
         user: String,
-        /// What was put into it.
+        /// The data of the session.
         data: String,
-        /// When the login had begun for certain, where that is known: a revoke-all called later than this ends it.
-        /// Defaults to the call.
+        /// The time when the login had certainly begun, if it is known. A revoke-all called later
+        /// ends the session. Defaults to the call.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         began: Option<Nanos>,
-        /// The absolute timeout, if one was asked for.
+        /// The absolute timeout, if there is one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lifetime_ms: Option<u64>,
-        /// The idle timeout, if one was asked for.
+        /// The idle timeout, if there is one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         idle_ms: Option<u64>,
-        /// What came of it.
+        /// The response.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answer: Option<Creation>,
     },
-    /// A validation of a token that was given out.
+    /// A validation of an issued token.
     Validate {
         /// The session.
         session: u32,
-        /// Which of its tokens. Defaults to 0, the first.
+        /// The number of the token. Defaults to 0, the first.
         #[serde(default, skip_serializing_if = "is_first")]
         token: u32,
-        /// What came of it.
+        /// The response.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answer: Option<Seen>,
     },
-    /// A validation of a well-formed token that nobody gave out.
+    /// A validation of a well-formed token that was never issued.
     ValidateRandom {
-        /// What came of it.
+        /// The response.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answer: Option<Seen>,
     },
@@ -101,12 +98,12 @@ pub enum Op {
     Update {
         /// The session.
         session: u32,
-        /// Which of its tokens was presented. Defaults to 0.
+        /// The number of the supplied token. Defaults to 0.
         #[serde(default, skip_serializing_if = "is_first")]
         token: u32,
         /// The new data.
         data: String,
-        /// What came of it.
+        /// The response.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answer: Option<Change>,
     },
@@ -114,10 +111,10 @@ pub enum Op {
     Revoke {
         /// The session.
         session: u32,
-        /// Which of its tokens was presented. Defaults to 0.
+        /// The number of the supplied token. Defaults to 0.
         #[serde(default, skip_serializing_if = "is_first")]
         token: u32,
-        /// What came of it.
+        /// The response.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answer: Option<Change>,
     },
@@ -125,7 +122,7 @@ pub enum Op {
     RevokeAll {
         /// The user.
         user: String,
-        /// What came of it.
+        /// The response.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answer: Option<Change>,
     },
@@ -133,28 +130,27 @@ pub enum Op {
     Rotate {
         /// The session.
         session: u32,
-        /// Which of its tokens was presented, and ends. Defaults to 0.
+        /// The number of the supplied token, which is replaced. Defaults to 0.
         #[serde(default, skip_serializing_if = "is_first")]
         token: u32,
-        /// The token that was given out for it.
+        /// The number of the new token.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         new_token: Option<u32>,
-        /// How long the old token is good still.
+        /// The grace: how long the old token remains valid.
         grace_ms: u64,
-        /// What came of it.
+        /// The response.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answer: Option<Change>,
     },
 }
 
-// serde's `skip_serializing_if` passes a reference.
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_first(token: &u32) -> bool {
     *token == 0
 }
 
 impl Op {
-    /// The session that it is about, if it is about one.
+    /// Returns the session of the operation, if it has one.
     #[must_use]
     pub fn session(&self) -> Option<u32> {
         match self {
@@ -167,7 +163,7 @@ impl Op {
         }
     }
 
-    /// The answer, where this is a validation that has one.
+    /// Returns the response of a validation.
     #[must_use]
     pub fn seen(&self) -> Option<&Seen> {
         match self {
@@ -176,7 +172,7 @@ impl Op {
         }
     }
 
-    /// Is it a validation?
+    /// Returns whether this is a validation.
     #[must_use]
     pub fn is_validation(&self) -> bool {
         matches!(self, Self::Validate { .. } | Self::ValidateRandom { .. })
@@ -194,20 +190,20 @@ impl Op {
     }
 }
 
-/// What came of a login.
+/// The response to a login.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Creation {
-    /// There is a session.
+    /// The session was created.
     Created,
-    /// There is none, for this reason.
+    /// No session was created, for this reason.
     Refused(String),
-    /// There may be one, of which nobody has the token.
+    /// A session may exist, but no client has its token.
     Unknown(String),
 }
 
 impl Creation {
-    /// `None` for what is not supported: nothing was asked then.
+    /// Converts a response. Returns `None` for an unsupported operation, because nothing was sent.
     #[must_use]
     pub fn of<T>(answer: &Result<T, Failed>) -> Option<Self> {
         Some(match answer {
@@ -219,61 +215,57 @@ impl Creation {
     }
 }
 
-/// What came of a change.
+/// The response to a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Change {
-    /// It holds on every node.
+    /// The change holds on every node.
     Propagated,
-    /// It holds after these spans.
+    /// The change holds after these spans.
     Committed {
-        /// On nodes in touch with Postgres.
+        /// The span on connected nodes.
         within_ms: u64,
-        /// On every node.
+        /// The span on every node.
         at_most_ms: u64,
     },
     /// There was nothing to change.
     Nothing,
     /// Nothing was changed, for this reason.
     Refused(String),
-    /// It may have been changed or not.
+    /// The result is unknown.
     Unknown(String),
 }
 
 impl Change {
-    /// `None` for what is not supported: nothing was asked then.
+    /// Converts a response. Returns `None` for an unsupported operation, because nothing was sent.
     #[must_use]
-    pub fn of(answer: &Result<Reach, Failed>) -> Option<Self> {
+    pub fn of(answer: &Result<Visibility, Failed>) -> Option<Self> {
         Some(match answer {
-            Ok(Reach::Propagated) => Self::Propagated,
-            Ok(Reach::Committed { within, at_most }) => Self::Committed {
+            Ok(Visibility::Propagated) => Self::Propagated,
+            Ok(Visibility::Committed { within, at_most }) => Self::Committed {
                 within_ms: whole_millis(*within),
                 at_most_ms: whole_millis(*at_most),
             },
-            Ok(Reach::Nothing) => Self::Nothing,
+            Ok(Visibility::Nothing) => Self::Nothing,
             Err(Failed::Refused(why)) => Self::Refused(why.clone()),
             Err(Failed::Unknown(why)) => Self::Unknown(why.clone()),
             Err(Failed::Unsupported) => return None,
         })
     }
 
-    /// How far it reaches on (nodes in touch with Postgres, every node), if it was made for certain.
+    /// Returns how soon a certain change holds on connected nodes and on every node.
     #[must_use]
     pub fn reach(&self) -> Option<(Duration, Duration)> {
         match self {
             Self::Propagated => Some((Duration::ZERO, Duration::ZERO)),
-            Self::Committed {
-                within_ms,
-                at_most_ms,
-            } => Some((
-                Duration::from_millis(*within_ms),
-                Duration::from_millis(*at_most_ms),
-            )),
+            Self::Committed { within_ms, at_most_ms } => {
+                Some((Duration::from_millis(*within_ms), Duration::from_millis(*at_most_ms)))
+            }
             Self::Nothing | Self::Refused(_) | Self::Unknown(_) => None,
         }
     }
 
-    /// Was nothing changed for certain?
+    /// Returns whether nothing was changed for certain.
     #[must_use]
     pub fn without_effect(&self) -> bool {
         matches!(self, Self::Nothing | Self::Refused(_))

@@ -2,24 +2,43 @@ use super::*;
 use crate::subject::Seen;
 
 const HEADER: &str = r#"{"header":{"version":1,"seed":7,"nodes":2,"parameters":{"d_ms":1500}}}"#;
-const CREATE: &str = r#"{"op":{"node":0,"call":1,"ret":2,"do":{"create":{"session":1,"user":"u","data":"d","answer":"created"}}}}"#;
+const CREATE: &str = concat!(
+    r#"{"op":{"node":0,"call":1,"ret":2,"#,
+    r#""do":{"create":{"session":1,"user":"u","data":"d","answer":"created"}}}}"#
+);
 
 fn read(lines: &[&str]) -> Result<History, HistoryError> {
     History::read(lines.join("\n").as_bytes())
 }
 
 #[test]
-fn a_history_comes_back_as_it_was_written() {
+fn written_history_reads_back_equal() {
     let lines = [
         HEADER,
         CREATE,
-        r#"{"op":{"node":1,"call":3,"ret":4,"do":{"validate":{"session":1,"answer":{"valid":{"user":"u","data":"d"}}}}}}"#,
-        r#"{"op":{"node":1,"call":3,"ret":9,"do":{"rotate":{"session":1,"new_token":1,"grace_ms":5,"answer":"propagated"}}}}"#,
+        concat!(
+            r#"{"op":{"node":1,"call":3,"ret":4,"#,
+            r#""do":{"validate":{"session":1,"answer":{"valid":{"user":"u","data":"d"}}}}}}"#
+        ),
+        concat!(
+            r#"{"op":{"node":1,"call":3,"ret":9,"#,
+            r#""do":{"rotate":{"session":1,"new_token":1,"grace_ms":5,"answer":"propagated"}}}}"#
+        ),
         r#"{"op":{"node":0,"call":4,"dropped":6,"do":{"revoke":{"session":1,"token":1}}}}"#,
-        r#"{"op":{"node":0,"call":4,"ret":6,"do":{"update":{"session":1,"data":"e","answer":{"committed":{"within_ms":2000,"at_most_ms":302000}}}}}}"#,
-        r#"{"op":{"node":0,"call":4,"ret":6,"do":{"revoke_all":{"user":"u","answer":{"refused":"no"}}}}}"#,
+        concat!(
+            r#"{"op":{"node":0,"call":4,"ret":6,"#,
+            r#""do":{"update":{"session":1,"data":"e","#,
+            r#""answer":{"committed":{"within_ms":2000,"at_most_ms":302000}}}}}}"#
+        ),
+        concat!(
+            r#"{"op":{"node":0,"call":4,"ret":6,"#,
+            r#""do":{"revoke_all":{"user":"u","answer":{"refused":"no"}}}}}"#
+        ),
         r#"{"op":{"node":0,"call":4,"ret":6,"do":{"validate_random":{"answer":"invalid"}}}}"#,
-        r#"{"fault":{"name":"redis.kill","at":1,"until":5,"nodes":[1],"no_redis":true,"touched":{"connections":2,"bytes":9}}}"#,
+        concat!(
+            r#"{"fault":{"name":"redis.kill","at":1,"until":5,"nodes":[1],"#,
+            r#""no_redis":true,"touched":{"connections":2,"bytes":9}}}"#
+        ),
         r#"{"scan":{"at":9,"entries":3,"stale":[1]}}"#,
         r#"{"in_flight":{"at":3,"node":0,"reads":4}}"#,
         r#"{"sample":{"at":3,"node":0,"of":"tasks","value":4}}"#,
@@ -32,10 +51,7 @@ fn a_history_comes_back_as_it_was_written() {
     assert_eq!(history.operations.len(), 7);
     assert_eq!(
         history.operations[1].op.seen(),
-        Some(&Seen::Valid {
-            user: "u".to_owned(),
-            data: "d".to_owned()
-        })
+        Some(&Seen::Valid { user: "u".to_owned(), data: "d".to_owned() })
     );
     let written = history.write(Vec::new()).unwrap();
     assert_eq!(History::read(written.as_slice()).unwrap(), history);
@@ -46,64 +62,37 @@ fn a_history_comes_back_as_it_was_written() {
 }
 
 #[test]
-fn a_bad_line_is_named_with_its_number() {
+fn bad_line_is_reported_with_its_number() {
     let op = |rest: &str| format!(r#"{{"op":{{"node":0,"call":5,{rest}}}}}"#);
     let cases = [
         (vec![], "empty"),
-        (
-            vec![CREATE],
-            "line 1 of the history: the first line must be",
-        ),
-        (
-            vec![r#"{"header":{"version":2,"whatever":1}}"#],
-            "line 1 of the history: version 2",
-        ),
+        (vec![CREATE], "line 1 of the history: the first line must be"),
+        (vec![r#"{"header":{"version":2,"whatever":1}}"#], "line 1 of the history: version 2"),
         (
             vec![r#"{"header":{"version":1,"seed":7,"nodes":2,"parameters":{"d":1}}}"#],
-            "line 1 of the history: it is no entry",
+            "line 1 of the history: not an entry",
         ),
         (vec![HEADER, "", "nonsense"], "line 3 of the history"),
-        (
-            vec![HEADER, CREATE, CREATE],
-            "line 3 of the history: session 1",
-        ),
+        (vec![HEADER, CREATE, CREATE], "line 3 of the history: session 1"),
     ];
     for (lines, says) in cases {
         let error = read(&lines).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
     for (rest, says) in [
-        (
-            r#""do":{"validate":{"session":2}}"#,
-            "session 2 is created nowhere",
-        ),
-        (
-            r#""do":{"validate":{"session":1,"token":3}}"#,
-            "token 3 of session 1",
-        ),
-        (
-            r#""ret":6,"do":{"validate":{"session":1}}"#,
-            "both `ret` and `answer`",
-        ),
-        (
-            r#""do":{"validate":{"session":1,"answer":"invalid"}}"#,
-            "both `ret`",
-        ),
-        (
-            r#""ret":4,"do":{"validate":{"session":1,"answer":"invalid"}}"#,
-            "ends before",
-        ),
+        (r#""do":{"validate":{"session":2}}"#, "session 2 is never created"),
+        (r#""do":{"validate":{"session":1,"token":3}}"#, "token 3 of session 1"),
+        (r#""ret":6,"do":{"validate":{"session":1}}"#, "both `ret` and `answer`"),
+        (r#""do":{"validate":{"session":1,"answer":"invalid"}}"#, "both `ret`"),
+        (r#""ret":4,"do":{"validate":{"session":1,"answer":"invalid"}}"#, "end is before"),
         (
             r#""ret":6,"dropped":6,"do":{"validate":{"session":1,"answer":"invalid"}}"#,
-            "was dropped has no answer",
+            "cancelled operation",
         ),
-        (
-            r#""do":{"validate":{"session":1}},"droped":6"#,
-            "unknown field `droped`",
-        ),
+        (r#""do":{"validate":{"session":1}},"droped":6"#, "unknown field `droped`"),
         (
             r#""do":{"rotate":{"session":1,"new_token":0,"grace_ms":0}}"#,
-            "token 0 of session 1 is given out a second time",
+            "token 0 of session 1 is issued a second time",
         ),
     ] {
         let line = op(rest);

@@ -1,25 +1,25 @@
-//! Changes that were made for certain, and from when on nobody may honour what was before.
+//! Changes that were certainly made, and when each node must respect them.
 
 use std::time::Duration;
 
 use super::index::Index;
 use crate::history::{Change, Nanos, Operation, nanos};
 
-/// A change that was made for certain.
+/// A change that was certainly made.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bound<'a> {
     /// The operation that made it.
     pub(super) by: &'a Operation,
-    /// From its answer on (and what the promise adds to that) ...
+    /// The time of its result, plus a grace.
     from: Nanos,
-    /// ... and this, nodes in touch with Postgres honour it,
+    /// The time after `from` within which connected nodes respect it.
     within: Nanos,
-    /// and every node after this.
+    /// The time after `from` within which every node respects it.
     at_most: Nanos,
 }
 
 impl<'a> Bound<'a> {
-    /// `None` where it is not certain that the change was made. `extra` counts on top: a grace.
+    /// Returns `None` if it is not certain that the change was made. `extra` is added: a grace.
     pub(super) fn of(by: &'a Operation, answer: Option<&Change>, extra: Duration) -> Option<Self> {
         let (within, at_most) = answer?.reach()?;
         Some(Self {
@@ -30,7 +30,7 @@ impl<'a> Bound<'a> {
         })
     }
 
-    fn in_touch(&self) -> Nanos {
+    fn when_connected(&self) -> Nanos {
         self.from.saturating_add(self.within)
     }
 
@@ -39,17 +39,16 @@ impl<'a> Bound<'a> {
     }
 }
 
-/// The changes of one thing, to be asked which of those begun after some time binds first.
+/// The changes of one object, sorted for a search of the first binding one after some time.
 ///
-/// Of several changes with different spans only two are looked at: the one that binds nodes in touch
-/// first and the one that binds all first. Whatever those two do not forbid, a third that binds later
-/// could forbid only where spans of different length mix around an outage; a miss there is the price of
-/// O(log n).
+/// The search considers two changes: the first to bind connected nodes and the first to bind all
+/// nodes. A third change with other spans could forbid more only around an outage. The check misses
+/// such cases for the sake of O(log n).
 #[derive(Debug, Default)]
 pub(super) struct Bounds<'a> {
-    /// By call.
+    /// Sorted by call.
     all: Vec<Bound<'a>>,
-    /// For each position: the positions, from there on, of those two.
+    /// For each position, the positions of those two from there on.
     first: Vec<(usize, usize)>,
 }
 
@@ -61,16 +60,8 @@ impl<'a> Bounds<'a> {
         for at in (0..all.len()).rev() {
             let (touch, any) = first.get(at + 1).copied().unwrap_or((at, at));
             first[at] = (
-                if all[at].in_touch() <= all[touch].in_touch() {
-                    at
-                } else {
-                    touch
-                },
-                if all[at].anywhere() <= all[any].anywhere() {
-                    at
-                } else {
-                    any
-                },
+                if all[at].when_connected() <= all[touch].when_connected() { at } else { touch },
+                if all[at].anywhere() <= all[any].anywhere() { at } else { any },
             );
         }
         Self { all, first }
@@ -80,23 +71,21 @@ impl<'a> Bounds<'a> {
         self.all.is_empty()
     }
 
-    /// A change whose call came after `after` and that this operation must know of, for it began late
-    /// enough.
+    /// Returns a change whose call came after `after` and that must be visible to this operation.
     pub(super) fn binding(
         &self,
         index: &Index<'_>,
         after: Option<Nanos>,
         operation: &Operation,
     ) -> Option<Bound<'a>> {
-        let begin = self
-            .all
-            .partition_point(|bound| after.is_some_and(|after| bound.by.call <= after));
+        let begin =
+            self.all.partition_point(|bound| after.is_some_and(|after| bound.by.call <= after));
         let &(touch, any) = self.first.get(begin)?;
         if self.all[any].anywhere() < operation.call {
             return Some(self.all[any]);
         }
         let bound = self.all[touch];
-        (bound.in_touch() < operation.call && index.in_touch(operation, bound.within))
+        (bound.when_connected() < operation.call && index.is_connected(operation, bound.within))
             .then_some(bound)
     }
 }

@@ -2,15 +2,16 @@
 
 use super::{
     findings::Findings,
+    format::Ms,
     index::{Index, proof},
-    words::Ms,
 };
 use crate::history::nanos;
 
-/// R9. *Every validate ends within its budget.*
+/// Checks R9: every validate ends within its budget.
 ///
-/// Broken by a validate whose answer came later (beyond what the header allows for measuring), and by one
-/// that had none yet when its caller dropped it, or when the run ended, later than that.
+/// A violation is a validate whose result came later, beyond the header's slack for measurement. So
+/// is one without a result that its caller dropped, or that the end of the run cut off, later than
+/// that.
 pub(super) fn check(index: &Index<'_>) -> Findings {
     let mut findings = Findings::of("validates");
     let parameters = index.parameters();
@@ -20,29 +21,18 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
         if !operation.op.is_validation() {
             continue;
         }
-        // Until then it was seen to take; of one without any of these times nothing is known.
+        // Without any of these times, nothing is known about its duration.
         let Some(until) = operation.ret.or(operation.dropped).or(run_end) else {
             continue;
         };
-        findings.examined += 1;
         let took = until.saturating_sub(operation.call);
-        if took > budget {
-            findings.broken(|| {
-                let over = if operation.ret.is_some() {
-                    "took"
-                } else {
-                    "had no answer after"
-                };
-                (
-                    format!(
-                        "a validate {over} {}; its budget is {}",
-                        Ms(took),
-                        Ms(budget)
-                    ),
-                    proof([operation]),
-                )
-            });
-        }
+        findings.examine(took > budget, || {
+            let over = if operation.ret.is_some() { "took" } else { "had no result after" };
+            (
+                format!("a validate {over} {}, above its budget of {}", Ms(took), Ms(budget)),
+                proof([operation]),
+            )
+        });
     }
     findings
 }

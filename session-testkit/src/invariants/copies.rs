@@ -1,24 +1,25 @@
-//! R8: no stale copy stays in Redis.
+//! R8: no stale entry stays in Redis.
 
 use super::{
     findings::Findings,
-    index::{Index, Kind, proof},
+    index::{Changing, Index, Kind, proof},
 };
 use crate::history::{Entry, Fault, Nanos, Scan, nanos};
 
-/// R8. *After healing and TTL + 2 s of quiet, no Redis entry says valid where Postgres says revoked.*
+/// Checks R8: after healing and TTL + 2 s without requests, Redis has no valid entry of an ended
+/// session. The 2 s are the lease.
 ///
-/// (The 2 s are the lease.) Broken by a stale entry that a scan found. A scan counts only if nothing was
-/// asked and nothing was broken for that long before. What is examined are the sessions that were
-/// ended before it: after the TTL most entries are gone, so their number says nothing.
+/// A violation is a stale entry that a scan found. A scan counts only if no request and no fault
+/// was active for that long before it. The examined cases are the sessions that ended before the
+/// scan. Most entries are gone after the TTL, so their number proves nothing.
 pub(super) fn check(index: &Index<'_>) -> Findings {
     let mut findings = Findings::of("ended sessions compared with Redis");
     let parameters = index.parameters();
-    let quiet = nanos(parameters.ttl.saturating_add(parameters.lease));
+    let idle = nanos(parameters.ttl.saturating_add(parameters.lease));
     let ended = ends(index);
     let mut counted = 0;
     for scan in &index.history.scans {
-        if busy_until(index, scan).saturating_add(quiet) > scan.at {
+        if busy_until(index, scan).saturating_add(idle) > scan.at {
             continue;
         }
         counted += 1;
@@ -32,45 +33,35 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
                 });
                 let mut entries = proof(revoke.map(|each| each.op));
                 entries.push(Entry::Scan(scan.clone()));
-                (
-                    format!(
-                        "Redis still says that session {stale} is valid; Postgres says revoked"
-                    ),
-                    entries,
-                )
+                (format!("Redis has a valid entry of session {stale}, which has ended"), entries)
             });
         }
     }
     if counted == 0 {
-        findings.doubt("Redis was never compared with Postgres after TTL + lease of quiet");
+        findings.doubt("there was no scan of Redis after TTL + lease without requests");
     }
     findings
 }
 
-/// When anything was asked, answered or healed for the last time before the scan; its own time if
-/// something was still going on.
+/// Returns when the last operation or fault before the scan ended. If one was still active, returns
+/// the time of the scan.
 fn busy_until(index: &Index<'_>, scan: &Scan) -> Nanos {
     let operations = index.history.operations.iter();
     let operations = operations
         .filter(|op| op.call <= scan.at)
         .map(|op| op.ret.or(op.dropped).unwrap_or(op.call));
     let faults = index.history.faults.iter();
-    let faults = faults
-        .filter(|fault| fault.at <= scan.at)
-        .map(|fault| Fault::longest(fault).1);
+    let faults = faults.filter(|fault| fault.at <= scan.at).map(|fault| Fault::longest(fault).1);
     operations.chain(faults).max().unwrap_or(0).min(scan.at)
 }
 
-/// When each session was ended for certain, in order.
+/// Returns when each session was certainly ended, sorted.
 fn ends(index: &Index<'_>) -> Vec<Nanos> {
     let ends = index.sessions.iter().filter_map(|session| {
-        let revokes = session.changes.iter().filter(|each| {
-            matches!(each.kind, Kind::Revoke) && each.answer.is_some_and(|a| a.reach().is_some())
-        });
-        let all = index.revoke_alls(session).iter().filter(|each| {
-            session.began < each.op.call && each.answer.is_some_and(|a| a.reach().is_some())
-        });
-        revokes.chain(all).map(|each| each.op.end()).min()
+        let certain = |each: &&Changing<'_>| each.answer.is_some_and(|it| it.reach().is_some());
+        let revokes = session.changes.iter().filter(|each| matches!(each.kind, Kind::Revoke));
+        let all = index.revoke_alls(session).iter().filter(|each| session.began < each.op.call);
+        revokes.chain(all).filter(certain).map(|each| each.op.end()).min()
     });
     let mut ends: Vec<_> = ends.collect();
     ends.sort_unstable();

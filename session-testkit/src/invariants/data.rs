@@ -1,27 +1,31 @@
-//! R5: Valid gives that token's user and data, and no old data after an update.
+//! R5: Valid returns the token's user and data, and no old data after an update.
 
 use std::collections::HashMap;
 
 use super::{
     bounds::{Bound, Bounds},
     findings::Findings,
+    format::Named,
     index::{Index, Kind, Session, Validation, proof},
-    words::Named,
 };
 use crate::{
     history::{Nanos, Operation},
     subject::Seen,
 };
 
-/// R5. *Valid gives exactly that token's user and data (the same); after `update`, as R1 and R1Δ for the
-/// new data.*
+/// Checks R5: Valid returns exactly that token's user and data. After `update`, R1 and R1Δ hold for
+/// the new data.
 ///
-/// Broken by a Valid with another user; with data that nobody had begun to write by its answer (what a
-/// refused update would have written is such data); or with data that an update had replaced which began
-/// after that data's own write was answered, and whose own bound had passed when the validate began.
-/// Writes that overlap may have come in either order.
+/// A violation is a Valid with one of these:
+///
+/// - another user,
+/// - data whose write had not begun by the result, such as the data of a refused update,
+/// - data that an update had replaced, if the update began after the write returned and its
+///   bound had passed when the validate began.
+///
+/// Writes that overlap may have committed in either order.
 pub(super) fn check(index: &Index<'_>) -> Findings {
-    let mut findings = Findings::of("Valid answers");
+    let mut findings = Findings::of("Valid results");
     for session in &index.sessions {
         let writes = Writes::of(session);
         for validation in &session.validations {
@@ -32,10 +36,7 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
             let broken = if user == session.user {
                 writes.wrong(index, validation, data)
             } else {
-                Some((
-                    format!("gave user {user} instead of {}", session.user),
-                    None,
-                ))
+                Some((format!("returned user {user} instead of {}", session.user), None))
             };
             if let Some((what, by)) = broken {
                 findings.broken(|| {
@@ -52,9 +53,9 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
     findings
 }
 
-/// Who wrote what into one session.
+/// The writes into one session.
 struct Writes<'a> {
-    /// By data; hardly ever more than one each.
+    /// The writes of each data, rarely more than one.
     by: HashMap<&'a str, Vec<&'a Operation>>,
     updates: Bounds<'a>,
 }
@@ -73,13 +74,10 @@ impl<'a> Writes<'a> {
             }
             updates.extend(Bound::of(each.op, each.answer, std::time::Duration::ZERO));
         }
-        Self {
-            by,
-            updates: Bounds::new(updates),
-        }
+        Self { by, updates: Bounds::new(updates) }
     }
 
-    /// What is wrong with this data in this answer, and the update that proves it.
+    /// Returns the violation in this data, if there is any, and the update that proves it.
     fn wrong(
         &self,
         index: &Index<'_>,
@@ -92,7 +90,7 @@ impl<'a> Writes<'a> {
             if write.call > validation.op.end() {
                 continue;
             }
-            // One that has no answer may have come after any other.
+            // A write without a result may have committed after any other.
             let after = write.end();
             if after == Nanos::MAX {
                 return None;
@@ -103,11 +101,8 @@ impl<'a> Writes<'a> {
             }
         }
         Some(match replaced {
-            Some(by) => (
-                format!("gave the data `{data}`, which had been replaced"),
-                Some(by),
-            ),
-            None => (format!("gave the data `{data}`, which nobody wrote"), None),
+            Some(by) => (format!("returned the data `{data}`, which had been replaced"), Some(by)),
+            None => (format!("returned the data `{data}`, which was never written"), None),
         })
     }
 }

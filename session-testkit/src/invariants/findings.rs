@@ -1,34 +1,34 @@
-//! What checks collect, and how it becomes a verdict.
+//! The findings of a check, and their verdict.
 
-use super::{Invariant, MAX_SHOWN, Verdict, Violation, words};
+use super::{Invariant, MAX_SHOWN, Verdict, Violation, format};
 use crate::history::{Entry, History};
 
-/// Of the requests that were due, so many percent must have been sent, or the run means nothing.
-const LEAST_SENT_PERCENT: u64 = 95;
+/// The percentage of due requests that must have been sent for the run to be conclusive.
+const MIN_SENT_PERCENT: u64 = 95;
 
-/// What makes the whole run inconclusive.
+/// Returns the reasons why the whole run is inconclusive.
 pub(super) fn doubts(history: &History) -> Vec<String> {
     let mut doubts = Vec::new();
     match history.end {
-        Some(end) if end.sent * 100 < end.due * LEAST_SENT_PERCENT => doubts.push(format!(
-            "{} of the {} requests that were due were sent, under {LEAST_SENT_PERCENT} %",
+        Some(end) if end.sent * 100 < end.due * MIN_SENT_PERCENT => doubts.push(format!(
+            "only {} of the {} due requests were sent, under {MIN_SENT_PERCENT} %",
             end.sent, end.due
         )),
         Some(_) => {}
-        None => doubts.push("the history has no end: the run was cut short".to_owned()),
+        None => doubts.push("the history has no end, because the run was interrupted".to_owned()),
     }
     for fault in &history.faults {
         if fault.touched.is_some_and(|touched| touched.nothing()) {
-            doubts.push(format!("the fault {} touched nothing", fault.name));
+            doubts.push(format!("the fault {} had no effect", fault.name));
         }
     }
     doubts
 }
 
-/// What a check collects.
+/// The findings of one check.
 #[derive(Debug)]
 pub(super) struct Findings {
-    /// How much was examined so far.
+    /// The number of cases examined so far.
     pub(super) examined: u64,
     of: &'static str,
     found: u64,
@@ -37,18 +37,24 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// Of a check that examines these.
+    /// Creates the findings of a check that examines this kind of case.
     pub(super) fn of(of: &'static str) -> Self {
-        Self {
-            examined: 0,
-            of,
-            found: 0,
-            violations: Vec::new(),
-            reasons: Vec::new(),
+        Self { examined: 0, of, found: 0, violations: Vec::new(), reasons: Vec::new() }
+    }
+
+    /// Counts an examined case, and adds a violation if it is one.
+    pub(super) fn examine(
+        &mut self,
+        is_violation: bool,
+        proof: impl FnOnce() -> (String, Vec<Entry>),
+    ) {
+        self.examined += 1;
+        if is_violation {
+            self.broken(proof);
         }
     }
 
-    /// A violation. Its words and proof are made only while they are still shown.
+    /// Adds a violation. Its text and proof are only built while they are still shown.
     pub(super) fn broken(&mut self, proof: impl FnOnce() -> (String, Vec<Entry>)) {
         self.found += 1;
         if self.violations.len() < MAX_SHOWN {
@@ -56,22 +62,18 @@ impl Findings {
         }
     }
 
-    /// Something that makes a verdict other than broken mean little.
+    /// Adds a reason why the evidence is insufficient.
     pub(super) fn doubt(&mut self, why: impl Into<String>) {
         self.reasons.push(why.into());
     }
 
-    /// Broken goes before inconclusive, that before holds.
+    /// Returns the verdict. Broken takes precedence over inconclusive, and that over holds.
     pub(super) fn verdict(mut self, invariant: Invariant) -> Verdict {
         let (examined, of) = (self.examined, self.of);
         if self.found > 0 {
             let violations = self.violations.into_iter().map(|(what, mut proof)| {
-                proof.sort_by_key(words::time);
-                Violation {
-                    invariant,
-                    what,
-                    proof,
-                }
+                proof.sort_by_key(format::time);
+                Violation { invariant, what, proof }
             });
             return Verdict::Broken {
                 examined,
@@ -86,10 +88,6 @@ impl Findings {
         if self.reasons.is_empty() {
             return Verdict::Holds { examined, of };
         }
-        Verdict::Inconclusive {
-            examined,
-            of,
-            reasons: self.reasons,
-        }
+        Verdict::Inconclusive { examined, of, reasons: self.reasons }
     }
 }

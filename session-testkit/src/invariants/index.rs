@@ -1,4 +1,4 @@
-//! A history, arranged for the checks: by session, by user, by node.
+//! The history, indexed by session, by user and by node.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::{
     subject::Seen,
 };
 
-/// A validation and its answer.
+/// A validation and its result.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Validation<'a> {
     pub(super) op: &'a Operation,
@@ -25,13 +25,13 @@ impl Validation<'_> {
         matches!(self.seen, Some(Seen::Invalid))
     }
 
-    /// Valid or Invalid: an answer that can be right or wrong.
-    pub(super) fn says_something(&self) -> bool {
+    /// Returns whether the result is Valid or Invalid, and can therefore be right or wrong.
+    pub(super) fn is_decided(&self) -> bool {
         self.is_valid() || self.is_invalid()
     }
 }
 
-/// An update, revoke, rotation or revoke-all, and its answer.
+/// An update, revoke, rotation or revoke-all, and its result.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Changing<'a> {
     pub(super) op: &'a Operation,
@@ -41,26 +41,20 @@ pub(super) struct Changing<'a> {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind<'a> {
-    Update {
-        data: &'a str,
-    },
+    Update { data: &'a str },
     Revoke,
-    Rotate {
-        token: u32,
-        new: Option<u32>,
-        grace_ms: u64,
-    },
+    Rotate { token: u32, new: Option<u32>, grace_ms: u64 },
     RevokeAll,
 }
 
 impl Changing<'_> {
-    /// Whatever was answered, something may have been changed from its call on.
+    /// Returns whether the change may have taken effect from its call on, whatever its result.
     pub(super) fn may_have_effect(&self) -> bool {
         self.answer.is_none_or(|answer| !answer.without_effect())
     }
 }
 
-/// All about one session. Its lists are in the order of their calls.
+/// All operations on one session. Its lists are sorted by call.
 #[derive(Debug)]
 pub(super) struct Session<'a> {
     pub(super) number: u32,
@@ -75,17 +69,18 @@ pub(super) struct Session<'a> {
     pub(super) changes: Vec<Changing<'a>>,
 }
 
-/// The arranged history.
+/// The indexed history.
 #[derive(Debug)]
 pub(super) struct Index<'a> {
     pub(super) history: &'a History,
-    /// By number.
+    /// Sorted by number.
     pub(super) sessions: Vec<Session<'a>>,
     pub(super) random: Vec<Validation<'a>>,
-    /// By user.
+    /// Keyed by user.
     pub(super) revoke_alls: HashMap<&'a str, Vec<Changing<'a>>>,
-    /// By node: when it may have been out of touch with Postgres, and when it was for certain.
+    /// Per node: the times when it was possibly cut off from Postgres.
     maybe_cut: Vec<Spans>,
+    /// Per node: the times when it was certainly cut off from Postgres.
     surely_cut: Vec<Spans>,
     redis: Spans,
     maybe_untouched: Spans,
@@ -102,13 +97,10 @@ impl<'a> Index<'a> {
         let mut random = Vec::new();
         let mut revoke_alls: HashMap<&str, Vec<Changing<'_>>> = HashMap::new();
         for op in &history.operations {
-            // Reading made sure that the session is there; by hand it may be missing.
+            // A history from a file is complete, but one from a test may lack the session.
             let session = op.op.session().and_then(|number| sessions.get_mut(&number));
-            let changing = |answer: &'a Option<Change>, kind| Changing {
-                op,
-                answer: answer.as_ref(),
-                kind,
-            };
+            let changing =
+                |answer: &'a Option<Change>, kind| Changing { op, answer: answer.as_ref(), kind };
             match (&op.op, session) {
                 (Op::Validate { token, answer, .. }, Some(session)) => {
                     session.validations.push(Validation {
@@ -118,35 +110,18 @@ impl<'a> Index<'a> {
                     });
                 }
                 (Op::Update { data, answer, .. }, Some(session)) => {
-                    session
-                        .changes
-                        .push(changing(answer, Kind::Update { data }));
+                    session.changes.push(changing(answer, Kind::Update { data }));
                 }
                 (Op::Revoke { answer, .. }, Some(session)) => {
                     session.changes.push(changing(answer, Kind::Revoke));
                 }
-                (
-                    Op::Rotate {
-                        token,
-                        new_token,
-                        grace_ms,
-                        answer,
-                        ..
-                    },
-                    Some(session),
-                ) => {
-                    let kind = Kind::Rotate {
-                        token: *token,
-                        new: *new_token,
-                        grace_ms: *grace_ms,
-                    };
+                (Op::Rotate { token, new_token, grace_ms, answer, .. }, Some(session)) => {
+                    let kind = Kind::Rotate { token: *token, new: *new_token, grace_ms: *grace_ms };
                     session.changes.push(changing(answer, kind));
                 }
-                (Op::ValidateRandom { answer }, _) => random.push(Validation {
-                    op,
-                    token: 0,
-                    seen: answer.as_ref(),
-                }),
+                (Op::ValidateRandom { answer }, _) => {
+                    random.push(Validation { op, token: 0, seen: answer.as_ref() });
+                }
                 (Op::RevokeAll { user, answer }, _) => {
                     let of_user = revoke_alls.entry(user).or_default();
                     of_user.push(changing(answer, Kind::RevokeAll));
@@ -163,17 +138,16 @@ impl<'a> Index<'a> {
         for changes in revoke_alls.values_mut() {
             changes.sort_by_key(|each| each.op.call);
         }
+        let faults = || history.faults.iter();
         let cut = |span: fn(&Fault) -> (Nanos, Nanos)| {
-            let of_node = move |node| {
-                let felt = history.faults.iter();
-                let felt = felt.filter(move |fault| fault.no_postgres && fault.is_felt_by(node));
-                Spans::merged(felt.map(span))
+            let of_node = |node| {
+                let cuts = faults().filter(move |fault| fault.no_postgres && fault.affects(node));
+                Spans::merged(cuts.map(span))
             };
             (0..history.header.nodes).map(of_node).collect()
         };
-        let redis = history.faults.iter().filter(|fault| fault.no_redis);
-        let untouched = history.faults.iter();
-        let untouched = untouched.filter(|fault| fault.no_touch || fault.no_postgres);
+        let redis = faults().filter(|fault| fault.no_redis);
+        let untouched = faults().filter(|fault| fault.no_touch || fault.no_postgres);
         Self {
             history,
             sessions,
@@ -190,37 +164,31 @@ impl<'a> Index<'a> {
         &self.history.header.parameters
     }
 
-    /// Was the operation's node in touch with Postgres for all of this span before the call? Only then
-    /// must it have read its journal.
-    pub(super) fn in_touch(&self, operation: &Operation, span: Nanos) -> bool {
+    /// Returns whether the operation's node was certainly connected to Postgres during `span`
+    /// before the call. Only then must it have read its journal.
+    pub(super) fn is_connected(&self, operation: &Operation, span: Nanos) -> bool {
         let from = operation.call.saturating_sub(span);
-        !maybe(&self.maybe_cut, operation.node, |cut| {
-            cut.overlap(from, operation.call)
-        })
+        !maybe(&self.maybe_cut, operation.node, |cut| cut.overlap(from, operation.call))
     }
 
-    /// May the use of a session have gone unnoted at some time in this span, on some node?
+    /// Returns whether a session's use may have gone unrecorded in this span, on any node.
     pub(super) fn maybe_untouched(&self, from: Nanos, to: Nanos) -> bool {
         self.maybe_untouched.overlap(from, to)
     }
 
-    /// Could its node not ask Postgres at any time between call and answer?
+    /// Returns whether the node was certainly cut off from Postgres from the call to the result.
     pub(super) fn surely_cut(&self, operation: &Operation) -> bool {
-        maybe(&self.surely_cut, operation.node, |cut| {
-            cut.cover(operation.call, operation.end())
-        })
+        maybe(&self.surely_cut, operation.node, |cut| cut.cover(operation.call, operation.end()))
     }
 
-    /// May Redis have lost something in this span, for any node?
+    /// Returns whether Redis may have lost something in this span, on any node.
     pub(super) fn redis_disturbed(&self, from: Nanos, to: Nanos) -> bool {
         self.redis.overlap(from, to)
     }
 
-    /// The revoke-alls of the session's user.
+    /// Returns the revoke-alls of the session's user.
     pub(super) fn revoke_alls(&self, session: &Session<'_>) -> &[Changing<'a>] {
-        self.revoke_alls
-            .get(session.user)
-            .map_or(&[], Vec::as_slice)
+        self.revoke_alls.get(session.user).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -229,16 +197,7 @@ fn maybe(of: &[Spans], node: u32, ask: impl Fn(&Spans) -> bool) -> bool {
 }
 
 fn created(op: &Operation) -> Option<Session<'_>> {
-    let Op::Create {
-        session,
-        user,
-        data,
-        began,
-        lifetime_ms,
-        idle_ms,
-        answer,
-    } = &op.op
-    else {
+    let Op::Create { session, user, data, began, lifetime_ms, idle_ms, answer } = &op.op else {
         return None;
     };
     Some(Session {
@@ -255,7 +214,7 @@ fn created(op: &Operation) -> Option<Session<'_>> {
     })
 }
 
-/// A proof from operations.
+/// Returns the operations as a proof.
 pub(super) fn proof<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> Vec<Entry> {
     operations.into_iter().cloned().map(Entry::Op).collect()
 }

@@ -4,69 +4,53 @@ use std::collections::HashMap;
 
 use super::{
     findings::Findings,
+    format::Named,
     index::{Index, Kind, Session, proof},
-    words::Named,
 };
 use crate::history::{Creation, Nanos};
 
-/// R4. *Never Valid for a token that was not issued, whatever Redis contains (with a key to seal; without
-/// one Redis is trusted).*
+/// Checks R4: a token that was not issued is never Valid, whatever Redis contains. This requires a
+/// sealing key.
 ///
-/// Broken by a Valid for a random token, for a session whose login was refused, or for a token answered
-/// before the login or rotation that gave it out had begun. (Entries planted in
-/// Redis are a fault of the schedule; a history of Redis without sealing and with planted entries is not
-/// one to check for this.)
+/// A violation is a Valid for one of these:
+///
+/// - a random token,
+/// - a session whose login was refused,
+/// - a token whose login or rotation had not begun by the result.
+///
+/// The check does not apply to a history with planted entries and without a sealing key.
 pub(super) fn check(index: &Index<'_>) -> Findings {
-    let mut findings = Findings::of("answers about tokens that were never issued");
-    for validation in index.random.iter().filter(|each| each.says_something()) {
-        findings.examined += 1;
-        if validation.is_valid() {
-            findings.broken(|| {
-                (
-                    "a token that was never issued was honoured".to_owned(),
-                    proof([validation.op]),
-                )
-            });
-        }
+    let mut findings = Findings::of("results about tokens that were never issued");
+    for validation in index.random.iter().filter(|each| each.is_decided()) {
+        findings.examine(validation.is_valid(), || {
+            ("a token that was never issued was Valid".to_owned(), proof([validation.op]))
+        });
     }
     for session in &index.sessions {
         let refused = matches!(session.answer, Some(Creation::Refused(_)));
         let issued = issued(session);
         let answers = session.validations.iter();
-        for validation in answers.filter(|each| each.says_something()) {
-            let early = issued
-                .get(&validation.token)
-                .is_some_and(|at| validation.op.end() < *at);
+        for validation in answers.filter(|each| each.is_decided()) {
+            let early = issued.get(&validation.token).is_some_and(|at| validation.op.end() < *at);
             if !(refused || early) {
                 continue;
             }
-            findings.examined += 1;
-            if validation.is_valid() {
-                findings.broken(|| {
-                    let name = Named(session.number, validation.token);
-                    let why = if refused {
-                        "whose login was refused"
-                    } else {
-                        "which was not given out yet"
-                    };
-                    (
-                        format!("{name}, {why}, was honoured"),
-                        proof([session.create, validation.op]),
-                    )
-                });
-            }
+            findings.examine(validation.is_valid(), || {
+                let name = Named(session.number, validation.token);
+                let why =
+                    if refused { "whose login was refused" } else { "which was not issued yet" };
+                (format!("{name}, {why}, was Valid"), proof([session.create, validation.op]))
+            });
         }
     }
     findings
 }
 
-/// When the operation that gave out each token began.
+/// Returns when the operation that issued each token began.
 fn issued(session: &Session<'_>) -> HashMap<u32, Nanos> {
     let rotations = session.changes.iter().filter_map(|each| match each.kind {
         Kind::Rotate { new, .. } => Some((new?, each.op.call)),
         Kind::Update { .. } | Kind::Revoke | Kind::RevokeAll => None,
     });
-    std::iter::once((0, session.create.call))
-        .chain(rotations)
-        .collect()
+    std::iter::once((0, session.create.call)).chain(rotations).collect()
 }

@@ -1,4 +1,4 @@
-//! R7: an outage is never taken for Invalid.
+//! R7: an outage never returns Invalid.
 
 use super::{
     findings::Findings,
@@ -9,14 +9,14 @@ use crate::{
     subject::Seen,
 };
 
-/// R7. *Invalid only on a positive answer; every error is Unavailable.*
+/// Checks R7: Invalid rests on a reply that proves it. Every error is Unavailable.
 ///
-/// Only Postgres can say no, and nothing negative is cached. So it is broken by an Invalid (or by a change
-/// answered `Nothing`) whose node could not get a positive answer from Postgres at any time between call
-/// and answer: a fault with `no_postgres` was in force for certain all the while. Whether the token was in
-/// fact alive does not matter; an Invalid about one that was is R3's business as well.
+/// Only Postgres can prove that a token is invalid, and negative results are not cached. A
+/// violation is an Invalid, or a change that returned `Nothing`, whose node was certainly cut off
+/// from Postgres from the call to the result. It was cut off by a fault with `no_postgres`. The
+/// session's real state does not matter. An Invalid for an active session also violates R3.
 pub(super) fn check(index: &Index<'_>) -> Findings {
-    let mut findings = Findings::of("answers given while Postgres could not be asked");
+    let mut findings = Findings::of("results during an outage of Postgres");
     for operation in &index.history.operations {
         let Some(denies) = denies(operation) else {
             continue;
@@ -24,29 +24,23 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
         if !index.surely_cut(operation) {
             continue;
         }
-        findings.examined += 1;
-        if denies {
-            findings.broken(|| {
-                let mut entries = proof([operation]);
-                let felt = index.history.faults.iter().find(|fault| {
-                    let (from, to) = fault.certain();
-                    fault.no_postgres
-                        && fault.is_felt_by(operation.node)
-                        && from <= operation.end()
-                        && operation.call <= to
-                });
-                entries.extend(felt.cloned().map(crate::history::Entry::Fault));
-                (
-                    "nobody could say, and yet it was denied".to_owned(),
-                    entries,
-                )
+        findings.examine(denies, || {
+            let mut entries = proof([operation]);
+            let felt = index.history.faults.iter().find(|fault| {
+                let (from, to) = fault.certain();
+                fault.no_postgres
+                    && fault.affects(operation.node)
+                    && from <= operation.end()
+                    && operation.call <= to
             });
-        }
+            entries.extend(felt.cloned().map(crate::history::Entry::Fault));
+            ("it was Invalid although Postgres was unreachable".to_owned(), entries)
+        });
     }
     findings
 }
 
-/// Does its answer deny that there is such a session? `None` where there is no answer.
+/// Returns whether the result denies that there is such a session. `None` if there is no result.
 fn denies(operation: &Operation) -> Option<bool> {
     match &operation.op {
         Op::Validate { answer, .. } | Op::ValidateRandom { answer } => {

@@ -1,13 +1,13 @@
-//! Spans of time, merged and in order, to be asked by binary search.
+//! Merged and sorted spans of time, for binary search.
 
 use crate::history::Nanos;
 
-/// Disjoint spans in order. Both ends belong to a span.
+/// Disjoint sorted spans. Both ends belong to a span.
 #[derive(Debug, Default)]
 pub(super) struct Spans(Vec<(Nanos, Nanos)>);
 
 impl Spans {
-    /// Merges those that touch. A span that ends before it begins is none.
+    /// Merges spans that touch, and drops those that end before they begin.
     pub(super) fn merged(spans: impl IntoIterator<Item = (Nanos, Nanos)>) -> Self {
         let mut sorted: Vec<_> = spans.into_iter().filter(|(a, b)| a <= b).collect();
         sorted.sort_unstable();
@@ -21,14 +21,14 @@ impl Spans {
         Self(merged)
     }
 
-    /// Does a span share an instant with this one?
+    /// Returns whether a span overlaps this one.
     pub(super) fn overlap(&self, from: Nanos, to: Nanos) -> bool {
-        // Disjoint and in order, so their ends are in order too.
+        // The spans are disjoint and sorted. Their ends are therefore sorted too.
         let first = self.0.partition_point(|(_, end)| *end < from);
         self.0.get(first).is_some_and(|(begin, _)| *begin <= to)
     }
 
-    /// Does one span hold all of this one?
+    /// Returns whether one span covers this one completely.
     pub(super) fn cover(&self, from: Nanos, to: Nanos) -> bool {
         let first = self.0.partition_point(|(_, end)| *end < to);
         self.0.get(first).is_some_and(|(begin, _)| *begin <= from)
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn touching_spans_are_one() {
+    fn touching_spans_are_merged() {
         let spans = Spans::merged([(5, 7), (1, 3), (3, 4), (9, 8)]);
         assert_eq!(spans.iter().collect::<Vec<_>>(), [(1, 4), (5, 7)]);
         assert!(spans.overlap(4, 4) && spans.overlap(0, 1) && spans.overlap(2, 6));

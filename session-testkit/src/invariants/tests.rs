@@ -1,4 +1,4 @@
-//! The checker, checked.
+//! Tests of the checker.
 
 mod files;
 mod properties;

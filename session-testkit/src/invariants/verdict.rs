@@ -1,47 +1,47 @@
-//! What the checker says.
+//! The verdicts of the checker.
 
 use std::fmt;
 
 use super::Invariant;
 use crate::history::Entry;
 
-/// How many violations of one promise are kept with their proof. The rest is counted.
+/// The maximum number of violations per promise that are kept with their proof. Others are counted.
 pub const MAX_SHOWN: usize = 10;
 
-/// What is said of one promise.
+/// The verdict on one promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing that was examined breaks it.
+    /// The promise holds in all examined cases.
     Holds {
-        /// How much was examined; at least 1.
+        /// The number of examined cases, at least 1.
         examined: u64,
-        /// Of what.
+        /// The kind of the cases.
         of: &'static str,
     },
-    /// It was broken.
+    /// The promise was broken.
     Broken {
-        /// How much was examined.
+        /// The number of examined cases.
         examined: u64,
-        /// Of what.
+        /// The kind of the cases.
         of: &'static str,
-        /// How often it was broken.
+        /// The number of violations.
         found: u64,
-        /// The first [`MAX_SHOWN`] of them, in no particular order of time.
+        /// The first [`MAX_SHOWN`] violations, in no particular order.
         violations: Vec<Violation>,
     },
-    /// Nothing was seen to break it, but that means little.
+    /// No violation was found, but the evidence is insufficient.
     Inconclusive {
-        /// How much was examined.
+        /// The number of examined cases.
         examined: u64,
-        /// Of what.
+        /// The kind of the cases.
         of: &'static str,
-        /// Why it means little.
+        /// The reasons why the evidence is insufficient.
         reasons: Vec<String>,
     },
 }
 
 impl Verdict {
-    /// In a word.
+    /// Returns the outcome without the details.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -51,7 +51,7 @@ impl Verdict {
         }
     }
 
-    /// How much was examined.
+    /// Returns the number of examined cases.
     #[must_use]
     pub fn examined(&self) -> u64 {
         match self {
@@ -61,14 +61,14 @@ impl Verdict {
         }
     }
 
-    /// Inconclusive where it holds but fewer than `least` were examined.
+    /// Returns Inconclusive instead of Holds if fewer than `least` cases were examined.
     #[must_use]
     pub fn at_least(self, least: u64) -> Self {
         match self {
             Self::Holds { examined, of } if examined < least => Self::Inconclusive {
                 examined,
                 of,
-                reasons: vec![format!("only {examined} {of}; {least} were wanted")],
+                reasons: vec![format!("only {examined} {of} of the required {least}")],
             },
             other => other,
         }
@@ -79,32 +79,28 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Holds { examined, of } => write!(f, "holds ({examined} {of})"),
-            Self::Broken {
-                examined,
-                of,
-                found,
-                ..
-            } => write!(f, "BROKEN {found} times ({examined} {of})"),
-            Self::Inconclusive {
-                examined,
-                of,
-                reasons,
-            } => {
-                write!(f, "inconclusive ({examined} {of})")?;
+            Self::Broken { examined, of, found, .. } => {
+                write!(f, "BROKEN {found} times ({examined} {of})")
+            }
+            Self::Inconclusive { examined, of, reasons } => {
+                match examined {
+                    0 => f.write_str("not exercised")?,
+                    _ => write!(f, "inconclusive ({examined} {of})")?,
+                }
                 reasons.iter().try_for_each(|why| write!(f, ": {why}"))
             }
         }
     }
 }
 
-/// A verdict in a word.
+/// A verdict without its details.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Green.
+    /// The promise holds.
     Holds,
-    /// Red.
+    /// The promise was broken.
     Broken,
-    /// Neither: what was examined means little.
+    /// The evidence is insufficient.
     Inconclusive,
 }
 
@@ -118,19 +114,19 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A promise that was broken, with the few entries of the history that prove it.
+/// A violation of a promise, with the few entries of the history that prove it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Which promise.
+    /// The promise.
     pub invariant: Invariant,
-    /// What happened, in one sentence.
+    /// A sentence that describes the violation.
     pub what: String,
-    /// What proves it, in the order of time.
+    /// The entries that prove it, sorted by time.
     pub proof: Vec<Entry>,
 }
 
 impl fmt::Display for Violation {
-    /// The sentence, and a line for each entry of the proof.
+    /// Writes the sentence, and a line for each entry of the proof.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.invariant, self.what)?;
         for entry in &self.proof {
@@ -140,7 +136,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What is said of every promise, and of the run as such.
+/// The verdicts on all promises, and doubts about the whole run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdicts {
     each: Vec<(Invariant, Verdict)>,
@@ -152,43 +148,42 @@ impl Verdicts {
         Self { each, doubts }
     }
 
-    /// Each promise with its verdict, in order.
+    /// Returns each promise with its verdict, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Invariant, &Verdict)> {
-        self.each
-            .iter()
-            .map(|(invariant, verdict)| (*invariant, verdict))
+        self.each.iter().map(|(invariant, verdict)| (*invariant, verdict))
     }
 
-    /// What is said of one promise.
+    /// Returns the verdict on one promise.
     ///
     /// # Panics
-    /// Never: there is a verdict for each.
+    /// Never, because every promise has a verdict.
     #[must_use]
-    pub fn of(&self, wanted: Invariant) -> &Verdict {
+    pub fn of(&self, invariant: Invariant) -> &Verdict {
         self.iter()
-            .find_map(|(invariant, verdict)| (invariant == wanted).then_some(verdict))
+            .find_map(|(each, verdict)| (each == invariant).then_some(verdict))
             .unwrap_or_else(|| unreachable!("every invariant has a verdict"))
     }
 
-    /// Why the whole run means little: requests that were due were not sent, a fault touched nothing.
+    /// Returns why the whole run is inconclusive: due requests were not sent, or a fault had no
+    /// effect.
     #[must_use]
     pub fn doubts(&self) -> &[String] {
         &self.doubts
     }
 
-    /// Asks for at least so many examined cases of a promise, instead of 1.
+    /// Requires at least `least` examined cases of a promise, instead of 1.
     #[must_use]
-    pub fn at_least(mut self, wanted: Invariant, least: u64) -> Self {
+    pub fn at_least(mut self, promise: Invariant, least: u64) -> Self {
         for (invariant, verdict) in &mut self.each {
-            if *invariant == wanted {
+            if *invariant == promise {
                 *verdict = verdict.clone().at_least(least);
             }
         }
         self
     }
 
-    /// The verdict on the run: broken if any promise was, also one that is not `required`;
-    /// inconclusive if a required one is, or if there are [`doubts`](Self::doubts); else it holds.
+    /// Returns the outcome of the run. It is broken if any promise was, required or not. It is
+    /// inconclusive if a required promise is, or if there are [`doubts`](Self::doubts).
     #[must_use]
     pub fn overall(&self, required: &[Invariant]) -> Outcome {
         let is = |outcome| move |(_, verdict): &(Invariant, &Verdict)| verdict.outcome() == outcome;
@@ -207,7 +202,7 @@ impl Verdicts {
 }
 
 impl fmt::Display for Verdicts {
-    /// A line per promise, then the proof of each violation.
+    /// Writes a line per promise, then the proof of each violation.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (invariant, verdict) in self.iter() {
             writeln!(f, "{invariant:<4} {}: {verdict}", invariant.promise())?;
@@ -216,10 +211,7 @@ impl fmt::Display for Verdicts {
             writeln!(f, "     the run is inconclusive: {doubt}")?;
         }
         for (_, verdict) in self.iter() {
-            if let Verdict::Broken {
-                violations, found, ..
-            } = verdict
-            {
+            if let Verdict::Broken { violations, found, .. } = verdict {
                 for violation in violations {
                     writeln!(f, "\n{violation}")?;
                 }

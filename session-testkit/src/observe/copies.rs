@@ -1,4 +1,4 @@
-//! R8: Redis' entries beside Postgres' rows.
+//! R8: a comparison of Redis' entries with Postgres' rows.
 
 use std::collections::HashMap;
 
@@ -10,27 +10,27 @@ use super::{ObserveError, keys};
 use crate::{
     backends::{PostgresServer, RedisServer},
     history::{Nanos, Scan},
-    workload::GivenOut,
+    workload::IssuedToken,
 };
 
-/// Compares every copy of a session that is in Redis with what Postgres says of that token.
+/// Compares every entry of a session in Redis with Postgres.
 ///
-/// A copy is a value that begins with `V`, under a key that ends with the token's digest; leases and fences
-/// say nothing about a session. Postgres says no where no row that is alive has the digest, be it revoked, of
-/// an earlier epoch, rotated away or gone. Copies of tokens that are not among those given out are counted as
-/// entries, but have no session that could be named.
+/// An entry is a value that begins with `V` under a key that ends with the token's digest. Leases
+/// and fences contain no session. An entry is stale if no active row has the digest. The row may be
+/// revoked, of an earlier epoch, rotated away or deleted. Entries of tokens that were not issued
+/// are counted, but belong to no session.
 ///
 /// # Errors
-/// [`ObserveError`] if either can't be read.
+/// [`ObserveError`] if a server cannot be read.
 pub async fn scan(
     redis: &RedisServer,
     namespace: &str,
     postgres: &PostgresServer,
     schema: &str,
-    given_out: &[GivenOut],
+    issued: &[IssuedToken],
     at: Nanos,
 ) -> Result<Scan, ObserveError> {
-    let digests = given_out.iter().map(|given| {
+    let digests = issued.iter().map(|given| {
         let digest = TokenDigest::of(given.token.reveal());
         (digest.to_base64url(), (digest, given.session))
     });
@@ -39,7 +39,7 @@ pub async fn scan(
     let mut entries = 0;
     let mut copies: Vec<(TokenDigest, u32)> = Vec::new();
     for key in keys::all(&mut redis, namespace).await? {
-        // Of another type, or gone meanwhile: no copy.
+        // A value of another type, or one that is gone, is no entry.
         let value: Result<Option<Vec<u8>>, _> = cmd("GET").arg(&key).query_async(&mut redis).await;
         let Ok(Some(value)) = value else { continue };
         if value.first() != Some(&b'V') {
@@ -57,22 +57,14 @@ pub async fn scan(
                   OR (s.previous_digest = d.digest AND s.previous_until > now())) \
              AND s.revoked_at IS NULL AND s.user_epoch >= coalesce(u.epoch, 0))"
     );
-    let digests: Vec<&[u8]> = copies
-        .iter()
-        .map(|(digest, _)| digest.as_bytes().as_slice())
-        .collect();
+    let digests: Vec<&[u8]> =
+        copies.iter().map(|(digest, _)| digest.as_bytes().as_slice()).collect();
     let mut postgres = postgres.connect().await?;
-    let dead: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(dead))
-        .bind(digests)
-        .fetch_all(&mut postgres)
-        .await?;
+    let dead: Vec<i64> =
+        sqlx::query_scalar(AssertSqlSafe(dead)).bind(digests).fetch_all(&mut postgres).await?;
     let stale = dead.into_iter().filter_map(|number| {
         let at = usize::try_from(number).ok()?.checked_sub(1)?;
         copies.get(at).map(|(_, session)| *session)
     });
-    Ok(Scan {
-        at,
-        entries,
-        stale: stale.collect(),
-    })
+    Ok(Scan { at, entries, stale: stale.collect() })
 }

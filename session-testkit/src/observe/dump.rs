@@ -1,5 +1,5 @@
-//! What Redis writes to disk, without its disk: a replica that says SYNC is sent the very file, in a container
-//! as well as here.
+//! A copy of Redis' dump file, received over SYNC as a replica. It needs no access to the server's
+//! disk, and therefore also works with containers.
 
 use std::time::Duration;
 
@@ -12,19 +12,20 @@ use tokio::{
 use super::ObserveError;
 use crate::backends::RedisServer;
 
-/// A background save of a test's data, on a busy machine.
-const ANSWER: Duration = Duration::from_secs(20);
-/// A test's data are no larger.
-const MOST: u64 = 1024 * 1024 * 1024;
+/// The deadline of a background save of a test's data, on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// The maximum size of a dump of a test's data.
+const MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
-/// The dump, uncompressed where we may set that. The server has had a replica afterwards.
+/// Returns the dump, uncompressed if the server permits it. The server has had a replica
+/// afterwards.
 pub(super) async fn dump(redis: &RedisServer) -> Result<Vec<u8>, ObserveError> {
-    // Compressed, a secret would be there and not be found.
+    // A compressed dump would hide a secret.
     redis.config_set("rdbcompression", "no").await?;
     let failed = |error: std::io::Error| ObserveError::Dump(error.to_string());
-    timeout(ANSWER, sync(redis.address()))
+    timeout(DEADLINE, sync(redis.address()))
         .await
-        .map_err(|_| ObserveError::Dump(format!("nothing came within {ANSWER:?}")))?
+        .map_err(|_| ObserveError::Dump(format!("no dump arrived within {DEADLINE:?}")))?
         .map_err(failed)
 }
 
@@ -32,7 +33,7 @@ async fn sync(address: &str) -> std::io::Result<Vec<u8>> {
     let mut stream = BufReader::new(TcpStream::connect(address).await?);
     stream.write_all(b"SYNC\r\n").await?;
     let mut line = String::new();
-    // Empty lines are sent while it is being made.
+    // Redis sends empty lines while it prepares the dump.
     while line.trim().is_empty() {
         line.clear();
         if stream.read_line(&mut line).await? == 0 {
@@ -42,7 +43,7 @@ async fn sync(address: &str) -> std::io::Result<Vec<u8>> {
     let length = line.trim().strip_prefix('$');
     let length: u64 = length
         .and_then(|length| length.parse().ok())
-        .filter(|length| *length <= MOST)
+        .filter(|length| *length <= MAX_BYTES)
         .ok_or_else(|| std::io::Error::other(line.trim().to_owned()))?;
     let mut dump = Vec::new();
     stream.take(length).read_to_end(&mut dump).await?;

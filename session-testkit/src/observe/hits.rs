@@ -1,4 +1,4 @@
-//! When answers come from the cache again.
+//! The hit counters over time, which show when validations are served from the cache again.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -13,27 +13,26 @@ use crate::{
     workload::Clock,
 };
 
-const EVERY: Duration = Duration::from_millis(10);
+const INTERVAL: Duration = Duration::from_millis(10);
 
-/// A look: when, and how many hits each node had counted.
+/// A sample: the time, and the number of hits that each node has counted.
 pub type HitCounts = (Nanos, Vec<u64>);
 
-/// How many hits each node has counted, 100 times in each second.
+/// The samples of the nodes' hit counters, 100 per second.
 #[derive(Debug, Clone, Default)]
 pub struct Hits(Arc<Mutex<Vec<HitCounts>>>);
 
 impl Hits {
-    /// Every look.
+    /// Returns all samples.
     #[must_use]
     pub fn looks(&self) -> Vec<HitCounts> {
-        let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        looks.clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Looks at the nodes' counters until dropped.
+/// Samples the nodes' counters until dropped.
 pub async fn watch_hits(subject: SessionLayerSubject, clock: Clock, hits: Hits) {
-    let mut ticks = interval(EVERY);
+    let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;

@@ -2,7 +2,7 @@
 
 use redis::{RedisResult, aio::MultiplexedConnection, cmd};
 
-/// One step of a SCAN.
+/// Runs one step of a SCAN.
 async fn step(
     redis: &mut MultiplexedConnection,
     cursor: u64,
@@ -18,7 +18,7 @@ async fn step(
         .await
 }
 
-/// All of them.
+/// Returns all keys of the namespace.
 pub(super) async fn all(
     redis: &mut MultiplexedConnection,
     namespace: &str,
@@ -39,7 +39,7 @@ pub(super) async fn all(
     Ok(keys)
 }
 
-/// Some of them, if there are any, in an order that `draw` chooses.
+/// Returns some keys, if there are any, in an order that `draw` selects.
 pub(crate) async fn some(
     redis: &mut MultiplexedConnection,
     namespace: &str,

@@ -1,4 +1,4 @@
-//! What is logged, kept to be searched.
+//! A buffer for log lines, which can be searched.
 
 use std::{
     io,
@@ -7,17 +7,18 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// More than this is not kept.
-const MOST: usize = 64 * 1024 * 1024;
+/// The maximum size of the buffer.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 
-/// Keeps what is logged, as the writer of a `tracing-subscriber` layer. Cheap to clone; all clones are one.
+/// The log lines of a `tracing-subscriber` layer, which writes to it. All clones share one buffer.
 ///
 /// ```
 /// use session_testkit::observe::Logs;
 /// use tracing_subscriber::{Layer as _, filter::LevelFilter, fmt, layer::SubscriberExt as _};
 ///
 /// let logs = Logs::default();
-/// let layer = fmt::layer().with_ansi(false).with_writer(logs.clone()).with_filter(LevelFilter::TRACE);
+/// let layer = fmt::layer().with_ansi(false).with_writer(logs.clone());
+/// let layer = layer.with_filter(LevelFilter::TRACE);
 /// tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
 ///     tracing::info!(user = "ann", "logged in");
 /// });
@@ -28,26 +29,22 @@ const MOST: usize = 64 * 1024 * 1024;
 pub struct Logs(Arc<Mutex<Vec<u8>>>);
 
 impl Logs {
-    /// What was logged so far; of more than 64 MiB the first.
+    /// Returns the lines so far, the first 64 MiB at most.
     #[must_use]
     pub fn text(&self) -> Vec<u8> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets it.
+    /// Deletes all lines.
     pub fn clear(&self) {
-        let mut text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        text.clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
 impl io::Write for Logs {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if text.len() < MOST {
+        if text.len() < MAX_BYTES {
             text.extend_from_slice(bytes);
         }
         Ok(bytes.len())

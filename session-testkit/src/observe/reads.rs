@@ -1,4 +1,4 @@
-//! R10: reads of Postgres in flight.
+//! R10: the reads of Postgres in flight.
 
 use std::time::Duration;
 
@@ -12,23 +12,24 @@ use crate::{
     workload::Recorder,
 };
 
-const EVERY: Duration = Duration::from_millis(100);
-const ANSWER: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_millis(100);
+const DEADLINE: Duration = Duration::from_millis(500);
 
-/// The validations' reads at work, by the name that each node's connections have. They alone begin so; what a change
-/// looks up before, and the journal, have connections beside the bulkhead's.
+/// Counts the reads of validations, by the application name of each node's connections. Only these
+/// queries begin so. A change's look-ups and the journal use connections outside the bulkhead.
 const ACTIVE: &str = "SELECT application_name, count(*) FROM pg_stat_activity \
     WHERE application_name = ANY($1) AND state = 'active' AND query LIKE 'SELECT f.*, d.n, %' \
     AND clock_timestamp() - query_start < $2 * interval '1 ms' \
     GROUP BY application_name";
 
-/// Asks Postgres, 10 times in each second, how many reads each node has at work there, and records it, until
-/// dropped. While Postgres can't be asked nothing is recorded.
+/// Queries Postgres 10 times per second for each node's active reads and records them, until
+/// dropped. It records nothing while Postgres is unreachable.
 ///
-/// Counted are those younger than `deadline`, a read's: an older one was given up by its node, and Postgres has not
-/// come to it yet. One that was stopped begins, when it wakes up, with what was given up meanwhile, and more than the
-/// bulkhead may be seen for a moment; the nodes' own gauge ([`watch_bulkheads`]) is what a
-/// [`Trial`](crate::trial::Trial) judges by. What waits in a node's own queue does not count.
+/// It counts reads younger than `deadline`, the deadline of a read. An older one has timed out on
+/// its node, but Postgres has not noticed yet. A paused Postgres continues with such reads when it
+/// resumes. More reads than the bulkhead may then be active for a moment. A
+/// [`FaultRun`](crate::fault_run::FaultRun) therefore judges by the nodes' own gauge
+/// ([`watch_bulkheads`]). Reads in a node's own queue do not count.
 pub async fn watch_reads(
     server: PostgresServer,
     names: Vec<String>,
@@ -36,7 +37,7 @@ pub async fn watch_reads(
     recorder: Recorder,
 ) {
     let deadline = i64::try_from(deadline.as_millis()).unwrap_or(i64::MAX);
-    let mut ticks = interval(EVERY);
+    let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut connection: Option<PgConnection> = None;
     loop {
@@ -47,10 +48,8 @@ pub async fn watch_reads(
         let Some(open) = &mut connection else {
             continue;
         };
-        let asked = sqlx::query_as::<_, (String, i64)>(ACTIVE)
-            .bind(&names)
-            .bind(deadline);
-        match timeout(ANSWER, asked.fetch_all(open)).await {
+        let query = sqlx::query_as::<_, (String, i64)>(ACTIVE).bind(&names).bind(deadline);
+        match timeout(DEADLINE, query.fetch_all(open)).await {
             Ok(Ok(counts)) => {
                 let at = recorder.clock().now();
                 for (name, node) in names.iter().zip(0..) {
@@ -64,17 +63,17 @@ pub async fn watch_reads(
     }
 }
 
-/// Looks, 10 times in each second, at the nodes' own gauge, and records it, until dropped: the most reads that
-/// each had in flight at once so far. It misses nothing between two looks.
+/// Records the nodes' own gauge 10 times per second, until dropped. The gauge is each node's peak
+/// of concurrent reads so far, and therefore misses nothing between two samples.
 pub async fn watch_bulkheads(subject: SessionLayerSubject, recorder: Recorder) {
-    let mut ticks = interval(EVERY);
+    let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
         let at = recorder.clock().now();
         for node in 0..subject.nodes() {
             if let Some(sessions) = subject.node(node) {
-                let reads = sessions.metrics().most_reads_in_flight;
+                let reads = sessions.metrics().peak_reads_in_flight;
                 recorder.record(Entry::InFlight(InFlight { at, node, reads }));
             }
         }

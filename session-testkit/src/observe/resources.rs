@@ -1,4 +1,4 @@
-//! R11: what is held on to, looked at while nothing is asked.
+//! R11: samples of resources, taken while no request is running.
 
 use std::time::Duration;
 
@@ -10,21 +10,22 @@ use crate::{
     proxy::Peer,
 };
 
-/// How often is looked before the least is taken: something short may be under way at each look.
-const LOOKS: u32 = 10;
-const BETWEEN: Duration = Duration::from_millis(20);
+/// The number of samples of which the minimum is taken, because each may catch a short task.
+const SAMPLES: u32 = 10;
+const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Samples what the nodes hold on to. Call it while nothing is asked of them.
+/// Samples the resources that the nodes hold. It must be called while no request is running.
 ///
-/// - *Pools*: a node's connections *beyond* what its two pools may hold, as the proxies count them. (A pool
-///   that was not full before a fault and is afterwards has leaked nothing.)
-/// - *Tasks*: those of this process' runtime, less one for each connection in use, which comes and goes with
-///   it: the task of a proxy, and of a client of Redis. It holds all nodes and is written down for node 0.
-/// - *Memory*: what this process occupies, for node 0 too. It holds the record of the run as well, so the
-///   header's slack must leave room for that.
+/// - *Pools*: a node's connections *beyond* the limit of its two pools, as the proxies count them.
+///   A pool that was not full before a fault and is full afterwards has leaked nothing.
+/// - *Tasks*: the tasks of this process' runtime. One task per open connection is subtracted: that
+///   of a proxy, and that of a Redis client. The runtime runs all nodes, so the sample is recorded
+///   for node 0.
+/// - *Memory*: the resident memory of this process, recorded for node 0. It includes the record of
+///   the run, for which the header's slack must leave room.
 pub async fn sample(deployment: &Deployment, now: impl Fn() -> Nanos) -> Vec<Sample> {
     let mut least: Vec<Sample> = Vec::new();
-    for _ in 0..LOOKS {
+    for _ in 0..SAMPLES {
         let look = look(deployment, now());
         if least.is_empty() {
             least = look;
@@ -34,7 +35,7 @@ pub async fn sample(deployment: &Deployment, now: impl Fn() -> Nanos) -> Vec<Sam
                 least.at = now.at;
             }
         }
-        tokio::time::sleep(BETWEEN).await;
+        tokio::time::sleep(INTERVAL).await;
     }
     least
 }
@@ -49,12 +50,7 @@ fn look(deployment: &Deployment, at: Nanos) -> Vec<Sample> {
         redis += to_redis;
         postgres += to_postgres;
         let beyond = to_redis.saturating_sub(allowed) + to_postgres.saturating_sub(allowed);
-        samples.push(Sample {
-            at,
-            node,
-            of: Resource::Pools,
-            value: beyond,
-        });
+        samples.push(Sample { at, node, of: Resource::Pools, value: beyond });
     }
     let tasks = Handle::current().metrics().num_alive_tasks() as u64;
     samples.push(Sample {
@@ -63,24 +59,17 @@ fn look(deployment: &Deployment, at: Nanos) -> Vec<Sample> {
         of: Resource::Tasks,
         value: tasks.saturating_sub(2 * redis + postgres),
     });
-    // Where the system does not say it, it is not sampled.
+    // Systems without `/proc` give no sample.
     if let Some(value) = resident() {
-        samples.push(Sample {
-            at,
-            node: 0,
-            of: Resource::Memory,
-            value,
-        });
+        samples.push(Sample { at, node: 0, of: Resource::Memory, value });
     }
     samples
 }
 
-/// Bytes of memory that this process occupies.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)
 }

@@ -1,4 +1,4 @@
-//! R12: the raw tokens that were given out are looked for where none may be.
+//! R12: a search for the issued raw tokens in every place where none may be.
 
 use std::collections::BTreeSet;
 
@@ -13,65 +13,61 @@ use crate::{
     deployment::Deployment,
     history::{Nanos, Place, Search},
     subject::{SessionLayerSubject, Subject as _},
-    workload::GivenOut,
+    workload::IssuedToken,
 };
 
-/// What is looked for: each token as it is, and as hex digits, in which Postgres shows bytes.
+/// The search patterns: each token as text, and as hex digits, because Postgres prints bytes so.
 #[derive(Debug)]
 pub struct Needles {
     automaton: AhoCorasick,
-    /// By pattern.
+    /// The session of each pattern.
     sessions: Vec<u32>,
 }
 
 impl Needles {
-    /// For these tokens.
+    /// Creates the patterns for these tokens.
     ///
     /// # Errors
-    /// [`ObserveError::Search`] if they are too many (gigabytes).
-    pub fn new(given_out: &[GivenOut]) -> Result<Self, ObserveError> {
-        let mut patterns = Vec::with_capacity(2 * given_out.len());
-        let mut sessions = Vec::with_capacity(2 * given_out.len());
-        for GivenOut { session, token, .. } in given_out {
+    /// [`ObserveError::Search`] if the patterns are too large (gigabytes).
+    pub fn new(issued: &[IssuedToken]) -> Result<Self, ObserveError> {
+        let mut patterns = Vec::with_capacity(2 * issued.len());
+        let mut sessions = Vec::with_capacity(2 * issued.len());
+        for IssuedToken { session, token, .. } in issued {
             let hex = token.reveal().bytes().fold(String::new(), |mut hex, byte| {
                 use std::fmt::Write as _;
-                // Into a String nothing fails.
+                // A write into a String cannot fail.
                 let _ = write!(hex, "{byte:02x}");
                 hex
             });
             patterns.extend([token.reveal().to_owned(), hex]);
             sessions.extend([*session; 2]);
         }
-        Ok(Self {
-            automaton: AhoCorasick::new(patterns).map_err(ObserveError::Search)?,
-            sessions,
-        })
+        Ok(Self { automaton: AhoCorasick::new(patterns).map_err(ObserveError::Search)?, sessions })
     }
 
-    /// The sessions whose token is in this text.
+    /// Returns the sessions whose token is in this text.
     #[must_use]
     pub fn found_in(&self, text: &[u8]) -> BTreeSet<u32> {
         let found = self.automaton.find_overlapping_iter(text);
-        found
-            .filter_map(|each| self.sessions.get(each.pattern().as_usize()).copied())
-            .collect()
+        found.filter_map(|each| self.sessions.get(each.pattern().as_usize()).copied()).collect()
     }
 }
 
-/// Looks for these tokens in Redis' keys and values, in its dump, in all rows of the schema, in what was
-/// logged, and in what the nodes tell about themselves (metrics, states, errors).
+/// Searches for these tokens in Redis' keys and values, in its dump, and in all rows of the schema.
+/// It also searches the logs and the nodes' metrics, states and errors.
 ///
-/// The dump is asked for only of a Redis that we started: it has had a replica afterwards.
+/// Only a Redis that the testkit started is asked for its dump, because it has had a replica
+/// afterwards.
 ///
 /// # Errors
-/// [`ObserveError`] if a server can't be read.
+/// [`ObserveError`] if a server cannot be read.
 pub async fn search(
     deployment: &Deployment,
     logs: Option<&Logs>,
-    given_out: &[GivenOut],
+    issued: &[IssuedToken],
     now: impl Fn() -> Nanos,
 ) -> Result<Vec<Search>, ObserveError> {
-    let needles = Needles::new(given_out)?;
+    let needles = Needles::new(issued)?;
     let mut searches = Vec::new();
     let mut looked = |place, text: &[u8]| {
         searches.push(Search {
@@ -82,30 +78,24 @@ pub async fn search(
         });
     };
     let backends: &Backends = deployment.backends();
-    looked(
-        Place::Redis,
-        &entries(backends.redis(), deployment.namespace()).await?,
-    );
-    looked(
-        Place::Postgres,
-        &rows(backends.postgres(), deployment.schema()).await?,
-    );
+    looked(Place::Redis, &entries(backends.redis(), deployment.namespace()).await?);
+    looked(Place::Postgres, &rows(backends.postgres(), deployment.schema()).await?);
     if let Some(logs) = logs {
         looked(Place::Logs, &logs.text());
     }
-    looked(Place::Metrics, told(&deployment.subject()).as_bytes());
+    looked(Place::Metrics, diagnostics(&deployment.subject()).as_bytes());
     if backends.redis().backend().is_some() {
         looked(Place::RedisDump, &dump(backends.redis()).await?);
     }
     Ok(searches)
 }
 
-/// All keys and values of a namespace.
+/// Returns all keys and values of a namespace.
 async fn entries(redis: &RedisServer, namespace: &str) -> Result<Vec<u8>, ObserveError> {
     let mut redis = redis.connect().await?;
     let mut text = Vec::new();
     for key in keys::all(&mut redis, namespace).await? {
-        // Of another type it has been planted by a test; it is in the dump.
+        // A value of another type was planted by a test. The dump contains it.
         let value: Result<Option<Vec<u8>>, _> = cmd("GET").arg(&key).query_async(&mut redis).await;
         text.extend_from_slice(&key);
         text.push(b'\n');
@@ -115,16 +105,14 @@ async fn entries(redis: &RedisServer, namespace: &str) -> Result<Vec<u8>, Observ
     Ok(text)
 }
 
-/// All rows of all tables of a schema, as text.
+/// Returns all rows of all tables of a schema, as text.
 async fn rows(postgres: &PostgresServer, schema: &str) -> Result<Vec<u8>, ObserveError> {
     let mut postgres = postgres.connect().await?;
     let tables = "SELECT format('SELECT t::text FROM %I.%I t', n.nspname, t.relname) \
         FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace \
         WHERE n.nspname = $1 AND t.relkind IN ('r', 'p') ORDER BY t.relname";
-    let tables: Vec<String> = sqlx::query_scalar(tables)
-        .bind(schema)
-        .fetch_all(&mut postgres)
-        .await?;
+    let tables: Vec<String> =
+        sqlx::query_scalar(tables).bind(schema).fetch_all(&mut postgres).await?;
     let mut text = Vec::new();
     for table in tables {
         let mut rows = sqlx::query_scalar::<_, String>(AssertSqlSafe(table)).fetch(&mut postgres);
@@ -136,8 +124,8 @@ async fn rows(postgres: &PostgresServer, schema: &str) -> Result<Vec<u8>, Observ
     Ok(text)
 }
 
-/// What the nodes tell about themselves.
-fn told(subject: &SessionLayerSubject) -> String {
+/// Returns the nodes' metrics, states and errors as text.
+fn diagnostics(subject: &SessionLayerSubject) -> String {
     let nodes = (0..subject.nodes()).filter_map(|node| subject.node(node));
     nodes
         .map(|node| {
@@ -157,12 +145,9 @@ mod tests {
     use crate::subject::Token;
 
     #[test]
-    fn a_token_is_found_as_it_is_and_as_hex() {
-        let given = |session, text: &str| GivenOut {
-            session,
-            number: 0,
-            token: Token::new(text),
-        };
+    fn tokens_as_text_and_as_hex_are_found() {
+        let given =
+            |session, text: &str| IssuedToken { session, number: 0, token: Token::new(text) };
         let needles = Needles::new(&[given(1, "secret-1"), given(2, "secret-22"), given(3, "x3")]);
         let needles = needles.unwrap();
         assert_eq!(needles.found_in(b"nothing here: secret-"), BTreeSet::new());

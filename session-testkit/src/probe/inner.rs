@@ -1,4 +1,4 @@
-//! The inner service: picky, and it writes down what is done to it.
+//! The inner service, which checks its use and records it.
 
 use std::{
     fmt,
@@ -16,101 +16,95 @@ use tower::Service;
 
 use super::Make;
 
-/// The service that a probed middleware is put around: of any request, it answers with `Res`.
+/// The service that a probed middleware wraps. It responds to any request with `Res`.
 ///
-/// It is ready only where it was polled: a clone is not. Being ready takes a slot, as it would a
-/// permit, which is free again when the instance or the future of its call is dropped.
+/// Only an instance that was polled is ready, and its clones are not. Readiness takes a slot, like
+/// a permit. The slot is released when the instance or the future of its call is dropped.
 pub struct Inner<Res> {
     slot: Option<Slot>,
-    notes: Arc<Notes>,
+    log: Arc<CallLog>,
     answer: Make<Res>,
 }
 
 impl<Res> Inner<Res> {
-    pub(super) fn new(notes: Arc<Notes>, answer: Make<Res>) -> Self {
-        Self {
-            slot: None,
-            notes,
-            answer,
-        }
+    pub(super) fn new(log: Arc<CallLog>, answer: Make<Res>) -> Self {
+        Self { slot: None, log, answer }
     }
 }
 
 impl<Res> Clone for Inner<Res> {
-    /// A clone is not ready.
+    /// Returns an instance that is not ready.
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.notes), Arc::clone(&self.answer))
+        Self::new(Arc::clone(&self.log), Arc::clone(&self.answer))
     }
 }
 
 impl<Res> fmt::Debug for Inner<Res> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner")
-            .field("ready", &self.slot.is_some())
-            .finish_non_exhaustive()
+        f.debug_struct("Inner").field("ready", &self.slot.is_some()).finish_non_exhaustive()
     }
 }
 
-/// The inner service's own error, which the middleware passes on, itself or as a source of its own.
+/// The inner service's error. The middleware returns it, itself or as a source of its own error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the inner service failed, as it was told to")]
+#[error("injected failure of the inner service")]
 #[non_exhaustive]
 pub struct InnerError {}
 
-/// How the inner service behaves.
+/// The behaviour of the inner service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Behaviour {
-    /// Ready, and answers after having been pending so many times.
+    /// It is ready, and responds after [`PENDING`] polls.
     #[default]
     Answers,
-    /// Not ready.
+    /// It is not ready.
     Unready,
     /// Its readiness fails.
     FailsToBeReady,
-    /// Ready, and answers with an error.
+    /// It is ready, and responds with an error.
     Fails,
 }
 
-/// How often its future is pending, before it answers.
+/// The number of polls for which the future is pending before it responds.
 const PENDING: usize = 3;
 
-/// What is shared by all clones.
+/// The log that all clones share.
 #[derive(Debug, Default)]
-pub(super) struct Notes(Mutex<Noted>);
+pub(super) struct CallLog(Mutex<LogState>);
 
 #[derive(Debug, Default)]
-pub(super) struct Noted {
+pub(super) struct LogState {
     pub(super) behaviour: Behaviour,
-    /// Slots that are taken now.
+    /// The number of slots that are taken.
     pub(super) slots: usize,
     pub(super) calls: usize,
-    /// Calls of an instance that was not ready.
+    /// The number of calls on an instance that was not ready.
     pub(super) unready_calls: usize,
-    /// Which thread is in the middleware's `call`.
+    /// The thread that is in the middleware's `call`.
     pub(super) in_call: Option<ThreadId>,
-    /// How often it was polled in there.
+    /// The number of `poll_ready` calls from within the middleware's `call`.
     pub(super) polled_in_call: usize,
     waiting: Vec<Waker>,
 }
 
-impl Notes {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Noted> {
+impl CallLog {
+    pub(super) fn lock(&self) -> MutexGuard<'_, LogState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Behaves so from now on, and wakes whoever waits.
+    /// Changes the behaviour, and wakes all waiting tasks.
     pub(super) fn behave(&self, behaviour: Behaviour) {
         let waiting = {
-            let mut noted = self.lock();
-            noted.behaviour = behaviour;
-            mem::take(&mut noted.waiting)
+            let mut state = self.lock();
+            state.behaviour = behaviour;
+            mem::take(&mut state.waiting)
         };
         waiting.into_iter().for_each(Waker::wake);
     }
 }
 
 #[derive(Debug)]
-struct Slot(Arc<Notes>);
+struct Slot(Arc<CallLog>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
@@ -124,20 +118,20 @@ impl<Req, Res> Service<Req> for Inner<Res> {
     type Future = InnerFuture<Res>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), InnerError>> {
-        let mut noted = self.notes.lock();
-        if noted.in_call == Some(thread::current().id()) {
-            noted.polled_in_call += 1;
+        let mut state = self.log.lock();
+        if state.in_call == Some(thread::current().id()) {
+            state.polled_in_call += 1;
         }
-        match noted.behaviour {
+        match state.behaviour {
             Behaviour::FailsToBeReady => Poll::Ready(Err(InnerError {})),
             Behaviour::Unready if self.slot.is_none() => {
-                noted.waiting.push(cx.waker().clone());
+                state.waiting.push(cx.waker().clone());
                 Poll::Pending
             }
             Behaviour::Unready | Behaviour::Answers | Behaviour::Fails => {
                 if self.slot.is_none() {
-                    noted.slots += 1;
-                    self.slot = Some(Slot(Arc::clone(&self.notes)));
+                    state.slots += 1;
+                    self.slot = Some(Slot(Arc::clone(&self.log)));
                 }
                 Poll::Ready(Ok(()))
             }
@@ -146,28 +140,23 @@ impl<Req, Res> Service<Req> for Inner<Res> {
 
     fn call(&mut self, _: Req) -> InnerFuture<Res> {
         let slot = self.slot.take();
-        let mut noted = self.notes.lock();
-        noted.calls += 1;
+        let mut state = self.log.lock();
+        state.calls += 1;
         if slot.is_none() {
-            // It does not panic, as it might: it is the probe that says what is wrong.
-            noted.unready_calls += 1;
+            // Tower permits a panic here, but the probe reports the error itself.
+            state.unready_calls += 1;
         }
-        let answer = match noted.behaviour {
+        let answer = match state.behaviour {
             Behaviour::Fails => Err(InnerError {}),
             _ => Ok((self.answer)()),
         };
-        InnerFuture {
-            slot,
-            pending: PENDING,
-            answer: Some(answer),
-            pinned: PhantomPinned,
-        }
+        InnerFuture { slot, pending: PENDING, answer: Some(answer), pinned: PhantomPinned }
     }
 }
 
 pin_project! {
-    /// The future of an [`Inner`] service. It holds its slot until it has answered, and is not `Unpin`, as
-    /// that of an async function is not.
+    /// The future of an [`Inner`] service. It holds its slot until it has responded. Like the
+    /// future of an async function, it is not `Unpin`.
     #[must_use = "futures do nothing unless polled"]
     pub struct InnerFuture<Res> {
         slot: Option<Slot>,
@@ -189,7 +178,7 @@ impl<Res> Future for InnerFuture<Res> {
             return Poll::Pending;
         }
         *this.slot = None;
-        // Polled after its end, it never answers again.
+        // A poll after the end never returns another response.
         this.answer.take().map_or(Poll::Pending, Poll::Ready)
     }
 }

@@ -1,6 +1,6 @@
-//! What a middleware is put through, step by step.
+//! The steps that a middleware is put through.
 
-mod dropped;
+mod cancel;
 mod polling;
 
 use std::{
@@ -15,17 +15,17 @@ use futures_util::FutureExt as _;
 use tower::{Layer, Service};
 
 pub(super) use self::polling::is_inners;
-use self::polling::{Came, PATIENCE, Woken, call, in_time, poll_once};
+use self::polling::{Outcome, TIMEOUT, Woken, call, in_time, poll_once};
 use super::{
     BoxError, Inner, Make, Probe, Report, Rule, Violation,
-    inner::{Behaviour, Notes},
+    inner::{Behaviour, CallLog},
 };
 use crate::wait;
 
-/// How many requests are under way at once.
+/// The number of concurrent requests.
 const AT_ONCE: usize = 5;
 
-/// Takes all steps.
+/// Runs all steps.
 pub(super) async fn take<L, Req, Res>(probe: &Probe<L, Req, Res>) -> (Report, Vec<Violation>)
 where
     L: Layer<Inner<Res>>,
@@ -33,12 +33,8 @@ where
     <L::Service as Service<Req>>::Error: Into<BoxError>,
     Res: Send + 'static,
 {
-    let mut under = Under {
-        probe,
-        report: Report::default(),
-        violations: Vec::new(),
-    };
-    // After a panic, the next step has a service of its own.
+    let mut under = Under { probe, report: Report::default(), violations: Vec::new() };
+    // After a panic, the next step has a new service.
     macro_rules! step {
         ($step:ident) => {
             let step = AssertUnwindSafe(under.$step()).catch_unwind().await;
@@ -50,7 +46,7 @@ where
     }
     step!(one_after_the_other);
     if under.broke(Rule::PassesRequestsOn) {
-        // Nothing else would mean anything.
+        // Without it, no other step would prove anything.
         return (under.report, under.violations);
     }
     step!(several_at_once);
@@ -78,15 +74,15 @@ where
     <L::Service as Service<Req>>::Error: Into<BoxError>,
     Res: Send + 'static,
 {
-    /// A service around an inner one that behaves so.
-    fn service(&self, behaviour: Behaviour) -> (L::Service, Arc<Notes>) {
-        let notes = Arc::new(Notes::default());
-        notes.behave(behaviour);
-        (self.around(&notes), notes)
+    /// Returns a service around an inner one with this behaviour.
+    fn service(&self, behaviour: Behaviour) -> (L::Service, Arc<CallLog>) {
+        let log = Arc::new(CallLog::default());
+        log.behave(behaviour);
+        (self.around(&log), log)
     }
 
-    fn around(&self, notes: &Arc<Notes>) -> L::Service {
-        let inner = Inner::new(Arc::clone(notes), Arc::clone(&self.probe.answer));
+    fn around(&self, log: &Arc<CallLog>) -> L::Service {
+        let inner = Inner::new(Arc::clone(log), Arc::clone(&self.probe.answer));
         self.probe.layer.layer(inner)
     }
 
@@ -95,10 +91,7 @@ where
     }
 
     fn broken(&mut self, rule: Rule, what: impl Into<String>) {
-        let violation = Violation {
-            rule,
-            what: what.into(),
-        };
+        let violation = Violation { rule, what: what.into() };
         if !self.violations.contains(&violation) {
             self.violations.push(violation);
         }
@@ -108,11 +101,11 @@ where
         self.violations.iter().any(|broken| broken.rule == rule)
     }
 
-    /// Reads what the inner service has noted by the end of a step.
-    fn read(&mut self, notes: &Notes) {
+    /// Evaluates the inner service's log at the end of a step.
+    fn read(&mut self, log: &CallLog) {
         let (calls, unready, polled) = {
-            let noted = notes.lock();
-            (noted.calls, noted.unready_calls, noted.polled_in_call)
+            let state = log.lock();
+            (state.calls, state.unready_calls, state.polled_in_call)
         };
         self.report.calls += calls;
         if unready > 0 {
@@ -120,84 +113,81 @@ where
             self.broken(Rule::CallsOnlyWhatIsReady, what);
         }
         if polled > 0 {
-            let what = "its `call` polled the inner service's readiness";
-            self.broken(Rule::CallDoesNotPollReady, what);
+            self.broken(
+                Rule::CallDoesNotPollReady,
+                "its `call` polled the inner service's readiness",
+            );
         }
     }
 
-    /// Waits until it is ready, which an inner service that is ready leaves no reason not to be.
+    /// Waits for the middleware's readiness, around an inner service that is ready.
     async fn until_ready(&mut self, service: &mut L::Service) -> bool {
-        match in_time(poll_fn(|cx| service.poll_ready(cx))).await {
-            Came::Done(Ok(())) => true,
-            Came::Done(Err(error)) => {
+        let what = match in_time(poll_fn(|cx| service.poll_ready(cx))).await {
+            Outcome::Done(Ok(())) => return true,
+            Outcome::Done(Err(error)) => {
                 let error = error.into();
-                let what = format!("around a service that is ready, its readiness failed: {error}");
-                self.broken(Rule::PassesRequestsOn, what);
-                false
+                format!("its readiness failed around a service that is ready: {error}")
             }
-            Came::Hung => {
-                let what = format!("around a service that is ready, it was not after {PATIENCE:?}");
-                self.broken(Rule::PassesRequestsOn, what);
-                false
+            Outcome::Hung => {
+                format!("it was not ready after {TIMEOUT:?} around a service that is ready")
             }
-        }
+        };
+        self.broken(Rule::PassesRequestsOn, what);
+        false
     }
 
-    /// A whole request, which must be answered.
-    async fn request(&mut self, service: &mut L::Service, notes: &Notes, make: &Make<Req>) {
+    /// Sends one request, which must get a response.
+    async fn request(&mut self, service: &mut L::Service, log: &CallLog, make: &Make<Req>) {
         if self.until_ready(service).await {
-            let answering = call(service, notes, make());
+            let answering = call(service, log, make());
             self.answered(answering).await;
         }
     }
 
     async fn answered<T, E: Into<BoxError>>(&mut self, answer: impl Future<Output = Result<T, E>>) {
-        match in_time(answer).await {
-            Came::Done(Ok(_)) => {}
-            Came::Done(Err(error)) => {
+        let what = match in_time(answer).await {
+            Outcome::Done(Ok(_)) => return,
+            Outcome::Done(Err(error)) => {
                 let error = error.into();
-                let what = format!("of a service that answers, it made an error: {error}");
-                self.broken(Rule::PassesRequestsOn, what);
+                format!("it returned an error although the inner service responded: {error}")
             }
-            Came::Hung => {
-                let what = format!("a request had no answer after {PATIENCE:?}");
-                self.broken(Rule::PassesRequestsOn, what);
-            }
-        }
+            Outcome::Hung => format!("a request had no response after {TIMEOUT:?}"),
+        };
+        self.broken(Rule::PassesRequestsOn, what);
     }
 
     async fn one_after_the_other(&mut self) {
         for (number, make) in self.probe.requests.iter().enumerate() {
-            let (mut service, notes) = self.service(Behaviour::Answers);
+            let (mut service, log) = self.service(Behaviour::Answers);
             for _ in 0..3 {
-                self.request(&mut service, &notes, make).await;
+                self.request(&mut service, &log, make).await;
                 if self.broke(Rule::PassesRequestsOn) {
                     break;
                 }
             }
-            if number == 0 && notes.lock().calls == 0 {
+            if number == 0 && log.lock().calls == 0 {
                 let what = "the request that should pass did not reach the inner service";
                 self.broken(Rule::PassesRequestsOn, what);
             }
-            self.read(&notes);
+            self.read(&log);
         }
     }
 
     async fn several_at_once(&mut self) {
-        let (mut service, notes) = self.service(Behaviour::Answers);
+        let (mut service, log) = self.service(Behaviour::Answers);
         let mut under_way = Vec::new();
         for _ in 0..AT_ONCE {
-            // A middleware may have room for fewer.
+            // A middleware may allow fewer concurrent requests.
             if poll_once(&mut service).is_pending() {
                 self.all_answered(&mut under_way).await;
             }
             if !self.until_ready(&mut service).await {
                 break;
             }
-            under_way.push(call(&mut service, &notes, self.passing()));
+            under_way.push(call(&mut service, &log, self.passing()));
         }
         self.all_answered(&mut under_way).await;
-        self.read(&notes);
+        self.read(&log);
     }
 
     async fn all_answered<F, T, E>(&mut self, under_way: &mut Vec<F>)
@@ -206,159 +196,149 @@ where
         E: Into<BoxError>,
     {
         let all = futures_util::future::join_all(under_way.drain(..));
-        if let Came::Done(answers) = in_time(all).await {
+        if let Outcome::Done(answers) = in_time(all).await {
             for answer in answers {
                 self.answered(std::future::ready(answer)).await;
             }
         } else {
-            let what = format!("of {AT_ONCE} requests at once, some had no answer");
+            let what = format!("some of {AT_ONCE} concurrent requests had no response");
             self.broken(Rule::PassesRequestsOn, what);
         }
     }
 
-    /// A clone of a service that is ready must be polled for itself.
+    /// Checks that a clone of a ready service is polled on its own.
     async fn clones(&mut self) {
-        let (mut original, notes) = self.service(Behaviour::Answers);
+        let (mut original, log) = self.service(Behaviour::Answers);
         let mut unused = original.clone();
         if self.until_ready(&mut original).await {
             let mut clone = original.clone();
             let pass = Arc::clone(&self.probe.requests[0]);
-            // Where there is room for one only, it waits for the original.
+            // If there is room for one request only, the clone waits for the original.
             if poll_once(&mut clone).is_pending() {
-                let answering = call(&mut original, &notes, pass());
+                let answering = call(&mut original, &log, pass());
                 self.answered(answering).await;
-                self.request(&mut clone, &notes, &pass).await;
+                self.request(&mut clone, &log, &pass).await;
             } else {
-                let answering = call(&mut clone, &notes, pass());
+                let answering = call(&mut clone, &log, pass());
                 self.answered(answering).await;
-                let answering = call(&mut original, &notes, pass());
+                let answering = call(&mut original, &log, pass());
                 self.answered(answering).await;
             }
             drop((original, clone));
-            self.request(&mut unused, &notes, &pass).await;
+            self.request(&mut unused, &log, &pass).await;
         }
-        self.read(&notes);
+        self.read(&log);
     }
 
     async fn repeated_readiness(&mut self) {
-        let (mut service, notes) = self.service(Behaviour::Answers);
+        let (mut service, log) = self.service(Behaviour::Answers);
         if self.until_ready(&mut service).await {
             for _ in 0..3 {
                 if poll_once(&mut service).is_pending() {
-                    let what = "it was ready, was polled again, and was no longer";
+                    let what = "it was ready, and was not ready when polled again";
                     self.broken(Rule::StaysReady, what);
                 }
             }
-            let answering = call(&mut service, &notes, self.passing());
+            let answering = call(&mut service, &log, self.passing());
             self.answered(answering).await;
         }
-        self.read(&notes);
+        self.read(&log);
     }
 
-    /// Around a service that is not ready, and then is.
+    /// Checks a service that is not ready at first, and then becomes ready.
     async fn unready(&mut self) {
-        let (mut service, notes) = self.service(Behaviour::Unready);
+        let (mut service, log) = self.service(Behaviour::Unready);
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut cx = Context::from_waker(&waker);
         match service.poll_ready(&mut cx) {
             Poll::Pending => {
-                notes.behave(Behaviour::Answers);
-                let what = "to be woken";
-                if wait::until(what, PATIENCE, async || woken.is())
-                    .await
-                    .is_err()
-                {
-                    let what = "the inner service came to be ready, and who waited was not woken";
+                log.behave(Behaviour::Answers);
+                if wait::until("a wake-up", TIMEOUT, async || woken.is()).await.is_err() {
+                    let what = "it did not wake the waiting task when the inner service became \
+                        ready";
                     self.broken(Rule::Wakes, what);
                 }
                 let pass = Arc::clone(&self.probe.requests[0]);
-                self.request(&mut service, &notes, &pass).await;
+                self.request(&mut service, &log, &pass).await;
             }
             Poll::Ready(Ok(())) => {
-                let what = "around a service that is not ready, it says that it is";
+                let what = "it reports ready around a service that is not ready";
                 self.broken(Rule::Backpressure, what);
-                let mut answering = pin!(call(&mut service, &notes, self.passing()));
+                let mut answering = pin!(call(&mut service, &log, self.passing()));
                 let early = answering.as_mut().poll(&mut cx);
-                notes.behave(Behaviour::Answers);
-                // It may wait in there, or shed the request.
-                if early.is_pending() && matches!(in_time(answering).await, Came::Hung) {
-                    let what = "the inner service came to be ready, and a request that waited for it \
-                                had no answer";
+                log.behave(Behaviour::Answers);
+                // The middleware may wait in the future, or shed the request.
+                if early.is_pending() && matches!(in_time(answering).await, Outcome::Hung) {
+                    let what = "a request that waited for the inner service had no response after \
+                        the inner service became ready";
                     self.broken(Rule::Wakes, what);
                 }
             }
             Poll::Ready(Err(error)) => {
                 let error = error.into();
                 let what =
-                    format!("around a service that is not ready, its readiness failed: {error}");
+                    format!("its readiness failed around a service that is not ready: {error}");
                 self.broken(Rule::Backpressure, what);
             }
         }
-        self.read(&notes);
+        self.read(&log);
     }
 
     async fn failing_readiness(&mut self) {
         const RULE: Rule = Rule::ReadinessErrors;
         for make in &self.probe.requests {
-            let (mut service, notes) = self.service(Behaviour::FailsToBeReady);
+            let (mut service, log) = self.service(Behaviour::FailsToBeReady);
             match in_time(poll_fn(|cx| service.poll_ready(cx))).await {
-                Came::Done(Err(error)) => self.is_passed_on(RULE, error),
-                Came::Done(Ok(())) => {
-                    // A middleware that polls the inner service later learns of it later.
-                    match in_time(call(&mut service, &notes, make())).await {
-                        Came::Done(Err(error)) => {
-                            let what = "around a service that can't be ready, it says that it is";
+                Outcome::Done(Err(error)) => self.is_passed_on(RULE, error),
+                Outcome::Done(Ok(())) => {
+                    // A middleware that polls the inner service later learns of the error later.
+                    match in_time(call(&mut service, &log, make())).await {
+                        Outcome::Done(Err(error)) => {
+                            let what = "it reports ready around a service that cannot be ready";
                             self.broken(Rule::Backpressure, what);
                             self.is_passed_on(RULE, error);
                         }
-                        Came::Done(Ok(_)) => {
-                            let what = "the inner service's readiness failed; the middleware was ready, \
-                                        and answered";
+                        Outcome::Done(Ok(_)) => {
+                            let what = "it responded although the inner service's readiness failed";
                             self.broken(RULE, what);
                         }
-                        Came::Hung => {
-                            let what = "the inner service's readiness failed; the middleware was ready, \
-                                        and hung";
-                            self.broken(RULE, what);
+                        Outcome::Hung => {
+                            self.broken(RULE, "it hung after the inner service's readiness failed");
                         }
                     }
                 }
-                Came::Hung => {
-                    let what = "the inner service's readiness failed, and the middleware's hung";
-                    self.broken(RULE, what);
+                Outcome::Hung => {
+                    self.broken(RULE, "its readiness hung after the inner service's failed");
                 }
             }
-            self.read(&notes);
+            self.read(&log);
         }
     }
 
     async fn failing_calls(&mut self) {
-        let (mut service, notes) = self.service(Behaviour::Fails);
+        let (mut service, log) = self.service(Behaviour::Fails);
         if self.until_ready(&mut service).await {
-            match in_time(call(&mut service, &notes, self.passing())).await {
-                Came::Done(Err(error)) => self.is_passed_on(Rule::Errors, error),
-                // Where the request got no further, that is told already.
-                Came::Done(Ok(_)) if notes.lock().calls == 0 => {}
-                Came::Done(Ok(_)) => {
-                    let what = "the inner service failed, and the middleware answered";
-                    self.broken(Rule::Errors, what);
+            match in_time(call(&mut service, &log, self.passing())).await {
+                Outcome::Done(Err(error)) => self.is_passed_on(Rule::Errors, error),
+                // If the request did not arrive, that is already reported.
+                Outcome::Done(Ok(_)) if log.lock().calls == 0 => {}
+                Outcome::Done(Ok(_)) => {
+                    self.broken(Rule::Errors, "it responded although the inner service failed");
                 }
-                Came::Hung => {
-                    let what = "the inner service failed, and the middleware hung";
-                    self.broken(Rule::Errors, what);
+                Outcome::Hung => {
+                    self.broken(Rule::Errors, "it hung after the inner service failed");
                 }
             }
         }
-        self.read(&notes);
+        self.read(&log);
     }
 
-    /// The error must be the inner service's, or have it as a source.
+    /// Checks that the error is the inner service's, or has it as a source.
     fn is_passed_on(&mut self, rule: Rule, error: impl Into<BoxError>) {
         let error = error.into();
         if !is_inners(&*error) {
-            let what =
-                format!("in the place of the inner service's error it gives another: {error}");
+            let what = format!("it replaced the inner service's error by another: {error}");
             self.broken(rule, what);
         }
     }

@@ -1,4 +1,4 @@
-//! The probe on middlewares that keep the rules (session-layer's, Tower's own), and on each that breaks one.
+//! The probe on correct middlewares (session-layer's, Tower's own) and on one with each fault.
 
 mod broken;
 mod session_layer;
@@ -30,7 +30,7 @@ where
 async fn towers_own_middlewares_keep_the_rules() {
     let long = Duration::from_secs(60);
     let report = probed(Identity::new(), &[]).await.unwrap();
-    // It was really called, and dropped unused and at each of the inner future's three awaits.
+    // The inner service was called. Futures were dropped before the first poll and at three awaits.
     assert_eq!(report.dropped_at, 4);
     assert!(report.calls > 10, "{report}");
     probed(TimeoutLayer::new(long), &[]).await.unwrap();
@@ -39,28 +39,19 @@ async fn towers_own_middlewares_keep_the_rules() {
 }
 
 #[tokio::test]
-async fn what_sheds_load_or_buffers_has_no_backpressure_and_may_be_allowed_that() {
+async fn load_shedding_and_buffers_break_only_backpressure() {
     let error = probed(LoadShedLayer::new(), &[]).await.unwrap_err();
-    let rules: Vec<_> = error
-        .violations()
-        .iter()
-        .map(|broken| broken.rule)
-        .collect();
+    let rules: Vec<_> = error.violations().iter().map(|broken| broken.rule).collect();
     assert_eq!(rules, [Rule::Backpressure], "{error}");
-    let report = probed(LoadShedLayer::new(), &[Rule::Backpressure])
-        .await
-        .unwrap();
-    assert!(
-        report.to_string().contains("not looked at: [Backpressure]"),
-        "{report}"
-    );
+    let report = probed(LoadShedLayer::new(), &[Rule::Backpressure]).await.unwrap();
+    assert!(report.to_string().contains("not checked: [Backpressure]"), "{report}");
     let buffer = BufferLayer::new(16);
     probed(buffer, &[Rule::Backpressure]).await.unwrap();
 }
 
 #[tokio::test]
 async fn each_fault_is_caught_by_name() {
-    // All at once: some wait for what never comes.
+    // The probes run concurrently, because some wait for a timeout.
     let probes = FAULTS.iter().map(async |(fault, rule)| {
         let probed = probed(Broken::with(*fault), &[]).await;
         match probed {
@@ -74,11 +65,10 @@ async fn each_fault_is_caught_by_name() {
 }
 
 #[tokio::test]
-async fn without_a_fault_it_passes() {
+async fn middleware_without_a_fault_passes() {
     probed(Broken::with(Fault::None), &[]).await.unwrap();
 }
 
-/// Every rule can be broken, each by some fault.
 #[test]
 fn every_rule_has_a_fault() {
     for rule in [
@@ -98,10 +88,10 @@ fn every_rule_has_a_fault() {
     }
 }
 
-/// The faults that break one rule only break that one only: a name that is said is the right one.
+/// Checks that a fault of one rule is reported as that rule only.
 #[tokio::test]
-async fn nothing_else_is_blamed() {
-    for fault in [
+async fn single_fault_reports_only_its_own_rule() {
+    let faults = [
         Fault::CallsAClone,
         Fault::ReadinessIsCloned,
         Fault::MapsErrors,
@@ -112,32 +102,29 @@ async fn nothing_else_is_blamed() {
         Fault::LosesTheWaker,
         Fault::ForgetsThatItWasReady,
         Fault::WaitsInside,
-    ] {
+    ];
+    let probes = faults.map(async |fault| {
         let error = probed(Broken::with(fault), &[]).await.unwrap_err();
         let (_, rule) = FAULTS.iter().find(|(it, _)| *it == fault).unwrap();
-        let others = error
-            .violations()
-            .iter()
-            .filter(|broken| broken.rule != *rule);
+        let others = error.violations().iter().filter(|broken| broken.rule != *rule);
         assert_eq!(others.count(), 0, "{fault:?}: {error}");
-    }
+    });
+    futures_util::future::join_all(probes).await;
 }
 
 #[tokio::test]
-async fn the_error_says_the_rule_and_what_was_done() {
-    let error = probed(Broken::with(Fault::MapsErrors), &[])
-        .await
-        .unwrap_err();
+async fn error_states_the_rule_and_the_observed_behaviour() {
+    let error = probed(Broken::with(Fault::MapsErrors), &[]).await.unwrap_err();
     assert_eq!(
         format!("{error:?}"),
-        "the middleware breaks Tower's rules:\n  Errors: in the place of the inner service's error it gives \
-         another: sorry\n    the rule: the inner service's error reaches the caller, itself or as a source \
-         of the middleware's"
+        "the middleware breaks Tower's rules:\n  Errors: it replaced the inner service's error by \
+         another: sorry\n    the rule: the inner service's error reaches the caller, itself or as \
+         a source of the middleware's"
     );
 }
 
 #[test]
-fn the_inner_services_error_is_found_among_the_sources() {
+fn inner_error_is_found_among_the_sources() {
     #[derive(Debug, thiserror::Error)]
     #[error("the middleware's")]
     struct Wrapping(#[source] InnerError);

@@ -1,9 +1,9 @@
-//! The toxics that a proxy has at the moment, and what each of them has touched.
+//! The active toxics of a proxy, and what each has affected.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -18,19 +18,19 @@ use super::{
     toxic::{Direction, Kind, Toxic},
 };
 
-/// A toxic in force.
+/// An active toxic.
 #[derive(Clone, Debug)]
 pub(super) struct Active {
     pub(super) id: u64,
     pub(super) toxic: Arc<Toxic>,
     pub(super) since: Instant,
     pub(super) touched: Arc<Touched>,
-    /// Connections with this number and later ones are spared.
+    /// The number from which on connections are spared.
     before: Option<u64>,
 }
 
 impl Active {
-    /// `accepted` is the number of the next connection.
+    /// Creates an active toxic. `accepted` is the number of the next connection.
     pub(super) fn new(toxic: Toxic, accepted: u64) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
@@ -49,20 +49,20 @@ impl Active {
     }
 }
 
-/// How a connection is ended.
+/// The way in which a connection is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// In good order.
+    /// A normal close.
     Close,
-    /// With a RST to both sides.
+    /// A RST to both sides.
     Reset,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Toxics {
     now: Vec<Active>,
-    /// A toxic that ends connections and healed at once must still be seen by everyone: those with a
-    /// smaller number than it names are ended for good.
+    /// The last toxic that ends connections. All connections with a smaller number than it names
+    /// are ended, even if it healed before they noticed.
     last: Option<(Active, End)>,
 }
 
@@ -89,14 +89,14 @@ impl Toxics {
         self.now.retain(|active| active.id != id);
     }
 
-    /// Those that concern one direction of a connection.
+    /// Returns the toxics that affect one direction of a connection.
     pub(super) fn of(&self, number: u64, direction: Direction) -> impl Iterator<Item = &Active> {
         self.now.iter().filter(move |active| {
             active.happens_to(number) && active.toxic.direction.is_none_or(|it| it == direction)
         })
     }
 
-    /// Whether a connection has to be ended now.
+    /// Returns how a connection must be ended now, if at all.
     pub(super) fn end(&self, number: u64) -> Option<End> {
         if let Some((active, end)) = &self.last
             && active.happens_to(number)
@@ -111,7 +111,7 @@ impl Toxics {
         })
     }
 
-    /// Whether a connection may not even reach the server yet.
+    /// Returns whether a connection must not reach the server yet.
     pub(super) fn held(&self, number: u64) -> bool {
         let hold = |active: &Active| {
             let held = matches!(active.toxic.kind, Kind::Hold { from: None });
@@ -124,42 +124,23 @@ impl Toxics {
     }
 }
 
-/// What one toxic has touched.
-#[derive(Debug)]
+/// The connections and bytes that one toxic has affected.
+#[derive(Debug, Default)]
 pub(super) struct Touched {
     bytes: AtomicU64,
     occurrences: AtomicU64,
     connections: Mutex<BTreeSet<u64>>,
-    /// Connections whose next answer is to be lost, since when.
+    /// The connections whose next response must be lost, with the start of the loss.
     losing: Mutex<BTreeMap<u64, Instant>>,
-    /// When something last came by on each connection.
+    /// The time of the last byte on each connection.
     last: Mutex<BTreeMap<u64, Instant>>,
     changed: watch::Sender<bool>,
 }
 
-impl Default for Touched {
-    fn default() -> Self {
-        Self {
-            bytes: AtomicU64::default(),
-            occurrences: AtomicU64::default(),
-            connections: Mutex::default(),
-            losing: Mutex::default(),
-            last: Mutex::default(),
-            changed: watch::Sender::new(false),
-        }
-    }
-}
-
 impl Touched {
     pub(super) fn connection(&self, number: u64) {
-        let mut connections = self
-            .connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        connections.insert(number);
-        drop(connections);
-        self.changed
-            .send_if_modified(|touched| !std::mem::replace(touched, true));
+        lock(&self.connections).insert(number);
+        self.changed.send_if_modified(|touched| !std::mem::replace(touched, true));
     }
 
     pub(super) fn bytes(&self, number: u64, bytes: u64) {
@@ -167,53 +148,49 @@ impl Touched {
         self.connection(number);
     }
 
-    /// From now on this connection gets no answer.
+    /// Suppresses all responses on this connection from now on.
     pub(super) fn lose_from(&self, number: u64, now: Instant) {
-        let mut losing = self.losing.lock().unwrap_or_else(PoisonError::into_inner);
-        losing.entry(number).or_insert(now);
+        lock(&self.losing).entry(number).or_insert(now);
     }
 
     pub(super) fn losing_since(&self, number: u64) -> Option<Instant> {
-        let losing = self.losing.lock().unwrap_or_else(PoisonError::into_inner);
-        losing.get(&number).copied()
+        lock(&self.losing).get(&number).copied()
     }
 
     pub(super) fn occurred(&self, times: u64) {
         self.occurrences.fetch_add(times, Relaxed);
     }
 
-    /// Something came by on this connection.
+    /// Records a byte on this connection.
     pub(super) fn came_by(&self, number: u64, now: Instant) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.insert(number, now);
+        lock(&self.last).insert(number, now);
     }
 
     pub(super) fn last(&self, number: u64) -> Option<Instant> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.get(&number).copied()
+        lock(&self.last).get(&number).copied()
     }
 
     pub(super) fn report(&self) -> Report {
-        let connections = self
-            .connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
         Report {
-            connections: u64::try_from(connections.len()).unwrap_or(u64::MAX),
+            connections: u64::try_from(lock(&self.connections).len()).unwrap_or(u64::MAX),
             bytes: self.bytes.load(Relaxed),
             occurrences: self.occurrences.load(Relaxed),
         }
     }
 
-    /// Until it has touched anything.
+    /// Waits until the toxic has affected anything.
     pub(super) async fn any(&self) {
         let mut changed = self.changed.subscribe();
-        // It can't fail: the sender is `self`.
+        // The sender is in `self`, so this cannot fail.
         let _touched = changed.wait_for(|touched| *touched).await;
     }
 }
 
-/// A latency within its jitter; `random` chooses, 0 to 1.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns a latency within its jitter, selected by `random` from 0 to 1.
 pub(super) fn delayed(delay: Duration, jitter: Duration, random: f64) -> Duration {
     let least = delay.saturating_sub(jitter);
     let most = delay.saturating_add(jitter);
@@ -235,12 +212,9 @@ mod tests {
     }
 
     #[test]
-    fn established_connections_stay_ended_after_the_guard_is_gone() {
+    fn established_connections_stay_ended_after_healing() {
         let mut toxics = Toxics::default();
-        let connections = Connections {
-            accepted: 2,
-            open: BTreeSet::from([1]),
-        };
+        let connections = Connections { accepted: 2, open: BTreeSet::from([1]) };
         let down = Active::new(Toxic::down().established(), 2);
         toxics.add(down.clone(), &connections);
         toxics.remove(down.id);

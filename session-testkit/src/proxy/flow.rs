@@ -1,8 +1,8 @@
-//! What may be done next with the bytes of one direction, under the toxics of the moment.
+//! The decision on what happens next to the bytes of one direction under the active toxics.
 //!
-//! Pure: time is a parameter and nothing is awaited, so every toxic's meaning is decided in one
-//! place and tested without a socket. `relay.rs` does what this says. Everything is decided anew at
-//! each step from the toxics in force, so that healing reaches bytes already on their way.
+//! It is pure: time is a parameter and nothing is awaited. Every toxic's meaning is therefore in
+//! one place, and is tested without a socket. `relay.rs` executes it. Each step decides anew from
+//! the active toxics, so that healing also reaches bytes in flight.
 
 mod applied;
 
@@ -17,18 +17,19 @@ use super::{
     toxic::{Direction, Kind},
 };
 
-/// Bytes kept for one direction; more wait in the kernel, whose window then closes.
+/// The maximum number of bytes kept for one direction. Others wait in the kernel, which then closes
+/// the TCP window.
 const FULL: usize = 1024 * 1024;
-/// What to do next.
+/// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Wait for bytes, or for the toxics to change.
     Wait,
-    /// The same, but until then at most.
+    /// Wait for the same, but until this time at most.
     WaitUntil(Instant),
-    /// Write so many of the [`front`](Flow::front) bytes.
+    /// Write this number of the [`front`](Flow::front) bytes.
     Write(usize),
-    /// All was written, and no more will come: pass the end of file on.
+    /// Pass the end of file on, because all bytes were written.
     Finish,
     /// End the connection.
     End(End),
@@ -42,9 +43,9 @@ pub(super) struct Flow {
     applied: Vec<Applied>,
     queue: VecDeque<Chunk>,
     queued: usize,
-    /// When the end of file was read.
+    /// The time when the end of file was read.
     ended: Option<Instant>,
-    /// Nothing is written earlier: pieces have gaps, and a rate has a limit.
+    /// The time before which nothing is written, because of gaps and rate limits.
     not_before: Instant,
     random: Random,
 }
@@ -52,10 +53,10 @@ pub(super) struct Flow {
 #[derive(Debug)]
 struct Chunk {
     bytes: Vec<u8>,
-    /// How many of them were written.
+    /// The number of bytes that were written.
     written: usize,
     arrived: Instant,
-    /// Where in the jitter it falls, 0 to 1.
+    /// The position within the jitter, 0 to 1.
     jitter: f64,
 }
 
@@ -70,19 +71,12 @@ impl Flow {
             queued: 0,
             ended: None,
             not_before: now,
-            // The two directions of a connection differ.
-            random: Random(
-                number
-                    ^ if direction == Direction::ToServer {
-                        1 << 63
-                    } else {
-                        0
-                    },
-            ),
+            // The two directions of a connection have different seeds.
+            random: Random(number ^ if direction == Direction::ToServer { 1 << 63 } else { 0 }),
         }
     }
 
-    /// The toxics have changed; those that stay go on where they were.
+    /// Applies a change of the toxics. Those that stay keep their state.
     pub(super) fn update(&mut self, toxics: &Toxics, now: Instant) {
         let mut before = std::mem::take(&mut self.applied);
         for active in toxics.of(self.number, self.direction) {
@@ -92,16 +86,16 @@ impl Flow {
                 None => Applied::new(active, self.number, self.direction, self.begun),
             });
         }
-        // Of what paced the bytes something may have healed; what did not paces them again.
+        // A toxic that delayed the bytes may have healed. The others delay them again.
         self.not_before = now;
     }
 
-    /// Whether bytes may pass without being looked at.
+    /// Returns whether bytes may pass without inspection.
     pub(super) fn is_clear(&self) -> bool {
         self.applied.is_empty() && self.queue.is_empty() && self.ended.is_none()
     }
 
-    /// Whether more may be read.
+    /// Returns whether more bytes may be read.
     pub(super) fn has_room(&self) -> bool {
         self.ended.is_none() && self.queued < FULL
     }
@@ -120,12 +114,12 @@ impl Flow {
         self.ended = Some(now);
     }
 
-    /// The next bytes.
+    /// Returns the next bytes.
     pub(super) fn front(&self) -> &[u8] {
         self.queue.front().map_or(&[], Chunk::rest)
     }
 
-    /// So many bytes of the front have gone.
+    /// Removes this number of written bytes from the front.
     pub(super) fn wrote(&mut self, count: usize, now: Instant) {
         let Some(chunk) = self.queue.front_mut() else {
             return;
@@ -140,7 +134,7 @@ impl Flow {
         if chunk.rest().is_empty() {
             self.queue.pop_front();
         }
-        // A timer that was late is made up for, so that a rate is kept.
+        // A late timer is compensated, to keep a rate.
         let from = if now.saturating_duration_since(self.not_before) < 2 * PORTION {
             self.not_before
         } else {
@@ -168,7 +162,7 @@ impl Flow {
                     if count > 0 {
                         return Step::Write(count);
                     }
-                    // A lost request ends the connection where it begins.
+                    // A lost request ends the connection at its beginning.
                     if let Some((at, end)) = self.ends(now)
                         && at <= now
                     {
@@ -181,7 +175,7 @@ impl Flow {
         until.map_or(Step::Wait, Step::WaitUntil)
     }
 
-    /// When the connection is to be ended, and how, if nothing heals before.
+    /// Returns when and how the connection must be ended, if no toxic heals before.
     pub(super) fn ends(&self, now: Instant) -> Option<(Instant, End)> {
         let pending = !self.queue.is_empty();
         let ends = self.applied.iter().filter_map(|applied| {
@@ -195,7 +189,7 @@ impl Flow {
         Some((at, end))
     }
 
-    /// Throws away what a timeout loses; answers whether there is one.
+    /// Discards the bytes that a timeout loses. Returns whether there is a timeout.
     fn lose(&mut self) -> bool {
         let (number, lost) = (self.number, self.queued);
         let mut timeouts = self.applied.iter().filter(|it| it.is_timeout()).peekable();
@@ -216,11 +210,8 @@ impl Flow {
     }
 
     fn held(&mut self) -> bool {
-        let (number, queued, waits) = (
-            self.number,
-            self.queued,
-            self.queued > 0 || self.ended.is_some(),
-        );
+        let (number, queued) = (self.number, self.queued);
+        let waits = queued > 0 || self.ended.is_some();
         let mut held = false;
         for applied in self.applied.iter_mut().filter(|it| it.holds()) {
             held = true;
@@ -231,7 +222,7 @@ impl Flow {
         held
     }
 
-    /// When the front, or the end of file, may go; `None` if there is neither.
+    /// Returns when the front, or the end of file, may be sent. `None` if there is neither.
     fn due(&mut self) -> Option<Instant> {
         let Some(chunk) = self.queue.front() else {
             let ended = self.ended?;
@@ -253,7 +244,8 @@ impl Flow {
         Some(due.max(self.not_before))
     }
 
-    /// How much of the front may be written at once; none if a pattern's hold begins there.
+    /// Returns how many bytes of the front may be written at once. 0 if a pattern's hold begins
+    /// there.
     fn portion(&mut self) -> usize {
         let Some(chunk) = self.queue.front() else {
             return 0;
@@ -274,7 +266,7 @@ impl Flow {
             }
         }
         if portion == 0 {
-            // The hold has just begun: what waits behind it is touched.
+            // The hold has just begun, and affects the bytes behind it.
             self.held();
         }
         portion

@@ -1,24 +1,24 @@
-//! A toxic until it heals, and what it did.
+//! The guard of a toxic, and the report on it.
 
 use std::{fmt, sync::Arc};
 
 use super::{Shared, active::Active};
 
-/// What a fault has touched so far.
+/// The effect of a fault so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Connections that were delayed, held, cut short or ended.
+    /// The connections that were delayed, held, truncated or ended.
     pub connections: u64,
-    /// Bytes that were delayed, held, sliced or lost; those that merely passed in a connection that
-    /// was ended are not counted.
+    /// The bytes that were delayed, held, sliced or lost. Bytes that passed unchanged on an ended
+    /// connection do not count.
     pub bytes: u64,
-    /// How often what a [`count`](super::Toxic::count) looks for has come by.
+    /// The occurrences that a [`count`](super::Toxic::count) found.
     pub occurrences: u64,
 }
 
 impl Report {
-    /// Whether it touched anything: if not, a test that passed under it has shown nothing.
+    /// Returns whether the fault affected anything. If not, a test that passed has proved nothing.
     #[must_use]
     pub fn touched_something(self) -> bool {
         self.connections > 0 || self.bytes > 0 || self.occurrences > 0
@@ -31,7 +31,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// A [`Toxic`](super::Toxic), until it is dropped.
+/// The guard of a [`Toxic`](super::Toxic), which heals when it is dropped.
 #[derive(Debug)]
 #[must_use = "the toxic heals as soon as the guard is dropped"]
 pub struct ToxicGuard {
@@ -40,23 +40,23 @@ pub struct ToxicGuard {
 }
 
 impl ToxicGuard {
-    /// What it has touched so far.
+    /// Returns the effect so far.
     #[must_use]
     pub fn report(&self) -> Report {
         self.active.touched.report()
     }
 
-    /// Waits until it has touched something; put a deadline around it.
+    /// Waits until the toxic has affected something. The caller needs a timeout.
     pub async fn touched(&self) {
         self.active.touched.any().await;
     }
 
-    /// The same as dropping it, but says so, and what it has touched.
+    /// Heals the toxic, as dropping the guard does, and returns its effect.
     pub fn heal(self) -> Report {
         self.report()
     }
 
-    /// [`heal`](Self::heal), in the word for held bytes: they are delivered.
+    /// Heals a toxic that holds bytes, which are then delivered. It is [`heal`](Self::heal).
     pub fn release(self) -> Report {
         self.heal()
     }
@@ -64,8 +64,6 @@ impl ToxicGuard {
 
 impl Drop for ToxicGuard {
     fn drop(&mut self) {
-        self.shared
-            .toxics
-            .send_modify(|toxics| toxics.remove(self.active.id));
+        self.shared.toxics.send_modify(|toxics| toxics.remove(self.active.id));
     }
 }

@@ -1,15 +1,15 @@
-//! Several nodes of a service, each with proxies of its own, so that one node alone loses touch.
+//! The proxies of several nodes, which make it possible to cut off one node alone.
 
 use std::io;
 
 use super::{Proxy, Toxic, ToxicGuard};
 
-/// The server at the other end of a line.
+/// The server at the other end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
-    /// The Redis.
+    /// Redis.
     Redis,
-    /// The Postgres.
+    /// Postgres.
     Postgres,
 }
 
@@ -25,7 +25,7 @@ pub enum Peer {
 /// let network = Network::start(3, "127.0.0.1:6379", "127.0.0.1:5432").await?;
 /// let url = network.proxy(1, Peer::Redis).url("redis://127.0.0.1:6379/0"); // for node 1
 /// let partitioned = network.partition(1, Peer::Redis);
-/// // … nodes 0 and 2 see the Redis …
+/// // … nodes 0 and 2 still reach Redis …
 /// partitioned.heal();
 /// # Ok(())
 /// # }
@@ -58,17 +58,17 @@ impl Network {
         Ok(Self { nodes: started })
     }
 
-    /// How many nodes there are.
+    /// Returns the number of nodes.
     #[must_use]
     pub fn nodes(&self) -> usize {
         self.nodes.len()
     }
 
-    /// The proxy between a node and a server.
+    /// Returns the proxy between a node and a server.
     ///
     /// # Panics
     ///
-    /// If there is no such node: they are numbered from 0.
+    /// If there is no such node. Nodes are numbered from 0.
     #[must_use]
     pub fn proxy(&self, node: usize, peer: Peer) -> &Proxy {
         let node = &self.nodes[node];
@@ -78,22 +78,22 @@ impl Network {
         }
     }
 
-    /// The proxies in front of a server, one for each node.
+    /// Returns the proxies in front of a server, one per node.
     pub fn proxies(&self, peer: Peer) -> impl Iterator<Item = &Proxy> {
         (0..self.nodes()).map(move |node| self.proxy(node, peer))
     }
 
-    /// Nothing passes between this node and this server, on no connection, old or new; what was
-    /// held is delivered when it heals, as TCP does.
+    /// Stops all bytes between this node and this server, on old and new connections. The held
+    /// bytes are delivered when the guard heals, as TCP does.
     ///
     /// # Panics
     ///
-    /// As [`proxy`](Self::proxy).
+    /// If there is no such node.
     pub fn partition(&self, node: usize, peer: Peer) -> ToxicGuard {
         self.proxy(node, peer).inject(Toxic::hold())
     }
 
-    /// Leads all nodes' new connections to another server (after a failover).
+    /// Directs all nodes' new connections to another server, for example after a failover.
     pub fn set_target(&self, peer: Peer, target: &str) {
         for proxy in self.proxies(peer) {
             proxy.set_target(target);

@@ -1,13 +1,13 @@
-//! Chance that is the same in every run.
+//! A pseudorandom generator that returns the same sequence in every run.
 
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Splitmix64: jitter needs no better, and the same connection gets the same jitter in every run.
+/// Splitmix64, which is sufficient for jitter. A connection gets the same jitter in every run.
 #[derive(Clone, Debug)]
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    /// As after so many draws from this seed.
+    /// Creates the state after `draws` draws from this seed.
     pub(super) fn nth(seed: u64, draws: u64) -> Self {
         Self(seed.wrapping_add(draws.wrapping_mul(STEP)))
     }
@@ -21,12 +21,12 @@ impl Random {
         u32::try_from(z >> 32).unwrap_or(u32::MAX)
     }
 
-    /// 0 to 1.
+    /// Returns a number from 0 to 1.
     pub(super) fn next(&mut self) -> f64 {
         f64::from(self.bits()) / f64::from(u32::MAX)
     }
 
-    /// `least` to `most`, both included.
+    /// Returns a number from `least` to `most`, both included.
     pub(super) fn between(&mut self, least: usize, most: usize) -> usize {
         let count = most.saturating_sub(least).saturating_add(1);
         let count = u32::try_from(count).unwrap_or(u32::MAX);

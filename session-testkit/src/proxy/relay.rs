@@ -1,4 +1,4 @@
-//! Moving the bytes of one connection, as `flow.rs` decides.
+//! The relay of one connection's bytes, as `flow.rs` decides.
 
 use std::{
     io,
@@ -24,10 +24,10 @@ use super::{
 
 const BUFFER: usize = 32 * 1024;
 
-/// Why a direction stopped before its end of file.
+/// The reason why a direction stopped before its end of file.
 enum Stop {
     Ended(End),
-    /// One side is gone; the reason is of no use to the other.
+    /// The connection to one side was lost. The reason is of no use to the other side.
     Lost,
 }
 
@@ -37,7 +37,7 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// Returns when both sides have said all they had to say, one of them is gone, or a toxic ends it.
+/// Relays until both sides have sent their end of file, one side is lost, or a toxic ends it.
 pub(super) async fn run(
     client: &mut TcpStream,
     server: &mut TcpStream,
@@ -56,26 +56,15 @@ pub(super) async fn run(
         }
         .run()
     };
-    let up = direction(
-        Direction::ToServer,
-        client_read,
-        server_write,
-        &shared.to_server,
-    );
-    let down = direction(
-        Direction::ToClient,
-        server_read,
-        client_write,
-        &shared.to_client,
-    );
-    // What ends one ends both.
+    let up = direction(Direction::ToServer, client_read, server_write, &shared.to_server);
+    let down = direction(Direction::ToClient, server_read, client_write, &shared.to_client);
+    // The end of one direction ends both.
     match tokio::try_join!(up, down) {
         Err(Stop::Ended(end)) => end,
         Ok(_) | Err(Stop::Lost) => End::Close,
     }
 }
 
-/// One direction.
 struct Relay<'a> {
     flow: Flow,
     toxics: watch::Receiver<Toxics>,
@@ -92,11 +81,8 @@ impl Relay<'_> {
             if self.toxics.has_changed().unwrap_or(false) {
                 self.update();
             }
-            let step = if self.flow.is_clear() {
-                Step::Wait
-            } else {
-                self.flow.next(Instant::now())
-            };
+            let step =
+                if self.flow.is_clear() { Step::Wait } else { self.flow.next(Instant::now()) };
             match step {
                 Step::End(end) => return Err(Stop::Ended(end)),
                 Step::Finish => return Ok(self.to.shutdown().await?),
@@ -112,25 +98,26 @@ impl Relay<'_> {
         self.flow.update(&toxics, Instant::now());
     }
 
-    /// Until there are bytes, other toxics, or it is time.
+    /// Waits for bytes, for a change of the toxics, or until the given time.
     async fn wait(&mut self, until: Option<Instant>, buffer: &mut [u8]) -> Result<(), Stop> {
         let has_room = self.flow.has_room();
+        let at = until.unwrap_or_else(Instant::now);
         let length = tokio::select! {
             biased;
-            // An error means that the proxy is gone, and this task with it.
+            // An error means that the proxy was dropped, and this task with it.
             _ = self.toxics.changed() => {
                 self.update();
                 return Ok(());
             }
             length = self.from.read(buffer), if has_room => length?,
-            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => return Ok(()),
+            () = sleep_until(at), if until.is_some() => return Ok(()),
         };
         if length == 0 {
             self.flow.finish(Instant::now());
             return Ok(());
         }
         let mut bytes = &buffer[..length];
-        // Toxics that came with these bytes, in whatever order the two were noticed, apply to them.
+        // Toxics that arrived with these bytes apply to them, whichever was noticed first.
         if self.flow.is_clear() && !self.toxics.has_changed().unwrap_or(false) {
             let written = self.count(bytes.len(), |to| to.try_write(bytes));
             bytes = match written {
@@ -164,7 +151,7 @@ impl Relay<'_> {
         Ok(())
     }
 
-    /// Counts before it writes: what a client has seen is counted.
+    /// Counts before it writes, so that all bytes that a client has received are counted.
     fn count(
         &self,
         length: usize,

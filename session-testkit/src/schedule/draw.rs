@@ -1,4 +1,4 @@
-//! Schedules drawn from a seed: pure, so that a seed replays them.
+//! Schedules that are drawn from a seed. They are pure, so that a seed replays them.
 
 use std::time::Duration;
 
@@ -8,34 +8,35 @@ use super::{Event, Lost, Schedule, Step};
 use crate::faults::Fault;
 use crate::proxy::Peer;
 
-/// Bounds in milliseconds. What is shorter than a second may be over before anybody felt it: of a healthy Postgres
-/// hardly more is asked than its journal, twice a second.
-const LASTS: std::ops::Range<u64> = 1_000..5_000;
-const PAUSE: std::ops::Range<u64> = 300..3_000;
+/// The duration of an event in milliseconds. A shorter event may end unnoticed, because a healthy
+/// Postgres receives little more than two journal reads per second.
+const DURATION_MS: std::ops::Range<u64> = 1_000..5_000;
+/// The pause between two events in milliseconds.
+const PAUSE_MS: std::ops::Range<u64> = 300..3_000;
 
-/// What there is to break, and what with.
+/// The means that a deployment offers for faults.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Means {
-    /// Damage may be done to the servers: they are ours.
+    /// Whether the servers may be damaged, because the testkit started them.
     pub damage: bool,
-    /// There is a Redis to fail over to.
+    /// Whether there is a Redis to fail over to.
     pub replica: bool,
-    /// The servers are containers, which can leave their network.
+    /// Whether the servers are containers, which can leave their network.
     pub containers: bool,
-    /// The nodes seal their entries.
+    /// Whether the nodes seal their entries.
     pub sealed: bool,
 }
 
 impl Schedule {
-    /// Draws one of these events after the other, for a load that lasts so long on so many nodes; now and then
-    /// a second one at the same time, but never two on one server. UNLINKs, fences and their replies are
-    /// lost from the beginning to the end: mistakes of a starting node, and of whatever makes up for a lost
-    /// UNLINK, show only then. The last fifth of the load is left in peace.
+    /// Draws a sequence of these events for a load of this duration on this many nodes. Sometimes
+    /// two events overlap, but never on one server. UNLINKs, fences and their replies are lost from
+    /// the beginning to the end. Errors of a starting node, and of the retry after a lost UNLINK,
+    /// show only then. The last fifth of the load has no other event.
     ///
-    /// Of the events [`Event::all`] names, leave out those that the servers can't do.
+    /// `from` is [`Event::all`] without the events that the servers do not support.
     #[must_use]
     pub fn draw(seed: u64, load: Duration, nodes: u32, from: &[Event]) -> Self {
-        // Not the workload's own stream.
+        // A separate stream from the workload's.
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(1);
         let mut steps: Vec<Step> = Lost::ALL
@@ -48,43 +49,34 @@ impl Schedule {
             .into();
         let ms = Duration::from_millis;
         let end = load.saturating_mul(4) / 5;
-        // Per server: until when something happens to it.
+        // Per server: the time until which it has an event.
         let mut busy = [Duration::ZERO; 2];
         let mut at = load / 10;
-        while at + ms(LASTS.start) <= end {
+        while at + ms(DURATION_MS.start) <= end {
             let free = |event: &&Event| {
                 let losing = matches!(event, Event::Lose(_));
-                !losing && event.keeps().is_none_or(|server| busy[place(server)] <= at)
+                !losing && event.keeps().is_none_or(|server| busy[server as usize] <= at)
             };
             let events: Vec<&Event> = from.iter().filter(free).collect();
-            let lasts = ms(rng.random_range(LASTS)).min(end - at);
+            let lasts = ms(rng.random_range(DURATION_MS)).min(end - at);
             if let Some(event) = events.choose(&mut rng) {
                 let event = **event;
-                let some = event.is_of_nodes() && rng.random_range(0..2) == 0;
+                let some = event.affects_single_nodes() && rng.random_range(0..2) == 0;
                 let nodes = some.then(|| vec![rng.random_range(0..nodes.max(1))]);
                 if let Some(server) = event.keeps() {
-                    // Causing and healing take their time: a restart, a failback.
-                    busy[place(server)] = at + lasts + ms(1_500);
+                    // Causing and healing take time: a restart, a failback.
+                    busy[server as usize] = at + lasts + ms(1_500);
                 }
-                steps.push(Step {
-                    event,
-                    at,
-                    lasts,
-                    nodes,
-                });
+                steps.push(Step { event, at, lasts, nodes });
             }
             let together = rng.random_range(0..4) == 0;
-            at += if together {
-                lasts / 3
-            } else {
-                lasts + ms(rng.random_range(PAUSE))
-            };
+            at += if together { lasts / 3 } else { lasts + ms(rng.random_range(PAUSE_MS)) };
             at = at.max(ms(1));
         }
         Self { seed, steps }
     }
 
-    /// What can be drawn: all but what needs more than there is.
+    /// Returns the events that these means permit.
     #[must_use]
     pub fn drawable(with: Means) -> Vec<Event> {
         let possible = |event: &Event| {
@@ -99,25 +91,19 @@ impl Schedule {
 }
 
 impl Event {
-    /// The server that nothing else may happen to meanwhile: the one it does damage to, or has to find in order. What
-    /// happens to open connections, or to answers, happens to nothing while the server is stopped.
+    /// Returns the server that must have no other event meanwhile. The event damages it, or needs
+    /// it to work. An event of open connections or replies has no effect while the server is
+    /// stopped.
     fn keeps(self) -> Option<Peer> {
         match self {
-            Self::Fault(Fault::RedisLink(link)) => link.needs_answers().then_some(Peer::Redis),
+            Self::Fault(Fault::RedisLink(link)) => link.needs_responses().then_some(Peer::Redis),
             Self::Fault(Fault::PostgresLink(link)) => {
-                link.needs_answers().then_some(Peer::Postgres)
+                link.needs_responses().then_some(Peer::Postgres)
             }
             Self::PlainRevoke | Self::LateRevoke => Some(Peer::Postgres),
             Self::Plant(_) => Some(Peer::Redis),
             _ => self.server(),
         }
-    }
-}
-
-fn place(server: Peer) -> usize {
-    match server {
-        Peer::Redis => 0,
-        Peer::Postgres => 1,
     }
 }
 
@@ -130,23 +116,18 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn all() -> Vec<Event> {
-        Schedule::drawable(Means {
-            damage: true,
-            replica: true,
-            containers: true,
-            sealed: true,
-        })
+        Schedule::drawable(Means { damage: true, replica: true, containers: true, sealed: true })
     }
 
     #[test]
-    fn a_seed_replays_its_schedule_and_another_draws_another() {
+    fn seed_replays_its_schedule_and_another_seed_differs() {
         let drawn = |seed| Schedule::draw(seed, MINUTE, 3, &all());
         assert_eq!(drawn(7), drawn(7));
         assert_ne!(drawn(7).steps, drawn(8).steps);
     }
 
     #[test]
-    fn every_schedule_can_be_carried_out_and_ends_in_peace() {
+    fn drawn_schedule_is_valid_and_ends_without_events() {
         let mut seen = HashSet::new();
         for seed in 0..300 {
             let schedule = Schedule::draw(seed, MINUTE, 3, &all());
@@ -160,28 +141,26 @@ mod tests {
             assert!(others.clone().count() >= 5, "{schedule:?}");
             for step in others {
                 assert!(step.until() <= MINUTE * 4 / 5, "{step:?}");
-                assert!(step.lasts >= Duration::from_millis(LASTS.start), "{step:?}");
+                assert!(step.lasts >= Duration::from_millis(DURATION_MS.start), "{step:?}");
                 seen.insert(step.event);
             }
         }
         let all = all();
-        let missing = all
-            .iter()
-            .filter(|event| !matches!(event, Event::Lose(_)) && !seen.contains(event));
+        let missing =
+            all.iter().filter(|event| !matches!(event, Event::Lose(_)) && !seen.contains(event));
         assert_eq!(missing.collect::<Vec<_>>(), Vec::<&Event>::new());
     }
 
-    /// Of sessions that nobody could end, and copies that nobody could plant, a run proves nothing.
+    /// Checks that sessions can be revoked and entries planted. Without them, a run proves nothing.
     #[test]
-    fn who_needs_a_server_finds_it_in_order() {
+    fn event_that_needs_a_server_does_not_overlap_its_damage() {
         for seed in 0..300 {
             let steps = Schedule::draw(seed, MINUTE, 3, &all()).steps;
             let needs =
                 |step: &&Step| step.event.server().is_none() && step.event.keeps().is_some();
             for step in steps.iter().filter(needs) {
-                let mut damage = steps
-                    .iter()
-                    .filter(|other| other.event.server() == step.event.keeps());
+                let mut damage =
+                    steps.iter().filter(|other| other.event.server() == step.event.keeps());
                 let meanwhile =
                     damage.find(|other| other.at < step.until() && step.at < other.until());
                 assert_eq!(meanwhile, None, "{step:?} of seed {seed}");
@@ -190,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn on_servers_of_others_nothing_does_damage() {
+    fn without_permission_to_damage_no_event_is_destructive() {
         let harmless = Schedule::drawable(Means::default());
         let schedule = Schedule::draw(7, MINUTE, 3, &harmless);
         assert_eq!(schedule.destructive(), None);

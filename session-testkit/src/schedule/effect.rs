@@ -1,59 +1,51 @@
-//! What an event means for the promises: whether a node is cut off from Postgres, whether the use of a session
-//! can be noted there, and whether Redis may lose what removes a copy. The checker relies on it, so each line
-//! says why.
+//! The effect of each event on the promises. It states whether nodes are cut off from Postgres,
+//! whether touches may fail, and whether Redis may lose UNLINKs. The checker relies on this table,
+//! so each line has its reason.
 
 use super::Event;
 use crate::faults::{Command, Fault, Link};
 
-/// What an event means for those who feel it.
+/// The effect of an event on the affected nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Effect {
-    /// Is a node cut off from Postgres?
+    /// Whether a node is cut off from Postgres.
     pub postgres: Loss,
-    /// May the use of a session go unnoted (a touch), though it can be read?
+    /// Whether a touch may fail although the session can be read.
     pub touch: bool,
-    /// May Redis lose what removes a copy (an UNLINK), or not acknowledge it?
+    /// Whether Redis may lose an UNLINK, or not acknowledge it.
     pub redis: bool,
 }
 
-/// Is something lost?
+/// The certainty of a loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// Certainly not.
+    /// There is no loss.
     Not,
-    /// Some requests are answered, some are not: a node may be behind, and may know.
+    /// Some requests get a reply and some do not. A node may be behind, or up to date.
     Perhaps,
-    /// Nothing is answered positively as long as it lasts.
+    /// No request gets a useful reply while the event lasts.
     Surely,
 }
 
 impl Effect {
-    const NONE: Self = Self {
-        postgres: Loss::Not,
-        touch: false,
-        redis: false,
-    };
+    const NONE: Self = Self { postgres: Loss::Not, touch: false, redis: false };
 
-    /// Of an event, for the nodes that feel it.
+    /// Returns the effect of an event on the affected nodes.
     #[must_use]
     pub fn of(event: Event) -> Self {
         match event {
-            Event::Fault(fault) if fault.is_redis() => Self {
-                redis: loses_unlinks(fault),
-                ..Self::NONE
-            },
+            Event::Fault(fault) if fault.is_redis() => {
+                Self { redis: loses_unlinks(fault), ..Self::NONE }
+            }
             Event::Fault(fault) => Self {
                 postgres: postgres(fault),
                 touch: matches!(fault, Fault::PostgresRowLocks | Fault::PostgresReadOnly),
                 ..Self::NONE
             },
-            // A command that is lost takes its connection with it, and what else was on it.
-            Event::Lose(_) => Self {
-                redis: true,
-                ..Self::NONE
-            },
-            // What is put under a key goes with the next UNLINK; a node that starts asks both servers; moments are
-            // of Postgres' clock, and spans of a monotonic one.
+            // A lost command takes its connection and the other commands on it with it.
+            Event::Lose(_) => Self { redis: true, ..Self::NONE },
+            // The next UNLINK removes a planted value. A starting node reads both servers.
+            // Postgres' clock decides about expiry, and a monotonic clock measures spans.
             Event::NodeRestart
             | Event::ClockStep
             | Event::RandomTokens
@@ -66,38 +58,38 @@ impl Effect {
 
 fn loses_unlinks(fault: Fault) -> bool {
     match fault {
-        // Entries go, UNLINK is carried out and answered as ever.
+        // Entries vanish, but UNLINK is executed and acknowledged.
         Fault::RedisFlushAll
         | Fault::RedisEviction
         | Fault::RedisOom
         | Fault::RedisAcl(Command::Evalsha | Command::Set)
         | Fault::RedisLink(Link::Sliced) => false,
-        // Down, deaf, slower than the deadline, demoted, or refusing all writes (MISCONF); without INFO,
-        // CLIENT or GET a connection may be of no use at all.
+        // Redis is down, paused, slower than the deadline, demoted, or refuses all writes
+        // (MISCONF). Without INFO, CLIENT or GET, a connection may be unusable.
         _ => true,
     }
 }
 
 fn postgres(fault: Fault) -> Loss {
     match fault {
-        // Nobody answers.
+        // Postgres does not reply.
         Fault::PostgresKill
         | Fault::PostgresPause
         | Fault::PostgresImmediateStop
         | Fault::PostgresDisconnect
         | Fault::PostgresLink(Link::Partition | Link::Down) => Loss::Surely,
-        // Every read waits, is refused, or would find nothing where there is something.
+        // Every read waits, is refused, or misses existing rows.
         Fault::PostgresTableLock | Fault::PostgresForcedRls | Fault::PostgresRevokedGrant => {
             Loss::Surely
         }
-        // Old connections go on, or new ones work, or some answers are in time.
+        // Old connections continue, or new ones work, or some replies are in time.
         Fault::PostgresTerminate
         | Fault::PostgresConnectionLimit
         | Fault::PostgresCancel
         | Fault::PostgresLink(
             Link::Latency | Link::Blackhole | Link::Reset | Link::Idle | Link::Truncated,
         ) => Loss::Perhaps,
-        // Reads are answered as ever. (Redis' own faults do nothing to Postgres.)
+        // Reads are unaffected, also by faults of Redis.
         _ => Loss::Not,
     }
 }
@@ -106,21 +98,14 @@ fn postgres(fault: Fault) -> Loss {
 mod tests {
     use super::*;
 
-    /// The whole table, so that a new fault is thought about.
+    /// Checks the whole table, so that every new fault is classified.
     #[test]
     fn every_event_has_its_effect() {
-        let of = |wanted: Effect| {
-            let names: Vec<_> = Event::all()
-                .filter(|event| Effect::of(*event) == wanted)
-                .map(Event::name)
-                .collect();
-            names.join(" ")
+        let of = |effect: Effect| {
+            let all = Event::all().filter(|event| Effect::of(*event) == effect);
+            all.map(Event::name).collect::<Vec<_>>().join(" ")
         };
-        let effect = |postgres, redis| Effect {
-            postgres,
-            redis,
-            ..Effect::NONE
-        };
+        let effect = |postgres, redis| Effect { postgres, redis, ..Effect::NONE };
         assert_eq!(
             of(effect(Loss::Surely, false)),
             "postgres-kill postgres-pause postgres-immediate-stop postgres-table-lock \
@@ -149,10 +134,7 @@ mod tests {
              plant-garbage plant-swapped plant-oversized plant-wrong-type \
              plant-flipped node-restart random-tokens clock-step plain-revoke late-revoke"
         );
-        let untouched = Effect {
-            touch: true,
-            ..Effect::NONE
-        };
+        let untouched = Effect { touch: true, ..Effect::NONE };
         assert_eq!(of(untouched), "postgres-row-locks postgres-read-only");
     }
 }

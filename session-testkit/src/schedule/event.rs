@@ -1,4 +1,4 @@
-//! What can happen to a deployment, by name.
+//! The events of a schedule, and their names.
 
 use std::{fmt, str::FromStr};
 
@@ -9,58 +9,55 @@ use crate::{
     proxy::Peer,
 };
 
-/// What can happen to a deployment. Written as in `redis-kill`, `lose-unlinks`, `node-restart`.
+/// An event of a schedule. Its text is its name: `redis-kill`, `lose-unlinks`, `node-restart`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Event {
-    /// A fault of a server, or of the lines that lead there.
+    /// A fault of a server, or of the links to it.
     Fault(Fault),
-    /// Some commands of one kind are lost on their way to Redis, or their replies on the way back: of 50
-    /// about one, chosen by the seed. The connection goes with them.
+    /// Some commands of one kind, or their replies, are lost together with their connection. The
+    /// seed selects about one in 50.
     Lose(Lost),
-    /// Nodes restart, one after the other, each half second.
+    /// Nodes restart one after the other, one every half second.
     NodeRestart,
-    /// 500 more validates of random tokens in each second, on all nodes.
+    /// Clients send 500 additional validates of random tokens per second, to all nodes.
     RandomTokens,
-    /// The nodes' wall clock is stepped 10 minutes forward, and back at its end; the servers' clocks are not. Needs
-    /// a process whose clock [can be stepped](crate::wall_clock::is_steppable); it is never drawn.
+    /// The nodes' wall clock steps 10 minutes forward, and back at the end. The servers' clocks do
+    /// not. It needs a process whose clock [is steppable](crate::wall_clock::is_steppable), and is
+    /// never drawn.
     ClockStep,
-    /// Something is put under keys that are in use, 20 times in each second, for 5 s at most.
+    /// A client writes values under keys in use, 20 per second. Each stays for 5 s at most.
     Plant(Planted),
-    /// Somebody ends sessions by plain SQL, 10 in each second, each in a transaction of its own.
+    /// An operator revokes 10 sessions per second by direct SQL, each in its own transaction.
     PlainRevoke,
-    /// Somebody ends 5 sessions by plain SQL in one transaction, and commits it when the event ends, while
-    /// others commit.
+    /// An operator revokes 5 sessions by direct SQL in one transaction. It commits when the event
+    /// ends, after other commits.
     LateRevoke,
 }
 
-/// What is lost.
+/// The kind of command or reply that is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lost {
-    /// UNLINK, by which a copy is removed.
+    /// UNLINK, which removes an entry.
     Unlinks,
-    /// What Redis answers to an UNLINK.
+    /// The reply to an UNLINK.
     UnlinkReplies,
-    /// The fence that is put before a change.
+    /// The fence before a change.
     Fences,
-    /// What Redis answers to a fence.
+    /// The reply to a fence.
     FenceReplies,
 }
 
 impl Lost {
-    /// All of them.
-    pub const ALL: [Self; 4] = [
-        Self::Unlinks,
-        Self::UnlinkReplies,
-        Self::Fences,
-        Self::FenceReplies,
-    ];
+    /// All kinds.
+    pub const ALL: [Self; 4] =
+        [Self::Unlinks, Self::UnlinkReplies, Self::Fences, Self::FenceReplies];
 }
 
-/// What is put into Redis.
+/// The value that is written into Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Planted {
-    /// Bytes that mean nothing.
+    /// Bytes without a meaning.
     Garbage,
     /// Another session's entry.
     Swapped,
@@ -68,24 +65,19 @@ pub enum Planted {
     Oversized,
     /// A list.
     WrongType,
-    /// The entry itself with one bit turned over. Without a key to seal entries with, Redis is trusted, so this is
-    /// for a deployment that [has one](crate::deployment::DeploymentBuilder::sealed).
+    /// The entry with one flipped bit. It needs a deployment [with a sealing
+    /// key](crate::deployment::DeploymentBuilder::sealed), because without one Redis is trusted.
     Flipped,
 }
 
 impl Planted {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Garbage,
-        Self::Swapped,
-        Self::Oversized,
-        Self::WrongType,
-        Self::Flipped,
-    ];
+    /// All values.
+    pub const ALL: [Self; 5] =
+        [Self::Garbage, Self::Swapped, Self::Oversized, Self::WrongType, Self::Flipped];
 }
 
 impl Event {
-    /// All of them.
+    /// Returns all events.
     pub fn all() -> impl Iterator<Item = Self> {
         let others = [
             Self::NodeRestart,
@@ -95,13 +87,10 @@ impl Event {
             Self::LateRevoke,
         ];
         let faults = Fault::ALL.into_iter().map(Self::Fault);
-        faults
-            .chain(Lost::ALL.map(Self::Lose))
-            .chain(Planted::ALL.map(Self::Plant))
-            .chain(others)
+        faults.chain(Lost::ALL.map(Self::Lose)).chain(Planted::ALL.map(Self::Plant)).chain(others)
     }
 
-    /// Its name, as in a command line.
+    /// Returns the name, as on a command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -123,7 +112,7 @@ impl Event {
         }
     }
 
-    /// The server that it does damage to, if it does to one.
+    /// Returns the server that the event damages, if any.
     #[must_use]
     pub fn server(self) -> Option<Peer> {
         match self {
@@ -134,9 +123,9 @@ impl Event {
         }
     }
 
-    /// Can it happen to some nodes and spare others?
+    /// Returns whether the event can affect some nodes only.
     #[must_use]
-    pub fn is_of_nodes(self) -> bool {
+    pub fn affects_single_nodes(self) -> bool {
         matches!(
             self,
             Self::Fault(Fault::RedisLink(_) | Fault::PostgresLink(_))
@@ -145,9 +134,9 @@ impl Event {
         )
     }
 
-    /// Which nodes feel it where nothing else is said; `None`: all.
+    /// Returns the nodes that the event affects by default. `None`: all.
     #[must_use]
-    pub fn usually_felt_by(self) -> Option<Vec<u32>> {
+    pub fn default_nodes(self) -> Option<Vec<u32>> {
         let partition = matches!(
             self,
             Self::Fault(Fault::RedisLink(Link::Partition) | Fault::PostgresLink(Link::Partition))
@@ -156,23 +145,17 @@ impl Event {
     }
 
     pub(super) fn needs_replica(self) -> bool {
-        matches!(
-            self,
-            Self::Fault(Fault::RedisFailover | Fault::RedisDemotion)
-        )
+        matches!(self, Self::Fault(Fault::RedisFailover | Fault::RedisDemotion))
     }
 
-    /// Without a key to seal entries with, Redis is trusted.
+    /// Returns whether the event needs a sealing key, because without one Redis is trusted.
     pub(super) fn needs_key(self) -> bool {
         self == Self::Plant(Planted::Flipped)
     }
 
-    /// Only containers can leave their network.
+    /// Returns whether the event needs containers, because only they can leave their network.
     pub(super) fn needs_containers(self) -> bool {
-        matches!(
-            self,
-            Self::Fault(Fault::RedisDisconnect | Fault::PostgresDisconnect)
-        )
+        matches!(self, Self::Fault(Fault::RedisDisconnect | Fault::PostgresDisconnect))
     }
 }
 
@@ -182,10 +165,10 @@ impl fmt::Display for Event {
     }
 }
 
-/// Nothing has this name.
+/// The error for a name that no event has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no fault `{name}`; there are {}", names())]
-pub struct UnknownEvent {
+#[error("unknown fault `{name}`: the faults are {}", names())]
+pub struct UnknownEventError {
     name: String,
 }
 
@@ -194,14 +177,12 @@ fn names() -> String {
 }
 
 impl FromStr for Event {
-    type Err = UnknownEvent;
+    type Err = UnknownEventError;
 
-    fn from_str(name: &str) -> Result<Self, UnknownEvent> {
+    fn from_str(name: &str) -> Result<Self, UnknownEventError> {
         let mut all = Self::all();
         all.find(|event| event.name() == name)
-            .ok_or_else(|| UnknownEvent {
-                name: name.to_owned(),
-            })
+            .ok_or_else(|| UnknownEventError { name: name.to_owned() })
     }
 }
 
@@ -212,9 +193,9 @@ impl From<Event> for String {
 }
 
 impl TryFrom<String> for Event {
-    type Error = UnknownEvent;
+    type Error = UnknownEventError;
 
-    fn try_from(name: String) -> Result<Self, UnknownEvent> {
+    fn try_from(name: String) -> Result<Self, UnknownEventError> {
         name.parse()
     }
 }
@@ -224,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_event_is_found_by_its_own_name() {
+    fn event_name_parses_to_the_same_event() {
         for event in Event::all() {
             assert_eq!(event.to_string().parse(), Ok(event));
         }

@@ -1,4 +1,4 @@
-//! What somebody else puts under our keys.
+//! Values that another client plants under the product's keys.
 
 use std::pin::Pin;
 
@@ -7,12 +7,12 @@ use redis::{aio::MultiplexedConnection, cmd};
 use super::Planted;
 use crate::{backends::RedisServer, observe::keys, workload::Failure};
 
-/// How long it stays, at most: what was planted must not be there for ever.
+/// The maximum time that a planted value stays, so that it does not outlive the fault for long.
 const STAYS_MS: u64 = 5_000;
-/// Four times what a session may hold.
+/// Four times the maximum size of a session's data.
 const OVERSIZED: usize = 256 * 1024;
 
-/// Plants one thing under a key that is in use. Answers how much was planted.
+/// Plants one value under a key in use. Returns how many were planted.
 pub(super) fn plant(
     planted: Planted,
     redis: RedisServer,
@@ -38,7 +38,7 @@ pub(super) fn plant(
                 let Some((key, mut own)) = entry(&mut redis, &keys).await? else {
                     return Ok(0);
                 };
-                // Not of its first byte, by which an entry is known.
+                // Spares the first byte, which marks an entry.
                 let bits = (own.len() as u64 - 1) * 8;
                 let bit = 8 + draw % bits.max(1);
                 if let Some(byte) = own.get_mut(usize::try_from(bit / 8)?) {
@@ -58,7 +58,7 @@ pub(super) fn plant(
     })
 }
 
-/// The first of these that is a session's entry, not a lease or a fence.
+/// Returns the first key whose value is a session's entry, neither a lease nor a fence.
 async fn entry<'a>(
     redis: &mut MultiplexedConnection,
     keys: &'a [Vec<u8>],

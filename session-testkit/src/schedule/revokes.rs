@@ -1,44 +1,45 @@
-//! Sessions that a person ends by plain SQL, behind every node's back.
+//! Sessions that an operator revokes by direct SQL, without any node's knowledge.
 
 use std::time::Duration;
 
-use session_layer::{DEFAULT_JOURNAL_INTERVAL, Policy, TokenDigest, cache::LEASE};
+use session_layer::defaults::DEFAULT_JOURNAL_INTERVAL;
+use session_layer::{PartitionPolicy, TokenDigest, cache::LEASE_TTL};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::{
     backends::PostgresServer,
     deployment::Deployment,
     history::{Change, Entry, Nanos, Op, Operation, Touched},
-    subject::{Failed, Reach},
-    workload::{Break, Failure, GivenOut, Recorder, Tokens},
+    subject::{Failed, Visibility},
+    workload::{Break, Failure, IssuedToken, Recorder, Tokens},
 };
 
-/// So many tokens are drawn for one session at most.
+/// The maximum number of tokens drawn for one session.
 const DRAWS: u64 = 8;
-/// Ended are sessions of the last tokens that were given out: those that are likely to be alive.
+/// The number of most recently issued tokens to draw from, which are likely to be active.
 const RECENT: usize = 500;
-/// How many a late commit ends.
+/// The number of sessions that a late commit revokes.
 const AT_ONCE: u64 = 5;
 
-/// A person with psql.
+/// An operator with direct SQL access.
 #[derive(Clone)]
-pub(super) struct ByHand {
+pub(super) struct Operator {
     postgres: PostgresServer,
     recorder: Recorder,
     tokens: Tokens,
     update: String,
-    /// How far a change by plain SQL reaches.
-    reach: Reach,
+    /// The visibility of a change by direct SQL.
+    visibility: Visibility,
     seed: u64,
 }
 
-/// A session that was ended, and when that was asked for.
+/// A session that was revoked, and when its revocation began.
 struct Ended {
-    of: GivenOut,
+    of: IssuedToken,
     call: Nanos,
 }
 
-impl ByHand {
+impl Operator {
     pub(super) fn new(
         deployment: &Deployment,
         recorder: &Recorder,
@@ -50,50 +51,47 @@ impl ByHand {
              WHERE token_digest = $1 AND revoked_at IS NULL AND expires_at > now()",
             deployment.schema()
         );
-        // Nobody tells a node but the journal, within D. One that can't read it has its copies until their
-        // TTL is over, and that of a fill under way for the time of its lease more.
+        // Nodes learn of the change from the journal, within D. A partitioned node serves its
+        // entries until their TTL is over. A fill in flight adds the time of its lease.
         let within = DEFAULT_JOURNAL_INTERVAL * 4;
         let at_most = match deployment.policy() {
-            Policy::FailClosed => within,
-            _ => deployment.ttl().saturating_add(LEASE).max(within),
+            PartitionPolicy::FailClosed => within,
+            _ => deployment.ttl().saturating_add(LEASE_TTL).max(within),
         };
         Self {
             postgres: deployment.backends().postgres().clone(),
             recorder: recorder.clone(),
             tokens: tokens.clone(),
             update,
-            reach: Reach::Committed { within, at_most },
+            visibility: Visibility::Committed { within, at_most },
             seed,
         }
     }
 
-    /// One session, in a transaction of its own. Of the tokens in use some have no session that is alive: an event
-    /// of half a second would end none, if each turn drew but once.
+    /// Revokes one session in its own transaction. Some of the tokens have no active session. With
+    /// one draw per turn, an event of half a second would revoke none.
     pub(super) async fn revoke(self, turn: u64) -> Result<u64, Failure> {
         let mut connection = self.postgres.connect().await?;
         let mut ended = 0;
         for draw in 0..DRAWS {
             if let Some(one) = self.update(&mut connection, turn * DRAWS + draw).await? {
-                self.record(&one, &Ok(self.reach));
+                self.record(&one, &Ok(self.visibility));
                 ended = 1;
                 break;
             }
         }
-        // Its answer was had; the server sees it go.
+        // The result has arrived. The connection is closed for the server's sake.
         let _closed = connection.close().await;
         Ok(ended)
     }
 
-    /// `None` if the token that was drawn has no session that is alive.
+    /// Returns `None` if the drawn token has no active session.
     async fn update(
         &self,
         connection: &mut PgConnection,
         turn: u64,
     ) -> Result<Option<Ended>, Failure> {
-        let draw = self
-            .seed
-            .wrapping_add(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-            >> 16;
+        let draw = self.seed.wrapping_add(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 16;
         let draw = usize::try_from(draw).unwrap_or_default();
         let Some(of) = self.tokens.recent(RECENT, draw) else {
             return Ok(None);
@@ -105,11 +103,11 @@ impl ByHand {
         let done = tokio::time::timeout(Duration::from_secs(2), update.execute(connection)).await;
         match done {
             Ok(Ok(done)) => Ok((done.rows_affected() > 0).then_some(Ended { of, call })),
-            // It may have been carried out.
+            // The update may have been executed.
             lost => {
                 let why = match lost {
                     Ok(Err(error)) => error.to_string(),
-                    _ => "no answer".to_owned(),
+                    _ => "no reply".to_owned(),
                 };
                 self.record(&Ended { of, call }, &Err(Failed::unknown(&why)));
                 Err(why.into())
@@ -117,9 +115,9 @@ impl ByHand {
         }
     }
 
-    fn record(&self, ended: &Ended, answer: &Result<Reach, Failed>) {
+    fn record(&self, ended: &Ended, answer: &Result<Visibility, Failed>) {
         self.recorder.record(Entry::Op(Operation {
-            // No node had a hand in it; the history wants one.
+            // No node took part, but the history requires one.
             node: 0,
             call: ended.call,
             ret: Some(self.recorder.clock().now()),
@@ -133,31 +131,28 @@ impl ByHand {
     }
 }
 
-/// A transaction that ends sessions and is committed late.
+/// A transaction that revokes sessions and commits late.
 pub(super) struct Late {
-    by_hand: ByHand,
+    operator: Operator,
     open: Option<(PgConnection, Vec<Ended>)>,
 }
 
 impl Late {
-    pub(super) fn new(by_hand: ByHand) -> Self {
-        Self {
-            by_hand,
-            open: None,
-        }
+    pub(super) fn new(operator: Operator) -> Self {
+        Self { operator, open: None }
     }
 }
 
 impl Break for Late {
     async fn cause(&mut self) -> Result<(), Failure> {
-        let mut connection = self.by_hand.postgres.connect().await?;
+        let mut connection = self.operator.postgres.connect().await?;
         sqlx::raw_sql("BEGIN").execute(&mut connection).await?;
         let mut ended: Vec<Ended> = Vec::new();
         for turn in 0..10 * AT_ONCE {
             if ended.len() as u64 >= AT_ONCE {
                 break;
             }
-            ended.extend(self.by_hand.update(&mut connection, turn).await?);
+            ended.extend(self.operator.update(&mut connection, turn).await?);
         }
         self.open = Some((connection, ended));
         Ok(())
@@ -167,19 +162,16 @@ impl Break for Late {
         let Some((mut connection, ended)) = self.open.take() else {
             return Ok(None);
         };
-        let touched = Touched {
-            connections: ended.len() as u64,
-            bytes: 0,
-        };
+        let touched = Touched { connections: ended.len() as u64, bytes: 0 };
         let committed = sqlx::raw_sql("COMMIT").execute(&mut connection).await;
         for each in ended {
             let answer = match &committed {
-                Ok(_) => Ok(self.by_hand.reach),
+                Ok(_) => Ok(self.operator.visibility),
                 Err(error) => Err(Failed::unknown(error)),
             };
-            self.by_hand.record(&each, &answer);
+            self.operator.record(&each, &answer);
         }
-        // Another fault may have taken the connection; what became of it is unknown, as recorded.
+        // Another fault may have closed the connection. The record then has an unknown result.
         let _closed = connection.close().await;
         Ok(Some(touched))
     }

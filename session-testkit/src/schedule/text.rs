@@ -1,53 +1,48 @@
-//! Steps as text: `NAME`, `NAME@AT+LASTS`, `NAME@AT+LASTS/NODE,NODE`, in seconds.
+//! Steps as text: `NAME`, `NAME@AT+LASTS`, `NAME@AT+LASTS/NODE,NODE`, with times in seconds.
 
 use std::{str::FromStr, time::Duration};
 
-use super::{Event, Step, UnknownEvent};
+use super::{Event, Step, UnknownEventError};
 
-/// A step as it was asked for, perhaps without its time.
+/// A requested step, whose time may be missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requested {
-    /// What is to happen.
+    /// The event.
     pub event: Event,
-    /// When, and for how long.
+    /// The start and the duration.
     pub time: Option<(Duration, Duration)>,
-    /// To which nodes.
+    /// The affected nodes.
     pub nodes: Option<Vec<u32>>,
 }
 
-/// A text that is no step.
+/// The error for a text that is no step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum BadStep {
-    /// Nothing has this name.
+pub enum ScheduleStepError {
+    /// No event has this name.
     #[error(transparent)]
-    Unknown(#[from] UnknownEvent),
-    /// No time.
-    #[error("`{0}` is no time; write `@AT+LASTS`, in seconds, as in `redis-kill@2+3.5`")]
+    Unknown(#[from] UnknownEventError),
+    /// The time is missing or malformed.
+    #[error("`{0}` is no time: write `@AT+LASTS` in seconds, as in `redis-kill@2+3.5`")]
     Time(String),
-    /// No nodes.
-    #[error("`{0}` names no nodes; write numbers from 0, as in `redis-link-down@2+3/0,2`")]
+    /// The nodes are malformed.
+    #[error("`{0}` names no nodes: write numbers from 0, as in `redis-link-down@2+3/0,2`")]
     Nodes(String),
 }
 
 impl Requested {
-    /// The step, with this time if none was asked for.
+    /// Returns the step, at the given time if it has none.
     #[must_use]
     pub fn or_at(self, at: Duration, lasts: Duration) -> Step {
         let (at, lasts) = self.time.unwrap_or((at, lasts));
-        Step {
-            event: self.event,
-            at,
-            lasts,
-            nodes: self.nodes,
-        }
+        Step { event: self.event, at, lasts, nodes: self.nodes }
     }
 }
 
 impl FromStr for Requested {
-    type Err = BadStep;
+    type Err = ScheduleStepError;
 
-    fn from_str(text: &str) -> Result<Self, BadStep> {
+    fn from_str(text: &str) -> Result<Self, ScheduleStepError> {
         let (rest, nodes) = match text.split_once('/') {
             Some((rest, nodes)) => (rest, Some(nodes)),
             None => (text, None),
@@ -58,20 +53,16 @@ impl FromStr for Requested {
         };
         let event = name.parse()?;
         let time = time.map(|time| {
-            let bad = || BadStep::Time(time.to_owned());
+            let bad = || ScheduleStepError::Time(time.to_owned());
             let (at, lasts) = time.split_once('+').ok_or_else(bad)?;
             let both = seconds(at).zip(seconds(lasts));
             both.ok_or_else(bad)
         });
         let nodes = nodes.map(|nodes| {
             let numbers: Result<Vec<u32>, _> = nodes.split(',').map(str::parse).collect();
-            numbers.map_err(|_| BadStep::Nodes(nodes.to_owned()))
+            numbers.map_err(|_| ScheduleStepError::Nodes(nodes.to_owned()))
         });
-        Ok(Self {
-            event,
-            time: time.transpose()?,
-            nodes: nodes.transpose()?,
-        })
+        Ok(Self { event, time: time.transpose()?, nodes: nodes.transpose()? })
     }
 }
 
@@ -81,13 +72,13 @@ fn seconds(text: &str) -> Option<Duration> {
 }
 
 impl FromStr for Step {
-    type Err = BadStep;
+    type Err = ScheduleStepError;
 
-    /// With its time.
-    fn from_str(text: &str) -> Result<Self, BadStep> {
+    /// Parses a step, which must have a time.
+    fn from_str(text: &str) -> Result<Self, ScheduleStepError> {
         let requested: Requested = text.parse()?;
         if requested.time.is_none() {
-            return Err(BadStep::Time(text.to_owned()));
+            return Err(ScheduleStepError::Time(text.to_owned()));
         }
         Ok(requested.or_at(Duration::ZERO, Duration::ZERO))
     }
@@ -99,7 +90,7 @@ mod tests {
     use crate::faults::Fault;
 
     #[test]
-    fn what_is_left_out_is_left_open() {
+    fn step_without_time_or_nodes_leaves_them_open() {
         let requested: Requested = "redis-kill".parse().unwrap();
         assert_eq!(requested.event, Event::Fault(Fault::RedisKill));
         assert_eq!((requested.time, &requested.nodes), (None, &None));
@@ -111,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn malformed_step_is_named_in_the_error() {
         let bad = |text: &str| text.parse::<Step>().unwrap_err().to_string();
         assert!(bad("redis-kil@1+2").contains("redis-kil`"));
         assert!(bad("redis-kill").contains("@AT+LASTS"));

@@ -1,40 +1,39 @@
-//! session-layer as a [`Subject`]: each node is a [`Sessions`] handle of its own.
+//! session-layer as a [`Subject`]. Each node is a separate [`Sessions`] handle.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
-use session_layer::{Error, LoginMoment, NewSession, Session, Sessions, Validation};
+use session_layer::{
+    Error, LoginSnapshot, NewSession, RevokeTarget, Session, Sessions, Validation,
+};
 
-use super::{Failed, Login, Reach, Seen, Subject, Token};
+use super::{Failed, Login, Seen, Subject, Token, Visibility};
 use crate::backends::chain;
 
-/// Several [`Sessions`] over the same servers, each with a cache and a store of its own: what several
-/// processes are to each other. (Clones of one handle are one node.) Clones of the subject are one
-/// subject.
+/// Several [`Sessions`] over the same servers, each with its own cache and store, like several
+/// processes. Clones of one handle are one node. Clones of the subject are one subject.
 #[derive(Debug, Clone)]
 pub struct SessionLayerSubject {
     nodes: Arc<RwLock<Vec<Sessions>>>,
 }
 
 impl SessionLayerSubject {
-    /// One node per handle. With none, every operation is refused.
+    /// Creates a subject with one node per handle. Without a handle, every operation is refused.
     pub fn new(nodes: impl IntoIterator<Item = Sessions>) -> Self {
-        Self {
-            nodes: Arc::new(RwLock::new(nodes.into_iter().collect())),
-        }
+        Self { nodes: Arc::new(RwLock::new(nodes.into_iter().collect())) }
     }
 
-    /// The handle of one node, to look at its metrics or to shut it down.
+    /// Returns the handle of one node, for its metrics or its shutdown.
     #[must_use]
     pub fn node(&self, node: u32) -> Option<Sessions> {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         nodes.get(usize::try_from(node).ok()?).cloned()
     }
 
-    /// Puts another handle in a node's place, as a restart does, and gives back the old one: what is
-    /// under way there goes on. `None` if there is no such node.
+    /// Replaces a node's handle, as a restart does, and returns the old one, whose operations
+    /// continue. Returns `None` if there is no such node.
     pub fn replace(&self, node: u32, with: Sessions) -> Option<Sessions> {
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
         let place = nodes.get_mut(usize::try_from(node).ok()?)?;
@@ -42,8 +41,7 @@ impl SessionLayerSubject {
     }
 
     fn on(&self, node: u32) -> Result<Sessions, Failed> {
-        self.node(node)
-            .ok_or_else(|| Failed::refused(format!("there is no node {node}")))
+        self.node(node).ok_or_else(|| Failed::refused(format!("there is no node {node}")))
     }
 }
 
@@ -55,7 +53,7 @@ impl Subject for SessionLayerSubject {
 
     async fn begin_login(&self, node: u32) -> Result<Option<String>, Failed> {
         let login = self.on(node)?.begin_login().await.map_err(failed)?;
-        Ok(Some(login.moment().to_string()))
+        Ok(Some(login.snapshot().to_string()))
     }
 
     async fn create(&self, node: u32, login: &Login) -> Result<Token, Failed> {
@@ -69,7 +67,7 @@ impl Subject for SessionLayerSubject {
         let sessions = self.on(node)?;
         let created = match &login.begun {
             Some(moment) => {
-                let moment: LoginMoment = moment.parse().map_err(Failed::refused)?;
+                let moment: LoginSnapshot = moment.parse().map_err(Failed::refused)?;
                 sessions.resume_login(moment).create(new).await
             }
             None => sessions.create(new).await,
@@ -82,36 +80,35 @@ impl Subject for SessionLayerSubject {
             return Seen::Unavailable;
         };
         match sessions.validate(token.reveal()).await {
-            Validation::Valid(session) => Seen::Valid {
-                user: session.user_id().to_owned(),
-                data: data_of(&session),
-            },
+            Validation::Valid(session) => {
+                Seen::Valid { user: session.user_id().to_owned(), data: data_of(&session) }
+            }
             Validation::Invalid => Seen::Invalid,
             _ => Seen::Unavailable,
         }
     }
 
-    async fn revoke(&self, node: u32, token: &Token) -> Result<Reach, Failed> {
+    async fn revoke(&self, node: u32, token: &Token) -> Result<Visibility, Failed> {
         let changed = self.on(node)?.revoke(token.reveal()).await;
-        Ok(reach(changed.map_err(failed)?.reach))
+        Ok(visibility_of(changed.map_err(failed)?.visibility))
     }
 
-    /// As an application does it: the copy of this request, then compare-and-set on its version. A copy
-    /// that is old, or a race, is refused.
-    async fn update(&self, node: u32, token: &Token, data: &str) -> Result<Reach, Failed> {
+    /// Updates as an application does: it reads the session, then compares and sets its version. An
+    /// old entry or a race is refused.
+    async fn update(&self, node: u32, token: &Token, data: &str) -> Result<Visibility, Failed> {
         let sessions = self.on(node)?;
         let session = match sessions.validate(token.reveal()).await {
             Validation::Valid(session) => session,
             Validation::Invalid => return Err(Failed::refused(Error::NoSession)),
-            _ => return Err(Failed::refused("nobody could say whose session this is")),
+            _ => return Err(Failed::refused("the session is unknown during an outage")),
         };
         let changed = sessions.update(&session, data).await.map_err(failed)?;
-        Ok(reach(changed.reach))
+        Ok(visibility_of(changed.visibility))
     }
 
-    async fn revoke_all(&self, node: u32, user: &str) -> Result<Reach, Failed> {
-        let changed = self.on(node)?.revoke_all(user).await;
-        Ok(reach(changed.map_err(failed)?.reach))
+    async fn revoke_all(&self, node: u32, user: &str) -> Result<Visibility, Failed> {
+        let changed = self.on(node)?.revoke(RevokeTarget::user(user)).await;
+        Ok(visibility_of(changed.map_err(failed)?.visibility))
     }
 
     async fn rotate(
@@ -119,31 +116,33 @@ impl Subject for SessionLayerSubject {
         node: u32,
         token: &Token,
         grace: Duration,
-    ) -> Result<(Token, Reach), Failed> {
+    ) -> Result<(Token, Visibility), Failed> {
         let changed = self.on(node)?.rotate(token.reveal(), grace).await;
         let changed = changed.map_err(failed)?;
         let token = Token::new(changed.value.token.reveal());
-        Ok((token, reach(changed.reach)))
+        Ok((token, visibility_of(changed.visibility)))
     }
 }
 
-/// What was written is a JSON string; anything else is shown as it is, for the checker to object to.
+/// Returns the session's data, which were written as a JSON string. Other data are returned as they
+/// are, and the checker then reports them.
 fn data_of(session: &Session) -> String {
-    session
-        .data::<String>()
-        .unwrap_or_else(|_| session.data_json().to_owned())
+    session.data::<String>().unwrap_or_else(|_| session.data_json().to_owned())
 }
 
-fn reach(reach: session_layer::Reach) -> Reach {
-    match reach {
-        session_layer::Reach::Propagated => Reach::Propagated,
-        session_layer::Reach::Committed { within, at_most } => Reach::Committed { within, at_most },
-        // `Nothing`, and what a later version may add: it promises nothing that could be checked.
-        _ => Reach::Nothing,
+fn visibility_of(visibility: session_layer::Visibility) -> Visibility {
+    match visibility {
+        session_layer::Visibility::Propagated => Visibility::Propagated,
+        session_layer::Visibility::Committed { within, at_most } => {
+            Visibility::Committed { within, at_most }
+        }
+        // `Nothing`, and variants that a later version adds: they promise nothing that can be
+        // checked.
+        _ => Visibility::Nothing,
     }
 }
 
-/// Only [`Error::Unknown`] leaves open what happened.
+/// Converts the error. Only [`Error::Unknown`] leaves the result open.
 fn failed(error: Error) -> Failed {
     match error {
         Error::Unknown(_) => Failed::unknown(chain(&error)),
@@ -153,7 +152,8 @@ fn failed(error: Error) -> Failed {
 
 #[cfg(test)]
 mod tests {
-    use session_layer::{cache::MemoryCache, store::SqliteStore};
+    use session_layer::cache::MemoryCache;
+    use session_layer::store::SqliteStore;
 
     use super::*;
     use crate::{
@@ -164,30 +164,27 @@ mod tests {
     async fn embedded() -> SessionLayerSubject {
         let store = SqliteStore::open(":memory:").await.unwrap();
         let builder = Sessions::builder(MemoryCache::new(10_000), store);
-        // A budget for a busy machine: what is looked at here is the translation.
-        let sessions = builder.budget(Duration::from_secs(5)).build();
+        // The timeout fits a busy machine, because this test is about the translation.
+        let sessions = builder.validation_timeout(Duration::from_secs(5)).build().unwrap();
         SessionLayerSubject::new([sessions])
     }
 
     #[tokio::test]
-    async fn each_operation_goes_through_unchanged() {
+    async fn each_operation_is_translated_unchanged() {
         let subject = embedded().await;
         let login = Login::new("ann", "first");
         let token = subject.create(0, &login).await.unwrap();
-        let valid = |data: &str| Seen::Valid {
-            user: "ann".to_owned(),
-            data: data.to_owned(),
-        };
+        let valid = |data: &str| Seen::Valid { user: "ann".to_owned(), data: data.to_owned() };
         assert_eq!(subject.validate(0, &token).await, valid("first"));
-        let reach = subject.update(0, &token, "second").await;
-        assert_eq!(reach, Ok(Reach::Propagated));
+        let visibility = subject.update(0, &token, "second").await;
+        assert_eq!(visibility, Ok(Visibility::Propagated));
         assert_eq!(subject.validate(0, &token).await, valid("second"));
 
         let (next, _) = subject.rotate(0, &token, Duration::ZERO).await.unwrap();
         assert_eq!(subject.validate(0, &token).await, Seen::Invalid);
         assert_eq!(subject.validate(0, &next).await, valid("second"));
-        assert_eq!(subject.revoke(0, &token).await, Ok(Reach::Nothing));
-        assert_eq!(subject.revoke_all(0, "ann").await, Ok(Reach::Propagated));
+        assert_eq!(subject.revoke(0, &token).await, Ok(Visibility::Nothing));
+        assert_eq!(subject.revoke_all(0, "ann").await, Ok(Visibility::Propagated));
         assert_eq!(subject.validate(0, &next).await, Seen::Invalid);
         let ended = subject.update(0, &next, "third").await;
         assert!(matches!(ended, Err(Failed::Refused(_))), "{ended:?}");
@@ -200,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_embedded_pair_keeps_its_promises_under_load() {
+    async fn embedded_pair_under_load_keeps_its_promises() {
         let mut settings = Settings::new(3);
         settings.rate = 400;
         settings.duration = Duration::from_secs(2);
@@ -208,20 +205,9 @@ mod tests {
         settings.parameters.single_server = true;
         let run = Runner::new(embedded().await, settings).run().await.unwrap();
         let verdicts = check(&run.history);
-        for shown in [
-            Invariant::R1,
-            Invariant::R2,
-            Invariant::R3,
-            Invariant::R4,
-            Invariant::R5,
-        ] {
+        for shown in [Invariant::R1, Invariant::R2, Invariant::R3, Invariant::R4, Invariant::R5] {
             let verdict = verdicts.of(shown);
-            assert_eq!(
-                verdict.outcome(),
-                Outcome::Holds,
-                "{verdicts}{}",
-                run.report
-            );
+            assert_eq!(verdict.outcome(), Outcome::Holds, "{verdicts}{}", run.report);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The health document, field by field: a pure function. Dashboards read these names.
+//! The check of the health document, whose names dashboards read. It is a pure function.
 
 use serde_json::Value;
 use session_layer::Timestamp;
 
-/// What a field holds.
+/// The type of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Holds {
+enum Type {
     Text,
     Time,
     Flag,
@@ -14,10 +14,10 @@ enum Holds {
     Texts,
 }
 
-use Holds::{Count, Flag, Number, Text, Texts, Time};
+use Type::{Count, Flag, Number, Text, Texts, Time};
 
-/// Each field, what it holds, and whether it is known only while Redis answers (`null` else).
-const FIELDS: [(&str, Holds, bool); 24] = [
+/// The fields with their types. The flag marks fields that are `null` without Redis.
+const FIELDS: [(&str, Type, bool); 24] = [
     ("/status", Text, false),
     ("/timestamp", Time, false),
     ("/redis/connected", Flag, false),
@@ -44,29 +44,27 @@ const FIELDS: [(&str, Holds, bool); 24] = [
     ("/mode", Text, false),
 ];
 
-/// How many fields are looked at.
+/// The number of checked fields.
 pub(super) const FIELD_COUNT: usize = FIELDS.len();
 
-/// At most so many errors are told.
-const MOST_ERRORS: usize = 10;
+/// The maximum number of errors in a document.
+const MAX_ERRORS: usize = 10;
 
-/// What is wrong with a document, whatever the state of the servers; empty if nothing is.
+/// Returns the problems of a document, regardless of the servers' state.
 pub(super) fn objections(document: &Value) -> Vec<String> {
-    let fields = FIELDS
-        .iter()
-        .filter_map(|(path, holds, unknown_without_redis)| {
-            let name = path.trim_start_matches('/').replace('/', ".");
-            match document.pointer(path) {
-                None => Some(format!("`{name}` is left out")),
-                Some(Value::Null) if *unknown_without_redis => None,
-                Some(value) if holds.fits(value) => None,
-                Some(value) => Some(format!("`{name}` is {value}, which is no {}", holds.word())),
-            }
-        });
+    let fields = FIELDS.iter().filter_map(|(path, expected, unknown_without_redis)| {
+        let name = path.trim_start_matches('/').replace('/', ".");
+        match document.pointer(path) {
+            None => Some(format!("`{name}` is missing")),
+            Some(Value::Null) if *unknown_without_redis => None,
+            Some(value) if expected.fits(value) => None,
+            Some(value) => Some(format!("`{name}` is {value}, but must be a {}", expected.name())),
+        }
+    });
     fields.chain(contradictions(document)).collect()
 }
 
-impl Holds {
+impl Type {
     fn fits(self, value: &Value) -> bool {
         match self {
             Text => value.is_string(),
@@ -77,24 +75,24 @@ impl Holds {
             Count => value.is_u64(),
             Number => value.as_f64().is_some_and(|number| number >= 0.0),
             Texts => value.as_array().is_some_and(|texts| {
-                texts.len() <= MOST_ERRORS && texts.iter().all(Value::is_string)
+                texts.len() <= MAX_ERRORS && texts.iter().all(Value::is_string)
             }),
         }
     }
 
-    fn word(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
-            Text => "text",
+            Text => "string",
             Time => "time in UTC (RFC 3339)",
-            Flag => "true or false",
+            Flag => "boolean",
             Count => "whole number",
             Number => "number",
-            Texts => "list of at most 10 texts",
+            Texts => "list of at most 10 strings",
         }
     }
 }
 
-/// Fields that contradict each other.
+/// Returns contradictions between fields.
 fn contradictions(document: &Value) -> Vec<String> {
     let mut found = Vec::new();
     let metrics = &document["sessionCache"]["metrics"];
@@ -102,35 +100,22 @@ fn contradictions(document: &Value) -> Vec<String> {
     let (hits, total) = (count("hits"), count("total"));
     let sum = hits + count("misses") + count("errors");
     if total != sum {
-        found.push(format!(
-            "`total` is {total}, and hits, misses and errors make {sum}"
-        ));
+        found.push(format!("`total` is {total}, but hits, misses and errors add up to {sum}"));
     }
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "counts of requests are far below 2^52"
-    )]
-    let rate = if total == 0 {
-        0.0
-    } else {
-        hits as f64 * 100.0 / total as f64
-    };
-    let told = metrics["hitRate"].as_f64().unwrap_or_default();
-    if (told - rate).abs() > 0.1 {
-        found.push(format!(
-            "`hitRate` is {told}, and {hits} hits of {total} are {rate:.1} %"
-        ));
+    #[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
+    let rate = if total == 0 { 0.0 } else { hits as f64 * 100.0 / total as f64 };
+    let reported = metrics["hitRate"].as_f64().unwrap_or_default();
+    if (reported - rate).abs() > 0.1 {
+        found.push(format!("`hitRate` is {reported}, but {hits} hits of {total} are {rate:.1} %"));
     }
     let pool = &document["sessionCache"]["pool"];
     if pool["available"].as_u64() > pool["size"].as_u64() {
-        found.push(format!(
-            "more connections are available than there are: {pool}"
-        ));
+        found.push(format!("more connections are available than exist: {pool}"));
     }
     found
 }
 
-/// What contradicts a Redis that answers.
+/// Returns the contradictions with a reachable Redis.
 pub(super) fn not_up(document: &Value) -> Vec<String> {
     let mut found = Vec::new();
     if document["redis"]["connected"] != true {
@@ -141,16 +126,13 @@ pub(super) fn not_up(document: &Value) -> Vec<String> {
     }
     for name in ["ping", "set", "get"] {
         if !document["performance"][name].is_number() {
-            found.push(format!(
-                "`performance.{name}` is {}",
-                document["performance"][name]
-            ));
+            found.push(format!("`performance.{name}` is {}", document["performance"][name]));
         }
     }
     found
 }
 
-/// What contradicts a Redis that is down.
+/// Returns the contradictions with an unreachable Redis.
 pub(super) fn not_down(document: &Value) -> Vec<String> {
     let mut found = Vec::new();
     if document["status"] != "unhealthy" {
@@ -170,7 +152,7 @@ pub(super) fn not_down(document: &Value) -> Vec<String> {
         }
     }
     if document["errors"].as_array().is_none_or(Vec::is_empty) {
-        found.push("`errors` says nothing".to_owned());
+        found.push("`errors` is empty".to_owned());
     }
     found
 }
@@ -181,12 +163,14 @@ mod tests {
 
     use super::*;
 
-    /// As the contract has it.
+    /// Returns the contract's example.
     fn healthy() -> Value {
         json!({"status":"healthy","timestamp":"2026-11-22T12:00:00Z",
-            "redis":{"connected":true,"version":"7.0.15","uptime":123_456,"usedMemory":"1.2M","totalKeys":42},
+            "redis":{"connected":true,"version":"7.0.15","uptime":123_456,"usedMemory":"1.2M",
+                "totalKeys":42},
             "sessionCache":{"enabled":true,"healthy":true,
-                "metrics":{"hits":850,"misses":150,"errors":0,"total":1000,"hitRate":85.0,"ttl":300},
+                "metrics":{"hits":850,"misses":150,"errors":0,"total":1000,"hitRate":85.0,
+                    "ttl":300},
                 "pool":{"size":10,"available":8,"pending":0}},
             "performance":{"ping":0.2,"set":0.3,"get":0.2},"errors":[],
             "postgres":{"connected":true},"mode":"on"})
@@ -195,7 +179,8 @@ mod tests {
     fn down() -> Value {
         let mut document = healthy();
         document["status"] = json!("unhealthy");
-        document["redis"] = json!({"connected":false,"version":null,"uptime":null,"usedMemory":null,"totalKeys":null});
+        document["redis"] = json!({"connected":false,"version":null,"uptime":null,
+            "usedMemory":null,"totalKeys":null});
         document["sessionCache"]["healthy"] = json!(false);
         document["sessionCache"]["pool"]["available"] = json!(0);
         document["performance"] = json!({"ping":null,"set":null,"get":null});
@@ -204,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documents_of_the_contract_have_nothing_wrong() {
+    fn documents_of_the_contract_have_no_problem() {
         for document in [healthy(), down()] {
             assert_eq!(objections(&document), [""; 0]);
         }
@@ -214,23 +199,20 @@ mod tests {
     }
 
     #[test]
-    fn each_field_is_missed_and_none_may_hold_something_else() {
-        for (path, holds, unknown) in FIELDS {
+    fn missing_field_or_wrong_type_is_a_problem() {
+        for (path, expected, unknown) in FIELDS {
             let name = path[1..].replace('/', ".");
             let (parent, last) = path.rsplit_once('/').unwrap();
             let mut without = healthy();
             let parent = without.pointer_mut(parent).unwrap();
             parent.as_object_mut().unwrap().remove(last);
-            let said = objections(&without).join("; ");
-            assert!(said.contains(&format!("`{name}` is left out")), "{said}");
+            let found = objections(&without).join(", ");
+            assert!(found.contains(&format!("`{name}` is missing")), "{found}");
 
             let mut wrong = healthy();
             *wrong.pointer_mut(path).unwrap() = json!({});
-            let said = objections(&wrong).join("; ");
-            assert!(
-                said.contains(&format!("`{name}` is {{}}")),
-                "{holds:?} {said}"
-            );
+            let found = objections(&wrong).join(", ");
+            assert!(found.contains(&format!("`{name}` is {{}}")), "{expected:?} {found}");
 
             let mut null = healthy();
             *null.pointer_mut(path).unwrap() = Value::Null;
@@ -239,28 +221,23 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_found() {
-        for (path, value, said) in [
-            ("/sessionCache/metrics/total", json!(999), "make 1000"),
+    fn contradicting_fields_are_a_problem() {
+        for (path, value, expected) in [
+            ("/sessionCache/metrics/total", json!(999), "add up to 1000"),
             ("/sessionCache/metrics/hitRate", json!(0.85), "85.0 %"),
-            (
-                "/sessionCache/pool/available",
-                json!(11),
-                "more connections",
-            ),
-            ("/timestamp", json!("2026-11-22 12:00"), "no time in UTC"),
-            ("/errors", json!([1]), "no list"),
+            ("/sessionCache/pool/available", json!(11), "more connections"),
+            ("/timestamp", json!("2026-11-22 12:00"), "a time in UTC"),
+            ("/errors", json!([1]), "a list"),
         ] {
             let mut document = healthy();
             *document.pointer_mut(path).unwrap() = value;
-            let found = objections(&document).join("; ");
-            assert!(found.contains(said), "{path}: {found}");
+            let found = objections(&document).join(", ");
+            assert!(found.contains(expected), "{path}: {found}");
         }
     }
 
     #[test]
-    fn each_sign_of_life_is_missed_of_a_redis_that_is_up_and_of_one_that_is_down_none_is_let_pass()
-    {
+    fn redis_state_must_match_every_field_of_the_document() {
         for path in ["/redis/connected", "/sessionCache/healthy"] {
             let mut document = healthy();
             *document.pointer_mut(path).unwrap() = json!(false);
@@ -269,14 +246,14 @@ mod tests {
             *document.pointer_mut(path).unwrap() = json!(true);
             assert_eq!(not_down(&document).len(), 1, "{path}");
         }
-        for (path, alive) in [
+        for (path, value) in [
             ("/status", json!("degraded")),
             ("/performance/get", json!(0.1)),
             ("/sessionCache/pool/available", json!(1)),
             ("/errors", json!([])),
         ] {
             let mut document = down();
-            *document.pointer_mut(path).unwrap() = alive;
+            *document.pointer_mut(path).unwrap() = value;
             assert_eq!(not_down(&document).len(), 1, "{path}");
         }
     }

@@ -1,4 +1,4 @@
-//! Stage 4: the health endpoint says what is: with Redis there, without it, and there again.
+//! Stage 4: the health endpoint with Redis, without it, and after its return.
 
 use std::convert::Infallible;
 
@@ -9,7 +9,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::{
     document::{FIELD_COUNT, not_down, not_up, objections},
-    nodes::{Nodes, SOON, no_line},
+    nodes::{Nodes, SOON, no_proxy},
     report::{Checks, Outcome},
 };
 use crate::{
@@ -19,86 +19,63 @@ use crate::{
     wait,
 };
 
-const HELP: &str = "see \"Health document\" in session-layer's documentation (`HealthReport`); a proxy or middleware in \
-    front may change it";
+const HELP: &str = "see \"Health document\" in session-layer's documentation (`HealthReport`). A \
+    proxy or middleware in front may change it";
 
 pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Checks<'_>) -> Outcome {
-    let Some(line) = checks.need("healthy", nodes.redis_line().await)? else {
-        return without_a_line(nodes, checks).await;
+    let Some(route) = checks.need("healthy", nodes.redis_route().await)? else {
+        return without_proxy(nodes, checks).await;
     };
-    let app = checks.need(
-        "healthy",
-        nodes.node_on(&line.url, nodes.sandbox.database_url()),
-    )?;
+    let app = checks.need("healthy", nodes.node_on(&route.url, nodes.sandbox.database_url()))?;
     let up = until_status(&app, 200).await;
-    checks.must("healthy", healthy("Redis there: 200", &up))?;
+    checks.must("healthy", healthy("Redis reachable: 200", &up))?;
     let ping = up.body["performance"]["ping"].as_f64().unwrap_or_default();
 
-    let cut = line.proxy.inject(Toxic::down());
+    let cut = route.proxy.inject(Toxic::down());
     let down = until_status(&app, 503).await;
-    checks.note(
-        "down",
-        judged(
-            "Redis cut off: 503, unhealthy, what is unknown is null",
-            503,
-            &down,
-            not_down(&down.body),
-        ),
-    );
-    let alive = ask(HealthService::livez()).await;
-    checks.note(
-        "livez",
-        judged(
-            "Redis cut off: /livez is 200, nobody is restarted for it",
-            200,
-            &alive,
-            vec![],
-        ),
-    );
-    let ready = ask(HealthService::readyz(app.sessions.clone())).await;
-    checks.note(
-        "readyz",
-        judged(
-            "Redis cut off: /readyz is 200, Postgres answers",
-            200,
-            &ready,
-            vec![],
-        ),
-    );
+    let what = "Redis cut off: 503, unhealthy, unknown fields are null";
+    checks.record("down", judged(what, 503, &down, not_down(&down.body)));
+    let live = query(HealthService::livez()).await;
+    let what = "Redis cut off: /livez is 200, therefore no node restarts";
+    checks.record("livez", judged(what, 200, &live, vec![]));
+    let ready = query(HealthService::readyz(app.sessions.clone())).await;
+    let what = "Redis cut off: /readyz is 200, because Postgres is reachable";
+    checks.record("readyz", judged(what, 200, &ready, vec![]));
     cut.heal();
 
     let again = until_status(&app, 200).await;
-    // That it was away may be told for 60 s, as `degraded`.
-    let what = "Redis back: 200, connected";
-    checks.note("recovered", judged(what, 200, &again, not_up(&again.body)));
+    // The document may report the outage for 60 s, as `degraded`.
+    let what = "Redis reachable again: 200, connected";
+    checks.record("recovered", judged(what, 200, &again, not_up(&again.body)));
     let _late = app.sessions.shutdown(SOON).await;
     Ok(format!(
-        "{FIELD_COUNT} fields; healthy 200, Redis cut off 503 with /livez and /readyz 200, back 200; PING {ping:.2} ms"
+        "{FIELD_COUNT} fields. Healthy 200, Redis cut off 503 with /livez and /readyz 200, \
+         reachable again 200. PING {ping:.2} ms"
     ))
 }
 
-/// The document alone, where Redis can't be cut off.
-async fn without_a_line(nodes: &Nodes<'_>, checks: &mut Checks<'_>) -> Outcome {
+/// Checks only the document, because Redis can't be cut off.
+async fn without_proxy(nodes: &Nodes<'_>, checks: &mut Checks<'_>) -> Outcome {
     let app = checks.need("healthy", nodes.node())?;
     let up = until_status(&app, 200).await;
-    checks.note("healthy", healthy("Redis there: 200", &up));
-    checks.note("down", no_line());
+    checks.record("healthy", healthy("Redis reachable: 200", &up));
+    checks.record("down", no_proxy());
     let _late = app.sessions.shutdown(SOON).await;
-    Ok(format!("{FIELD_COUNT} fields; healthy 200"))
+    Ok(format!("{FIELD_COUNT} fields. Healthy 200"))
 }
 
-/// The document once it has this status, or the last one after a while.
+/// Waits for a document with this status. Returns the last one at the deadline.
 async fn until_status(app: &App, status: u16) -> Answer {
     let mut last = Answer::default();
-    let _in_vain = wait::until("the status", SOON, async || {
-        last = ask(HealthService::report(app.sessions.clone())).await;
+    let _timeout = wait::until("the status", SOON, async || {
+        last = query(HealthService::report(app.sessions.clone())).await;
         last.status == status
     })
     .await;
     last
 }
 
-async fn ask<S, B>(service: S) -> Answer
+async fn query<S, B>(service: S) -> Answer
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
     B: BodyExt,
@@ -107,7 +84,7 @@ where
     read(response).await
 }
 
-/// A document with Redis there. That it is degraded is the deployment's matter, and said.
+/// Judges a document with Redis reachable. `degraded` is a warning with the reported cause.
 fn healthy(what: &str, seen: &Answer) -> Finding {
     let finding = judged(what, 200, seen, not_up(&seen.body));
     let errors = seen.body["errors"].as_array().into_iter().flatten();
@@ -118,31 +95,27 @@ fn healthy(what: &str, seen: &Answer) -> Finding {
     let why = if errors.is_empty() {
         format!("PING took {} ms", seen.body["performance"]["ping"])
     } else {
-        errors.join("; ")
+        errors.join(", ")
     };
     Finding::warning(
         &format!("{what}, but degraded"),
         why,
-        "sessions are validated; what is said there is what to look at",
+        "sessions are validated, but check the reported cause",
     )
 }
 
-/// The status, the document's form, and what contradicts the state of Redis.
+/// Judges the status, the document's form, and its agreement with the state of Redis.
 fn judged(what: &str, status: u16, seen: &Answer, contradictions: Vec<String>) -> Finding {
     let mut found = Vec::new();
     if seen.status != status {
-        found.push(format!("answered {} instead of {status}", seen.status));
+        found.push(format!("got {} instead of {status}", seen.status));
     }
-    // `/livez` and `/readyz` have a document of their own.
+    // `/livez` and `/readyz` have their own documents.
     if seen.body.get("redis").is_some() || seen.body.is_null() {
         found.extend(objections(&seen.body));
     }
     found.extend(contradictions);
-    if found.is_empty() {
-        Finding::ok(what)
-    } else {
-        Finding::failed(what, found.join("; "), HELP)
-    }
+    if found.is_empty() { Finding::ok(what) } else { Finding::failed(what, found.join(", "), HELP) }
 }
 
 #[cfg(test)]
@@ -153,25 +126,15 @@ mod tests {
     use crate::check::Status;
 
     #[test]
-    fn a_document_is_judged_by_status_form_and_state() {
-        let answer = |status, body| Answer {
-            status,
-            body,
-            ..Answer::default()
-        };
+    fn document_is_judged_by_status_form_and_state() {
+        let answer = |status, body| Answer { status, body, ..Answer::default() };
         let alive = json!({"status":"alive"});
-        assert_eq!(
-            judged("livez", 200, &answer(200, alive.clone()), vec![]).status,
-            Status::Ok
-        );
-        assert_eq!(
-            judged("livez", 200, &answer(503, alive), vec![]).status,
-            Status::Failed
-        );
-        // No JSON at all, and a document with a hole.
+        assert_eq!(judged("livez", 200, &answer(200, alive.clone()), vec![]).status, Status::Ok);
+        assert_eq!(judged("livez", 200, &answer(503, alive), vec![]).status, Status::Failed);
+        // A body without JSON, and a document with a missing field.
         for body in [json!(null), json!({"redis":{}})] {
             let finding = judged("report", 200, &answer(200, body), vec![]);
-            assert!(finding.why.unwrap().contains("left out"));
+            assert!(finding.why.unwrap().contains("is missing"));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What was found: steps, stages, the whole.
+//! The reports on steps, on stages and on the whole run.
 
 use std::{fmt, time::Duration};
 
@@ -9,29 +9,28 @@ use crate::{
     backends::{Backends, Kind, Server},
     bench,
     check::{Finding, Status, Step},
-    url::without_password,
 };
 
-/// A stage.
+/// A stage of the examination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
-    /// Do both servers answer, and may the application do what it must?
+    /// The responses of both servers and the rights of the application.
     Connection,
-    /// What the cache is worth.
+    /// The latencies with and without the cache.
     Benchmark,
-    /// Miss, fill, hit, and the end of copies.
+    /// Miss, fill, hit, and the removal of entries.
     Caching,
     /// The health document.
     Health,
-    /// Garbage, in requests and in Redis.
+    /// Garbage in requests and in Redis.
     Errors,
-    /// Requests while Redis is away.
+    /// Requests during outages of Redis.
     Fallback,
 }
 
 impl Stage {
-    /// All of them, in their order.
+    /// All stages in their order.
     pub const ALL: [Self; 6] = [
         Self::Connection,
         Self::Benchmark,
@@ -41,7 +40,7 @@ impl Stage {
         Self::Fallback,
     ];
 
-    /// Its name for people.
+    /// Returns the name for readers.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
@@ -54,49 +53,45 @@ impl Stage {
         }
     }
 
-    /// Which one it is, from 1.
+    /// Returns the number of the stage, from 1.
     #[must_use]
     pub fn number(self) -> u32 {
-        // In the order of `ALL`.
+        // The order is that of `ALL`.
         self as u32 + 1
     }
 }
 
-/// What was found in a stage.
+/// The report on a stage.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct StageReport {
-    /// Which one.
+    /// The stage.
     pub stage: Stage,
-    /// The worst of its steps.
+    /// The worst result of its steps.
     pub status: Status,
-    /// What was checked and measured, in a line.
+    /// A line about the checks and measurements.
     pub summary: String,
-    /// In the order in which they were taken; those after a fatal one are missing.
+    /// The executed steps. The steps after a fatal one are missing.
     pub steps: Vec<Step>,
-    /// What the benchmark measured.
+    /// The report of the benchmark.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bench: Option<bench::Report>,
-    /// How long it took, in milliseconds.
+    /// The duration in milliseconds.
     pub ms: f64,
-    /// A step failed that others need.
+    /// Whether a step failed that the other stages need.
     #[serde(skip)]
     pub(super) fatal: bool,
 }
 
-/// The stage's line, and below it what is not well.
+/// The stage's line, followed by its warnings and failures.
 impl fmt::Display for StageReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (number, title) = (self.stage.number(), self.stage.title());
         let (sign, secs) = (self.status.sign(), self.ms / 1000.0);
         let all = Stage::ALL.len();
-        write!(
-            f,
-            "{sign} [{number}/{all}] {title}: {} ({secs:.1} s)",
-            self.summary
-        )?;
-        let told = |step: &&Step| matches!(step.status, Status::Warning | Status::Failed);
-        for step in self.steps.iter().filter(told) {
+        write!(f, "{sign} [{number}/{all}] {title}: {} ({secs:.1} s)", self.summary)?;
+        let shown = |step: &&Step| matches!(step.status, Status::Warning | Status::Failed);
+        for step in self.steps.iter().filter(shown) {
             for line in step.to_string().lines() {
                 write!(f, "\n   {line}")?;
             }
@@ -105,19 +100,19 @@ impl fmt::Display for StageReport {
     }
 }
 
-/// What was found in all.
+/// The report on the whole run.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Report {
     /// Whether no stage failed.
     pub ok: bool,
-    /// What runs the Redis: `docker`, `native` or `given`.
+    /// The backend of Redis: `docker`, `native` or `given`.
     pub redis: String,
-    /// What runs the Postgres.
+    /// The backend of Postgres.
     pub postgres: String,
-    /// In their order.
+    /// The reports on the stages, in their order.
     pub stages: Vec<StageReport>,
-    /// How long it took, in milliseconds.
+    /// The duration in milliseconds.
     pub ms: f64,
 }
 
@@ -132,7 +127,7 @@ impl Report {
         }
     }
 
-    /// The last line.
+    /// Returns the last line.
     #[must_use]
     pub fn summary(&self) -> String {
         let count = |status| {
@@ -159,7 +154,7 @@ impl Report {
             (Status::Warning, "passed with warnings"),
         ] {
             if count(status) > 0 {
-                text += &format!("; {word}: {}", named(status));
+                text += &format!(", {word}: {}", named(status));
             }
         }
         text
@@ -175,15 +170,15 @@ impl fmt::Display for Report {
     }
 }
 
-/// What is told while it goes on.
+/// An event during a run.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Progress<'a> {
     /// A stage begins.
     Begin(Stage),
-    /// A step was taken.
+    /// An executed step.
     Step(&'a Step),
-    /// A stage is over.
+    /// A stage has ended.
     End(&'a StageReport),
 }
 
@@ -197,64 +192,53 @@ impl fmt::Display for Progress<'_> {
     }
 }
 
-/// The stage can't go on: what its next steps need is not there. The finding is noted.
+/// The end of a stage whose next steps lack a requirement. The finding is recorded.
 #[derive(Debug)]
 pub(super) struct Stop;
 
-/// What a stage answers: its summary.
+/// The summary of a stage, or its early end.
 pub(super) type Outcome = Result<String, Stop>;
 
-/// Collects the steps of a stage.
+/// A collector of a stage's steps.
 pub(super) struct Checks<'a> {
-    /// URLs whose passwords no text may show.
-    urls: [&'a str; 2],
     steps: Vec<Step>,
-    tell: Box<dyn FnMut(&Step) + 'a>,
+    notify: Box<dyn FnMut(&Step) + 'a>,
     last: Instant,
 }
 
 impl<'a> Checks<'a> {
-    pub(super) fn new(backends: &'a Backends, tell: impl FnMut(&Step) + 'a) -> Self {
-        Self {
-            urls: [backends.redis().url(), backends.postgres().url()],
-            steps: Vec::new(),
-            tell: Box::new(tell),
-            last: Instant::now(),
-        }
+    pub(super) fn new(notify: impl FnMut(&Step) + 'a) -> Self {
+        Self { steps: Vec::new(), notify: Box::new(notify), last: Instant::now() }
     }
 
-    /// Notes what a step found that took since the last one.
-    pub(super) fn note(&mut self, name: &'static str, finding: Finding) {
-        let hide = |text: String| {
-            let urls = self.urls.iter();
-            urls.fold(text, |text, url| without_password(&text, url))
-        };
-        let step = finding.step(name, self.last.elapsed(), hide);
-        self.take(step);
+    /// Records the finding of a step, which took the time since the last one.
+    pub(super) fn record(&mut self, name: &'static str, finding: Finding) {
+        let step = finding.step(name, self.last.elapsed());
+        self.push(step);
     }
 
-    /// Notes a step that somebody else took.
-    pub(super) fn take(&mut self, step: Step) {
-        (self.tell)(&step);
+    /// Records an executed step.
+    pub(super) fn push(&mut self, step: Step) {
+        (self.notify)(&step);
         self.steps.push(step);
         self.last = Instant::now();
     }
 
-    /// [`note`](Self::note) of a step without which there is no next one.
+    /// Records a step that the next ones need.
     pub(super) fn must(&mut self, name: &'static str, finding: Finding) -> Result<(), Stop> {
         let failed = finding.status == Status::Failed;
-        self.note(name, finding);
+        self.record(name, finding);
         if failed { Err(Stop) } else { Ok(()) }
     }
 
-    /// What is needed to go on; where it could not be had, that is the finding.
+    /// Returns a required value. An error is recorded as the finding.
     pub(super) fn need<T>(
         &mut self,
         name: &'static str,
-        had: Result<T, Finding>,
+        result: Result<T, Finding>,
     ) -> Result<T, Stop> {
-        had.map_err(|finding| {
-            self.note(name, finding);
+        result.map_err(|finding| {
+            self.record(name, finding);
             Stop
         })
     }
@@ -275,8 +259,8 @@ impl<'a> Checks<'a> {
         let fatal = outcome.is_err();
         let summary = match outcome {
             Ok(summary) if failed == 0 => summary,
-            Ok(summary) => format!("{failed} of {all} checks failed; {summary}"),
-            Err(Stop) => format!("{failed} of {all} checks failed, and the stage ended there"),
+            Ok(summary) => format!("{failed} of {all} checks failed. {summary}"),
+            Err(Stop) => format!("{failed} of {all} checks failed, and the stage ended early"),
         };
         let worst = self.steps.iter().map(|step| step.status).max();
         StageReport {
@@ -292,9 +276,7 @@ impl<'a> Checks<'a> {
 }
 
 fn host<K: Kind>(server: &Server<K>) -> String {
-    server
-        .backend()
-        .map_or_else(|| "given".to_owned(), |backend| backend.to_string())
+    server.backend().map_or_else(|| "given".to_owned(), |backend| backend.to_string())
 }
 
 fn millis(span: Duration) -> f64 {

@@ -1,4 +1,4 @@
-//! A named fault as part of a schedule.
+//! Named faults in a schedule.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::{
 };
 
 impl Scheduled {
-    /// A fault by its name. `at` counts from the beginning of the load.
+    /// Creates a named fault. `at` counts from the beginning of the load.
     ///
-    /// One of Redis counts as [`no_redis`](Self::no_redis). What one of Postgres means for its nodes is to be said with
-    /// [`no_postgres`](Self::no_postgres): after `postgres-kill` nobody answers, after `postgres-terminate` the next
-    /// connection does.
+    /// A fault of Redis counts as [`no_redis`](Self::no_redis). For a fault of Postgres, the caller
+    /// declares the effect with [`no_postgres`](Self::no_postgres). After `postgres-kill` no
+    /// request gets a reply. After `postgres-terminate` the next connection does.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -30,15 +30,10 @@ impl Scheduled {
     pub fn fault(fault: Fault, target: &Target, at: Duration, lasts: Duration) -> Self {
         let injected = Injected::new(fault, target.clone());
         let scheduled = Self::new(fault.name(), at, lasts, injected);
-        if fault.is_redis() {
-            scheduled.no_redis()
-        } else {
-            scheduled
-        }
+        if fault.is_redis() { scheduled.no_redis() } else { scheduled }
     }
 }
 
-/// A fault by its name.
 pub(crate) struct Injected {
     fault: Fault,
     target: Target,
@@ -47,11 +42,7 @@ pub(crate) struct Injected {
 
 impl Injected {
     pub(crate) fn new(fault: Fault, target: Target) -> Self {
-        Self {
-            fault,
-            target,
-            guard: None,
-        }
+        Self { fault, target, guard: None }
     }
 }
 
@@ -66,11 +57,8 @@ impl Break for Injected {
             return Ok(None);
         };
         let report = guard.heal().await?;
-        // Where the server counts effects, they alone say whether something was touched.
+        // If the server counts effects, only they prove that the fault had one.
         let touched = report.effects.unwrap_or(report.connections);
-        Ok(Some(Touched {
-            connections: touched,
-            bytes: 0,
-        }))
+        Ok(Some(Touched { connections: touched, bytes: 0 }))
     }
 }

@@ -1,4 +1,4 @@
-//! Latencies while they are measured, and their sums.
+//! Latency histograms and their summaries.
 
 use hdrhistogram::Histogram;
 
@@ -7,7 +7,7 @@ use crate::history::Nanos;
 
 const MICRO: Nanos = 1_000;
 
-/// Latencies as they come: an HDR histogram of microseconds, two digits, which are some 10 KB.
+/// An HDR histogram of microseconds with two digits, about 10 KB.
 #[derive(Debug, Clone)]
 pub(crate) struct Latencies(Histogram<u32>);
 
@@ -20,12 +20,11 @@ impl Default for Latencies {
 
 impl Latencies {
     pub(crate) fn add(&mut self, span: Nanos) {
-        // It resizes itself, so nothing is out of range. (`saturating_record` does not.)
+        // The histogram resizes itself, so no value is out of range. `saturating_record` does not.
         let recorded = self.0.record(span / MICRO);
         debug_assert!(recorded.is_ok(), "{span} ns");
     }
 
-    /// All of another's as well.
     pub(crate) fn merge(&mut self, other: &Self) {
         let merged = self.0.add(&other.0);
         debug_assert!(merged.is_ok(), "it resizes itself");
@@ -52,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_merged_counts_as_if_measured_here() {
+    fn merged_values_count_like_recorded_ones() {
         let (mut all, mut odd) = (Latencies::default(), Latencies::default());
         for micros in 1..=100 {
             let into = if micros % 2 == 0 { &mut all } else { &mut odd };

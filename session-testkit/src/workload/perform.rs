@@ -1,20 +1,20 @@
-//! One request of the plan: asked, answered or dropped, recorded.
+//! The execution of one planned request: sent, answered or dropped, and recorded.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
     Clock, DropWhen, Recorder,
-    dropping::dropping,
-    plan::{Action, Planned, Presented},
+    cancel::dropping,
+    plan::{Action, Planned, TokenChoice},
     sessions::{Known, Slots, Tokens},
     tally::Answered,
 };
 use crate::{
     history::{Change, Creation, Nanos, Op, Operation, nanos},
-    subject::{Failed, Login, Reach, Subject, Token},
+    subject::{Failed, Login, Subject, Token, Visibility},
 };
 
-/// What all requests of a run share.
+/// The state that all requests of a run share.
 #[derive(Debug)]
 pub(super) struct Shared<S> {
     pub(super) subject: S,
@@ -30,30 +30,20 @@ impl<S: Subject> Shared<S> {
         format!("user-{}", slot / self.sessions_per_user.max(1))
     }
 
-    /// Asks, and records. `load_began` is `None` for what comes before the load.
+    /// Sends and records the request. `load_began` is `None` for requests before the load.
     pub(super) async fn perform(
         self: Arc<Self>,
         planned: Planned,
         load_began: Option<Nanos>,
     ) -> Result<(), Failed> {
-        let Planned {
-            due,
-            node,
-            action,
-            drop,
-        } = planned;
+        let Planned { due, node, action, drop } = planned;
         let this = &*self;
-        let newest = |slot| this.slots.presented(slot, Presented::Newest);
+        let newest = |slot| this.slots.choose(slot, TokenChoice::Newest);
         let load = load_began.map(|began| (began, due));
         let begin =
             |op| Pending::begin(&this.recorder, this.patience, node, op).planned(load, drop);
         match action {
-            Action::Create {
-                session,
-                slot,
-                lifetime,
-                idle,
-            } => {
+            Action::Create { session, slot, lifetime, idle } => {
                 let login = Login {
                     user: this.user(slot),
                     data: format!("{session}.0"),
@@ -72,7 +62,7 @@ impl<S: Subject> Shared<S> {
                     answer: None,
                 });
                 let logged_in = log_in(&this.subject, this.recorder.clock(), node, login);
-                match pending.ask(logged_in, set_creation).await {
+                match pending.run(logged_in, set_creation).await {
                     Some(Ok((token, _began))) => {
                         this.tokens.add(session, 0, token.clone());
                         this.slots.take(slot, Known::new(session, token));
@@ -81,26 +71,20 @@ impl<S: Subject> Shared<S> {
                     None => {}
                 }
             }
-            Action::Validate { slot, presented } => {
-                if let Some((session, number, token)) = this.slots.presented(slot, presented) {
+            Action::Validate { slot, choice } => {
+                if let Some((session, number, token)) = this.slots.choose(slot, choice) {
                     let pending = begin(Op::Validate {
                         session: session.number,
                         token: number,
                         answer: None,
                     });
-                    let asked = this.subject.validate(node, &token);
-                    pending
-                        .ask(asked, |op, seen| set_seen(op, seen.clone()))
-                        .await;
+                    pending.run(this.subject.validate(node, &token), set_seen).await;
                 }
             }
             Action::Random(bytes) => {
                 let token = this.subject.random_token(bytes);
                 let pending = begin(Op::ValidateRandom { answer: None });
-                let asked = this.subject.validate(node, &token);
-                pending
-                    .ask(asked, |op, seen| set_seen(op, seen.clone()))
-                    .await;
+                pending.run(this.subject.validate(node, &token), set_seen).await;
             }
             Action::Update { slot, number } => {
                 if let Some((session, token_number, token)) = newest(slot) {
@@ -111,32 +95,20 @@ impl<S: Subject> Shared<S> {
                         data: data.clone(),
                         answer: None,
                     });
-                    pending
-                        .ask(this.subject.update(node, &token, &data), changed)
-                        .await;
+                    pending.run(this.subject.update(node, &token, &data), changed).await;
                 }
             }
             Action::Revoke { slot } => {
                 if let Some((session, number, token)) = newest(slot) {
-                    let pending = begin(Op::Revoke {
-                        session: session.number,
-                        token: number,
-                        answer: None,
-                    });
-                    pending
-                        .ask(this.subject.revoke(node, &token), changed)
-                        .await;
+                    let pending =
+                        begin(Op::Revoke { session: session.number, token: number, answer: None });
+                    pending.run(this.subject.revoke(node, &token), changed).await;
                 }
             }
             Action::RevokeAll { slot } => {
                 let user = this.user(slot);
-                let pending = begin(Op::RevokeAll {
-                    user: user.clone(),
-                    answer: None,
-                });
-                pending
-                    .ask(this.subject.revoke_all(node, &user), changed)
-                    .await;
+                let pending = begin(Op::RevokeAll { user: user.clone(), answer: None });
+                pending.run(this.subject.revoke_all(node, &user), changed).await;
             }
             Action::Rotate { slot, grace } => {
                 if let Some((session, number, token)) = newest(slot) {
@@ -148,11 +120,11 @@ impl<S: Subject> Shared<S> {
                         answer: None,
                     });
                     let known = Arc::clone(&session);
-                    let asked = this.subject.rotate(node, &token, grace);
+                    let call = this.subject.rotate(node, &token, grace);
                     pending
-                        .ask(asked, move |op, rotated| {
-                            let (given, reach) = match rotated {
-                                Ok((token, reach)) => (Some(token.clone()), Ok(*reach)),
+                        .run(call, move |op, rotated| {
+                            let (given, visibility) = match rotated {
+                                Ok((token, visibility)) => (Some(token.clone()), Ok(*visibility)),
                                 Err(failed) => (None, Err(failed.clone())),
                             };
                             if let Op::Rotate { new_token, .. } = op {
@@ -162,7 +134,7 @@ impl<S: Subject> Shared<S> {
                                     number
                                 });
                             }
-                            set_change(op, Change::of(&reach))
+                            set_change(op, Change::of(&visibility))
                         })
                         .await;
                 }
@@ -172,22 +144,22 @@ impl<S: Subject> Shared<S> {
     }
 }
 
-/// An operation under way. Whatever becomes of it, it is recorded: dropped in the middle (a panic of the
-/// subject, the end of the runtime), it is one without an answer.
+/// An operation in flight. It is always recorded. If it is dropped in the middle, by a panic of the
+/// subject or the end of the runtime, it is recorded without a result.
 pub(super) struct Pending<'a> {
     recorder: &'a Recorder,
     patience: Duration,
     drop: Option<DropWhen>,
-    /// When the load began, and when after that it was due.
+    /// When the load began, and when after that the request was due.
     load: Option<(Nanos, Nanos)>,
     node: u32,
     call: Nanos,
-    /// Taken when it is over.
+    /// Taken at the end.
     op: Option<Op>,
 }
 
 impl<'a> Pending<'a> {
-    /// Not part of the load, and dropped by nobody.
+    /// Begins an operation outside the load, which its caller does not drop.
     pub(super) fn begin(recorder: &'a Recorder, patience: Duration, node: u32, op: Op) -> Self {
         Self {
             recorder,
@@ -206,14 +178,14 @@ impl<'a> Pending<'a> {
         self
     }
 
-    /// Waits for the answer. `answer` puts it into the operation, and says whether the subject has such an
-    /// operation at all.
-    pub(super) async fn ask<T>(
+    /// Waits for the result. `answer` stores it in the operation, and returns whether the subject
+    /// supports the operation.
+    pub(super) async fn run<T>(
         mut self,
-        asked: impl Future<Output = T>,
+        call: impl Future<Output = T>,
         answer: impl FnOnce(&mut Op, &T) -> bool,
     ) -> Option<T> {
-        let within = tokio::time::timeout(self.patience, dropping(asked, self.drop)).await;
+        let within = tokio::time::timeout(self.patience, dropping(call, self.drop)).await;
         let end = self.recorder.clock().now();
         let mut op = self.op.take()?;
         let (got, hung) = match within {
@@ -251,8 +223,8 @@ impl Drop for Pending<'_> {
     }
 }
 
-/// Puts the answer of a change into its operation.
-pub(super) fn changed(op: &mut Op, answer: &Result<Reach, Failed>) -> bool {
+/// Stores the result of a change in its operation.
+pub(super) fn changed(op: &mut Op, answer: &Result<Visibility, Failed>) -> bool {
     set_change(op, Change::of(answer))
 }
 
@@ -268,7 +240,7 @@ fn set_change(op: &mut Op, change: Option<Change>) -> bool {
     supported
 }
 
-/// A login from its beginning to its end: the token, and when it had begun for certain, where that is known.
+/// Runs a whole login. Returns the token, and when the login had certainly begun, if that is known.
 pub(super) async fn log_in(
     subject: &impl Subject,
     clock: Clock,
@@ -281,7 +253,7 @@ pub(super) async fn log_in(
     Ok((token, began))
 }
 
-/// Puts the answer of [`log_in`] into its operation.
+/// Stores the result of [`log_in`] in its operation.
 pub(super) fn set_creation(op: &mut Op, created: &Result<(Token, Option<Nanos>), Failed>) -> bool {
     let creation = Creation::of(created);
     let supported = creation.is_some();
@@ -292,9 +264,10 @@ pub(super) fn set_creation(op: &mut Op, created: &Result<(Token, Option<Nanos>),
     supported
 }
 
-pub(super) fn set_seen(op: &mut Op, seen: crate::subject::Seen) -> bool {
+/// Stores the result of a validation in its operation.
+pub(super) fn set_seen(op: &mut Op, seen: &crate::subject::Seen) -> bool {
     if let Op::Validate { answer, .. } | Op::ValidateRandom { answer } = op {
-        *answer = Some(seen);
+        *answer = Some(seen.clone());
     }
     true
 }

@@ -1,4 +1,4 @@
-//! What will be asked, of which node and when: a pure function of the settings.
+//! The requests with their times and nodes: a pure function of the settings.
 
 use std::{
     cmp::Reverse,
@@ -15,17 +15,17 @@ use crate::history::{Nanos, nanos};
 /// A request of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
-    /// When it is due.
+    /// The time when it is due.
     pub due: Nanos,
-    /// Which node is asked.
+    /// The node that it is sent to.
     pub node: u32,
-    /// What for.
+    /// The request itself.
     pub action: Action,
-    /// When its caller drops it, if it does.
+    /// The moment at which its caller drops it, if it does.
     pub drop: Option<DropWhen>,
 }
 
-/// What is asked. Sessions are in slots, each with the one that was created there last.
+/// A request. Sessions are in slots. A slot has the session that was last created there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// A login, whose session takes the slot if it succeeds.
@@ -43,62 +43,62 @@ pub enum Action {
     Validate {
         /// The slot.
         slot: u32,
-        /// Which token is presented.
-        presented: Presented,
+        /// The token that is sent.
+        choice: TokenChoice,
     },
     /// A validate of a token made of these bytes.
     Random([u8; 32]),
-    /// New data.
+    /// An update.
     Update {
         /// The slot.
         slot: u32,
-        /// Makes the data one of a kind.
+        /// A number that makes the data unique.
         number: u64,
     },
-    /// The end of a session.
+    /// A revoke.
     Revoke {
         /// The slot.
         slot: u32,
     },
-    /// The end of all sessions of the user who has this slot.
+    /// A revoke-all of the user who has this slot.
     RevokeAll {
         /// One of the user's slots.
         slot: u32,
     },
-    /// A new token.
+    /// A rotation.
     Rotate {
         /// The slot.
         slot: u32,
-        /// How long the old one is good still.
+        /// The time for which the old token remains valid.
         grace: Duration,
     },
 }
 
-/// Which token of a slot is presented.
+/// The choice of a slot's token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presented {
-    /// The newest.
+pub enum TokenChoice {
+    /// The newest token.
     Newest,
-    /// The one before a rotation, if there was one.
+    /// The token before a rotation, if there was one.
     Older,
-    /// The last one of the session that had the slot before, if there was one.
+    /// The last token of the slot's former session, if there was one.
     Former,
 }
 
-/// The requests of a run, in the order in which they are due. An iterator, so that a long run needs no
-/// memory for it.
+/// The requests of a run, sorted by due time. It is an iterator, so that a long run needs no memory
+/// for it.
 #[derive(Debug)]
 pub struct Plan {
     settings: Settings,
     nodes: u32,
     rng: ChaCha8Rng,
     keys: Keys,
-    /// How many were planned.
+    /// The number of planned requests so far.
     count: u64,
     next_session: u32,
-    /// Slots whose session ended, with the time.
+    /// The slots whose session ended, with the time.
     ended: BinaryHeap<Reverse<(Nanos, u32)>>,
-    /// What comes next, because of what came before.
+    /// The requests that must follow the previous one.
     follow: VecDeque<Action>,
 }
 
@@ -109,8 +109,8 @@ enum Keys {
 }
 
 impl Plan {
-    /// For so many nodes; 0 count as 1. The sessions of all slots have the numbers from 0 on, and are
-    /// created before: [`setup`](Self::setup).
+    /// Creates the plan for this number of nodes, at least 1. The sessions of all slots are
+    /// numbered from 0. [`setup`](Self::setup) creates them before.
     #[must_use]
     pub fn new(settings: &Settings, nodes: u32) -> Self {
         let keys = Zipf::new(f64::from(settings.sessions.max(1)), settings.zipf);
@@ -126,7 +126,7 @@ impl Plan {
         }
     }
 
-    /// The logins before the clock starts: one for each slot.
+    /// Returns the logins before the clock starts, one for each slot.
     pub fn setup(settings: &Settings, nodes: u32) -> impl Iterator<Item = Planned> + use<> {
         let nodes = nodes.max(1);
         let settings = settings.clone();
@@ -143,15 +143,15 @@ impl Plan {
         })
     }
 
-    /// How many requests are due in all.
+    /// Returns the total number of due requests.
     #[must_use]
     pub fn total(&self) -> u64 {
         let total = u128::from(self.settings.rate) * self.settings.duration.as_nanos();
         u64::try_from(total / 1_000_000_000).unwrap_or(u64::MAX)
     }
 
-    /// Evenly at the rate, but each anywhere within its own interval, or all clients of a run would be in
-    /// step with its timers.
+    /// Returns the next due time: evenly at the rate, but random within each interval. Without
+    /// that, all clients would run in step with the run's timers.
     fn due(&mut self) -> Nanos {
         let interval = 1_000_000_000 / u64::from(self.settings.rate.max(1));
         let begin = u128::from(self.count) * 1_000_000_000 / u128::from(self.settings.rate.max(1));
@@ -163,7 +163,7 @@ impl Plan {
         match &self.keys {
             Keys::Even => self.rng.random_range(0..self.settings.sessions.max(1)),
             Keys::Zipf(zipf) => {
-                // From 1 to the number of slots, as a float.
+                // A float from 1 to the number of slots.
                 #[allow(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
@@ -208,25 +208,22 @@ impl Plan {
                 let longest = nanos(self.settings.grace) / 1_000_000;
                 let grace = self.rng.random_range(0..=longest);
                 let grace = if self.one_in(2) { 0 } else { grace };
-                Action::Rotate {
-                    slot,
-                    grace: Duration::from_millis(grace),
-                }
+                Action::Rotate { slot, grace: Duration::from_millis(grace) }
             }
             Kind::Random => Action::Random(self.rng.random()),
             Kind::Validate => {
                 let slot = self.slot();
-                let presented = match self.rng.random_range(0..20) {
-                    0 => Presented::Former,
-                    1 => Presented::Older,
-                    _ => Presented::Newest,
+                let choice = match self.rng.random_range(0..20) {
+                    0 => TokenChoice::Former,
+                    1 => TokenChoice::Older,
+                    _ => TokenChoice::Newest,
                 };
-                Action::Validate { slot, presented }
+                Action::Validate { slot, choice }
             }
         }
     }
 
-    /// A login for the slot whose session ended the longest ago; if all are fresh, for any.
+    /// Returns a login for the slot that ended longest ago, or for any slot if all ended recently.
     fn create(&mut self, due: Nanos, slot: Option<u32>) -> Action {
         let linger = nanos(self.settings.linger);
         let rested = |Reverse((at, _)): &Reverse<(Nanos, u32)>| at.saturating_add(linger) <= due;
@@ -245,18 +242,12 @@ impl Plan {
         let lifetime = self.settings.lifetime;
         let lifetime = (short_lived && !lifetime.is_zero()).then_some(lifetime);
         if let Some(lifetime) = lifetime {
-            self.ended
-                .push(Reverse((due.saturating_add(nanos(lifetime)), slot)));
+            self.ended.push(Reverse((due.saturating_add(nanos(lifetime)), slot)));
         }
-        Action::Create {
-            session,
-            slot,
-            lifetime,
-            idle: self.settings.idle_of(session),
-        }
+        Action::Create { session, slot, lifetime, idle: self.settings.idle_of(session) }
     }
 
-    /// Every second time a login of the same user is under way meanwhile.
+    /// Returns a revoke-all. Every second time, a login of the same user is in flight meanwhile.
     fn revoke_all(&mut self, due: Nanos, slot: u32) -> Action {
         let per_user = self.settings.sessions_per_user.max(1);
         let first = slot - slot % per_user;
@@ -273,13 +264,11 @@ impl Plan {
         Action::RevokeAll { slot }
     }
 
-    /// Every second change is followed by validates on whatever node: races are won in the first moments.
+    /// Plans two validates after every second change, on any node, because a race is decided in the
+    /// first moments.
     fn chase(&mut self, slot: u32) {
         if self.one_in(2) {
-            let validate = Action::Validate {
-                slot,
-                presented: Presented::Newest,
-            };
+            let validate = Action::Validate { slot, choice: TokenChoice::Newest };
             self.follow.extend([validate.clone(), validate]);
         }
     }
@@ -288,7 +277,7 @@ impl Plan {
         if self.rng.random_range(0..PER_MILLE) >= self.settings.dropped {
             return None;
         }
-        // Most operations wait only a few times, and most are over long before their budget.
+        // Most operations have few awaits, and most end long before their budget.
         Some(if self.rng.random_range(0..4) > 0 {
             let mut awaits = 1;
             while awaits < 8 && self.one_in(2) {
@@ -314,11 +303,6 @@ impl Iterator for Plan {
         let node = self.rng.random_range(0..self.nodes);
         let drop = self.drop_when();
         self.count += 1;
-        Some(Planned {
-            due,
-            node,
-            action,
-            drop,
-        })
+        Some(Planned { due, node, action, drop })
     }
 }

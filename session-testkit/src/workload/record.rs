@@ -1,4 +1,4 @@
-//! The record of a run: its clock, its history, its numbers.
+//! The record of a run: its clock, its history and its numbers.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,34 +10,32 @@ use tokio::time::Instant;
 use super::tally::{Answered, Tally};
 use crate::history::{Entry, Header, History, Nanos, Operation, nanos};
 
-/// The one clock of a run.
+/// The clock of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     start: Instant,
 }
 
 impl Clock {
-    /// A clock that shows 0 now.
+    /// Starts a clock at 0.
     pub(super) fn start() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self { start: Instant::now() }
     }
 
-    /// What it shows now.
+    /// Returns the time since the start.
     #[must_use]
     pub fn now(&self) -> Nanos {
         nanos(self.start.elapsed())
     }
 
-    /// When it shows, or showed, this.
+    /// Returns the instant of this time.
     pub(super) fn at(&self, time: Nanos) -> Instant {
         self.start + Duration::from_nanos(time)
     }
 }
 
-/// Records what happens in a run. Cheap to clone; all clones are one. For samplers that observe beside
-/// the workload.
+/// The recorder of a run, also for samplers that observe beside the workload. All clones share one
+/// record.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     clock: Clock,
@@ -50,16 +48,16 @@ struct State {
     tally: Tally,
 }
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// Requests that were due by now.
+    /// The number of requests that were due so far.
     pub due: u64,
-    /// Of those, how many were sent.
+    /// The number of those that were sent.
     pub sent: u64,
-    /// Of those, how many were answered.
+    /// The number of those with a response.
     pub answered: u64,
-    /// Of those, how many by "nobody could say".
+    /// The number of those responses that were Unavailable.
     pub unavailable: u64,
 }
 
@@ -74,29 +72,29 @@ impl Recorder {
         }
     }
 
-    /// The run's clock. All times of its history are of it.
+    /// Returns the run's clock, which all times of its history use.
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// Adds to the history.
+    /// Adds an entry to the history.
     pub fn record(&self, entry: Entry) {
         self.state().history.push(entry);
     }
 
-    /// How far the run is.
+    /// Returns the progress of the run.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.state().tally.progress()
     }
 
-    /// A request is due at this time after the load began, and is sent or will never be.
+    /// Counts a request that is due at this time after the load began. It is sent now or never.
     pub(super) fn due(&self, due: Nanos, sent: bool) {
         self.state().tally.due(due, sent);
     }
 
-    /// An operation is over; `None`: it was not part of the load.
+    /// Records an operation that has ended. `None`: it was not part of the load.
     pub(super) fn operation(&self, operation: Operation, answered: Option<Answered>) {
         let mut state = self.state();
         if let Some(answered) = answered {
@@ -113,7 +111,7 @@ impl Recorder {
         self.state().tally.problem(what);
     }
 
-    /// What was recorded. What clones of this record from now on is lost.
+    /// Returns the record. Clones of the recorder lose what they record later.
     pub(super) fn take(&self) -> (History, Tally) {
         let mut state = self.state();
         let header = state.history.header.clone();
@@ -121,7 +119,7 @@ impl Recorder {
         (history, std::mem::take(&mut state.tally))
     }
 
-    /// It is whole at every time, so a panic elsewhere does no harm.
+    /// Locks the state, which is consistent even after a panic elsewhere.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

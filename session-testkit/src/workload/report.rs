@@ -9,58 +9,58 @@ use super::Settings;
 /// The numbers of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// What was asked for. Its seed replays the plan.
+    /// The settings. Their seed replays the plan.
     pub settings: Settings,
-    /// How many nodes the subject has.
+    /// The number of the subject's nodes.
     pub nodes: u32,
-    /// The sum of all seconds, but for the latencies.
+    /// The sum of the counts of all seconds.
     pub total: Counts,
-    /// Of validates, from the time they were due.
+    /// The latency of validates since they were due.
     pub validates: Latency,
-    /// Of validates, from the time they were sent: what the subject took.
+    /// The latency of validates since they were sent, which is the subject's own.
     pub validates_sent: Latency,
-    /// Of logins and changes, from the time they were due.
+    /// The latency of logins and changes since they were due.
     pub changes: Latency,
-    /// How late requests were sent. Tokio's timer alone is up to 1 ms late; more is a machine too slow
-    /// for this rate.
+    /// The delay with which requests were sent. Tokio's timer alone is up to 1 ms late. A longer
+    /// delay means that the machine is too slow for this rate.
     pub lateness: Latency,
-    /// Each second of the load.
+    /// The seconds of the load.
     pub seconds: Vec<Second>,
-    /// What went wrong beside the subject: faults that could not be caused, panics.
+    /// Problems outside the subject: faults that could not be caused, panics.
     pub problems: Vec<String>,
 }
 
 /// One second of the load. A request belongs to the second in which it was due.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Second {
-    /// Which one, from 0.
+    /// The number of the second, from 0.
     pub second: u64,
-    /// How many requests, and what became of them.
+    /// The requests and their results.
     pub counts: Counts,
-    /// Of validates, from the time they were due.
+    /// The latency of validates since they were due.
     pub validates: Latency,
 }
 
-/// How many requests, and what became of them.
+/// The numbers of requests and of their results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
-    /// Due.
+    /// Requests that were due.
     pub due: u64,
-    /// Of those due: sent.
+    /// Due requests that were sent.
     pub sent: u64,
-    /// Of those sent: answered, in whatever way.
+    /// Sent requests with a response of any kind.
     pub answered: u64,
-    /// Of those answered: validates of which nobody could say anything.
+    /// Answered validates that were Unavailable.
     pub unavailable: u64,
-    /// Of those answered: logins and changes that were refused, also for good reasons.
+    /// Answered logins and changes that were refused, for whatever reason.
     pub refused: u64,
-    /// Of those answered: logins and changes of unknown fate.
+    /// Answered logins and changes with an unknown result.
     pub unknown: u64,
-    /// Of those sent: dropped by their caller.
+    /// Sent requests that their caller dropped.
     pub dropped: u64,
-    /// Of those sent: given up for want of patience, or lost in a panic.
+    /// Sent requests that timed out, or were lost in a panic.
     pub hung: u64,
-    /// Of those sent: operations that the subject does not have.
+    /// Sent requests for operations that the subject does not support.
     pub unsupported: u64,
 }
 
@@ -78,27 +78,27 @@ impl Counts {
     }
 }
 
-/// Latencies, in microseconds; 0 where there were none.
+/// Latencies in microseconds, 0 if there are none.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Latency {
-    /// How many were measured.
+    /// The number of samples.
     pub count: u64,
     /// The average.
     pub mean_us: f64,
     /// The median.
     pub p50_us: u64,
-    /// 95 %.
+    /// The 95th percentile.
     pub p95_us: u64,
-    /// 99 %.
+    /// The 99th percentile.
     pub p99_us: u64,
-    /// 99.9 %.
+    /// The 99.9th percentile.
     pub p999_us: u64,
-    /// The longest.
+    /// The maximum.
     pub max_us: u64,
 }
 
-/// Microseconds as milliseconds.
+/// A time in microseconds, printed in milliseconds.
 struct Ms(u64);
 
 impl fmt::Display for Ms {
@@ -110,39 +110,22 @@ impl fmt::Display for Ms {
 impl fmt::Display for Latency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [p50, p99, p999, max] = [self.p50_us, self.p99_us, self.p999_us, self.max_us].map(Ms);
-        write!(
-            f,
-            "p50 {p50:>7}  p99 {p99:>7}  p99.9 {p999:>7}  max {max:>8} ms"
-        )
+        write!(f, "p50 {p50:>7}  p99 {p99:>7}  p99.9 {p999:>7}  max {max:>8} ms")
     }
 }
 
 impl fmt::Display for Report {
-    /// A line per second, then the sums.
+    /// Writes a line per second, then the totals.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seed, rate, nodes) = (self.settings.seed, self.settings.rate, self.nodes);
         writeln!(f, "seed {seed}: {rate} requests/s due, {nodes} nodes")?;
-        writeln!(
-            f,
-            "second    due   sent  unavailable  dropped   hung  validates"
-        )?;
-        for Second {
-            second,
-            counts,
-            validates,
-        } in &self.seconds
-        {
-            let Counts {
-                due,
-                sent,
-                unavailable,
-                dropped,
-                hung,
-                ..
-            } = counts;
+        writeln!(f, "second    due   sent  unavailable  dropped   hung  validates")?;
+        for Second { second, counts, validates } in &self.seconds {
+            let Counts { due, sent, unavailable, dropped, hung, .. } = counts;
             writeln!(
                 f,
-                "{second:>6} {due:>6} {sent:>6} {unavailable:>12} {dropped:>8} {hung:>6}  {validates}"
+                "{second:>6} {due:>6} {sent:>6} {unavailable:>12} {dropped:>8} {hung:>6}  \
+                 {validates}"
             )?;
         }
         let Counts {
@@ -158,16 +141,14 @@ impl fmt::Display for Report {
         } = self.total;
         writeln!(
             f,
-            "in all: {due} due, {sent} sent, {answered} answered ({unavailable} unavailable, \
-             {refused} refused, {unknown} of unknown fate), {dropped} dropped, {hung} hung, \
-             {unsupported} unsupported"
+            "total: {due} due, {sent} sent, {answered} answered ({unavailable} unavailable, \
+             {refused} refused, {unknown} unknown), {dropped} dropped, {hung} hung, {unsupported} \
+             unsupported"
         )?;
         writeln!(f, "validates, since due:  {}", self.validates)?;
         writeln!(f, "validates, since sent: {}", self.validates_sent)?;
         writeln!(f, "changes, since due:    {}", self.changes)?;
-        writeln!(f, "sent late by:          {}", self.lateness)?;
-        self.problems
-            .iter()
-            .try_for_each(|problem| writeln!(f, "problem: {problem}"))
+        writeln!(f, "delay of sending:      {}", self.lateness)?;
+        self.problems.iter().try_for_each(|problem| writeln!(f, "problem: {problem}"))
     }
 }

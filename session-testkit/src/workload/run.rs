@@ -1,4 +1,4 @@
-//! A run: the plan carried out, open loop, with the faults of the schedule.
+//! The execution of the plan as an open loop, with the faults of the schedule.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,14 +17,15 @@ use crate::{
     subject::{Failed, Subject},
 };
 
-/// How long after the last request was due the rest may still be sent. What is not by then is due and
-/// unsent.
+/// The time after the last due request in which the rest may still be sent. Requests that were not
+/// sent by then are recorded as due and unsent.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
-/// How many logins are under way before the load begins.
-const SETUP_IN_FLIGHT: usize = 32;
+/// The number of concurrent logins before the load begins. A node serializes five. On a busy
+/// machine it refuses more.
+const SETUP_IN_FLIGHT: usize = 4;
 
-/// A workload on a subject, about to run.
+/// A workload on a subject, ready to run.
 #[derive(Debug)]
 pub struct Runner<S> {
     subject: S,
@@ -34,32 +35,32 @@ pub struct Runner<S> {
     tokens: Tokens,
 }
 
-/// A run that is over.
+/// A finished run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Run {
-    /// What happened. What is found afterwards (a scan, a search) can be added to it.
+    /// The history. Later observations, such as a scan or a search, can be added to it.
     pub history: History,
-    /// The numbers.
+    /// The numbers of the run.
     pub report: Report,
-    /// Every validate that was answered: when it was due, and how long after that.
+    /// The due time and latency of each validate with a response.
     pub validates: Vec<Timed>,
-    /// The run's clock, which goes on.
+    /// The run's clock, which continues.
     pub clock: Clock,
 }
 
-/// A run that could not begin.
+/// The error of a run that could not begin.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkloadError {
-    /// The settings mean nothing.
-    #[error("the workload can't be run")]
+    /// The settings are invalid.
+    #[error("invalid settings of the workload")]
     Settings(#[from] SettingsError),
     /// The subject has no nodes.
     #[error("the subject has no nodes")]
     NoNodes,
-    /// A login before the load did not succeed.
-    #[error("the sessions of the workload could not be created")]
+    /// A login before the load failed.
+    #[error("could not create the sessions of the workload")]
     Setup(#[source] Failed),
     /// The subject panicked in a login before the load.
     #[error("the subject panicked in a login before the load")]
@@ -67,7 +68,7 @@ pub enum WorkloadError {
 }
 
 impl<S: Subject> Runner<S> {
-    /// A workload on this subject. The run's clock starts now.
+    /// Creates a workload on this subject, and starts the run's clock.
     pub fn new(subject: S, settings: Settings) -> Self {
         let mut header = Header::new(settings.seed, subject.nodes());
         header.parameters = settings.parameters;
@@ -94,31 +95,25 @@ impl<S: Subject> Runner<S> {
         self
     }
 
-    /// To record what is observed beside the workload, until [`run`](Self::run) returns.
+    /// Returns the recorder, which accepts other observations until [`run`](Self::run) returns.
     #[must_use]
     pub fn recorder(&self) -> Recorder {
         self.recorder.clone()
     }
 
-    /// The tokens that the run gives out, while it does and afterwards.
+    /// Returns the tokens that the run issues, during the run and afterwards.
     pub fn tokens(&self) -> Tokens {
         self.tokens.clone()
     }
 
-    /// Creates the sessions, then carries out the plan.
+    /// Creates the sessions, then executes the plan.
     ///
-    /// If its future is dropped, every request under way is dropped with it, and every fault heals.
+    /// If its future is dropped, every request in flight is dropped with it, and every fault heals.
     ///
     /// # Errors
-    /// [`WorkloadError`] where the load could not begin. Whatever happens later is in the report.
+    /// [`WorkloadError`] if the load could not begin. Later problems are in the report.
     pub async fn run(self) -> Result<Run, WorkloadError> {
-        let Self {
-            subject,
-            settings,
-            schedule,
-            recorder,
-            tokens,
-        } = self;
+        let Self { subject, settings, schedule, recorder, tokens } = self;
         settings.check()?;
         let nodes = subject.nodes();
         if nodes == 0 {
@@ -143,7 +138,7 @@ impl<S: Subject> Runner<S> {
         }
         send(&shared, &settings, nodes).await;
         while let Some(done) = faults.join_next().await {
-            note(&recorder, "a fault", done);
+            report_panic(&recorder, "a fault", done);
         }
 
         let (mut history, mut tally) = recorder.take();
@@ -154,12 +149,7 @@ impl<S: Subject> Runner<S> {
             due: report.total.due,
             sent: report.total.sent,
         }));
-        Ok(Run {
-            history,
-            report,
-            validates,
-            clock,
-        })
+        Ok(Run { history, report, validates, clock })
     }
 }
 
@@ -170,8 +160,7 @@ async fn set_up<S: Subject>(
 ) -> Result<(), WorkloadError> {
     let mut logins = JoinSet::new();
     let done = |done: Result<Result<(), Failed>, JoinError>| {
-        done.map_err(WorkloadError::SetupPanicked)?
-            .map_err(WorkloadError::Setup)
+        done.map_err(WorkloadError::SetupPanicked)?.map_err(WorkloadError::Setup)
     };
     for planned in Plan::setup(settings, nodes) {
         if logins.len() >= SETUP_IN_FLIGHT
@@ -187,7 +176,7 @@ async fn set_up<S: Subject>(
     Ok(())
 }
 
-/// Sends each request when it is due, and waits for the last answers.
+/// Sends each request when it is due, and waits for the last responses.
 async fn send<S: Subject>(shared: &Arc<Shared<S>>, settings: &Settings, nodes: u32) {
     let recorder = &shared.recorder;
     let clock = recorder.clock();
@@ -203,7 +192,7 @@ async fn send<S: Subject>(shared: &Arc<Shared<S>>, settings: &Settings, nodes: u
         if clock.now() < due {
             sleep_until(clock.at(due)).await;
         }
-        // Waiting here delays all that come after, and their latency counts it: they are due.
+        // A wait here delays all later requests. Their latency includes it, because they are due.
         let permit = timeout_at(clock.at(last_call), Arc::clone(&permits).acquire_owned());
         let Ok(Ok(permit)) = permit.await else {
             recorder.due(planned.due, false);
@@ -213,22 +202,22 @@ async fn send<S: Subject>(shared: &Arc<Shared<S>>, settings: &Settings, nodes: u
         let request = Arc::clone(shared).perform(planned, Some(load_began));
         requests.spawn(async move {
             let _permit = permit;
-            // A refusal is in the history.
+            // The history has the refusal.
             let _ = request.await;
         });
         while let Some(done) = requests.try_join_next() {
-            note(recorder, "a request", done);
+            report_panic(recorder, "a request", done);
         }
     }
     for planned in plan {
         recorder.due(planned.due, false);
     }
     while let Some(done) = requests.join_next().await {
-        note(recorder, "a request", done);
+        report_panic(recorder, "a request", done);
     }
 }
 
-fn note(recorder: &Recorder, what: &str, done: Result<(), JoinError>) {
+fn report_panic(recorder: &Recorder, what: &str, done: Result<(), JoinError>) {
     if let Err(error) = done {
         recorder.problem(format!("{what}: {error}"));
     }

@@ -1,5 +1,4 @@
-//! A workload written by hand: where a test itself says what comes first, to force a race rather than
-//! hope for it.
+//! A workload whose order the test itself determines, to force a race.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -12,16 +11,16 @@ use super::{
 };
 use crate::{
     history::{End, Entry, Header, History, Op, Parameters},
-    subject::{Failed, Login, Reach, Seen, Subject, Token},
+    subject::{Failed, Login, Seen, Subject, Token, Visibility},
 };
 
-/// A subject that is asked what the caller asks, one thing after the other or at once, and the record of it.
+/// A subject whose operations the caller starts, in sequence or concurrently, and their record.
 ///
 /// # Examples
 ///
 /// ```
 /// # use std::{collections::HashMap, sync::Mutex};
-/// # use session_testkit::subject::{Failed, Login, Reach, Seen, Subject, Token};
+/// # use session_testkit::subject::{Failed, Login, Seen, Subject, Token, Visibility};
 /// # #[derive(Default)]
 /// # struct MyCache(Mutex<HashMap<String, (String, String)>>);
 /// # impl Subject for MyCache {
@@ -38,9 +37,9 @@ use crate::{
 /// #             None => Seen::Invalid,
 /// #         }
 /// #     }
-/// #     async fn revoke(&self, _node: u32, token: &Token) -> Result<Reach, Failed> {
+/// #     async fn revoke(&self, _node: u32, token: &Token) -> Result<Visibility, Failed> {
 /// #         self.0.lock().map_err(Failed::unknown)?.remove(token.reveal());
-/// #         Ok(Reach::Propagated)
+/// #         Ok(Visibility::Propagated)
 /// #     }
 /// # }
 /// # #[tokio::main(flavor = "current_thread")]
@@ -66,10 +65,10 @@ pub struct Script<S> {
     recorder: Recorder,
     patience: Duration,
     sessions: AtomicU32,
-    asked: AtomicU64,
+    operations: AtomicU64,
 }
 
-/// A token that the subject gave out in a [`Script`], with its place in the history.
+/// A token that the subject issued in a [`Script`], with its number in the history.
 #[derive(Debug, Clone)]
 pub struct Issued {
     session: u32,
@@ -77,13 +76,13 @@ pub struct Issued {
 }
 
 impl Issued {
-    /// The session's number in the history.
+    /// Returns the session's number in the history.
     #[must_use]
     pub fn session(&self) -> u32 {
         self.session
     }
 
-    /// The secret.
+    /// Returns the secret.
     #[must_use]
     pub fn token(&self) -> &Token {
         &self.token
@@ -91,8 +90,8 @@ impl Issued {
 }
 
 impl<S: Subject> Script<S> {
-    /// A script for this subject. The history's clock starts now. `seed` is of whatever the caller draws;
-    /// it goes into the history's header.
+    /// Creates a script for this subject, and starts the history's clock. `seed` is the caller's
+    /// own. It is recorded in the history's header.
     pub fn new(subject: S, seed: u64, parameters: Parameters) -> Self {
         let mut header = Header::new(seed, subject.nodes());
         header.parameters = parameters;
@@ -101,27 +100,27 @@ impl<S: Subject> Script<S> {
             recorder: Recorder::new(header),
             patience: Duration::from_secs(10),
             sessions: AtomicU32::new(0),
-            asked: AtomicU64::new(0),
+            operations: AtomicU64::new(0),
         }
     }
 
-    /// After so long an operation is given up, as one without an answer. Defaults to 10 s.
+    /// Sets the timeout of an operation, which is then recorded without a result. Defaults to 10 s.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// The subject.
+    /// Returns the subject.
     #[must_use]
     pub fn subject(&self) -> &S {
         &self.subject
     }
 
-    /// A login. The checker tells writes apart by their data, so it should be one of a kind.
+    /// Logs in. The checker identifies writes by their data, which should therefore be unique.
     ///
     /// # Errors
-    /// As the subject says; [`Failed::Unknown`] where it did not answer in time.
+    /// The subject's error, or [`Failed::Unknown`] after a timeout.
     pub async fn create(&self, node: u32, login: &Login) -> Result<Issued, Failed> {
         let session = self.sessions.fetch_add(1, Relaxed);
         let millis = |span: Duration| crate::history::nanos(span) / 1_000_000;
@@ -135,80 +134,65 @@ impl<S: Subject> Script<S> {
             answer: None,
         };
         let logged_in = log_in(&self.subject, self.recorder.clock(), node, login.clone());
-        let created = self.begin(node, op).ask(logged_in, set_creation);
+        let created = self.begin(node, op).run(logged_in, set_creation);
         let (token, _began) = created.await.unwrap_or_else(no_answer)?;
         Ok(Issued { session, token })
     }
 
-    /// A validate; `None` where it was not answered in time.
+    /// Validates a token. Returns `None` after a timeout.
     pub async fn validate(&self, node: u32, issued: &Issued) -> Option<Seen> {
-        let op = Op::Validate {
-            session: issued.session,
-            token: 0,
-            answer: None,
-        };
-        let asked = self.subject.validate(node, &issued.token);
-        self.begin(node, op)
-            .ask(asked, |op, seen| set_seen(op, seen.clone()))
-            .await
+        let op = Op::Validate { session: issued.session, token: 0, answer: None };
+        let call = self.subject.validate(node, &issued.token);
+        self.begin(node, op).run(call, set_seen).await
     }
 
-    /// New data, which should be one of a kind.
+    /// Updates a session with data that should be unique.
     ///
     /// # Errors
     /// As [`create`](Self::create).
-    pub async fn update(&self, node: u32, issued: &Issued, data: &str) -> Result<Reach, Failed> {
-        let op = Op::Update {
-            session: issued.session,
-            token: 0,
-            data: data.to_owned(),
-            answer: None,
-        };
-        let asked = self.subject.update(node, &issued.token, data);
-        let answer = self.begin(node, op).ask(asked, changed).await;
-        answer.unwrap_or_else(no_answer)
+    pub async fn update(
+        &self,
+        node: u32,
+        issued: &Issued,
+        data: &str,
+    ) -> Result<Visibility, Failed> {
+        let op =
+            Op::Update { session: issued.session, token: 0, data: data.to_owned(), answer: None };
+        let call = self.subject.update(node, &issued.token, data);
+        self.begin(node, op).run(call, changed).await.unwrap_or_else(no_answer)
     }
 
-    /// The end of a session.
+    /// Revokes a session.
     ///
     /// # Errors
     /// As [`create`](Self::create).
-    pub async fn revoke(&self, node: u32, issued: &Issued) -> Result<Reach, Failed> {
-        let op = Op::Revoke {
-            session: issued.session,
-            token: 0,
-            answer: None,
-        };
-        let asked = self.subject.revoke(node, &issued.token);
-        let answer = self.begin(node, op).ask(asked, changed).await;
-        answer.unwrap_or_else(no_answer)
+    pub async fn revoke(&self, node: u32, issued: &Issued) -> Result<Visibility, Failed> {
+        let op = Op::Revoke { session: issued.session, token: 0, answer: None };
+        let call = self.subject.revoke(node, &issued.token);
+        self.begin(node, op).run(call, changed).await.unwrap_or_else(no_answer)
     }
 
-    /// To record what is observed beside the operations.
+    /// Returns the recorder, for observations beside the operations.
     #[must_use]
     pub fn recorder(&self) -> Recorder {
         self.recorder.clone()
     }
 
-    /// What happened. Operations under way are over first: they borrow the script.
+    /// Returns the history. No operation is in flight, because operations borrow the script.
     #[must_use]
     pub fn finish(self) -> History {
         let (mut history, _) = self.recorder.take();
-        let asked = self.asked.load(Relaxed);
-        history.push(Entry::End(End {
-            at: self.recorder.clock().now(),
-            due: asked,
-            sent: asked,
-        }));
+        let count = self.operations.load(Relaxed);
+        history.push(Entry::End(End { at: self.recorder.clock().now(), due: count, sent: count }));
         history
     }
 
     fn begin(&self, node: u32, op: Op) -> Pending<'_> {
-        self.asked.fetch_add(1, Relaxed);
+        self.operations.fetch_add(1, Relaxed);
         Pending::begin(&self.recorder, self.patience, node, op)
     }
 }
 
 fn no_answer<T>() -> Result<T, Failed> {
-    Err(Failed::unknown("no answer in time"))
+    Err(Failed::unknown("no result within the timeout"))
 }

@@ -1,34 +1,31 @@
-//! The sessions of a run, as its clients know them: numbers, and tokens that were given out.
+//! The sessions of a run as its clients know them: their numbers and issued tokens.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::plan::Presented;
+use super::plan::TokenChoice;
 use crate::subject::Token;
 
-/// A session whose login was answered.
+/// A session whose login returned.
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) number: u32,
-    /// Never empty; the place of a token is its number in the history.
+    /// Never empty. The index of a token is its number in the history.
     tokens: Mutex<Vec<Token>>,
 }
 
 impl Known {
     pub(super) fn new(number: u32, token: Token) -> Self {
-        Self {
-            number,
-            tokens: Mutex::new(vec![token]),
-        }
+        Self { number, tokens: Mutex::new(vec![token]) }
     }
 
-    /// A rotation gave this token out. Its number.
+    /// Adds a token that a rotation issued, and returns its number.
     pub(super) fn add(&self, token: Token) -> u32 {
         let mut tokens = lock(&self.tokens);
         tokens.push(token);
         number(tokens.len() - 1)
     }
 
-    /// The newest token but this many, with its number; the first one if there are fewer.
+    /// Returns the token `back` places before the newest, or the first one, with its number.
     fn token(&self, back: usize) -> Option<(u32, Token)> {
         let tokens = lock(&self.tokens);
         let at = tokens.len().checked_sub(1)?.saturating_sub(back);
@@ -36,14 +33,14 @@ impl Known {
     }
 }
 
-/// A run would need 4 billion rotations of one session.
+/// Converts the number. An overflow would need 4 billion rotations of one session.
 fn number(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
-/// A token that was given out.
+/// A token that was issued.
 #[derive(Debug, Clone)]
-pub struct GivenOut {
+pub struct IssuedToken {
     /// The session's number in the history.
     pub session: u32,
     /// The token's number in that session.
@@ -52,29 +49,25 @@ pub struct GivenOut {
     pub token: Token,
 }
 
-/// The tokens that were given out in a run, in order. Cheap to clone; all clones are one. For those who
-/// search for them, or end sessions behind the subject's back.
+/// The tokens that a run issued, in order. All clones share one list. It serves searches for raw
+/// tokens, and direct changes of sessions.
 #[derive(Debug, Clone, Default)]
-pub struct Tokens(Arc<Mutex<Vec<GivenOut>>>);
+pub struct Tokens(Arc<Mutex<Vec<IssuedToken>>>);
 
 impl Tokens {
     pub(super) fn add(&self, session: u32, number: u32, token: Token) {
-        lock(&self.0).push(GivenOut {
-            session,
-            number,
-            token,
-        });
+        lock(&self.0).push(IssuedToken { session, number, token });
     }
 
-    /// All of them, so far.
+    /// Returns all tokens so far.
     #[must_use]
-    pub fn all(&self) -> Vec<GivenOut> {
+    pub fn all(&self) -> Vec<IssuedToken> {
         lock(&self.0).clone()
     }
 
-    /// The one that `draw` falls on among the newest `most`; `None` while there is none.
+    /// Returns one of the newest `most` tokens, selected by `draw`. `None` if there is none.
     #[must_use]
-    pub fn recent(&self, most: usize, draw: usize) -> Option<GivenOut> {
+    pub fn recent(&self, most: usize, draw: usize) -> Option<IssuedToken> {
         let all = lock(&self.0);
         let from = all.len().saturating_sub(most.max(1));
         let newest = &all[from..];
@@ -82,7 +75,7 @@ impl Tokens {
     }
 }
 
-/// Each slot with the session that was created there last, and the one before.
+/// The slots, each with the session that was last created there, and the one before.
 #[derive(Debug)]
 pub(super) struct Slots(Vec<Mutex<Slot>>);
 
@@ -107,26 +100,26 @@ impl Slots {
         }
     }
 
-    /// What is presented: the session, the token's number, the token. `None` if no login of the slot was
-    /// answered yet.
-    pub(super) fn presented(
+    /// Returns the session, the token's number and the token to send. `None` if no login of the
+    /// slot has returned yet.
+    pub(super) fn choose(
         &self,
         slot: u32,
-        presented: Presented,
+        choice: TokenChoice,
     ) -> Option<(Arc<Known>, u32, Token)> {
         let slot = self.slot(slot)?;
-        let session = match presented {
-            Presented::Former => slot.former.as_ref().or(slot.now.as_ref()),
-            Presented::Newest | Presented::Older => slot.now.as_ref(),
+        let session = match choice {
+            TokenChoice::Former => slot.former.as_ref().or(slot.now.as_ref()),
+            TokenChoice::Newest | TokenChoice::Older => slot.now.as_ref(),
         };
         let session = Arc::clone(session?);
-        let back = usize::from(presented == Presented::Older);
+        let back = usize::from(choice == TokenChoice::Older);
         let (number, token) = session.token(back)?;
         Some((session, number, token))
     }
 }
 
-/// What is under these locks is whole at every time, so a panic elsewhere does no harm.
+/// Locks the data, which are consistent even after a panic elsewhere.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

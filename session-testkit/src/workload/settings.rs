@@ -1,4 +1,4 @@
-//! How much load, of what.
+//! The amount and the kind of load.
 
 use std::time::Duration;
 
@@ -6,57 +6,58 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::{Parameters, millis};
 
-/// Shares are parts of this.
+/// The denominator of all shares.
 pub const PER_MILLE: u32 = 1000;
 
-/// How much load, of what. Its seed and the subject's number of nodes make the [`Plan`](super::Plan).
+/// The amount and the kind of load. The [`Plan`](super::Plan) is a function of these settings and
+/// of the number of nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// What replays the plan.
+    /// The seed that replays the plan.
     pub seed: u64,
-    /// Requests due in a second. Defaults to 2,000.
+    /// The number of requests due per second. Defaults to 2,000.
     pub rate: u32,
-    /// How long requests are due. Defaults to 30 s.
+    /// The duration of the load. Defaults to 30 s.
     #[serde(rename = "duration_ms", with = "millis")]
     pub duration: Duration,
-    /// How many sessions are in use at a time: the keys. All are created before the clock starts.
-    /// Defaults to 1,000.
+    /// The number of concurrent sessions. All are created before the clock starts. Defaults to
+    /// 1,000.
     pub sessions: u32,
-    /// How many sessions a user has. Defaults to 4.
+    /// The number of sessions per user. Defaults to 4.
     pub sessions_per_user: u32,
-    /// How uneven the keys are: the exponent of Zipf's law. 0 is even. Defaults to 1.
+    /// The exponent of Zipf's law, by which sessions are selected. 0 is even. Defaults to 1.
     pub zipf: f64,
-    /// What is asked. Defaults to mostly validates.
+    /// The shares of the operations. Defaults to mostly validates.
     pub shares: Shares,
-    /// How many of all requests are to be dropped by their caller, of 1,000: at one of their first
-    /// awaits, or at some time within the budget. Those that are answered before are not. Defaults to 20.
+    /// The requests that their caller drops, per 1,000. It drops them at one of the first awaits,
+    /// or within the budget. Requests with an earlier response are not dropped. Defaults to 20.
     pub dropped: u32,
-    /// How long a revoked token is still presented before a new login takes its key. It should be longer
-    /// than D, or R1Δ is hardly examined. Defaults to 4 s.
+    /// The time for which a revoked token is still sent, before a new login takes its slot. It
+    /// should exceed D, because otherwise few cases of R1Δ occur. Defaults to 4 s.
     #[serde(rename = "linger_ms", with = "millis")]
     pub linger: Duration,
-    /// How many logins during the load get an absolute timeout, of 1,000. Defaults to 50.
+    /// The logins during the load with an absolute timeout, per 1,000. Defaults to 50.
     pub short_lived: u32,
-    /// Which; zero: none. Defaults to 5 s.
+    /// That absolute timeout. Zero means none. Defaults to 5 s.
     #[serde(rename = "lifetime_ms", with = "millis")]
     pub lifetime: Duration,
-    /// How many sessions have an idle timeout, of 1,000, so that their use is noted in the database. Defaults to
-    /// none.
+    /// The sessions with an idle timeout, per 1,000. Such sessions write touches to the database.
+    /// Defaults to none.
     pub idle_limited: u32,
-    /// Which. Defaults to 40 s.
+    /// That idle timeout. Defaults to 40 s.
     #[serde(rename = "idle_ms", with = "millis")]
     pub idle: Duration,
-    /// The longest grace of a rotation; every second one has none. Defaults to 2 s.
+    /// The maximum grace of a rotation. Every second rotation has none. Defaults to 2 s.
     #[serde(rename = "grace_ms", with = "millis")]
     pub grace: Duration,
-    /// After this an operation is given up as one that hangs. Defaults to 10 s.
+    /// The timeout of an operation, which then counts as hung. Defaults to 10 s.
     #[serde(rename = "patience_ms", with = "millis")]
     pub patience: Duration,
-    /// How many operations may be under way. Where that is reached, what is due waits, and its latency
-    /// with it. Defaults to 8,192.
+    /// The maximum number of operations in flight. When it is reached, due requests wait, and their
+    /// latency includes the wait. Defaults to 8,192.
     pub in_flight: u32,
-    /// What goes into the history's header: the numbers of the promises.
+    /// The parameters of the promises, for the history's header.
     pub parameters: Parameters,
 }
 
@@ -85,31 +86,28 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The defaults with this seed.
+    /// Returns the defaults with this seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            ..Self::default()
-        }
+        Self { seed, ..Self::default() }
     }
 
-    /// A seed that was not used before. Print it.
+    /// Returns a new seed. The caller should print it.
     #[must_use]
     pub fn fresh_seed() -> u64 {
         let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
         high ^ low
     }
 
-    /// The idle timeout of a session by its number: spread evenly, so that it is of popular and of rare ones.
+    /// Returns the idle timeout of a session by its number. Idle timeouts are spread evenly over
+    /// popular and rare sessions.
     pub(super) fn idle_of(&self, session: u32) -> Option<Duration> {
-        // Prime to 1,000: each thousand in a row has each number once.
+        // Coprime to 1,000, so that each thousand in a row has each number once.
         const SPREAD: u64 = 619;
         let place = u64::from(session) * SPREAD % u64::from(PER_MILLE);
         (place < u64::from(self.idle_limited)).then_some(self.idle)
     }
 
-    /// Can this be run?
     pub(super) fn check(&self) -> Result<(), SettingsError> {
         let positive = [
             ("rate", u64::from(self.rate)),
@@ -139,19 +137,20 @@ impl Settings {
     }
 }
 
-/// How many of 1,000 requests are of each kind. The rest are validates.
+/// The requests of each kind per 1,000. The others are validates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shares {
-    /// Logins. More than the sessions that end, or their keys stay dead. Defaults to 40.
+    /// Logins. They must exceed the sessions that end, because otherwise slots stay without an
+    /// active session. Defaults to 40.
     pub create: u32,
-    /// New data. Defaults to 30.
+    /// Updates. Defaults to 30.
     pub update: u32,
-    /// Ends of sessions. Defaults to 20.
+    /// Revokes. Defaults to 20.
     pub revoke: u32,
-    /// Ends of all of a user's sessions. Defaults to 2.
+    /// Revoke-alls of a user. Defaults to 2.
     pub revoke_all: u32,
-    /// New tokens. Defaults to 10.
+    /// Rotations. Defaults to 10.
     pub rotate: u32,
     /// Validates of random tokens. Defaults to 20.
     pub random: u32,
@@ -159,23 +158,14 @@ pub struct Shares {
 
 impl Default for Shares {
     fn default() -> Self {
-        Self {
-            create: 40,
-            update: 30,
-            revoke: 20,
-            revoke_all: 2,
-            rotate: 10,
-            random: 20,
-        }
+        Self { create: 40, update: 30, revoke: 20, revoke_all: 2, rotate: 10, random: 20 }
     }
 }
 
 impl Shares {
-    /// All but validates of issued tokens.
+    /// Returns the sum of the shares, which excludes validates of issued tokens.
     fn sum(self) -> u32 {
-        self.each()
-            .into_iter()
-            .fold(0, |sum, (_, share)| sum.saturating_add(share))
+        self.each().into_iter().fold(0, |sum, (_, share)| sum.saturating_add(share))
     }
 
     fn each(self) -> [(Kind, u32); 6] {
@@ -189,7 +179,7 @@ impl Shares {
         ]
     }
 
-    /// What a number below [`PER_MILLE`] stands for.
+    /// Returns the kind for a number below [`PER_MILLE`].
     pub(super) fn kind(self, mut draw: u32) -> Kind {
         for (kind, share) in self.each() {
             if draw < share {
@@ -201,7 +191,6 @@ impl Shares {
     }
 }
 
-/// What is asked, without the particulars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Create,
@@ -213,25 +202,25 @@ pub(super) enum Kind {
     Validate,
 }
 
-/// Settings that mean nothing.
+/// The error for invalid settings.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettingsError {
-    /// Something that must not be 0.
-    #[error("`{0}` is 0; it must be 1 at least")]
+    /// A setting that must not be 0.
+    #[error("`{0}` is 0, but must be at least 1")]
     Zero(&'static str),
-    /// Too much for the nanoseconds between two requests.
-    #[error("a rate of {0} per second; at most 1000000 are possible")]
+    /// A rate with less than a microsecond between two requests.
+    #[error("a rate of {0} per second is above the maximum of 1000000")]
     Rate(u32),
-    /// More than all.
+    /// A share above the whole.
     #[error("`{what}` is {share} of {PER_MILLE}")]
     Share {
-        /// Which share.
+        /// The name of the share.
         what: &'static str,
-        /// How much.
+        /// Its value.
         share: u32,
     },
-    /// No exponent.
-    #[error("`zipf` is {0}; it must be 0 or more")]
+    /// An invalid exponent.
+    #[error("`zipf` is {0}, but must be 0 or more")]
     Zipf(f64),
 }

@@ -1,4 +1,4 @@
-//! The numbers of a run while they grow.
+//! The growing numbers of a run.
 
 use super::{Counts, Latencies, Progress, Report, Second, Settings};
 use crate::{
@@ -8,27 +8,26 @@ use crate::{
 
 const SECOND: Nanos = 1_000_000_000;
 
-/// How long an answer took from the time it was due.
+/// The latency of a response from its due time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timed {
-    /// When it was due, by the run's clock.
+    /// The time when it was due, by the run's clock.
     pub due: Nanos,
-    /// How long it took from then on.
+    /// The time from then to the response.
     pub took: Nanos,
 }
 
-/// Where an operation belongs, beside what its record says.
+/// The data about an operation that its record lacks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answered {
-    /// When it was due, after the load began.
+    /// The time when it was due, after the load began.
     pub(super) due: Nanos,
-    /// When the load began.
+    /// The time when the load began.
     pub(super) began: Nanos,
-    /// It has no answer, and its caller did not want to drop it.
+    /// Whether it has no result although its caller did not drop it.
     pub(super) hung: bool,
 }
 
-/// The numbers while they grow.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     seconds: Vec<(Counts, Latencies)>,
@@ -43,7 +42,7 @@ pub(super) struct Tally {
 
 impl Tally {
     fn second(&mut self, due: Nanos) -> &mut (Counts, Latencies) {
-        // A run of 4 billion seconds is not planned.
+        // No run lasts 4 billion seconds.
         let second = usize::try_from(due / SECOND).unwrap_or(0);
         if self.seconds.len() <= second {
             self.seconds.resize_with(second + 1, Default::default);
@@ -62,16 +61,12 @@ impl Tally {
         self.lateness.add(operation.call.saturating_sub(due));
         let (counts, latencies) = self.second(of.due);
         let Some(ret) = operation.ret else {
-            if of.hung {
-                counts.hung += 1;
-            } else {
-                counts.dropped += 1;
-            }
+            *(if of.hung { &mut counts.hung } else { &mut counts.dropped }) += 1;
             return;
         };
         counts.answered += 1;
         match outcome(&operation.op) {
-            Outcome::Fine => {}
+            Outcome::Success => {}
             Outcome::Unavailable => counts.unavailable += 1,
             Outcome::Refused => counts.refused += 1,
             Outcome::Unknown => counts.unknown += 1,
@@ -141,7 +136,7 @@ impl Tally {
 }
 
 enum Outcome {
-    Fine,
+    Success,
     Unavailable,
     Refused,
     Unknown,
@@ -149,22 +144,18 @@ enum Outcome {
 
 fn outcome(op: &Op) -> Outcome {
     match op {
-        Op::Validate { answer, .. } | Op::ValidateRandom { answer } => match answer {
-            Some(Seen::Unavailable) => Outcome::Unavailable,
-            _ => Outcome::Fine,
+        Op::Validate { answer: Some(Seen::Unavailable), .. }
+        | Op::ValidateRandom { answer: Some(Seen::Unavailable) } => Outcome::Unavailable,
+        Op::Create { answer: Some(Creation::Refused(_)), .. } => Outcome::Refused,
+        Op::Create { answer: Some(Creation::Unknown(_)), .. } => Outcome::Unknown,
+        Op::Update { answer: Some(answer), .. }
+        | Op::Revoke { answer: Some(answer), .. }
+        | Op::RevokeAll { answer: Some(answer), .. }
+        | Op::Rotate { answer: Some(answer), .. } => match answer {
+            Change::Refused(_) => Outcome::Refused,
+            Change::Unknown(_) => Outcome::Unknown,
+            _ => Outcome::Success,
         },
-        Op::Create { answer, .. } => match answer {
-            Some(Creation::Refused(_)) => Outcome::Refused,
-            Some(Creation::Unknown(_)) => Outcome::Unknown,
-            _ => Outcome::Fine,
-        },
-        Op::Update { answer, .. }
-        | Op::Revoke { answer, .. }
-        | Op::RevokeAll { answer, .. }
-        | Op::Rotate { answer, .. } => match answer {
-            Some(Change::Refused(_)) => Outcome::Refused,
-            Some(Change::Unknown(_)) => Outcome::Unknown,
-            _ => Outcome::Fine,
-        },
+        _ => Outcome::Success,
     }
 }

@@ -1,4 +1,4 @@
-//! The workload on subjects in memory, in virtual time.
+//! The workload in virtual time, on subjects in memory.
 
 mod loads;
 mod memory;

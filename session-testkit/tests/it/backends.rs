@@ -9,37 +9,15 @@ use session_testkit::{
 };
 use tokio::time::timeout;
 
-use crate::harness::{Outcome, Registry};
-
-pub(crate) fn tests(reg: &mut Registry) {
-    reg.each_backend("both_start_and_answer", both_start_and_answer);
-    reg.each_backend(
-        "redis_killed_and_restarted_keeps_address_and_saved_data",
-        redis_killed,
-    );
-    reg.each_backend(
-        "postgres_killed_and_restarted_keeps_address_and_commits",
-        postgres_killed,
-    );
-    reg.each_backend("redis_paused_does_not_answer_and_resumes", redis_paused);
-    reg.each_backend(
-        "postgres_paused_does_not_answer_and_resumes",
-        postgres_paused,
-    );
-    reg.each_backend("stopped_then_restarted", stopped_then_restarted);
-    reg.each_backend("redis_arguments_reach_the_server", redis_arguments);
-    reg.each_backend("postgres_settings_reach_the_server", postgres_settings);
-    reg.each_backend("redis_replica_follows_and_is_promoted", redis_replica);
-}
+use crate::harness::{Outcome, on_each_backend};
 
 async fn get(redis: &RedisServer, key: &str) -> Result<Option<String>, redis::RedisError> {
-    let mut connection = redis
-        .connect()
-        .await
-        .map_err(|error| std::io::Error::other(error.to_string()))?;
+    let mut connection =
+        redis.connect().await.map_err(|error| std::io::Error::other(error.to_string()))?;
     connection.get(key).await
 }
 
+on_each_backend!(both_start_and_answer);
 async fn both_start_and_answer(backend: Backend) -> Outcome {
     let begin = Instant::now();
     let backends = Backends::builder().backend(backend).start().await?;
@@ -54,16 +32,13 @@ async fn both_start_and_answer(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn redis_killed(backend: Backend) -> Outcome {
+on_each_backend!(redis_killed_and_restarted_keeps_address_and_saved_data);
+async fn redis_killed_and_restarted_keeps_address_and_saved_data(backend: Backend) -> Outcome {
     let redis = Backends::builder().backend(backend).start_redis().await?;
     let address = redis.address().to_owned();
     redis.connect().await?.set::<_, _, ()>("k", "saved").await?;
     redis.save().await?;
-    redis
-        .connect()
-        .await?
-        .set::<_, _, ()>("k", "not saved")
-        .await?;
+    redis.connect().await?.set::<_, _, ()>("k", "not saved").await?;
 
     redis.kill().await?;
     assert!(redis.ping().await.is_err());
@@ -75,16 +50,12 @@ async fn redis_killed(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn postgres_killed(backend: Backend) -> Outcome {
-    let postgres = Backends::builder()
-        .backend(backend)
-        .start_postgres()
-        .await?;
+on_each_backend!(postgres_killed_and_restarted_keeps_address_and_commits);
+async fn postgres_killed_and_restarted_keeps_address_and_commits(backend: Backend) -> Outcome {
+    let postgres = Backends::builder().backend(backend).start_postgres().await?;
     let address = postgres.address().to_owned();
     let mut open = postgres.connect().await?;
-    sqlx::raw_sql("CREATE TABLE t (n int); INSERT INTO t VALUES (7)")
-        .execute(&mut open)
-        .await?;
+    sqlx::raw_sql("CREATE TABLE t (n int); INSERT INTO t VALUES (7)").execute(&mut open).await?;
 
     postgres.kill().await?;
     assert!(postgres.ping().await.is_err());
@@ -93,22 +64,18 @@ async fn postgres_killed(backend: Backend) -> Outcome {
     postgres.restart().await?;
     assert_eq!(postgres.address(), address);
     let mut connection = postgres.connect().await?;
-    let n: i32 = sqlx::query_scalar("SELECT n FROM t")
-        .fetch_one(&mut connection)
-        .await?;
+    let n: i32 = sqlx::query_scalar("SELECT n FROM t").fetch_one(&mut connection).await?;
     assert_eq!(n, 7);
     Ok(())
 }
 
-async fn redis_paused(backend: Backend) -> Outcome {
+on_each_backend!(redis_paused_does_not_answer_and_resumes);
+async fn redis_paused_does_not_answer_and_resumes(backend: Backend) -> Outcome {
     let redis = Backends::builder().backend(backend).start_redis().await?;
     let mut connection = redis.connect().await?;
     let paused = redis.pause().await?;
-    let answer = timeout(
-        Duration::from_millis(300),
-        connection.get::<_, Option<String>>("k"),
-    )
-    .await;
+    let answer =
+        timeout(Duration::from_millis(300), connection.get::<_, Option<String>>("k")).await;
     assert!(answer.is_err(), "a paused server answered: {answer:?}");
     paused.resume().await?;
     redis.ready().await?;
@@ -120,28 +87,22 @@ async fn redis_paused(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn postgres_paused(backend: Backend) -> Outcome {
-    let postgres = Backends::builder()
-        .backend(backend)
-        .start_postgres()
-        .await?;
+on_each_backend!(postgres_paused_does_not_answer_and_resumes);
+async fn postgres_paused_does_not_answer_and_resumes(backend: Backend) -> Outcome {
+    let postgres = Backends::builder().backend(backend).start_postgres().await?;
     // A backend process that was there before: it has to stand still too.
     let mut open = postgres.connect().await?;
     let paused = postgres.pause().await?;
-    let answer = timeout(
-        Duration::from_millis(300),
-        sqlx::query("SELECT 1").execute(&mut open),
-    )
-    .await;
+    let answer =
+        timeout(Duration::from_millis(300), sqlx::query("SELECT 1").execute(&mut open)).await;
     assert!(answer.is_err(), "a paused server answered: {answer:?}");
     drop(paused);
-    wait::until("an answer", Duration::from_secs(10), async || {
-        postgres.ping().await.is_ok()
-    })
-    .await?;
+    wait::until("an answer", Duration::from_secs(10), async || postgres.ping().await.is_ok())
+        .await?;
     Ok(())
 }
 
+on_each_backend!(stopped_then_restarted);
 async fn stopped_then_restarted(backend: Backend) -> Outcome {
     let backends = Backends::builder().backend(backend).start().await?;
     // A client that stays connected does not hold up the stop.
@@ -161,42 +122,40 @@ async fn stopped_then_restarted(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn redis_arguments(backend: Backend) -> Outcome {
+on_each_backend!(redis_arguments_reach_the_server);
+async fn redis_arguments_reach_the_server(backend: Backend) -> Outcome {
     let redis = Backends::builder()
         .backend(backend)
         .redis_args(["--maxmemory", "5mb", "--timeout", "17"])
         .start_redis()
         .await?;
     let mut connection = redis.connect().await?;
-    let set: Vec<String> = redis::cmd("CONFIG")
-        .arg(&["GET", "timeout"])
-        .query_async(&mut connection)
-        .await?;
+    let set: Vec<String> =
+        redis::cmd("CONFIG").arg(&["GET", "timeout"]).query_async(&mut connection).await?;
     assert_eq!(set, ["timeout", "17"]);
     redis.config_set("timeout", "3").await?;
     redis.flush_all().await?;
     Ok(())
 }
 
-async fn postgres_settings(backend: Backend) -> Outcome {
+on_each_backend!(postgres_settings_reach_the_server);
+async fn postgres_settings_reach_the_server(backend: Backend) -> Outcome {
     let postgres = Backends::builder()
         .backend(backend)
         .postgres_settings(["max_connections=23", "application_name=settings test"])
         .start_postgres()
         .await?;
     let mut connection = postgres.connect().await?;
-    let n: String = sqlx::query_scalar("SHOW max_connections")
-        .fetch_one(&mut connection)
-        .await?;
+    let n: String = sqlx::query_scalar("SHOW max_connections").fetch_one(&mut connection).await?;
     assert_eq!(n, "23");
-    let commit: String = sqlx::query_scalar("SHOW synchronous_commit")
-        .fetch_one(&mut connection)
-        .await?;
+    let commit: String =
+        sqlx::query_scalar("SHOW synchronous_commit").fetch_one(&mut connection).await?;
     assert_eq!(commit, "on");
     Ok(())
 }
 
-async fn redis_replica(backend: Backend) -> Outcome {
+on_each_backend!(redis_replica_follows_and_is_promoted);
+async fn redis_replica_follows_and_is_promoted(backend: Backend) -> Outcome {
     let (master, replica) = tokio::try_join!(
         Backends::builder().backend(backend).start_redis(),
         Backends::builder().backend(backend).start_redis()

@@ -1,23 +1,13 @@
-//! `session-testkit bench`: what it measures, what it says, and that it leaves nothing. How fast this machine
-//! is, no test asserts.
-
-use std::sync::Arc;
+//! `session-testkit bench`: what it measures, what it says, and that it leaves nothing. How fast
+//! this machine is, no test asserts.
 
 use serde_json::Value;
-use session_testkit::backends::{Backend, Backends};
+use session_testkit::backends::Backend;
 
 use crate::{
     command::{Ran, denied, run, testkit, testkit_on},
-    harness::{Outcome, Registry},
+    harness::{Outcome, on_each_backend, shared},
 };
-
-pub(crate) fn tests(reg: &mut Registry) {
-    reg.shared("json_is_one_document_and_the_exit_code_says_ok", json);
-    reg.shared("prints_both_sides_and_a_verdict_for_each_bar", table);
-    reg.shared("where_nothing_is_cached_the_hit_rate_is_missed", no_hits);
-    reg.each_backend("starts_servers_of_its_own", own);
-    reg.plain("bad_arguments_and_absent_servers_exit_2", could_not_run);
-}
 
 const SHORT: [&str; 4] = ["--requests", "203", "--sessions", "30"];
 
@@ -28,13 +18,11 @@ fn verdict<'a>(report: &'a Value, bar: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("no verdict on {bar} in {report}"))
 }
 
-async fn json(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn json_is_one_document_and_the_exit_code_says_ok() -> Outcome {
+    let backends = shared().await?;
     let mut command = testkit_on(&backends);
-    let Ran {
-        code,
-        stdout,
-        stderr,
-    } = run(command.arg("bench").args(SHORT).arg("--json")).await?;
+    let Ran { code, stdout, stderr } = run(command.arg("bench").args(SHORT).arg("--json")).await?;
     let report: Value = serde_json::from_str(&stdout)?;
     assert_eq!(report["ok"], code == 0, "{code}: {stdout}");
     assert!(matches!(code, 0 | 1), "{code}: {stderr}");
@@ -57,11 +45,7 @@ async fn json(backends: Arc<Backends>) -> Outcome {
     }
     assert_eq!(report["settings"]["requests"], 203);
     assert_eq!(report["machine"]["build"], "debug");
-    assert!(
-        report["method"]
-            .as_str()
-            .is_some_and(|it| it.starts_with("closed loop"))
-    );
+    assert!(report["method"].as_str().is_some_and(|it| it.starts_with("closed loop")));
     for bar in ["hitP99", "missP99", "hitRate", "improvement", "answered"] {
         let verdict = verdict(&report, bar);
         assert!(verdict["met"].is_boolean() && verdict["limit"].is_number());
@@ -73,30 +57,28 @@ async fn json(backends: Arc<Backends>) -> Outcome {
     Ok(())
 }
 
-async fn table(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prints_both_sides_and_a_verdict_for_each_bar() -> Outcome {
+    let backends = shared().await?;
     let mut command = testkit_on(&backends);
-    let ran = run(command.args(["bench", "--secs", "1", "--sessions", "30"])).await?;
+    let ran = run(command.args(["bench", "--duration", "1s", "--sessions", "30"])).await?;
     let lines = |begin: &str| {
         let lines = ran.stdout.lines();
         lines.filter(|line| line.starts_with(begin)).count()
     };
-    for line in [
-        "without cache ",
-        "with cache ",
-        "misses ",
-        "improvement, %",
-        "hit rate, %",
-    ] {
+    for line in ["without cache ", "with cache ", "misses ", "improvement, %", "hit rate, %"] {
         assert_eq!(lines(line), 1, "{line}: {}", ran.stdout);
     }
     assert_eq!(lines("✅ ") + lines("❌ "), 5, "{}", ran.stdout);
     assert_eq!(ran.code, i32::from(lines("❌ ") > 0), "{}", ran.stdout);
-    assert!(ran.stdout.contains("30 sessions in turn; 1 s of each side"));
+    assert!(ran.stdout.contains("30 sessions in turn, 1 s per side"));
     Ok(())
 }
 
-async fn no_hits(backends: Arc<Backends>) -> Outcome {
-    let (redis, url) = denied(&backends, "evalsha").await?;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nothing_is_cached_the_hit_rate_is_missed() -> Outcome {
+    let backends = shared().await?;
+    let (redis, url) = denied("evalsha").await?;
     let mut command = testkit_on(&backends);
     command.args(["bench", "--json", "--redis-url", &url]);
     let ran = run(command.args(SHORT)).await?;
@@ -105,23 +87,17 @@ async fn no_hits(backends: Arc<Backends>) -> Outcome {
     assert_eq!(report["figures"]["hitRate"], 0.0);
     let missed = verdict(&report, "hitRate");
     assert_eq!(missed["met"], false);
-    assert!(
-        missed["help"][0]
-            .as_str()
-            .is_some_and(|it| it.contains("nothing was filled"))
-    );
+    assert!(missed["help"][0].as_str().is_some_and(|it| it.contains("nothing was filled")));
     let hit = verdict(&report, "hitP99");
-    assert_eq!(
-        (&hit["met"], &hit["measured"]),
-        (&Value::Bool(false), &Value::Null)
-    );
+    assert_eq!((&hit["met"], &hit["measured"]), (&Value::Bool(false), &Value::Null));
     // It was told which Redis, and that one has a password, which is nobody's business.
     assert!(!ran.stdout.contains("s3cret") && !ran.stderr.contains("s3cret"));
     drop(redis);
     Ok(())
 }
 
-async fn own(backend: Backend) -> Outcome {
+on_each_backend!(starts_servers_of_its_own);
+async fn starts_servers_of_its_own(backend: Backend) -> Outcome {
     let mut command = testkit();
     command.env("SESSION_TESTKIT_BACKEND", backend.to_string());
     // The application's own servers are none of its business.
@@ -136,10 +112,11 @@ async fn own(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn could_not_run() -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_arguments_and_absent_servers_exit_2() -> Outcome {
     for arguments in [
         &["bench", "--requests", "0"][..],
-        &["bench", "--requests", "9", "--secs", "9"],
+        &["bench", "--requests", "9", "--duration", "9s"],
         &["bench", "--concurrency", "0"],
         &["verify", "--requests", "9"],
     ] {
@@ -151,11 +128,7 @@ async fn could_not_run() -> Outcome {
         let ran = run(testkit().args([command, "--json", "--redis-url", url])).await?;
         assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{command}");
         assert!(ran.stderr.contains("127.0.0.1:1"), "{}", ran.stderr);
-        assert!(
-            ran.stderr.contains("session-testkit check"),
-            "{}",
-            ran.stderr
-        );
+        assert!(ran.stderr.contains("session-testkit check"), "{}", ran.stderr);
         assert!(!ran.stderr.contains("s3cret"), "{}", ran.stderr);
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::{io, process::Stdio};
 use session_testkit::backends::{Backends, RedisServer};
 use tokio::process::Command;
 
-use crate::harness::Failure;
+use crate::harness::{Failure, default_backend};
 
 /// What became of it.
 #[derive(Debug)]
@@ -17,11 +17,9 @@ pub(crate) struct Ran {
 
 pub(crate) fn testkit() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_session-testkit"));
-    for name in [
-        "SESSION_TESTKIT_REDIS_URL",
-        "SESSION_TESTKIT_DATABASE_URL",
-        "SESSION_TESTKIT_BACKEND",
-    ] {
+    for name in
+        ["SESSION_TESTKIT_REDIS_URL", "SESSION_TESTKIT_DATABASE_URL", "SESSION_TESTKIT_BACKEND"]
+    {
         command.env_remove(name);
     }
     command.kill_on_drop(true).stdin(Stdio::null());
@@ -50,21 +48,12 @@ pub(crate) async fn run(command: &mut Command) -> io::Result<Ran> {
 }
 
 /// A Redis of the test's own, and a URL under whose user it may do all but this command.
-pub(crate) async fn denied(
-    backends: &Backends,
-    command: &str,
-) -> Result<(RedisServer, String), Failure> {
-    let mut builder = Backends::builder().own();
-    if let Some(backend) = backends.redis().backend() {
-        builder = builder.backend(backend);
-    }
-    let redis = builder.start_redis().await?;
+pub(crate) async fn denied(command: &str) -> Result<(RedisServer, String), Failure> {
+    let redis = Backends::builder().backend(default_backend().await?).start_redis().await?;
     let mut connection = redis.connect().await?;
     let denied = format!("-{command}");
     redis::cmd("ACL")
-        .arg(&[
-            "SETUSER", "app", "on", ">s3cret", "~*", "&*", "+@all", &denied,
-        ])
+        .arg(&["SETUSER", "app", "on", ">s3cret", "~*", "&*", "+@all", &denied])
         .exec_async(&mut connection)
         .await?;
     let url = format!("redis://app:s3cret@{}/0", redis.address());

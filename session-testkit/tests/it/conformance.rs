@@ -1,51 +1,81 @@
-//! Our own ports under the checks that anybody's must pass: one test for each check.
+//! Our own ports under the checks that anybody's must pass.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use session_layer::cache::{MemoryCache, RedisCache, SessionCache as _};
 use session_layer::store::{PostgresStore, SessionStore as _, SqliteStore};
-use session_testkit::backends::{Backends, Sandbox};
-use session_testkit::conformance::{self, Nodes};
+use session_testkit::backends::{Backend, Backends, Sandbox};
+use session_testkit::conformance::{self, Check, Nodes};
 use session_testkit::proxy::{Proxy, Toxic};
 use session_testkit::wait;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
-use crate::harness::{Failure, Outcome, Registry};
+use crate::harness::{Failure, Outcome, on_each_backend};
 use crate::support::{SOON, cache_within, store};
 
 /// What is checked is what happens, not how fast this machine is.
 const PATIENT: Duration = Duration::from_secs(3);
 
-pub(crate) fn tests(reg: &mut Registry) {
-    for check in conformance::cache_checks() {
-        reg.plain(&format!("memory::{}", check.name()), move || async move {
-            Ok(check.run(&Nodes::one(MemoryCache::new(10_000))).await?)
+/// So many checks at once: most of them wait for a lease or a fence to lapse.
+const AT_ONCE: usize = 4;
+
+/// Makes all checks, each on a port of its own, and fails with what each broken one says. A port
+/// comes with what has to outlive it.
+async fn conforms<P, G, T>(checks: Vec<Check<P>>, fresh: impl Fn() -> T) -> Outcome
+where
+    P: Send + Sync + 'static,
+    G: Send + 'static,
+    T: Future<Output = Result<(P, G), Failure>>,
+{
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut running = JoinSet::new();
+    for check in checks {
+        let place = Arc::clone(&places).acquire_owned().await?;
+        let (port, guard) = fresh().await?;
+        running.spawn(async move {
+            let failed = check.run(&port).await.err();
+            drop((port, guard, place));
+            failed.map(|why| format!("{}: {why}", check.name()))
         });
     }
-    for check in conformance::cache_checks() {
-        let name = format!("redis::{}", check.name());
-        reg.shared(&name, move |backends: Arc<Backends>| async move {
-            let sandbox = backends.sandbox();
-            let node = || cache_within(PATIENT, sandbox.redis_url(), &sandbox);
-            Ok(check.run(&Nodes::two(node()?, node()?)).await?)
-        });
-    }
-    for check in conformance::store_checks() {
-        reg.plain(&format!("sqlite::{}", check.name()), move || async move {
-            Ok(check.run(&SqliteStore::open(":memory:").await?).await?)
-        });
-    }
-    for check in conformance::store_checks() {
-        let name = format!("postgres::{}", check.name());
-        reg.shared(&name, move |backends: Arc<Backends>| async move {
-            let sandbox = backends.sandbox();
-            Ok(check.run(&store(&sandbox).await?).await?)
-        });
-    }
-    reg.plain("redis_that_is_not_there", redis_not_there);
-    reg.plain("postgres_that_is_not_there", postgres_not_there);
-    reg.shared("redis_that_hangs", redis_hangs);
-    reg.shared("postgres_that_hangs", postgres_hangs);
+    let failed: Vec<String> = running.join_all().await.into_iter().flatten().collect();
+    assert_eq!(failed, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_cache_conforms() -> Outcome {
+    conforms(conformance::cache_checks(), async || Ok((Nodes::one(MemoryCache::new(10_000)), ())))
+        .await
+}
+
+on_each_backend!(redis_cache_conforms);
+async fn redis_cache_conforms(backend: Backend) -> Outcome {
+    let backends = Backends::shared(backend).await?;
+    conforms(conformance::cache_checks(), async || {
+        let sandbox = backends.sandbox();
+        let node = || cache_within(PATIENT, sandbox.redis_url(), &sandbox);
+        Ok((Nodes::two(node()?, node()?), sandbox))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_store_conforms() -> Outcome {
+    conforms(conformance::store_checks(), async || Ok((SqliteStore::open(":memory:").await?, ())))
+        .await
+}
+
+on_each_backend!(postgres_store_conforms);
+async fn postgres_store_conforms(backend: Backend) -> Outcome {
+    let backends = Backends::shared(backend).await?;
+    conforms(conformance::store_checks(), async || {
+        let sandbox = backends.sandbox();
+        Ok((store(&sandbox).await?, sandbox))
+    })
+    .await
 }
 
 /// An address that somebody had a moment ago, and nobody has now.
@@ -53,20 +83,24 @@ fn nobody_listens() -> std::io::Result<std::net::SocketAddr> {
     std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
-async fn redis_not_there() -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_that_is_not_there() -> Outcome {
     let url = format!("redis://{}", nobody_listens()?);
     conformance::cache_in_outage(async || RedisCache::builder(&url).build()).await?;
     Ok(())
 }
 
-async fn postgres_not_there() -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_that_is_not_there() -> Outcome {
     let url = format!("postgres://nobody@{}/nothing", nobody_listens()?);
-    conformance::store_in_outage(async || PostgresStore::builder(&url).connect_lazy()).await?;
+    conformance::store_in_outage(async || PostgresStore::builder(&url).build()).await?;
     Ok(())
 }
 
+on_each_backend!(redis_that_hangs);
 /// It was connected, and then its server falls silent, for new connections too.
-async fn redis_hangs(backends: Arc<Backends>) -> Outcome {
+async fn redis_that_hangs(backend: Backend) -> Outcome {
+    let backends = Backends::shared(backend).await?;
     let sandbox = backends.sandbox();
     let proxy = Proxy::start(backends.redis().address()).await?;
     let url = proxy.url(sandbox.redis_url());
@@ -82,26 +116,22 @@ async fn redis_hangs(backends: Arc<Backends>) -> Outcome {
 
 async fn connected(url: &str, sandbox: &Sandbox) -> Result<RedisCache, Failure> {
     let cache = cache_within(Duration::from_millis(200), url, sandbox)?;
-    wait::until("Redis to be in use", SOON, async || {
-        cache.status().connected
-    })
-    .await?;
+    wait::until("Redis to be in use", SOON, async || cache.status().connected).await?;
     Ok(cache)
 }
 
-async fn postgres_hangs(backends: Arc<Backends>) -> Outcome {
+on_each_backend!(postgres_that_hangs);
+async fn postgres_that_hangs(backend: Backend) -> Outcome {
+    let backends = Backends::shared(backend).await?;
     let sandbox = backends.sandbox();
     let proxy = Proxy::start(backends.postgres().address()).await?;
     store(&sandbox).await?;
-    let store = PostgresStore::builder(&proxy.url(sandbox.database_url()))
+    let store = PostgresStore::builder(proxy.url(sandbox.database_url()))
         .schema(sandbox.schema())
         .read_deadline(Duration::from_secs(1))
         .change_deadline(Duration::from_secs(1))
-        .connect_lazy()?;
-    wait::until("Postgres to answer", SOON, async || {
-        store.probe().await.is_ok()
-    })
-    .await?;
+        .build()?;
+    wait::until("Postgres to answer", SOON, async || store.probe().await.is_ok()).await?;
     let _hang = proxy.inject(Toxic::hold());
     conformance::store_in_outage(async || Ok::<_, std::convert::Infallible>(store.clone())).await?;
     Ok(())

@@ -1,33 +1,14 @@
 //! A deployment under test: its nodes, its role, its restarts, and what is left of it.
 
-use std::{sync::Arc, time::Duration};
-
 use session_testkit::{
     backends::Backends,
-    deployment::{Deployment, DeploymentBuilder},
     proxy::Peer,
     subject::{Login, Seen, Subject as _},
 };
 use sqlx::AssertSqlSafe;
 
-use crate::harness::{Outcome, Registry};
-
-pub(crate) fn tests(reg: &mut Registry) {
-    reg.shared(
-        "its_nodes_share_sessions_and_connections_are_their_own",
-        nodes,
-    );
-    reg.shared("a_node_restarts_in_its_place", restarts);
-    reg.shared("nothing_is_left_on_given_servers", leaves_nothing);
-}
-
-/// With room in every deadline: what is tested is what happens, not how fast this machine is.
-pub(crate) fn roomy() -> DeploymentBuilder {
-    Deployment::builder()
-        .nodes(2)
-        .ttl(Duration::from_secs(3))
-        .deadlines(Duration::from_secs(2), Duration::from_secs(5))
-}
+use crate::harness::{Outcome, shared};
+use crate::support::roomy;
 
 /// As given servers, which outlive what is done on them.
 pub(crate) async fn given(backends: &Backends) -> Result<Backends, crate::harness::Failure> {
@@ -38,14 +19,13 @@ pub(crate) async fn given(backends: &Backends) -> Result<Backends, crate::harnes
         .await?)
 }
 
-async fn nodes(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_nodes_share_sessions_and_connections_are_their_own() -> Outcome {
+    let backends = shared().await?;
     let deployment = roomy().start(given(&backends).await?).await?;
     let subject = deployment.subject();
     let token = subject.create(0, &Login::new("ann", "data")).await?;
-    assert!(matches!(
-        subject.validate(1, &token).await,
-        Seen::Valid { .. }
-    ));
+    assert!(matches!(subject.validate(1, &token).await, Seen::Valid { .. }));
     for node in 0..2 {
         assert!(deployment.open_connections(node, Peer::Redis) > 0);
         assert!(deployment.open_connections(node, Peer::Postgres) > 0);
@@ -53,50 +33,40 @@ async fn nodes(backends: Arc<Backends>) -> Outcome {
     let mut admin = backends.postgres().connect().await?;
     let of_node = "SELECT count(*), bool_or(rolsuper) FROM pg_stat_activity \
         JOIN pg_roles ON rolname = usename WHERE application_name = $1";
-    let (count, superuser): (i64, Option<bool>) = sqlx::query_as(of_node)
-        .bind(deployment.application_name(1))
-        .fetch_one(&mut admin)
-        .await?;
+    let (count, superuser): (i64, Option<bool>) =
+        sqlx::query_as(of_node).bind(deployment.application_name(1)).fetch_one(&mut admin).await?;
     assert!(count > 0);
-    assert_eq!(
-        superuser,
-        Some(false),
-        "what a superuser is never denied can't be tested"
-    );
+    assert_eq!(superuser, Some(false), "what a superuser is never denied can't be tested");
     Ok(())
 }
 
-async fn restarts(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_restarts_in_its_place() -> Outcome {
+    let backends = shared().await?;
     let deployment = roomy().start(given(&backends).await?).await?;
     let subject = deployment.subject();
     let token = subject.create(0, &Login::new("ann", "data")).await?;
-    assert!(matches!(
-        subject.validate(1, &token).await,
-        Seen::Valid { .. }
-    ));
+    assert!(matches!(subject.validate(1, &token).await, Seen::Valid { .. }));
     let counted = |node| subject.node(node).expect("a node").metrics().total();
     assert!(counted(1) > 0);
     deployment.restarts().restart(1).await.expect("a restart");
     assert_eq!(counted(1), 0, "it is another one");
-    assert!(matches!(
-        subject.validate(1, &token).await,
-        Seen::Valid { .. }
-    ));
+    assert!(matches!(subject.validate(1, &token).await, Seen::Valid { .. }));
     assert!(deployment.restarts().restart(2).await.is_err());
     Ok(())
 }
 
-async fn leaves_nothing(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_left_on_given_servers() -> Outcome {
+    let backends = shared().await?;
     let mut admin = backends.postgres().connect().await?;
     for cleaned in [true, false] {
         let deployment = roomy().start(given(&backends).await?).await?;
         let subject = deployment.subject();
         let token = subject.create(0, &Login::new("ann", "data")).await?;
         subject.validate(0, &token).await;
-        let (schema, namespace) = (
-            deployment.schema().to_owned(),
-            deployment.namespace().to_owned(),
-        );
+        let (schema, namespace) =
+            (deployment.schema().to_owned(), deployment.namespace().to_owned());
         drop(subject);
         if cleaned {
             deployment.cleanup().await?;
@@ -107,15 +77,11 @@ async fn leaves_nothing(backends: Arc<Backends>) -> Outcome {
             "SELECT (SELECT count(*) FROM pg_namespace WHERE nspname LIKE '{schema}%') \
                   + (SELECT count(*) FROM pg_roles WHERE rolname LIKE '{schema}%')"
         );
-        let left: i64 = sqlx::query_scalar(AssertSqlSafe(left))
-            .fetch_one(&mut admin)
-            .await?;
+        let left: i64 = sqlx::query_scalar(AssertSqlSafe(left)).fetch_one(&mut admin).await?;
         assert_eq!(left, 0, "cleaned up by hand: {cleaned}");
         let mut redis = backends.redis().connect().await?;
-        let keys: Vec<String> = redis::cmd("KEYS")
-            .arg(format!("{namespace}*"))
-            .query_async(&mut redis)
-            .await?;
+        let keys: Vec<String> =
+            redis::cmd("KEYS").arg(format!("{namespace}*")).query_async(&mut redis).await?;
         assert_eq!(keys, Vec::<String>::new());
     }
     Ok(())

@@ -1,54 +1,25 @@
-//! `session-testkit faults`, and what is under it: short runs on real servers, and the ways to be red.
+//! `session-testkit faults`, and what is under it: short runs on real servers, and the ways to be
+//! red.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use serde_json::Value;
 use session_testkit::{
     backends::{Backend, Backends},
+    fault_run::FaultRun,
     history::History,
     invariants::{self, Invariant, Outcome as Verdict},
     schedule::Schedule,
-    trial::Trial,
     workload::Settings,
 };
 use tokio::process::Command;
 
 use crate::{
     command::{run, testkit, testkit_on},
-    deployment::roomy,
-    harness::{Outcome, Registry},
+    harness::{Outcome, on_each_backend, shared},
     mutants::{Broken, BrokenCache, Mistake},
+    support::roomy,
 };
-
-pub(crate) fn tests(reg: &mut Registry) {
-    reg.each_backend("every_promise_holds_while_redis_is_killed", redis_killed);
-    reg.each_backend(
-        "every_kind_of_event_happens_and_touches_something",
-        all_kinds,
-    );
-    reg.shared("a_node_that_forgets_to_unlink_makes_it_red", broken_subject);
-    reg.shared("a_fault_that_touches_nothing_exits_2", touches_nothing);
-    reg.shared(
-        "named_servers_are_damaged_only_if_that_is_allowed",
-        named_servers,
-    );
-    reg.plain("bad_arguments_exit_2", bad_arguments);
-    reg.plain("all_faults_are_listed", list);
-    reg.plain("a_history_is_judged_again", judged_again);
-    reg.plain("a_reader_who_leaves_is_no_error", reader_leaves);
-    // By a library that is loaded before all others.
-    if cfg!(target_os = "linux") {
-        reg.shared(
-            "clocks_stepped_by_ten_minutes_change_nothing",
-            clock_stepped,
-        );
-    }
-    reg.each_backend(
-        "sealed_nodes_withstand_entries_with_a_bit_turned_over",
-        sealed,
-    );
-    reg.shared("several_runs_end_with_a_table", table);
-}
 
 /// The command, with room in every deadline.
 fn faults() -> Command {
@@ -59,20 +30,25 @@ fn on(backends: &Backends) -> Command {
     with_room(testkit_on(backends))
 }
 
-fn with_room(mut command: Command) -> Command {
+fn with_room(command: Command) -> Command {
+    at_rate("80", command)
+}
+
+fn at_rate(rate: &str, mut command: Command) -> Command {
     command.arg("faults");
-    command.args(["--seed", "7", "--nodes", "2", "--rate", "80", "--ttl", "2"]);
-    command.args(["--redis-ms", "2000", "--budget-ms", "5000"]);
-    command.args(["--slack-ms", "20000"]);
+    command.args(["--seed", "7", "--nodes", "2", "--rate", rate, "--cache-ttl", "2s"]);
+    command.args(["--redis-timeout", "2s", "--request-timeout", "5s"]);
+    command.args(["--timing-slack", "20s"]);
     command
 }
 
-async fn redis_killed(backend: Backend) -> Outcome {
+on_each_backend!(every_promise_holds_while_redis_is_killed);
+async fn every_promise_holds_while_redis_is_killed(backend: Backend) -> Outcome {
     let folder = tempfile::tempdir()?;
     let file = |name: &str| folder.path().join(name);
     let output = faults()
         .env("SESSION_TESTKIT_BACKEND", backend.to_string())
-        .args(["--secs", "12", "--fault", "redis-kill", "--json"])
+        .args(["--duration", "12s", "--fault", "redis-kill", "--json"])
         .arg("--history")
         .arg(file("run.jsonl"))
         .arg("--report")
@@ -88,19 +64,10 @@ async fn redis_killed(backend: Backend) -> Outcome {
     let run = &document["runs"][0];
     assert_eq!(run["name"], "redis-kill");
     assert_eq!(run["doubts"], serde_json::json!([]));
-    assert_eq!(
-        run["promises"].as_array().map(Vec::len),
-        Some(Invariant::ALL.len())
-    );
+    assert_eq!(run["promises"].as_array().map(Vec::len), Some(Invariant::ALL.len()));
     let fault = &run["figures"]["faults"][0];
-    assert!(
-        fault["touched"]["connections"].as_u64() > Some(0),
-        "{fault}"
-    );
-    assert!(
-        fault["hits_again_us"].is_null() && fault["hitsAgainUs"].is_u64(),
-        "{fault}"
-    );
+    assert!(fault["touched"]["connections"].as_u64() > Some(0), "{fault}");
+    assert!(fault["hits_again_us"].is_null() && fault["hitsAgainUs"].is_u64(), "{fault}");
     assert!(run["revokedTried"].as_u64() >= run["revokedWanted"].as_u64());
     assert_eq!(run["load"]["seconds"].as_array().map(Vec::len), Some(12));
 
@@ -111,28 +78,25 @@ async fn redis_killed(backend: Backend) -> Outcome {
     assert_eq!(verdicts.of(Invariant::R1).outcome(), Verdict::Holds);
     assert_eq!(verdicts.doubts(), <[String; 0]>::default());
     let report = std::fs::read_to_string(file("report.txt"))?;
-    assert!(
-        report.starts_with("seed 7\n") && report.contains("verdict: holds"),
-        "{report}"
-    );
-    let again = testkit()
-        .args(["faults", "--judge"])
-        .arg(file("run.jsonl"))
-        .output()
-        .await?;
+    assert!(report.starts_with("seed 7\n") && report.contains("verdict: holds"), "{report}");
+    let again = testkit().args(["faults", "replay"]).arg(file("run.jsonl")).output().await?;
     assert_eq!(again.status.code(), Some(0), "{again:?}");
     Ok(())
 }
 
 /// A node that starts meanwhile has not heard of Postgres' clock yet.
-async fn clock_stepped(backends: Arc<Backends>) -> Outcome {
+// By a library that is loaded before all others.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_stepped_by_ten_minutes_change_nothing() -> Outcome {
+    let backends = shared().await?;
     let folder = tempfile::tempdir()?;
     let schedule = folder.path().join("schedule.json");
     let steps = r#"{"steps":[{"event":"clock-step","at_ms":3000,"lasts_ms":4000},
         {"event":"node-restart","at_ms":4500,"lasts_ms":1000}]}"#;
     std::fs::write(&schedule, steps)?;
     let mut command = on(&backends);
-    command.args(["--secs", "12", "--json", "--schedule"]);
+    command.args(["--duration", "12s", "--json", "--schedule"]);
     let ran = run(command.arg(schedule)).await?;
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let document: Value = serde_json::from_str(&ran.stdout)?;
@@ -145,7 +109,8 @@ async fn clock_stepped(backends: Arc<Backends>) -> Outcome {
     Ok(())
 }
 
-async fn sealed(backend: Backend) -> Outcome {
+on_each_backend!(sealed_nodes_withstand_entries_with_a_bit_turned_over);
+async fn sealed_nodes_withstand_entries_with_a_bit_turned_over(backend: Backend) -> Outcome {
     let own = Backends::builder().backend(backend).start().await?;
     let schedule = |steps: &[&str]| {
         let steps: Result<_, _> = steps.iter().map(|step| step.parse()).collect();
@@ -153,8 +118,8 @@ async fn sealed(backend: Backend) -> Outcome {
     };
     let planted = schedule(&["plant-flipped@2+6", "plant-swapped@2+6"])?;
     let deployment = roomy().sealed(true).start(own).await?;
-    let trial = Trial::new(&deployment, settings(80, 10), planted.clone())?;
-    let judged = trial.run().await?;
+    let run = FaultRun::new(&deployment, settings(80, 10), planted.clone())?;
+    let judged = run.run().await?;
     assert_ne!(judged.outcome(), Verdict::Broken, "{judged}");
     for fault in &judged.history.faults {
         let touched = fault.touched.expect("it is counted");
@@ -172,29 +137,22 @@ async fn sealed(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn judged_again() -> Outcome {
-    let of = |name: &str| {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("histories")
-            .join(name)
-    };
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_is_judged_again() -> Outcome {
+    let of = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("histories").join(name);
     for (path, code, says) in [
         (of("r1-late-fill-resurrects.jsonl"), 1, "R1   a revoke"),
-        (
-            of("r1-holds-begun-before-the-answer.jsonl"),
-            0,
-            "verdict: holds",
-        ),
+        (of("r1-holds-begun-before-the-answer.jsonl"), 0, "verdict: holds"),
         (of("no-such.jsonl"), 2, "could not judge"),
         (of("../Cargo.toml"), 2, "line 1 of the history"),
     ] {
         let mut command = testkit();
-        let ran = run(command.args(["faults", "--judge"]).arg(&path)).await?;
+        let ran = run(command.args(["faults", "replay"]).arg(&path)).await?;
         assert_eq!(ran.code, code, "{}", path.display());
         assert!(ran.stdout.contains(says) || ran.stderr.contains(says));
     }
     let mut command = testkit();
-    command.args(["faults", "--json", "--judge"]);
+    command.args(["faults", "replay", "--json"]);
     let ran = run(command.arg(of("r1-late-fill-resurrects.jsonl"))).await?;
     let document: Value = serde_json::from_str(&ran.stdout)?;
     assert_eq!(document["outcome"], "broken");
@@ -202,7 +160,8 @@ async fn judged_again() -> Outcome {
     Ok(())
 }
 
-async fn reader_leaves() -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_who_leaves_is_no_error() -> Outcome {
     let mut shell = Command::new("bash");
     shell.args(["-o", "pipefail", "-c", "\"$0\" faults --list | true"]);
     let ran = run(shell.arg(env!("CARGO_BIN_EXE_session-testkit"))).await?;
@@ -210,16 +169,14 @@ async fn reader_leaves() -> Outcome {
     Ok(())
 }
 
-async fn table(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_runs_end_with_a_table() -> Outcome {
+    let backends = shared().await?;
     let mut command = on(&backends);
     // Without the services' own servers broken: named ones are shared.
-    command.args(["--secs", "3", "--fault", "plain-revoke", "random-tokens"]);
+    command.args(["--duration", "3s", "--fault", "plain-revoke", "random-tokens"]);
     let ran = run(&mut command).await?;
-    let rows: Vec<&str> = ran
-        .stdout
-        .lines()
-        .filter(|line| line.starts_with("| "))
-        .collect();
+    let rows: Vec<&str> = ran.stdout.lines().filter(|line| line.starts_with("| ")).collect();
     assert_eq!(rows.len(), 3, "{}", ran.stdout);
     assert!(rows[1].starts_with("| plain-revoke | 7 | "), "{rows:?}");
     assert!(rows[2].starts_with("| random-tokens | 7 | "), "{rows:?}");
@@ -231,8 +188,10 @@ fn read(path: &Path) -> Result<History, crate::harness::Failure> {
     Ok(History::read(file)?)
 }
 
-/// Of each kind of event one, one after the other: nothing is broken, and each says that it touched something.
-async fn all_kinds(backend: Backend) -> Outcome {
+on_each_backend!(every_kind_of_event_happens_and_touches_something);
+/// Of each kind of event one, one after the other: nothing is broken, and each says that it touched
+/// something.
+async fn every_kind_of_event_happens_and_touches_something(backend: Backend) -> Outcome {
     let steps = [
         "lose-unlinks@0+14",
         "lose-unlink-replies@0+14",
@@ -252,34 +211,19 @@ async fn all_kinds(backend: Backend) -> Outcome {
         "redis-client-kill@10.5+1",
     ];
     let steps: Result<_, _> = steps.iter().map(|step| step.parse()).collect();
-    let schedule = Schedule {
-        seed: 7,
-        steps: steps?,
-    };
+    let schedule = Schedule { seed: 7, steps: steps? };
     let own = Backends::builder().backend(backend).start().await?;
     let deployment = roomy().start(own).await?;
-    let judged = Trial::new(&deployment, settings(60, 14), schedule)?
-        .run()
-        .await?;
+    let judged = FaultRun::new(&deployment, settings(60, 14), schedule)?.run().await?;
     assert_ne!(judged.outcome(), Verdict::Broken, "{judged}");
     assert_eq!(judged.report.problems, Vec::<String>::new());
     // How many are lost is up to how many there are: of a few, perhaps none.
     for fault in &judged.history.faults {
         let touched = fault.touched.expect("it is counted");
-        assert!(
-            fault.name.starts_with("lose-") || !touched.nothing(),
-            "{fault:?}"
-        );
+        assert!(fault.name.starts_with("lose-") || !touched.nothing(), "{fault:?}");
     }
-    let lost = judged
-        .history
-        .faults
-        .iter()
-        .filter(|fault| fault.name.starts_with("lose-"));
-    let lost: u64 = lost
-        .filter_map(|fault| fault.touched)
-        .map(|it| it.connections)
-        .sum();
+    let lost = judged.history.faults.iter().filter(|fault| fault.name.starts_with("lose-"));
+    let lost: u64 = lost.filter_map(|fault| fault.touched).map(|it| it.connections).sum();
     assert!(lost > 0, "{judged}");
     for wanted in [Invariant::R3, Invariant::R4, Invariant::R8, Invariant::R11] {
         let verdict = judged.verdicts.of(wanted);
@@ -297,7 +241,9 @@ fn settings(rate: u32, secs: u64) -> Settings {
     settings
 }
 
-async fn broken_subject(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_forgets_to_unlink_makes_it_red() -> Outcome {
+    let backends = shared().await?;
     let deployment = roomy()
         .ttl(Duration::from_secs(4))
         .build_with(|parts| async move {
@@ -307,64 +253,57 @@ async fn broken_subject(backends: Arc<Backends>) -> Outcome {
                 broken: Broken::new(Some(Mistake::NeverUnlinks)),
             };
             let builder = session_layer::Sessions::builder(cache, parts.store()?);
-            Ok(builder.ttl(parts.ttl).budget(parts.budget).build())
+            Ok(builder.ttl(parts.ttl).validation_timeout(parts.budget).build()?)
         })
         .start(crate::deployment::given(&backends).await?)
         .await?;
-    let judged = Trial::new(&deployment, settings(80, 6), Schedule::default())?;
+    let judged = FaultRun::new(&deployment, settings(80, 6), Schedule::default())?;
     let judged = judged.run().await?;
     assert_eq!(judged.outcome(), Verdict::Broken, "{judged}");
     let verdict = judged.verdicts.of(Invariant::R1);
     assert_eq!(verdict.outcome(), Verdict::Broken, "{judged}");
-    assert!(
-        judged
-            .to_string()
-            .contains("was honoured after its end had been answered")
-    );
+    assert!(judged.to_string().contains("was Valid after a change that ended it had returned"));
     let json = judged.json();
     let of = json["promises"].as_array().expect("promises")[0].clone();
     assert_eq!(of["outcome"], "broken");
-    assert!(
-        of["violations"][0]["proof"].as_array().map(Vec::len) >= Some(2),
-        "{of}"
-    );
+    assert!(of["violations"][0]["proof"].as_array().map(Vec::len) >= Some(2), "{of}");
     Ok(())
 }
 
-async fn touches_nothing(backends: Arc<Backends>) -> Outcome {
-    let output = on(&backends)
-        .args(["--secs", "3", "--fault", "lose-fences@1+0.001"])
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_that_touches_nothing_exits_2() -> Outcome {
+    let backends = shared().await?;
+    // Two requests a second, and the fault between two of them.
+    let output = at_rate("2", testkit_on(&backends))
+        .args(["--duration", "3s", "--fault", "lose-fences@1.25+0.001"])
         .output()
         .await?;
     let text = String::from_utf8(output.stdout)?;
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.starts_with("seed 7\n"), "{text}");
-    assert!(
-        text.contains("the fault lose-fences touched nothing"),
-        "{text}"
-    );
+    assert!(text.contains("the fault lose-fences had no effect"), "{text}");
     assert!(text.contains("verdict: inconclusive"), "{text}");
     Ok(())
 }
 
-async fn named_servers(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn named_servers_are_damaged_only_if_that_is_allowed() -> Outcome {
+    let backends = shared().await?;
     for fault in ["redis-flush-all", "postgres-terminate", "redis-kill"] {
         let output = on(&backends).args(["--fault", fault]).output().await?;
         let text = String::from_utf8(output.stderr)?;
         assert_eq!(output.status.code(), Some(2), "{text}");
-        assert!(
-            text.contains("--destructive") && text.contains(fault),
-            "{text}"
-        );
+        assert!(text.contains("--destructive") && text.contains(fault), "{text}");
     }
     Ok(())
 }
 
-async fn bad_arguments() -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_arguments_exit_2() -> Outcome {
     let bad: [(&[&str], &str); 8] = [
         (&["--fault", "redis-kil"], "redis-kill"),
         (&["--fault", "redis-kill@1"], "@AT+LASTS"),
-        (&["--fault", "redis-kill@1+2/0"], "all nodes feel it"),
+        (&["--fault", "redis-kill@1+2/0"], "therefore all nodes"),
         (&["--fault", "node-restart@1+2/9"], "there are 2"),
         (&["--fault", "plant-flipped"], "--sealed"),
         (&["--rate", "0"], "--rate"),
@@ -383,16 +322,12 @@ async fn bad_arguments() -> Outcome {
     Ok(())
 }
 
-async fn list() -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_faults_are_listed() -> Outcome {
     let output = faults().arg("--list").output().await?;
     let text = String::from_utf8(output.stdout)?;
     assert_eq!(output.status.code(), Some(0));
-    for name in [
-        "redis-kill",
-        "postgres-forced-rls",
-        "lose-unlinks",
-        "late-revoke",
-    ] {
+    for name in ["redis-kill", "postgres-forced-rls", "lose-unlinks", "late-revoke"] {
         assert!(text.lines().any(|line| line == name), "{text}");
     }
     Ok(())

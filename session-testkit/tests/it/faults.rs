@@ -6,7 +6,7 @@ mod redis;
 use std::{sync::Arc, time::Duration};
 
 use session_testkit::{
-    backends::{Backend, BackendError, Backends},
+    backends::{BackendError, Backends},
     faults::{self, Fault, FaultError, Link, Target},
     proxy::{Network, Peer},
     wait,
@@ -14,20 +14,15 @@ use session_testkit::{
 use sqlx::{Connection as _, PgConnection};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
-use crate::harness::{Outcome, Registry};
+use crate::harness::{Outcome, default_backend, shared};
 
 const SECONDS: Duration = Duration::from_secs(10);
 const MOMENT: Duration = Duration::from_millis(300);
 
-pub(crate) fn tests(reg: &mut Registry) {
-    redis::tests(reg);
-    postgres::tests(reg);
-    reg.shared("of_lines_touch_their_connections_and_heal", lines);
-    reg.each_backend("are_refused_on_given_servers", refused_on_given);
-}
-
 /// What each toxic does is tested with the proxy; here, that each is wired to its lines.
-async fn lines(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn link_faults_affect_their_connections_and_heal() -> Outcome {
+    let backends = shared().await?;
     let (redis, postgres) = (backends.redis(), backends.postgres());
     let network = Network::start(2, redis.address(), postgres.address()).await?;
     let network = Arc::new(network);
@@ -42,9 +37,7 @@ async fn lines(backends: Arc<Backends>) -> Outcome {
             let proxy = network.proxy(node, peer);
             match peer {
                 Peer::Redis => talk(&proxy.url(redis.url())).await,
-                Peer::Postgres => PgConnection::connect(&proxy.url(postgres.url()))
-                    .await
-                    .is_ok(),
+                Peer::Postgres => PgConnection::connect(&proxy.url(postgres.url())).await.is_ok(),
             }
         };
         // Those used before may still be closing, so the open ones tell nothing.
@@ -63,9 +56,8 @@ async fn lines(backends: Arc<Backends>) -> Outcome {
             Peer::Postgres => &[0, 0, 0, 8, 4, 210, 22, 47],
         };
         let _sent = old.write_all(question).await;
-        let touched = wait::until("a touch", SECONDS, async || {
-            broken.report().await.touched_something()
-        });
+        let touched =
+            wait::until("a touch", SECONDS, async || broken.report().await.touched_something());
         touched.await?;
         if link == Link::Partition {
             assert!(use_it(1).await, "{fault} touched the other node");
@@ -85,14 +77,13 @@ async fn talk(url: &str) -> bool {
         return false;
     };
     let text = "x".repeat(200);
-    let echo = ::redis::cmd("ECHO")
-        .arg(text)
-        .exec_async(&mut connection)
-        .await;
+    let echo = ::redis::cmd("ECHO").arg(text).exec_async(&mut connection).await;
     echo.is_ok()
 }
 
-async fn refused_on_given(backend: Backend) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn faults_are_refused_on_given_servers() -> Outcome {
+    let backend = default_backend().await?;
     let own = Backends::builder().backend(backend).start().await?;
     let given = Backends::builder()
         .redis_url(own.redis().url())
@@ -104,10 +95,7 @@ async fn refused_on_given(backend: Backend) -> Outcome {
     for fault in Fault::ALL.into_iter().filter(|fault| !line(fault)) {
         let refused = faults::inject(&fault, &target).await;
         assert!(
-            matches!(
-                refused,
-                Err(FaultError::Backend(BackendError::NotAllowed { .. }))
-            ),
+            matches!(refused, Err(FaultError::Backend(BackendError::NotAllowed { .. }))),
             "{fault}: {refused:?}"
         );
     }
@@ -119,17 +107,11 @@ async fn refused_on_given(backend: Backend) -> Outcome {
         .start()
         .await?;
     let target = Target::new(&given);
-    faults::inject(&Fault::RedisFlushAll, &target)
-        .await?
-        .heal()
-        .await?;
+    faults::inject(&Fault::RedisFlushAll, &target).await?.heal().await?;
     for fault in [Fault::RedisKill, Fault::PostgresKill, Fault::RedisPause] {
         let refused = faults::inject(&fault, &target).await;
         assert!(
-            matches!(
-                refused,
-                Err(FaultError::Backend(BackendError::NotOurs { .. }))
-            ),
+            matches!(refused, Err(FaultError::Backend(BackendError::NotOurs { .. }))),
             "{fault}: {refused:?}"
         );
     }

@@ -1,6 +1,6 @@
 //! Each observer finds a violation that was planted, and nothing where there is none.
 
-use std::{collections::BTreeSet, io::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io::Write as _, time::Duration};
 
 use session_layer::TokenDigest;
 use session_testkit::{
@@ -11,27 +11,20 @@ use session_testkit::{
     proxy::Peer,
     subject::{Login, Seen, Subject as _},
     wait,
-    workload::{GivenOut, Runner, Settings},
+    workload::{IssuedToken, Runner, Settings},
 };
 use sqlx::{AssertSqlSafe, ConnectOptions as _, postgres::PgConnectOptions};
 use tokio::net::TcpStream;
 
 use crate::{
-    deployment::{given, roomy},
-    harness::{Failure, Outcome, Registry},
+    deployment::given,
+    harness::{Failure, Outcome, on_each_backend, shared},
     support::SOON,
+    support::roomy,
 };
 
-pub(crate) fn tests(reg: &mut Registry) {
-    reg.shared("a_stale_copy_is_found_and_a_right_one_is_not", stale_copy);
-    reg.shared("connections_that_leak_are_counted", leaked_connections);
-    reg.shared("tasks_that_leak_are_counted", leaked_tasks);
-    reg.shared("reads_at_work_are_counted_by_node", reads_in_flight);
-    reg.each_backend("a_raw_token_is_found_wherever_it_is", raw_tokens);
-}
-
 /// A session that every node could have a copy of.
-async fn logged_in(deployment: &Deployment, session: u32) -> Result<GivenOut, Failure> {
+async fn logged_in(deployment: &Deployment, session: u32) -> Result<IssuedToken, Failure> {
     let subject = deployment.subject();
     let login = Login::new(format!("user-{session}"), "data");
     let token = subject.create(0, &login).await?;
@@ -42,21 +35,16 @@ async fn logged_in(deployment: &Deployment, session: u32) -> Result<GivenOut, Fa
             && node.metrics().hits > hits
     })
     .await?;
-    Ok(GivenOut {
-        session,
-        number: 0,
-        token,
-    })
+    Ok(IssuedToken { session, number: 0, token })
 }
 
-async fn stale_copy(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_copy_is_found_and_a_right_one_is_not() -> Outcome {
+    let backends = shared().await?;
     // Copies that outlive the test.
     let deployment = roomy().ttl(Duration::from_secs(300));
     let deployment = deployment.start(given(&backends).await?).await?;
-    let given_out = [
-        logged_in(&deployment, 1).await?,
-        logged_in(&deployment, 2).await?,
-    ];
+    let given_out = [logged_in(&deployment, 1).await?, logged_in(&deployment, 2).await?];
     let scan = async || {
         let (redis, postgres) = (backends.redis(), backends.postgres());
         let (namespace, schema) = (deployment.namespace(), deployment.schema());
@@ -72,18 +60,11 @@ async fn stale_copy(backends: Arc<Backends>) -> Outcome {
         deployment.schema()
     );
     let digest = TokenDigest::of(given_out[1].token.reveal());
-    sqlx::query(AssertSqlSafe(end))
-        .bind(digest.as_bytes().as_slice())
-        .execute(&mut admin)
-        .await?;
+    sqlx::query(AssertSqlSafe(end)).bind(digest.as_bytes().as_slice()).execute(&mut admin).await?;
     // Put back, should a node have learnt of it and removed its copy.
-    let key = format!("{}:1:{}", deployment.namespace(), digest.to_base64url());
+    let key = format!("{}:2:{}", deployment.namespace(), digest.to_base64url());
     let mut redis = backends.redis().connect().await?;
-    redis::cmd("SET")
-        .arg(key)
-        .arg("Vp")
-        .exec_async(&mut redis)
-        .await?;
+    redis::cmd("SET").arg(key).arg("Vp").exec_async(&mut redis).await?;
     assert_eq!(scan().await?.stale, [2]);
     Ok(())
 }
@@ -94,7 +75,9 @@ fn of(samples: &[Sample], node: u32, resource: Resource) -> u64 {
     sample.expect("a sample").value
 }
 
-async fn leaked_connections(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_leak_are_counted() -> Outcome {
+    let backends = shared().await?;
     let deployment = roomy().start(given(&backends).await?).await?;
     let before = observe::sample(&deployment, || 1).await;
     assert_eq!(of(&before, 1, Resource::Pools), 0);
@@ -104,10 +87,7 @@ async fn leaked_connections(backends: Arc<Backends>) -> Outcome {
         leaked.push(TcpStream::connect(proxy.address()).await?);
     }
     let all = u64::from(POOL_SIZE) + 3;
-    wait::until("the proxy to see them", SOON, async || {
-        proxy.traffic().open >= all
-    })
-    .await?;
+    wait::until("the proxy to see them", SOON, async || proxy.traffic().open >= all).await?;
     let after = observe::sample(&deployment, || 2).await;
     assert!(of(&after, 1, Resource::Pools) >= 3);
     assert_eq!(of(&after, 0, Resource::Pools), 0, "it is node 1's");
@@ -115,12 +95,12 @@ async fn leaked_connections(backends: Arc<Backends>) -> Outcome {
     Ok(())
 }
 
-async fn leaked_tasks(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_leak_are_counted() -> Outcome {
+    let backends = shared().await?;
     let deployment = roomy().start(given(&backends).await?).await?;
     let before = observe::sample(&deployment, || 1).await;
-    let leaked: Vec<_> = (0..5)
-        .map(|_| tokio::spawn(std::future::pending::<()>()))
-        .collect();
+    let leaked: Vec<_> = (0..5).map(|_| tokio::spawn(std::future::pending::<()>())).collect();
     let after = observe::sample(&deployment, || 2).await;
     assert!(of(&after, 0, Resource::Tasks) >= of(&before, 0, Resource::Tasks) + 5);
     leaked.iter().for_each(tokio::task::JoinHandle::abort);
@@ -133,7 +113,9 @@ async fn leaked_tasks(backends: Arc<Backends>) -> Outcome {
     Ok(())
 }
 
-async fn reads_in_flight(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_at_work_are_counted_by_node() -> Outcome {
+    let backends = shared().await?;
     let deployment = roomy().start(given(&backends).await?).await?;
     // A short run to record into, on a subject of its own; the reads are ours.
     let mut settings = Settings::new(7);
@@ -155,14 +137,9 @@ async fn reads_in_flight(backends: Arc<Backends>) -> Outcome {
     let mut locking = backends.postgres().connect().await?;
     let recorder = runner.recorder();
     let holding = async {
-        wait::until("the load to begin", SOON, async || {
-            recorder.progress().due > 0
-        })
-        .await?;
+        wait::until("the load to begin", SOON, async || recorder.progress().due > 0).await?;
         let lock = format!("BEGIN; LOCK TABLE {}.sessions", deployment.schema());
-        sqlx::raw_sql(AssertSqlSafe(lock))
-            .execute(&mut locking)
-            .await?;
+        sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut locking).await?;
         let subject = deployment.subject();
         let random = subject.random_token([7; 32]);
         // For some looks.
@@ -180,9 +157,7 @@ async fn reads_in_flight(backends: Arc<Backends>) -> Outcome {
         asked.await?;
         Ok::<_, Failure>(())
     };
-    let names = (0..2)
-        .map(|node| deployment.application_name(node))
-        .collect();
+    let names = (0..2).map(|node| deployment.application_name(node)).collect();
     let watching = observe::watch_reads(
         backends.postgres().clone(),
         names,
@@ -197,11 +172,7 @@ async fn reads_in_flight(backends: Arc<Backends>) -> Outcome {
     let run = run?;
     sleeping.iter().for_each(tokio::task::JoinHandle::abort);
     let most = |node| {
-        let samples = run
-            .history
-            .in_flight
-            .iter()
-            .filter(|each| each.node == node);
+        let samples = run.history.in_flight.iter().filter(|each| each.node == node);
         samples.map(|each| each.reads).max()
     };
     assert!(most(1) >= Some(3), "{:?}", most(1));
@@ -213,17 +184,15 @@ async fn reads_in_flight(backends: Arc<Backends>) -> Outcome {
     history.header.parameters.bulkhead = Some(2);
     let verdicts = session_testkit::invariants::check(&history);
     let verdict = verdicts.of(session_testkit::invariants::Invariant::R10);
-    assert_eq!(
-        verdict.outcome(),
-        session_testkit::invariants::Outcome::Broken
-    );
+    assert_eq!(verdict.outcome(), session_testkit::invariants::Outcome::Broken);
     Ok(())
 }
 
-async fn raw_tokens(backend: Backend) -> Outcome {
+on_each_backend!(a_raw_token_is_found_wherever_it_is);
+async fn a_raw_token_is_found_wherever_it_is(backend: Backend) -> Outcome {
     let own = Backends::builder().backend(backend).start().await?;
     let deployment = roomy().ttl(Duration::from_secs(300)).start(own).await?;
-    let given_out: Vec<GivenOut> = [
+    let given_out: Vec<IssuedToken> = [
         logged_in(&deployment, 1).await?,
         logged_in(&deployment, 2).await?,
         logged_in(&deployment, 3).await?,
@@ -249,17 +218,10 @@ async fn raw_tokens(backend: Backend) -> Outcome {
     let key = format!("{}:leak", deployment.namespace());
     // Long and repetitive, so that a dump would be compressed.
     let text = format!("{}{}{}", "x".repeat(500), raw(1), "y".repeat(500));
-    redis::cmd("SET")
-        .arg(key)
-        .arg(text)
-        .exec_async(&mut redis)
-        .await?;
+    redis::cmd("SET").arg(key).arg(text).exec_async(&mut redis).await?;
     let mut admin = deployment.backends().postgres().connect().await?;
     let label = format!("UPDATE {}.sessions SET label = $1", deployment.schema());
-    sqlx::query(AssertSqlSafe(label))
-        .bind(raw(2))
-        .execute(&mut admin)
-        .await?;
+    sqlx::query(AssertSqlSafe(label)).bind(raw(2)).execute(&mut admin).await?;
     let found = search(&logs).await?;
     let found_in = |place| {
         let mut searches = found.iter().filter(|search| search.place == place);

@@ -17,34 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{Outcome, Registry};
-
-pub(crate) fn tests(reg: &mut Registry) {
-    reg.shared("passes_bytes_and_counts_them", passes_bytes);
-    reg.shared("latency_delays_answers_and_heals", latency);
-    reg.shared("latency_does_not_limit_the_rate", latency_keeps_rate);
-    reg.shared("down_closes_old_and_new_connections_and_heals", down);
-    reg.shared(
-        "down_healed_at_once_closes_what_was_open",
-        down_healed_at_once,
-    );
-    reg.shared("hold_holds_bytes_and_delivers_them_at_the_end", hold);
-    reg.shared("blackhole_spares_new_connections", blackhole);
-    reg.shared("hold_from_stops_one_command_in_mid_air", hold_from);
-    reg.shared("reset_peer_is_seen_as_a_reset", reset_peer);
-    reg.shared("timeout_loses_answers_then_closes", timeout_closes);
-    reg.shared("limit_data_truncates_an_answer", limit_data);
-    reg.shared("slicer_and_bandwidth_slow_an_answer_down", slow_answers);
-    reg.shared("slow_close_delays_the_end_of_file", slow_close);
-    reg.shared("partition_cuts_off_one_node_from_one_server", partition);
-    reg.shared("a_toxic_that_touched_nothing_says_so", untouched);
-    reg.each_backend(
-        "stays_while_its_server_is_killed_and_another_takes_over",
-        set_target,
-    );
-}
-
-type Shared = std::sync::Arc<Backends>;
+use crate::harness::{Outcome, on_each_backend, shared};
 
 const SECONDS: Duration = Duration::from_secs(10);
 const MS: Duration = Duration::from_millis(1);
@@ -53,9 +26,7 @@ async fn connect(url: &str) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(SECONDS))
         .set_response_timeout(Some(SECONDS));
-    Client::open(url)?
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
+    Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
 }
 
 async fn ping(connection: &mut MultiplexedConnection) -> RedisResult<Duration> {
@@ -70,30 +41,25 @@ async fn start(backends: &Backends) -> std::io::Result<(Proxy, String)> {
     Ok((proxy, url))
 }
 
-async fn passes_bytes(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passes_bytes_and_counts_them() -> Outcome {
+    let backends = shared().await?;
     let (proxy, url) = start(&backends).await?;
     let mut connection = connect(&url).await?;
     let large = "x".repeat(3_000_000);
-    let echoed: String = redis::cmd("ECHO")
-        .arg(&large)
-        .query_async(&mut connection)
-        .await?;
+    let echoed: String = redis::cmd("ECHO").arg(&large).query_async(&mut connection).await?;
     assert_eq!(echoed, large);
     let traffic = proxy.traffic();
     assert_eq!((traffic.accepted, traffic.open), (1, 1));
-    assert!(
-        traffic.to_server > 3_000_000 && traffic.to_client > 3_000_000,
-        "{traffic:?}"
-    );
+    assert!(traffic.to_server > 3_000_000 && traffic.to_client > 3_000_000, "{traffic:?}");
     drop(connection);
-    wait::until("the connection to be closed", SECONDS, async || {
-        proxy.traffic().open == 0
-    })
-    .await?;
+    wait::until("the connection to be closed", SECONDS, async || proxy.traffic().open == 0).await?;
     Ok(())
 }
 
-async fn latency(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn latency_delays_answers_and_heals() -> Outcome {
+    let backends = shared().await?;
     let (proxy, url) = start(&backends).await?;
     let mut connection = connect(&url).await?;
     let slow = proxy.inject(Toxic::latency(80 * MS, 20 * MS));
@@ -112,16 +78,15 @@ async fn latency(backends: Shared) -> Outcome {
     let sent = proxy.traffic().to_server;
     let mut waiting = connection.clone();
     let answer = tokio::spawn(async move { ping(&mut waiting).await });
-    wait::until("the PING to be sent", SECONDS, async || {
-        proxy.traffic().to_server > sent
-    })
-    .await?;
+    wait::until("the PING to be sent", SECONDS, async || proxy.traffic().to_server > sent).await?;
     drop(forever);
     timeout(SECONDS, answer).await???;
     Ok(())
 }
 
-async fn latency_keeps_rate(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn latency_does_not_limit_the_rate() -> Outcome {
+    let backends = shared().await?;
     let (proxy, url) = start(&backends).await?;
     let connection = connect(&url).await?;
     let _slow = proxy.inject(Toxic::latency(200 * MS, Duration::ZERO));
@@ -138,15 +103,13 @@ async fn latency_keeps_rate(backends: Shared) -> Outcome {
         result??;
     }
     // One after the other they would take 8 s.
-    assert!(
-        begin.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        begin.elapsed()
-    );
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     Ok(())
 }
 
-async fn down(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn down_closes_old_and_new_connections_and_heals() -> Outcome {
+    let backends = shared().await?;
     let (proxy, url) = start(&backends).await?;
     let mut connection = connect(&url).await?;
     let down = proxy.inject(Toxic::down());
@@ -157,7 +120,9 @@ async fn down(backends: Shared) -> Outcome {
     Ok(())
 }
 
-async fn down_healed_at_once(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn down_healed_at_once_closes_what_was_open() -> Outcome {
+    let backends = shared().await?;
     let (proxy, url) = start(&backends).await?;
     let mut connection = connect(&url).await?;
     proxy.inject(Toxic::down()).heal();
@@ -166,15 +131,14 @@ async fn down_healed_at_once(backends: Shared) -> Outcome {
     Ok(())
 }
 
-async fn hold(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hold_holds_bytes_and_delivers_them_at_the_end() -> Outcome {
+    let backends = shared().await?;
     let (proxy, url) = start(&backends).await?;
     let mut connection = connect(&url).await?;
     let hold = proxy.inject(Toxic::hold());
     assert!(timeout(200 * MS, ping(&mut connection)).await.is_err());
-    assert!(
-        timeout(200 * MS, connect(&url)).await.is_err(),
-        "a new connection got an answer"
-    );
+    assert!(timeout(200 * MS, connect(&url)).await.is_err(), "a new connection got an answer");
     let mut waiting = connection.clone();
     let answer = tokio::spawn(async move { ping(&mut waiting).await });
     drop(hold);
@@ -183,7 +147,9 @@ async fn hold(backends: Shared) -> Outcome {
     Ok(())
 }
 
-async fn blackhole(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blackhole_spares_new_connections() -> Outcome {
+    let backends = shared().await?;
     let (proxy, url) = start(&backends).await?;
     let mut old = connect(&url).await?;
     let hold = proxy.inject(Toxic::blackhole());
@@ -198,7 +164,9 @@ async fn blackhole(backends: Shared) -> Outcome {
     Ok(())
 }
 
-async fn hold_from(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hold_from_stops_one_command_in_mid_air() -> Outcome {
+    let backends = shared().await?;
     let (proxy, url) = start(&backends).await?;
     let sandbox = backends.sandbox();
     let key = format!("{}:held", sandbox.namespace());
@@ -231,7 +199,9 @@ async fn raw(proxy: &Proxy) -> std::io::Result<TcpStream> {
     Ok(client)
 }
 
-async fn reset_peer(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reset_peer_is_seen_as_a_reset() -> Outcome {
+    let backends = shared().await?;
     let (proxy, _) = start(&backends).await?;
     // At once, healed at once; and after a while.
     for after in [Duration::ZERO, 50 * MS] {
@@ -249,7 +219,9 @@ async fn reset_peer(backends: Shared) -> Outcome {
     Ok(())
 }
 
-async fn timeout_closes(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timeout_loses_answers_then_closes() -> Outcome {
+    let backends = shared().await?;
     let (proxy, _) = start(&backends).await?;
     let mut client = raw(&proxy).await?;
     let lost = proxy.inject(Toxic::timeout(100 * MS));
@@ -261,7 +233,9 @@ async fn timeout_closes(backends: Shared) -> Outcome {
     Ok(())
 }
 
-async fn limit_data(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limit_data_truncates_an_answer() -> Outcome {
+    let backends = shared().await?;
     let (proxy, _) = start(&backends).await?;
     let mut client = raw(&proxy).await?;
     let _short = proxy.inject(Toxic::limit_data(9));
@@ -272,17 +246,16 @@ async fn limit_data(backends: Shared) -> Outcome {
     Ok(())
 }
 
-async fn slow_answers(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slicer_and_bandwidth_slow_an_answer_down() -> Outcome {
+    let backends = shared().await?;
     let (proxy, url) = start(&backends).await?;
     let mut connection = connect(&url).await?;
     let text = "x".repeat(2000);
     for toxic in [Toxic::bandwidth(20_000), Toxic::slicer(20, 5, MS)] {
         let slow = proxy.inject(toxic);
         let begin = Instant::now();
-        let echoed: String = redis::cmd("ECHO")
-            .arg(&text)
-            .query_async(&mut connection)
-            .await?;
+        let echoed: String = redis::cmd("ECHO").arg(&text).query_async(&mut connection).await?;
         assert_eq!(echoed, text);
         assert!(begin.elapsed() > 75 * MS, "{:?}", begin.elapsed());
         let report = slow.heal();
@@ -292,7 +265,9 @@ async fn slow_answers(backends: Shared) -> Outcome {
     Ok(())
 }
 
-async fn slow_close(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_close_delays_the_end_of_file() -> Outcome {
+    let backends = shared().await?;
     let (proxy, _) = start(&backends).await?;
     let mut client = raw(&proxy).await?;
     let slow = proxy.inject(Toxic::slow_close(150 * MS));
@@ -306,7 +281,9 @@ async fn slow_close(backends: Shared) -> Outcome {
     Ok(())
 }
 
-async fn partition(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partition_cuts_off_one_node_from_one_server() -> Outcome {
+    let backends = shared().await?;
     let (redis, postgres) = (backends.redis(), backends.postgres());
     let network = Network::start(2, redis.address(), postgres.address()).await?;
     let url = |node| network.proxy(node, Peer::Redis).url(redis.url());
@@ -316,16 +293,15 @@ async fn partition(backends: Shared) -> Outcome {
     assert!(timeout(200 * MS, ping(&mut nodes[1])).await.is_err());
     assert!(timeout(200 * MS, connect(&url(1))).await.is_err());
     let database = network.proxy(1, Peer::Postgres).url(postgres.url());
-    sqlx::PgConnection::connect(&database)
-        .await?
-        .close()
-        .await?;
+    sqlx::PgConnection::connect(&database).await?.close().await?;
     assert_eq!(apart.heal().connections, 2);
     ping(&mut nodes[1]).await?;
     Ok(())
 }
 
-async fn untouched(backends: Shared) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_toxic_that_touched_nothing_says_so() -> Outcome {
+    let backends = shared().await?;
     let (proxy, url) = start(&backends).await?;
     let mut connection = connect(&url).await?;
     let spared = [
@@ -341,7 +317,8 @@ async fn untouched(backends: Shared) -> Outcome {
     Ok(())
 }
 
-async fn set_target(backend: Backend) -> Outcome {
+on_each_backend!(stays_while_its_server_is_killed_and_another_takes_over);
+async fn stays_while_its_server_is_killed_and_another_takes_over(backend: Backend) -> Outcome {
     let (one, two) = tokio::try_join!(
         Backends::builder().backend(backend).start_redis(),
         Backends::builder().backend(backend).start_redis()

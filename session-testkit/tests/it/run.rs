@@ -1,36 +1,20 @@
 //! `session-testkit run -- CMD…`
 
-use std::{process::Stdio, sync::Arc, time::Duration};
+use std::{process::Stdio, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
-use session_testkit::{
-    backends::{Backend, Backends},
-    wait,
-};
+use session_testkit::{backends::Backend, wait};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
     command::{testkit, testkit_on},
-    harness::{Outcome, Registry},
+    harness::{Outcome, on_each_backend, shared},
 };
 
-pub(crate) fn tests(reg: &mut Registry) {
-    reg.each_backend(
-        "starts_servers_and_names_them_to_the_command",
-        starts_servers,
-    );
-    reg.shared("passes_on_the_exit_code", exit_code);
-    reg.shared("passes_on_sigterm_and_ends_with_the_command", sigterm);
-    reg.plain(
-        "without_servers_says_what_was_tried_and_exits_2",
-        no_servers,
-    );
-    reg.each_backend("all_backends_names_a_pair_for_each", |_| all_backends());
-    reg.plain("bad_arguments_exit_2", bad_arguments);
-}
-
-async fn starts_servers(backend: Backend) -> Outcome {
-    let script = "echo $SESSION_TESTKIT_BACKEND $SESSION_TESTKIT_REDIS_URL $SESSION_TESTKIT_DATABASE_URL; exit 7";
+on_each_backend!(starts_servers_and_names_them_to_the_command);
+async fn starts_servers_and_names_them_to_the_command(backend: Backend) -> Outcome {
+    let script = "echo $SESSION_TESTKIT_BACKEND $SESSION_TESTKIT_REDIS_URL \
+                  $SESSION_TESTKIT_DATABASE_URL; exit 7";
     let output = testkit()
         .env("SESSION_TESTKIT_BACKEND", backend.to_string())
         .args(["run", "--json", "--", "sh", "-c", script])
@@ -41,10 +25,7 @@ async fn starts_servers(backend: Backend) -> Outcome {
     let (line, json) = text.split_once('\n').expect("two lines");
     let words: Vec<&str> = line.split(' ').collect();
     assert_eq!(words[0], backend.to_string());
-    assert!(
-        words[1].starts_with("redis://") && words[2].starts_with("postgres://"),
-        "{line}"
-    );
+    assert!(words[1].starts_with("redis://") && words[2].starts_with("postgres://"), "{line}");
     let json: serde_json::Value = serde_json::from_str(json)?;
     assert_eq!(json["exitCode"], 7);
     assert_eq!(json["redis"], backend.to_string());
@@ -54,34 +35,24 @@ async fn starts_servers(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn all_backends() -> Outcome {
-    let output = testkit()
-        .args(["run", "--all-backends", "--", "env"])
-        .output()
-        .await?;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_backends_names_a_pair_for_each() -> Outcome {
+    let output = testkit().args(["run", "--all-backends", "--", "env"]).output().await?;
     let text = String::from_utf8(output.stdout)?;
     assert_eq!(output.status.code(), Some(0), "{text}");
-    let named = |variable: &str| {
-        text.lines()
-            .any(|line| line.starts_with(&format!("{variable}=")))
-    };
+    let named = |variable: &str| text.lines().any(|line| line.starts_with(&format!("{variable}=")));
     for backend in Backend::ALL {
         let (redis, postgres) = backend.url_variables();
         let there = backend.missing().await.is_none();
-        assert_eq!(
-            (named(redis), named(postgres)),
-            (there, there),
-            "{backend}: {text}"
-        );
+        assert_eq!((named(redis), named(postgres)), (there, there), "{backend}: {text}");
     }
-    assert!(
-        named("SESSION_TESTKIT_REDIS_URL") && !named("SESSION_TESTKIT_BACKEND"),
-        "{text}"
-    );
+    assert!(named("SESSION_TESTKIT_REDIS_URL") && !named("SESSION_TESTKIT_BACKEND"), "{text}");
     Ok(())
 }
 
-async fn exit_code(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passes_on_the_exit_code() -> Outcome {
+    let backends = shared().await?;
     for code in [0, 1, 42] {
         let status = testkit_on(&backends)
             .args(["run", "--", "sh", "-c", &format!("exit {code}")])
@@ -89,21 +60,18 @@ async fn exit_code(backends: Arc<Backends>) -> Outcome {
             .await?;
         assert_eq!(status.code(), Some(code));
     }
-    let killed = testkit_on(&backends)
-        .args(["run", "--", "sh", "-c", "kill -9 $$"])
-        .status()
-        .await?;
+    let killed =
+        testkit_on(&backends).args(["run", "--", "sh", "-c", "kill -9 $$"]).status().await?;
     assert_eq!(killed.code(), Some(137));
-    let missing = testkit_on(&backends)
-        .args(["run", "--", "/no/such/program"])
-        .output()
-        .await?;
+    let missing = testkit_on(&backends).args(["run", "--", "/no/such/program"]).output().await?;
     assert_eq!(missing.status.code(), Some(2));
     assert!(String::from_utf8(missing.stderr)?.contains("/no/such/program"));
     Ok(())
 }
 
-async fn sigterm(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passes_on_sigterm_and_ends_with_the_command() -> Outcome {
+    let backends = shared().await?;
     let script = "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done";
     let mut child = testkit_on(&backends)
         .args(["run", "--", "sh", "-c", script])
@@ -111,10 +79,7 @@ async fn sigterm(backends: Arc<Backends>) -> Outcome {
         .spawn()?;
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     assert_eq!(lines.next_line().await?.as_deref(), Some("up"));
-    let pid = child
-        .id()
-        .and_then(|pid| Pid::from_raw(pid.try_into().ok()?))
-        .expect("a pid");
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).expect("a pid");
     kill_process(pid, Signal::TERM)?;
     let mut status = None;
     wait::until("the command to end", Duration::from_secs(10), async || {
@@ -126,7 +91,8 @@ async fn sigterm(backends: Arc<Backends>) -> Outcome {
     Ok(())
 }
 
-async fn no_servers() -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_servers_says_what_was_tried_and_exits_2() -> Outcome {
     let output = testkit()
         .env("PATH", "/nowhere")
         .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
@@ -136,14 +102,12 @@ async fn no_servers() -> Outcome {
         .await?;
     let text = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(
-        text.contains("docker: ") && text.contains("install.sh"),
-        "{text}"
-    );
+    assert!(text.contains("docker: ") && text.contains("install.sh"), "{text}");
     Ok(())
 }
 
-async fn bad_arguments() -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_arguments_exit_2() -> Outcome {
     for arguments in [&["run"][..], &["nonsense"], &["check", "--nonsense"], &[]] {
         let output = testkit().args(arguments).output().await?;
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -155,9 +119,6 @@ async fn bad_arguments() -> Outcome {
         .await?;
     let text = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(
-        text.contains("podman") && text.contains("`docker` or `native`"),
-        "{text}"
-    );
+    assert!(text.contains("podman") && text.contains("`docker` or `native`"), "{text}");
     Ok(())
 }

@@ -1,6 +1,7 @@
-//! `session-testkit verify`: all is well on good servers, and what is broken fails the stage that says so.
+//! `session-testkit verify`: all is well on good servers, and what is broken fails the stage that
+//! says so.
 
-use std::{process::Stdio, sync::Arc, time::Duration};
+use std::{process::Stdio, time::Duration};
 
 use redis::AsyncCommands as _;
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,17 +14,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
     command::{Ran, denied, run, testkit, testkit_on},
-    harness::{Outcome, Registry},
+    harness::{Outcome, on_each_backend, shared},
 };
-
-pub(crate) fn tests(reg: &mut Registry) {
-    reg.each_backend("own_servers_are_killed_and_pass_all_stages", own);
-    reg.shared("named_servers_pass_and_nothing_is_harmed_or_left", named);
-    reg.shared("destructive_is_what_allows_a_flush", destructive);
-    reg.shared("without_evalsha_the_caching_stage_fails", no_evalsha);
-    reg.shared("a_postgres_without_rights_fails_the_first_stage", no_rights);
-    reg.each_backend("sigterm_removes_what_it_made", sigterm);
-}
 
 /// The stages in their order, and the status of each.
 fn statuses(report: &Value) -> Vec<(&str, &str)> {
@@ -39,20 +31,10 @@ fn assert_good(ran: &Ran) -> Result<Value, serde_json::Error> {
     let report: Value = serde_json::from_str(&ran.stdout)?;
     let statuses = statuses(&report);
     let names: Vec<&str> = statuses.iter().map(|(stage, _)| *stage).collect();
-    let expected = [
-        "connection",
-        "benchmark",
-        "caching",
-        "health",
-        "errors",
-        "fallback",
-    ];
+    let expected = ["connection", "benchmark", "caching", "health", "errors", "fallback"];
     assert_eq!(names, expected);
     for (stage, status) in statuses {
-        assert!(
-            status == "ok" || stage == "benchmark",
-            "{stage}: {report:#}"
-        );
+        assert!(status == "ok" || stage == "benchmark", "{stage}: {report:#}");
     }
     let benchmark = &report["stages"][1];
     assert_eq!(ran.code, i32::from(benchmark["status"] == "failed"));
@@ -74,7 +56,8 @@ fn steps<'a>(report: &'a Value, stage: &str) -> Vec<&'a str> {
     names.filter_map(|step| step["step"].as_str()).collect()
 }
 
-async fn own(backend: Backend) -> Outcome {
+on_each_backend!(own_servers_are_killed_and_pass_all_stages);
+async fn own_servers_are_killed_and_pass_all_stages(backend: Backend) -> Outcome {
     let mut command = testkit();
     command.env("SESSION_TESTKIT_BACKEND", backend.to_string());
     let ran = run(command.args(["verify", "--json"])).await?;
@@ -85,7 +68,9 @@ async fn own(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn named(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn named_servers_pass_and_nothing_is_harmed_or_left() -> Outcome {
+    let backends = shared().await?;
     let sandbox = backends.sandbox();
     let canary = format!("{}:canary", sandbox.namespace());
     let mut redis = backends.redis().connect().await?;
@@ -93,10 +78,7 @@ async fn named(backends: Arc<Backends>) -> Outcome {
 
     let ran = run(testkit_on(&backends).args(["verify", "--json"])).await?;
     let report = assert_good(&ran)?;
-    assert_eq!(
-        (&report["redis"], &report["postgres"]),
-        (&"given".into(), &"given".into())
-    );
+    assert_eq!((&report["redis"], &report["postgres"]), (&"given".into(), &"given".into()));
     assert_eq!(steps(&report, "fallback"), ["cut off", "hanging"]);
 
     let alive: Option<String> = redis.get(&canary).await?;
@@ -108,8 +90,7 @@ async fn named(backends: Arc<Backends>) -> Outcome {
 fn schema(text: &str) -> String {
     let begin = text.find("schema testkit_").expect("a schema") + "schema ".len();
     let word = text[begin..].chars();
-    word.take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
-        .collect()
+    word.take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
 }
 
 async fn assert_nothing_left(backends: &Backends, schema: &str) -> Outcome {
@@ -120,31 +101,30 @@ async fn assert_nothing_left(backends: &Backends, schema: &str) -> Outcome {
         .await?;
     assert!(!there, "{schema} was left behind");
     let mut redis = backends.redis().connect().await?;
-    let keys: Vec<String> = redis
-        .keys(format!("{}:*", schema.replace('_', "-")))
-        .await?;
+    let keys: Vec<String> = redis.keys(format!("{}:*", schema.replace('_', "-"))).await?;
     assert!(keys.is_empty(), "{keys:?}");
     Ok(())
 }
 
-async fn destructive(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn destructive_is_what_allows_a_flush() -> Outcome {
+    let backends = shared().await?;
     // Nobody else's: it will be flushed.
-    let (redis, url) = denied(&backends, "debug").await?;
+    let (redis, url) = denied("debug").await?;
     let mut command = testkit_on(&backends);
     command.args(["verify", "--json", "--destructive", "--redis-url", &url]);
     let ran = run(&mut command).await?;
     let report = assert_good(&ran)?;
-    assert_eq!(
-        steps(&report, "fallback"),
-        ["cut off", "hanging", "flushed"]
-    );
+    assert_eq!(steps(&report, "fallback"), ["cut off", "hanging", "flushed"]);
     assert!(!ran.stdout.contains("s3cret") && !ran.stderr.contains("s3cret"));
     drop(redis);
     Ok(())
 }
 
-async fn no_evalsha(backends: Arc<Backends>) -> Outcome {
-    let (redis, url) = denied(&backends, "evalsha").await?;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_evalsha_the_caching_stage_fails() -> Outcome {
+    let backends = shared().await?;
+    let (redis, url) = denied("evalsha").await?;
     let mut command = testkit_on(&backends);
     let ran = run(command.args(["verify", "--json", "--redis-url", &url])).await?;
     assert_eq!(ran.code, 1, "{}", ran.stderr);
@@ -162,29 +142,23 @@ async fn no_evalsha(backends: Arc<Backends>) -> Outcome {
     assert_eq!(statuses(&report), expected, "{report:#}");
     let caching = report["stages"][2]["steps"].as_array().expect("steps");
     let failed = caching.last().expect("a step");
-    assert_eq!(
-        (&failed["step"], &failed["status"]),
-        (&"hit".into(), &"failed".into())
-    );
+    assert_eq!((&failed["step"], &failed["status"]), (&"hit".into(), &"failed".into()));
     assert!(failed["why"].is_string() && failed["help"].is_string());
     drop(redis);
     Ok(())
 }
 
-async fn no_rights(backends: Arc<Backends>) -> Outcome {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_without_rights_fails_the_first_stage() -> Outcome {
+    let backends = shared().await?;
     // A role that may connect, and may make nothing.
     let role = format!("{}_reader", backends.sandbox().schema());
     let mut postgres = backends.postgres().connect().await?;
     let execute = async |postgres: &mut sqlx::PgConnection, statement: String| {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
-            .execute(postgres)
-            .await
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(postgres).await
     };
     execute(&mut postgres, format!("CREATE ROLE {role} LOGIN")).await?;
-    let url = backends
-        .postgres()
-        .url()
-        .replace("//postgres@", &format!("//{role}@"));
+    let url = backends.postgres().url().replace("//postgres@", &format!("//{role}@"));
     let mut command = testkit_on(&backends);
     let ran = run(command.args(["verify", "--json", "--database-url", &url])).await;
     execute(&mut postgres, format!("DROP ROLE {role}")).await?;
@@ -194,32 +168,20 @@ async fn no_rights(backends: Arc<Backends>) -> Outcome {
     let statuses = statuses(&report);
     assert_eq!(statuses[0], ("connection", "failed"), "{report:#}");
     let rest = statuses[1..].iter();
-    assert!(
-        rest.clone().all(|(_, status)| *status == "skipped"),
-        "{report:#}"
-    );
-    assert!(
-        ran.stderr.contains("The tables could not be made"),
-        "{}",
-        ran.stderr
-    );
+    assert!(rest.clone().all(|(_, status)| *status == "skipped"), "{report:#}");
+    assert!(ran.stderr.contains("The tables could not be created"), "{}", ran.stderr);
     Ok(())
 }
 
-async fn sigterm(backend: Backend) -> Outcome {
+on_each_backend!(sigterm_removes_what_it_made);
+async fn sigterm_removes_what_it_made(backend: Backend) -> Outcome {
     // Named to it, and nobody else's: so all that is there afterwards was left behind.
     let backends = Backends::builder().backend(backend).start().await?;
-    let mut child = testkit_on(&backends)
-        .args(["verify"])
-        .stdout(Stdio::piped())
-        .spawn()?;
+    let mut child = testkit_on(&backends).args(["verify"]).stdout(Stdio::piped()).spawn()?;
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     let first = lines.next_line().await?.unwrap_or_default();
     assert!(first.contains("[1/6] connection"), "{first}");
-    let pid = child
-        .id()
-        .and_then(|pid| Pid::from_raw(pid.try_into().ok()?))
-        .expect("a pid");
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).expect("a pid");
     kill_process(pid, Signal::TERM)?;
     let mut status = None;
     wait::until("the command to end", Duration::from_secs(20), async || {

@@ -1,8 +1,8 @@
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::clock::Timestamp;
-use crate::session::{Session, SessionId, SessionParts};
+use crate::model::clock::Timestamp;
+use crate::model::session::{Session, SessionId, SessionParts};
 
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -21,6 +21,7 @@ fn entry(user: &str) -> Entry {
             persistent: false,
             data: RawValue::from_string("{}".to_owned()).unwrap(),
         }),
+        user_epoch: 0,
         store_id: [0; 16],
         xmin: 0,
         read_at: at,
@@ -28,26 +29,23 @@ fn entry(user: &str) -> Entry {
     }
 }
 
-fn believe(_: &Entry) -> Belief {
-    Belief::Believed
+fn judge_fresh(_: &Entry) -> EntryVerdict {
+    EntryVerdict::Fresh
 }
 
-fn disbelieve(_: &Entry) -> Belief {
-    Belief::Dead
+fn judge_dead(_: &Entry) -> EntryVerdict {
+    EntryVerdict::Stale
 }
 
 async fn get(cache: &MemoryCache, name: &str) -> Lookup<MemoryLease> {
-    cache
-        .get(&[TokenDigest::of(name)], &believe)
-        .await
-        .remove(0)
+    cache.get(&[TokenDigest::of(name)], &judge_fresh).await.remove(0)
 }
 
 #[track_caller]
 fn leased(lookup: Lookup<MemoryLease>) -> MemoryLease {
     match lookup {
         Lookup::Leased(lease) => lease,
-        other => panic!("no lease: {other:?}"),
+        other => panic!("expected a lease: {other:?}"),
     }
 }
 
@@ -55,7 +53,7 @@ fn leased(lookup: Lookup<MemoryLease>) -> MemoryLease {
 fn user(lookup: Lookup<MemoryLease>) -> String {
     match lookup {
         Lookup::Hit(entry) => entry.session.user_id().to_owned(),
-        other => panic!("no hit: {other:?}"),
+        other => panic!("expected a hit: {other:?}"),
     }
 }
 
@@ -65,7 +63,7 @@ async fn filled(cache: &MemoryCache, name: &str) {
     assert_eq!(fill.unwrap(), Filled::Stored);
 }
 
-/// Waits until the lease for `name` is granted; at most 5 s.
+/// Waits up to 5 s for the lease of `name`.
 async fn until_leased(cache: &MemoryCache, name: &str) -> MemoryLease {
     for _ in 0..500 {
         if let Lookup::Leased(lease) = get(cache, name).await {
@@ -73,11 +71,11 @@ async fn until_leased(cache: &MemoryCache, name: &str) -> MemoryLease {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("never granted");
+    panic!("the lease was not granted within 5 s");
 }
 
 #[tokio::test]
-async fn one_miss_gets_the_lease_and_fills() {
+async fn miss_gets_the_lease_and_fills() {
     let cache = MemoryCache::new(100);
     let lease = leased(get(&cache, "a").await);
     assert!(matches!(get(&cache, "a").await, Lookup::DoNotFill));
@@ -85,7 +83,7 @@ async fn one_miss_gets_the_lease_and_fills() {
     assert_eq!(fill.unwrap(), Filled::Stored);
     assert_eq!(user(get(&cache, "a").await), "a");
     let both = [TokenDigest::of("b"), TokenDigest::of("a")];
-    let found = cache.clone().get(&both, &believe).await;
+    let found = cache.clone().get(&both, &judge_fresh).await;
     assert!(matches!(found[..], [Lookup::Leased(_), Lookup::Hit(_)]));
 }
 
@@ -97,7 +95,7 @@ async fn a_fill_after_an_invalidation_is_refused() {
     assert_eq!(gone.unwrap(), Invalidated::InThisProcess);
     let fill = cache.fill(late, &entry("old"), LONG).await;
     assert_eq!(fill.unwrap(), Filled::Refused);
-    // Nor does it fill under the lease of another.
+    // It does not fill under another client's lease either.
     let late = leased(get(&cache, "a").await);
     cache.invalidate(&[TokenDigest::of("a")]).await.unwrap();
     let new = leased(get(&cache, "a").await);
@@ -109,9 +107,9 @@ async fn a_fill_after_an_invalidation_is_refused() {
 }
 
 #[tokio::test]
-async fn a_fence_keeps_fills_away_until_it_falls() {
+async fn fence_prevents_fills_until_it_expires() {
     let span = Duration::from_millis(50);
-    let cache = MemoryCache::with_spans(100, LEASE, span);
+    let cache = MemoryCache::with_spans(100, LEASE_TTL, span);
     let late = leased(get(&cache, "a").await);
     cache.fence(&[TokenDigest::of("a")]).await.unwrap();
     assert!(matches!(get(&cache, "a").await, Lookup::DoNotFill));
@@ -121,21 +119,21 @@ async fn a_fence_keeps_fills_away_until_it_falls() {
 }
 
 #[tokio::test]
-async fn a_lease_lapses() {
-    let cache = MemoryCache::with_spans(100, Duration::from_millis(50), FENCE);
+async fn expired_lease_does_not_fill() {
+    let cache = MemoryCache::with_spans(100, Duration::from_millis(50), FENCE_TTL);
     let late = leased(get(&cache, "a").await);
     let new = until_leased(&cache, "a").await;
     let fill = cache.fill(late, &entry("old"), LONG).await;
     assert_eq!(fill.unwrap(), Filled::Refused);
     assert_ne!(new.nonce, 0);
-    // One that lapsed, with nobody else there, fills no more either.
+    // An expired lease does not fill either if no other client holds one.
     tokio::time::sleep(Duration::from_millis(60)).await;
     let fill = cache.fill(new, &entry("old"), LONG).await;
     assert_eq!(fill.unwrap(), Filled::Refused);
 }
 
 #[tokio::test]
-async fn an_entry_leaves_at_the_end_of_its_lifetime() {
+async fn entry_is_removed_at_the_end_of_its_lifetime() {
     let cache = MemoryCache::new(100);
     let lease = leased(get(&cache, "a").await);
     let short = Duration::from_millis(50);
@@ -145,30 +143,27 @@ async fn an_entry_leaves_at_the_end_of_its_lifetime() {
 }
 
 #[tokio::test]
-async fn a_lease_takes_the_place_of_the_dead() {
+async fn lease_replaces_a_dead_entry() {
     let cache = MemoryCache::new(100);
     filled(&cache, "a").await;
     let digest = [TokenDigest::of("a")];
-    let lease = leased(cache.get(&digest, &disbelieve).await.remove(0));
+    let lease = leased(cache.get(&digest, &judge_dead).await.remove(0));
     assert!(matches!(get(&cache, "a").await, Lookup::DoNotFill));
     cache.fill(lease, &entry("new"), LONG).await.unwrap();
     assert_eq!(user(get(&cache, "a").await), "new");
 }
 
 #[tokio::test]
-async fn only_the_copy_that_was_judged_gives_way() {
+async fn only_the_judged_entry_is_replaced() {
     let cache = MemoryCache::new(100);
     filled(&cache, "a").await;
     let digest = TokenDigest::of("a");
     let overtaken = |_: &Entry| {
-        // In the middle of the judgement, someone else replaces it.
+        // During the judgement, another client replaces the entry.
         cache.replace(&[digest], || {
-            Op::Put(Value {
-                content: Content::Session(entry("newer")),
-                lifetime: LONG,
-            })
+            Op::Put(Value { content: Content::Session(entry("newer")), lifetime: LONG })
         });
-        Belief::Dead
+        EntryVerdict::Stale
     };
     let found = cache.get(&[digest], &overtaken).await;
     assert!(matches!(found[..], [Lookup::DoNotFill]));
@@ -176,7 +171,7 @@ async fn only_the_copy_that_was_judged_gives_way() {
 }
 
 #[tokio::test]
-async fn of_many_misses_at_once_one_gets_the_lease() {
+async fn concurrent_misses_get_one_lease() {
     let cache = MemoryCache::new(1000);
     for round in 0..200 {
         let name = format!("a{round}");
@@ -184,7 +179,7 @@ async fn of_many_misses_at_once_one_gets_the_lease() {
             let misses: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
-                        let found = cache.look_up(TokenDigest::of(&name), &believe);
+                        let found = cache.look_up(TokenDigest::of(&name), &judge_fresh);
                         usize::from(matches!(found, Lookup::Leased(_)))
                     })
                 })
@@ -196,12 +191,12 @@ async fn of_many_misses_at_once_one_gets_the_lease() {
 }
 
 #[tokio::test]
-async fn an_invalidation_beside_a_fill_always_wins() {
+async fn invalidation_wins_over_a_concurrent_fill() {
     let cache = MemoryCache::new(1000);
     for round in 0..500 {
         let name = format!("a{round}");
         let digest = TokenDigest::of(&name);
-        let lease = leased(cache.look_up(digest, &believe));
+        let lease = leased(cache.look_up(digest, &judge_fresh));
         std::thread::scope(|scope| {
             scope.spawn(|| cache.put_if_leased(&lease, &entry("old"), LONG));
             scope.spawn(|| cache.replace(&[digest], || Op::Remove));
@@ -217,4 +212,15 @@ async fn the_probe_sets_and_gets() {
     assert!(probe.connected && probe.set.is_some() && probe.get.is_some());
     assert!(cache.status().connected);
     assert_eq!(cache.status().backend, "memory");
+}
+
+#[tokio::test]
+async fn every_capacity_is_allowed() {
+    for (capacity, stays) in [(0, false), (u64::MAX, true)] {
+        let cache = MemoryCache::new(capacity);
+        let _lease = get(&cache, "a").await;
+        cache.values.run_pending_tasks();
+        let again = get(&cache, "a").await;
+        assert_eq!(matches!(again, Lookup::DoNotFill), stays, "{capacity}: {again:?}");
+    }
 }

@@ -1,5 +1,6 @@
-//! Configuring a [`RedisCache`].
+//! The configuration of a [`RedisCache`].
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,32 +9,41 @@ use redis::{AsyncConnectionConfig, IntoConnectionInfo};
 
 use super::links::Links;
 use super::{COMPARE_AND_SET, RedisCache};
+use crate::cache::seal::SealingKeys;
 use crate::cache::{NAMESPACE, is_namespace};
-use crate::clock::A_DAY;
-use crate::error::ConfigError;
-use crate::seal::SealingKeys;
+use crate::model::clock::A_DAY;
+use crate::model::error::ConfigError;
+use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
 
-/// The prefix of every key, unless set otherwise.
+/// The default prefix of every key.
 pub const DEFAULT_NAMESPACE: &str = "session-layer";
-/// Connections at most, unless set otherwise. Two are opened at first, more under load; each is
-/// shared by many requests at once.
+/// The maximum number of connections, unless set otherwise. Two are opened at first, more under
+/// load. Each is shared by many requests at once.
 pub const DEFAULT_POOL_SIZE: usize = 10;
-/// How long an operation may take, unless set otherwise, waiting for a connection included: 50 ms, ten
-/// times what a healthy Redis needs, and little beside the fallback's read of Postgres.
+/// The default deadline of an operation, which includes the wait for a connection. 50 ms is ten
+/// times the need of a healthy Redis, and short compared with the fallback to Postgres.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(50);
+
+/// The URL's name in errors.
+const URL: &str = "the Redis URL";
+/// The allowed numbers of connections. More than 1,000 is a mistake.
+const POOL_SIZES: RangeInclusive<usize> = 1..=1_000;
+/// The allowed deadlines. A healthy Redis answers within 1 ms, and a day is beyond any use.
+const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(1)..=A_DAY;
 
 /// How many commands may wait to be written on one connection. The library's 50 would hold callers
 /// up at a few hundred concurrent requests.
 const WRITE_QUEUE: usize = 1024;
-/// An idle connection to a host that vanished is noticed by the kernel after this long.
+/// The idle time after which the kernel detects that the host of a connection has vanished.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// What was sent and not acknowledged for this long breaks the connection.
+/// The time without an acknowledgement after which a connection breaks.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Configures a [`RedisCache`]. Made by [`RedisCache::builder`].
+/// A builder for a [`RedisCache`], created by [`RedisCache::builder`].
 #[must_use]
 pub struct RedisCacheBuilder {
-    url: String,
+    /// The address. [`build`](Self::build) returns its error.
+    url: Result<ServerUrl, ServerUrlError>,
     namespace: String,
     pool_size: usize,
     deadline: Duration,
@@ -42,7 +52,7 @@ pub struct RedisCacheBuilder {
 }
 
 impl RedisCacheBuilder {
-    pub(super) fn new(url: String) -> Self {
+    pub(crate) fn new(url: Result<ServerUrl, ServerUrlError>) -> Self {
         Self {
             url,
             namespace: DEFAULT_NAMESPACE.to_owned(),
@@ -53,61 +63,62 @@ impl RedisCacheBuilder {
         }
     }
 
-    /// The prefix of every key: 1–100 characters, without spaces and braces. Defaults to
-    /// [`DEFAULT_NAMESPACE`].
+    /// Sets the prefix of every key: 1 to 100 visible ASCII characters without braces, which
+    /// would be a hash tag in a cluster. Defaults to [`DEFAULT_NAMESPACE`].
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
         self
     }
 
-    /// Connections at most, 1 or more. Defaults to [`DEFAULT_POOL_SIZE`].
+    /// Sets the maximum number of connections: 1 to 1,000. Redis accepts 10,000 clients in all by
+    /// default. Defaults to [`DEFAULT_POOL_SIZE`].
     pub fn pool_size(mut self, connections: usize) -> Self {
         self.pool_size = connections;
         self
     }
 
-    /// How long an operation may take, waiting for a connection included. At most a day, more is lowered
-    /// to it. Defaults to [`DEFAULT_DEADLINE`].
+    /// Sets how long an operation may take, waiting for a connection included: 1 ms to 24 hours.
+    /// Defaults to [`DEFAULT_DEADLINE`].
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline.min(A_DAY);
+        self.deadline = deadline;
         self
     }
 
-    /// Whether Redis has replicas or may fail over. Then a revocation is answered with
-    /// [`Reach::Committed`](crate::Reach::Committed), since a failover may bring a removed copy back.
-    /// A server that reports replicas counts as replicated by itself. Defaults to false.
+    /// Sets whether Redis has replicas or may fail over. A revocation then returns
+    /// [`Visibility::Committed`](crate::Visibility::Committed), because a failover may restore a
+    /// removed entry. A server that reports replicas always counts as replicated. Defaults to
+    /// false.
     pub fn replicated(mut self, replicated: bool) -> Self {
         self.replicated = replicated;
         self
     }
 
-    /// Seals entries with these keys: whoever can write to Redis, but has none of them, can neither plant a
-    /// session nor read one. Entries that are not sealed are misses from then on. Defaults to entries
-    /// in the clear, which is said once in the log, by [`build`](Self::build).
-    pub fn seal(mut self, keys: SealingKeys) -> Self {
+    /// Seals entries with these keys. A client with write access to Redis but without the keys can
+    /// neither plant a session nor read one. Unsealed entries are then misses. Defaults to plain
+    /// entries, which [`build`](Self::build) logs once.
+    pub fn encryption_keys(mut self, keys: SealingKeys) -> Self {
         self.keys = Some(keys);
         self
     }
 
-    /// The cache. It connects in the background; Redis need not be there yet. Must be called within a
-    /// Tokio runtime.
+    /// Builds the cache, which connects in the background. Redis need not be reachable yet. Must be
+    /// called within a Tokio runtime.
     ///
-    /// For `rediss://` this makes ring the process' default provider of rustls, unless the application
-    /// has installed one before: an application that wants another one installs it first.
+    /// For `rediss://`, this makes ring the default rustls provider of the process, unless the
+    /// application has installed another one before.
     ///
     /// # Errors
-    /// [`ConfigError`] for an address that is none, `rediss://` without the feature `tls`, a namespace
-    /// or pool size out of bounds, or where there is no Tokio runtime.
+    /// [`ConfigError`] names a setting that is not allowed. It also reports a URL that is not one
+    /// of Redis, `rediss://` without the feature `tls`, and a call outside of a Tokio runtime.
     pub fn build(self) -> Result<RedisCache, ConfigError> {
         if !is_namespace(&self.namespace) {
-            return Err(ConfigError::bad("namespace", &self.namespace, NAMESPACE));
+            let name = "RedisCacheBuilder::namespace";
+            return Err(ConfigError::bad(name, &self.namespace, NAMESPACE));
         }
-        if self.pool_size == 0 {
-            return Err(ConfigError::bad("pool size", "0", "1 or more"));
-        }
-        if self.deadline.is_zero() {
-            return Err(ConfigError::bad("deadline", "0", "more than zero"));
-        }
+        let name = "RedisCacheBuilder::pool_size";
+        ConfigError::check_range(name, self.pool_size, &POOL_SIZES, "1 to 1000")?;
+        let name = "RedisCacheBuilder::deadline";
+        ConfigError::check_range(name, self.deadline, &DEADLINES, "1 ms to 24 hours")?;
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
@@ -115,61 +126,119 @@ impl RedisCacheBuilder {
             .set_nodelay(true)
             .set_keepalive(TcpKeepalive::new().with_time(KEEPALIVE))
             .set_user_timeout(USER_TIMEOUT);
-        let address = parse(&self.url)?.set_tcp_settings(tcp);
+        let address = connection_info(self.url)?.set_tcp_settings(tcp);
+        let database = address.redis_settings().db();
         let connections = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(Duration::from_secs(1)))
-            // Deadlines are set around every operation; this one only ends what was abandoned.
+            // Every operation has its own deadline. This timeout only ends abandoned commands.
             .set_response_timeout(Some(Duration::from_secs(5)))
             .set_pipeline_buffer_size(WRITE_QUEUE);
         let connector = deadpool_redis::Manager::new_with_config(address, connections)
-            .map_err(|error| ConfigError::redis_url(error.into()))?;
+            .map_err(|error| ConfigError::redis_url(URL, error))?;
         if self.keys.is_none() {
             tracing::warn!(
-                "sessions in Redis are not sealed: whoever can write to it can plant one; set SESSION_CACHE_KEY, \
-                 or RedisCacheBuilder::seal"
+                "sessions in Redis are not sealed: any client that can write to Redis can plant one. \
+                 Set SESSION_CACHE_KEY, or call RedisCacheBuilder::encryption_keys"
             );
         }
         let links = Links::open(connector, self.pool_size, self.deadline)
-            .map_err(|error| ConfigError::redis_url(error.into()))?;
+            .map_err(|error| ConfigError::redis_url(URL, error))?;
         Ok(RedisCache {
             _stop: Arc::new(links.stop_on_drop()),
             links,
             namespace: self.namespace.into(),
+            database,
             deadline: self.deadline,
             replicated: self.replicated,
             compare_and_set: Arc::new(redis::Script::new(COMPARE_AND_SET)),
             keys: self.keys,
             rejections: Arc::default(),
+            known_as: Arc::default(),
         })
     }
 }
 
-fn parse(url: &str) -> Result<redis::ConnectionInfo, ConfigError> {
-    if url.starts_with("rediss:") {
+fn connection_info(
+    url: Result<ServerUrl, ServerUrlError>,
+) -> Result<redis::ConnectionInfo, ConfigError> {
+    let bad = |reason: ServerUrlError| ConfigError::redis_url(URL, reason);
+    let url = url.map_err(bad)?;
+    if url.kind() != ServerKind::Redis {
+        return Err(bad(ServerUrlError::because("it does not begin with redis:// or rediss://")));
+    }
+    if url.is_rediss() {
         #[cfg(not(feature = "tls"))]
-        return Err(ConfigError::MissingFeature {
-            feature: "tls",
-            needed_for: "rediss://",
-        });
-        // rustls wants one default provider in the process; where the application has chosen one, this
-        // changes nothing.
+        return Err(ConfigError::MissingFeature { feature: "tls", needed_for: "rediss://" });
+        // rustls needs one default provider per process. An installed one is kept.
         #[cfg(feature = "tls")]
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
-    // The library's error does not repeat the address, which may hold a password.
-    url.into_connection_info()
-        .map_err(|error| ConfigError::redis_url(error.into()))
+    // The library's error may repeat a part of the URL.
+    let info = url.expose().clone().into_connection_info();
+    info.map_err(|_repeats_it| {
+        bad(ServerUrlError::because("its user or password is not UTF-8 once it is decoded"))
+    })
 }
 
 impl std::fmt::Debug for RedisCacheBuilder {
-    /// Without the address, which may hold a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RedisCacheBuilder")
+            .field("url", &self.url)
             .field("namespace", &self.namespace)
             .field("pool_size", &self.pool_size)
             .field("deadline", &self.deadline)
             .field("replicated", &self.replicated)
             .field("keys", &self.keys)
-            .finish_non_exhaustive()
+            .finish()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn builder() -> RedisCacheBuilder {
+        RedisCache::builder("redis://localhost")
+    }
+
+    #[tokio::test]
+    async fn bad_setting_is_named_with_its_value_and_range() {
+        let long = "n".repeat(101);
+        for namespace in ["", "a b", "a{b}", "\u{e9}", &long] {
+            let refused = builder().namespace(namespace).build().unwrap_err().to_string();
+            assert!(refused.starts_with("RedisCacheBuilder::namespace is `"), "{refused}");
+            assert!(refused.ends_with(&format!("`: it may be {NAMESPACE}")), "{refused}");
+        }
+        for size in [0, 1_001] {
+            let refused = builder().pool_size(size).build().unwrap_err().to_string();
+            let expected = format!("RedisCacheBuilder::pool_size is `{size}`: it may be 1 to 1000");
+            assert_eq!(refused, expected);
+        }
+        for deadline in [Duration::ZERO, MS / 2, A_DAY + MS, Duration::MAX] {
+            let refused = builder().deadline(deadline).build().unwrap_err().to_string();
+            let name = "RedisCacheBuilder::deadline";
+            assert_eq!(refused, format!("{name} is `{deadline:?}`: it may be 1 ms to 24 hours"));
+        }
+        for (namespace, size, deadline) in [("n", 1, MS), (&long[1..], 1_000, A_DAY)] {
+            let builder = builder().namespace(namespace).pool_size(size).deadline(deadline);
+            assert!(builder.build().is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn bad_url_is_refused_without_repeating_it() {
+        for url in ["postgres://u:hunter2@h", "hunter2", ""] {
+            let refused = RedisCache::builder(url).build().unwrap_err();
+            assert!(matches!(refused, ConfigError::BadUrl { .. }), "{refused:?}");
+            assert!(!format!("{refused} {refused:?}").contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn cache_needs_a_runtime() {
+        assert!(matches!(builder().build(), Err(ConfigError::NoRuntime)));
     }
 }

@@ -1,12 +1,12 @@
-//! Redis' errors, classified by code, never by text.
+//! The classification of Redis' errors by code, never by text.
 
 use redis::{ErrorKind, RedisError};
 
-use crate::error::{CacheError, CacheErrorKind};
+use crate::model::error::{CacheError, CacheErrorKind};
 
-/// What an error means and what to do about it.
+/// Classifies an error, with a message that says what to do.
 pub(super) fn classify(error: RedisError) -> CacheError {
-    // Of a pipeline whose commands all failed, the first. Its own `code()` knows some codes only.
+    // The first error of a failed pipeline counts. Its own `code()` knows only some codes.
     let answers = error.clone().into_server_errors();
     let answer = answers.as_deref().and_then(|answers| answers.first());
     let (kind, message) = match answer {
@@ -16,35 +16,38 @@ pub(super) fn classify(error: RedisError) -> CacheError {
     CacheError::new(kind, message).with_source(error)
 }
 
-/// The server answered, and refused.
+/// Classifies an error reply of the server by its code.
 fn by_code(code: &str, detail: Option<&str>) -> (CacheErrorKind, String) {
     let (kind, message) = match code {
         "READONLY" => (
             CacheErrorKind::NotMaster,
-            "the server is a replica now (READONLY); connecting anew",
+            "the Redis server became a replica (READONLY): reconnecting",
         ),
         "MASTERDOWN" => (
             CacheErrorKind::NotMaster,
-            "the server is a replica without its master (MASTERDOWN): REDIS_URL must lead to the master",
+            "the Redis server is a replica without its master (MASTERDOWN): set REDIS_URL to \
+             the master",
         ),
         "OOM" => (
             CacheErrorKind::Refused,
-            "Redis is out of memory (OOM): raise maxmemory, or set an eviction policy such as allkeys-lru",
+            "Redis is out of memory (OOM): raise maxmemory, or set an eviction policy such as \
+             allkeys-lru",
         ),
         "MISCONF" => (
             CacheErrorKind::Refused,
-            "Redis cannot save its snapshot and refuses writes (MISCONF): look at its log and disk",
+            "Redis rejects writes because it cannot save its snapshot (MISCONF): check its log \
+             and its disk",
         ),
         "NOREPLICAS" => (
             CacheErrorKind::Refused,
-            "Redis refuses writes while it has too few replicas (NOREPLICAS): look at min-replicas-to-write and at \
-             the replicas",
+            "Redis rejects writes because it has too few replicas (NOREPLICAS): check \
+             min-replicas-to-write and the replicas",
         ),
         "NOPERM" => {
             let what = detail.map(|detail| format!(": {}", in_short(detail)));
             let message = format!(
-                "Redis denies something to this user (NOPERM{}): allow the keys <namespace>:* and GET, SET, UNLINK, \
-                 EVAL, EVALSHA, SCRIPT, INFO, DBSIZE and PING (ACL SETUSER)",
+                "Redis denies a command to this user (NOPERM{}): allow the keys <namespace>:* and \
+                 GET, SET, UNLINK, EVAL, EVALSHA, SCRIPT, INFO, DBSIZE and PING (ACL SETUSER)",
                 what.unwrap_or_default()
             );
             return (CacheErrorKind::Refused, message);
@@ -52,38 +55,32 @@ fn by_code(code: &str, detail: Option<&str>) -> (CacheErrorKind, String) {
         "NOAUTH" | "WRONGPASS" => (CacheErrorKind::Refused, OTHER_CREDENTIALS),
         "LOADING" => (
             CacheErrorKind::Refused,
-            "Redis is loading its dump (LOADING); it will answer when it is done",
+            "Redis is loading its dump (LOADING): it is used again when it is done",
         ),
         "BUSY" => (
             CacheErrorKind::Refused,
-            "Redis is busy with somebody's script (BUSY): SCRIPT KILL ends it",
+            "Redis is busy with a script of another client (BUSY): end it with SCRIPT KILL",
         ),
         "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" | "TRYAGAIN" => {
             let message = format!(
-                "REDIS_URL leads to a node of a cluster ({code}), which is not supported: it must lead to one Redis \
-                 that has all keys"
+                "REDIS_URL leads to a cluster node ({code}), which is not supported: set it to one \
+                 Redis that has all keys"
             );
             return (CacheErrorKind::Refused, message);
         }
-        // No code of its own: an unknown command, too many clients, …
+        // Errors without their own code, such as an unknown command or too many clients.
         "ERR" => {
             let what = detail.map_or("ERR", in_short);
-            return (
-                CacheErrorKind::Refused,
-                format!("Redis refused a command ({what})"),
-            );
+            return (CacheErrorKind::Refused, format!("Redis rejected a command ({what})"));
         }
         code => {
-            return (
-                CacheErrorKind::Refused,
-                format!("Redis refused a command ({code})"),
-            );
+            return (CacheErrorKind::Refused, format!("Redis rejected a command ({code})"));
         }
     };
     (kind, message.to_owned())
 }
 
-/// What the server said, without the arguments of the command, which name a key.
+/// Returns the server's message without the arguments of the command, which contain a key.
 fn in_short(detail: &str) -> &str {
     detail.split(", with args").next().unwrap_or_default()
 }
@@ -91,29 +88,25 @@ fn in_short(detail: &str) -> &str {
 fn without_code(error: &RedisError) -> (CacheErrorKind, String) {
     match error.kind() {
         ErrorKind::AuthenticationFailed => (CacheErrorKind::Refused, OTHER_CREDENTIALS.to_owned()),
-        ErrorKind::Io if error.is_timeout() => (
-            CacheErrorKind::TimedOut,
-            "Redis did not answer in time".to_owned(),
-        ),
+        ErrorKind::Io if error.is_timeout() => {
+            (CacheErrorKind::TimedOut, "Redis did not respond in time".to_owned())
+        }
         ErrorKind::Io => (
             CacheErrorKind::Unreachable,
             format!(
-                "no connection to Redis ({error}): is it running, is REDIS_URL right, is it reachable from here?"
+                "no connection to Redis ({error}): check that it is running, that REDIS_URL is \
+                 right, and that it is reachable from here"
             ),
         ),
-        _ => (
-            CacheErrorKind::Protocol,
-            format!("Redis answered something unexpected ({error})"),
-        ),
+        _ => (CacheErrorKind::Protocol, format!("Redis sent an unexpected reply ({error})")),
     }
 }
 
 const OTHER_CREDENTIALS: &str =
-    "Redis wants other credentials: check user and password in REDIS_URL";
+    "Redis rejected the credentials: check user and password in REDIS_URL";
 
-/// No answer within the deadline of an operation.
 pub(super) fn timed_out() -> CacheError {
-    CacheError::new(CacheErrorKind::TimedOut, "Redis did not answer in time")
+    CacheError::new(CacheErrorKind::TimedOut, "Redis did not respond in time")
 }
 
 #[cfg(test)]
@@ -121,10 +114,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_code_says_what_to_do() {
+    fn each_error_code_has_advice() {
         use CacheErrorKind::{NotMaster, Refused};
         for (code, kind, advice) in [
-            ("READONLY", NotMaster, "connecting anew"),
+            ("READONLY", NotMaster, "reconnecting"),
             ("MASTERDOWN", NotMaster, "the master"),
             ("OOM", Refused, "maxmemory"),
             ("MISCONF", Refused, "disk"),
@@ -144,12 +137,9 @@ mod tests {
     }
 
     #[test]
-    fn arguments_of_a_command_are_not_repeated() {
+    fn error_message_omits_the_command_arguments() {
         let detail = "unknown command 'EVALSHA', with args beginning with: 'a-key' ";
         let (_, message) = by_code("ERR", Some(detail));
-        assert_eq!(
-            message,
-            "Redis refused a command (unknown command 'EVALSHA')"
-        );
+        assert_eq!(message, "Redis rejected a command (unknown command 'EVALSHA')");
     }
 }

@@ -1,5 +1,4 @@
-//! A look-up: one GET for each digest, and where that leads to nothing a second round trip that takes
-//! the leases.
+//! The look-up: one GET per digest, and after misses a second round trip for the leases.
 
 use std::sync::Arc;
 
@@ -8,16 +7,16 @@ use tokio::time::Instant;
 
 use super::errors::classify;
 use super::{COMPARE_AND_SET, RedisCache, RedisLease, millis, new_nonce, pipe, send};
-use crate::cache::{Belief, Entry, LEASE, Lookup};
-use crate::codec::{self, Found, Place, Rejection};
-use crate::error::CacheError;
-use crate::token::TokenDigest;
+use crate::cache::codec::{self, EntryContext, EntryRejection, Found};
+use crate::cache::{Entry, EntryVerdict, LEASE_TTL, Lookup};
+use crate::model::error::CacheError;
+use crate::model::token::TokenDigest;
 
 impl RedisCache {
     pub(super) async fn look_up(
         &self,
         digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<RedisLease>> {
         let deadline = Instant::now() + self.deadline;
         let keys: Vec<String> = digests.iter().map(|digest| self.key(digest)).collect();
@@ -29,22 +28,21 @@ impl RedisCache {
             Ok(found) => found,
             Err(error) => return all_failed(digests.len(), &error),
         };
-        // The incarnation as it was known when the reply came: what an entry must be bound to.
+        // An entry must be of the incarnation that was known when the reply arrived.
         let incarnation = link.0.incarnation();
+        // A hit also requires that every link leads to the cache that the node has registered.
+        let is_settled = self.links.one_incarnation() == Some(incarnation);
         let mut answers = Vec::with_capacity(digests.len());
         let mut second = pipe();
         let mut asked = Vec::new();
         for ((digest, key), reply) in digests.iter().zip(keys).zip(replies) {
-            let place = Place {
-                key: &key,
-                digest,
-                incarnation,
-            };
+            let place = EntryContext { key: &key, digest, incarnation };
             let step = self.judge(reply, &place, judge);
             let at = answers.len();
             answers.push(Lookup::DoNotFill);
             let replaced = match step {
-                Ok(Step::Answer(answer)) => {
+                Ok(LookupStep::Answer(Lookup::Hit(_))) if !is_settled => continue,
+                Ok(LookupStep::Answer(answer)) => {
                     answers[at] = answer;
                     continue;
                 }
@@ -52,25 +50,19 @@ impl RedisCache {
                     answers[at] = Lookup::Failed(classify(error));
                     continue;
                 }
-                Ok(Step::Unlink) => {
+                Ok(LookupStep::Unlink) => {
                     second.cmd("UNLINK").arg(&key);
                     asked.push((at, None));
                     continue;
                 }
-                Ok(Step::Lease) => None,
-                Ok(Step::Replace(value)) => Some(value),
+                Ok(LookupStep::Lease) => None,
+                Ok(LookupStep::Replace(value)) => Some(value),
             };
             let Ok(nonce) = new_nonce() else { continue };
             let lease = codec::lease_value(&nonce);
-            let millis = millis(LEASE);
+            let millis = millis(LEASE_TTL);
             match replaced {
-                None => second
-                    .cmd("SET")
-                    .arg(&key)
-                    .arg(lease)
-                    .arg("NX")
-                    .arg("PX")
-                    .arg(millis),
+                None => second.cmd("SET").arg(&key).arg(lease).arg("NX").arg("PX").arg(millis),
                 Some(value) => second
                     .cmd("EVAL")
                     .arg(COMPARE_AND_SET)
@@ -81,24 +73,12 @@ impl RedisCache {
                     .arg(millis),
             };
             let link = Arc::clone(&link.0);
-            asked.push((
-                at,
-                Some(RedisLease {
-                    digest: *digest,
-                    key,
-                    nonce,
-                    link,
-                    incarnation,
-                }),
-            ));
+            asked.push((at, Some(RedisLease { digest: *digest, key, nonce, link, incarnation })));
         }
         if asked.is_empty() {
             return answers;
         }
-        match self
-            .run_on(&link, deadline, send(&second, link.0.connection()))
-            .await
-        {
+        match self.run_on(&link, deadline, send(&second, link.0.connection())).await {
             Ok(replies) => {
                 for ((at, lease), reply) in asked.into_iter().zip(replies) {
                     self.note_demotion(&link.0, error_code(&reply));
@@ -115,58 +95,58 @@ impl RedisCache {
         answers
     }
 
-    /// What a GET's reply means.
+    /// Judges the reply to a GET.
     fn judge(
         &self,
         reply: Value,
-        place: &Place<'_>,
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
-    ) -> Result<Step, RedisError> {
+        place: &EntryContext<'_>,
+        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
+    ) -> Result<LookupStep, RedisError> {
         let value = match reply {
-            Value::Nil => return Ok(Step::Lease),
+            Value::Nil => return Ok(LookupStep::Lease),
             Value::BulkString(value) => value,
-            // WRONGTYPE has no kind of its own: only its code tells.
+            // WRONGTYPE has no kind of its own, only a code.
             Value::ServerError(error) if error.code() == "WRONGTYPE" => {
                 self.rejections.count_wrong_type();
-                return Ok(Step::Unlink);
+                return Ok(LookupStep::Unlink);
             }
             Value::ServerError(error) => return Err(error.into()),
             _ => {
                 self.rejections.count_wrong_type();
-                return Ok(Step::Answer(Lookup::DoNotFill));
+                return Ok(LookupStep::Answer(Lookup::DoNotFill));
             }
         };
         Ok(match codec::decode(&value, place, self.keys.as_ref()) {
             Found::Entry(entry) => match judge(&entry) {
-                Belief::Believed => Step::Answer(Lookup::Hit(entry)),
-                Belief::Dead => Step::Replace(value),
-                Belief::Foreign => {
+                EntryVerdict::Fresh => LookupStep::Answer(Lookup::Hit(entry)),
+                EntryVerdict::Stale => LookupStep::Replace(value),
+                EntryVerdict::Foreign => {
                     self.rejections.count_foreign();
-                    Step::Replace(value)
+                    LookupStep::Replace(value)
                 }
-                Belief::Unsure => Step::Answer(Lookup::DoNotFill),
+                EntryVerdict::Unverified => LookupStep::Answer(Lookup::DoNotFill),
             },
-            Found::Held => Step::Answer(Lookup::DoNotFill),
+            Found::Held => LookupStep::Answer(Lookup::DoNotFill),
             Found::Rejected(why) => {
                 self.rejections.count(why);
                 match why {
-                    // Not worth being sent back to be compared with.
-                    Rejection::TooLarge => Step::Unlink,
-                    _ => Step::Replace(value),
+                    // Too large to be sent back for a comparison.
+                    EntryRejection::TooLarge => LookupStep::Unlink,
+                    _ => LookupStep::Replace(value),
                 }
             }
         })
     }
 }
 
-/// What is to be done after a GET.
-enum Step {
+/// The next step after a GET.
+enum LookupStep {
     Answer(Lookup<RedisLease>),
-    /// Nothing there: take the lease.
+    /// The key is empty: acquire the lease.
     Lease,
-    /// Something dead there: take the lease in its place, by compare-and-set.
+    /// The entry is rejected: replace it by a lease through compare-and-set.
     Replace(Vec<u8>),
-    /// Not even a string, or too large a one: remove it.
+    /// The value is not a string, or too large: remove it.
     Unlink,
 }
 
@@ -177,12 +157,12 @@ fn error_code(reply: &Value) -> Option<&str> {
     }
 }
 
-/// What the reply to a request for a lease (or to an UNLINK, without one) means.
+/// Judges the reply to the request for a lease, or to an UNLINK if there is no lease.
 fn granted(lease: Option<RedisLease>, reply: Value) -> Lookup<RedisLease> {
     match (lease, reply) {
         (_, Value::ServerError(error)) => Lookup::Refused(classify(error.into())),
         (Some(lease), Value::Okay | Value::Int(1)) => Lookup::Leased(lease),
-        // Someone else came first.
+        // Another client was first.
         _ => Lookup::DoNotFill,
     }
 }
@@ -191,7 +171,7 @@ fn all_failed(count: usize, error: &CacheError) -> Vec<Lookup<RedisLease>> {
     (0..count).map(|_| Lookup::Failed(again(error))).collect()
 }
 
-/// The same error once more; its source stays with the first.
+/// Copies an error. Its source stays with the original.
 fn again(error: &CacheError) -> CacheError {
     CacheError::new(error.kind(), error.to_string())
 }

@@ -1,35 +1,50 @@
-//! One connection to Redis, and how it comes about.
+//! One connection to Redis, and its creation.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use deadpool_redis::Manager as Connector;
 use redis::aio::MultiplexedConnection;
+use tokio::sync::Notify;
 
 use super::errors::classify;
 use super::identity::{self, Identity};
-use crate::codec::Incarnation;
-use crate::error::{CacheError, CacheErrorKind};
+use crate::cache::codec::Incarnation;
+use crate::model::error::{CacheError, CacheErrorKind};
+use crate::model::lock::{read, write};
 
-/// One connection.
 #[derive(Debug)]
 pub(super) struct Link {
     connection: MultiplexedConnection,
     identity: RwLock<Identity>,
-    /// Given up: what it granted is lost.
-    dead: AtomicBool,
-    /// It let a deadline pass and has not answered in time since.
+    /// Whether the link was closed. The leases that it granted are lost.
+    closed: AtomicBool,
+    /// Whether the link missed a deadline and has not responded in time since.
     suspect: AtomicBool,
     in_flight: AtomicUsize,
+    /// Notified when a caller reports a problem with the link.
+    reports: Notify,
 }
 
 impl Link {
+    pub(super) fn new(connection: MultiplexedConnection, identity: Identity) -> Self {
+        Self {
+            connection,
+            identity: RwLock::new(identity),
+            closed: AtomicBool::new(false),
+            suspect: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            reports: Notify::new(),
+        }
+    }
+
     pub(super) fn connection(&self) -> MultiplexedConnection {
         self.connection.clone()
     }
 
-    /// As of the last check: what an entry granted on this link is bound to.
+    /// Returns the incarnation of the last check, to which an entry of this link is bound.
     pub(super) fn incarnation(&self) -> Incarnation {
         self.read_identity().incarnation()
     }
@@ -39,35 +54,41 @@ impl Link {
     }
 
     pub(super) fn set_identity(&self, identity: Identity) {
-        *self
-            .identity
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = identity;
+        *write(&self.identity) = identity;
     }
 
     fn read_identity(&self) -> RwLockReadGuard<'_, Identity> {
-        self.identity.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.identity)
     }
 
-    pub(super) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::SeqCst)
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
-    /// True if it was not dead before.
-    pub(super) fn kill(&self) -> bool {
-        !self.dead.swap(true, Ordering::SeqCst)
+    /// Marks the link as closed. Returns whether it was open.
+    pub(super) fn close(&self) -> bool {
+        !self.closed.swap(true, Ordering::SeqCst)
     }
 
-    /// True if that is news.
+    /// Sets whether the link is suspect. Returns whether that changed.
     pub(super) fn set_suspect(&self, suspect: bool) -> bool {
         self.suspect.swap(suspect, Ordering::SeqCst) != suspect
     }
 
-    pub(super) fn is_usable(&self) -> bool {
-        !self.is_dead() && !self.suspect.load(Ordering::SeqCst)
+    /// Wakes the task that checks the link.
+    pub(super) fn report(&self) {
+        self.reports.notify_one();
     }
 
-    /// Operations under way.
+    pub(super) async fn reported(&self) {
+        self.reports.notified().await;
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        !self.is_closed() && !self.suspect.load(Ordering::SeqCst)
+    }
+
+    /// Returns the number of operations in flight.
     pub(super) fn load(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
@@ -90,38 +111,36 @@ impl Drop for Borrowed {
     }
 }
 
-/// Creates links for the pool.
-#[derive(Debug)]
+/// The factory of links for the pool.
 pub(super) struct LinkManager {
     pub(super) connector: Connector,
+}
+
+impl fmt::Debug for LinkManager {
+    /// Formats no settings of the client, because they contain the user.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkManager").finish_non_exhaustive()
+    }
 }
 
 impl managed::Manager for LinkManager {
     type Type = Arc<Link>;
     type Error = CacheError;
 
-    /// Connects and asks who is there, both within the pool's timeout.
+    /// Connects and reads the identity, both within the pool's timeout.
     async fn create(&self) -> Result<Arc<Link>, CacheError> {
-        let mut connection = managed::Manager::create(&self.connector)
-            .await
-            .map_err(classify)?;
-        let identity = identity::ask(&mut connection).await.map_err(classify)?;
+        let mut connection = managed::Manager::create(&self.connector).await.map_err(classify)?;
+        let identity = identity::read(&mut connection).await.map_err(classify)?;
         if !identity.is_master {
             return Err(CacheError::new(
                 CacheErrorKind::NotMaster,
-                "the Redis server is a replica: REDIS_URL must lead to the master",
+                "the Redis server is a replica: set REDIS_URL to the master",
             ));
         }
-        Ok(Arc::new(Link {
-            connection,
-            identity: RwLock::new(identity),
-            dead: AtomicBool::new(false),
-            suspect: AtomicBool::new(false),
-            in_flight: AtomicUsize::new(0),
-        }))
+        Ok(Arc::new(Link::new(connection, identity)))
     }
 
-    /// Links stay checked out while they live; one that comes back is done with.
+    /// Rejects every returned link. Links stay checked out while they are in use.
     async fn recycle(&self, _: &mut Arc<Link>, _: &Metrics) -> RecycleResult<CacheError> {
         Err(RecycleError::message("links are not used twice"))
     }

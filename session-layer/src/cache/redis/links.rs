@@ -1,17 +1,18 @@
-//! The connections to Redis: opened, checked and replaced by one keeper task, shared by all callers.
+//! The connections to Redis. One supervisor task opens and replaces them, one task per connection
+//! checks it, and all callers share them.
 //!
-//! A [`Link`] is one multiplexed connection. Callers take turns on clones of it (holding one for each
-//! command is several times slower), so the pool is not on the way of a request: it creates the
-//! connections, counts them, and holds them to their number.
+//! A [`Link`] is one multiplexed connection. Callers use clones of it in turn, because one checkout
+//! per command is several times slower. The pool is therefore not in the path of a request. It
+//! creates the connections and limits their number.
 //!
-//! What is decided here is which connection is good. A link that let a deadline pass is *suspect*:
-//! nobody uses it until it answers the keeper within that deadline. Where none is left that is good, callers
-//! are told so at once. Whether requests should ask Redis at all is decided above, by the breaker
-//! (`breaker.rs`). No link is ever reconnected behind a caller's back: a lease is good on the link that
-//! granted it, or lost.
+//! This module decides which links are usable. A link that missed a deadline is *suspect*. It is
+//! not used until it responds to the supervisor within that deadline. If no usable link is left,
+//! callers fail at once. The breaker (`engine/breaker.rs`) decides whether requests use Redis.
+//!
+//! No link reconnects silently. A lease is valid on the link that granted it, or lost.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use deadpool::managed::{self, Object, Pool};
@@ -21,22 +22,24 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::errors::timed_out;
 use super::link::{Borrowed, Link, LinkManager};
-use crate::error::{CacheError, CacheErrorKind};
+use crate::cache::codec::Incarnation;
+use crate::model::error::{CacheError, CacheErrorKind};
+use crate::model::lock::{read, write};
 
-/// How long connecting, or an answer to the keeper, may take. It is not on the way of a request.
+/// The timeout of connecting and of checks by the supervisor. No request waits for these.
 pub(super) const KEEPER_PATIENCE: Duration = Duration::from_secs(1);
-/// Two from the start: one that hangs, or that a large value holds up, is not all there is.
+/// The initial number of links. One that hangs or transfers a large value does not block all.
 const AT_LEAST: usize = 2;
-/// Commands under way on the least busy link at which another one is opened.
+/// The number of commands in flight on the least busy link that triggers another link.
 const BUSY: usize = 64;
 
-/// Are there connections? (Whether they answer, each of them says.)
+/// Whether there are connections. Each link tracks whether it responds.
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
-    /// Not known yet, or just lost: worth waiting for.
+    /// Unknown, or just lost: callers wait.
     Connecting,
     Up,
-    /// No, and why: not worth waiting for.
+    /// Unreachable, with the reason: callers fail at once.
     Down(CacheErrorKind, Arc<str>),
 }
 
@@ -46,22 +49,33 @@ pub(super) struct Links {
     pub(super) pool: Pool<LinkManager>,
     pub(super) live: RwLock<Vec<Object<LinkManager>>>,
     pub(super) phase: watch::Sender<Phase>,
-    /// How many links there may be.
+    /// The maximum number of links.
     size: usize,
-    /// How many links there should be.
+    /// The desired number of links.
     pub(super) target: AtomicUsize,
-    /// Callers waiting for a link.
+    /// The number of callers that wait for a link.
     waiting: AtomicUsize,
-    /// Something for the keeper to look at.
+    /// Wakes the supervisor.
     pub(super) look: Notify,
-    /// Within what time a link has to answer to be used.
+    /// The response time above which a link is suspect.
     pub(super) deadline: Duration,
     pub(super) stop: CancellationToken,
 }
 
 impl Links {
-    /// The links to this server, and the task that keeps them. Must be called within a runtime.
+    /// Opens the links to this server and starts the supervisor. Must be called within a runtime.
     pub(super) fn open(
+        connector: Connector,
+        size: usize,
+        deadline: Duration,
+    ) -> Result<Arc<Self>, managed::BuildError> {
+        let links = Self::closed(connector, size, deadline)?;
+        tokio::spawn(Arc::clone(&links).keep());
+        Ok(links)
+    }
+
+    /// Creates the links without opening one.
+    pub(super) fn closed(
         connector: Connector,
         size: usize,
         deadline: Duration,
@@ -72,7 +86,7 @@ impl Links {
             .wait_timeout(Some(Duration::ZERO))
             .create_timeout(Some(KEEPER_PATIENCE))
             .build()?;
-        let links = Arc::new(Self {
+        Ok(Arc::new(Self {
             pool,
             live: RwLock::default(),
             phase: watch::Sender::new(Phase::Connecting),
@@ -82,26 +96,24 @@ impl Links {
             look: Notify::new(),
             deadline,
             stop: CancellationToken::new(),
-        });
-        tokio::spawn(Arc::clone(&links).keep());
-        Ok(links)
+        }))
     }
 
-    /// Ends the keeper, which otherwise keeps the links for ever.
+    /// Returns a guard that stops the supervisor, which otherwise keeps the links forever.
     pub(super) fn stop_on_drop(&self) -> DropGuard {
         self.stop.clone().drop_guard()
     }
 
-    /// The least busy link that answers; waits while one is being opened, but not for one that hangs, nor
-    /// where none can be opened. The caller bounds the wait.
+    /// Acquires the least busy usable link. Waits while one is being opened. Fails at once if all
+    /// links hang or none can be opened. The caller limits the wait.
     pub(super) async fn pick(&self) -> Result<Borrowed, CacheError> {
         if let Some(link) = self.least_busy() {
             return Ok(link);
         }
-        let _waiting = Waiting::new(&self.waiting);
+        let _waiting = WaitingGuard::new(&self.waiting);
         let mut phase = self.phase.subscribe();
         loop {
-            // Looked at before the links: a change in between wakes us.
+            // The phase is read before the links, so that a change in between wakes this task.
             let seen = phase.borrow_and_update().clone();
             if let Some(link) = self.least_busy() {
                 return Ok(link);
@@ -118,9 +130,9 @@ impl Links {
         }
     }
 
-    /// Any link at all, suspect or not: for a probe, which measures how slow it is.
+    /// Acquires any link, even a suspect one, for a probe that measures its delay.
     pub(super) async fn any(&self) -> Result<Borrowed, CacheError> {
-        let suspect = self.each().into_iter().find(|link| !link.is_dead());
+        let suspect = self.each().into_iter().find(|link| !link.is_closed());
         match suspect {
             Some(link) => Ok(Borrowed::new(link)),
             None => self.pick().await,
@@ -128,11 +140,8 @@ impl Links {
     }
 
     fn least_busy(&self) -> Option<Borrowed> {
-        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
-        let link = live
-            .iter()
-            .filter(|link| link.is_usable())
-            .min_by_key(|link| link.load())?;
+        let live = read(&self.live);
+        let link = live.iter().filter(|link| link.is_usable()).min_by_key(|link| link.load())?;
         if link.load() >= BUSY && live.len() < self.size() {
             self.target.fetch_max(live.len() + 1, Ordering::Relaxed);
             self.look.notify_one();
@@ -140,21 +149,22 @@ impl Links {
         Some(Borrowed::new(Arc::clone(link)))
     }
 
-    /// The connection is lost, or leads to a server that is no master.
-    pub(super) fn give_up(&self, link: &Link) {
-        if link.kill() {
+    /// Closes a link that is lost or leads to a server that is not the master.
+    pub(super) fn close_link(&self, link: &Link) {
+        if link.close() {
+            link.report();
             self.look.notify_one();
         }
     }
 
-    /// It let a deadline pass.
+    /// Marks a link that missed a deadline as suspect.
     pub(super) fn suspect(&self, link: &Link) {
         if link.set_suspect(true) {
+            link.report();
             self.look.notify_one();
         }
     }
 
-    /// Connections at most.
     pub(super) fn size(&self) -> usize {
         self.size
     }
@@ -163,37 +173,41 @@ impl Links {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Links that answer, and those that are open and don't.
+    /// Returns the number of usable links and of open links that do not respond.
     pub(super) fn count(&self) -> (usize, usize) {
         let links = self.each();
         let usable = links.iter().filter(|link| link.is_usable()).count();
-        let open = links.iter().filter(|link| !link.is_dead()).count();
+        let open = links.iter().filter(|link| !link.is_closed()).count();
         (usable, open.saturating_sub(usable))
     }
 
-    /// Does what this link acknowledged hold everywhere: do all links lead to the one process that it
-    /// leads to, and has that no replicas, as far as it tells?
+    /// Returns whether an acknowledgement of this link holds everywhere. All links must lead to the
+    /// same process, which must report no replicas.
     pub(super) fn lead_to_one_server(&self, acknowledged: &Link) -> bool {
         let one = acknowledged.identity();
         let same = |other: &Arc<Link>| other.identity().run_id == one.run_id;
         one.is_known() && !one.replicated && self.each().iter().all(same)
     }
 
+    /// Returns the incarnation to which every open link leads. Returns `None` if there is no link,
+    /// or if the links lead to different incarnations.
+    pub(super) fn one_incarnation(&self) -> Option<Incarnation> {
+        let live = read(&self.live);
+        let mut incarnations =
+            live.iter().filter(|link| !link.is_closed()).map(|link| link.incarnation());
+        let first = incarnations.next()?;
+        incarnations.all(|other| other == first).then_some(first)
+    }
+
     pub(super) async fn close(&self) {
         self.stop.cancel();
-        self.live
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        write(&self.live).clear();
         self.pool.close();
-        self.publish(Phase::Down(
-            CacheErrorKind::Unreachable,
-            "the cache was closed".into(),
-        ));
+        self.publish(Phase::Down(CacheErrorKind::Unreachable, "the cache was closed".into()));
     }
 
     pub(super) fn each(&self) -> Vec<Arc<Link>> {
-        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        let live = read(&self.live);
         live.iter().map(|link| Arc::clone(link)).collect()
     }
 }
@@ -202,17 +216,17 @@ pub(super) fn closed() -> CacheError {
     CacheError::new(CacheErrorKind::Unreachable, "the cache was closed")
 }
 
-/// Counts a waiting caller for as long as it waits, also when it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+/// A guard that counts a waiting caller until it is dropped.
+struct WaitingGuard<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingGuard<'a> {
     fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! What the health document shows: PING, SET and GET, really made, and what the server says of itself.
+//! The probe of the health document: PING, SET and GET, and the server's own figures.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use super::errors::{classify, timed_out};
 use super::identity::field;
 use super::{RedisCache, codec, new_nonce};
 use crate::cache::CacheProbe;
-use crate::error::CacheError;
+use crate::model::error::CacheError;
 
-/// How long each step may take: far more than a request would wait, so as to tell slow from dead.
+/// The timeout of each step. It far exceeds a request's wait, to distinguish slow from unreachable.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The probe's own key goes by itself, should its UNLINK be lost.
+/// The TTL of the probe's key, in case its UNLINK is lost.
 const KEY_LIFE_MS: u64 = 5_000;
 
 pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
@@ -29,9 +29,9 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
         Ok((_, took)) => found.ping = Some(took),
         Err(failure) => {
             let is_answer = failure.code().is_some();
-            found.errors.push(told("PING", failure, ""));
-            // A server that does not answer a PING won't answer the rest either: five more waits would
-            // tell nothing. One that refuses it (MISCONF) may have answers.
+            found.errors.push(describe("PING", failure, ""));
+            // A server that does not respond to PING will not respond to the other commands. Five
+            // more waits would show nothing. A server that rejects PING (MISCONF) may respond.
             if !is_answer {
                 return found;
             }
@@ -40,18 +40,16 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
     let key = format!("{}:{}:probe:{}", cache.namespace, codec::FORMAT, unique());
     let mut set = redis::cmd("SET");
     set.arg(&key).arg("probe").arg("PX").arg(KEY_LIFE_MS);
-    // It compares with what is not there, and changes nothing. Not loaded yet (NOSCRIPT) is as good.
+    // The script compares with a missing key and changes nothing. NOSCRIPT counts as success,
+    // because it only means that the script is not loaded yet.
     let mut script = redis::cmd("EVALSHA");
-    script
-        .arg(cache.compare_and_set.get_hash())
-        .arg(1)
-        .arg(&key);
+    script.arg(cache.compare_and_set.get_hash()).arg(1).arg(&key);
     script.arg("another").arg("").arg(KEY_LIFE_MS);
     let (mut get, mut unlink) = (redis::cmd("GET"), redis::cmd("UNLINK"));
     get.arg(&key);
     unlink.arg(&key);
-    // Sent in this order, on one connection, before the first of them is answered: so that of a
-    // server that takes 200 ms for each it is told within the probe's deadline that it is slow.
+    // All commands are sent in this order on one connection, before the first reply. A server that
+    // takes 200 ms for each is therefore reported as slow within the probe's deadline.
     let mut client = redis::cmd("CLIENT");
     client.arg("ID");
     let (set, got, scripted, unlinked, info, keys, client) = futures_util::join!(
@@ -65,28 +63,29 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
     );
     let mut keep = |error: String| found.errors.push(error);
     let lost = matches!((&set, &got), (Ok(_), Ok((value, _))) if value.as_deref() != Some("probe"));
-    let set = set.map_err(|error| keep(told("SET", error, ""))).ok();
-    let got = got.map_err(|error| keep(told("GET", error, ""))).ok();
+    let set = set.map_err(|error| keep(describe("SET", error, ""))).ok();
+    let got = got.map_err(|error| keep(describe("GET", error, ""))).ok();
     if let Err(error) = scripted
         && error.code() != Some("NOSCRIPT")
     {
-        keep(told("EVALSHA", error, "nothing is cached without it"));
+        keep(describe("EVALSHA", error, "without it, nothing is cached"));
     }
     if let Err(error) = unlinked {
-        keep(told("UNLINK", error, WITHOUT_UNLINK));
+        keep(describe("UNLINK", error, WITHOUT_UNLINK));
     }
-    let info = info
-        .map_err(|error| keep(told("INFO", error, WITHOUT_INFO)))
-        .ok();
-    let keys = keys.map_err(|error| keep(told("DBSIZE", error, ""))).ok();
-    // Whatever else keeps it from answering, the others say.
+    let info = info.map_err(|error| keep(describe("INFO", error, WITHOUT_INFO))).ok();
+    let keys = keys.map_err(|error| keep(describe("DBSIZE", error, ""))).ok();
+    // Other failures of CLIENT show in the other commands.
     if let Err(error) = client
         && error.is_denied()
     {
         found.remarks.push(WITHOUT_CLIENT.to_owned());
     }
     if lost {
-        keep("GET did not return what SET had stored: Redis evicts at once, or lies".to_owned());
+        keep(
+            "GET did not return the value of SET: check whether Redis evicts keys at once"
+                .to_owned(),
+        );
     }
     found.connected = found.ping.is_some() || got.is_some();
     found.set = set.map(|(_, took)| took);
@@ -102,10 +101,12 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
     found
 }
 
-const WITHOUT_UNLINK: &str = "without it what is revoked stays in Redis until its TTL, and no revocation is promised as propagated";
-const WITHOUT_INFO: &str = "without it a server restarted from an old dump is not told from the one before, and no \
-                            revocation is promised as propagated";
-/// The library names itself at each connect (CLIENT SETINFO), and goes on where it may not.
+const WITHOUT_UNLINK: &str = "without it, a revoked entry stays in Redis until its TTL, and no \
+                              revocation is propagated at once";
+const WITHOUT_INFO: &str = "without it, a restart from an old dump is not detected, and no \
+                            revocation is propagated at once";
+/// The remark if CLIENT is denied. The library sends its name at each connect (CLIENT SETINFO), and
+/// continues if that is denied.
 const WITHOUT_CLIENT: &str =
     "CLIENT is denied: nothing changes but that CLIENT LIST does not name the library (lib-name)";
 
@@ -114,13 +115,12 @@ fn failed(mut found: CacheProbe, error: &CacheError) -> CacheProbe {
     found
 }
 
-/// Why a step failed.
-enum Failure {
+enum ProbeFailure {
     Refused(RedisError),
     TimedOut,
 }
 
-impl Failure {
+impl ProbeFailure {
     fn code(&self) -> Option<&str> {
         match self {
             Self::Refused(error) => error.code(),
@@ -128,45 +128,43 @@ impl Failure {
         }
     }
 
-    /// For good: no right to the command, or no such command.
+    /// Returns whether the server denies or does not know the command.
     fn is_denied(&self) -> bool {
         matches!(self.code(), Some("NOPERM" | "ERR"))
     }
 }
 
-/// What went wrong with this command and, where the server refused it for good, what is lost by that.
-fn told(command: &str, failure: Failure, lost: &str) -> String {
+/// Formats the failure of this command. `lost` is the consequence if it is denied.
+fn describe(command: &str, failure: ProbeFailure, lost: &str) -> String {
     let denied = failure.is_denied();
     let error = match failure {
-        Failure::Refused(error) => classify(error),
-        Failure::TimedOut => timed_out(),
+        ProbeFailure::Refused(error) => classify(error),
+        ProbeFailure::TimedOut => timed_out(),
     };
     if denied && !lost.is_empty() {
-        // The error last: by that requests' own errors are known to be the same.
+        // The error comes last, so that it matches the errors of requests.
         format!("{command} ({lost}): {error}")
     } else {
         format!("{command}: {error}")
     }
 }
 
-/// One command's reply and how long it took.
+/// Runs one command and returns its reply and duration.
 async fn take<T: FromRedisValue>(
     connection: &MultiplexedConnection,
     command: redis::Cmd,
-) -> Result<(T, Duration), Failure> {
+) -> Result<(T, Duration), ProbeFailure> {
     let mut connection = connection.clone();
     let asked = Instant::now();
     match timeout(PATIENCE, command.query_async(&mut connection)).await {
         Ok(Ok(value)) => Ok((value, asked.elapsed())),
-        Ok(Err(error)) => Err(Failure::Refused(error)),
-        Err(_elapsed) => Err(Failure::TimedOut),
+        Ok(Err(error)) => Err(ProbeFailure::Refused(error)),
+        Err(_elapsed) => Err(ProbeFailure::TimedOut),
     }
 }
 
-/// Keeps two probes at once off each other's key.
+/// Returns a random suffix, so that concurrent probes use different keys.
 fn unique() -> String {
-    new_nonce().map_or_else(
-        |_| "0".to_owned(),
-        |nonce| nonce.iter().map(|b| format!("{b:02x}")).collect(),
-    )
+    new_nonce()
+        .map_or_else(|_| "0".to_owned(), |nonce| nonce.iter().map(|b| format!("{b:02x}")).collect())
 }

@@ -1,52 +1,51 @@
-//! Counting what was found in Redis and could not be served.
+//! Counters of the values in Redis that could not be served.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cache::Rejected;
-use crate::codec::Rejection;
+use crate::cache::codec::EntryRejection;
 
-/// The counters that a [`Rejected`] is a snapshot of.
+/// The counters behind a [`Rejected`].
 #[derive(Debug, Default)]
 pub(super) struct Rejections {
     undecodable: AtomicU64,
     unsealed: AtomicU64,
     unknown_key: AtomicU64,
     forged: AtomicU64,
-    outlived: AtomicU64,
+    stale_incarnation: AtomicU64,
     foreign: AtomicU64,
 }
 
 impl Rejections {
-    /// A value that the codec rejected.
-    pub(super) fn count(&self, why: Rejection) {
-        let (counter, what) = match why {
-            Rejection::Undecodable => (&self.undecodable, "it cannot be decoded"),
-            Rejection::TooLarge => (&self.undecodable, "it is too large"),
-            Rejection::Unsealed => (&self.unsealed, "it is not sealed"),
-            Rejection::UnknownKey => (&self.unknown_key, "it is sealed with another key"),
-            Rejection::Forged => (&self.forged, "it does not open"),
-            Rejection::Outlived => (&self.outlived, "it is of another incarnation"),
+    /// Counts a value that the codec rejected.
+    pub(super) fn count(&self, why: EntryRejection) {
+        let (counter, reason) = match why {
+            EntryRejection::Undecodable => (&self.undecodable, "does not decode"),
+            EntryRejection::TooLarge => (&self.undecodable, "too large"),
+            EntryRejection::Unsealed => (&self.unsealed, "not sealed"),
+            EntryRejection::UnknownKey => (&self.unknown_key, "sealed with an unknown key"),
+            EntryRejection::Forged => (&self.forged, "does not open"),
+            EntryRejection::StaleIncarnation => (&self.stale_incarnation, "of another incarnation"),
         };
         let before = counter.fetch_add(1, Ordering::Relaxed);
-        if why == Rejection::Forged && before == 0 {
-            // Said once; the counter says how often.
+        if why == EntryRejection::Forged && before == 0 {
+            // Logged once. The counter has the total.
             tracing::warn!(
-                "a value in Redis was changed, moved, or not made by this application: it does not open \
-                 with the sealing key that it names; who else can write there?"
+                "a value in Redis was changed, moved, or not made by this application: it does not \
+                 open with the sealing key that it names. Find the client that writes to it"
             );
         }
-        tracing::debug!(what, "a value in Redis could not be served");
+        tracing::debug!(reason, "a value in Redis could not be served");
     }
 
-    /// What is no string at all.
     pub(super) fn count_wrong_type(&self) {
-        self.count(Rejection::Undecodable);
+        self.count(EntryRejection::Undecodable);
     }
 
-    /// An entry that opened and is of another store.
+    /// Counts an entry that decoded but is of another store.
     pub(super) fn count_foreign(&self) {
         self.foreign.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!("a value in Redis could not be served: it is of another store");
+        tracing::debug!("a value in Redis could not be served because it is of another store");
     }
 
     pub(super) fn snapshot(&self) -> Rejected {
@@ -56,7 +55,7 @@ impl Rejections {
             unsealed: get(&self.unsealed),
             unknown_key: get(&self.unknown_key),
             forged: get(&self.forged),
-            outlived: get(&self.outlived),
+            stale_incarnation: get(&self.stale_incarnation),
             foreign: get(&self.foreign),
         }
     }

@@ -1,257 +1,364 @@
-//! A pool of our own.
+//! Configuring a [`PostgresStore`].
 
-use std::str::FromStr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, PgPool};
 
 use super::connection::Connections;
-use super::read::JOURNAL_AT_MOST;
-use super::{CHANGE_DEADLINE, PostgresStore, READ_DEADLINE};
-use crate::deadline::LONGEST_DEADLINE;
-use crate::error::{StoreError, StoreErrorKind};
+use super::read::JOURNAL_PAGE_DEADLINE;
+use super::schema::SchemaName;
+use super::{DEFAULT_CHANGE_DEADLINE, DEFAULT_READ_DEADLINE, PostgresStore};
+use crate::model::error::ConfigError;
+use crate::model::server_url::{ServerUrl, ServerUrlError};
+use crate::store::{DEFAULT_SCHEMA, LONGEST_DEADLINE, SCHEMA_NAME};
 
-/// How many connections a pool of our own has unless told otherwise: 10. One that is not waiting for
-/// locks serves about a thousand reads a second, and Postgres allows 100 in all by default.
-const MAX_CONNECTIONS: u32 = 10;
+/// The maximum number of connections, unless set otherwise: 10. A connection that waits for no
+/// locks serves about a thousand reads a second, and Postgres accepts 100 in all by default.
+pub const DEFAULT_MAX_CONNECTIONS: u32 = 10;
 
-/// A [`PostgresStore`] with a pool of its own, before it is built.
+/// The allowed deadlines. Postgres' own timeouts are fractions of them in whole ms, of which none
+/// may become 0, which stands for "no timeout". The engine cancels a call after 90 s and must not
+/// do it before the store itself reports what is certain.
+const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(10)..=LONGEST_DEADLINE;
+const DEADLINES_MAY_BE: &str = "10 ms to 60 s";
+
+/// Configures a [`PostgresStore`]. Created by [`PostgresStore::builder`] for a pool that the store
+/// opens itself, and by [`PostgresStore::from_pool`] for a pool of the application.
 #[derive(Clone)]
 #[must_use]
 pub struct PostgresStoreBuilder {
-    url: String,
+    pool: Pool,
     schema: String,
-    max_connections: u32,
+    /// `None`: the default of a pool of our own.
+    max_connections: Option<u32>,
     read_deadline: Duration,
     change_deadline: Duration,
     pooled: bool,
 }
 
+/// Where the connections come from.
+#[derive(Clone)]
+enum Pool {
+    /// A pool of our own. The URL's error is returned when the store is built.
+    Own(Result<ServerUrl, ServerUrlError>),
+    OfTheApplication(PgPool),
+}
+
 impl std::fmt::Debug for PostgresStoreBuilder {
-    /// Without the URL, which may contain a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PostgresStoreBuilder")
+        let mut shown = f.debug_struct("PostgresStoreBuilder");
+        match &self.pool {
+            Pool::Own(url) => shown.field("url", url),
+            Pool::OfTheApplication(_) => shown.field("pool", &"of the application"),
+        };
+        shown
             .field("schema", &self.schema)
             .field("max_connections", &self.max_connections)
             .field("read_deadline", &self.read_deadline)
             .field("change_deadline", &self.change_deadline)
             .field("pooled", &self.pooled)
-            .finish_non_exhaustive()
+            .finish()
+    }
+}
+
+impl PostgresStore {
+    /// Returns the builder of a store that opens a pool of its own at `url`
+    /// (`postgres://user:password@host/database`).
+    pub fn builder(url: impl AsRef<str>) -> PostgresStoreBuilder {
+        PostgresStoreBuilder::at(url.as_ref().parse())
+    }
+
+    /// Returns the builder of a store that uses the application's own pool, in the schema
+    /// `session_layer`.
+    ///
+    /// The pool keeps its settings. Set `statement_timeout` and `lock_timeout` there, below
+    /// [`DEFAULT_CHANGE_DEADLINE`], so that Postgres stops a statement when the store stops
+    /// waiting for it. [`close`](crate::store::SessionStore::close) leaves the pool open.
+    pub fn from_pool(pool: PgPool) -> PostgresStoreBuilder {
+        PostgresStoreBuilder::new(Pool::OfTheApplication(pool))
     }
 }
 
 impl PostgresStoreBuilder {
-    pub(super) fn new(url: &str) -> Self {
+    pub(crate) fn at(url: Result<ServerUrl, ServerUrlError>) -> Self {
+        Self::new(Pool::Own(url))
+    }
+
+    fn new(pool: Pool) -> Self {
         Self {
-            url: url.to_owned(),
-            schema: "session_layer".to_owned(),
-            max_connections: MAX_CONNECTIONS,
-            read_deadline: READ_DEADLINE,
-            change_deadline: CHANGE_DEADLINE,
+            pool,
+            schema: DEFAULT_SCHEMA.to_owned(),
+            max_connections: None,
+            read_deadline: DEFAULT_READ_DEADLINE,
+            change_deadline: DEFAULT_CHANGE_DEADLINE,
             pooled: false,
         }
     }
 
-    /// Which schema our tables are in: `[a-z_][a-z0-9_]{0,62}`, checked when the store is built.
+    /// Sets the schema of our tables: 1 to 63 of `a-z`, `0-9` and `_`, and the first is neither a
+    /// digit nor are the first three `pg_`. Postgres cuts longer names and reserves `pg_`.
     /// Defaults to `session_layer`.
     pub fn schema(mut self, name: impl Into<String>) -> Self {
         self.schema = name.into();
         self
     }
 
-    /// Connections at most; at least 1. Half of them are for validations and their touches, one is for the journal, the rest for
-    /// everything else. Defaults to 10.
+    /// Sets the maximum number of connections of a pool that the store opens: 1 to 1,000. It
+    /// cannot be set for a pool of the application. Defaults to [`DEFAULT_MAX_CONNECTIONS`].
+    ///
+    /// Half of them are for validations and their touches, one is for the journal, the rest for
+    /// everything else. If the server has fewer left for our role, validations get the first one,
+    /// and with three each of these parts has one.
     pub fn max_connections(mut self, most: u32) -> Self {
-        self.max_connections = most.max(1);
+        self.max_connections = Some(most);
         self
     }
 
-    /// How long a validation's read waits for a connection, and once it is sent for the answer. At most a minute; defaults to [`READ_DEADLINE`]. (The request waits no longer than its
-    /// budget.) Postgres itself ends a validation's a little earlier (`statement_timeout` at nine tenths of it): what
-    /// nobody waits for any more must not go on there, beside the next ones.
+    /// Sets how long a validation's read waits for a connection, and again for the reply once it
+    /// is sent: 10 ms to 60 s. A request waits no longer than its budget. Defaults to
+    /// [`DEFAULT_READ_DEADLINE`].
+    ///
+    /// In a pool of its own the store sets `statement_timeout` to nine tenths of it, so that
+    /// Postgres ends a read that no request waits for.
     pub fn read_deadline(mut self, deadline: Duration) -> Self {
-        self.read_deadline = deadline.min(LONGEST_DEADLINE);
+        self.read_deadline = deadline;
         self
     }
 
-    /// How long a change may take, waiting for a connection included; at most a minute. Defaults to
-    /// [`CHANGE_DEADLINE`]. Its first statement is sent in the first 45 % of it or not at all, and Postgres itself gives up a
-    /// little before us (`statement_timeout` at three quarters, `lock_timeout` at half of it): then it is certain that
-    /// nothing was changed, and nothing is left behind there. A list of a user's sessions has as long.
+    /// Sets how long a change may take, waiting for a connection included: 10 ms to 60 s. A list
+    /// of a user's sessions has as long. Defaults to [`DEFAULT_CHANGE_DEADLINE`].
+    ///
+    /// Its first statement is sent in the first 45 % of it or not at all. In a pool of its own the
+    /// store sets `statement_timeout` to three quarters and `lock_timeout` to half of it. It is
+    /// then certain that nothing was changed, and nothing is left behind in Postgres.
     pub fn change_deadline(mut self, deadline: Duration) -> Self {
-        self.change_deadline = deadline.min(LONGEST_DEADLINE);
+        self.change_deadline = deadline;
         self
     }
 
-    /// Set it behind a pooler in transaction mode, such as `PgBouncer`: no prepared statements are
-    /// kept, each statement has a transaction of its own (three more round trips), and no settings are
-    /// sent with the connection; set `statement_timeout`, `lock_timeout` and `row_security=off` on the
-    /// role instead. Defaults to `false`.
+    /// Sets whether a pooler in transaction mode, such as `PgBouncer`, is in front of Postgres.
+    /// Each statement then has a transaction of its own, which costs three more round trips.
+    /// Defaults to `false`.
+    ///
+    /// A pool of the store's own then keeps no prepared statements and sends no settings with the
+    /// connection: set `statement_timeout`, `lock_timeout` and `row_security=off` on the role. A
+    /// pool of the application needs `statement_cache_capacity(0)`.
     pub fn pooled(mut self, pooled: bool) -> Self {
         self.pooled = pooled;
         self
     }
 
-    /// The store. It connects when it is first used, so that an application can start while Postgres
-    /// is down. Needs a tokio runtime around it.
+    /// Returns the store. It connects when it is first used, so that an application can start
+    /// while Postgres is down. It does not look at our tables: see
+    /// [`migrate`](PostgresStore::migrate).
     ///
     /// # Errors
-    /// [`StoreError`] for a URL that is none of Postgres', or a schema name that is not allowed.
-    pub fn connect_lazy(self) -> Result<PostgresStore, StoreError> {
-        let schema = self.schema.parse()?;
-        let reading = self.max_connections / 2;
-        // With two or fewer, all is done over the same.
-        let journal = u32::from(self.max_connections > 2);
-        let (change, read) = (
-            self.change_deadline.as_millis(),
-            self.read_deadline.as_millis(),
-        );
-        let connections = self.connections(
-            self.max_connections - reading - journal,
-            (change * 3 / 4, change / 2),
-        )?;
-        let mut store = PostgresStore {
+    /// [`ConfigError`] names a setting that is not allowed. It also reports a URL that is not one
+    /// of Postgres ([`ServerUrlError`] lists the reasons), and a call outside of a Tokio runtime.
+    pub fn build(self) -> Result<PostgresStore, ConfigError> {
+        let Ok(schema) = self.schema.parse() else {
+            let name = "PostgresStoreBuilder::schema";
+            return Err(ConfigError::bad(name, self.schema, SCHEMA_NAME));
+        };
+        let name = "PostgresStoreBuilder::read_deadline";
+        ConfigError::check_range(name, self.read_deadline, &DEADLINES, DEADLINES_MAY_BE)?;
+        let name = "PostgresStoreBuilder::change_deadline";
+        ConfigError::check_range(name, self.change_deadline, &DEADLINES, DEADLINES_MAY_BE)?;
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(ConfigError::NoRuntime);
+        }
+        let store = match &self.pool {
+            Pool::Own(Ok(url)) => self.over_own_pool(url, schema)?,
+            Pool::Own(Err(error)) => return Err(ConfigError::postgres_url(error.clone())),
+            Pool::OfTheApplication(_) if self.max_connections.is_some() => {
+                return Err(ConfigError::Combination(
+                    "PostgresStoreBuilder::max_connections has no effect on a pool of the \
+                     application: set it where the pool is made",
+                ));
+            }
+            Pool::OfTheApplication(pool) => {
+                PostgresStore::over(Connections::new(pool.clone(), false), schema)
+            }
+        };
+        Ok(PostgresStore {
             read_deadline: self.read_deadline,
             change_deadline: self.change_deadline,
             pooled: self.pooled,
+            ..store
+        })
+    }
+
+    fn over_own_pool(
+        &self,
+        url: &ServerUrl,
+        schema: SchemaName,
+    ) -> Result<PostgresStore, ConfigError> {
+        let max_connections = self.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
+        let name = "PostgresStoreBuilder::max_connections";
+        ConfigError::check_range(name, max_connections, &(1..=1_000), "1 to 1000")?;
+        let options = PostgresStore::connect_options(url).map_err(ConfigError::postgres_url)?;
+        let pool = |most, timeouts| self.connections(&options, most, timeouts);
+        let reading = max_connections / 2;
+        // With two or fewer, all is done over the same.
+        let journal = u32::from(max_connections > 2);
+        let (change, read) = (self.change_deadline.as_millis(), self.read_deadline.as_millis());
+        let connections = pool(max_connections - reading - journal, (change * 3 / 4, change / 2));
+        let changes = connections.most().saturating_sub(1).max(1);
+        let mut store = PostgresStore {
+            max_concurrent_changes: usize::try_from(changes).unwrap_or(usize::MAX),
             ..PostgresStore::over(connections, schema)
         };
         if reading > 0 {
             // The lock's first, so that it is named.
-            let (ends, lock) = ((read * 9 / 10).max(1), (read * 8 / 10).max(1));
-            store.reading = self.connections(reading, (ends, lock))?;
-            // One is for the touch that may be under way.
+            let reading_alone = pool(reading, (read * 9 / 10, read * 8 / 10));
+            // A role, or a server, may have fewer connections left than the pools may open.
+            // Validations come first; of the others each pool has one.
+            store.reading = reading_alone.clone().taking_from(&store.connections, 0);
+            store.connections = store.connections.taking_from(&reading_alone, 1);
+            // One connection is for a touch.
             let reads = reading.saturating_sub(1).max(1);
-            store.reads_at_once = usize::try_from(reads).unwrap_or(usize::MAX);
+            store.max_concurrent_reads = usize::try_from(reads).unwrap_or(usize::MAX);
         }
         if journal > 0 {
-            let timeouts = (JOURNAL_AT_MOST.as_millis(), change / 2);
-            store.journal = self.connections(journal, timeouts)?;
+            let journal = pool(journal, (JOURNAL_PAGE_DEADLINE.as_millis() * 9 / 10, change / 4));
+            store.journal = journal.taking_from(&store.connections, 1);
         }
         Ok(store)
     }
 
-    fn connections(&self, most: u32, timeouts: (u128, u128)) -> Result<Connections, StoreError> {
+    fn connections(
+        &self,
+        options: &PgConnectOptions,
+        most: u32,
+        timeouts: (u128, u128),
+    ) -> Connections {
         let pool = PgPoolOptions::new()
             .max_connections(most)
-            // The deadlines bound every wait; this one is for those who open on behalf of callers
-            // that have gone.
+            // The deadlines limit every wait. This limits tasks whose callers left.
             .acquire_timeout(self.change_deadline.max(self.read_deadline))
-            // A dead one is found by using it: no ping before each read.
+            // A broken connection is detected by its use, without a ping before each read.
             .test_before_acquire(false)
-            .connect_lazy_with(self.connect_options(timeouts)?);
-        Ok(Connections::new(pool, true))
+            .connect_lazy_with(self.with_settings(options.clone(), timeouts));
+        Connections::new(pool, true)
     }
 
     /// `statement` and `lock`: after how many ms Postgres gives up.
-    fn connect_options(
+    fn with_settings(
         &self,
+        options: PgConnectOptions,
         (statement, lock): (u128, u128),
-    ) -> Result<PgConnectOptions, StoreError> {
-        // What the URL was is not repeated: it may contain a password.
-        let bad = |message: &str| StoreError::new(StoreErrorKind::Other, message);
-        if !self.url.starts_with("postgres://") && !self.url.starts_with("postgresql://") {
-            return Err(bad(
-                "not a URL of Postgres: it starts with postgres:// or postgresql://",
-            ));
-        }
-        if let Some(unknown) = unknown_parameter(&self.url) {
-            return Err(bad(&format!(
-                "the Postgres URL has a parameter `{unknown}` that nobody knows"
-            )));
-        }
-        // Its own words may repeat parts of the URL.
-        let mut options = PgConnectOptions::from_str(&self.url)
-            .map_err(|_its_words| bad("the Postgres URL cannot be read"))?
-            .disable_statement_logging();
+    ) -> PgConnectOptions {
+        let mut options = options.disable_statement_logging();
         if options.get_application_name().is_none() {
             options = options.application_name("session-layer");
         }
         if self.pooled {
-            // PgBouncer refuses every startup option that it does not know, and sqlx sends this one by itself.
-            // We read no floats.
+            // PgBouncer rejects every startup option that it does not know, and sqlx sends this one
+            // by default. We read no floats.
             let options = options.extra_float_digits(None);
-            return Ok(options.statement_cache_capacity(0));
+            return options.statement_cache_capacity(0);
         }
         let change = self.change_deadline.as_millis();
-        Ok(options.options([
+        options.options([
             ("statement_timeout", statement.to_string()),
             ("lock_timeout", lock.to_string()),
-            // A process that stops in the middle of a change must not hold its locks for ever.
-            (
-                "idle_in_transaction_session_timeout",
-                (change * 2).to_string(),
-            ),
+            // A process that stops during a change must not hold its locks for ever.
+            ("idle_in_transaction_session_timeout", (change * 2).to_string()),
             ("row_security", "off".to_owned()),
-            // Nothing of ours runs long enough to be worth compiling.
+            // Our statements are too short to be worth compiling.
             ("jit", "off".to_owned()),
             ("default_transaction_isolation", "read committed".to_owned()),
-        ]))
+            // Operators and functions of a schema that other roles may write to must not replace
+            // those of Postgres.
+            ("search_path", "pg_catalog,pg_temp".to_owned()),
+        ])
     }
-}
-
-/// The parameters that sqlx knows. Of any other it logs name and value, and the value of a misspelt
-/// one may be a password.
-const PARAMETERS: [&str; 19] = [
-    "sslmode",
-    "ssl-mode",
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
-    "statement-cache-capacity",
-    "host",
-    "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "application_name",
-    "options",
-    "passfile",
-];
-
-/// The name, never the value, of a parameter that is none of those.
-fn unknown_parameter(url: &str) -> Option<&str> {
-    let (_, query) = url.split_once('?')?;
-    let names = query
-        .split(['&', '#'])
-        .filter_map(|pair| pair.split('=').next());
-    names
-        .filter(|name| !name.is_empty())
-        .find(|name| !PARAMETERS.contains(name) && !name.starts_with("options["))
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_password_is_never_shown() {
-        let builder = PostgresStore::builder("postgres://u:secret@h/d");
-        assert!(!format!("{builder:?}").contains("secret"));
-        for bad in [
-            "mysql://u:secret@h/d",
-            "postgres://u:secret@h:port/d",
-            "postgres://h/d?pasword=secret",
-            "postgres://h/d?sslmode=secret",
-        ] {
-            let error = PostgresStore::builder(bad).connect_lazy().unwrap_err();
-            assert!(!format!("{error:?} {error}").contains("secret"));
+    fn builder() -> PostgresStoreBuilder {
+        PostgresStore::builder("postgres://h/d")
+    }
+
+    fn on_own_pool() -> PostgresStoreBuilder {
+        PostgresStore::from_pool(PgPool::connect_lazy("postgres://h/d").unwrap())
+    }
+
+    fn error(builder: PostgresStoreBuilder) -> String {
+        builder.build().unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn bad_setting_is_named_with_its_value_and_range() {
+        for builder in [builder, on_own_pool] {
+            let injected = "Robert'); DROP TABLE";
+            for name in ["", "1a", "A", "pg_x", injected, &"a".repeat(64)] {
+                let start = format!("PostgresStoreBuilder::schema is `{name}`: it may be 1 to 63");
+                let error = error(builder().schema(name));
+                assert!(error.starts_with(&start), "{error}");
+            }
+            let short = Duration::from_millis(9);
+            let range = "it may be 10 ms to 60 s";
+            assert_eq!(
+                error(builder().read_deadline(short)),
+                format!("PostgresStoreBuilder::read_deadline is `9ms`: {range}")
+            );
+            let long = Duration::from_millis(60_001);
+            assert_eq!(
+                error(builder().change_deadline(long)),
+                format!("PostgresStoreBuilder::change_deadline is `60.001s`: {range}")
+            );
+            for deadline in [short + Duration::from_millis(1), LONGEST_DEADLINE] {
+                assert!(builder().read_deadline(deadline).build().is_ok());
+                assert!(builder().change_deadline(deadline).build().is_ok());
+            }
+        }
+        for most in [0, 1_001] {
+            let expected =
+                format!("PostgresStoreBuilder::max_connections is `{most}`: it may be 1 to 1000");
+            assert_eq!(error(builder().max_connections(most)), expected);
+        }
+        for most in [1, 1_000] {
+            assert!(builder().max_connections(most).build().is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn application_pool_has_its_own_number_of_connections() {
+        let refused = on_own_pool().max_connections(5).build();
+        assert!(matches!(refused, Err(ConfigError::Combination(_))), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn bad_url_is_refused_without_repeating_it() {
+        for url in ["redis://u:hunter2@h", "hunter2", ""] {
+            let refused = PostgresStore::builder(url).build().unwrap_err();
+            assert!(matches!(refused, ConfigError::BadUrl { .. }), "{refused:?}");
+            assert!(!format!("{refused} {refused:?}").contains("hunter2"));
         }
     }
 
     #[test]
-    fn a_bad_schema_name_says_what_one_may_be() {
-        let error = PostgresStore::builder("postgres://h/d")
-            .schema("Robert'); DROP TABLE")
-            .connect_lazy()
-            .unwrap_err();
-        assert!(error.to_string().contains("session_layer"), "{error}");
+    fn store_needs_a_runtime() {
+        assert!(matches!(builder().build(), Err(ConfigError::NoRuntime)));
+    }
+
+    #[tokio::test]
+    async fn no_timeout_of_the_shortest_deadline_is_zero() {
+        let shortest = *DEADLINES.start();
+        let ms = shortest.as_millis();
+        let builder = builder().read_deadline(shortest).change_deadline(shortest);
+        let options = PgConnectOptions::new();
+        for timeouts in [(ms * 3 / 4, ms / 2), (ms * 9 / 10, ms * 8 / 10), (1_000, ms / 4)] {
+            let options = builder.with_settings(options.clone(), timeouts);
+            let sent = options.get_options().unwrap().to_owned();
+            assert!(!sent.contains("timeout=0"), "{sent}");
+        }
     }
 }

@@ -1,9 +1,8 @@
-//! Changes to one session that is alive: its data, its token, when it was last seen.
+//! Changes to one active session: its data, its token, its last use.
 //!
-//! Each is one statement that returns, beside the session as it is now (if the change was made), what
-//! the session was when the statement began. Where that says the change should have been made and it
-//! was not, someone else's change came in between; or row-level security let us read the row but not
-//! change it.
+//! Each is one statement. It returns the session after the change, if it was made, and the session
+//! when the statement began. If the change should have been made and was not, another change came
+//! in between. Otherwise row-level security permits reading the row but not changing it.
 
 use std::time::Duration;
 
@@ -14,17 +13,17 @@ use sqlx::types::Uuid;
 use tokio::time::sleep;
 
 use super::PostgresStore;
-use super::ask::{Statement, micros, statement};
+use super::execute::{Statement, micros, statement};
 use super::rows::{self, DIGESTS, Facts, unexpected};
-use crate::error::StoreError;
-use crate::session::SessionId;
+use crate::model::error::{StoreError, StoreErrorKind};
+use crate::model::session::SessionId;
+use crate::model::token::TokenDigest;
 use crate::store::Change;
-use crate::token::TokenDigest;
 
-/// How often a touch looks at a row that somebody else is changing.
-const LOOKS: u32 = 4;
-/// Longer than another touch takes.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// How often a touch tries a row that is locked or has just changed.
+const TRIES: u32 = 4;
+/// The delay between tries, which is longer than another touch takes.
+const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
 impl PostgresStore {
     pub(super) async fn update_data(
@@ -33,11 +32,13 @@ impl PostgresStore {
         version: i64,
         data: &RawValue,
     ) -> Result<Change, StoreError> {
-        let update = statement(&self.statements.update)
-            .bind(Uuid::from_bytes(*id.as_bytes()))
-            .bind(version)
-            .bind(data.get().to_owned());
-        self.change_one(update).await
+        self.change_one(|| {
+            statement(&self.statements.update)
+                .bind(Uuid::from_bytes(*id.as_bytes()))
+                .bind(version)
+                .bind(data.get().to_owned())
+        })
+        .await
     }
 
     pub(super) async fn rotate_token(
@@ -46,19 +47,21 @@ impl PostgresStore {
         new: TokenDigest,
         grace: Duration,
     ) -> Result<Change, StoreError> {
-        let rotate = statement(&self.statements.rotate)
-            .bind(old.as_bytes().to_vec())
-            .bind(new.as_bytes().to_vec())
-            .bind(micros(grace));
-        self.change_one(rotate).await
+        self.change_one(|| {
+            statement(&self.statements.rotate)
+                .bind(old.as_bytes().to_vec())
+                .bind(new.as_bytes().to_vec())
+                .bind(micros(grace))
+        })
+        .await
     }
 
-    /// Two touches at once are no conflict. One that came too late for its own, or finds the row locked,
-    /// looks again: the other may have been a touch, or a revocation. Of a row that stays locked there is
-    /// nothing to say.
+    /// Records a use of the session. Two concurrent touches are no conflict. A touch that comes
+    /// after another one, or finds the row locked, tries again: the other change may have been a
+    /// revocation. If the row stays locked, the result is a conflict.
     ///
-    /// It is part of a validation, and has the connections of those: the others may all be waiting for
-    /// locks. Like a read it may be made twice.
+    /// A touch is part of a validation and uses its connections, because the others may all be
+    /// waiting for locks. Like a read, it may be sent twice.
     pub(super) async fn touch_session(
         &self,
         id: SessionId,
@@ -69,91 +72,93 @@ impl PostgresStore {
                 .bind(Uuid::from_bytes(*id.as_bytes()))
                 .bind(micros(granularity))
         };
-        for look in 0..LOOKS {
-            if look > 0 {
-                sleep(BETWEEN_LOOKS).await;
+        for tried in 0..TRIES {
+            if tried > 0 {
+                sleep(BETWEEN_TRIES).await;
             }
-            let found = self
-                .read_over(&self.reading, self.validations(), touch)
-                .await?;
-            let (row, facts) = answer(&found)?;
+            let found = self.read_over(&self.reading, self.validations(), touch).await?;
+            let (row, facts) = first_row(&found)?;
             match outcome(row, &facts)? {
-                Outcome::Made | Outcome::Unneeded => return made(row),
-                Outcome::Dead => return Ok(Change::NoSession),
-                Outcome::Overtaken => {}
+                ChangeOutcome::Made | ChangeOutcome::Unneeded => return made(row),
+                ChangeOutcome::Ended => return Ok(Change::NoSession),
+                ChangeOutcome::Overtaken => {}
             }
         }
         Ok(Change::Conflict)
     }
 
-    async fn change_one(&self, change: Statement) -> Result<Change, StoreError> {
+    async fn change_one(
+        &self,
+        change: impl Fn() -> Statement + Send + Sync,
+    ) -> Result<Change, StoreError> {
         let found = self.change_once(change).await?;
-        let (row, facts) = answer(&found)?;
+        let (row, facts) = first_row(&found)?;
         match outcome(row, &facts)? {
-            Outcome::Made => made(row),
-            Outcome::Dead => Ok(Change::NoSession),
-            Outcome::Unneeded | Outcome::Overtaken => Ok(Change::Conflict),
+            ChangeOutcome::Made => made(row),
+            ChangeOutcome::Ended => Ok(Change::NoSession),
+            ChangeOutcome::Unneeded | ChangeOutcome::Overtaken => Ok(Change::Conflict),
         }
     }
 }
 
-/// What the answer to a change says: what was made, and what the session was when the statement began. (A rotation
-/// expects the token, an update the version, a touch that the last one is long enough ago.)
-///
-/// | `made` | `was` | `alive` | `expected` | outcome | to an update or a rotation | to a touch |
+/// The result of a change, from the row after the change and the row when the statement began. A
+/// rotation expects the token, an update the version, and a touch that the last one is old enough.
+/// | `made` | `was` | `alive` | `expected` | result | of an update or rotation | of a touch |
 /// |---|---|---|---|---|---|---|
 /// | a row | – | – | – | `Made` | made | made |
-/// | – | none | – | – | `Dead` | no such session | no such session |
-/// | – | a row | no | – | `Dead` | no such session | no such session |
-/// | – | a row | yes | no | `Unneeded` | a conflict | made, by another |
-/// | – | a row | yes | yes | `Overtaken` | a conflict | look again |
-enum Outcome {
+/// | – | none | – | – | `Ended` | no such session | no such session |
+/// | – | a row | no | – | `Ended` | no such session | no such session |
+/// | – | a row | yes | no | `Unneeded` | a conflict | made by another touch |
+/// | – | a row | yes | yes | `Overtaken` | a conflict | try again |
+enum ChangeOutcome {
     Made,
-    Dead,
+    Ended,
     Unneeded,
     Overtaken,
 }
 
-fn answer(found: &[PgRow]) -> Result<(&PgRow, Facts), StoreError> {
+fn first_row(found: &[PgRow]) -> Result<(&PgRow, Facts), StoreError> {
     let facts = Facts::of(found)?;
-    let row = found
-        .first()
-        .ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
+    let row = found.first().ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
     Ok((row, facts))
 }
 
-fn outcome(row: &PgRow, facts: &Facts) -> Result<Outcome, StoreError> {
+fn outcome(row: &PgRow, facts: &Facts) -> Result<ChangeOutcome, StoreError> {
     if rows::session_id(row, "made").map_err(unexpected)?.is_some() {
-        return Ok(Outcome::Made);
+        return Ok(ChangeOutcome::Made);
     }
     if rows::session_id(row, "was").map_err(unexpected)?.is_none() {
-        facts.no_session()?;
-        return Ok(Outcome::Dead);
+        facts.sessions_visible()?;
+        return Ok(ChangeOutcome::Ended);
     }
-    facts.compared(row)?;
+    facts.epoch_visible(row)?;
     let is = |column| {
-        row.try_get::<Option<bool>, _>(column)
-            .map(|value| value == Some(true))
-            .map_err(unexpected)
+        row.try_get::<Option<bool>, _>(column).map(|value| value == Some(true)).map_err(unexpected)
     };
     if !is("alive")? {
-        return Ok(Outcome::Dead);
+        return Ok(ChangeOutcome::Ended);
     }
     if !is("expected")? {
-        return Ok(Outcome::Unneeded);
+        return Ok(ChangeOutcome::Unneeded);
     }
-    facts.no_session()?;
-    Ok(Outcome::Overtaken)
+    facts.sessions_visible()?;
+    Ok(ChangeOutcome::Overtaken)
 }
 
 fn made(row: &PgRow) -> Result<Change, StoreError> {
+    // The change is committed, even if the row cannot be read.
+    let unreadable = |error| {
+        StoreError::new(
+            StoreErrorKind::Uncertain,
+            "the session was changed, but its row cannot be read: correct it, or delete it to end \
+             the session",
+        )
+        .with_source(error)
+    };
     let session = rows::session(row)
-        .map_err(unexpected)?
+        .map_err(unreadable)?
         .ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
     let mut digests = Vec::new();
     rows::gather(&mut digests, row, &DIGESTS).map_err(unexpected)?;
-    Ok(Change::Made {
-        session,
-        digests: rows::each_once(digests),
-    })
+    Ok(Change::Made { session, digests: rows::each_once(digests) })
 }

@@ -1,52 +1,79 @@
-//! Connections: lent, bounded in time, and never left behind in the middle of an answer.
+//! Connections. Every wait for one is limited, and none returns to the pool with an unread reply.
 //!
-//! Two things that sqlx's pool does not do by itself, and that would empty it for good under a
-//! network that swallows packets:
+//! This module adds two things to sqlx's pool. Without them, a network that drops packets would
+//! empty it for good:
 //!
-//! - A future dropped between question and answer puts its connection back into the pool, where
-//!   cleaning it up waits for an answer that never comes, and its permit with it. A [`Connection`]
-//!   that was not [given back](Connection::give_back) leaves the pool instead.
-//! - Giving a connection back pings it, without a limit. Here that has one.
+//! - A future dropped between query and reply returns its connection to the pool. Its cleanup there
+//!   waits for a reply that never comes, and keeps the permit. A [`Connection`] that was not
+//!   [released](Connection::release) leaves the pool instead.
+//! - sqlx pings a connection when it is released, without a timeout. Here the ping has one.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::connect_failure::{ConnectFailure, InUse};
 use super::errors;
-use super::refusal::{Lent, Refusal};
-use crate::error::StoreError;
+use crate::model::error::StoreError;
+use crate::model::lock::lock;
 
-/// How long opening a connection may go on after its caller gave up: a database far away, with TLS,
-/// takes longer than one read may, and would else never be reached at all.
+/// How long opening a connection may continue after its caller timed out. A distant database with
+/// TLS takes longer than one read may, and could otherwise never be reached.
 pub(super) const OPENING: Duration = Duration::from_secs(5);
-/// How long one attempt at a connection of ours may take at first. Each that takes longer doubles it for the next,
-/// up to [`OPENING`]: what was sent while the server or its network was away may never be answered (a container
-/// that starts, a packet sent again after a second), and a new attempt is at once.
+/// How long the first attempt to connect may take. Each attempt that takes longer doubles the
+/// limit, up to [`OPENING`]. A packet sent while the server or its network was away may get no
+/// reply (a container that starts, a retransmission after a second). A new attempt gets one at
+/// once.
 const ATTEMPT: Duration = Duration::from_millis(250);
-/// How many callers are being got a connection at once; the others wait for their turn. Ten connections are open
-/// after a few tens of ms all the same. Once an attempt was not answered in time it is one at a time: a Postgres that
-/// hangs has to take in and drop whatever it finds at its door when it wakes up, and answers nobody meanwhile.
+/// The maximum of concurrent attempts to connect. Ten connections are still open after a few tens
+/// of ms. After an attempt that timed out, they are serialized. A hanging Postgres must process and
+/// drop all pending connections when it recovers, and is silent meanwhile.
 const OPENED_AT_ONCE: u32 = 3;
-/// How long the ping at giving a connection back may take.
-const GIVING_BACK: Duration = Duration::from_secs(1);
+/// How soon a connection that was closed in another pool is opened here. sqlx may wait for tens of
+/// ms between attempts.
+const TAKEN_WITHIN: Duration = Duration::from_millis(200);
+/// How long the ping may take when a connection is released.
+const RELEASING: Duration = Duration::from_secs(1);
 
-/// The pool, ours or the application's.
+/// The pool, which is the store's own or the application's.
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
     pool: PgPool,
-    /// Ours: no hooks of the application's to run, and ours to close.
+    /// Whether the pool is the store's own. It then has no hooks to run, and the store closes it.
     own: bool,
-    /// Turns at getting a connection for a caller, who may have gone by then.
+    /// Permits to open a connection for a caller, who may have left by then.
     opening: Arc<Semaphore>,
-    /// How many ms an attempt may take, as learnt.
+    /// The current limit of an attempt, in ms.
     attempt_limit: Arc<AtomicU64>,
-    refusal: Refusal,
+    failure: ConnectFailure,
+    state: PoolState,
+    /// The store's other pools, which close a connection if this one gets none.
+    siblings: Arc<[Sibling]>,
+}
+
+/// The state of a pool that a released connection needs. Clones share it.
+#[derive(Debug, Clone, Default)]
+struct PoolState {
+    /// Notified when a connection has been released.
+    returned: Arc<Notify>,
+    /// Whether another pool needs a connection. The next one that is released is then closed.
+    close_next: Arc<AtomicBool>,
+}
+
+/// Another pool of the same store.
+#[derive(Debug)]
+struct Sibling {
+    connections: Connections,
+    /// The number of connections that it keeps.
+    keeps: u32,
+    /// When it last closed a connection for another pool.
+    closed: Mutex<Option<Instant>>,
 }
 
 impl Connections {
@@ -56,58 +83,92 @@ impl Connections {
             own,
             opening: Arc::new(Semaphore::new(OPENED_AT_ONCE as usize)),
             attempt_limit: Arc::default(),
-            refusal: Refusal::default(),
+            failure: ConnectFailure::default(),
+            state: PoolState::default(),
+            siblings: Arc::default(),
         }
+    }
+
+    /// Lets this pool take a connection from `other` if the server has none left for it. `other`
+    /// keeps this many.
+    pub(super) fn taking_from(self, other: &Self, keeps: u32) -> Self {
+        let sibling = Sibling {
+            // `other` gets no siblings, so it takes no replacement from a third pool.
+            connections: Self { siblings: Arc::default(), ..other.clone() },
+            keeps,
+            closed: Mutex::default(),
+        };
+        Self { siblings: Arc::new([sibling]), ..self }
+    }
+
+    /// Returns whether the pool is the store's own.
+    pub(super) fn is_own(&self) -> bool {
+        self.own
     }
 
     pub(super) fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// How many connections there may be: how many in a row may turn out to be dead.
+    /// Returns the maximum of connections, which is also how many in a row may be broken.
     pub(super) fn most(&self) -> u32 {
         self.pool.options().get_max_connections()
     }
 
-    /// A connection that was alive when it was last used. Where Postgres refuses new ones and none of ours
-    /// is left, the reason. (Of an application's pool others may hold connections that come back: there
-    /// it is waited for, to the deadline.)
-    pub(super) async fn get(&self) -> Result<Connection, StoreError> {
+    /// Acquires a connection that worked when it was last used. Returns the reason if Postgres
+    /// rejects new ones and the store's own pool has none left. An application's pool is waited for
+    /// until the deadline, because the application may release connections.
+    pub(super) async fn acquire(&self) -> Result<Connection, StoreError> {
         if !self.own {
             return self.open().await;
         }
-        // An idle one of ours is taken as it is. An application's pool may have hooks that prepare
-        // it, and they run in `acquire` only.
+        // An idle connection of the store's own pool is used as it is. An application's pool may
+        // have hooks that prepare it, which run in `acquire` only.
         if let Some(idle) = self.pool.try_acquire() {
-            return Ok(self.lend(idle));
+            return Ok(self.wrap(idle));
         }
-        if let Some(refused) = self.refusal.now() {
-            return Err(refused);
+        if let Some(failed) = self.failure.now() {
+            return Err(failed);
         }
         let opened = async {
-            self.refusal.over(&self.pool).await;
+            self.failure.until_over(&self.pool).await;
             self.open().await
         };
+        // If the server has no connection left, sqlx does not notice a released one.
+        let returned = async {
+            loop {
+                self.state.returned.notified().await;
+                if let Some(idle) = self.pool.try_acquire() {
+                    return idle;
+                }
+            }
+        };
+        let siblings = Arc::clone(&self.siblings);
+        let make_room = move || siblings.iter().any(Sibling::close_one);
+        let limit = || self.attempt_limit();
+        let failed = self.failure.detect(&self.pool, limit, make_room);
         tokio::select! {
             biased;
             opened = opened => opened,
-            refused = self.refusal.hear(&self.pool, || self.attempt_limit()) => Err(refused),
+            idle = returned => Ok(self.wrap(idle)),
+            failed = failed => Err(failed),
         }
     }
 
-    /// [`get`](Self::get), given up then: `waited` after it was asked for.
-    pub(super) async fn get_by(
+    /// Acquires a connection as [`acquire`](Self::acquire) does, with a timeout at `by`, which is
+    /// `waited` after the call.
+    pub(super) async fn acquire_by(
         &self,
         by: Instant,
         waited: Duration,
     ) -> Result<Connection, StoreError> {
-        let got = timeout_at(by, self.get()).await;
+        let got = timeout_at(by, self.acquire()).await;
         got.unwrap_or_else(|_elapsed| Err(errors::no_connection(waited, self.all_in_use())))
     }
 
-    /// A connection as soon as there is one. Opening it goes on when the caller leaves: of a Postgres that
-    /// hangs, each caller who began to connect and left would else leave a connection behind that it has to
-    /// take in and drop when it wakes up. (Of 200 callers a second that was a second and a half.)
+    /// Opens a connection. The attempt continues if the caller leaves. Otherwise each caller who
+    /// left would leave a connection behind, and a hanging Postgres must process and drop all of
+    /// them when it recovers. With 200 callers a second, that took a second and a half.
     async fn open(&self) -> Result<Connection, StoreError> {
         let alone = self.own && self.attempt_limit() > ATTEMPT;
         let turns = if alone { OPENED_AT_ONCE } else { 1 };
@@ -125,7 +186,7 @@ impl Connections {
             };
             drop(permit);
             if let Err(Ok(unwanted)) = give.send(opened) {
-                unwanted.give_back();
+                unwanted.release();
             }
         });
         match get.await {
@@ -134,35 +195,32 @@ impl Connections {
         }
     }
 
-    /// A connection that answers. A change is sent over none that has not just answered, for one
-    /// lost to a connection that died while it was idle would count as perhaps committed.
+    /// Acquires a connection that has just replied to a ping. A change needs one: a change lost to
+    /// a connection that broke while idle would count as perhaps committed.
     ///
-    /// `patience` is for one of them, since others may answer where this one does not; `wait` for all together.
-    pub(super) async fn get_answering(
+    /// `patience` limits one ping, because another connection may reply. `wait` limits all.
+    pub(super) async fn acquire_checked(
         &self,
         patience: Duration,
         wait: Duration,
     ) -> Result<Connection, StoreError> {
         let by = Instant::now() + wait;
-        let mut dead = 0;
+        let mut broken = 0;
         loop {
-            let mut connection = self.get_by(by, wait).await?;
+            let mut connection = self.acquire_by(by, wait).await?;
             let ping_by = by.min(Instant::now() + patience);
             match timeout_at(ping_by, connection.ping()).await {
                 Ok(Ok(())) => return Ok(connection),
-                Ok(Err(error)) if dead >= self.most() => return Err(self.explain(error)),
-                Ok(Err(_)) | Err(_) => dead += 1,
+                Ok(Err(error)) if broken >= self.most() => return Err(self.explain(error)),
+                Ok(Err(_)) | Err(_) => broken += 1,
             }
         }
     }
 
-    /// One attempt; `None`: it took too long. In an application's pool it has a place in a queue, and keeps it.
+    /// Makes one attempt, and returns `None` if it timed out. In an application's pool it has a
+    /// place in a queue, and keeps it.
     async fn attempt(&self) -> Option<Result<Connection, StoreError>> {
-        let limit = if self.own {
-            self.attempt_limit()
-        } else {
-            OPENING
-        };
+        let limit = if self.own { self.attempt_limit() } else { OPENING };
         let began = Instant::now();
         let opened = timeout(limit, self.wait()).await.ok();
         let next = match opened {
@@ -180,15 +238,11 @@ impl Connections {
     }
 
     async fn wait(&self) -> Result<Connection, StoreError> {
-        self.pool
-            .acquire()
-            .await
-            .map(|lent| self.lend(lent))
-            .map_err(|error| self.explain(error))
+        self.pool.acquire().await.map(|got| self.wrap(got)).map_err(|error| self.explain(error))
     }
 
-    fn lend(&self, lent: PoolConnection<Postgres>) -> Connection {
-        Connection(Some((lent, self.refusal.lend())))
+    fn wrap(&self, in_use: PoolConnection<Postgres>) -> Connection {
+        Connection(Some((in_use, self.failure.count_use(), self.state.clone())))
     }
 
     fn explain(&self, error: sqlx::Error) -> StoreError {
@@ -200,34 +254,63 @@ impl Connections {
         }
     }
 
-    /// How many there are, where all there may be are in use.
+    /// Returns the number of connections, if all that the pool may have are in use.
     fn all_in_use(&self) -> Option<u32> {
         let size = self.pool.size();
         (size >= self.most() && self.pool.num_idle() == 0).then_some(size)
     }
 
-    /// Closes what we opened.
+    /// Closes the pool if it is the store's own.
     pub(super) async fn close(&self) {
         if self.own {
-            // It waits for connections that are lent; those come back or are dropped by then.
+            // It waits for connections in use. They are released or dropped by then.
             let _ = timeout(OPENING, self.pool.close()).await;
         }
     }
 }
 
-/// A connection lent by the pool. Dropped without being given back, it is closed: someone stopped
-/// waiting in the middle of an answer.
+/// A connection in use. It is closed if it is dropped before its release, because its caller left
+/// before the end of a reply.
 #[derive(Debug)]
-pub(super) struct Connection(Option<(PoolConnection<Postgres>, Lent)>);
+pub(super) struct Connection(Option<(PoolConnection<Postgres>, InUse, PoolState)>);
+
+impl Sibling {
+    /// Closes a connection of this pool: an idle one now, or else the next one released. Returns
+    /// `false` if it has none to spare. It closes one at a time, because the server has none left
+    /// until the other pool has used it.
+    fn close_one(&self) -> bool {
+        let Self { connections, keeps, closed } = self;
+        let mut closed = lock(closed);
+        if closed.is_some_and(|closed| closed.elapsed() < TAKEN_WITHIN) {
+            return true;
+        }
+        if connections.pool.size() <= *keeps {
+            return false;
+        }
+        *closed = Some(Instant::now());
+        match connections.pool.try_acquire() {
+            Some(idle) => {
+                tokio::spawn(timeout(RELEASING, idle.close()));
+            }
+            None => connections.state.close_next.store(true, Ordering::SeqCst),
+        }
+        true
+    }
+}
 
 impl Connection {
-    /// Back to the pool: every answer was read to its end.
-    pub(super) fn give_back(mut self) {
-        if let Some((mut connection, lent)) = self.0.take() {
+    /// Releases the connection to the pool, after every reply was read to its end.
+    pub(super) fn release(mut self) {
+        if let Some((mut connection, in_use, state)) = self.0.take() {
             tokio::spawn(async move {
-                // Dropping this future in time gives the permit back and closes the connection.
-                let _ = timeout(GIVING_BACK, connection.return_to_pool()).await;
-                drop(lent);
+                // A timeout drops these futures, which closes the connection.
+                if state.close_next.swap(false, Ordering::SeqCst) {
+                    let _ = timeout(RELEASING, connection.close()).await;
+                } else {
+                    let _ = timeout(RELEASING, connection.return_to_pool()).await;
+                }
+                drop(in_use);
+                state.returned.notify_one();
             });
         }
     }
@@ -235,24 +318,24 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some((connection, _lent)) = self.0.take() {
+        if let Some((connection, ..)) = self.0.take() {
             drop(connection.detach());
         }
     }
 }
 
-const LENT: &str = "a connection is lent until it is given back";
+const PRESENT: &str = "a connection is present until it is released";
 
 impl Deref for Connection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.0.as_ref().expect(LENT).0
+        &self.0.as_ref().expect(PRESENT).0
     }
 }
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0.as_mut().expect(LENT).0
+        &mut self.0.as_mut().expect(PRESENT).0
     }
 }

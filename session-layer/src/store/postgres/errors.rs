@@ -1,4 +1,4 @@
-//! From what sqlx reports to what it means for the caller, by SQLSTATE, never by text.
+//! Mapping of sqlx's errors to store errors, by SQLSTATE and never by text.
 
 use std::error::Error as _;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -6,30 +6,29 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use super::rows::quoted;
-use crate::error::{StoreError, StoreErrorKind as Kind};
+use crate::model::error::{StoreError, StoreErrorKind as Kind};
 
-/// How far a call has come. Once a change has left for the server, and until its answer, losing the
-/// connection leaves it open whether it was made.
+/// The progress of a call. If the connection is lost after a change was sent and before its reply,
+/// it is unknown whether the change was made.
 #[derive(Debug, Default)]
 pub(super) struct Progress(AtomicU8);
 
 const CONNECTING: u8 = 0;
-const ASKING: u8 = 1;
+const READING: u8 = 1;
 const CHANGING: u8 = 2;
 
 impl Progress {
-    /// Waiting for a connection.
+    /// Records that the call waits for a connection.
     pub(super) fn connecting(&self) {
         self.0.store(CONNECTING, Ordering::Relaxed);
     }
 
-    /// There is a connection, and nothing on its way that changes anything.
-    pub(super) fn asking(&self) {
-        self.0.store(ASKING, Ordering::Relaxed);
+    /// Records that the call has a connection, and no change is in flight.
+    pub(super) fn reading(&self) {
+        self.0.store(READING, Ordering::Relaxed);
     }
 
-    /// What is asked next may change something.
+    /// Records that the next statement may change something.
     pub(super) fn changing(&self) {
         self.0.store(CHANGING, Ordering::Relaxed);
     }
@@ -39,13 +38,14 @@ impl Progress {
     }
 }
 
-/// No answer within the deadline.
+/// Returns the error for a reply that missed the deadline.
 pub(super) fn timed_out(progress: &Progress, deadline: Duration) -> StoreError {
     let (kind, message) = if progress.is(CHANGING) {
         (
             Kind::Uncertain,
             format!(
-                "Postgres did not answer a change within {deadline:?}: it may have been committed; ask again"
+                "Postgres did not reply to a change within {deadline:?}: it may have been \
+                 committed, try again"
             ),
         )
     } else if progress.is(CONNECTING) {
@@ -54,15 +54,15 @@ pub(super) fn timed_out(progress: &Progress, deadline: Duration) -> StoreError {
         (
             Kind::TimedOut,
             format!(
-                "Postgres did not answer within {deadline:?}: it is stopped, overloaded or far away, or a lock is \
-                 held (see pg_stat_activity)"
+                "Postgres did not reply within {deadline:?}: it is stopped, overloaded or far \
+                 away, or a lock is held (see pg_stat_activity)"
             ),
         )
     };
     StoreError::new(kind, message)
 }
 
-/// What a failed statement means, given whether a change was under way.
+/// Returns the error for a failed statement, given whether a change was in flight.
 pub(super) fn of_statement(error: sqlx::Error, progress: &Progress) -> StoreError {
     let (kind, message) = match &error {
         sqlx::Error::Database(database) => {
@@ -70,151 +70,190 @@ pub(super) fn of_statement(error: sqlx::Error, progress: &Progress) -> StoreErro
             if code == DENIED {
                 return denied(error, None);
             }
-            let Some(known) = by_code(&code, progress) else {
+            let Some((kind, message)) = by_code(&code, progress) else {
                 let message = format!("Postgres reported an error ({code})");
                 return StoreError::new(Kind::Other, message).with_source(error);
             };
-            known
+            if kind == Kind::Input {
+                let message = format!("{message} ({code})");
+                return StoreError::new(kind, message).with_source(error);
+            }
+            (kind, message)
         }
         _ if progress.is(CHANGING) => (
             Kind::Uncertain,
-            "the connection to Postgres was lost before it answered a change: it may have been committed; ask again",
+            "the connection to Postgres was lost before the reply to a change: it may have been \
+             committed, try again",
         ),
         sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::Decode(_) => return super::rows::unexpected(error),
-        _ => (
-            Kind::Unreachable,
-            "the connection to Postgres was lost before it answered",
-        ),
+        _ => (Kind::Unreachable, "the connection to Postgres was lost before its reply: try again"),
     };
     StoreError::new(kind, message).with_source(error)
 }
 
-/// `insufficient_privilege`: the one code of a missing right.
-const DENIED: &str = "42501";
+const READ_ONLY: &str = "Postgres is read-only (a replica, or default_transaction_read_only): \
+                         point DATABASE_URL at the primary";
 
-/// Does our role lack a right, as far as Postgres tells?
-pub(super) fn is_denied_right(error: &sqlx::Error) -> bool {
-    let database = error.as_database_error();
-    database.is_some_and(|refused| refused.code().as_deref() == Some(DENIED))
+/// Returns the error for a server that rejects every change.
+pub(super) fn read_only() -> StoreError {
+    StoreError::new(Kind::Denied, READ_ONLY)
 }
 
-/// Of what, only Postgres' own words say: a table, the schema, a function. `of`: our role and schema, where they are
-/// known.
-pub(super) fn denied(error: sqlx::Error, of: Option<(&str, &str)>) -> StoreError {
-    let what = error
-        .as_database_error()
-        .map_or_else(String::new, |refused| refused.message().to_owned());
-    let (role, schema) = of.unzip();
-    let (named, role) = match role {
-        Some(role) => (format!(" {role}"), quoted(role)),
-        None => (String::new(), "…".to_owned()),
+/// `insufficient_privilege`, the only code of a missing right.
+const DENIED: &str = "42501";
+
+/// Returns whether the cause is a value in a row that was read, rather than the server. The value
+/// cannot be converted (class 22), is too large (class 54), or is damaged.
+pub(super) fn is_of_a_row(error: &StoreError) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref());
+    let Some(sqlx::Error::Database(refused)) = source else {
+        return false;
     };
-    let schema = schema.map_or_else(|| "…".to_owned(), quoted);
-    let message = format!(
-        "our role{named} lacks a right ({what}): GRANT USAGE ON SCHEMA {schema} TO {role}; \
-         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}; (and EXECUTE on a function \
-         that is named)"
-    );
+    let code = refused.code().unwrap_or_default();
+    code == "XX001" || code.starts_with("54") || code.starts_with("22") && code != MIXED_UP
+}
+
+/// `invalid_binary_representation`, which means that a pooler mixed up statements.
+const MIXED_UP: &str = "22P03";
+
+/// Returns whether Postgres reports that our role lacks a right.
+pub(super) fn is_denied_right(error: &sqlx::Error) -> bool {
+    has_code(error, &[DENIED])
+}
+
+/// Returns the error for a missing right. Only the text from Postgres names the object: a table,
+/// the schema, a function. `of` is our role and schema, if they are known.
+pub(super) fn denied(error: sqlx::Error, of: Option<(&str, &str)>) -> StoreError {
+    let what =
+        error.as_database_error().map_or_else(String::new, |refused| refused.message().to_owned());
+    let (role, schema) = of.unzip();
+    let named = role.map_or_else(String::new, |role| format!(" {role}"));
+    let grants = super::schema::grants(schema.unwrap_or("…"), role.unwrap_or("…"));
+    let message =
+        format!("our role{named} lacks a right ({what}): as the owner of the tables, run {grants}");
     StoreError::new(Kind::Denied, message).with_source(error)
 }
 
-/// A code from the server is definite: the statement was rolled back, and nothing was changed. The
-/// one exception is a crash of the server, which may have come after the commit.
+/// Returns the meaning of a SQLSTATE. A code from the server is definite: the statement was rolled
+/// back, and nothing was changed. The one exception is a crash of the server, which may have come
+/// after the commit.
 ///
-/// `None`: of a code that we do not know, the code says more than we could.
+/// Returns `None` for an unknown code, which is then shown itself.
 fn by_code(code: &str, progress: &Progress) -> Option<(Kind, &'static str)> {
     let known = match code {
         "57P02" if progress.is(CHANGING) => (
             Kind::Uncertain,
-            "Postgres crashed before it answered a change: it may have been committed; ask again",
+            "Postgres crashed before its reply to a change: it may have been committed, try again",
         ),
         "57P01" | "57P02" | "57P05" | "25P03" => (
             Kind::Unreachable,
             "Postgres closed the connection (a restart, or pg_terminate_backend)",
         ),
-        "57P03" => (
-            Kind::Unreachable,
-            "Postgres is starting up or shutting down: wait for it",
-        ),
+        "57P03" => (Kind::Unreachable, "Postgres is starting up or shutting down: wait for it"),
         "53300" => (
             Kind::Unreachable,
-            "Postgres has no connection left for our role (53300): raise max_connections, the role's or the \
-             database's CONNECTION LIMIT, or lower max_connections of the pools that use it",
+            "Postgres has no connection left for our role (53300): raise max_connections, the \
+             role's or the database's CONNECTION LIMIT, or lower max_connections of the pools that \
+             use it",
         ),
         "57014" => (
             Kind::TimedOut,
-            "Postgres gave the statement up (statement_timeout: it is overloaded, or a lock is held; or an \
-             administrator cancelled it): nothing was changed",
+            "Postgres cancelled the statement and nothing was changed: it is overloaded or a lock \
+             is held (statement_timeout), or an administrator cancelled it",
         ),
         "55P03" => (
             Kind::TimedOut,
-            "a lock was held for too long (lock_timeout): nothing was changed; pg_locks shows by whom",
+            "a lock was held for too long (lock_timeout), and nothing was changed: find its holder \
+             in pg_locks",
         ),
-        "25006" => (
-            Kind::Denied,
-            "Postgres is read-only (a replica, or default_transaction_read_only): point DATABASE_URL at the primary",
-        ),
+        "25006" => (Kind::Denied, READ_ONLY),
         "28000" | "28P01" => (
             Kind::Denied,
-            "Postgres refused our user or password: check DATABASE_URL and pg_hba.conf",
+            "Postgres rejected our user or password: check DATABASE_URL and pg_hba.conf",
         ),
-        "3D000" => (
-            Kind::Schema,
-            "the database of DATABASE_URL does not exist: create it",
-        ),
+        "3D000" => (Kind::Schema, "the database of DATABASE_URL does not exist: create it"),
         "42P01" | "3F000" | "42703" | "42883" | "42704" => (
             Kind::Schema,
-            "our tables are missing or out of date: run the migrations (SESSION_DB_MIGRATE=true, or \
-             PostgresStore::migrate) on this schema; they need Postgres 13",
+            "our tables are missing or out of date: run the migrations (SESSION_DB_MIGRATE=true, \
+             or PostgresStore::migrate) on this schema, in Postgres 13 or newer",
         ),
         "40001" | "40P01" => (
             Kind::Other,
-            "Postgres rolled the change back because of a concurrent one (serialization or deadlock): ask again",
+            "Postgres rolled back the statement at each try because of concurrent ones \
+             (serialization or deadlock): try again",
         ),
-        // A pooler that refuses a startup option, or what we prepared over another of its connections. Definite,
-        // and no fault of what was asked: of such a connection there is none to be had.
-        "08P01" => (
+        // A pooler rejects a startup option, or a statement prepared over another of its
+        // connections. This is definite, and not caused by the statement. No working connection can
+        // be had.
+        "08P01" | MIXED_UP => (
             Kind::Unreachable,
-            "the server refuses how we connect, or a statement with other parameters than were prepared: a pooler \
-             in transaction mode (such as PgBouncer) is in between: set SESSION_DB_POOLED=true, or \
-             PostgresStoreBuilder::pooled(true)",
+            "the server rejects a startup option or the parameters of a prepared statement. A \
+             pooler in transaction mode (such as PgBouncer) is in between: set \
+             SESSION_DB_POOLED=true, or PostgresStoreBuilder::pooled(true)",
         ),
-        code if code.starts_with("22") => (
-            Kind::Other,
-            "Postgres refuses a value: the data holds something jsonb cannot (a lone surrogate, a number out of range)",
+        "22021" | "22P05" => (
+            Kind::Input,
+            "a text has a character that the database's encoding lacks: leave it out, or use a \
+             database with the encoding UTF8",
         ),
+        code if code.starts_with("22") => {
+            (Kind::Input, "Postgres rejects a value as malformed or out of range: pass another one")
+        }
+        code if code.starts_with("23") => (
+            Kind::Input,
+            "a constraint on our tables rejects a value: pass another one, or change the \
+             constraint, which the error's source names",
+        ),
+        code if code.starts_with("54") => {
+            (Kind::Input, "a value exceeds a limit of Postgres: pass a smaller one")
+        }
         "26000" | "42P05" => (
             Kind::Unreachable,
-            "a statement that we prepared is gone, or its name is taken: a pooler in transaction mode (such as \
-             PgBouncer) is in between: set SESSION_DB_POOLED=true, or PostgresStoreBuilder::pooled(true); or a hook of \
-             the pool runs DEALLOCATE or DISCARD",
+            "a prepared statement is gone, or its name is taken. Either a pooler in transaction \
+             mode (such as PgBouncer) is in between: set SESSION_DB_POOLED=true, or \
+             PostgresStoreBuilder::pooled(true). Or a hook of the pool runs DEALLOCATE or DISCARD: \
+             remove it",
         ),
         "53100" => (
             Kind::Denied,
-            "Postgres' disk is full (53100) and it refuses changes: free space there (its log, old WAL, an unused \
-             replication slot); nothing was changed",
+            "Postgres' disk is full (53100), and nothing was changed: free space there (its log, \
+             old WAL, an unused replication slot)",
         ),
         "53200" => (
             Kind::Other,
-            "Postgres is out of memory (53200): look at its log, max_connections and work_mem; nothing was changed",
+            "Postgres is out of memory (53200), and nothing was changed: check its log, \
+             max_connections and work_mem",
         ),
         _ => return None,
     };
     Some(known)
 }
 
-/// Does the server refuse a function, or not have it?
-pub(super) fn is_of_a_function(error: &StoreError) -> bool {
-    let source = error.source().and_then(|source| source.downcast_ref());
-    let Some(sqlx::Error::Database(refused)) = source else {
-        return false;
-    };
-    matches!(refused.code().as_deref(), Some(DENIED | "0A000" | "42883"))
+/// Returns whether a concurrent transaction caused a rollback (`serialization_failure`,
+/// `deadlock_detected`).
+pub(super) fn is_rolled_back(error: &sqlx::Error) -> bool {
+    has_code(error, &["40001", "40P01"])
 }
 
-/// Is the connection of no further use after this?
+/// Returns whether the server, the database or the role has no connection left
+/// (`too_many_connections`).
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
+    has_code(error, &["53300"])
+}
+
+fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
+    let code = error.as_database_error().and_then(|refused| refused.code());
+    code.is_some_and(|code| codes.contains(&&*code))
+}
+
+/// Returns whether the server is read-only.
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
+    has_code(error, &["25006"])
+}
+
+/// Returns whether the connection is unusable after this error.
 pub(super) fn ends_connection(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(database) => database
@@ -227,48 +266,85 @@ pub(super) fn ends_connection(error: &sqlx::Error) -> bool {
     }
 }
 
-/// No connection was had in so long. `busy`: all of the pool's are in use, so that Postgres can be reached.
+/// Returns the error for a wait without a connection. `busy` is the pool's size if all of its
+/// connections are in use. Postgres can then be reached.
 pub(super) fn no_connection(waited: Duration, busy: Option<u32>) -> StoreError {
     match busy {
         Some(size) => StoreError::new(
             Kind::TimedOut,
             format!(
-                "no connection came free within {waited:?} ({size} in use): Postgres is stopped or slow, a lock is held \
-                 (see pg_stat_activity), or max_connections too low"
+                "no connection became free within {waited:?} ({size} in use): Postgres is stopped \
+                 or slow, a lock is held (see pg_stat_activity), or max_connections is too low"
             ),
         ),
         None => StoreError::new(
             Kind::Unreachable,
             format!(
-                "no connection to Postgres within {waited:?}: is it running, is DATABASE_URL right, is it \
-                 reachable from here, has it or the pool a connection left (max_connections)?"
+                "no connection to Postgres within {waited:?}: check that it is running and \
+                 reachable from here, DATABASE_URL, and that the server and the pool have a \
+                 connection left (max_connections)"
             ),
         ),
     }
 }
 
-/// No connection could be had.
+/// The SQLSTATE of an error, without the server's text.
+#[derive(Debug, thiserror::Error)]
+#[error("SQLSTATE {0}")]
+struct SqlState(String);
+
+fn of_refused_connection(code: &str) -> (Kind, String) {
+    match by_code(code, &Progress::default()) {
+        _ if code == DENIED => (
+            Kind::Denied,
+            "our role may not connect to the database of DATABASE_URL: GRANT CONNECT ON DATABASE … \
+             TO …"
+                .to_owned(),
+        ),
+        _ if code.starts_with("22") || code == "42704" => (
+            Kind::Denied,
+            format!(
+                "Postgres rejects a setting of the connection ({code}): check `options` in \
+                 DATABASE_URL and in PGOPTIONS"
+            ),
+        ),
+        Some((kind, message)) => (kind, message.to_owned()),
+        None => (
+            Kind::Other,
+            format!("Postgres rejected the connection ({code}): see its log for the reason"),
+        ),
+    }
+}
+
+/// Returns the error for a failed attempt to connect.
 pub(super) fn of_connecting(error: sqlx::Error) -> StoreError {
     match &error {
-        sqlx::Error::Database(_) => of_statement(error, &Progress::default()),
+        sqlx::Error::Database(refused) => {
+            let code = refused.code().unwrap_or_default().into_owned();
+            let (kind, message) = of_refused_connection(&code);
+            // The server's text may repeat the user, the database and the options of the URL.
+            StoreError::new(kind, message).with_source(SqlState(code))
+        }
         sqlx::Error::PoolClosed => {
             StoreError::new(Kind::Unreachable, "the store is closed").with_source(error)
         }
         sqlx::Error::Tls(_) => StoreError::new(
             Kind::Unreachable,
-            "TLS with Postgres failed: check sslmode and the certificates (sslmode=require needs the feature `tls`)",
+            "TLS with Postgres failed: check sslmode and the certificates (sslmode=require needs \
+             the feature `tls`)",
         )
         .with_source(error),
         _ => StoreError::new(
             Kind::Unreachable,
-            "no connection to Postgres: is it running, is DATABASE_URL right, is it reachable from here?",
+            "no connection to Postgres: check that it is running and reachable from here, and \
+             DATABASE_URL",
         )
         .with_source(error),
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use super::*;
 
@@ -279,16 +355,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_connection_is_uncertain_only_once_a_change_was_sent() {
+    fn lost_connection_is_uncertain_only_after_a_change_was_sent() {
         let lost = || sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
         let long = Duration::from_secs(1);
         for (progress, on_loss, on_silence) in [
-            (
-                at(Progress::connecting),
-                Kind::Unreachable,
-                Kind::Unreachable,
-            ),
-            (at(Progress::asking), Kind::Unreachable, Kind::TimedOut),
+            (at(Progress::connecting), Kind::Unreachable, Kind::Unreachable),
+            (at(Progress::reading), Kind::Unreachable, Kind::TimedOut),
             (at(Progress::changing), Kind::Uncertain, Kind::Uncertain),
         ] {
             assert_eq!(of_statement(lost(), &progress).kind(), on_loss);
@@ -297,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_definite_but_for_a_crash() {
+    fn every_code_except_a_crash_is_definite() {
         for (code, kind) in [
             ("57P01", Kind::Unreachable),
             ("57P03", Kind::Unreachable),
@@ -312,15 +384,23 @@ mod tests {
             ("08P01", Kind::Unreachable),
             ("26000", Kind::Unreachable),
             ("42P05", Kind::Unreachable),
+            // Values from the caller.
+            ("22P05", Kind::Input),
+            ("22021", Kind::Input),
+            ("22003", Kind::Input),
+            ("22P02", Kind::Input),
+            ("23514", Kind::Input),
+            ("54001", Kind::Input),
+            ("54000", Kind::Input),
+            // Statements mixed up by a pooler.
+            ("22P03", Kind::Unreachable),
         ] {
-            let (said, _) = by_code(code, &at(Progress::changing)).unwrap();
-            assert_eq!(said, kind, "{code}");
+            assert_eq!(by_code(code, &at(Progress::changing)).unwrap().0, kind, "{code}");
         }
         assert_eq!(by_code("99999", &at(Progress::changing)), None);
-        for (progress, kind) in [
-            (at(Progress::changing), Kind::Uncertain),
-            (at(Progress::asking), Kind::Unreachable),
-        ] {
+        for (progress, kind) in
+            [(at(Progress::changing), Kind::Uncertain), (at(Progress::reading), Kind::Unreachable)]
+        {
             assert_eq!(by_code("57P02", &progress).unwrap().0, kind);
         }
     }

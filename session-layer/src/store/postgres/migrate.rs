@@ -1,10 +1,10 @@
-//! Our tables, in a schema of our own.
+//! Migration of our tables, in a schema of their own.
 //!
-//! Everything happens in one transaction of a connection from the pool: what is set for it
-//! (`search_path` above all) ends with it, a pooler in between does no harm, and several processes at
-//! once take turns at an advisory lock. The bookkeeping is a table of our own beside the others, so it
-//! never meets the application's. sqlx's Migrator is not used: its lock outlives a transaction, it
-//! leaves prepared statements behind, and it writes (CREATE … IF NOT EXISTS) where nothing is to do.
+//! All steps happen in one transaction of a connection from the pool. Settings such as
+//! `search_path` end with it, a pooler in between does no harm, and an advisory lock serializes
+//! concurrent processes. The bookkeeping is a table in the same schema, so it never meets the
+//! application's. sqlx's Migrator is not used. Its lock outlives a transaction, it leaves prepared
+//! statements behind, and it writes (CREATE … IF NOT EXISTS) even if there is nothing to do.
 
 use std::time::Duration;
 
@@ -13,16 +13,17 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use tokio::time::timeout;
 
 use super::PostgresStore;
-use super::ask::within;
 use super::errors::{self, Progress};
-use crate::error::{StoreError, StoreErrorKind};
+use super::execute::within;
+use crate::model::error::{StoreError, StoreErrorKind};
 
-/// How long all of it may take: a later migration may build an index over every session.
+/// How long a migration may take. A later one may build an index over every session.
 const MIGRATING: Duration = Duration::from_secs(300);
-/// How long a look at whether Postgres is there may take.
+/// How long the check that Postgres can be reached may take.
 const REACHING: Duration = Duration::from_secs(5);
 
-/// One step. What was released is never changed: its checksum is compared.
+/// One migration, with `@schema@` for the quoted name of our schema. A released one is never
+/// changed, because its checksum is compared.
 struct Migration {
     version: i64,
     name: &'static str,
@@ -35,71 +36,51 @@ impl Migration {
     }
 }
 
-/// Every migration there is, oldest first. They only ever add, within a major version.
-const MIGRATIONS: [Migration; 5] = [
-    Migration {
-        version: 1,
-        name: "sessions",
-        sql: include_str!("../../../migrations/postgres/0001_sessions.sql"),
-    },
-    Migration {
-        version: 2,
-        name: "housekeeping",
-        sql: include_str!("../../../migrations/postgres/0002_housekeeping.sql"),
-    },
-    Migration {
-        version: 3,
-        name: "persistent",
-        sql: include_str!("../../../migrations/postgres/0003_persistent.sql"),
-    },
-    Migration {
-        version: 4,
-        name: "epoch_by_hand",
-        sql: include_str!("../../../migrations/postgres/0004_epoch_by_hand.sql"),
-    },
-    Migration {
-        version: 5,
-        name: "floor_past_oneself",
-        sql: include_str!("../../../migrations/postgres/0005_floor_past_oneself.sql"),
-    },
-];
+/// All migrations, oldest first. Within a major version they only add.
+const MIGRATIONS: [Migration; 1] = [Migration {
+    version: 1,
+    name: "sessions",
+    sql: include_str!("../../../migrations/postgres/0001_sessions.sql"),
+}];
 
-/// Why it was not done.
-enum Failure {
+/// The reason why a migration failed.
+enum MigrationFailure {
     Statement(sqlx::Error),
-    /// This one was applied in another form.
+    /// An applied migration whose checksum differs.
     Differs(i64),
+    /// Roles that may create objects in the schema.
+    Open(String),
 }
 
-impl From<sqlx::Error> for Failure {
+impl From<sqlx::Error> for MigrationFailure {
     fn from(error: sqlx::Error) -> Self {
         Self::Statement(error)
     }
 }
 
 impl PostgresStore {
-    /// Creates our tables, or brings them up to date. Safe to call from several processes at once.
+    /// Creates our tables, or brings them up to date. Several processes may call it concurrently.
     ///
-    /// Where everything is there already, one SELECT is all that happens, and rights on the rows are
-    /// enough. Otherwise our role must be able to create tables in the schema; CREATE on the database
-    /// is needed only where the schema itself is missing. A schema that a newer version of this crate
-    /// has migrated is left as it is.
+    /// If nothing is missing, it sends one SELECT, and rights on the rows are enough. Otherwise our
+    /// role must be able to create tables in the schema. CREATE on the database is needed only if
+    /// the schema itself is missing. A schema that a newer version of this crate has migrated
+    /// remains as it is.
     ///
     /// # Errors
-    /// [`StoreError`]: Postgres cannot be reached, our role lacks a right, or a migration that was
-    /// applied differs from the one this version has.
+    /// [`StoreError`] if Postgres cannot be reached, if our role lacks a right, or if an applied
+    /// migration differs from the one of this version.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let progress = Progress::default();
         let migrating = async {
-            let mut connection = match self.connections.get().await {
+            let mut connection = match self.connections.acquire().await {
                 Ok(connection) => connection,
-                // The pool does not say why. A connection outside of it does.
+                // The pool does not report the reason. A connection outside of it does.
                 Err(error) => return Err(self.reach().await.err().unwrap_or(error)),
             };
-            progress.asking();
+            progress.reading();
             match self.migrate_over(&mut connection).await {
                 Ok(()) => {
-                    connection.give_back();
+                    connection.release();
                     Ok(())
                 }
                 Err(failure) => Err(self.why(failure, &progress)),
@@ -108,7 +89,7 @@ impl PostgresStore {
         within(MIGRATING, &progress, migrating).await
     }
 
-    /// Does Postgres let us in? If not, the error says why.
+    /// Checks that Postgres accepts a connection. The error has the reason.
     pub(super) async fn reach(&self) -> Result<(), StoreError> {
         let options = self.connections.pool().connect_options();
         let reaching = async {
@@ -122,8 +103,8 @@ impl PostgresStore {
         }
     }
 
-    async fn migrate_over(&self, connection: &mut PgConnection) -> Result<(), Failure> {
-        // One SELECT, which is all where everything is applied. In a transaction for the poolers.
+    async fn migrate_over(&self, connection: &mut PgConnection) -> Result<(), MigrationFailure> {
+        // If all migrations are applied, this SELECT is all. The transaction is for poolers.
         let mut look = connection.begin().await?;
         match self.pending(&mut look).await {
             Ok(pending) if pending.is_empty() => {
@@ -131,14 +112,13 @@ impl PostgresStore {
                 return Ok(());
             }
             Ok(_) => {}
-            Err(Failure::Statement(error)) if is_missing_table(&error) => {}
+            Err(MigrationFailure::Statement(error)) if is_missing_table(&error) => {}
             Err(failure) => return Err(failure),
         }
         look.rollback().await?;
 
-        let mut transaction = connection
-            .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-            .await?;
+        let mut transaction =
+            connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
         self.prepare(&mut transaction).await?;
         for migration in self.pending(&mut transaction).await? {
             self.apply(&mut transaction, migration).await?;
@@ -147,8 +127,8 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Alone, in our schema, with the bookkeeping there.
-    async fn prepare(&self, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    /// Takes the lock, and creates the schema and the bookkeeping if they are missing.
+    async fn prepare(&self, transaction: &mut PgConnection) -> Result<(), MigrationFailure> {
         let schema = self.schema.as_str();
         let quoted = self.schema.quoted();
         sqlx::query(
@@ -157,9 +137,8 @@ impl PostgresStore {
              set_config('idle_in_transaction_session_timeout', '60s', true), \
              set_config('search_path', $1, true)",
         )
-        // pg_temp last: nobody's temporary table may stand in for one of ours in the functions that
-        // keep this path.
-        .bind(format!("{quoted}, pg_temp"))
+        // Our objects are named in full, and another role's must not replace those of Postgres.
+        .bind("pg_catalog, pg_temp")
         .persistent(false)
         .execute(&mut *transaction)
         .await?;
@@ -177,24 +156,46 @@ impl PostgresStore {
             let create = AssertSqlSafe(format!("CREATE SCHEMA {quoted}"));
             sqlx::raw_sql(create).execute(&mut *transaction).await?;
         }
-        // Everyone may read it, so that a role with rights on the sessions alone can see that nothing
-        // is to be done. (Who has no USAGE on the schema cannot.)
-        sqlx::raw_sql(
-            "CREATE TABLE IF NOT EXISTS session_layer_migrations ( \
+        self.refuse_an_open_schema(transaction).await?;
+        // Every role may read it. A role with rights on the sessions alone can then see that there
+        // is nothing to do. Without USAGE on the schema it cannot.
+        sqlx::raw_sql(AssertSqlSafe(format!(
+            "CREATE TABLE IF NOT EXISTS {quoted}.session_layer_migrations ( \
                version bigint PRIMARY KEY, name text NOT NULL, checksum bytea NOT NULL, \
                applied_at timestamptz NOT NULL DEFAULT now()); \
-             GRANT SELECT ON session_layer_migrations TO PUBLIC",
-        )
+             GRANT SELECT ON {quoted}.session_layer_migrations TO PUBLIC"
+        )))
         .execute(&mut *transaction)
         .await?;
         Ok(())
     }
 
-    /// What is not applied yet. Those applied that we do not know are a newer version's.
+    /// Fails if another role may create objects in our schema. That role could replace one of our
+    /// functions with its own, which would run with our rights. The schema's owner and superusers
+    /// have all rights anyway.
+    async fn refuse_an_open_schema(
+        &self,
+        transaction: &mut PgConnection,
+    ) -> Result<(), MigrationFailure> {
+        let others: Option<String> = sqlx::query_scalar(
+            "SELECT string_agg(coalesce(quote_ident(r.rolname), 'PUBLIC'), ', ' ORDER BY \
+             r.rolname) FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) a \
+             LEFT JOIN pg_roles r ON r.oid = a.grantee \
+             WHERE n.nspname = $1 AND a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner \
+               AND coalesce(r.rolname <> current_user AND NOT r.rolsuper, true)",
+        )
+        .bind(self.schema.as_str().to_owned())
+        .persistent(false)
+        .fetch_one(transaction)
+        .await?;
+        others.map_or(Ok(()), |others| Err(MigrationFailure::Open(others)))
+    }
+
+    /// Returns the migrations that are not applied yet. Unknown ones are of a newer version.
     async fn pending(
         &self,
         transaction: &mut PgConnection,
-    ) -> Result<Vec<&'static Migration>, Failure> {
+    ) -> Result<Vec<&'static Migration>, MigrationFailure> {
         let applied: Vec<(i64, Vec<u8>)> = sqlx::query_as(AssertSqlSafe(format!(
             "SELECT version, checksum FROM {}.session_layer_migrations",
             self.schema.quoted()
@@ -204,13 +205,10 @@ impl PostgresStore {
         .await?;
         let mut pending = Vec::new();
         for migration in &MIGRATIONS {
-            match applied
-                .iter()
-                .find(|(version, _)| *version == migration.version)
-            {
+            match applied.iter().find(|(version, _)| *version == migration.version) {
                 None => pending.push(migration),
                 Some((_, checksum)) if *checksum == migration.checksum() => {}
-                Some(_) => return Err(Failure::Differs(migration.version)),
+                Some(_) => return Err(MigrationFailure::Differs(migration.version)),
             }
         }
         Ok(pending)
@@ -221,12 +219,14 @@ impl PostgresStore {
         transaction: &mut PgConnection,
         migration: &Migration,
     ) -> Result<(), sqlx::Error> {
-        sqlx::raw_sql(migration.sql)
+        let quoted = self.schema.quoted();
+        sqlx::raw_sql(AssertSqlSafe(migration.sql.replace("@schema@", &quoted)))
             .execute(&mut *transaction)
             .await?;
-        sqlx::query(
-            "INSERT INTO session_layer_migrations (version, name, checksum) VALUES ($1, $2, $3)",
-        )
+        sqlx::query(AssertSqlSafe(format!(
+            "INSERT INTO {quoted}.session_layer_migrations (version, name, checksum) VALUES ($1, \
+             $2, $3)"
+        )))
         .bind(migration.version)
         .bind(migration.name)
         .bind(migration.checksum())
@@ -242,24 +242,35 @@ impl PostgresStore {
         Ok(())
     }
 
-    fn why(&self, failure: Failure, progress: &Progress) -> StoreError {
+    fn why(&self, failure: MigrationFailure, progress: &Progress) -> StoreError {
         match failure {
-            Failure::Statement(error) if is_denied(&error) => StoreError::new(
+            MigrationFailure::Statement(error) if is_denied(&error) => StoreError::new(
                 StoreErrorKind::Denied,
                 format!(
-                    "our role may not create the tables in the schema {0}: as an owner, run CREATE SCHEMA {0} \
-                     AUTHORIZATION our_role (or GRANT USAGE, CREATE ON SCHEMA {0}); or migrate as a role that may, \
-                     and GRANT this one USAGE on the schema and its rights on the tables",
-                    self.schema
+                    "our role may not create the tables in the schema {0}. As a superuser, run \
+                     CREATE SCHEMA {0} AUTHORIZATION our_role; or migrate as a role that owns the \
+                     schema, and grant this one its rights: {1}",
+                    self.schema,
+                    super::schema::grants(self.schema.as_str(), "our_role"),
                 ),
             )
             .with_source(error),
-            Failure::Statement(error) => errors::of_statement(error, progress),
-            Failure::Differs(version) => StoreError::new(
+            MigrationFailure::Statement(error) => errors::of_statement(error, progress),
+            MigrationFailure::Open(others) => StoreError::new(
+                StoreErrorKind::Denied,
+                format!(
+                    "{others} may create objects in the schema {0}, and could act with our rights: \
+                     REVOKE CREATE ON SCHEMA {0} FROM {others}; or use a schema of its own \
+                     (SESSION_DB_SCHEMA)",
+                    self.schema
+                ),
+            ),
+            MigrationFailure::Differs(version) => StoreError::new(
                 StoreErrorKind::Schema,
                 format!(
-                    "migration {version} in the schema {} is not the one this version has: the tables were made by \
-                     another build; use a schema of its own (SESSION_DB_SCHEMA), or uninstall.sql",
+                    "migration {version} in the schema {} differs from the one of this version, \
+                     because another build created the tables: use a schema of its own \
+                     (SESSION_DB_SCHEMA), or run uninstall.sql",
                     self.schema
                 ),
             ),
@@ -272,5 +283,6 @@ fn is_denied(error: &sqlx::Error) -> bool {
 }
 
 fn is_missing_table(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(e) if matches!(e.code().as_deref(), Some("42P01" | "3F000")))
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("42P01" | "3F000"))
 }

@@ -1,21 +1,26 @@
-//! Ending sessions.
+//! Revocation of sessions.
 
+use std::ops::Range;
+
+use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
-use sqlx::{Connection as _, Row as _};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::PostgresStore;
-use super::ask::{statement, within};
-use super::connection::Connection;
-use super::errors::Progress;
-use super::read::of_one;
+use super::execute::statement;
+use super::read::{of_one, place};
 use super::rows::{self, DIGESTS, Facts, unexpected};
-use crate::error::{StoreError, StoreErrorKind};
-use crate::session::SessionId;
-use crate::store::{Revoked, Target};
+use crate::model::error::{StoreError, StoreErrorKind};
+use crate::model::session::{ListCursor, SessionId};
+use crate::store::{EndedUser, Revoked, Target};
 
-/// How often a session is tried to be ended that changes at the same time.
+/// The maximum of a user's sessions whose entries are removed one by one. Redis removes that many
+/// within about 50 ms. The journal ends the entries of a user with more.
+const COPIES: i64 = 10_000;
+/// The number of rows that are marked at once. Their locks are held for about 50 ms.
+const ROWS_AT_ONCE: i64 = 1_000;
+/// The maximum of tries to revoke a session that changes at the same time.
 const TRIES: u32 = 4;
 
 impl PostgresStore {
@@ -25,34 +30,35 @@ impl PostgresStore {
         reason: &str,
     ) -> Result<Revoked, StoreError> {
         match target {
-            Target::User { user_id, keep } => self.revoke_user(user_id, *keep, reason).await,
+            Target::User { user_id, keep } => self.revoke_user(user_id, *keep).await,
             one => self.revoke_one(one, reason).await,
         }
     }
 
-    /// Asks again where the row was seen alive and was not ended: while the statement waited for it somebody
-    /// else ended it, and then the second look says so; or gave it another token, and then there is nothing
-    /// under this one, which must not be reported as an end.
+    /// Revokes one session. If the row was active and not revoked, the call tries again, because
+    /// another change came while the statement waited. If that one ended the session, the second
+    /// try shows it. If it was a rotation, there is nothing under this token, which must not be
+    /// reported as an end.
     async fn revoke_one(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
         let began = Instant::now();
         for tries in 0..TRIES {
             if tries > 0 && began.elapsed() > self.change_deadline {
                 break;
             }
-            let revoke = of_one(&self.statements.revoke, target).bind(reason.to_owned());
+            let revoke = || of_one(&self.statements.revoke, target).bind(reason.to_owned());
             let found = self.change_once(revoke).await?;
             let facts = Facts::of(&found)?;
-            let revoked = tally(&found, None)?;
+            let revoked = tally(&found)?;
             if revoked.found == 0 {
-                facts.no_session()?;
+                facts.sessions_visible()?;
             }
             let mut slipped_away = false;
             for row in &found {
                 let alive: Option<bool> = row.try_get("alive").map_err(unexpected)?;
                 let ended = rows::session_id(row, "ended").map_err(unexpected)?;
                 if alive == Some(true) && ended.is_none() {
-                    // A policy of row-level security may let us read the row, but not change it.
-                    facts.no_session()?;
+                    // Row-level security may permit reading but not changing the row.
+                    facts.sessions_visible()?;
                     slipped_away = true;
                 }
             }
@@ -62,112 +68,135 @@ impl PostgresStore {
         }
         Err(StoreError::new(
             StoreErrorKind::Other,
-            "the session changed at each try to end it; try again",
+            "the session changed at each try to revoke it: try again",
         ))
     }
 
+    /// Revokes all of a user's sessions in one statement, which raises the epoch, however many
+    /// there are. It waits for a login that has locked the user's row, which gets an epoch that is
+    /// too low. A later login is rejected, or begins afterwards.
+    ///
+    /// The later reads are for the result alone: the number of sessions that ended, and the keys
+    /// that may have entries. Their failure changes nothing.
     async fn revoke_user(
         &self,
         user_id: &str,
-        keep: Option<SessionId>,
-        reason: &str,
+        spared: Option<SessionId>,
     ) -> Result<Revoked, StoreError> {
-        let progress = Progress::default();
-        let revoking = async {
-            let mut connection = self.answering().await?;
-            progress.asking();
-            match self
-                .revoke_user_over(&mut connection, user_id, keep, reason, &progress)
-                .await
-            {
-                Ok(revoked) => {
-                    connection.give_back();
-                    Ok(revoked)
-                }
-                // Closing the connection rolls back whatever was begun.
-                Err(Failure::Store(error)) => Err(error),
-                Err(Failure::Statement(error)) => {
-                    drop(connection);
-                    Err(self.explain(error, &progress).await)
-                }
-            }
+        let began = Instant::now();
+        let raise = || {
+            statement(&self.statements.raise_epoch)
+                .bind(user_id.to_owned())
+                .bind(spared.map(|id| Uuid::from_bytes(*id.as_bytes())))
         };
-        within(self.change_deadline, &progress, revoking).await
-    }
-
-    /// The epoch is raised first: a login that has not locked the user's row by then waits, and is
-    /// refused; one that has is waited for, and the second statement, with a snapshot of its own,
-    /// finds what it created. In REPEATABLE READ that would have the snapshot of the first.
-    async fn revoke_user_over(
-        &self,
-        connection: &mut Connection,
-        user_id: &str,
-        keep: Option<SessionId>,
-        reason: &str,
-        progress: &Progress,
-    ) -> Result<Revoked, Failure> {
-        let mut transaction = connection
-            .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
-            .await?;
-        let epoch: i64 = statement(&self.statements.raise_epoch)
-            .bind(user_id.to_owned())
-            .persistent(!self.pooled)
-            .fetch_one(&mut *transaction)
-            .await?
-            .try_get(0)?;
-        let found = statement(&self.statements.revoke_user)
-            .bind(user_id.to_owned())
-            .bind(epoch)
-            .bind(keep.map(|id| Uuid::from_bytes(*id.as_bytes())))
-            .bind(reason.to_owned())
-            .persistent(!self.pooled)
-            .fetch_all(&mut *transaction)
-            .await?;
+        let found = self.change_once(raise).await?;
         let facts = Facts::of(&found)?;
-        facts.no_session()?;
-        let revoked = tally(&found, keep)?;
-        progress.changing();
-        transaction.commit().await?;
-        progress.asking();
+        let row = &found[0];
+        let Some(epoch) = row.try_get("epoch").map_err(unexpected)? else {
+            facts.sessions_visible()?;
+            return Err(unexpected(sqlx::Error::RowNotFound));
+        };
+        let user = EndedUser {
+            user_id: user_id.to_owned(),
+            epoch,
+            xid: rows::transaction(row, "xid").map_err(unexpected)?,
+        };
+        let was: i64 = row.try_get("was").map_err(unexpected)?;
+        let left = self.change_deadline.saturating_sub(began.elapsed());
+        let counted = timeout(left, self.count_user(user_id, spared, was..epoch)).await;
+        let mut revoked = counted.ok().and_then(Result::ok).unwrap_or(Revoked {
+            found: 1,
+            complete: false,
+            ..Revoked::nothing()
+        });
+        revoked.user = Some(user);
         Ok(revoked)
     }
-}
 
-/// Why a transaction was not made: Postgres refused, or its answer is not the truth.
-enum Failure {
-    Statement(sqlx::Error),
-    Store(StoreError),
-}
-
-impl From<sqlx::Error> for Failure {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Statement(error)
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-/// Counts what was found and ended, but for the one that is spared. Its digests are among them all
-/// the same: its version was raised, so its cached copies are out of date.
-fn tally(found: &[PgRow], keep: Option<SessionId>) -> Result<Revoked, StoreError> {
-    let mut revoked = Revoked::nothing();
-    for row in found {
-        let Some(id) = rows::session_id(row, "id").map_err(unexpected)? else {
-            continue;
+    async fn count_user(
+        &self,
+        user_id: &str,
+        spared: Option<SessionId>,
+        ended: Range<i64>,
+    ) -> Result<Revoked, StoreError> {
+        let digests = || {
+            statement(&self.statements.digests_of_user)
+                .bind(user_id.to_owned())
+                .bind(ended.end)
+                .bind(COPIES + 1)
+                .bind(ended.start)
         };
-        if keep != Some(id) {
-            revoked.found += 1;
-            if rows::session_id(row, "ended")
-                .map_err(unexpected)?
-                .is_some()
-            {
-                revoked.ended += 1;
+        let found = self.read_for_change(digests).await?;
+        Facts::of(&found)?.sessions_visible()?;
+        let mut revoked = Revoked::nothing();
+        for row in &found {
+            let Some(id) = rows::session_id(row, "id").map_err(unexpected)? else {
+                continue;
+            };
+            if spared != Some(id) {
+                revoked.found += 1;
+                revoked.ended += u64::from(row.try_get::<bool, _>("ended").map_err(unexpected)?);
+            }
+            rows::gather(&mut revoked.digests, row, &DIGESTS).map_err(unexpected)?;
+        }
+        revoked.digests = rows::each_once(revoked.digests);
+        if usize::try_from(COPIES).is_ok_and(|most| found.len() > most) {
+            revoked.digests.clear();
+            revoked.complete = false;
+            let count = || {
+                statement(&self.statements.count_ended)
+                    .bind(user_id.to_owned())
+                    .bind(ended.end)
+                    .bind(ended.start)
+            };
+            // At least this many were found. Counting a million takes time, for which the response
+            // does not wait long.
+            if let Ok(counted) = self.read_for_change(count).await {
+                let ended: i64 = counted[0].try_get("ended").map_err(unexpected)?;
+                revoked.ended = ended.unsigned_abs();
+                revoked.found = revoked.found.max(revoked.ended);
             }
         }
+        Ok(revoked)
+    }
+
+    /// Marks the rows of one page of a user's sessions, which the epoch has ended already.
+    pub(super) async fn end_page(
+        &self,
+        user: &EndedUser,
+        reason: &str,
+        after: Option<ListCursor>,
+    ) -> Result<Option<ListCursor>, StoreError> {
+        let (before, before_id) = place(after);
+        let end = || {
+            statement(&self.statements.end_rows)
+                .bind(user.user_id.clone())
+                .bind(user.epoch)
+                .bind(reason.to_owned())
+                .bind(before.clone())
+                .bind(before_id)
+                .bind(ROWS_AT_ONCE)
+        };
+        let found = self.change_once(end).await?;
+        Facts::of(&found)?;
+        let Some(id) = rows::session_id(&found[0], "last").map_err(unexpected)? else {
+            return Ok(None);
+        };
+        let created_at = rows::moment(&found[0], "last_created_at").map_err(unexpected)?;
+        Ok(Some(ListCursor::new(created_at, id)))
+    }
+}
+
+/// Counts the sessions found and ended.
+fn tally(found: &[PgRow]) -> Result<Revoked, StoreError> {
+    let mut revoked = Revoked::nothing();
+    for row in found {
+        if rows::session_id(row, "id").map_err(unexpected)?.is_none() {
+            continue;
+        }
+        revoked.found += 1;
+        let ended = rows::session_id(row, "ended").map_err(unexpected)?;
+        revoked.ended += u64::from(ended.is_some());
         let ended = ["ended_token", "ended_previous", "ended_former_digests"];
         for columns in [DIGESTS, ended] {
             rows::gather(&mut revoked.digests, row, &columns).map_err(unexpected)?;

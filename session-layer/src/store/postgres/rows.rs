@@ -1,26 +1,25 @@
-//! What comes back: the facts beside every answer, and sessions.
+//! Decoding of replies: facts and sessions.
 
 use std::time::Duration;
 
-use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::{Row as _, types::Uuid};
 
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::session::{Session, SessionId, SessionParts};
-use crate::store::StoreId;
-use crate::token::TokenDigest;
+use crate::model::clock::Timestamp;
+use crate::model::error::{StoreError, StoreErrorKind};
+use crate::model::session::{Session, SessionId, SessionParts};
+use crate::model::token::TokenDigest;
+use crate::store::{StoreId, parse_data};
 
-/// What decides whether an answer is the truth.
+/// The facts that decide whether a reply is authoritative.
 #[derive(Debug)]
 pub(super) struct Facts {
     pub(super) now: Timestamp,
-    pub(super) store_id: StoreId,
+    /// The life of the database, or `None` until one has begun.
+    pub(super) life: Option<StoreId>,
     pub(super) xmin: u64,
-    journal_floor: u64,
-    /// On which system the floor was raised.
-    floor_system: Option<i64>,
+    /// The floor: journal rows of lower transactions of this life may have been purged.
+    pub(super) journal_floor: u64,
     sessions_hidden: bool,
     users_hidden: bool,
     journal_hidden: bool,
@@ -29,14 +28,14 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// From the first row of any answer of ours; an error where the server is no primary.
+    /// Reads the facts from the first row of a reply. Returns an error if the server is no primary.
     pub(super) fn of(rows: &[PgRow]) -> Result<Self, StoreError> {
-        let row = rows.first().ok_or_else(no_store_row)?;
+        let row = rows.first().ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
         Self::read(row).map_err(unexpected)?.ok_or_else(|| {
             StoreError::new(
                 StoreErrorKind::NotAuthoritative,
-                "this Postgres server is a replica in recovery, and may be behind: \
-                 point DATABASE_URL at the primary",
+                "this Postgres server is a replica in recovery and may lag: point DATABASE_URL at \
+                 the primary",
             )
         })
     }
@@ -47,10 +46,11 @@ impl Facts {
         }
         Ok(Some(Self {
             now: Timestamp::from_micros(row.try_get("now")?),
-            store_id: row.try_get::<Uuid, _>("store_id")?.into_bytes(),
+            life: row.try_get::<Option<Uuid>, _>("life")?.map(Uuid::into_bytes),
             xmin: transaction(row, "xmin")?,
-            journal_floor: transaction(row, "journal_floor")?,
-            floor_system: row.try_get("floor_system")?,
+            journal_floor: row
+                .try_get::<Option<i64>, _>("journal_floor")?
+                .map_or(0, i64::cast_unsigned),
             sessions_hidden: row.try_get("sessions_hidden")?,
             users_hidden: row.try_get("users_hidden")?,
             journal_hidden: row.try_get("journal_hidden")?,
@@ -59,80 +59,80 @@ impl Facts {
         }))
     }
 
-    /// A session is not there: is that the truth, or is it hidden from us?
-    pub(super) fn no_session(&self) -> Result<(), StoreError> {
-        self.shown(!self.sessions_hidden, "sessions")
+    /// Returns an error if row-level security may hide sessions: a missing one proves nothing.
+    pub(super) fn sessions_visible(&self) -> Result<(), StoreError> {
+        self.visible(!self.sessions_hidden, "sessions")
     }
 
-    /// A user has no epoch: is that the truth, or is it hidden from us?
-    pub(super) fn no_user(&self) -> Result<(), StoreError> {
-        self.shown(!self.users_hidden, "session_users")
+    /// Returns an error if row-level security may hide users: a missing epoch proves nothing.
+    pub(super) fn users_visible(&self) -> Result<(), StoreError> {
+        self.visible(!self.users_hidden, "session_users")
     }
 
-    /// Nothing before this transaction is in the journal of this system any more. A floor that came here
-    /// with a dump says nothing of it.
-    pub(super) fn journal_floor(&self, system: u64) -> u64 {
-        if self.floor_system.map(i64::cast_unsigned) == Some(system) {
-            self.journal_floor
-        } else {
-            0
-        }
+    /// Returns the life of the database. Every read begins one if there is none.
+    pub(super) fn store_id(&self) -> Result<StoreId, StoreError> {
+        self.life.ok_or_else(|| unexpected(sqlx::Error::RowNotFound))
     }
 
-    /// The journal may be hidden from us, in part or whole.
-    pub(super) fn whole_journal(&self) -> Result<(), StoreError> {
-        self.shown(!self.journal_hidden, "session_journal")
+    /// Returns an error if row-level security may hide rows of the journal.
+    pub(super) fn journal_visible(&self) -> Result<(), StoreError> {
+        self.visible(!self.journal_hidden, "session_journal")
     }
 
-    /// The session in `row` was compared with its user's epoch, which must not be hidden.
-    pub(super) fn compared(&self, row: &PgRow) -> Result<(), StoreError> {
+    /// Returns an error if the epoch with which the session in `row` was compared may be hidden.
+    pub(super) fn epoch_visible(&self, row: &PgRow) -> Result<(), StoreError> {
         match row.try_get::<Option<i64>, _>("epoch").map_err(unexpected)? {
             Some(_) => Ok(()),
-            None => self.no_user(),
+            None => self.users_visible(),
         }
     }
 
-    fn shown(&self, all: bool, table: &str) -> Result<(), StoreError> {
-        if all {
-            Ok(())
-        } else {
-            Err(hidden(&self.role, &self.schema, table))
-        }
+    fn visible(&self, all: bool, table: &str) -> Result<(), StoreError> {
+        if all { Ok(()) } else { Err(hidden(&self.role, &self.schema, table)) }
     }
 }
 
-/// Row-level security stands between us and the truth. What it says can be pasted into psql.
+/// Returns the life of the database in this reply, if there is one.
+pub(super) fn life(rows: &[PgRow]) -> Option<StoreId> {
+    let life = rows.first()?.try_get::<Option<Uuid>, _>("life").ok()?;
+    life.map(Uuid::into_bytes)
+}
+
+/// Returns whether no life of this database has begun: the server has just started, or the tables
+/// came with a copy.
+pub(super) fn lacks_a_life(rows: &[PgRow]) -> bool {
+    rows.first().is_some_and(|row| {
+        matches!(row.try_get("in_recovery"), Ok(false))
+            && matches!(row.try_get::<Option<Uuid>, _>("life"), Ok(None))
+    })
+}
+
+/// Returns the error for rows that row-level security may hide. Its SQL can be pasted into psql.
 pub(super) fn hidden(role: &str, schema: &str, table: &str) -> StoreError {
     let table = format!("{}.{}", quoted(schema), quoted(table));
     StoreError::new(
         StoreErrorKind::NotAuthoritative,
         format!(
-            "row-level security may hide rows of {table} from the role {role}, so a missing row proves nothing: \
-             ALTER ROLE {} BYPASSRLS; or ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;",
+            "row-level security may hide rows of {table} from the role {role}, so a missing row \
+             proves nothing: ALTER ROLE {} BYPASSRLS; or ALTER TABLE {table} DISABLE ROW LEVEL \
+             SECURITY;",
             quoted(role)
         ),
     )
 }
 
-/// As an identifier in SQL, whatever is in it.
+/// Quotes any text as an SQL identifier.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn no_store_row() -> StoreError {
-    StoreError::new(
-        StoreErrorKind::NotAuthoritative,
-        "session_store shows no row: the migrations write one; row-level security may hide it, \
-         or it was deleted",
-    )
-}
-
-/// Postgres answered something that our statements never return.
+/// Returns the error for a reply that our statements never cause.
 pub(super) fn unexpected(error: sqlx::Error) -> StoreError {
     StoreError::new(
         StoreErrorKind::Schema,
-        "Postgres answered something else than was asked: are its tables the ones our migrations made? is a pooler in \
-         transaction mode in between (SESSION_DB_POOLED=true, PostgresStoreBuilder::pooled(true))?",
+        "the reply of Postgres does not fit the statement: check that our migrations made its \
+         tables. With a pooler in transaction mode, set SESSION_DB_POOLED=true or \
+         PostgresStoreBuilder::pooled(true)",
     )
     .with_source(error)
 }
@@ -141,21 +141,8 @@ pub(super) fn transaction(row: &PgRow, column: &str) -> Result<u64, sqlx::Error>
     Ok(row.try_get::<i64, _>(column)?.cast_unsigned())
 }
 
-pub(super) fn digest(row: &PgRow, column: &str) -> Result<Option<TokenDigest>, sqlx::Error> {
-    let Some(bytes) = row.try_get::<Option<&[u8]>, _>(column)? else {
-        return Ok(None);
-    };
-    digest_of(bytes).map(Some)
-}
-
-fn digest_of(bytes: &[u8]) -> Result<TokenDigest, sqlx::Error> {
-    let bytes = bytes
-        .try_into()
-        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    Ok(TokenDigest::from_bytes(bytes))
-}
-
-/// Adds the digests in these columns.
+/// Adds the digests in these columns. A value of another length is no digest, and no entry has it
+/// in its key.
 pub(super) fn gather(
     digests: &mut Vec<TokenDigest>,
     row: &PgRow,
@@ -163,23 +150,27 @@ pub(super) fn gather(
 ) -> Result<(), sqlx::Error> {
     for column in columns {
         if column.ends_with(FORMER) {
-            let former: Option<Vec<Vec<u8>>> = row.try_get(*column)?;
-            for bytes in former.into_iter().flatten() {
-                digests.push(digest_of(&bytes)?);
-            }
+            let former: Option<Vec<Option<Vec<u8>>>> = row.try_get(*column)?;
+            let former = former.into_iter().flatten().flatten();
+            digests.extend(former.filter_map(|bytes| digest_of(&bytes)));
         } else {
-            digests.extend(digest(row, column)?);
+            let digest: Option<&[u8]> = row.try_get(*column)?;
+            digests.extend(digest.and_then(digest_of));
         }
     }
     Ok(())
 }
 
-/// The columns of a session that say under which keys there may be copies of it.
+fn digest_of(bytes: &[u8]) -> Option<TokenDigest> {
+    bytes.try_into().ok().map(TokenDigest::from_bytes)
+}
+
+/// The columns with the digests under which there may be entries of a session.
 pub(super) const DIGESTS: [&str; 3] = ["token_digest", "previous_digest", "former_digests"];
-/// How columns with many of them are named.
+/// The suffix of columns with several digests.
 const FORMER: &str = "former_digests";
 
-/// Each once, in no order that means anything.
+/// Returns each digest once, in arbitrary order.
 pub(super) fn each_once(mut digests: Vec<TokenDigest>) -> Vec<TokenDigest> {
     digests.sort_unstable();
     digests.dedup();
@@ -187,20 +178,25 @@ pub(super) fn each_once(mut digests: Vec<TokenDigest>) -> Vec<TokenDigest> {
 }
 
 pub(super) fn session_id(row: &PgRow, column: &str) -> Result<Option<SessionId>, sqlx::Error> {
-    Ok(row
-        .try_get::<Option<Uuid>, _>(column)?
-        .map(|id| SessionId::from_bytes(id.into_bytes())))
+    Ok(row.try_get::<Option<Uuid>, _>(column)?.map(|id| SessionId::from_bytes(id.into_bytes())))
 }
 
-/// The session in this row, if there is one.
+pub(super) fn moment(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {
+    row.try_get(column).map(Timestamp::from_micros)
+}
+
+pub(super) fn idle_timeout(row: &PgRow) -> Result<Option<Duration>, sqlx::Error> {
+    let seconds: Option<i32> = row.try_get("idle_timeout_s")?;
+    let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    Ok(seconds.map(Duration::from_secs))
+}
+
+/// Reads the session in this row, if there is one.
 pub(super) fn session(row: &PgRow) -> Result<Option<Session>, sqlx::Error> {
     let Some(id) = session_id(row, "id")? else {
         return Ok(None);
     };
-    let moment = |column| row.try_get(column).map(Timestamp::from_micros);
-    let idle: Option<i32> = row.try_get("idle_timeout_s")?;
-    let data = RawValue::from_string(row.try_get("data")?)
-        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    let moment = |column| moment(row, column);
     Ok(Some(
         SessionParts {
             id,
@@ -210,11 +206,9 @@ pub(super) fn session(row: &PgRow) -> Result<Option<Session>, sqlx::Error> {
             authenticated_at: moment("authenticated_at")?,
             last_seen_at: moment("last_seen_at")?,
             expires_at: moment("expires_at")?,
-            idle_timeout: idle
-                .and_then(|seconds| u64::try_from(seconds).ok())
-                .map(Duration::from_secs),
+            idle_timeout: idle_timeout(row)?,
             persistent: row.try_get("persistent")?,
-            data,
+            data: parse_data(row.try_get("data")?).map_err(sqlx::Error::Decode)?,
         }
         .into(),
     ))

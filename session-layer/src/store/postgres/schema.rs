@@ -1,51 +1,62 @@
-//! The name of the schema our tables are in.
+//! The name of the schema that contains our tables.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{StoreError, StoreErrorKind};
+use super::rows::quoted;
 use crate::store::is_schema_name;
 
-/// A schema name that cannot mean anything else in SQL: `[a-z_][a-z0-9_]{0,62}`.
+/// A schema name that has no other meaning in SQL: `[a-z_][a-z0-9_]{0,62}`.
 ///
-/// It is the only text from outside that ever becomes part of a statement.
+/// It is the only external text that becomes part of a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SchemaName(String);
 
-/// A text that may not name the schema of our tables.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} may not name a schema: 1 to 63 of a-z, 0-9 and _, and no digit first (default: session_layer)"
-)]
-pub struct InvalidSchemaName(String);
+/// The text does not fulfil [`is_schema_name`].
+#[derive(Debug)]
+pub(super) struct NotASchemaName;
 
 impl SchemaName {
-    /// As it is, without quotes.
+    /// Returns the name without quotes.
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// As SQL writes it: in quotes, for it may be a keyword.
+    /// Returns the name in quotes, because it may be a keyword.
     pub(super) fn quoted(&self) -> String {
         format!("\"{}\"", self.0)
     }
 }
 
-impl Default for SchemaName {
-    fn default() -> Self {
-        Self("session_layer".to_owned())
-    }
+/// Returns the SQL that grants the application's role its rights, for the owner of the tables to
+/// run. A role that has migrated the tables itself owns them and needs no more.
+///
+/// None of these rights permits writing the journal or deleting an active session.
+///
+/// ```
+/// let sql = session_layer::store::grants("session_layer", "app");
+/// assert!(sql.starts_with(r#"GRANT USAGE ON SCHEMA "session_layer" TO "app";"#));
+/// ```
+#[must_use]
+pub fn grants(schema: &str, role: &str) -> String {
+    let (schema, role) = (quoted(schema), quoted(role));
+    format!(
+        "GRANT USAGE ON SCHEMA {schema} TO {role}; \
+         GRANT SELECT, INSERT, UPDATE ON {schema}.sessions, {schema}.session_users TO {role}; \
+         GRANT SELECT ON {schema}.session_journal, {schema}.session_nodes TO {role}; \
+         GRANT EXECUTE ON FUNCTION {schema}.this_life(), {schema}.begin_life(), \
+         {schema}.journal_page(pg_snapshot, xid8, bigint, bigint), \
+         {schema}.purge_journal(interval), {schema}.sweep_sessions(interval, integer), \
+         {schema}.sweep_users(interval, text, integer), {schema}.register_node(uuid, bytea, \
+         interval), {schema}.forget_node(uuid) TO {role};"
+    )
 }
 
 impl FromStr for SchemaName {
-    type Err = InvalidSchemaName;
+    type Err = NotASchemaName;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        if is_schema_name(name) {
-            Ok(Self(name.to_owned()))
-        } else {
-            Err(InvalidSchemaName(name.to_owned()))
-        }
+        if is_schema_name(name) { Ok(Self(name.to_owned())) } else { Err(NotASchemaName) }
     }
 }
 
@@ -55,19 +66,13 @@ impl fmt::Display for SchemaName {
     }
 }
 
-impl From<InvalidSchemaName> for StoreError {
-    fn from(error: InvalidSchemaName) -> Self {
-        Self::new(StoreErrorKind::Schema, error.to_string()).with_source(error)
-    }
-}
-
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_names_are_taken() {
+    fn schema_name_with_other_characters_is_rejected() {
         for good in ["session_layer", "_", "a1", "select", &"a".repeat(63)] {
             assert!(good.parse::<SchemaName>().is_ok(), "{good}");
         }

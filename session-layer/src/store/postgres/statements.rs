@@ -1,41 +1,44 @@
-//! Every statement, built once per store: the schema's (checked) name is the only part that varies.
+//! All statements, built once per store. Only the checked name of the schema varies.
 //!
-//! Each returns, beside what was asked, the *facts* that decide whether the answer is the truth.
-//! They come first and do not depend on any row, so that there is always a row to read them from.
+//! Each returns, beside its result, the *facts* that decide whether the reply is authoritative.
+//! They come first and depend on no row, so that there is always a row with them.
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
+use super::fragments::{Fragments, IN_TIME, MAY_BE_CACHED, micros};
 use super::schema::SchemaName;
-use super::words::{IN_TIME, MAY_BE_CACHED, Words, micros};
 
-/// The statements of one store. `SqlStr` is shared: cloning one copies nothing.
+/// The statements of one store. `SqlStr` is shared, so cloning one copies nothing.
 #[derive(Debug)]
 pub(super) struct Statements {
     pub(super) load: SqlStr,
     pub(super) list: SqlStr,
     pub(super) probe: SqlStr,
     pub(super) journal: SqlStr,
-    pub(super) journal_of_connection: SqlStr,
+    pub(super) begin_life: SqlStr,
     pub(super) digests: PerTarget,
     pub(super) digests_of_user: SqlStr,
     pub(super) revoke: PerTarget,
     pub(super) add_user: SqlStr,
     pub(super) moment: SqlStr,
     pub(super) create: SqlStr,
-    pub(super) foreign_raise: SqlStr,
-    pub(super) forget_raise: SqlStr,
     pub(super) raise_epoch: SqlStr,
-    pub(super) revoke_user: SqlStr,
+    pub(super) count_ended: SqlStr,
+    pub(super) end_rows: SqlStr,
     pub(super) update: SqlStr,
     pub(super) rotate: SqlStr,
     pub(super) touch: SqlStr,
     pub(super) purge_journal: SqlStr,
     pub(super) sweep: SqlStr,
+    pub(super) sweep_users: SqlStr,
+    pub(super) register_node: SqlStr,
+    pub(super) forget_node: SqlStr,
+    pub(super) one_cache: SqlStr,
     pub(super) hidden: SqlStr,
 }
 
-/// The same statement for both ways to name one session: $1 is the digest or the id, $2 whose it
-/// must be (or NULL).
+/// One statement for both ways to name one session. $1 is the digest or the id. $2 is the user to
+/// whom it must belong (or NULL).
 #[derive(Debug)]
 pub(super) struct PerTarget {
     pub(super) token: SqlStr,
@@ -49,29 +52,20 @@ impl PerTarget {
                 "(s.token_digest = $1 OR (s.previous_digest = $1 AND s.previous_until > now())) \
                  AND ($2::text IS NULL OR s.user_id = $2)",
             )),
-            id: sql(statement(
-                "s.id = $1 AND ($2::text IS NULL OR s.user_id = $2)",
-            )),
+            id: sql(statement("s.id = $1 AND ($2::text IS NULL OR s.user_id = $2)")),
         }
     }
 }
 
-/// Nothing but [`SchemaName`] was put into these strings.
+/// Asserts that a statement is safe: [`SchemaName`] is the only text put into these strings.
 fn sql(statement: String) -> SqlStr {
     AssertSqlSafe(std::sync::Arc::<str>::from(statement)).into_sql_str()
 }
 
 impl Statements {
     pub(super) fn new(schema: &SchemaName) -> Self {
-        let Words {
-            sessions,
-            users,
-            journal,
-            facts,
-            epoch,
-            alive,
-            columns,
-        } = &Words::new(schema);
+        let Fragments { sessions, users, nodes, facts, epoch, alive, columns, listed } =
+            &Fragments::new(schema);
         let quoted = schema.quoted();
         Self {
             // $1 digests
@@ -92,40 +86,54 @@ impl Statements {
                  ORDER BY d.n, s.counts_until NULLS FIRST",
                 micros("s.counts_until")
             )),
-            // $1 user
+            // $1 user, $2 and $3 the place after which the page begins, $4 the limit, $5 whether to
+            // return texts. The epoch is that of $1, not of each row, to look it up once.
             list: sql(format!(
-                "SELECT f.*, {columns}, s.label, host(s.ip) AS ip, s.user_agent \
-                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 AND {alive} \
-                 ORDER BY s.created_at DESC, s.id"
+                "SELECT f.*, {listed} FROM {facts} f LEFT JOIN LATERAL ( \
+                   SELECT s.id, s.created_at, s.authenticated_at, s.last_seen_at, s.expires_at, \
+                     s.idle_timeout_s, s.persistent, s.label, s.ip, s.user_agent \
+                   FROM {sessions} s \
+                   WHERE s.user_id = $1 AND (s.created_at, s.id) < ($2::text::timestamptz, $3) \
+                     AND s.revoked_at IS NULL AND {IN_TIME} \
+                     AND s.user_epoch >= coalesce((SELECT u.epoch FROM {users} u WHERE u.user_id = \
+                   $1), 0) ORDER BY s.created_at DESC, s.id DESC LIMIT $4 \
+                 ) s ON true ORDER BY s.created_at DESC, s.id DESC"
             )),
+            // This looks up an id that no session has, by primary key. Reading any row (LIMIT 1)
+            // would scan every page of deleted rows.
             probe: sql(format!(
-                "SELECT f.*, s.id FROM {facts} f \
-                 LEFT JOIN LATERAL (SELECT id FROM {sessions} LIMIT 1) s ON true"
+                "SELECT f.*, s.id FROM {facts} f LEFT JOIN {sessions} s \
+                 ON s.id = uuid '00000000-0000-0000-0000-000000000000'"
             )),
-            journal: sql(read_journal(facts, journal, LIFE)),
-            journal_of_connection: sql(read_journal(facts, journal, CONNECTION)),
+            journal: sql(read_journal(facts, &quoted)),
+            begin_life: sql(format!("SELECT {quoted}.begin_life()")),
             // $1 and $2 the target
             digests: PerTarget::new(|matches| {
                 format!(
-                    "SELECT f.*, s.id, s.token_digest, s.previous_digest, s.former_digests \
+                    "SELECT f.*, current_setting('transaction_read_only')::boolean AS read_only, \
+                     s.id, s.token_digest, s.previous_digest, s.former_digests \
                      FROM {facts} f LEFT JOIN {sessions} s ON {matches}"
                 )
             }),
-            // $1 user
+            // $1 user, $2 the epoch now, $3 the limit, $4 the epoch before. `ended`: whether the
+            // raise to that epoch ended the session.
             digests_of_user: sql(format!(
-                "SELECT f.*, s.id, s.token_digest, s.previous_digest, s.former_digests \
-                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 AND {MAY_BE_CACHED}"
+                "SELECT f.*, s.* FROM {facts} f LEFT JOIN LATERAL ( \
+                   SELECT s.id, s.token_digest, s.previous_digest, s.former_digests, \
+                     s.revoked_at IS NULL AND s.user_epoch >= $4 AND s.user_epoch < $2 AND \
+                   {IN_TIME} AS ended FROM {sessions} s WHERE s.user_id = $1 AND {MAY_BE_CACHED} \
+                   ORDER BY s.created_at DESC, s.id DESC LIMIT $3) s ON true"
             )),
-            // $1 and $2 the target, $3 reason. The row is shown as it was when the statement began,
-            // and again as it was when it ended, if that is our doing: a rotation may lie between.
+            // $1 and $2 the target, $3 reason. The row is returned as it was when the statement
+            // began, and again if this statement ended it. A rotation may have come between.
             revoke: PerTarget::new(|matches| {
                 format!(
                     "WITH ended AS ( \
                        UPDATE {sessions} s SET revoked_at = now(), ended_reason = $3 \
                        WHERE {matches} AND {alive} \
                        RETURNING s.id, s.token_digest, s.previous_digest, s.former_digests) \
-                     SELECT f.*, s.id, s.token_digest, s.previous_digest, s.former_digests, {epoch} AS epoch, \
-                       {alive} AS alive, e.id AS ended, \
+                     SELECT f.*, s.id, s.token_digest, s.previous_digest, s.former_digests, \
+                       {epoch} AS epoch, {alive} AS alive, e.id AS ended, \
                        e.token_digest AS ended_token, e.previous_digest AS ended_previous, \
                        e.former_digests AS ended_former_digests \
                      FROM {facts} f LEFT JOIN {sessions} s ON {matches} \
@@ -137,43 +145,62 @@ impl Statements {
                 "INSERT INTO {users} (user_id) VALUES ($1) ON CONFLICT DO NOTHING"
             )),
             moment: sql(format!("SELECT f.*, {MOMENT} AS moment FROM {facts} f")),
-            create: sql(create(users, sessions, facts, columns)),
-            // $1 user. See `create.rs`.
-            foreign_raise: sql(format!(
-                "SELECT u.raised_by::text FROM {users} u WHERE u.user_id = $1 \
-                 AND u.raised_by >= pg_snapshot_xmax(pg_current_snapshot())"
-            )),
-            // $1 user, $2 the transaction
-            forget_raise: sql(format!(
-                "UPDATE {users} SET raised_by = NULL \
-                 WHERE user_id = $1 AND raised_by = $2::text::xid8"
-            )),
-            // $1 user. The trigger notes the transaction.
+            create: sql(create(users, sessions, facts, columns, &quoted)),
+            // $1 user, $2 the spared session (or NULL). The epoch is not raised if that session may
+            // be hidden. The triggers record the transaction, and write one journal row for all
+            // sessions of earlier epochs. The new epoch is above that of every session, even if an
+            // operator has deleted the user's row.
+            //
+            // The spared session is read after the user's row is locked. Another raise may have
+            // lifted or ended it while this one waited.
             raise_epoch: sql(format!(
-                "INSERT INTO {users} AS u (user_id, epoch) VALUES ($1, 1) \
-                 ON CONFLICT (user_id) DO UPDATE SET epoch = u.epoch + 1 RETURNING u.epoch"
+                "WITH f AS MATERIALIZED (SELECT * FROM {facts} f), \
+                 was AS MATERIALIZED ( \
+                   SELECT coalesce((SELECT u.epoch FROM {users} u WHERE u.user_id = $1), 0) AS \
+                 epoch), raised AS ( \
+                   INSERT INTO {users} AS u (user_id, epoch) \
+                   SELECT $1, 1 + coalesce((SELECT max(s.user_epoch) FROM {sessions} s WHERE \
+                   s.user_id = $1), 0) FROM f WHERE $2::uuid IS NULL OR NOT f.sessions_hidden \
+                   ON CONFLICT (user_id) DO UPDATE SET epoch = greatest(u.epoch + 1, \
+                 excluded.epoch) RETURNING u.epoch), looked AS MATERIALIZED ( \
+                   SELECT s.id, s.user_epoch, s.revoked_at IS NULL AND {IN_TIME} AS in_time \
+                   FROM raised JOIN {sessions} s ON s.id = $2 AND s.user_id = $1 FOR NO KEY UPDATE \
+                 OF s), spared AS ( \
+                   UPDATE {sessions} s SET user_epoch = raised.epoch FROM raised, looked l \
+                   WHERE s.id = l.id AND l.in_time AND l.user_epoch >= raised.epoch - 1 RETURNING \
+                 s.id) SELECT f.*, raised.epoch, was.epoch AS was, \
+                   pg_current_xact_id()::text::bigint AS xid, (SELECT count(*) FROM spared) AS \
+                 spared FROM f CROSS JOIN was LEFT JOIN raised ON true"
             )),
-            // $1 user, $2 the epoch now, $3 the one that is spared, $4 reason
-            revoke_user: sql(format!(
-                "WITH ended AS ( \
-                   UPDATE {sessions} s SET \
-                     revoked_at = CASE WHEN s.id = $3 THEN NULL ELSE now() END, \
-                     ended_reason = CASE WHEN s.id = $3 THEN s.ended_reason ELSE $4 END, \
-                     user_epoch = CASE WHEN s.id = $3 THEN $2 ELSE s.user_epoch END \
-                   WHERE s.user_id = $1 AND s.revoked_at IS NULL AND s.user_epoch >= $2 - 1 \
-                     AND {IN_TIME} \
-                   RETURNING s.id, s.token_digest, s.previous_digest, s.former_digests) \
-                 SELECT f.*, s.id, s.token_digest, s.previous_digest, s.former_digests, e.id AS ended, \
-                   e.token_digest AS ended_token, e.previous_digest AS ended_previous, \
-                       e.former_digests AS ended_former_digests \
-                 FROM {facts} f LEFT JOIN {sessions} s ON s.user_id = $1 AND {MAY_BE_CACHED} \
-                 LEFT JOIN ended e ON e.id = s.id"
+            // $1 user, $2 the epoch now, $3 the epoch before
+            count_ended: sql(format!(
+                "SELECT f.*, (SELECT count(*) FROM {sessions} s WHERE s.user_id = $1 AND \
+                   s.revoked_at IS NULL AND s.user_epoch >= $3 AND s.user_epoch < $2 AND \
+                   {IN_TIME}) AS ended FROM {facts} f"
             )),
-            // $1 id, $2 version, $3 data. Naming the version makes it a change also where the data
-            // is the same: what the caller read is out of date either way.
+            // $1 user, $2 the epoch now, $3 reason, $4 and $5 the place after which to continue, $6
+            // the limit. Locked rows are skipped, because the epoch has ended their sessions.
+            end_rows: sql(format!(
+                "WITH page AS MATERIALIZED ( \
+                   SELECT s.id, s.created_at FROM {sessions} s WHERE s.user_id = $1 \
+                     AND (s.created_at, s.id) < ($4::text::timestamptz, $5) \
+                   ORDER BY s.created_at DESC, s.id DESC LIMIT $6), \
+                 ended AS ( \
+                   UPDATE {sessions} s SET revoked_at = now(), ended_reason = $3 WHERE s.id IN ( \
+                     SELECT l.id FROM {sessions} l WHERE l.id IN (SELECT p.id FROM page p) \
+                       AND l.revoked_at IS NULL AND l.user_epoch < $2 AND l.expires_at > now() \
+                     FOR NO KEY UPDATE SKIP LOCKED) RETURNING s.id) \
+                 SELECT f.*, (SELECT count(*) FROM ended) AS ended, p.id AS last, {} AS \
+                 last_created_at FROM {facts} f LEFT JOIN LATERAL ( \
+                   SELECT p.id, p.created_at FROM page p ORDER BY p.created_at, p.id LIMIT 1) p ON \
+                   true",
+                micros("p.created_at")
+            )),
+            // $1 id, $2 version, $3 data. Setting the version makes it a change even if the data is
+            // the same, because the caller's copy is out of date either way.
             update: sql(format!(
                 "WITH made AS ( \
-                   UPDATE {sessions} s SET data = $3::text::jsonb, version = s.version + 1 \
+                   UPDATE {sessions} s SET data = $3::text::json, version = s.version + 1 \
                    WHERE s.id = $1 AND s.version = $2 AND {alive} RETURNING s.*) \
                  SELECT f.*, {columns}, s.id AS made, w.id AS was, w.version = $2 AS expected, \
                    w.alive, w.epoch, s.token_digest, s.previous_digest, s.former_digests \
@@ -182,8 +209,8 @@ impl Statements {
                    FROM {sessions} s WHERE s.id = $1) w ON true \
                  LEFT JOIN made s ON true"
             )),
-            // $1 old, $2 new, $3 grace in microseconds. Also with no grace the old digest stays
-            // in its column: a second rotation of it is told that it came second.
+            // $1 old, $2 new, $3 grace in microseconds. The old digest stays in its column even
+            // without grace, so that a second rotation of it is a conflict.
             rotate: sql(format!(
                 "WITH made AS ( \
                    UPDATE {sessions} s SET token_digest = $2, previous_digest = s.token_digest, \
@@ -191,20 +218,20 @@ impl Statements {
                        ELSE (array_prepend(s.previous_digest, s.former_digests))[1:16] END, \
                      previous_until = now() + $3 * interval '1 microsecond' \
                    WHERE s.token_digest = $1 AND {alive} RETURNING s.*) \
-                 SELECT f.*, {columns}, s.id AS made, w.id AS was, w.token_digest = $1 AS expected, \
-                   w.alive, w.epoch, s.token_digest, s.previous_digest, s.former_digests \
+                 SELECT f.*, {columns}, s.id AS made, w.id AS was, w.token_digest = $1 AS \
+                   expected, w.alive, w.epoch, s.token_digest, s.previous_digest, s.former_digests \
                  FROM {facts} f \
-                 LEFT JOIN (SELECT s.id, s.token_digest, s.previous_digest, s.former_digests, {alive} AS alive, \
-                     {epoch} AS epoch \
+                 LEFT JOIN (SELECT s.id, s.token_digest, s.previous_digest, s.former_digests, \
+                     {alive} AS alive, {epoch} AS epoch \
                    FROM (SELECT * FROM {sessions} WHERE token_digest = $1 \
                      UNION ALL SELECT * FROM {sessions} WHERE previous_digest = $1) s \
                    ORDER BY s.token_digest = $1 DESC LIMIT 1) w ON true \
                  LEFT JOIN made s ON true"
             )),
-            // $1 id, $2 granularity in microseconds. It waits for nobody's lock, and its commit for no disk and
-            // no standby: a request would wait with it. What a crash takes back costs a session a part of its
-            // idle time. (Set here, not with the connection: neither a pool of the application's nor a pooler
-            // would know.)
+            // $1 id, $2 granularity in microseconds. It waits for no lock, and its commit for no
+            // disk and no standby, because a request would wait with it. A touch that a crash loses
+            // costs a session a part of its idle time. The setting is here because neither an
+            // application's pool nor a pooler would have it on the connection.
             touch: sql(format!(
                 "WITH was AS MATERIALIZED ( \
                    SELECT s.id, {alive} AS alive, {epoch} AS epoch, \
@@ -232,82 +259,97 @@ impl Statements {
                 "SELECT f.*, {quoted}.purge_journal($1 * interval '1 microsecond') AS removed \
                  FROM {facts} f"
             )),
-            // $1 how long the ended are kept, in microseconds, $2 how many at most
+            // $1 how long ended sessions are kept, in microseconds, $2 the limit
             sweep: sql(format!(
                 "SELECT f.*, {quoted}.sweep_sessions($1 * interval '1 microsecond', $2) AS removed \
                  FROM {facts} f"
             )),
-            // Which of our tables shows our role only some of its rows?
+            // $1 how long users without sessions are kept, in microseconds, $2 the user after which
+            // to continue, $3 the limit
+            sweep_users: sql(format!(
+                "SELECT f.*, u.removed, u.last \
+                 FROM {facts} f, {quoted}.sweep_users($1 * interval '1 microsecond', $2, $3) u"
+            )),
+            // $1 the registration, $2 its cache, $3 how long it is valid, in microseconds
+            register_node: sql(format!(
+                "SELECT f.*, {quoted}.register_node($1::uuid, $2::bytea, $3 * interval '1 \
+                 microsecond')::text FROM {facts} f"
+            )),
+            // $1 the node
+            forget_node: sql(format!(
+                "SELECT f.*, {quoted}.forget_node($1::uuid)::text FROM {facts} f"
+            )),
+            // $1 a cache. `one`: whether every registration names it.
+            one_cache: sql(format!(
+                "SELECT f.*, NOT EXISTS (SELECT FROM {nodes} n WHERE n.until > now() AND n.cache \
+                 <> $1) AS one FROM {facts} f"
+            )),
+            // A table of ours that hides rows from our role.
             hidden: sql(format!(
                 "SELECT current_user::text AS role, (SELECT c.relname::text \
                  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                  WHERE n.nspname = '{schema}' AND row_security_active(c.oid) AND c.relname IN \
-                   ('sessions', 'session_users', 'session_journal', 'session_store') LIMIT 1) AS hidden"
+                   ('sessions', 'session_users', 'session_journal', 'session_nodes') LIMIT 1) AS \
+                   hidden"
             )),
         }
     }
 }
 
-/// What changes whenever transaction ids may be used again. A standby that is promoted begins a new timeline, which
-/// the names of its log files tell. The recovery from a crash goes on with the same, and hands out the ids again whose
-/// log had not reached the disk (commits that did not wait for it, as those of touches, and whatever was rolled back);
-/// it ends with a checkpoint before anybody is let in. That there are others costs a read of the whole journal each.
-const LIFE: &str = "CASE WHEN NOT f.in_recovery THEN hashtextextended(concat_ws(' ', \
-       left(pg_walfile_name(pg_current_wal_lsn()), 8), (SELECT checkpoint_lsn FROM pg_control_checkpoint())), 0) END";
-
-/// In its place, where Postgres does not tell these: a number of this connection, which ends with the server's life.
-const CONNECTION: &str = "(SELECT hashtextextended(concat_ws(' ', a.pid, \
-       extract(epoch FROM a.backend_start), extract(epoch FROM pg_postmaster_start_time())), 0) \
-     FROM pg_stat_get_activity(pg_backend_pid()) a)";
-
-/// $1 the first transaction wanted. Rows and snapshot must come from one statement.
-fn read_journal(facts: &str, journal: &str, life: &str) -> String {
-    let at = micros("j.at");
+/// $1 what was visible to the last complete read (a snapshot, or NULL for none), $2 and $3 the row
+/// after which the page begins, $4 the most rows of a page, $5 whether to return users' ids.
+/// `AnswerFacts` come with the first row alone.
+fn read_journal(facts: &str, quoted: &str) -> String {
     format!(
-        "SELECT f.*, (SELECT system_identifier FROM pg_control_system()) AS system, \
-         {life} AS life, j.id AS entry, j.xid::text::bigint AS xid, {at} AS at, j.session_id, j.digest, \
-         j.previous_digest, j.kind, j.version \
-         FROM {facts} f LEFT JOIN {journal} j ON j.xid >= $1::text::xid8 \
-         ORDER BY j.id"
+        "SELECT f.*, p.id AS entry, p.xid::text AS xid, p.kind, p.session_id, p.digest, \
+           p.previous_digest, p.version, CASE WHEN $5 THEN p.user_id END AS user_id, p.user_epoch \
+         FROM (SELECT f.*, pg_current_snapshot()::text AS seen, 1::bigint AS one FROM {facts} f) f \
+         FULL JOIN ( \
+           SELECT r.*, row_number() OVER (ORDER BY r.xid, r.id) AS n \
+           FROM {quoted}.journal_page($1::text::pg_snapshot, $2::text::xid8, $3::bigint, $4) r \
+         ) p ON p.n = f.one ORDER BY p.n"
     )
 }
 
-/// When a login begins: the time in microseconds, and what is committed by then. The time is taken after the snapshot,
-/// so that whoever is visible in that began before. (A snapshot alone would do, if Postgres never used a transaction's
-/// id again: after a crash the raise of an epoch may have one that is visible in a snapshot from before. A raise in
-/// the future is one from before the clock was set back: of it the snapshot alone tells, or nobody could log in.)
-const MOMENT: &str = "concat_ws(':', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, \
-     pg_current_snapshot())";
+/// The moment of a login: the life, and a snapshot of earlier commits.
+const MOMENT: &str = "concat_ws(':', coalesce(f.life::text, ''), pg_current_snapshot())";
 
-/// $1 id, $2 user, $3 digest, $4 data, $5 label, $6 ip, $7 user agent, $8 idle timeout in seconds,
-/// $9 lifetime in microseconds, $10 where Postgres stood when the login began (NULL: now), $11 persistent.
+/// Returns the statement that creates a session. $1 id, $2 user, $3 digest, $4 data, $5 label, $6
+/// ip, $7 user agent, $8 idle timeout in seconds, $9 lifetime in microseconds, $10 the moment at
+/// which the login began (NULL: now), $11 persistent.
 ///
-/// The user's row is locked first. Waiting for a revoke-all that holds it ends with the row as that
-/// left it, and with the snapshot of before, in which that transaction was still running.
-fn create(users: &str, sessions: &str, facts: &str, columns: &str) -> String {
+/// The user's row is locked first. After the wait for a revoke-all that holds it, the statement has
+/// the row that the revoke-all left. Its snapshot is older, and shows that transaction as running.
+///
+/// A login of another life is rejected, because its snapshot does not show later changes. A raise
+/// counts if its transaction is one of this server. It is of this run, or was prepared in an
+/// earlier one and still open when this life began.
+fn create(users: &str, sessions: &str, facts: &str, columns: &str, quoted: &str) -> String {
     format!(
-        "WITH who AS MATERIALIZED ( \
-           SELECT u.epoch, u.raised_by, u.raised_at FROM {users} u WHERE u.user_id = $2 FOR SHARE), \
-         begun AS MATERIALIZED ( \
-           SELECT moment, substring(moment FROM '^[0-9]+')::bigint AS at, \
-             substring(moment FROM ':(.*)$')::pg_snapshot AS snapshot \
-           FROM (SELECT coalesce($10, {MOMENT}) AS moment) m), \
+        "WITH f AS MATERIALIZED (SELECT * FROM {facts} f), \
+         who AS MATERIALIZED ( \
+           SELECT u.epoch, u.raised_by, u.raised_in FROM {users} u WHERE u.user_id = $2 FOR \
+         SHARE), begun AS MATERIALIZED ( \
+           SELECT moment, split_part(moment, ':', 1) AS life, \
+             substring(moment FROM '^[^:]*:(.*)$')::pg_snapshot AS snapshot \
+           FROM (SELECT coalesce($10, {MOMENT}) AS moment FROM f) m), \
          since AS MATERIALIZED ( \
-           SELECT NOT pg_visible_in_snapshot(who.raised_by, begun.snapshot) \
-             OR who.raised_at BETWEEN to_timestamp(0) + begun.at * interval '1 microsecond' \
-               AND clock_timestamp() AS raised \
-           FROM who, begun WHERE who.raised_by IS NOT NULL), \
+           SELECT begun.life <> coalesce(f.life::text, '') \
+             OR EXISTS (SELECT FROM who WHERE NOT pg_visible_in_snapshot(who.raised_by, \
+               begun.snapshot) AND (who.raised_in = pg_postmaster_start_time() OR who.raised_by IN \
+                 ( SELECT pg_snapshot_xip(l.begun) FROM {quoted}.this_life() l))) AS superseded \
+           FROM begun CROSS JOIN f), \
          made AS ( \
            INSERT INTO {sessions} AS s (id, token_digest, user_id, user_epoch, data, label, ip, \
              user_agent, idle_timeout_s, expires_at, persistent) \
-           SELECT $1, $3, $2, who.epoch, $4::text::jsonb, $5, $6::text::inet, $7, $8, \
+           SELECT $1, $3, $2, who.epoch, $4::text::json, $5, $6::text::inet, $7, $8, \
              now() + $9 * interval '1 microsecond', $11 \
-           FROM who \
-           WHERE NOT EXISTS (SELECT FROM since WHERE since.raised) \
+           FROM who CROSS JOIN since CROSS JOIN f \
+           WHERE NOT since.superseded AND f.life IS NOT NULL \
              AND NOT EXISTS (SELECT FROM {sessions} p WHERE p.previous_digest = $3) \
            ON CONFLICT DO NOTHING RETURNING s.*) \
          SELECT f.*, {columns}, begun.moment, who.epoch IS NOT NULL AS user_known, \
-           EXISTS (SELECT FROM since WHERE since.raised) AS superseded \
-         FROM {facts} f CROSS JOIN begun LEFT JOIN who ON true LEFT JOIN made s ON true"
+         since.superseded FROM f CROSS JOIN begun CROSS JOIN since LEFT JOIN who ON true LEFT JOIN \
+         made s ON true"
     )
 }

@@ -1,33 +1,30 @@
-//! Changes. Each has the file to itself: it looks, decides, and writes.
+//! Changes. Each locks the file, and then reads, decides and writes.
 
 use std::time::Duration;
 
 use sqlx::SqliteConnection;
 
 use super::SqliteStore;
+use super::connection::ConnectionTurn;
 use super::record::Record;
-use super::turns::Turn;
-use crate::clock::Timestamp;
-use crate::error::{StoreError, StoreErrorKind};
-use crate::session::{CheckedSession, LoginMoment, SessionId};
+use crate::model::clock::Timestamp;
+use crate::model::error::{StoreError, StoreErrorKind};
+use crate::model::session::{LoginSnapshot, SessionId, ValidatedSession};
+use crate::model::token::TokenDigest;
 use crate::store::{Change, Creation, Revoked, Target};
-use crate::token::TokenDigest;
 
-/// A moment is the number of the last revoke-all before it.
-fn raise_number(moment: &LoginMoment) -> Result<i64, StoreError> {
+/// Reads the moment of a login: the number of the last revoke-all before it.
+fn raise_number(moment: &LoginSnapshot) -> Result<i64, StoreError> {
     moment.as_str().parse().map_err(|error| {
-        StoreError::new(
-            StoreErrorKind::Other,
-            "the login began at another store: begin it again",
-        )
-        .with_source(error)
+        StoreError::new(StoreErrorKind::Input, "the login began in another store: begin it again")
+            .with_source(error)
     })
 }
 
 impl SqliteStore {
-    pub(super) fn moment(&self) -> Result<LoginMoment, StoreError> {
-        LoginMoment::new(self.turns.raises().to_string()).map_err(|error| {
-            StoreError::new(StoreErrorKind::Other, "the number of a revoke-all is none")
+    pub(super) fn moment(&self) -> Result<LoginSnapshot, StoreError> {
+        LoginSnapshot::new(self.connection.raises().to_string()).map_err(|error| {
+            StoreError::new(StoreErrorKind::Other, "the number of the last revoke-all is malformed")
                 .with_source(error)
         })
     }
@@ -35,15 +32,13 @@ impl SqliteStore {
     pub(super) async fn create_now(
         &self,
         digest: TokenDigest,
-        new: CheckedSession,
+        new: ValidatedSession,
     ) -> Result<Creation, StoreError> {
         let begun = match &new.begun {
             Some(moment) => raise_number(moment)?,
-            None => self.turns.raises(),
+            None => self.connection.raises(),
         };
-        self.turns
-            .change(move |turn| Box::pin(create(turn, digest, new, begun)))
-            .await
+        self.connection.change(move |turn| Box::pin(create(turn, digest, new, begun))).await
     }
 
     pub(super) async fn revoke_target(
@@ -51,21 +46,13 @@ impl SqliteStore {
         target: Target,
         reason: String,
     ) -> Result<Revoked, StoreError> {
-        self.turns
+        self.connection
             .change(move |turn| {
                 Box::pin(async move {
-                    let Turn {
-                        connection,
-                        now,
-                        mut raises,
-                    } = turn;
+                    let ConnectionTurn { connection, now, mut raises } = turn;
                     let found = Record::of_target(connection, &target, now).await?;
                     let mut keep = None;
-                    if let Target::User {
-                        user_id,
-                        keep: kept,
-                    } = target
-                    {
+                    if let Target::User { user_id, keep: kept } = target {
                         keep = kept;
                         raise(connection, user_id, raises.next(), keep, now).await?;
                     }
@@ -81,16 +68,16 @@ impl SqliteStore {
         version: i64,
         data: String,
     ) -> Result<Change, StoreError> {
-        self.turns
+        self.connection
             .change(move |turn| {
                 Box::pin(async move {
-                    let Some(was) = alive(&mut *turn.connection, id, turn.now).await? else {
+                    let Some(was) = active(&mut *turn.connection, id, turn.now).await? else {
                         return Ok(Change::NoSession);
                     };
-                    if was.session.version() != version {
+                    if was.version != version {
                         return Ok(Change::Conflict);
                     }
-                    // Naming the version makes it a change also where the data is the same.
+                    // Setting the version makes it a change even if the data is the same.
                     sqlx::query(
                         "UPDATE sessions SET data = $1, version = version + 1 WHERE id = $2",
                     )
@@ -110,23 +97,21 @@ impl SqliteStore {
         new: TokenDigest,
         grace: Duration,
     ) -> Result<Change, StoreError> {
-        self.turns
+        self.connection
             .change(move |turn| {
                 Box::pin(async move {
-                    let Turn {
-                        connection, now, ..
-                    } = turn;
+                    let ConnectionTurn { connection, now, .. } = turn;
                     let Some(was) = Record::by_token(connection, old).await? else {
                         let rotated = Record::by_previous(connection, old).await?;
                         return Ok(match rotated {
-                            Some(rotated) if rotated.is_alive(now) => Change::Conflict,
+                            Some(rotated) if rotated.is_active(now) => Change::Conflict,
                             _ => Change::NoSession,
                         });
                     };
-                    if !was.is_alive(now) {
+                    if !was.is_active(now) {
                         return Ok(Change::NoSession);
                     }
-                    let id = was.session.id();
+                    let id = was.id;
                     sqlx::query(
                         "UPDATE sessions SET token_digest = $1, previous_digest = $2, \
                          previous_until = $3 WHERE id = $4",
@@ -149,13 +134,13 @@ impl SqliteStore {
         id: SessionId,
         granularity: Duration,
     ) -> Result<Change, StoreError> {
-        self.turns
+        self.connection
             .change(move |turn| {
                 Box::pin(async move {
-                    let Some(was) = alive(&mut *turn.connection, id, turn.now).await? else {
+                    let Some(was) = active(&mut *turn.connection, id, turn.now).await? else {
                         return Ok(Change::NoSession);
                     };
-                    if was.session.last_seen_at().after(granularity) <= turn.now {
+                    if was.last_seen_at.after(granularity) <= turn.now {
                         sqlx::query("UPDATE sessions SET last_seen_at = $1 WHERE id = $2")
                             .bind(turn.now.as_micros())
                             .bind(id.to_string())
@@ -169,37 +154,34 @@ impl SqliteStore {
     }
 }
 
-async fn alive(
+async fn active(
     connection: &mut SqliteConnection,
     id: SessionId,
     now: Timestamp,
 ) -> Result<Option<Record>, sqlx::Error> {
     let found = Record::by_id(connection, id.to_string()).await?;
-    Ok(found.filter(|record| record.is_alive(now)))
+    Ok(found.filter(|record| record.is_active(now)))
 }
 
-/// The session as the triggers left it.
+/// Returns the session as the triggers left it.
 async fn made(
     connection: &mut SqliteConnection,
     id: SessionId,
     digests: Vec<TokenDigest>,
 ) -> Result<Change, sqlx::Error> {
-    let now = Record::by_id(connection, id.to_string()).await?;
-    Ok(now.map_or(Change::NoSession, |record| Change::Made {
-        session: record.session,
-        digests,
-    }))
+    Ok(match Record::by_id(connection, id.to_string()).await? {
+        Some(record) => Change::Made { session: record.session?, digests },
+        None => Change::NoSession,
+    })
 }
 
 async fn create(
-    turn: Turn<'_>,
+    turn: ConnectionTurn<'_>,
     digest: TokenDigest,
-    new: CheckedSession,
+    new: ValidatedSession,
     begun: i64,
 ) -> Result<Creation, sqlx::Error> {
-    let Turn {
-        connection, now, ..
-    } = turn;
+    let ConnectionTurn { connection, now, .. } = turn;
     let user: Option<(i64, Option<i64>)> =
         sqlx::query_as("SELECT epoch, raised_by FROM session_users WHERE user_id = $1")
             .bind(new.user_id.clone())
@@ -210,11 +192,11 @@ async fn create(
     {
         return Ok(Creation::Superseded);
     }
-    // The digest before a rotation is taken too, its grace over or not, as in Postgres.
+    // The digest before a rotation is taken too, within its grace or after it, as in Postgres.
     if Record::by_token(connection, digest).await?.is_some()
         || Record::by_previous(connection, digest).await?.is_some()
     {
-        return Ok(Creation::Taken);
+        return Ok(Creation::AlreadyExists);
     }
     if user.is_none() {
         sqlx::query("INSERT INTO session_users (user_id) VALUES ($1)")
@@ -222,7 +204,7 @@ async fn create(
             .execute(&mut *connection)
             .await?;
     }
-    // Whole seconds, and not less than was asked for.
+    // The idle timeout is rounded up to whole seconds.
     let idle = new.idle_timeout.map(|idle| {
         let seconds = idle.as_secs() + u64::from(idle.subsec_nanos() > 0);
         i32::try_from(seconds).unwrap_or(i32::MAX)
@@ -247,12 +229,11 @@ async fn create(
     .execute(&mut *connection)
     .await?;
     let created = Record::by_token(connection, digest).await?;
-    created
-        .map(|record| Creation::Created(record.session))
-        .ok_or(sqlx::Error::RowNotFound)
+    let created = created.ok_or(sqlx::Error::RowNotFound)?;
+    Ok(Creation::Created(created.session?))
 }
 
-/// Raises the user's epoch, and lifts the one session that is spared into the new one.
+/// Raises the user's epoch, and lifts the spared session into the new one.
 async fn raise(
     connection: &mut SqliteConnection,
     user_id: String,
@@ -261,7 +242,7 @@ async fn raise(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     let kept = match keep {
-        Some(id) => alive(connection, id, now).await?,
+        Some(id) => active(connection, id, now).await?,
         None => None,
     };
     let epoch: i64 = sqlx::query_scalar(
@@ -278,7 +259,7 @@ async fn raise(
     if let Some(kept) = kept {
         sqlx::query("UPDATE sessions SET user_epoch = $1 WHERE id = $2 AND user_id = $3")
             .bind(epoch)
-            .bind(kept.session.id().to_string())
+            .bind(kept.id.to_string())
             .bind(user_id)
             .execute(&mut *connection)
             .await?;
@@ -286,8 +267,8 @@ async fn raise(
     Ok(())
 }
 
-/// Ends those of `found` that are alive (as they were when found), but for the one that is spared.
-/// Its digests count too: its version was raised, so its cached copies are out of date.
+/// Ends those of `found` that were active when found, except the spared session. Its digests count
+/// too, because its version was raised and its entries are out of date.
 async fn end(
     connection: &mut SqliteConnection,
     found: Vec<Record>,
@@ -298,16 +279,16 @@ async fn end(
     let mut revoked = Revoked::nothing();
     for record in found {
         revoked.digests.extend(record.digests());
-        if keep == Some(record.session.id()) {
+        if keep == Some(record.id) {
             continue;
         }
         revoked.found += 1;
-        if record.is_alive(now) {
+        if record.is_active(now) {
             revoked.ended += 1;
             sqlx::query("UPDATE sessions SET revoked_at = $1, ended_reason = $2 WHERE id = $3")
                 .bind(now.as_micros())
                 .bind(reason.to_owned())
-                .bind(record.session.id().to_string())
+                .bind(record.id.to_string())
                 .execute(&mut *connection)
                 .await?;
         }
@@ -316,5 +297,5 @@ async fn end(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests;

@@ -1,4 +1,4 @@
-//! Opening the file for ourselves alone, and its tables.
+//! Exclusive opening of the file, and its tables.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,54 +7,36 @@ use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, SqlStr, SqliteConnection};
 
-use super::turns::{Turns, failed};
-use crate::error::{StoreError, StoreErrorKind as Kind};
+use super::connection::{SharedConnection, failed};
+use crate::model::error::{StoreError, StoreErrorKind as Kind};
 
-/// Beside the tables it is about.
+/// The table that lists the applied migrations.
 const BOOKKEEPING: &str = "session_layer_migrations";
-/// How long another process may take to let go of the file (one that is just being replaced).
+/// How long another process, such as one being replaced, may take to release the file.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Oldest first. They only ever add.
-fn migrations() -> [Migration; 2] {
-    let migration = |version, name: &'static str, sql| {
-        let sql = SqlStr::from_static(sql);
-        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
-    };
-    [
-        migration(
-            1,
-            "sessions",
-            include_str!("../../../migrations/sqlite/0001_sessions.sql"),
-        ),
-        migration(
-            2,
-            "persistent",
-            include_str!("../../../migrations/sqlite/0002_persistent.sql"),
-        ),
-    ]
+/// Returns the migrations. Once released, later ones only add.
+fn migrations() -> [Migration; 1] {
+    let sql = SqlStr::from_static(include_str!("../../../migrations/sqlite/0001_sessions.sql"));
+    [Migration::new(1, "sessions".into(), MigrationType::Simple, sql, false)]
 }
 
-pub(super) async fn open(path: &Path) -> Result<Turns, StoreError> {
+pub(super) async fn open(path: &Path) -> Result<SharedConnection, StoreError> {
     let mut connection = connect(path).await.map_err(|error| explain(error, path))?;
-    migrate(&mut connection)
-        .await
-        .map_err(|error| match error {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-                explain(error, path)
-            }
-            other => StoreError::new(
-                Kind::Schema,
-                format!(
-                    "the tables in {} were made by another build: use a file of its own",
-                    path.display()
-                ),
-            )
-            .with_source(other),
-        })?;
-    Turns::new(connection)
-        .await
-        .map_err(|error| failed(error, false))
+    migrate(&mut connection).await.map_err(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            explain(error, path)
+        }
+        other => StoreError::new(
+            Kind::Schema,
+            format!(
+                "another build created the tables in {}: use a file of its own",
+                path.display()
+            ),
+        )
+        .with_source(other),
+    })?;
+    SharedConnection::new(connection).await.map_err(|error| failed(error, false))
 }
 
 async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
@@ -65,7 +47,7 @@ async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // A revocation that was answered must outlive a power cut.
+            // A revocation that was acknowledged must survive a power failure.
             .synchronous(SqliteSynchronous::Full)
     };
     let mut connection = options
@@ -74,14 +56,12 @@ async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
         .disable_statement_logging()
         .connect()
         .await?;
-    // In exclusive mode the first lock is kept until the connection closes: take it now.
-    sqlx::raw_sql("BEGIN EXCLUSIVE; COMMIT")
-        .execute(&mut connection)
-        .await?;
+    // In exclusive mode the first lock is kept until the connection closes. This takes it.
+    sqlx::raw_sql("BEGIN EXCLUSIVE; COMMIT").execute(&mut connection).await?;
     Ok(connection)
 }
 
-/// Those applied that we do not know are a newer version's, and left alone.
+/// Applies missing migrations. Unknown applied ones belong to a newer version, and remain.
 async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
     connection.ensure_migrations_table(BOOKKEEPING).await?;
     let applied = connection.list_applied_migrations(BOOKKEEPING).await?;
@@ -108,17 +88,17 @@ fn explain(error: sqlx::Error, path: &Path) -> StoreError {
         Ok(5 | 6) => (
             Kind::Unreachable,
             format!(
-                "another process has {path} open, and SQLite is for one process: stop that one, use another file, or \
-                 set DATABASE_URL to a Postgres"
+                "another process has {path} open, and SQLite is for one process: stop that one, \
+                 use another file, or set DATABASE_URL to a Postgres"
             ),
         ),
-        Ok(8) => (Kind::Denied, format!("{path} may not be written")),
+        Ok(8) => (Kind::Denied, format!("{path} is read-only: permit writing to it")),
         Ok(14) => (
             Kind::Unreachable,
-            format!("{path} cannot be opened: is its folder there, and may we write to it?"),
+            format!("{path} cannot be opened: check that its folder exists and is writable"),
         ),
-        Ok(26) => (Kind::Schema, format!("{path} is no SQLite file")),
-        _ => (Kind::Other, format!("SQLite cannot use {path}")),
+        Ok(26) => (Kind::Schema, format!("{path} is no SQLite file: use another path")),
+        _ => (Kind::Other, format!("SQLite cannot open {path}: see the error's source")),
     };
     StoreError::new(kind, message).with_source(error)
 }

@@ -1,12 +1,12 @@
-//! What is old goes: rows of the journal, and sessions that ended long ago.
+//! Removal of old journal rows and of sessions that ended long ago.
 
 use std::time::Duration;
 
 use super::SqliteStore;
-use crate::clock::Timestamp;
-use crate::error::StoreError;
+use crate::model::clock::Timestamp;
+use crate::model::error::StoreError;
 
-/// The moment this long before `now`, in microseconds.
+/// Returns the moment this long before `now`, in microseconds.
 fn before(now: Timestamp, span: Duration) -> i64 {
     let span = i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
     now.as_micros().saturating_sub(span)
@@ -14,7 +14,7 @@ fn before(now: Timestamp, span: Duration) -> i64 {
 
 impl SqliteStore {
     pub(super) async fn purge(&self, keep: Duration) -> Result<u64, StoreError> {
-        self.turns
+        self.connection
             .change(move |turn| {
                 Box::pin(async move {
                     let purged = sqlx::query("DELETE FROM session_journal WHERE at < $1")
@@ -32,7 +32,7 @@ impl SqliteStore {
         retention: Duration,
         most: u32,
     ) -> Result<u64, StoreError> {
-        self.turns
+        self.connection
             .change(move |turn| {
                 Box::pin(async move {
                     let swept = sqlx::query(

@@ -1,46 +1,55 @@
-//! A row, and whether the session in it is alive.
+//! A row, and whether its session is active.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use serde_json::value::RawValue;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use crate::clock::Timestamp;
-use crate::session::{ListedSession, Session, SessionParts};
-use crate::store::Target;
-use crate::token::TokenDigest;
+use crate::model::clock::Timestamp;
+use crate::model::session::{MAX_DATA_BYTES, Session, SessionId, SessionParts};
+use crate::model::token::TokenDigest;
+use crate::store::{Target, parse_data};
 
 /// One row of `sessions`, with its user's epoch.
 pub(super) struct Record {
-    pub(super) session: Session,
+    pub(super) id: SessionId,
+    /// The session, or an error if its data cannot be read, or another value that does not decide
+    /// whether it is active.
+    pub(super) session: Result<Session, sqlx::Error>,
+    pub(super) version: i64,
+    pub(super) last_seen_at: Timestamp,
+    user_id: String,
+    expires_at: Timestamp,
+    idle_timeout: Option<Duration>,
     pub(super) token: TokenDigest,
     pub(super) previous: Option<TokenDigest>,
     pub(super) previous_until: Option<Timestamp>,
-    label: Option<String>,
-    ip: Option<String>,
-    user_agent: Option<String>,
-    user_epoch: i64,
+    pub(super) user_epoch: i64,
     epoch: i64,
     revoked: bool,
 }
 
-/// `sessions` as [`Record`]s, where `$condition` holds.
+/// The statement that reads `sessions` as [`Record`]s with `$condition`. It leaves out data over
+/// [`MAX_DATA_BYTES`].
 macro_rules! records {
     ($condition:literal) => {
         concat!(
-            "SELECT s.*, coalesce(u.epoch, 0) AS epoch FROM sessions s \
-             LEFT JOIN session_users u ON u.user_id = s.user_id WHERE ",
+            "SELECT s.id, s.token_digest, s.previous_digest, s.previous_until, s.user_id, \
+             s.user_epoch, s.version, s.created_at, s.authenticated_at, s.last_seen_at, \
+             s.idle_timeout_s, s.expires_at, s.revoked_at, s.persistent, CASE WHEN \
+             length(CAST(s.data AS BLOB)) <= 65536 THEN s.data END AS data, coalesce(u.epoch, 0) \
+             AS epoch FROM sessions s LEFT JOIN session_users u ON u.user_id = s.user_id WHERE ",
             $condition
         )
     };
 }
 
+const _: () = assert!(MAX_DATA_BYTES == 65_536);
+
 const BY_TOKEN: &str = records!("s.token_digest = $1");
 const BY_PREVIOUS: &str = records!("s.previous_digest = $1");
 const BY_ID: &str = records!("s.id = $1");
-const BY_USER: &str = records!("s.user_id = $1 ORDER BY s.created_at DESC, s.rowid DESC");
+const BY_USER: &str = records!("s.user_id = $1");
 
 impl Record {
     pub(super) async fn by_token(
@@ -52,7 +61,7 @@ impl Record {
         row.as_ref().map(Self::read).transpose()
     }
 
-    /// Whether it still counts or not.
+    /// Reads the session with this previous digest, within its grace or after it.
     pub(super) async fn by_previous(
         connection: &mut SqliteConnection,
         digest: TokenDigest,
@@ -71,7 +80,6 @@ impl Record {
         row.as_ref().map(Self::read).transpose()
     }
 
-    /// Newest first.
     pub(super) async fn by_user(
         connection: &mut SqliteConnection,
         user_id: String,
@@ -81,8 +89,8 @@ impl Record {
         rows.iter().map(Self::read).collect()
     }
 
-    /// The one that `digest` stands for now, as its token or, within the grace, as the previous one.
-    pub(super) async fn counting(
+    /// Reads the session with `digest` as its token, or as its previous one within the grace.
+    pub(super) async fn valid(
         connection: &mut SqliteConnection,
         digest: TokenDigest,
         now: Timestamp,
@@ -100,11 +108,11 @@ impl Record {
         now: Timestamp,
     ) -> Result<Vec<Self>, sqlx::Error> {
         let one = match target {
-            Target::Token(digest) => Self::counting(connection, *digest, now).await?,
+            Target::Token(digest) => Self::valid(connection, *digest, now).await?,
             Target::Id(id) => Self::by_id(connection, id.to_string()).await?,
             Target::OwnedBy(id, owner) => Self::by_id(connection, id.to_string())
                 .await?
-                .filter(|record| record.session.user_id() == owner),
+                .filter(|record| record.user_id == *owner),
             Target::User { user_id, .. } => {
                 return Self::by_user(connection, user_id.clone()).await;
             }
@@ -113,63 +121,73 @@ impl Record {
     }
 
     fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        let moment = |column| row.try_get(column).map(Timestamp::from_micros);
-        let idle: Option<i64> = row.try_get("idle_timeout_s")?;
-        let id: String = row.try_get("id")?;
-        let data = RawValue::from_string(row.try_get("data")?).map_err(decode)?;
-        let parts = SessionParts {
-            id: id.parse().map_err(decode)?,
-            user_id: row.try_get("user_id")?,
-            version: row.try_get("version")?,
-            created_at: moment("created_at")?,
-            authenticated_at: moment("authenticated_at")?,
-            last_seen_at: moment("last_seen_at")?,
-            expires_at: moment("expires_at")?,
-            idle_timeout: idle
-                .and_then(|seconds| u64::try_from(seconds).ok())
-                .map(Duration::from_secs),
-            persistent: row.try_get("persistent")?,
-            data,
-        };
         let previous: Option<Vec<u8>> = row.try_get("previous_digest")?;
         let previous_until: Option<i64> = row.try_get("previous_until")?;
         Ok(Self {
-            session: parts.into(),
+            id: id(row)?,
+            session: session(row),
+            version: row.try_get("version")?,
+            last_seen_at: moment(row, "last_seen_at")?,
+            user_id: row.try_get("user_id")?,
+            expires_at: moment(row, "expires_at")?,
+            idle_timeout: idle_timeout(row)?,
             token: digest(&row.try_get::<Vec<u8>, _>("token_digest")?)?,
             previous: previous.as_deref().map(digest).transpose()?,
             previous_until: previous_until.map(Timestamp::from_micros),
-            label: row.try_get("label")?,
-            ip: row.try_get("ip")?,
-            user_agent: row.try_get("user_agent")?,
             user_epoch: row.try_get("user_epoch")?,
             epoch: row.try_get("epoch")?,
             revoked: row.try_get::<Option<i64>, _>("revoked_at")?.is_some(),
         })
     }
 
-    /// It was ended: by itself, or with all of the user's.
+    /// Returns whether the session was revoked, by itself or by a revoke-all.
     pub(super) fn is_revoked(&self) -> bool {
         self.revoked || self.user_epoch < self.epoch
     }
 
-    pub(super) fn is_alive(&self, now: Timestamp) -> bool {
-        let idle = self.session.idle_timeout();
-        !self.is_revoked()
-            && self.session.expires_at() > now
-            && idle.is_none_or(|idle| self.session.last_seen_at().after(idle) > now)
+    pub(super) fn is_active(&self, now: Timestamp) -> bool {
+        let is_used = |idle| self.last_seen_at.after(idle) > now;
+        !self.is_revoked() && self.expires_at > now && self.idle_timeout.is_none_or(is_used)
     }
 
     pub(super) fn digests(&self) -> Vec<TokenDigest> {
         std::iter::once(self.token).chain(self.previous).collect()
     }
+}
 
-    pub(super) fn listed(self) -> ListedSession {
-        let mut listed = ListedSession::new(self.session);
-        listed.label = self.label;
-        listed.ip = self.ip.and_then(|ip| ip.parse::<IpAddr>().ok());
-        listed.user_agent = self.user_agent;
-        listed
-    }
+fn session(row: &SqliteRow) -> Result<Session, sqlx::Error> {
+    let parts = SessionParts {
+        id: id(row)?,
+        user_id: row.try_get("user_id")?,
+        version: row.try_get("version")?,
+        created_at: moment(row, "created_at")?,
+        authenticated_at: moment(row, "authenticated_at")?,
+        last_seen_at: moment(row, "last_seen_at")?,
+        expires_at: moment(row, "expires_at")?,
+        idle_timeout: idle_timeout(row)?,
+        persistent: row.try_get("persistent")?,
+        data: parse_data(row.try_get("data")?).map_err(sqlx::Error::Decode)?,
+    };
+    Ok(parts.into())
+}
+
+pub(super) fn id(row: &SqliteRow) -> Result<SessionId, sqlx::Error> {
+    row.try_get::<String, _>("id")?.parse().map_err(decode)
+}
+
+pub(super) fn moment(row: &SqliteRow, column: &str) -> Result<Timestamp, sqlx::Error> {
+    row.try_get(column).map(Timestamp::from_micros)
+}
+
+pub(super) fn idle_timeout(row: &SqliteRow) -> Result<Option<Duration>, sqlx::Error> {
+    let seconds: Option<i64> = row.try_get("idle_timeout_s")?;
+    let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    Ok(seconds.map(Duration::from_secs))
+}
+
+/// Returns whether the cause is a value in a row.
+pub(super) fn is_of_a_row(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
 }
 
 fn decode(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
@@ -177,8 +195,5 @@ fn decode(error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error 
 }
 
 pub(super) fn digest(bytes: &[u8]) -> Result<TokenDigest, sqlx::Error> {
-    bytes
-        .try_into()
-        .map(TokenDigest::from_bytes)
-        .map_err(decode)
+    bytes.try_into().map(TokenDigest::from_bytes).map_err(decode)
 }

@@ -1,29 +1,29 @@
-//! The ports of [`crate::ports`], of which one call hangs or panics, always.
+//! The ports of [`crate::ports`], with one call that always hangs or panics.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 use session_layer::cache::{
-    Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, SessionCache,
+    CacheProbe, CacheStatus, Entry, EntryVerdict, Filled, Invalidated, Lookup, SessionCache,
 };
+use session_layer::error::{CacheError, StoreError};
+use session_layer::store::ValidatedSession;
 use session_layer::store::{
-    Change, Creation, JournalPosition, JournalRead, Loaded, Revoked, SessionStore, Target,
+    Change, Creation, JournalPosition, JournalRead, ReadResult, Revoked, SessionStore, Target,
 };
-use session_layer::{
-    CacheError, CheckedSession, ListedSession, LoginMoment, SessionId, StoreError, TokenDigest,
-};
+use session_layer::{ListCursor, LoginSnapshot, SessionId, SessionPage, TokenDigest};
 
 use crate::ports::{Cache, Store};
 
-/// How a call breaks its contract.
+/// The way in which a call breaks its contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum How {
     Hangs,
     Panics,
 }
 
-/// Which call does, if one does, and which were made. Clones are one.
+/// The broken call, if there is one, and the calls so far. Clones share the state.
 #[derive(Clone, Default)]
 pub(super) struct Broken(Arc<Mutex<State>>);
 
@@ -31,7 +31,7 @@ pub(super) struct Broken(Arc<Mutex<State>>);
 struct State {
     broken: Option<(&'static str, How)>,
     calls: Vec<&'static str>,
-    /// Where the reads of the journal began.
+    /// The positions at which the reads of the journal began.
     positions: Vec<Option<JournalPosition>>,
 }
 
@@ -61,7 +61,7 @@ impl Broken {
         };
         match broken {
             Some((_, How::Hangs)) => std::future::pending().await,
-            Some((_, How::Panics)) => panic!("{call} panics, as the test wants it to"),
+            Some((_, How::Panics)) => panic!("the test makes {call} panic"),
             None => {}
         }
     }
@@ -70,23 +70,23 @@ impl Broken {
 pub(super) struct BrokenStore(pub(super) Store, pub(super) Broken);
 
 impl SessionStore for BrokenStore {
-    async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
+    async fn load(&self, digests: &[TokenDigest]) -> Result<ReadResult, StoreError> {
         let call = if digests.is_empty() { "learn" } else { "load" };
         self.1.pass(call).await;
         self.0.load(digests).await
     }
-    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
-        self.1.pass("login_moment").await;
-        self.0.login_moment().await
+    async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
+        self.1.pass("login_snapshot").await;
+        self.0.login_snapshot().await
     }
-    async fn create(&self, _: TokenDigest, _: &CheckedSession) -> Result<Creation, StoreError> {
+    async fn create(&self, _: TokenDigest, _: &ValidatedSession) -> Result<Creation, StoreError> {
         self.1.pass("create").await;
-        Ok(Creation::Taken)
+        Ok(Creation::AlreadyExists)
     }
     async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
         self.1.pass("digests").await;
         let found = self.0.digests(target).await?;
-        // Else there is nothing to fence and to remove.
+        // Without a digest, there would be nothing to fence and to remove.
         let some = found.is_empty().then(|| TokenDigest::of("any"));
         Ok(found.into_iter().chain(some).collect())
     }
@@ -111,17 +111,23 @@ impl SessionStore for BrokenStore {
         self.1.pass("touch").await;
         self.0.touch(id, granularity).await
     }
-    async fn list(&self, user_id: &str) -> Result<Vec<ListedSession>, StoreError> {
+    async fn list(
+        &self,
+        user_id: &str,
+        after: Option<ListCursor>,
+        limit: usize,
+    ) -> Result<SessionPage, StoreError> {
         self.1.pass("list").await;
-        self.0.list(user_id).await
+        self.0.list(user_id, after, limit).await
     }
     async fn journal_since(
         &self,
-        position: Option<JournalPosition>,
+        position: Option<&JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
-        self.1.0.lock().unwrap().positions.push(position);
+        self.1.0.lock().unwrap().positions.push(position.cloned());
         self.1.pass("journal").await;
         Ok(JournalRead {
+            store_id: [7; 16],
             rows: Vec::new(),
             next: JournalPosition::default(),
             floor: 0,
@@ -154,7 +160,7 @@ impl SessionCache for BrokenCache {
     async fn get(
         &self,
         digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<()>> {
         self.1.pass("get").await;
         self.0.get(digests, judge).await

@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use session_layer::TokenDigest;
 use session_layer::cache::{
-    Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, SessionCache,
+    CacheProbe, CacheStatus, Entry, EntryVerdict, Filled, Invalidated, Lookup, SessionCache,
 };
-use session_layer::{CacheError, CacheErrorKind, TokenDigest};
+use session_layer::error::{CacheError, CacheErrorKind};
 
-/// A cache without copies. Clones are one.
+/// A cache without entries. Clones share its state.
 #[derive(Clone, Default)]
 pub(crate) struct Cache(Arc<CacheState>);
 
@@ -19,6 +20,7 @@ struct CacheState {
     fails: Mutex<Option<CacheErrorKind>>,
     gets: AtomicUsize,
     fills: AtomicUsize,
+    fences: AtomicUsize,
     invalidations: AtomicUsize,
 }
 
@@ -36,7 +38,7 @@ impl Cache {
         self.0.gets.load(Ordering::SeqCst)
     }
 
-    /// Does nobody else have it any more?
+    /// Returns whether this is the last clone.
     pub(crate) fn is_alone(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
@@ -45,31 +47,33 @@ impl Cache {
         self.0.fills.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn fences(&self) -> usize {
+        self.0.fences.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn invalidations(&self) -> usize {
         self.0.invalidations.load(Ordering::SeqCst)
     }
 
-    /// In its time, and as the test wants it.
+    /// Waits for the configured time and returns the configured result.
     async fn answer(&self) -> Result<(), CacheError> {
         let takes = Duration::from_micros(self.0.takes_us.load(Ordering::SeqCst));
         if !takes.is_zero() {
             tokio::time::sleep(takes).await;
         }
         let fails = *self.0.fails.lock().unwrap();
-        fails.map_or(Ok(()), |kind| {
-            Err(CacheError::new(kind, "as the test wants it"))
-        })
+        fails.map_or(Ok(()), |kind| Err(CacheError::new(kind, "the test makes this call fail")))
     }
 }
 
 impl SessionCache for Cache {
     type Lease = ();
 
-    /// Grants every lease, as a cache does that loses them.
+    /// Grants every lease, like a cache that loses them.
     async fn get(
         &self,
         digests: &[TokenDigest],
-        _: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        _: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<()>> {
         self.0.gets.fetch_add(1, Ordering::SeqCst);
         let answered = self.answer().await;
@@ -84,6 +88,7 @@ impl SessionCache for Cache {
         Ok(Filled::Stored)
     }
     async fn fence(&self, _: &[TokenDigest]) -> Result<(), CacheError> {
+        self.0.fences.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
     async fn invalidate(&self, _: &[TokenDigest]) -> Result<Invalidated, CacheError> {

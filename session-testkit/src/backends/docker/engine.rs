@@ -1,4 +1,4 @@
-//! The Docker engine: does it answer, which images has it, what did dead processes leave there.
+//! The Docker engine: its availability, its images, and containers left by ended processes.
 
 use std::{collections::HashMap, env, fs, sync::LazyLock, time::Duration};
 
@@ -23,55 +23,50 @@ use crate::backends::{
     kind::Recipe,
 };
 
-/// The engine is on this machine, or near.
+/// The response timeout. The engine is on this machine or near.
 const ANSWER: Duration = Duration::from_secs(5);
-/// A hundred megabytes over a slow line.
+/// The limit for a pull: a hundred megabytes over a slow connection.
 const PULL: Duration = Duration::from_secs(300);
 
 const OWNER: &str = "session-testkit.owner";
 const MACHINE: &str = "session-testkit.machine";
 
-/// Tells machines, and process namespaces, that share one engine apart: only among equals can one
-/// say whether an owner is still alive.
+/// The machine and process namespace. Several machines may share an engine, and only a process in
+/// the same namespace can check whether an owner still runs.
 static MACHINE_ID: LazyLock<String> = LazyLock::new(|| {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     format!("{} {}", boot.trim(), namespace.display())
 });
 
-/// A client of the engine, configured as testcontainers configures its own.
+/// Returns a client of the engine, configured as in testcontainers.
 pub(super) async fn client() -> Result<Docker, BackendError> {
-    docker_client_instance()
-        .await
-        .map_err(BackendError::docker("be reached"))
+    docker_client_instance().await.map_err(BackendError::docker("be reached"))
 }
 
-/// Whether ports that the engine binds are reached through this machine's loopback.
+/// Returns whether this machine's loopback reaches the ports that the engine binds.
 pub(super) fn is_local() -> bool {
     let elsewhere = env::var("DOCKER_HOST").is_ok_and(|host| !host.starts_with("unix://"));
     !elsewhere && !super::in_container()
 }
 
-/// By these a container is known as one of ours.
+/// Returns the labels of our containers.
 pub(super) fn labels() -> [(&'static str, String); 2] {
-    [
-        (OWNER, std::process::id().to_string()),
-        (MACHINE, MACHINE_ID.clone()),
-    ]
+    [(OWNER, std::process::id().to_string()), (MACHINE, MACHINE_ID.clone())]
 }
 
-/// Why there can be no container of this kind; `None` if there can.
+/// Returns why a container of this kind is not possible, or `None` if it is.
 pub(crate) async fn missing<K: Recipe>() -> Option<String> {
     image::<K>().await.err()
 }
 
-/// The image for this kind, pulled if need be; or why there is none.
+/// Returns the image of this kind, which is pulled if necessary. The error is the reason.
 pub(crate) async fn image<K: Recipe>() -> Result<String, String> {
     let client = client().await.map_err(|error| chain(&error))?;
     match timeout(ANSWER, client.ping()).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => return Err(format!("no engine answers ({})", chain(&error))),
-        Err(_) => return Err(format!("the engine did not answer within {ANSWER:?}")),
+        Ok(Err(error)) => return Err(format!("no engine responds ({})", chain(&error))),
+        Err(_) => return Err(format!("the engine did not respond within {ANSWER:?}")),
     }
     if let Some(image) = built_here(&client, K::IMAGES.local).await {
         return Ok(image);
@@ -82,28 +77,22 @@ pub(crate) async fn image<K: Recipe>() -> Result<String, String> {
         }
     }
     pull(&client, K::IMAGES.official[0]).await.map_err(|why| {
-        format!("{why}; session-testkit/images/build.sh builds one from Debian's packages")
+        format!("{why}. session-testkit/images/build.sh builds one from Debian's packages")
     })
 }
 
-/// The highest tag of an image that `images/build.sh` made.
+/// Returns the highest tag of an image that `images/build.sh` built.
 async fn built_here(client: &Docker, repository: &str) -> Option<String> {
     let filters = HashMap::from([("reference", vec![repository])]);
     let options = ListImagesOptionsBuilder::new().filters(&filters).build();
     let images = client.list_images(Some(options)).await.ok()?;
     let tags = images.into_iter().flat_map(|image| image.repo_tags);
-    let major = |image: &String| {
-        image
-            .rsplit(':')
-            .next()
-            .and_then(|tag| tag.parse::<u32>().ok())
-    };
-    tags.filter(|image| major(image).is_some())
-        .max_by_key(major)
+    let major = |image: &String| image.rsplit(':').next().and_then(|tag| tag.parse::<u32>().ok());
+    tags.filter(|image| major(image).is_some()).max_by_key(major)
 }
 
 async fn pull(client: &Docker, image: &str) -> Result<String, String> {
-    /// One pull at a time, and the second finds what the first brought.
+    /// A lock for one pull at a time. The second caller finds the first one's image.
     static PULLING: Mutex<()> = Mutex::const_new(());
     let _one = PULLING.lock().await;
     if client.inspect_image(image).await.is_ok() {
@@ -120,8 +109,8 @@ async fn pull(client: &Docker, image: &str) -> Result<String, String> {
     }
 }
 
-/// Removes containers whose owner is dead, once in a process. Their supervisor did that, unless it
-/// was killed too, or has neither `docker` nor `curl`.
+/// Removes containers whose owner has ended, once per process. Usually their supervisor did that,
+/// unless it was killed too or has neither `docker` nor `curl`.
 pub(super) async fn sweep() {
     static SWEPT: OnceCell<()> = OnceCell::const_new();
     SWEPT
@@ -129,7 +118,7 @@ pub(super) async fn sweep() {
             if let Err(error) = sweep_now().await {
                 tracing::warn!(
                     error = chain(&error),
-                    "could not look for containers left behind"
+                    "could not search for containers of ended processes"
                 );
             }
         })
@@ -139,33 +128,22 @@ pub(super) async fn sweep() {
 async fn sweep_now() -> Result<(), BackendError> {
     let client = client().await?;
     let filters = HashMap::from([("label", vec![format!("{MACHINE}={}", *MACHINE_ID)])]);
-    let options = ListContainersOptionsBuilder::new()
-        .all(true)
-        .filters(&filters)
-        .build();
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     let containers = client.list_containers(Some(options)).await;
     for container in containers.map_err(BackendError::docker("list containers"))? {
-        let owner = container
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get(OWNER));
-        let dead = owner
-            .and_then(|pid| pid.parse().ok())
-            .is_some_and(|pid: i32| !lives(pid));
-        if let (true, Some(id)) = (dead, container.id) {
-            tracing::info!(id, "removing a container whose owner is dead");
-            let options = RemoveContainerOptionsBuilder::new()
-                .force(true)
-                .v(true)
-                .build();
-            // Another process may be sweeping as well.
+        let owner = container.labels.as_ref().and_then(|labels| labels.get(OWNER));
+        let ended = owner.and_then(|pid| pid.parse().ok()).is_some_and(|pid: i32| !runs(pid));
+        if let (true, Some(id)) = (ended, container.id) {
+            tracing::info!(id, "removing a container whose owner has ended");
+            let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+            // Another process may be removing it as well.
             let _gone = client.remove_container(&id, Some(options)).await;
         }
     }
     Ok(())
 }
 
-fn lives(pid: i32) -> bool {
+fn runs(pid: i32) -> bool {
     rustix::process::Pid::from_raw(pid)
         .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }

@@ -1,4 +1,4 @@
-//! Finding a server's program.
+//! The search for a server's program.
 
 use std::{
     env, fs,
@@ -7,17 +7,17 @@ use std::{
 
 use crate::wall_clock;
 
-/// Looks where the shell would.
+/// Finds a program in PATH, and also in /usr/sbin and /usr/local/bin.
 pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    // /usr/sbin too: servers live there on some systems, and it is not in every PATH.
+    // Some systems keep servers in /usr/sbin, which is not in every PATH.
     env::split_paths(&path)
         .chain(["/usr/sbin", "/usr/local/bin"].map(PathBuf::from))
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
 }
 
-/// `program` in the subfolder of `folder` with the highest number for a name.
+/// Returns `program` in the subfolder of `folder` whose name is the highest number.
 pub(crate) fn newest(folder: &str, program: &str) -> Option<PathBuf> {
     let versions = fs::read_dir(folder).ok()?.filter_map(Result::ok);
     let number = |name: &Path| -> Option<u32> { name.file_name()?.to_str()?.parse().ok() };
@@ -28,7 +28,7 @@ pub(crate) fn newest(folder: &str, program: &str) -> Option<PathBuf> {
         .map(|(_, file)| file)
 }
 
-/// The major version that `program --version` prints after `mark`.
+/// Returns the major version that `program --version` prints after `mark`.
 pub(crate) fn version(program: &Path, mark: &str) -> Result<u32, String> {
     let shown = program.display();
     let output = wall_clock::command(program)
@@ -37,9 +37,7 @@ pub(crate) fn version(program: &Path, mark: &str) -> Result<u32, String> {
         .map_err(|error| format!("{shown} --version: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let digits = text.split_once(mark).map(|(_, rest)| {
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         &rest[..end]
     });
     digits

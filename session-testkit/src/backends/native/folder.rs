@@ -1,4 +1,4 @@
-//! A server's folder: its data, its log, and whose they are.
+//! A server's folder with its data, its log and its owner.
 
 use std::{
     fs::{self, File},
@@ -10,7 +10,7 @@ use std::{
 
 use crate::backends::error::BackendError;
 
-/// How much of a log is read from its end.
+/// The number of bytes that are read from the end of a log.
 const TAIL: u64 = 16 * 1024;
 
 /// A server's folder.
@@ -20,7 +20,7 @@ pub struct Folder {
     account: Option<Account>,
 }
 
-/// The account that a server runs under when we are root (Postgres refuses to run as root).
+/// The account of a server if we are root, because Postgres does not run as root.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Account {
     pub(crate) user: u32,
@@ -28,19 +28,17 @@ pub(crate) struct Account {
 }
 
 impl Folder {
-    /// Chooses a name; nothing is made yet, so that the supervisor can be told first.
+    /// Chooses a name without creating the folder, because the supervisor must know the name first.
     pub(crate) fn planned(accounts: &[&str]) -> Self {
         let name = format!("session-testkit-{}", uuid::Uuid::new_v4().simple());
         let root = rustix::process::geteuid().is_root();
         Self {
             path: std::env::temp_dir().join(name),
-            account: root
-                .then(|| accounts.iter().find_map(|name| Account::named(name)))
-                .flatten(),
+            account: root.then(|| accounts.iter().find_map(|name| Account::named(name))).flatten(),
         }
     }
 
-    /// Makes it, readable by nobody else.
+    /// Creates the folder, readable only by its owner.
     pub(crate) fn make(&self) -> Result<(), BackendError> {
         let make = || -> io::Result<()> {
             fs::create_dir(&self.path)?;
@@ -54,23 +52,17 @@ impl Folder {
             }
             Ok(())
         };
-        make().map_err(BackendError::io(format!(
-            "make the folder {}",
-            self.path.display()
-        )))
+        make().map_err(BackendError::io(format!("create the folder {}", self.path.display())))
     }
 
-    /// Removes what the supervisor would have removed: it was killed, if anything is here.
+    /// Removes the folder if a killed supervisor left it behind.
     pub(crate) fn remove(&self) {
         if !self.path.exists() {
             return;
         }
-        // The id of the System V segment that a Postgres leaves behind when it is killed.
+        // The id of the System V segment that a killed Postgres leaves behind.
         let pid_file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
-        let segment = pid_file
-            .lines()
-            .nth(6)
-            .and_then(|line| line.split_whitespace().nth(1));
+        let segment = pid_file.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
         if let Some(segment) = segment {
             let _status = Command::new("ipcrm").args(["-m", segment]).status();
         }
@@ -87,7 +79,7 @@ impl Folder {
         self.account
     }
 
-    /// Where the server keeps its data.
+    /// Returns the server's data directory.
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.path.join("data")
@@ -106,24 +98,17 @@ impl Folder {
             file.take(TAIL).read_to_end(&mut bytes)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
-        read()
-            .unwrap_or_default()
-            .lines()
-            .map(str::to_owned)
-            .collect()
+        read().unwrap_or_default().lines().map(str::to_owned).collect()
     }
 }
 
 impl Account {
-    /// Asks `id`, which knows every source of accounts that the machine has.
+    /// Looks up an account with `id`, which knows every source of accounts on the machine.
     fn named(name: &str) -> Option<Self> {
         let id = |flag| -> Option<u32> {
             let output = Command::new("id").args([flag, name]).output().ok()?;
             String::from_utf8(output.stdout).ok()?.trim().parse().ok()
         };
-        Some(Self {
-            user: id("-u")?,
-            group: id("-g")?,
-        })
+        Some(Self { user: id("-u")?, group: id("-g")? })
     }
 }

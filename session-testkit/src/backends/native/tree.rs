@@ -1,8 +1,8 @@
 //! Signals for a server and its children.
 //!
-//! A Postgres backend leads a session of its own, so a signal to the process group misses it. Both
-//! servers are only one level deep, and the leader is stopped before its children are listed, so
-//! the list is complete.
+//! A Postgres backend leads its own session, therefore a signal to the process group misses it.
+//! Both servers have only one level of children. The leader is stopped before its children are
+//! listed, therefore the list is complete.
 
 use std::{fs, process::Command};
 
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_p
 
 use crate::backends::kind::Stop;
 
-/// A server's process, of whose children we take care too.
+/// A server's process with its children.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tree {
     leader: Pid,
@@ -22,7 +22,7 @@ impl Tree {
         Some(Self { leader })
     }
 
-    /// Kills all of them; answers the children, which end on their own time.
+    /// Kills all processes and returns the children, which may end later.
     pub(super) fn kill(self) -> Vec<Pid> {
         send(self.leader, Signal::STOP);
         let children = self.children();
@@ -49,7 +49,7 @@ impl Tree {
     }
 
     pub(super) fn signal_leader(self, stop: Stop) {
-        // A paused server would not notice.
+        // A paused server would not receive the signal.
         self.resume();
         send(
             self.leader,
@@ -65,9 +65,7 @@ impl Tree {
         let leader = self.leader.as_raw_nonzero();
         let list = fs::read_to_string(format!("/proc/{leader}/task/{leader}/children"));
         let list = list.or_else(|_| {
-            let output = Command::new("pgrep")
-                .args(["-P", &leader.to_string()])
-                .output();
+            let output = Command::new("pgrep").args(["-P", &leader.to_string()]).output();
             output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
         });
         let list = list.unwrap_or_default();
@@ -76,22 +74,19 @@ impl Tree {
     }
 }
 
-/// An error means that the process is gone, which is what every caller can live with.
+/// Sends a signal. An error means that the process has ended, which every caller accepts.
 fn send(pid: Pid, signal: Signal) {
     let _gone = kill_process(pid, signal);
 }
 
-/// Whether a process still runs; one that waits to be reaped (by init) does not.
-pub(super) fn alive(pid: Pid) -> bool {
+/// Returns whether a process still runs. A zombie does not.
+pub(super) fn is_running(pid: Pid) -> bool {
     if test_kill_process(pid).is_err() {
         return false;
     }
-    // "PID (NAME) STATE …", where NAME may contain anything.
+    // The format is "PID (NAME) STATE …", and NAME may contain anything.
     match fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) {
-        Ok(stat) => !stat
-            .rsplit(") ")
-            .next()
-            .is_some_and(|rest| rest.starts_with('Z')),
+        Ok(stat) => !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')),
         Err(_) => cfg!(not(target_os = "linux")),
     }
 }

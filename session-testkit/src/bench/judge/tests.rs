@@ -30,41 +30,24 @@ fn good() -> Figures {
     }
 }
 
-fn quiet() -> Machine {
-    Machine {
-        cores: 8,
-        build: "release",
-        load_average: Some(0.5),
-        ..Machine::default()
-    }
+fn idle() -> Machine {
+    Machine { cores: 8, build: "release", load_average: Some(0.5), ..Machine::default() }
 }
 
 fn missed(figures: &Figures) -> Vec<Bar> {
-    let verdicts = judge(figures, &quiet(), &Settings::default());
+    let verdicts = judge(figures, &idle(), &Settings::default());
     let missed = verdicts.iter().filter(|verdict| !verdict.met);
     missed.map(|verdict| verdict.bar).collect()
 }
 
 #[test]
-fn each_bar_is_missed_by_its_own_figure_and_met_right_beside_it() {
+fn figure_at_its_limit_misses_only_its_goal() {
     type Change = fn(&mut Figures);
     let cases: [(Change, Change, Bar); 5] = [
-        (
-            |f| f.hit.p99_us = 5_000,
-            |f| f.hit.p99_us = 4_999,
-            Bar::HitP99,
-        ),
-        (
-            |f| f.miss.p99_us = 30_000,
-            |f| f.miss.p99_us = 29_999,
-            Bar::MissP99,
-        ),
+        (|f| f.hit.p99_us = 5_000, |f| f.hit.p99_us = 4_999, Bar::HitP99),
+        (|f| f.miss.p99_us = 30_000, |f| f.miss.p99_us = 29_999, Bar::MissP99),
         (|f| f.hit_rate = 90.0, |f| f.hit_rate = 90.1, Bar::HitRate),
-        (
-            |f| f.with_cache.mean_us = 300.1,
-            |f| f.with_cache.mean_us = 300.0,
-            Bar::Improvement,
-        ),
+        (|f| f.with_cache.mean_us = 300.1, |f| f.with_cache.mean_us = 300.0, Bar::Improvement),
         (|f| f.failed = 1, |f| f.failed = 0, Bar::Answered),
     ];
     for (miss, meet, bar) in cases {
@@ -77,8 +60,8 @@ fn each_bar_is_missed_by_its_own_figure_and_met_right_beside_it() {
 }
 
 #[test]
-fn where_nothing_was_measured_nothing_is_met() {
-    let verdicts = judge(&Figures::default(), &quiet(), &Settings::default());
+fn missing_measurement_misses_every_goal() {
+    let verdicts = judge(&Figures::default(), &idle(), &Settings::default());
     assert_eq!(verdicts.len(), Bar::ALL.len());
     for verdict in verdicts {
         assert!(!verdict.met && verdict.measured.is_none(), "{verdict:?}");
@@ -86,93 +69,65 @@ fn where_nothing_was_measured_nothing_is_met() {
     }
 }
 
-/// What is said below a missed bar.
-fn said(bar: Bar, figures: &Figures, machine: &Machine, settings: &Settings) -> String {
+/// Returns the advice for a missed goal.
+fn advice(bar: Bar, figures: &Figures, machine: &Machine, settings: &Settings) -> String {
     let verdicts = judge(figures, machine, settings);
     let verdict = verdicts.into_iter().find(|verdict| verdict.bar == bar);
     verdict.unwrap().help.join("\n")
 }
 
 #[test]
-fn what_to_look_at_follows_from_the_other_figures() {
+fn advice_follows_from_the_other_figures() {
     type Change = fn(&mut Figures);
     let cases: [(Bar, Change, &str); 11] = [
-        (
-            Bar::HitP99,
-            |f| (f.hit, f.fills) = (Latency::default(), 0),
-            "nothing was filled",
-        ),
-        (
-            Bar::HitP99,
-            |f| f.hit = Latency::default(),
-            "copies are filled, and none is served",
-        ),
+        (Bar::HitP99, |f| (f.hit, f.fills) = (Latency::default(), 0), "nothing was filled"),
+        (Bar::HitP99, |f| f.hit = Latency::default(), "entries are filled, and none is served"),
         (
             Bar::HitP99,
             |f| (f.hit, f.ping) = (latency(9, 4000, 9000), latency(9, 3000, 3000)),
-            "the way to Redis alone takes 3.00 ms",
+            "the round trip to Redis takes 3.00 ms",
         ),
         (
             Bar::HitP99,
             |f| (f.hit, f.ping) = (latency(9, 200, 9000), latency(9, 100, 8000)),
             "Redis itself stalls",
         ),
-        (
-            Bar::HitP99,
-            |f| f.hit = latency(9, 200, 9000),
-            "the slowest few",
-        ),
-        (
-            Bar::HitP99,
-            |f| f.hit = latency(9, 4000, 9000),
-            "too much at a time",
-        ),
+        (Bar::HitP99, |f| f.hit = latency(9, 200, 9000), "the slowest few"),
+        (Bar::HitP99, |f| f.hit = latency(9, 4000, 9000), "too much load at a time"),
         (
             Bar::MissP99,
             |f| (f.miss, f.select) = (latency(9, 40_000, 50_000), latency(9, 20_000, 20_000)),
-            "the way to Postgres alone",
+            "the round trip to Postgres",
         ),
-        (
-            Bar::HitRate,
-            |f| (f.hit_rate, f.fills_refused) = (50.0, 100),
-            "100 fills were refused",
-        ),
+        (Bar::HitRate, |f| (f.hit_rate, f.fills_refused) = (50.0, 100), "100 fills were rejected"),
         (Bar::HitRate, |f| f.hit_rate = 50.0, "evicts"),
         (
             Bar::Improvement,
             |f| (f.with_cache.mean_us, f.ping) = (900.0, latency(9, 310, 320)),
-            "bring Redis nearer",
+            "move Redis nearer",
         ),
-        (
-            Bar::Improvement,
-            |f| f.with_cache.mean_us = 900.0,
-            "where a PING takes 0.10 ms",
-        ),
+        (Bar::Improvement, |f| f.with_cache.mean_us = 900.0, "but a PING takes 0.10 ms"),
     ];
     for (bar, change, expected) in cases {
         let mut figures = good();
         change(&mut figures);
-        let said = said(bar, &figures, &quiet(), &Settings::default());
-        assert!(said.contains(expected), "{bar:?}: {said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let advice = advice(bar, &figures, &idle(), &Settings::default());
+        assert!(advice.contains(expected), "{bar:?}: {advice}");
+        assert_eq!(advice.lines().count(), 1, "{advice}");
     }
 }
 
 #[test]
-fn a_busy_machine_a_debug_build_and_a_crowd_are_named_for_times_only() {
-    let machine = Machine {
-        cores: 2,
-        build: "debug",
-        load_average: Some(7.25),
-        ..Machine::default()
-    };
+fn busy_machine_is_advice_only_for_latencies() {
+    let machine =
+        Machine { cores: 2, build: "debug", load_average: Some(7.25), ..Machine::default() };
     let settings = Settings::default().concurrency(64);
     let mut figures = good();
     figures.hit = latency(9, 200, 9000);
     figures.hit_rate = 50.0;
-    let of_time = said(Bar::HitP99, &figures, &machine, &settings);
+    let of_time = advice(Bar::HitP99, &figures, &machine, &settings);
     for expected in ["busy", "64 clients on 2 cores", "debug build"] {
         assert!(of_time.contains(expected), "{of_time}");
     }
-    assert!(!said(Bar::HitRate, &figures, &machine, &settings).contains("debug build"));
+    assert!(!advice(Bar::HitRate, &figures, &machine, &settings).contains("debug build"));
 }

@@ -1,6 +1,6 @@
-//! The fence, which keeps fills away while a session is being changed.
+//! Checks of fences, which prevent fills while a session is changed.
 
-use session_layer::cache::FENCE;
+use session_layer::cache::FENCE_TTL;
 
 use super::{
     Check, Instant, Nodes, Outcome, SessionCache, Tokens, When as _, dead, ensure, fence, filled,
@@ -10,17 +10,16 @@ use crate::conformance::check::checks;
 
 pub(super) fn checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
     checks! {"fences":
-        a_fence_keeps_fills_away: "Behind a fence nobody gets a lease, whether nothing was there, a lease, \
-            a copy or a fence, and a lease from before it does not fill.",
-        a_fence_lapses: "A fence keeps fills away for `FENCE` and no longer: then the lease is to be had, \
-            and fills.",
+        fence_prevents_fills: "Under a fence no look-up gets a lease, whether the key had nothing, \
+            a lease, an entry or a fence. An earlier lease does not fill.",
+        fence_lapses: "A fence prevents fills for `FENCE_TTL` and no longer. A miss then gets the \
+            lease, and fills.",
     }
 }
 
-async fn a_fence_keeps_fills_away<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn fence_prevents_fills<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
-    let tokens = Tokens::new();
-    let [nothing, leased, copied] = ["nothing", "leased", "copied"].map(|name| tokens.of(name));
+    let [nothing, leased, copied] = Tokens::named(["nothing", "leased", "copied"]);
     filled(here, copied, "alice").await?;
     let late = lease(here, leased).await?;
     let began = Instant::now();
@@ -30,27 +29,22 @@ async fn a_fence_keeps_fills_away<C: SessionCache>(nodes: &Nodes<C>) -> Outcome 
     for node in [here, there] {
         for (what, digest) in [("nothing", nothing), ("a lease", leased)] {
             let found = look_up(node, digest).await?;
-            still_within(FENCE, began, "a fence")?;
-            found
-                .not_to_fill()
-                .when(format!("behind a fence where {what} was"))?;
+            still_within(FENCE_TTL, began, "a fence")?;
+            found.not_to_fill().when(format!("under a fence over {what}"))?;
         }
-        // The copy may be served on or be gone: it is not the fence that ends it.
+        // The entry may be served or be gone, because a fence need not remove it.
         let found = judged(node, copied, dead).await?;
-        still_within(FENCE, began, "a fence")?;
-        ensure!(
-            !found.is_leased(),
-            "behind a fence where a copy was, got a lease"
-        );
+        still_within(FENCE_TTL, began, "a fence")?;
+        ensure!(!found.is_leased(), "a look-up under a fence over an entry got a lease");
     }
     Ok(())
 }
 
-async fn a_fence_lapses<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn fence_lapses<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    let asked = Instant::now();
+    let began = Instant::now();
     fence(there, &[a]).await?;
-    let lease = leased_again(here, a, asked + FENCE, Instant::now() + FENCE).await?;
+    let lease = leased_again(here, a, began + FENCE_TTL, Instant::now() + FENCE_TTL).await?;
     store(here, lease, "alice").await
 }

@@ -1,4 +1,4 @@
-//! What ends a copy ends the lease with it: a read that is older than the change can't be filled in after.
+//! Checks of invalidation. It removes the lease too, so that an older read cannot fill afterwards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,55 +11,44 @@ use crate::conformance::check::{answer, checks};
 
 pub(super) fn checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
     checks! {"invalidation":
-        it_removes_copies: "`invalidate` removes the copies under all the digests it is given, for every \
-            node, and no others; where nothing is, it is no error.",
-        it_removes_leases: "`invalidate` removes leases: a read that began before it can't be filled in \
-            after it, neither where nothing came since nor over what came since.",
-        it_removes_fences: "`invalidate` removes fences: whoever misses then gets the lease.",
-        it_wins_over_a_fill_beside_it: "Of a fill and an `invalidate` at the same time, whichever comes \
-            first, no copy is left once both are answered.",
-        of_nothing_it_is_no_error: "`get`, `fence` and `invalidate` of no digests do nothing, and that is no \
-            error.",
+        invalidate_removes_entries: "`invalidate` removes the entries of all given digests on \
+            every node, and no others. A digest without an entry is no error.",
+        invalidate_removes_leases: "`invalidate` removes leases. A read from before it cannot fill \
+            afterwards, neither an empty key nor over a newer entry.",
+        invalidate_removes_fences: "`invalidate` removes fences. The next miss gets the lease.",
+        invalidate_wins_over_concurrent_fill: "After a concurrent fill and `invalidate`, no entry \
+            is left, whichever came first.",
+        empty_digest_list_is_no_error: "`get`, `fence` and `invalidate` without digests have no \
+            effect and are no errors.",
     }
 }
 
-async fn it_removes_copies<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn invalidate_removes_entries<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
-    let tokens = Tokens::new();
-    let [a, b, nothing, kept] = ["a", "b", "nothing", "kept"].map(|name| tokens.of(name));
+    let [a, b, nothing, kept] = Tokens::named(["a", "b", "nothing", "kept"]);
     for digest in [a, b, kept] {
         filled(here, digest, "alice").await?;
     }
     invalidate(there, &[a, nothing, b]).await?;
     for digest in [a, b] {
         for node in [here, there] {
-            look_up(node, digest)
-                .await?
-                .no_hit()
-                .when("after `invalidate` was answered")?;
+            look_up(node, digest).await?.no_hit().when("after `invalidate` returned")?;
         }
     }
-    look_up(here, kept)
-        .await?
-        .hit_of("alice")
-        .when("a copy that was not named")?;
+    look_up(here, kept).await?.hit_of("alice").when("an entry of another digest")?;
     invalidate(here, &[a]).await?;
     invalidate(here, &[a]).await.when("a second time")?;
     Ok(())
 }
 
-async fn it_removes_leases<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn invalidate_removes_leases<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
-    let tokens = Tokens::new();
-    let [a, b] = ["a", "b"].map(|name| tokens.of(name));
+    let [a, b] = Tokens::named(["a", "b"]);
 
     let late = lease(here, a).await?;
     invalidate(there, &[a]).await?;
     refused(here, late, "old").await?;
-    look_up(there, a)
-        .await?
-        .no_hit()
-        .when("after a fill that came too late")?;
+    look_up(there, a).await?.no_hit().when("after a late fill")?;
 
     let late = lease(here, b).await?;
     invalidate(there, &[b]).await?;
@@ -70,19 +59,16 @@ async fn it_removes_leases<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     Ok(())
 }
 
-async fn it_removes_fences<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn invalidate_removes_fences<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
     fence(there, &[a]).await?;
     invalidate(there, &[a]).await?;
-    look_up(here, a)
-        .await?
-        .leased()
-        .when("after a fence and `invalidate`")?;
+    look_up(here, a).await?.leased().when("after a fence and `invalidate`")?;
     Ok(())
 }
 
-async fn it_wins_over_a_fill_beside_it<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn invalidate_wins_over_concurrent_fill<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     const ROUNDS: usize = 200;
     on_several_threads()?;
     let (here, _) = nodes.connected().await?;
@@ -101,7 +87,8 @@ async fn it_wins_over_a_fill_beside_it<C: SessionCache>(nodes: &Nodes<C>) -> Out
         };
         let invalidating = {
             let node = Arc::clone(&nodes.there);
-            // At once, and somewhat later: of two tasks that wait for each other the same one may always go first.
+            // Alternately at once and slightly later, because one of two concurrent tasks may
+            // always win.
             let later = Duration::from_millis(u64::from(round % 2 == 1));
             async move {
                 start.wait().await;
@@ -113,15 +100,12 @@ async fn it_wins_over_a_fill_beside_it<C: SessionCache>(nodes: &Nodes<C>) -> Out
         let both: [std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>>; 2] =
             [Box::pin(filling), Box::pin(invalidating)];
         at_once(both).await?;
-        look_up(here, a)
-            .await?
-            .no_hit()
-            .when("after a fill beside an `invalidate`")?;
+        look_up(here, a).await?.no_hit().when("after a fill concurrent with `invalidate`")?;
     }
     Ok(())
 }
 
-async fn of_nothing_it_is_no_error<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn empty_digest_list_is_no_error<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, _) = nodes.connected().await?;
     look_up_all(here, &[], believe).await?;
     answer("fence", here.fence(&[])).await?;

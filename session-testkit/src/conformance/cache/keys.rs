@@ -1,28 +1,27 @@
-//! Many keys: each has its own, and answers come in order.
+//! Checks of many keys: they are independent, and results are in order.
 
 use super::{
-    Belief, Check, Entry, Held, Instant, LEASE, Lookup, Nodes, Outcome, SessionCache, TokenDigest,
-    Tokens, When as _, believe, fence, filled, invalidate, lease, look_up, look_up_all,
-    still_within, store,
+    Check, Entry, EntryVerdict, Held, Instant, LEASE_TTL, Lookup, Nodes, Outcome, SessionCache,
+    TokenDigest, Tokens, When as _, believe, fence, filled, invalidate, lease, look_up,
+    look_up_all, still_within, store,
 };
 use crate::conformance::check::{checks, ensure_eq};
 
 pub(super) fn checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
     checks! {"keys":
-        answers_come_in_the_order_of_the_digests: "One look-up of many digests has one answer for each, in \
-            order, whatever each is: a hit, a lease, a copy that is dead, someone else's lease, a fence.",
-        keys_do_not_mix: "Digests are bytes: two that differ in any bit have nothing in common, be it the \
-            first, the last, or a byte that means something in a text.",
-        a_lease_fills_its_own_key: "A lease is for the digest it was taken for, also where one look-up took \
-            several.",
+        results_match_the_order_of_digests: "A look-up of many digests returns one result for \
+            each, in order, for a hit, a miss, a rejected entry, another lease and a fence.",
+        keys_are_independent: "Digests are bytes. Two digests that differ in any bit are \
+            independent. The bit may be the first, the last, or in a byte with a meaning in texts.",
+        lease_fills_only_its_own_key: "A lease fills only its own digest, even if one look-up took \
+            several leases.",
     }
 }
 
-async fn answers_come_in_the_order_of_the_digests<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn results_match_the_order_of_digests<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
-    let tokens = Tokens::new();
     let names = ["alice", "none", "dead", "held", "fenced", "bob", "none too"];
-    let digests = names.map(|name| tokens.of(name));
+    let digests = Tokens::named(names);
     let [alice, _, dead, held, fenced, bob, _] = digests;
     for (digest, user) in [(alice, "alice"), (dead, "dead"), (bob, "bob")] {
         filled(here, digest, user).await?;
@@ -31,11 +30,11 @@ async fn answers_come_in_the_order_of_the_digests<C: SessionCache>(nodes: &Nodes
     let began = Instant::now();
     let _held = lease(there, held).await?;
     let judge = |entry: &Entry| match entry.session.user_id() {
-        "dead" => Belief::Dead,
-        _ => Belief::Believed,
+        "dead" => EntryVerdict::Stale,
+        _ => EntryVerdict::Fresh,
     };
     let seen = look_up_all(here, &digests, judge).await?;
-    still_within(LEASE, began, "a lease")?;
+    still_within(LEASE_TTL, began, "a lease")?;
     let kinds: Vec<_> = seen
         .iter()
         .map(|seen| match &seen.answer {
@@ -46,17 +45,9 @@ async fn answers_come_in_the_order_of_the_digests<C: SessionCache>(nodes: &Nodes
         })
         .collect();
     ensure_eq!(
-        "the answers for a hit, nothing, a dead copy, someone's lease, a fence, a hit, nothing",
+        "the results for a hit, a miss, a rejected entry, another lease, a fence, a hit, a miss",
         kinds,
-        [
-            "alice",
-            "lease",
-            "lease",
-            "do not fill",
-            "do not fill",
-            "bob",
-            "lease"
-        ]
+        ["alice", "lease", "lease", "do not fill", "do not fill", "bob", "lease"]
     );
     // The leases are in order too.
     for ((digest, name), seen) in digests.into_iter().zip(names).zip(seen) {
@@ -68,7 +59,7 @@ async fn answers_come_in_the_order_of_the_digests<C: SessionCache>(nodes: &Nodes
     Ok(())
 }
 
-async fn keys_do_not_mix<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn keys_are_independent<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let base = *Tokens::new().of("base").as_bytes();
     let mut digests = vec![base];
@@ -87,45 +78,34 @@ async fn keys_do_not_mix<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let digests: Vec<_> = digests.into_iter().map(TokenDigest::from_bytes).collect();
     let user = |number: usize| format!("user {number}");
     for (number, digest) in digests.iter().enumerate() {
-        filled(here, *digest, &user(number))
-            .await
-            .when("under a digest that nobody filled")?;
+        filled(here, *digest, &user(number)).await.when("under a new digest")?;
     }
     let (gone, kept) = (digests[1], 2);
     invalidate(there, &[gone]).await?;
     for (number, digest) in digests.iter().enumerate().filter(|(_, it)| **it != gone) {
-        look_up(there, *digest)
-            .await?
-            .hit_of(&user(number))
-            .when("under a key of its own")?;
+        look_up(there, *digest).await?.hit_of(&user(number)).when("under its own key")?;
     }
     look_up(here, gone).await?.no_hit()?;
     fence(there, &digests[..1]).await?;
-    look_up(here, digests[kept])
-        .await?
-        .hit_of(&user(kept))
-        .when("beside a fence")?;
+    look_up(here, digests[kept]).await?.hit_of(&user(kept)).when("next to a fence")?;
     Ok(())
 }
 
-async fn a_lease_fills_its_own_key<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn lease_fills_only_its_own_key<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
-    let tokens = Tokens::new();
-    let digests = ["a", "b", "c"].map(|name| tokens.of(name));
+    let digests = Tokens::named(["a", "b", "c"]);
     let mut leases = Vec::new();
     for seen in look_up_all(here, &digests, believe).await? {
         leases.push(seen.leased()?);
     }
-    // The last one first.
+    // The last lease first.
     if let Some(last) = leases.pop() {
         store(here, last, "c").await?;
     }
     for digest in [digests[0], digests[1]] {
         let found = look_up(there, digest).await?;
         leases.iter().try_for_each(Held::stands)?;
-        found
-            .not_to_fill()
-            .when("under a key whose lease was not used")?;
+        found.not_to_fill().when("under a key with an unused lease")?;
     }
     for (held, user) in leases.into_iter().zip(["a", "b"]) {
         store(here, held, user).await?;

@@ -1,9 +1,9 @@
-//! The right to fill one key, once.
+//! Checks of leases: the permission to fill one key once.
 
 use std::sync::Arc;
 
 use super::{
-    Check, Held, Instant, LEASE, Nodes, Outcome, SessionCache, TOLERANCE, Tokens, When as _,
+    Check, Held, Instant, LEASE_TTL, Nodes, Outcome, SessionCache, TOLERANCE, Tokens, When as _,
     at_once, believe, ensure, invalidate, lease, leased_again, look_up, look_up_all,
     on_several_threads, refused, sleep, still_within, store,
 };
@@ -11,78 +11,71 @@ use crate::conformance::check::checks;
 
 pub(super) fn checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
     checks! {"leases":
-        who_misses_gets_the_lease_and_fills: "Where there is nothing, `get` takes the lease; a fill under \
-            it is stored, and from then on every node has a hit.",
-        others_do_not_fill_meanwhile: "While the lease stands, others are told `DoNotFill`, and the lease \
-            goes on being good.",
-        of_many_at_once_one_gets_the_lease: "Of many that miss at the same time, on all nodes, exactly one \
+        miss_grants_lease_that_fills: "A miss in `get` takes the lease. A fill under it is stored, \
+            and every node then has a hit.",
+        held_lease_blocks_other_fills: "While a lease is held, other look-ups get `DoNotFill`, and \
+            the lease remains valid.",
+        concurrent_misses_grant_one_lease: "Exactly one of many concurrent misses on all nodes \
             gets the lease.",
-        one_look_up_takes_a_lease_once: "A digest that is twice in one look-up has one lease at most.",
-        a_lease_stands_for_its_two_seconds: "A lease stands for `LEASE` and no longer: nobody else gets it \
-            before, somebody does after, and who had it then fills no more.",
-        a_lapsed_lease_does_not_fill: "A fill that comes after `LEASE` is refused, also where nobody took \
-            the lease in the meantime.",
-        a_dropped_lease_lapses: "Dropping a lease unused is safe: it lapses after `LEASE`.",
-        no_lease_is_ever_good_twice: "Every lease is another one: of many that were taken for one key, and \
-            lost, none fills in the place of the present one, nor over what that filled.",
+        duplicate_digest_gets_one_lease: "A digest that occurs twice in one look-up gets at most \
+            one lease.",
+        lease_lasts_exactly_its_ttl: "A lease lasts for `LEASE_TTL` and no longer. No other \
+            look-up gets it before, another gets it after, and the late holder cannot fill any \
+            more.",
+        lapsed_lease_does_not_fill: "A fill after `LEASE_TTL` is refused, even if no other look-up \
+            took the lease.",
+        dropped_lease_lapses: "A lease may be dropped unused. It lapses after `LEASE_TTL`.",
+        lost_leases_never_fill: "Every lease is unique. Lost leases of a key fill neither in place \
+            of the current lease nor over its entry.",
     }
 }
 
-async fn who_misses_gets_the_lease_and_fills<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn miss_grants_lease_that_fills<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    let lease = lease(here, a).await.when("where nothing is")?;
+    let lease = lease(here, a).await.when("after a miss")?;
     store(here, lease, "alice").await?;
     for node in [here, there] {
-        look_up(node, a)
-            .await?
-            .hit_of("alice")
-            .when("after a fill")?;
+        look_up(node, a).await?.hit_of("alice").when("after a fill")?;
     }
     Ok(())
 }
 
-async fn others_do_not_fill_meanwhile<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn held_lease_blocks_other_fills<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
     let held = lease(here, a).await?;
     for node in [there, here, there] {
         let second = look_up(node, a).await?;
         held.stands()?;
-        second.not_to_fill().when("while somebody has the lease")?;
+        second.not_to_fill().when("while another look-up has the lease")?;
     }
-    store(here, held, "alice")
-        .await
-        .when("after others had asked")
+    store(here, held, "alice").await.when("after other look-ups")
 }
 
-async fn of_many_at_once_one_gets_the_lease<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn concurrent_misses_grant_one_lease<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     const ROUNDS: usize = 50;
-    const ASKERS: usize = 8;
+    const LOOK_UPS: usize = 8;
     on_several_threads()?;
     nodes.connected().await?;
     let tokens = Tokens::new();
     for round in 0..ROUNDS {
         let a = tokens.of(&format!("round {round}"));
-        let start = Arc::new(tokio::sync::Barrier::new(ASKERS));
+        let start = Arc::new(tokio::sync::Barrier::new(LOOK_UPS));
         let began = Instant::now();
-        let askers = (0..ASKERS).map(|number| {
-            let node = [&nodes.here, &nodes.there][number % 2];
-            let node = Arc::clone(node);
+        let look_ups = (0..LOOK_UPS).map(|number| {
+            let node = Arc::clone([&nodes.here, &nodes.there][number % 2]);
             let start = Arc::clone(&start);
             async move {
                 start.wait().await;
                 look_up(&*node, a).await
             }
         });
-        let seen = at_once(askers).await?;
-        // Else the first one's may have lapsed before the last one asked.
-        still_within(LEASE, began, "a lease")?;
+        let seen = at_once(look_ups).await?;
+        // Otherwise the first lease may have lapsed before the last look-up.
+        still_within(LEASE_TTL, began, "a lease")?;
         let leases = seen.iter().filter(|seen| seen.is_leased()).count();
-        ensure!(
-            leases == 1,
-            "of {ASKERS} that missed at the same time, {leases} got the lease"
-        );
+        ensure!(leases == 1, "{leases} of {LOOK_UPS} concurrent misses got the lease");
         for seen in seen.iter().filter(|seen| !seen.is_leased()) {
             seen.not_to_fill()?;
         }
@@ -90,23 +83,20 @@ async fn of_many_at_once_one_gets_the_lease<C: SessionCache>(nodes: &Nodes<C>) -
     Ok(())
 }
 
-async fn one_look_up_takes_a_lease_once<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn duplicate_digest_gets_one_lease<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, _) = nodes.connected().await?;
     let a = Tokens::new().of("a");
     let seen = look_up_all(here, &[a, a], believe).await?;
     let leases = seen.iter().filter(|seen| seen.is_leased()).count();
-    ensure!(
-        leases == 1,
-        "one look-up of twice the same digest gave {leases} leases"
-    );
+    ensure!(leases == 1, "one look-up of a digest twice got {leases} leases");
     Ok(())
 }
 
-async fn a_lease_stands_for_its_two_seconds<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn lease_lasts_exactly_its_ttl<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
     let late = lease(here, a).await?;
-    let (early, end) = (late.asked + LEASE, Instant::now() + LEASE);
+    let (early, end) = (late.began + LEASE_TTL, Instant::now() + LEASE_TTL);
     let new = leased_again(there, a, early, end).await?;
     refused(here, late, "late").await?;
     store(there, new, "new").await?;
@@ -114,28 +104,28 @@ async fn a_lease_stands_for_its_two_seconds<C: SessionCache>(nodes: &Nodes<C>) -
     Ok(())
 }
 
-async fn a_lapsed_lease_does_not_fill<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn lapsed_lease_does_not_fill<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
     let late = lease(here, a).await?;
-    // To look would be to take the lease, so here only time can tell.
-    sleep(LEASE + TOLERANCE).await;
+    // A look-up would take the lease, so the check must wait.
+    sleep(LEASE_TTL + TOLERANCE).await;
     refused(here, late, "late").await?;
     look_up(there, a).await?.no_hit().when("after a late fill")
 }
 
-async fn a_dropped_lease_lapses<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+async fn dropped_lease_lapses<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
     drop(lease(here, a).await?);
-    // A cache that gives it back at once does better than was asked.
+    // A cache may release the lease at once, which is better than required.
     let now = Instant::now();
-    let lease = leased_again(there, a, now, now + LEASE).await?;
+    let lease = leased_again(there, a, now, now + LEASE_TTL).await?;
     store(there, lease, "alice").await
 }
 
-async fn no_lease_is_ever_good_twice<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
-    // More than a byte can number.
+async fn lost_leases_never_fill<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
+    // More than fit into a one-byte nonce.
     const LOST: usize = 300;
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
@@ -150,15 +140,10 @@ async fn no_lease_is_ever_good_twice<C: SessionCache>(nodes: &Nodes<C>) -> Outco
         futures_util::future::try_join_all(tries).await
     };
     let present = lease(there, a).await?;
-    // All at once: the present lease stands for two seconds only.
-    tried(lost).await.when("while another one stands")?;
-    store(there, present, "present")
-        .await
-        .when("after tries under lost leases")?;
-    tried(over_a_copy).await.when("over a copy")?;
-    look_up(here, a)
-        .await?
-        .hit_of("present")
-        .when("after tries under lost leases")?;
+    // Concurrently, because the current lease lasts for two seconds only.
+    tried(lost).await.when("while another lease is held")?;
+    store(there, present, "present").await.when("after fills under lost leases")?;
+    tried(over_a_copy).await.when("over an entry")?;
+    look_up(here, a).await?.hit_of("present").when("after fills under lost leases")?;
     Ok(())
 }

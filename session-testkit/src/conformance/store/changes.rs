@@ -1,4 +1,4 @@
-//! Updating, rotating, touching.
+//! Checks of updates, rotations and touches.
 
 use std::time::Duration;
 
@@ -9,30 +9,31 @@ use crate::conformance::check::{When as _, checks, ensure_eq};
 
 pub(super) fn checks<S: SessionStore>() -> Vec<Check<S>> {
     checks! {"changes":
-        an_update_compares_the_version: "`update` replaces the data and raises the version, if the version \
-            is still the one it names; else it is a `Conflict` and changes nothing.",
-        an_update_with_the_same_data_is_a_change: "`update` with the data that are there raises the version \
+        update_compares_the_version: "`update` replaces the data and raises the version, if its \
+            version is current. Otherwise it is a `Conflict` and changes nothing.",
+        update_with_same_data_raises_version: "`update` with unchanged data raises the version \
             like any other.",
-        of_many_updates_at_once_one_is_made: "Of many `update`s of one version at the same time, exactly \
-            one is made; the others are a `Conflict`.",
-        a_rotated_token_counts_for_its_grace: "After `rotate` the new digest stands for the session; the old \
-            one does until `previous_until`, which is `grace` away at most, and then is `Absent`. The \
-            change names both digests.",
-        without_grace_the_old_token_is_gone: "`rotate` with no grace ends the old digest at once.",
-        a_token_is_rotated_once: "A second `rotate` of the same digest is a `Conflict` and changes nothing, \
-            within its grace and after.",
-        of_many_rotations_at_once_one_is_made: "Of many `rotate`s of one digest at the same time, exactly \
-            one is made; the others are a `Conflict`, and their digests stand for nothing.",
-        the_token_before_the_last_rotation_is_gone: "After two rotations the first digest is `Absent`, \
-            whatever its grace was; the change names it, for a copy may be cached under it.",
-        a_touch_moves_in_steps: "`touch` moves `last_seen_at` to now unless it moved less than \
-            `granularity` ago, leaves the version as it is, and answers with the session.",
-        the_dead_are_not_changed: "`update`, `touch` and `rotate` of a session that is unknown, revoked or \
-            past its time are `NoSession`, and change nothing.",
+        concurrent_updates_apply_one: "Exactly one of many concurrent `update`s of one version is \
+            made. The others are a `Conflict`.",
+        rotated_token_is_valid_for_its_grace: "After `rotate` the new digest finds the session. \
+            The old one does until `previous_until`, at most `grace` later, and then is `Absent`. \
+            The change names both digests.",
+        rotation_without_grace_ends_old_token: "`rotate` without a grace ends the old digest at \
+            once.",
+        second_rotation_of_a_token_conflicts: "A second `rotate` of a digest is a `Conflict` and \
+            changes nothing, within its grace and after.",
+        concurrent_rotations_apply_one: "Exactly one of many concurrent `rotate`s of one digest is \
+            made. The others are a `Conflict`, and their digests find nothing.",
+        second_rotation_ends_first_token: "After two rotations the first digest is `Absent`, \
+            whatever its grace was. The change names it, because an entry may be cached under it.",
+        touch_respects_its_granularity: "`touch` moves `last_seen_at` to now, unless it moved less \
+            than `granularity` ago. It keeps the version, and returns the session.",
+        inactive_session_is_not_changed: "`update`, `touch` and `rotate` of an unknown, revoked or \
+            expired session are `NoSession`, and change nothing.",
     }
 }
 
-async fn an_update_compares_the_version<S: SessionStore>(store: &S) -> Outcome {
+async fn update_compares_the_version<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     let session = case.login("a", "alice").await?;
     let change = case.update(session.id(), 1, r#"{"n":1}"#).await?;
@@ -41,18 +42,18 @@ async fn an_update_compares_the_version<S: SessionStore>(store: &S) -> Outcome {
     ensure_eq!("the update's digests", digests, case.tokens(["a"]));
     for _ in 0..2 {
         let loaded = case.alive("a").await?;
-        ensure_eq!("the version that is loaded", loaded.version(), 2);
+        ensure_eq!("the loaded version", loaded.version(), 2);
         let expected = serde_json::json!({ "n": 1 });
-        ensure_eq!("the data that are loaded", data(&loaded)?, expected);
+        ensure_eq!("the loaded data", data(&loaded)?, expected);
         let late = case.update(session.id(), 1, r#"{"n":2}"#).await?;
         conflict("update of an old version", &late)?;
         let early = case.update(session.id(), 3, r#"{"n":3}"#).await?;
-        conflict("update of a version that never was", &early)?;
+        conflict("update of a future version", &early)?;
     }
     Ok(())
 }
 
-async fn an_update_with_the_same_data_is_a_change<S: SessionStore>(store: &S) -> Outcome {
+async fn update_with_same_data_raises_version<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     let session = case.login("a", "alice").await?;
     let same = session.data_json();
@@ -62,7 +63,7 @@ async fn an_update_with_the_same_data_is_a_change<S: SessionStore>(store: &S) ->
     conflict("update of an old version", &late)
 }
 
-async fn of_many_updates_at_once_one_is_made<S: SessionStore>(store: &S) -> Outcome {
+async fn concurrent_updates_apply_one<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     let session = case.login("a", "alice").await?;
     let texts: Vec<_> = (0..6).map(|number| number.to_string()).collect();
@@ -79,15 +80,15 @@ async fn of_many_updates_at_once_one_is_made<S: SessionStore>(store: &S) -> Outc
     }
     let loaded = case.alive("a").await?;
     let won = winner.as_ref().map(data).transpose()?;
-    ensure_eq!("the data that are loaded", Some(data(&loaded)?), won);
-    ensure_eq!("the version that is loaded", loaded.version(), 2);
+    ensure_eq!("the loaded data", Some(data(&loaded)?), won);
+    ensure_eq!("the loaded version", loaded.version(), 2);
     Ok(())
 }
 
-async fn a_rotated_token_counts_for_its_grace<S: SessionStore>(store: &S) -> Outcome {
+async fn rotated_token_is_valid_for_its_grace<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     let session = case.login("a", "alice").await?;
-    // Long enough to be seen in a busy hour; it is waited for.
+    // Long enough to be observed on a busy machine. The check waits for its end.
     let grace = Duration::from_secs(1);
     let (rotated, digests) = case.rotated("a", "b", grace).await?;
     ensure_eq!("the id after a rotation", rotated.id(), session.id());
@@ -96,43 +97,28 @@ async fn a_rotated_token_counts_for_its_grace<S: SessionStore>(store: &S) -> Out
 
     let loaded = case.load_all(&[case.token("b"), case.token("a")]).await?;
     match &loaded.rows[0] {
-        Row::Alive {
-            session: new,
-            previous_until: None,
-        } => ensure_eq!("under the new digest", new.id(), session.id()),
-        other => return failed(format!("under the new digest is {other:?}")),
+        Row::Alive { session: new, previous_until: None, .. } => {
+            ensure_eq!("under the new digest", new.id(), session.id());
+        }
+        other => return failed(format!("the new digest finds {other:?}")),
     }
     match &loaded.rows[1] {
-        Row::Alive {
-            session: old,
-            previous_until: Some(until),
-        } => {
+        Row::Alive { session: old, previous_until: Some(until), .. } => {
             ensure_eq!("under the old digest", old.id(), session.id());
             let left = until.since(loaded.now);
-            ensure!(
-                left <= grace,
-                "of a grace of {grace:?}, {left:?} are left by `previous_until`"
-            );
+            ensure!(left <= grace, "`previous_until` leaves {left:?} of a grace of {grace:?}");
         }
-        // Too busy a machine to see it.
+        // The machine was too slow to observe the grace.
         Row::Absent if loaded.now.since(session.created_at()) >= grace => {}
-        other => {
-            return failed(format!(
-                "within its grace, under the old digest is {other:?}"
-            ));
-        }
+        other => return failed(format!("the old digest finds {other:?} within its grace")),
     }
-    case.until_over("a").await?;
+    case.until_ended("a").await?;
     case.absent("a").await.when("after its grace")?;
-    ensure_eq!(
-        "under the new digest",
-        case.alive("b").await?.id(),
-        session.id()
-    );
+    ensure_eq!("under the new digest", case.alive("b").await?.id(), session.id());
     Ok(())
 }
 
-async fn without_grace_the_old_token_is_gone<S: SessionStore>(store: &S) -> Outcome {
+async fn rotation_without_grace_ends_old_token<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     case.login("a", "alice").await?;
     case.rotated("a", "b", Duration::ZERO).await?;
@@ -141,21 +127,21 @@ async fn without_grace_the_old_token_is_gone<S: SessionStore>(store: &S) -> Outc
     Ok(())
 }
 
-async fn a_token_is_rotated_once<S: SessionStore>(store: &S) -> Outcome {
+async fn second_rotation_of_a_token_conflicts<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     for (name, grace) in [("a", Duration::ZERO), ("b", HOUR)] {
         case.login(name, "alice").await?;
         let (first, second) = (format!("{name} first"), format!("{name} second"));
         case.rotated(name, &first, grace).await?;
         let again = case.rotate(name, &second, grace).await?;
-        conflict("rotate of a token that was rotated", &again)?;
+        conflict("rotate of a rotated token", &again)?;
         case.alive(&first).await?;
         case.absent(&second).await?;
     }
     Ok(())
 }
 
-async fn of_many_rotations_at_once_one_is_made<S: SessionStore>(store: &S) -> Outcome {
+async fn concurrent_rotations_apply_one<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     case.login("a", "alice").await?;
     let names: Vec<_> = (0..6).map(|number| format!("new {number}")).collect();
@@ -174,27 +160,23 @@ async fn of_many_rotations_at_once_one_is_made<S: SessionStore>(store: &S) -> Ou
             }
         }
     }
-    ensure_eq!("how many rotations of one token were made", rotated, 1);
+    ensure_eq!("the number of rotations of one token", rotated, 1);
     Ok(())
 }
 
-async fn the_token_before_the_last_rotation_is_gone<S: SessionStore>(store: &S) -> Outcome {
+async fn second_rotation_ends_first_token<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     case.login("a", "alice").await?;
     case.rotated("a", "b", HOUR).await?;
     let (_, digests) = case.rotated("b", "c", HOUR).await?;
-    ensure_eq!(
-        "the second rotation's digests",
-        digests,
-        case.tokens(["a", "b", "c"])
-    );
+    ensure_eq!("the second rotation's digests", digests, case.tokens(["a", "b", "c"]));
     case.absent("a").await?;
     case.alive("b").await?;
     case.alive("c").await?;
     Ok(())
 }
 
-async fn a_touch_moves_in_steps<S: SessionStore>(store: &S) -> Outcome {
+async fn touch_respects_its_granularity<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     let mut idle = case.new_session("alice")?;
     idle.idle_timeout = Some(HOUR);
@@ -206,7 +188,7 @@ async fn a_touch_moves_in_steps<S: SessionStore>(store: &S) -> Outcome {
         session.last_seen_at()
     );
 
-    // For the store's clock, in ms, to have moved.
+    // The store's clock, in ms, must have moved.
     tokio::time::sleep(Duration::from_millis(5)).await;
     let (moved, digests) = made("touch", case.touch(session.id(), Duration::ZERO).await?)?;
     ensure!(
@@ -217,47 +199,38 @@ async fn a_touch_moves_in_steps<S: SessionStore>(store: &S) -> Outcome {
     ensure_eq!("the version after a touch", moved.version(), 1);
     ensure_eq!("the touch's digests", digests, case.tokens(["a"]));
     let loaded = case.alive("a").await?;
-    ensure_eq!(
-        "last_seen_at, loaded after a touch",
-        loaded.last_seen_at(),
-        moved.last_seen_at()
-    );
+    ensure_eq!("last_seen_at, loaded after a touch", loaded.last_seen_at(), moved.last_seen_at());
     made("touch", case.touch(session.id(), Duration::MAX).await?)?;
     Ok(())
 }
 
-async fn the_dead_are_not_changed<S: SessionStore>(store: &S) -> Outcome {
+async fn inactive_session_is_not_changed<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     let revoked = case.login("revoked", "alice").await?;
     case.revoke(&case.by_token("revoked")).await?;
     let short = case.short("alice", Duration::from_millis(1))?;
     let expired = case.login_as("expired", &short).await?;
-    case.until_over("expired").await?;
+    case.until_ended("expired").await?;
 
     let no_session = |operation: &str, name: &str, change: Change| -> Outcome {
         ensure!(
             matches!(change, Change::NoSession),
-            "`{operation}` of a session that is {name} was answered {change:?}"
+            "`{operation}` of a session that is {name} returned {change:?}"
         );
         Ok(())
     };
-    for (name, id) in [
-        ("unknown", case.unknown_id()),
-        ("revoked", revoked.id()),
-        ("expired", expired.id()),
-    ] {
+    for (name, id) in
+        [("unknown", case.unknown_id()), ("revoked", revoked.id()), ("expired", expired.id())]
+    {
         for version in 1..3 {
             no_session("update", name, case.update(id, version, "{}").await?)?;
         }
         no_session("touch", name, case.touch(id, Duration::ZERO).await?)?;
         no_session("rotate", name, case.rotate(name, "x", HOUR).await?)?;
         let row = case.load(name).await?;
-        ensure!(
-            !matches!(row, Row::Alive { .. }),
-            "a session that was {name} is now {row:?}"
-        );
+        ensure!(!matches!(row, Row::Alive { .. }), "a session that was {name} is now {row:?}");
     }
-    // Rotated, then ended: neither token rotates it.
+    // After a rotation and a revocation, neither token can be rotated.
     case.login("a", "bob").await?;
     case.rotated("a", "b", HOUR).await?;
     case.revoke(&case.by_token("b")).await?;

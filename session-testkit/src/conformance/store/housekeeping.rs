@@ -1,4 +1,4 @@
-//! Removing what nobody needs any more, and nothing else.
+//! Checks that housekeeping removes only what is obsolete.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use session_layer::store::{SessionStore, Target};
 use super::{Case, Check, Outcome, answer};
 use crate::conformance::check::{When as _, checks, ensure_eq};
 
-/// Longer ago than anything that a check has done.
+/// Longer than the age of any change by a check.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 pub(super) fn checks<S: SessionStore>() -> Vec<Check<S>> {
     checks! {"housekeeping":
-        a_sweep_spares_what_has_not_ended_long_ago: "`sweep` leaves the living alone, and what ended less \
-            than `retention` ago: it still says `Revoked`.",
-        a_purge_spares_what_is_not_old: "`purge_journal` leaves the rows of changes that were made less \
-            than `keep` ago.",
+        sweep_keeps_recently_ended_sessions: "`sweep` keeps active sessions, and those that ended \
+            less than `retention` ago, which are still `Revoked`.",
+        purge_keeps_recent_changes: "`purge_journal` keeps the rows of changes that are younger \
+            than `keep`.",
     }
 }
 
-async fn a_sweep_spares_what_has_not_ended_long_ago<S: SessionStore>(store: &S) -> Outcome {
+async fn sweep_keeps_recently_ended_sessions<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     case.login("a", "alice").await?;
     case.login("b", "alice").await?;
@@ -29,21 +29,16 @@ async fn a_sweep_spares_what_has_not_ended_long_ago<S: SessionStore>(store: &S) 
     case.revoked("b").await.when("after a sweep")
 }
 
-async fn a_purge_spares_what_is_not_old<S: SessionStore>(store: &S) -> Outcome {
+async fn purge_keeps_recent_changes<S: SessionStore>(store: &S) -> Outcome {
     let case = Case::of(store);
     let id = case.login("a", "alice").await?.id();
     case.revoke(&Target::Id(id)).await?;
     let rows = async || {
         let read = answer("journal_since", store.journal_since(None)).await?;
-        let about = read.rows.iter().filter(|row| row.session_id == Some(id));
-        Ok(about.count())
+        Ok(super::journal::about(read.rows, &[id]).len())
     };
     let before = rows().await?;
     answer("purge_journal", store.purge_journal(YEAR)).await?;
-    ensure_eq!(
-        "how many rows are left of one change",
-        rows().await?,
-        before
-    );
+    ensure_eq!("the number of remaining rows of one change", rows().await?, before);
     Ok(())
 }

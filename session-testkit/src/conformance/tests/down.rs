@@ -1,50 +1,37 @@
-//! Ports without a server, which say so or tell one lie.
+//! Ports without a server, which report it, except for one false reply.
 
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 use session_layer::cache::{
-    Belief, CacheProbe, CacheStatus, Entry, Filled, Invalidated, Lookup, SessionCache,
+    CacheProbe, CacheStatus, Entry, EntryVerdict, Filled, Invalidated, Lookup, SessionCache,
 };
+use session_layer::error::{CacheError, CacheErrorKind, StoreError, StoreErrorKind};
+use session_layer::store::ValidatedSession;
 use session_layer::store::{
-    Change, Creation, JournalPosition, JournalRead, Loaded, Revoked, Row, SessionStore, Target,
+    Change, Creation, JournalPosition, JournalRead, ReadResult, Revoked, Row, SessionStore, Target,
 };
-use session_layer::{
-    CacheError, CacheErrorKind, CheckedSession, ListedSession, LoginMoment, SessionId, StoreError,
-    StoreErrorKind, Timestamp, TokenDigest,
-};
+use session_layer::{ListCursor, LoginSnapshot, SessionId, SessionPage, Timestamp, TokenDigest};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lie {
-    Miss,
-    OneAnswerForAll,
-    Invalidated,
-    Connected,
-    ProbeConnected,
-    NoReason,
-    Absent,
-    NoSessions,
-    NothingToRevoke,
-    Ready,
+super::mistakes! {
+    pub(super) enum Lie;
+    /// False replies of a cache, each with the check that must find it.
+    pub(super) const CACHE_LIES = {
+        Miss: "lookup_fails_for_each_digest",
+        OneReplyForAll: "lookup_fails_for_each_digest",
+        Invalidated: "invalidation_is_never_acknowledged",
+        Connected: "cache_reports_that_it_is_down",
+        ProbeConnected: "cache_reports_that_it_is_down",
+        NoReason: "cache_reports_that_it_is_down",
+    }
+    /// False replies of a store, each with the check that must find it.
+    pub(super) const STORE_LIES = {
+        Absent: "reads_return_errors",
+        NoSessions: "reads_return_errors",
+        NothingToRevoke: "changes_return_errors",
+        Ready: "store_reports_that_it_is_down",
+    }
 }
-
-/// Each with the check that must catch it.
-pub(super) const CACHE_LIES: &[(Lie, &str)] = &[
-    (Lie::Miss, "a_look_up_fails_for_each_digest"),
-    (Lie::OneAnswerForAll, "a_look_up_fails_for_each_digest"),
-    (Lie::Invalidated, "no_invalidation_is_acknowledged"),
-    (Lie::Connected, "the_cache_says_that_it_is_down"),
-    (Lie::ProbeConnected, "the_cache_says_that_it_is_down"),
-    (Lie::NoReason, "the_cache_says_that_it_is_down"),
-];
-
-/// The same of a store.
-pub(super) const STORE_LIES: &[(Lie, &str)] = &[
-    (Lie::Absent, "a_read_is_an_error"),
-    (Lie::NoSessions, "a_read_is_an_error"),
-    (Lie::NothingToRevoke, "a_change_is_an_error"),
-    (Lie::Ready, "the_store_says_that_it_is_down"),
-];
 
 pub(super) struct Down(pub(super) Option<Lie>);
 
@@ -66,10 +53,7 @@ fn no_cache() -> CacheError {
 }
 
 fn no_store<T>() -> Result<T, StoreError> {
-    Err(StoreError::new(
-        StoreErrorKind::Unreachable,
-        "the store is down",
-    ))
+    Err(StoreError::new(StoreErrorKind::Unreachable, "the store is down"))
 }
 
 impl SessionCache for Down {
@@ -78,18 +62,14 @@ impl SessionCache for Down {
     async fn get(
         &self,
         digests: &[TokenDigest],
-        _judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        _judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<()>> {
         let answer = |_: &TokenDigest| match self.0 {
             Some(Lie::Miss) => Lookup::DoNotFill,
             _ => Lookup::Failed(no_cache()),
         };
-        let asked = if self.tells(Lie::OneAnswerForAll) {
-            &digests[..1]
-        } else {
-            digests
-        };
-        asked.iter().map(answer).collect()
+        let replied = if self.tells(Lie::OneReplyForAll) { &digests[..1] } else { digests };
+        replied.iter().map(answer).collect()
     }
 
     async fn fill(&self, (): (), _: &Entry, _: Duration) -> Result<Filled, CacheError> {
@@ -126,8 +106,8 @@ impl SessionCache for Down {
 }
 
 impl SessionStore for Down {
-    async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
-        let loaded = Loaded {
+    async fn load(&self, digests: &[TokenDigest]) -> Result<ReadResult, StoreError> {
+        let loaded = ReadResult {
             now: Timestamp::from_micros(0),
             store_id: [7; 16],
             xmin: 0,
@@ -135,10 +115,10 @@ impl SessionStore for Down {
         };
         self.store(Lie::Absent, loaded)
     }
-    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
+    async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
         no_store()
     }
-    async fn create(&self, _: TokenDigest, _: &CheckedSession) -> Result<Creation, StoreError> {
+    async fn create(&self, _: TokenDigest, _: &ValidatedSession) -> Result<Creation, StoreError> {
         no_store()
     }
     async fn digests(&self, _: &Target) -> Result<Vec<TokenDigest>, StoreError> {
@@ -161,10 +141,15 @@ impl SessionStore for Down {
     async fn touch(&self, _: SessionId, _: Duration) -> Result<Change, StoreError> {
         no_store()
     }
-    async fn list(&self, _: &str) -> Result<Vec<ListedSession>, StoreError> {
-        self.store(Lie::NoSessions, Vec::new())
+    async fn list(
+        &self,
+        _: &str,
+        _: Option<ListCursor>,
+        _: usize,
+    ) -> Result<SessionPage, StoreError> {
+        self.store(Lie::NoSessions, SessionPage::default())
     }
-    async fn journal_since(&self, _: Option<JournalPosition>) -> Result<JournalRead, StoreError> {
+    async fn journal_since(&self, _: Option<&JournalPosition>) -> Result<JournalRead, StoreError> {
         no_store()
     }
     fn backend(&self) -> &'static str {

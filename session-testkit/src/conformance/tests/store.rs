@@ -1,16 +1,15 @@
-//! A store with one mistake, around one that has none.
+//! A store with one bug around a correct one.
 
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use session_layer::error::{StoreError, StoreErrorKind};
 use session_layer::store::{
-    Change, Creation, JournalPosition, JournalRead, Loaded, Revoked, Row, SessionStore,
-    SqliteStore, Target,
+    Change, Creation, JournalChange, JournalPosition, JournalRead, ReadResult, Revoked, Row,
+    SessionStore, SqliteStore, Target,
 };
-use session_layer::{
-    CheckedSession, ListedSession, LoginMoment, Session, SessionId, SessionParts, StoreError,
-    StoreErrorKind, TokenDigest,
-};
+use session_layer::store::{SessionParts, ValidatedSession};
+use session_layer::{ListCursor, LoginSnapshot, Session, SessionId, SessionPage, TokenDigest};
 
 mod mistakes;
 
@@ -34,23 +33,23 @@ impl Wrapped {
 }
 
 fn error() -> StoreError {
-    StoreError::new(StoreErrorKind::Unreachable, "it was told to")
+    StoreError::new(StoreErrorKind::Unreachable, "injected error")
 }
 
-/// The session with other data.
+/// Returns the session with other data.
 fn with_data(session: &Session, data: Box<RawValue>) -> Session {
     let parts = session.parts().clone();
     Session::from(SessionParts { data, ..parts })
 }
 
 impl SessionStore for Wrapped {
-    async fn load(&self, digests: &[TokenDigest]) -> Result<Loaded, StoreError> {
+    async fn load(&self, digests: &[TokenDigest]) -> Result<ReadResult, StoreError> {
         let mut loaded = self.store.load(digests).await?;
         match self.mistake {
-            M::StoreIdIsMadeUp => loaded.store_id = *uuid::Uuid::new_v4().as_bytes(),
+            M::StoreIdChanges => loaded.store_id = *uuid::Uuid::new_v4().as_bytes(),
             M::RowsAreReversed => loaded.rows.reverse(),
             M::RowsAreUnique if digests.len() > 20 => drop(loaded.rows.pop()),
-            M::TheDeadAreNotFound => {
+            M::RevokedAreAbsent => {
                 for row in &mut loaded.rows {
                     if matches!(row, Row::Revoked) {
                         *row = Row::Absent;
@@ -71,14 +70,14 @@ impl SessionStore for Wrapped {
         Ok(loaded)
     }
 
-    async fn login_moment(&self) -> Result<LoginMoment, StoreError> {
-        self.store.login_moment().await
+    async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
+        self.store.login_snapshot().await
     }
 
     async fn create(
         &self,
         digest: TokenDigest,
-        new: &CheckedSession,
+        new: &ValidatedSession,
     ) -> Result<Creation, StoreError> {
         let mut new = new.clone();
         match self.mistake {
@@ -88,27 +87,24 @@ impl SessionStore for Wrapped {
             }
             M::IdleTimeoutIsIgnored => new.idle_timeout = None,
             M::PersistenceIsForgotten => new.persistent = false,
-            M::WhenTheLoginBeganIsIgnored => new.begun = None,
+            M::LoginStartIsIgnored => new.begun = None,
             M::LabelIsCut => new.label = None,
             M::LifetimeIsLonger => new.lifetime *= 100,
             M::LifetimeIsShorter => new.lifetime /= 10,
             M::LoginAfterRevokeAllIsRefused => {
                 let id = new.user_id.clone();
-                let all = Target::User {
-                    user_id: id,
-                    keep: None,
-                };
+                let all = Target::User { user_id: id, keep: None };
                 let known = self.store.digests(&all).await?;
                 if !known.is_empty() && !self.is_alive(known[0]).await? {
                     return Ok(Creation::Superseded);
                 }
             }
-            M::TakenIsOverlooked | M::LoginsRace => {
+            M::UsedDigestIsAccepted | M::LoginsRace => {
                 let created = self.store.create(digest, &new).await?;
-                if !matches!(created, Creation::Taken) {
+                if !matches!(created, Creation::AlreadyExists) {
                     return Ok(created);
                 }
-                // Written under another digest: what an index that is not unique comes to.
+                // Creates a second session, like an index that is not unique.
                 let other = TokenDigest::of(&uuid::Uuid::new_v4().to_string());
                 return self.store.create(other, &new).await;
             }
@@ -119,14 +115,14 @@ impl SessionStore for Wrapped {
 
     async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
         let mut digests = self.store.digests(target).await?;
-        if self.has(M::DigestsOfTheLivingOnly) {
-            let mut living = Vec::new();
+        if self.has(M::DigestsOfActiveOnly) {
+            let mut active = Vec::new();
             for digest in digests {
                 if self.is_alive(digest).await? {
-                    living.push(digest);
+                    active.push(digest);
                 }
             }
-            digests = living;
+            digests = active;
         }
         Ok(digests)
     }
@@ -134,10 +130,9 @@ impl SessionStore for Wrapped {
     async fn revoke(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
         let target = match (self.mistake, target.clone()) {
             (M::OwnerIsNotCompared, Target::OwnedBy(id, _)) => Target::Id(id),
-            (M::TheKeptOneIsEnded, Target::User { user_id, .. }) => Target::User {
-                user_id,
-                keep: None,
-            },
+            (M::KeptSessionIsEnded, Target::User { user_id, .. }) => {
+                Target::User { user_id, keep: None }
+            }
             (_, target) => target,
         };
         let digests = self.store.digests(&target).await?;
@@ -148,7 +143,7 @@ impl SessionStore for Wrapped {
                 revoked.digests = digests;
                 return Ok(revoked);
             }
-            (M::TheEndedAreNotFound, _)
+            (M::SecondRevokeFindsNothing, _)
                 if !digests.is_empty() && !self.is_alive(digests[0]).await? =>
             {
                 return Ok(Revoked::nothing());
@@ -156,11 +151,7 @@ impl SessionStore for Wrapped {
             (M::NothingIsAnError, _) if digests.is_empty() => return Err(error()),
             (M::PreviousTokenFindsNothing, Target::Token(digest)) if digests.len() > 1 => {
                 let loaded = self.store.load(&[*digest]).await?;
-                if let Row::Alive {
-                    previous_until: Some(_),
-                    ..
-                } = loaded.rows[0]
-                {
+                if let Row::Alive { previous_until: Some(_), .. } = loaded.rows[0] {
                     return Ok(Revoked::nothing());
                 }
             }
@@ -189,7 +180,7 @@ impl SessionStore for Wrapped {
         }
         let change = self.store.update(id, version, data).await?;
         Ok(match change {
-            Change::NoSession if self.has(M::TheDeadConflict) => Change::Conflict,
+            Change::NoSession if self.has(M::InactiveConflicts) => Change::Conflict,
             other => other,
         })
     }
@@ -210,16 +201,13 @@ impl SessionStore for Wrapped {
             Change::Conflict if self.has(M::RotatedTwice) => {
                 let loaded = self.store.load(&[old]).await?;
                 if let Row::Alive { session, .. } = &loaded.rows[0] {
-                    change = Change::Made {
-                        session: session.clone(),
-                        digests: vec![old, new],
-                    };
+                    change = Change::Made { session: session.clone(), digests: vec![old, new] };
                 }
             }
             Change::Made { digests, .. } if self.has(M::RotationForgetsTheOldDigest) => {
                 digests.retain(|digest| *digest != old);
             }
-            Change::Made { digests, .. } if self.has(M::OldTokenGoesOnCounting) => {
+            Change::Made { digests, .. } if self.has(M::OlderDigestIsForgotten) => {
                 digests.truncate(2);
             }
             _ => {}
@@ -241,25 +229,36 @@ impl SessionStore for Wrapped {
         self.store.touch(id, granularity).await
     }
 
-    async fn list(&self, user_id: &str) -> Result<Vec<ListedSession>, StoreError> {
-        let mut listed = self.store.list(user_id).await?;
+    async fn list(
+        &self,
+        user_id: &str,
+        after: Option<ListCursor>,
+        limit: usize,
+    ) -> Result<SessionPage, StoreError> {
+        let after = after.filter(|_| !self.has(M::ListIgnoresTheCursor));
+        let limit = if self.has(M::ListHasNoLimit) { usize::MAX } else { limit };
+        let mut listed = self.store.list(user_id, after, limit).await?;
         if self.has(M::ListIsOldestFirst) {
-            listed.reverse();
+            listed.sessions.reverse();
         }
         Ok(listed)
     }
 
     async fn journal_since(
         &self,
-        position: Option<JournalPosition>,
+        position: Option<&JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
         let mut read = self.store.journal_since(position).await?;
         match self.mistake {
-            M::OtherLifeIsIgnored => read.next.life = 1,
+            M::OtherLifeIsIgnored if position.is_some_and(|at| at.store_id != read.store_id) => {
+                read.rows.clear();
+            }
             M::JournalSkips if position.is_some() => read.rows.truncate(1),
             M::JournalForgetsDigests => {
                 for row in &mut read.rows {
-                    row.digests.truncate(1);
+                    if let JournalChange::Session { digests, .. } = &mut row.change {
+                        digests.truncate(1);
+                    }
                 }
             }
             _ => {}
@@ -268,25 +267,17 @@ impl SessionStore for Wrapped {
     }
 
     async fn purge_journal(&self, keep: Duration) -> Result<u64, StoreError> {
-        let keep = if self.has(M::PurgeTakesAll) {
-            Duration::ZERO
-        } else {
-            keep
-        };
+        let keep = if self.has(M::PurgeTakesAll) { Duration::ZERO } else { keep };
         self.store.purge_journal(keep).await
     }
 
     async fn sweep(&self, retention: Duration, most: u32) -> Result<u64, StoreError> {
-        let retention = if self.has(M::SweepTakesAll) {
-            Duration::ZERO
-        } else {
-            retention
-        };
+        let retention = if self.has(M::SweepTakesAll) { Duration::ZERO } else { retention };
         self.store.sweep(retention, most).await
     }
 
-    fn reads_at_once(&self) -> usize {
-        self.store.reads_at_once()
+    fn max_concurrent_reads(&self) -> usize {
+        self.store.max_concurrent_reads()
     }
 
     fn is_exclusive(&self) -> bool {

@@ -1,4 +1,4 @@
-//! A cache as somebody else might write it, right or with one mistake.
+//! A simple cache with one bug, or none.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use session_layer::cache::{
-    Belief, CacheProbe, CacheStatus, Entry, FENCE, Filled, Invalidated, LEASE, Lookup, SessionCache,
+    CacheProbe, CacheStatus, Entry, EntryVerdict, FENCE_TTL, Filled, Invalidated, LEASE_TTL,
+    Lookup, SessionCache,
 };
-use session_layer::{CacheError, CacheErrorKind, Session, SessionParts, TokenDigest};
+use session_layer::error::{CacheError, CacheErrorKind};
+use session_layer::store::SessionParts;
+use session_layer::{Session, TokenDigest};
 use tokio::time::Instant;
 
 mod mistakes;
@@ -25,7 +28,7 @@ pub(super) struct Toy {
 #[derive(Debug, Default)]
 struct State {
     values: HashMap<Vec<u8>, Value>,
-    /// Raised by every value that is put, so that each is told from the one before.
+    /// The number of writes so far, which makes each value unique.
     count: u64,
     busy: bool,
 }
@@ -55,11 +58,7 @@ impl State {
         self.count += 1;
         let number = self.count;
         let until = Instant::now() + lifetime;
-        let value = Value {
-            content,
-            number,
-            until,
-        };
+        let value = Value { content, number, until };
         self.values.insert(key, value);
         number
     }
@@ -76,10 +75,7 @@ impl Toy {
     }
 
     pub(super) fn with(mistake: Mistake) -> Self {
-        Self {
-            mistake,
-            state: Mutex::default(),
-        }
+        Self { mistake, state: Mutex::default() }
     }
 
     fn has(&self, mistake: Mistake) -> bool {
@@ -107,7 +103,7 @@ impl Toy {
     async fn look_up(
         &self,
         digest: TokenDigest,
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Lookup<ToyLease> {
         let key = self.key(&digest);
         let found = self.state().get(&key);
@@ -116,14 +112,16 @@ impl Toy {
             Some(value) => match &value.content {
                 Content::Lease(_) if self.has(M::LeaseIsTakenOver) => None,
                 Content::Lease(_) | Content::Fence => return Lookup::DoNotFill,
-                // Unlocked: another may replace it while it is judged.
+                // The state is unlocked: another node may replace the entry during the verdict.
                 Content::Copy(entry) => match judge_of(self.mistake, entry, judge) {
-                    Belief::Believed => return Lookup::Hit((**entry).clone()),
-                    Belief::Dead if self.has(M::DeadIsNeverReplaced) => return Lookup::DoNotFill,
-                    Belief::Foreign if self.has(M::ForeignIsNeverReplaced) => {
+                    EntryVerdict::Fresh => return Lookup::Hit((**entry).clone()),
+                    EntryVerdict::Stale if self.has(M::RejectedIsNeverReplaced) => {
                         return Lookup::DoNotFill;
                     }
-                    Belief::Dead | Belief::Foreign => Some(value.number),
+                    EntryVerdict::Foreign if self.has(M::ForeignIsNeverReplaced) => {
+                        return Lookup::DoNotFill;
+                    }
+                    EntryVerdict::Stale | EntryVerdict::Foreign => Some(value.number),
                     _ => {
                         if self.has(M::UnsureIsRemoved) {
                             self.state().values.remove(&key);
@@ -133,7 +131,7 @@ impl Toy {
                 },
             },
         };
-        if self.has(M::LeaseIsLookedForThenSet) {
+        if self.has(M::LeaseIsCheckedThenSet) {
             tokio::task::yield_now().await;
         }
         self.take_lease(digest, key, judged)
@@ -149,25 +147,25 @@ impl Toy {
         let present = state.get(&key).map(|value| value.number);
         let careless = matches!(
             self.mistake,
-            M::LeaseIsTakenOver | M::LeaseIsLookedForThenSet | M::WhateverIsThereGivesWay
+            M::LeaseIsTakenOver | M::LeaseIsCheckedThenSet | M::LeaseReplacesAnything
         );
         if present != judged && !careless {
             return Lookup::DoNotFill;
         }
         let nonce = self.nonce(state.count + 1);
-        if judged.is_none() || !self.has(M::DeadStaysBesideItsLease) {
+        if judged.is_none() || !self.has(M::RejectedEntryStays) {
             let lifetime = match self.mistake {
-                M::LeaseLapsesEarly => LEASE / 2,
-                M::LeaseStandsForEver => LEASE * 100,
-                _ => LEASE,
+                M::LeaseLapsesEarly => LEASE_TTL / 2,
+                M::LeaseNeverLapses => LEASE_TTL * 100,
+                _ => LEASE_TTL,
             };
             state.put(key, Content::Lease(nonce), lifetime);
         }
         Lookup::Leased(ToyLease { digest, nonce })
     }
 
-    fn holds(&self, lease: &ToyLease) -> bool {
-        let (state, key) = (self.state(), self.key(&lease.digest));
+    fn holds(&self, state: &State, lease: &ToyLease) -> bool {
+        let key = self.key(&lease.digest);
         let found = if self.has(M::LapsedLeaseFills) {
             state.values.get(&key).cloned()
         } else {
@@ -181,7 +179,7 @@ impl Toy {
         let mut entry = entry.clone();
         match self.mistake {
             M::XminIsLost => entry.xmin = 0,
-            M::DataAreWrittenAnew => {
+            M::DataAreReformatted => {
                 let parts = entry.session.parts().clone();
                 let data: serde_json::Value = entry.session.data().unwrap();
                 let data = RawValue::from_string(data.to_string()).unwrap();
@@ -196,15 +194,15 @@ impl Toy {
 fn judge_of(
     mistake: Mistake,
     entry: &Entry,
-    judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
-) -> Belief {
+    judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
+) -> EntryVerdict {
     match mistake {
-        M::JudgeIsNotAsked => Belief::Believed,
+        M::JudgeIsNotCalled => EntryVerdict::Fresh,
         _ => match (mistake, judge(entry)) {
-            (M::DeadIsServed, Belief::Dead)
-            | (M::ForeignIsServed, Belief::Foreign)
-            | (M::UnsureIsServed, Belief::Unsure) => Belief::Believed,
-            (M::UnsureIsReplaced, Belief::Unsure) => Belief::Dead,
+            (M::RejectedIsServed, EntryVerdict::Stale)
+            | (M::ForeignIsServed, EntryVerdict::Foreign)
+            | (M::UnsureIsServed, EntryVerdict::Unverified) => EntryVerdict::Fresh,
+            (M::UnsureIsReplaced, EntryVerdict::Unverified) => EntryVerdict::Stale,
             (_, belief) => belief,
         },
     }
@@ -220,9 +218,9 @@ impl SessionCache for Toy {
     async fn get(
         &self,
         digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> Belief + Send + Sync),
+        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<ToyLease>> {
-        assert!(!self.has(M::Panics), "told to");
+        assert!(!self.has(M::Panics), "injected panic");
         if self.has(M::Hangs) {
             std::future::pending::<()>().await;
         }
@@ -231,13 +229,10 @@ impl SessionCache for Toy {
             answers.push(self.look_up(*digest, judge).await);
         }
         match self.mistake {
-            M::AnswersAreReversed => answers.reverse(),
+            M::ResultsAreReversed => answers.reverse(),
             M::LeasesOfOneLookUpAreGrantedTogether if digests.len() == 2 => {
                 for (digest, answer) in digests.iter().zip(&mut answers) {
-                    *answer = Lookup::Leased(ToyLease {
-                        digest: *digest,
-                        nonce: 0,
-                    });
+                    *answer = Lookup::Leased(ToyLease { digest: *digest, nonce: 0 });
                 }
             }
             M::LeasesAreForTheLastKey => {
@@ -258,29 +253,34 @@ impl SessionCache for Toy {
         entry: &Entry,
         lifetime: Duration,
     ) -> Result<Filled, CacheError> {
-        if self.has(M::BusyForEverOnceDropped) {
+        if self.has(M::BusyAfterCancellation) {
             if std::mem::replace(&mut self.state().busy, true) {
                 return Err(error("busy"));
             }
             tokio::task::yield_now().await;
             self.state().busy = false;
         }
-        if !self.holds(&lease) && !self.has(M::FillIgnoresTheLease) {
-            return Ok(Filled::Refused);
-        }
-        if self.has(M::FillLooksThenSets) {
+        if self.has(M::FillChecksThenSets) {
+            if !self.holds(&self.state(), &lease) {
+                return Ok(Filled::Refused);
+            }
             tokio::time::sleep(Duration::from_millis(3)).await;
-        }
-        if self.has(M::FillStoresNothing) {
-            return Ok(Filled::Stored);
         }
         let lifetime = match self.mistake {
             M::LifetimeIsIgnored => Duration::from_secs(3600),
-            M::LifetimeIsHalved => lifetime / 4,
+            M::LifetimeIsQuartered => lifetime / 4,
             _ => lifetime,
         };
         let copy = Content::Copy(Box::new(self.damaged(entry)));
-        self.state().put(self.key(&lease.digest), copy, lifetime);
+        // One lock for the check and the write: an `invalidate` in between would have no effect.
+        let mut state = self.state();
+        let is_unchecked = self.has(M::FillIgnoresTheLease) || self.has(M::FillChecksThenSets);
+        if !is_unchecked && !self.holds(&state, &lease) {
+            return Ok(Filled::Refused);
+        }
+        if !self.has(M::FillStoresNothing) {
+            state.put(self.key(&lease.digest), copy, lifetime);
+        }
         Ok(Filled::Stored)
     }
 
@@ -291,9 +291,9 @@ impl SessionCache for Toy {
             let lifetime = match self.mistake {
                 M::FenceDoesNothing => continue,
                 M::FenceSparesTheLease if state.get(&key).is_some() => continue,
-                M::FenceFallsEarly => FENCE / 2,
-                M::FenceStandsForEver => FENCE * 100,
-                _ => FENCE,
+                M::FenceLapsesEarly => FENCE_TTL / 2,
+                M::FenceNeverLapses => FENCE_TTL * 100,
+                _ => FENCE_TTL,
             };
             state.put(key, Content::Fence, lifetime);
         }
@@ -323,13 +323,9 @@ impl SessionCache for Toy {
     }
 
     fn status(&self) -> CacheStatus {
-        let mut status = CacheStatus::new(if self.has(M::BackendHasNoName) {
-            ""
-        } else {
-            "toy"
-        });
+        let mut status = CacheStatus::new(if self.has(M::BackendHasNoName) { "" } else { "toy" });
         status.connected = true;
-        if self.has(M::SaysMoreIsAvailableThanThereIs) {
+        if self.has(M::AvailableExceedsSize) {
             status.available = 1;
         }
         status

@@ -1,11 +1,11 @@
-//! The hand-written histories of `histories/`. A file's first line says what must come out.
+//! The hand-written histories of `histories/`. A file's first line states the expected verdict.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use super::super::{Invariant, Outcome, Verdict, check};
 use crate::history::History;
 
-/// Name, and what its first line says.
+/// Returns each history with its file name.
 fn files() -> Vec<(String, History)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("histories");
     let mut files: Vec<_> = fs::read_dir(folder)
@@ -27,7 +27,7 @@ fn expected(name: &str, history: &History) -> (Invariant, Outcome) {
     let expect = history.header.expect.as_deref();
     let (invariant, outcome) = expect
         .and_then(|text| text.split_once(' '))
-        .unwrap_or_else(|| panic!("{name}: its first line expects nothing"));
+        .unwrap_or_else(|| panic!("{name}: its first line states no expected verdict"));
     let outcome = match outcome {
         "broken" => Outcome::Broken,
         "holds" => Outcome::Holds,
@@ -37,19 +37,19 @@ fn expected(name: &str, history: &History) -> (Invariant, Outcome) {
 }
 
 #[test]
-fn each_breaks_what_it_says_and_nothing_else() {
+fn each_file_breaks_only_its_stated_invariant() {
     for (name, history) in files() {
-        let (wanted, outcome) = expected(&name, &history);
+        let (stated, outcome) = expected(&name, &history);
         let verdicts = check(&history);
         for (invariant, verdict) in verdicts.iter() {
-            if invariant == wanted {
+            if invariant == stated {
                 assert_eq!(verdict.outcome(), outcome, "{name}:\n{verdicts}");
             } else {
                 assert_ne!(verdict.outcome(), Outcome::Broken, "{name}:\n{verdicts}");
             }
         }
         assert_eq!(verdicts.doubts(), [""; 0], "{name}");
-        if let Verdict::Broken { violations, .. } = verdicts.of(wanted) {
+        if let Verdict::Broken { violations, .. } = verdicts.of(stated) {
             for violation in violations {
                 assert!(!violation.proof.is_empty(), "{name}: {violation}");
                 assert!(violation.to_string().contains(" ms  "), "{violation}");
@@ -59,63 +59,48 @@ fn each_breaks_what_it_says_and_nothing_else() {
 }
 
 #[test]
-fn each_file_is_named_for_its_invariant_and_says_what_it_shows() {
+fn each_file_is_named_for_its_invariant_and_described() {
     for (name, history) in files() {
-        let (wanted, outcome) = expected(&name, &history);
-        let prefix = wanted.name().to_lowercase().replace('δ', "d");
+        let (stated, outcome) = expected(&name, &history);
+        let prefix = stated.name().to_lowercase().replace('δ', "d");
         let begins = match outcome {
             Outcome::Holds => format!("{prefix}-holds-"),
             _ => format!("{prefix}-"),
         };
         assert!(name.starts_with(&begins), "{name} should begin {begins}");
-        assert!(name.ends_with(".jsonl"), "{name} is no history");
-        assert!(
-            history.header.about.is_some(),
-            "{name} does not say what it shows"
-        );
+        assert!(name.ends_with(".jsonl"), "{name} is not a history");
+        assert!(history.header.about.is_some(), "{name} has no description");
     }
 }
 
 #[test]
-fn each_invariant_has_three_broken_histories_and_a_passing_neighbour() {
+fn each_invariant_has_three_broken_and_one_passing_history() {
     let mut count: BTreeMap<(Invariant, bool), usize> = BTreeMap::new();
     for (name, history) in files() {
         let (invariant, outcome) = expected(&name, &history);
-        *count
-            .entry((invariant, outcome == Outcome::Broken))
-            .or_default() += 1;
+        *count.entry((invariant, outcome == Outcome::Broken)).or_default() += 1;
     }
     for invariant in Invariant::ALL {
-        assert!(
-            count.get(&(invariant, true)) >= Some(&3),
-            "{invariant}: broken"
-        );
-        assert!(
-            count.get(&(invariant, false)) >= Some(&1),
-            "{invariant}: passing"
-        );
+        assert!(count.get(&(invariant, true)) >= Some(&3), "{invariant}: broken");
+        assert!(count.get(&(invariant, false)) >= Some(&1), "{invariant}: passing");
     }
 }
 
 #[test]
-fn a_violation_reads_as_the_few_operations_that_prove_it() {
-    let (_, history) = files()
-        .into_iter()
-        .find(|(name, _)| name == "r1-late-fill-resurrects.jsonl")
-        .unwrap();
+fn violation_prints_the_operations_that_prove_it() {
+    let (_, history) =
+        files().into_iter().find(|(name, _)| name == "r1-late-fill-resurrects.jsonl").unwrap();
     let verdicts = check(&history);
-    let Verdict::Broken {
-        violations, found, ..
-    } = verdicts.of(Invariant::R1)
-    else {
+    let Verdict::Broken { violations, found, .. } = verdicts.of(Invariant::R1) else {
         panic!("{verdicts}");
     };
     assert_eq!(*found, 2);
     assert_eq!(
         violations[0].to_string(),
-        "R1: session 1 was honoured after its end had been answered
-          0.000 ms  node 0: create of session 1 for ann → created, answered at 4.000 ms
-         20.000 ms  node 0: revoke of session 1 → Propagated, answered at 23.000 ms
-         60.000 ms  node 1: validate of session 1 → Valid (user ann, data `a`), answered at 61.000 ms"
+        "R1: session 1 was Valid after a change that ended it had returned
+          0.000 ms  node 0: create of session 1 for ann → created, returned at 4.000 ms
+         20.000 ms  node 0: revoke of session 1 → Propagated, returned at 23.000 ms
+         60.000 ms  node 1: validate of session 1 → Valid (user ann, data `a`), returned at 61.000 \
+         ms"
     );
 }

@@ -1,5 +1,5 @@
-//! The checker against the simulated cache: what is right passes, and a bug that breaks one promise is
-//! found by the check of that promise and by no other.
+//! The checker against the simulated cache. A correct cache passes. A bug that breaks one promise
+//! is found by that promise's check and no other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,31 +22,21 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Kind::Rotate),
     ];
     let fate = prop_oneof![8 => Just(Fate::Comes), 1 => Just(Fate::Dropped), 1 => Just(Fate::Lost)];
-    // Mostly close together, so that operations overlap; sometimes a pause in which bounds pass.
+    // Mostly close together, so that operations overlap. Sometimes a pause in which bounds pass.
     let gap_ms = prop_oneof![8 => 0_u64..60, 2 => 200_u64..3_000];
-    (
-        gap_ms,
-        1_u64..250,
-        0_u64..=100,
-        kind,
-        0..NODES,
-        any::<usize>(),
-        0_u64..=100,
-        fate,
+    (gap_ms, 1_u64..250, 0_u64..=100, kind, 0..NODES, any::<usize>(), 0_u64..=100, fate).prop_map(
+        |(gap_ms, took_ms, point, kind, node, pick, luck, fate)| Step {
+            gap_ms,
+            took_ms,
+            point,
+            kind,
+            node,
+            // Few sessions, so that each has many operations.
+            pick: pick % 4,
+            luck,
+            fate,
+        },
     )
-        .prop_map(
-            |(gap_ms, took_ms, point, kind, node, pick, luck, fate)| Step {
-                gap_ms,
-                took_ms,
-                point,
-                kind,
-                node,
-                // Few sessions, so that much happens to each.
-                pick: pick % 4,
-                luck,
-                fate,
-            },
-        )
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
@@ -69,7 +59,7 @@ fn plan() -> impl Strategy<Value = Plan> {
     })
 }
 
-/// `PROPTEST_CASES` of them, times this. Defaults to 256.
+/// Returns a runner for `PROPTEST_CASES` times `times` cases. The variable defaults to 256.
 fn cases(times: u32) -> TestRunner {
     let default = ProptestConfig::default();
     TestRunner::new(ProptestConfig {
@@ -81,19 +71,13 @@ fn cases(times: u32) -> TestRunner {
 }
 
 #[test]
-fn a_cache_that_keeps_its_promises_passes_and_every_check_examined_something() {
+fn correct_cache_passes_and_every_check_examines_something() {
     let examined = Invariant::ALL.map(|invariant| (invariant, AtomicU64::new(0)));
     let run = cases(2).run(&plan(), |plan| {
         let simulation = Simulation::run(plan, None);
         let verdicts = check(&simulation.history);
         for ((invariant, verdict), (_, sum)) in verdicts.iter().zip(&examined) {
-            prop_assert_ne!(
-                verdict.outcome(),
-                Outcome::Broken,
-                "{}: {}",
-                invariant,
-                verdicts
-            );
+            prop_assert_ne!(verdict.outcome(), Outcome::Broken, "{}: {}", invariant, verdicts);
             sum.fetch_add(verdict.examined(), Ordering::Relaxed);
         }
         Ok(())
@@ -106,7 +90,7 @@ fn a_cache_that_keeps_its_promises_passes_and_every_check_examined_something() {
     }
 }
 
-/// Runs plans until the bug has shown often enough.
+/// Checks that the bug, in each plan that exposes it, breaks its own promise and no other.
 fn exactly(bug: Invariant) {
     let shown = AtomicU64::new(0);
     let run = cases(1).run(&plan(), |plan| {
@@ -114,16 +98,16 @@ fn exactly(bug: Invariant) {
         let verdicts = check(&simulation.history);
         for (invariant, verdict) in verdicts.iter() {
             let broken = verdict.outcome() == Outcome::Broken;
-            let wanted = simulation.shown && invariant == bug;
-            prop_assert_eq!(broken, wanted, "{}: {}", invariant, verdicts);
+            let expected = simulation.shown && invariant == bug;
+            prop_assert_eq!(broken, expected, "{}: {}", invariant, verdicts);
         }
         shown.fetch_add(u64::from(simulation.shown), Ordering::Relaxed);
         Ok(())
     });
     run.unwrap_or_else(|error| panic!("{error}"));
     let shown = shown.into_inner();
-    println!("{bug}: shown in {shown} histories");
-    assert!(shown > 0, "{bug} was shown in no history");
+    println!("{bug}: exposed in {shown} histories");
+    assert!(shown > 0, "{bug} was exposed in no history");
 }
 
 macro_rules! exactly {
@@ -153,7 +137,7 @@ exactly! {
 }
 
 #[test]
-fn a_simulated_history_comes_back_from_its_file() {
+fn simulated_history_written_and_read_is_unchanged() {
     let run = cases(1).run(&plan(), |plan| {
         let history = Simulation::run(plan, None).history;
         let file = history.write(Vec::new()).unwrap();

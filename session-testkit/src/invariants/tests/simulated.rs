@@ -1,14 +1,14 @@
-//! A simulated session cache that keeps every promise and uses all the room that the promises leave: it
-//! serves old copies for as long as it may, loses answers, and can't reach Postgres at times. With a [`Bug`] it
-//! breaks one promise, and says whether it did.
+//! A simulated session cache that keeps every promise, but uses all the freedom that they leave. It
+//! serves old entries for as long as it may, loses results, and is cut off from Postgres at times.
+//! With a bug it breaks one promise, and records whether it did.
 //!
-//! It knows the truth (when each change was committed) and never looks at the checker, so that the two
-//! can be held against each other.
+//! It knows when each change was committed and never consults the checker. The two are therefore
+//! independent.
 
 mod bugs;
+mod effects;
 mod observed;
 mod session;
-mod truth;
 
 use std::collections::HashMap;
 
@@ -22,18 +22,18 @@ use crate::{
 pub(super) const MS: Nanos = 1_000_000;
 const TOUCH_MS: u64 = 1_500;
 
-/// What one client does, as far as it does not depend on answers.
+/// One step of a client, as far as it does not depend on results.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
     pub(super) gap_ms: u64,
     pub(super) took_ms: u64,
-    /// When between call and answer it takes effect, in percent.
+    /// The moment between call and result at which it takes effect, in percent.
     pub(super) point: u64,
     pub(super) kind: Kind,
     pub(super) node: u32,
-    /// Chooses the session, or the user.
+    /// The choice of the session, or of the user.
     pub(super) pick: usize,
-    /// Chooses among the answers that are right.
+    /// The choice among the right results.
     pub(super) luck: u64,
     pub(super) fate: Fate,
 }
@@ -49,7 +49,7 @@ pub(super) enum Kind {
     Rotate,
 }
 
-/// Of the answer. (`Lost` is for changes: their answer says that their fate is unknown.)
+/// The fate of the result. `Lost` is for changes, whose result then is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Comes,
@@ -57,7 +57,7 @@ pub(super) enum Fate {
     Lost,
 }
 
-/// What is cut off from whom.
+/// The server that is cut off, and from which node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Broken {
     Redis,
@@ -77,7 +77,8 @@ pub(super) struct Break {
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     pub(super) breaks: Vec<Break>,
-    /// One Redis whose UNLINKs are acknowledged: answers are `Propagated`. Else they are `Committed`.
+    /// One Redis whose UNLINKs are acknowledged. Changes return `Propagated`, and otherwise
+    /// `Committed`.
     pub(super) single_server: bool,
 }
 
@@ -87,15 +88,17 @@ const USERS: [&str; 2] = ["ann", "bob"];
 pub(super) struct Simulation {
     plan: Plan,
     bug: Option<Invariant>,
-    /// Did the bug show?
+    /// Whether the bug was exposed.
     pub(super) shown: bool,
     pub(super) history: History,
     sessions: Vec<Session>,
-    /// When each user's epoch was raised.
+    /// The times at which each user's epoch was raised.
     epochs: HashMap<usize, Vec<Nanos>>,
-    /// Per step: the session and token that it is about, chosen at its call; and what it will say.
+    /// Per step: its session and token, chosen at its call.
     about: Vec<Option<(usize, u32)>>,
+    /// Per step: the oldest state that it may see.
     floor: Vec<Nanos>,
+    /// Per step: its result.
     answers: Vec<Option<Op>>,
 }
 
@@ -156,7 +159,7 @@ impl Simulation {
         }
     }
 
-    /// Call, effect and answer of each step.
+    /// Returns call, effect and result time of each step.
     fn times(&self) -> Vec<(Nanos, Nanos, Nanos)> {
         let mut now = MS;
         let times = self.plan.steps.iter().map(|step| {
@@ -171,29 +174,31 @@ impl Simulation {
         times.collect()
     }
 
-    fn cut(&self, node: u32, from: Nanos, to: Nanos) -> bool {
+    fn any_fault(&self, matches: impl Fn(&Fault, Nanos, Nanos) -> bool) -> bool {
         self.history.faults.iter().any(|fault| {
             let (at, until) = fault.longest();
-            fault.no_postgres && fault.is_felt_by(node) && at <= to && from <= until
+            matches(fault, at, until)
         })
     }
 
-    /// All of it within one cut?
+    fn cut(&self, node: u32, from: Nanos, to: Nanos) -> bool {
+        self.any_fault(|fault, at, until| {
+            fault.no_postgres && fault.affects(node) && at <= to && from <= until
+        })
+    }
+
+    /// Returns whether one fault cut the node off for the whole span.
     fn wholly_cut(&self, node: u32, from: Nanos, to: Nanos) -> bool {
-        self.history.faults.iter().any(|fault| {
-            let (at, until) = fault.longest();
-            fault.no_postgres && fault.is_felt_by(node) && at <= from && to <= until
+        self.any_fault(|fault, at, until| {
+            fault.no_postgres && fault.affects(node) && at <= from && to <= until
         })
     }
 
     fn redis_disturbed(&self, from: Nanos, to: Nanos) -> bool {
-        self.history.faults.iter().any(|fault| {
-            let (at, until) = fault.longest();
-            fault.no_redis && at <= to && from <= until
-        })
+        self.any_fault(|fault, at, until| fault.no_redis && at <= to && from <= until)
     }
 
-    /// Chooses what the step is about, and what is the oldest that it may see.
+    /// Chooses the step's session and token, and the oldest state that it may see.
     fn call(&mut self, at: usize, call: Nanos) {
         let step = self.plan.steps[at];
         match step.kind {
@@ -204,16 +209,7 @@ impl Simulation {
                     began: call,
                     lifetime: (step.luck.is_multiple_of(3)).then_some(8_000 * MS),
                     idle: (step.luck.is_multiple_of(4)).then_some(6_000 * MS),
-                    rows: Vec::new(),
-                    known_from: None,
-                    tokens: Vec::new(),
-                    last_seen: 0,
-                    barrier: 0,
-                    invalids: Vec::new(),
-                    revoked: None,
-                    all_revoked: None,
-                    rotated: false,
-                    silent: false,
+                    ..Session::default()
                 });
                 self.about[at] = Some((number, 0));
             }
@@ -226,7 +222,7 @@ impl Simulation {
                 let Some((number, session)) = known.get(step.pick % known.len().max(1)) else {
                     return;
                 };
-                // The newest token mostly, an older one at times.
+                // Usually the newest token, sometimes the one before.
                 let back = usize::from(step.luck.is_multiple_of(5)).min(session.tokens.len() - 1);
                 let (token, _) = session.tokens[session.tokens.len() - 1 - back];
                 self.about[at] = Some((*number, token));
@@ -237,10 +233,7 @@ impl Simulation {
 
     fn oldest(&self, session: &Session, node: u32, call: Nanos) -> Nanos {
         let parameters = &self.history.header.parameters;
-        let (d, at_most) = (
-            nanos(parameters.d),
-            nanos(parameters.ttl + parameters.lease),
-        );
+        let (d, at_most) = (nanos(parameters.d), nanos(parameters.ttl + parameters.lease));
         let in_touch = !self.cut(node, call.saturating_sub(d), call);
         let bound = if in_touch { d } else { at_most };
         let mut oldest = call.saturating_sub(bound);
@@ -255,7 +248,7 @@ impl Simulation {
         oldest
     }
 
-    /// Where the step takes effect.
+    /// Applies the step's effect.
     fn point(&mut self, at: usize, call: Nanos, point: Nanos, ret: Nanos) {
         let step = self.plan.steps[at];
         let op = match step.kind {
@@ -268,7 +261,7 @@ impl Simulation {
         self.answers[at] = op;
     }
 
-    /// The answer arrives, or not; what is known from it.
+    /// Delivers or drops the result, and records what it proves.
     fn answer(&mut self, at: usize, call: Nanos, ret: Nanos) {
         let step = self.plan.steps[at];
         let Some(mut op) = self.answers[at].take() else {
@@ -300,11 +293,6 @@ fn forget_answer(op: &mut Op) {
         Op::Update { answer, .. } | Op::Revoke { answer, .. } | Op::RevokeAll { answer, .. } => {
             *answer = None;
         }
-        Op::Rotate {
-            answer, new_token, ..
-        } => {
-            *answer = None;
-            *new_token = None;
-        }
+        Op::Rotate { answer, new_token, .. } => (*answer, *new_token) = (None, None),
     }
 }

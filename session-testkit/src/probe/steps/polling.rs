@@ -1,4 +1,4 @@
-//! How a service is called, and a future polled.
+//! Helpers that call a service and poll its future.
 
 use std::{
     error::Error,
@@ -16,33 +16,33 @@ use std::{
 use tokio::time::timeout;
 use tower::Service;
 
-use crate::probe::{InnerError, inner::Notes};
+use crate::probe::{InnerError, inner::CallLog};
 
-/// How long anything may take: what needs longer hangs.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// The timeout of every await. A future that takes longer has hung.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What came of an await.
-pub(super) enum Came<T> {
+/// The result of an await with a timeout.
+pub(super) enum Outcome<T> {
     Done(T),
     Hung,
 }
 
-/// Calls the middleware, and says so to the inner service while it is in there.
+/// Calls the middleware, and records for the inner service that the call is running.
 pub(super) fn call<S: Service<Req>, Req>(
     service: &mut S,
-    notes: &Notes,
+    log: &CallLog,
     request: Req,
 ) -> S::Future {
-    notes.lock().in_call = Some(thread::current().id());
+    log.lock().in_call = Some(thread::current().id());
     let future = service.call(request);
-    notes.lock().in_call = None;
+    log.lock().in_call = None;
     future
 }
 
-pub(super) async fn in_time<T>(future: impl Future<Output = T>) -> Came<T> {
-    match timeout(PATIENCE, future).await {
-        Ok(value) => Came::Done(value),
-        Err(_elapsed) => Came::Hung,
+pub(super) async fn in_time<T>(future: impl Future<Output = T>) -> Outcome<T> {
+    match timeout(TIMEOUT, future).await {
+        Ok(value) => Outcome::Done(value),
+        Err(_elapsed) => Outcome::Hung,
     }
 }
 
@@ -50,7 +50,8 @@ pub(super) fn poll_once<S: Service<Req>, Req>(service: &mut S) -> Poll<Result<()
     service.poll_ready(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Polls the future as its task would, and drops it when it is pending after so many awaits. `None`: it was.
+/// Polls the future as its task would, and drops it if it is pending after `awaits` awaits. Returns
+/// `None` if it was dropped.
 pub(super) async fn dropped_at<F: Future>(awaits: usize, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = awaits;
@@ -65,7 +66,7 @@ pub(super) async fn dropped_at<F: Future>(awaits: usize, future: F) -> Option<F:
     .await
 }
 
-/// Is it the inner service's error, or made of it?
+/// Returns whether the error is the inner service's or has it as a source.
 pub(in super::super) fn is_inners(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -77,7 +78,7 @@ pub(in super::super) fn is_inners(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Was somebody woken?
+/// A waker that records whether it was used.
 #[derive(Debug, Default)]
 pub(super) struct Woken(AtomicBool);
 

@@ -33,7 +33,7 @@ pub(super) enum Fault {
     Panics,
 }
 
-/// Each with the rule it breaks.
+/// Each fault with the rule that it breaks.
 pub(super) const FAULTS: &[(Fault, Rule)] = &[
     (Fault::CallsAClone, Rule::CallsOnlyWhatIsReady),
     (Fault::ReadinessIsCloned, Rule::CallsOnlyWhatIsReady),
@@ -52,36 +52,37 @@ pub(super) const FAULTS: &[(Fault, Rule)] = &[
     (Fault::Panics, Rule::NoPanic),
 ];
 
-/// Layer and service in one: the layer is around nothing.
+/// A layer and a service in one type. As a layer it wraps `()`.
 #[derive(Clone)]
 pub(super) struct Broken<S = ()> {
     inner: S,
     fault: Fault,
     shared: Arc<Shared>,
-    /// How often it was polled ready since the last call.
+    /// The number of `poll_ready` calls since the last `call`.
     polled: u32,
     /// Whether an error of readiness was swallowed.
     swallowed: bool,
 }
 
 struct Shared {
-    /// What is held for ever.
+    /// Instances that are never dropped.
     held: Mutex<Vec<Box<dyn Any + Send>>>,
     permits: Arc<Semaphore>,
 }
 
 impl Broken {
     pub(super) fn with(fault: Fault) -> Self {
-        Self {
-            inner: (),
+        Self::around(
+            (),
             fault,
-            shared: Arc::new(Shared {
-                held: Mutex::default(),
-                permits: Arc::new(Semaphore::new(1)),
-            }),
-            polled: 0,
-            swallowed: false,
-        }
+            Arc::new(Shared { held: Mutex::default(), permits: Arc::new(Semaphore::new(1)) }),
+        )
+    }
+}
+
+impl<S> Broken<S> {
+    fn around(inner: S, fault: Fault, shared: Arc<Shared>) -> Self {
+        Self { inner, fault, shared, polled: 0, swallowed: false }
     }
 }
 
@@ -89,13 +90,7 @@ impl<S> Layer<S> for Broken {
     type Service = Broken<S>;
 
     fn layer(&self, inner: S) -> Broken<S> {
-        Broken {
-            inner,
-            fault: self.fault,
-            shared: Arc::clone(&self.shared),
-            polled: 0,
-            swallowed: false,
-        }
+        Broken::around(inner, self.fault, Arc::clone(&self.shared))
     }
 }
 
@@ -125,13 +120,11 @@ where
             _ => {}
         }
         let ready = match self.fault {
-            Fault::LosesTheWaker => self
-                .inner
-                .poll_ready(&mut Context::from_waker(Waker::noop())),
+            Fault::LosesTheWaker => self.inner.poll_ready(&mut Context::from_waker(Waker::noop())),
             _ => self.inner.poll_ready(cx),
         };
         match (self.fault, ready) {
-            // Not ready is not polled ready.
+            // Only `Ready` counts as polled ready.
             (Fault::ReadinessIsCloned, Poll::Pending) => {
                 self.polled = 0;
                 Poll::Pending
@@ -147,7 +140,7 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         self.polled = 0;
-        assert!(self.fault != Fault::Panics, "told to");
+        assert!(self.fault != Fault::Panics, "injected panic");
         if self.swallowed {
             return Box::pin(async { Ok("all is well".to_owned()) });
         }

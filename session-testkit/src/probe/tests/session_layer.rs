@@ -1,14 +1,13 @@
 //! session-layer's own middleware under the probe, on the embedded pair.
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE};
-use http::{Request, Response};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN};
+use http::{Method, Request, Response};
 use http_body_util::{Empty, Full};
 use session_layer::cache::MemoryCache;
+use session_layer::http::ResponseFuture;
 use session_layer::store::SqliteStore;
-use session_layer::{
-    NewSession, ResponseFuture, SessionCacheLayer, SessionCacheService, SessionToken, Sessions,
-};
+use session_layer::{NewSession, SessionCacheLayer, SessionCacheService, SessionToken, Sessions};
 use tower::Service;
 
 use crate::probe::{Inner, InnerError, Probe, Rule, RulesBroken, assert_auto_traits};
@@ -19,7 +18,7 @@ const _: () = assert_auto_traits::<SessionCacheLayer, Request<Body>, Response<Bo
 
 async fn sessions() -> Sessions {
     let store = SqliteStore::open(":memory:").await.unwrap();
-    Sessions::builder(MemoryCache::new(1000), store).build()
+    Sessions::builder(MemoryCache::new(1000), store).build().unwrap()
 }
 
 fn with_cookie<B: Default>(token: &SessionToken) -> Request<B> {
@@ -32,68 +31,71 @@ fn bare<B: Default>() -> Request<B> {
     Request::new(B::default())
 }
 
-/// With requests of every kind: one that is valid, and passes; one with a token that nobody has, one with
-/// none, and one that is malformed.
+/// Probes the layer with five kinds of request: valid, with an unknown token, without a token,
+/// malformed, and a CORS preflight. Only the valid one passes.
 async fn probed<B>(layer: SessionCacheLayer, sessions: &Sessions) -> Result<(), RulesBroken>
 where
     B: Default + Send + 'static,
 {
-    let valid = sessions
-        .create(NewSession::new("alice"))
-        .await
-        .unwrap()
-        .token;
+    let valid = sessions.create(NewSession::new("alice")).await.unwrap().token;
     let unknown = SessionToken::generate().unwrap();
     let malformed = || {
         let request = Request::builder().header(AUTHORIZATION, "Bearer ?");
         request.body(B::default()).unwrap()
     };
-    let probe = Probe::new(
-        layer,
-        move || with_cookie(&valid),
-        || Response::new(B::default()),
-    )
-    .also(move || with_cookie(&unknown))
-    .also(bare)
-    .also(malformed);
+    let preflight = || {
+        let request = Request::builder()
+            .method(Method::OPTIONS)
+            .header(ORIGIN, "https://example.com")
+            .header(ACCESS_CONTROL_REQUEST_METHOD, "PUT");
+        request.body(B::default()).unwrap()
+    };
+    let probe = Probe::new(layer, move || with_cookie(&valid), || Response::new(B::default()))
+        .also(move || with_cookie(&unknown))
+        .also(bare)
+        .also(malformed)
+        .also(preflight);
     let report = probe.run().await?;
-    // Each before its first poll, and the one that passes at each await of the inner service too.
-    assert!(report.dropped_at >= 4 + 3, "{report}");
+    // Each is dropped before its first poll, and the valid one also at each await inside.
+    assert!(report.dropped_at >= 5 + 3, "{report}");
     Ok(())
 }
 
 #[tokio::test]
-async fn it_keeps_towers_rules_whatever_it_is_told() {
+async fn layer_in_each_mode_keeps_towers_rules() {
     let sessions = sessions().await;
     let layer = || SessionCacheLayer::new(sessions.clone());
-    for layer in [layer(), layer().optional(), layer().skip(|_| true)] {
+    for layer in [
+        layer(),
+        layer().optional(),
+        layer().skip(|_| true),
+        layer().danger_pass_preflights_unguarded(true),
+    ] {
         probed::<Body>(layer, &sessions).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_keeps_them_with_other_bodies_and_on_several_threads() {
+async fn layer_with_empty_bodies_on_several_threads_keeps_rules() {
     let sessions = sessions().await;
     let layer = SessionCacheLayer::new(sessions.clone());
     probed::<Empty<Bytes>>(layer, &sessions).await.unwrap();
 }
 
-/// The probe says nothing where nothing passes.
+/// Checks that a request that never reaches the inner service is reported. It would prove nothing.
 #[tokio::test]
-async fn a_request_that_should_pass_and_is_rejected_is_told() {
+async fn rejected_request_that_should_pass_is_reported() {
     let layer = SessionCacheLayer::new(sessions().await);
-    let error = Probe::new(layer, bare::<Body>, Response::<Body>::default)
-        .run()
-        .await;
+    let error = Probe::new(layer, bare::<Body>, Response::<Body>::default).run().await;
     let error = error.unwrap_err();
     assert!(error.broke(Rule::PassesRequestsOn), "{error}");
     assert_eq!(error.violations().len(), 1, "{error}");
 }
 
-/// Stricter than Tower: the inner service's error type stays as it is, for a rejection is a response. And the
-/// future has a name.
+/// Checks more than Tower's rules. The error type is the inner service's, because a rejection is a
+/// response. The future's type can be named.
 #[test]
-fn error_type_and_future_are_what_they_should_be() {
+fn service_keeps_the_inner_error_and_names_its_future() {
     type Under = SessionCacheService<Inner<Response<Body>>>;
     fn is<S>()
     where

@@ -1,4 +1,4 @@
-//! One toxic and one direction of one connection.
+//! One toxic on one direction of one connection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,13 +10,14 @@ use crate::proxy::{
     toxic::{Direction, Kind, Toxic},
 };
 
-/// Bandwidth is doled out in portions of this length.
+/// The time that one portion of a limited bandwidth takes.
 pub(super) const PORTION: Duration = Duration::from_millis(20);
 
-/// From a request whose answer is lost to the connection's end: the server must have carried it out.
-const CARRIED_OUT: Duration = Duration::from_millis(20);
+/// The time from a request whose reply is lost to the end of the connection. The server executes
+/// the command meanwhile.
+const EXECUTION_TIME: Duration = Duration::from_millis(20);
 
-/// A toxic and how far it is with this direction.
+/// A toxic and its state on this direction.
 #[derive(Debug)]
 pub(super) struct Applied {
     pub(super) id: u64,
@@ -25,15 +26,14 @@ pub(super) struct Applied {
     number: u64,
     direction: Direction,
     since: Instant,
-    /// Bytes that passed under it.
     passed: u64,
-    /// Of the bytes in the queue, those that are counted as touched.
+    /// The number of bytes in the queue that are counted as affected.
     pub(super) counted: usize,
-    /// The last bytes that passed, in which a pattern may have begun; one less than it has.
+    /// The last bytes that passed, one less than the pattern has, because it may begin there.
     tail: Vec<u8>,
-    /// Its pattern has occurred, and this time it counts.
+    /// Whether the pattern has occurred and was selected.
     triggered: bool,
-    /// How often it was spared, and how many bytes of the present time have yet to pass.
+    /// The number of occurrences that were spared, and the rest of the current one in bytes.
     spared: (u64, usize),
 }
 
@@ -70,7 +70,7 @@ impl Applied {
         }
     }
 
-    /// When it ends the connection, if it does.
+    /// Returns when it ends the connection, if it does.
     pub(super) fn ends(&self, pending: bool, now: Instant) -> Option<(Instant, End)> {
         match self.toxic.kind {
             Kind::Timeout { after } if !after.is_zero() => Some((self.since + after, End::Close)),
@@ -85,13 +85,13 @@ impl Applied {
             Kind::Lose { reply: false, .. } => self.triggered.then_some((now, End::Close)),
             Kind::Lose { reply: true, .. } => {
                 let since = self.touched.losing_since(self.number)?;
-                Some((since + CARRIED_OUT, End::Close))
+                Some((since + EXECUTION_TIME, End::Close))
             }
             _ => None,
         }
     }
 
-    /// Counts the first `length` bytes of the queue, each once.
+    /// Counts the first `length` bytes of the queue as affected, each once.
     pub(super) fn touch(&mut self, number: u64, length: usize) {
         let new = length.saturating_sub(self.counted);
         if new > 0 {
@@ -102,25 +102,19 @@ impl Applied {
         }
     }
 
-    /// How many bytes of `rest` may go at once.
+    /// Returns how many bytes of `rest` may pass at once.
     pub(super) fn portion(&mut self, rest: &[u8], random: &mut Random) -> usize {
         match &self.toxic.kind {
-            Kind::Slicer {
-                average, variation, ..
-            } => {
+            Kind::Slicer { average, variation, .. } => {
                 let least = average.saturating_sub(*variation);
-                random
-                    .between(least, average.saturating_add(*variation))
-                    .max(1)
+                random.between(least, average.saturating_add(*variation)).max(1)
             }
             Kind::Bandwidth { bytes_per_second } => {
                 let portions = u64::try_from(1000 / PORTION.as_millis()).unwrap_or(1);
                 size(bytes_per_second / portions).max(1)
             }
             Kind::LimitData { bytes } => size(bytes.saturating_sub(self.passed)),
-            Kind::Hold {
-                from: Some(pattern),
-            } if !self.triggered => {
+            Kind::Hold { from: Some(pattern) } if !self.triggered => {
                 let Some(at) = found(&self.tail, rest, pattern) else {
                     return usize::MAX;
                 };
@@ -132,16 +126,10 @@ impl Applied {
         }
     }
 
-    /// Stops before the pattern; there it is decided whether it is lost this time.
+    /// Stops before the pattern and decides there whether this occurrence is lost.
     fn lose(&mut self, rest: &[u8]) -> usize {
         let toxic = Arc::clone(&self.toxic);
-        let Kind::Lose {
-            pattern,
-            reply,
-            chance,
-            seed,
-        } = &toxic.kind
-        else {
+        let Kind::Lose { pattern, reply, chance, seed } = &toxic.kind else {
             return usize::MAX;
         };
         if *reply && (self.triggered || self.direction == Direction::ToClient) {
@@ -159,7 +147,7 @@ impl Applied {
                     self.triggered = true;
                     return if *reply { usize::MAX } else { 0 };
                 }
-                // One that began in the tail is passed byte by byte, and forgotten.
+                // A pattern that began in the tail passes byte by byte.
                 let passing = if rest.starts_with(pattern) {
                     pattern.len().max(1)
                 } else {
@@ -173,7 +161,7 @@ impl Applied {
         }
     }
 
-    /// So much has gone; answers how long nothing more may.
+    /// Records the written bytes, and returns for how long no more may be written.
     pub(super) fn wrote(&mut self, gone: &[u8], now: Instant) -> Duration {
         self.passed += count(gone.len());
         self.counted = self.counted.saturating_sub(gone.len());
@@ -187,7 +175,7 @@ impl Applied {
                 Duration::ZERO
             }
             Kind::Count { pattern } => {
-                // What ended in the tail was counted with the bytes before.
+                // An occurrence that ends in the tail was already counted.
                 let seen = [self.tail.as_slice(), gone].concat();
                 let times = seen.windows(pattern.len().max(1));
                 let times = times.filter(|window| window == pattern).count();
@@ -195,9 +183,7 @@ impl Applied {
                 remember(&mut self.tail, gone, pattern);
                 Duration::ZERO
             }
-            Kind::Hold {
-                from: Some(pattern),
-            } => {
+            Kind::Hold { from: Some(pattern) } => {
                 remember(&mut self.tail, gone, pattern);
                 Duration::ZERO
             }
@@ -218,14 +204,14 @@ impl Applied {
     }
 }
 
-/// Keeps what may be the beginning of the pattern.
+/// Keeps the bytes that may begin the pattern.
 fn remember(tail: &mut Vec<u8>, gone: &[u8], pattern: &[u8]) {
     tail.extend_from_slice(gone);
     let keep = pattern.len().saturating_sub(1);
     tail.drain(..tail.len().saturating_sub(keep));
 }
 
-/// Where in `rest` the pattern is to be stopped: where it begins, or at once if it began in `tail`.
+/// Returns where in `rest` to stop: at the pattern's beginning, or at 0 if it began in `tail`.
 fn found(tail: &[u8], rest: &[u8], pattern: &[u8]) -> Option<usize> {
     if pattern.is_empty() {
         return Some(0);
@@ -235,8 +221,7 @@ fn found(tail: &[u8], rest: &[u8], pattern: &[u8]) -> Option<usize> {
     if seam.windows(pattern.len()).any(|window| window == pattern) {
         return Some(0);
     }
-    rest.windows(pattern.len())
-        .position(|window| window == pattern)
+    rest.windows(pattern.len()).position(|window| window == pattern)
 }
 
 pub(super) fn count(length: usize) -> u64 {

@@ -5,7 +5,7 @@ use super::{
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A flow to the client with some toxics, and the clock that both count from.
+/// A flow to the client with some toxics, and their common clock.
 struct World {
     flow: Flow,
     toxics: Toxics,
@@ -49,7 +49,7 @@ impl World {
         (report.connections, report.bytes)
     }
 
-    /// Runs until nothing happens by itself any more: what was written when, and how it ended.
+    /// Runs until the flow waits for input. Returns the writes with their times, and the last step.
     fn run(&mut self) -> (Vec<(Duration, String)>, Step) {
         let begin = self.now;
         let mut written = Vec::new();
@@ -72,7 +72,7 @@ impl World {
 }
 
 #[test]
-fn nothing_in_force_passes_everything_at_once() {
+fn flow_without_toxics_passes_bytes_at_once() {
     let mut world = World::new([]).push("ab").push("c");
     assert_eq!(world.pieces(), ["ab", "c"]);
     world.flow.finish(world.now);
@@ -94,7 +94,7 @@ fn latencies_add_up_and_heal_for_bytes_on_their_way() {
 }
 
 #[test]
-fn a_toxic_of_the_other_direction_touches_nothing() {
+fn toxic_of_the_other_direction_has_no_effect() {
     let mut world = World::new([Toxic::hold().to_server()]).push("a");
     assert_eq!(world.pieces(), ["a"]);
     assert_eq!(world.touched(), (0, 0));
@@ -159,7 +159,7 @@ fn reset_peer_resets_after_its_time() {
 }
 
 #[test]
-fn slow_close_delays_the_end_of_file_alone() {
+fn slow_close_delays_only_the_end_of_file() {
     let mut world = World::new([Toxic::slow_close(40 * MS)]).push("a");
     let begin = world.now;
     world.flow.finish(world.now);
@@ -179,11 +179,11 @@ fn hold_delivers_at_the_end() {
 }
 
 #[test]
-fn hold_from_passes_what_stands_before_the_pattern() {
+fn hold_from_passes_the_bytes_before_the_pattern() {
     let mut world = World::new([Toxic::hold_from("SET k")]).push("GET k SE");
     assert_eq!(world.pieces(), ["GET k SE"]);
     assert_eq!(world.touched(), (0, 0));
-    // The second part of a pattern of two parts.
+    // The pattern arrives in two parts.
     world = world.push("T k v").push("GET k");
     assert!(world.pieces().is_empty());
     assert_eq!(world.touched(), (1, 10));
@@ -203,7 +203,7 @@ fn hold_from_finds_its_pattern_in_slices() {
     assert_eq!(world.pieces(), ["a", "b"]);
 }
 
-/// A direction to the server, since that is where commands are lost.
+/// Returns a flow to the server, in which commands are lost.
 fn requests(toxic: Toxic, number: u64) -> World {
     let mut world = World::new([toxic]);
     world.flow = Flow::new(number, Direction::ToServer, world.now);
@@ -212,7 +212,7 @@ fn requests(toxic: Toxic, number: u64) -> World {
 }
 
 #[test]
-fn a_lost_command_ends_the_connection_where_it_begins() {
+fn lost_command_closes_the_connection_where_it_begins() {
     let mut world = requests(Toxic::lose("UNLINK"), 0).push("GET a UNLINK b GET c");
     let (written, end) = world.run();
     assert_eq!(written, [(Duration::ZERO, "GET a ".to_owned())]);
@@ -225,7 +225,7 @@ fn a_lost_command_ends_the_connection_where_it_begins() {
 }
 
 #[test]
-fn a_command_whose_reply_is_lost_is_delivered_and_no_answer_after_it() {
+fn lost_reply_delivers_the_command_and_no_reply() {
     let mut world = requests(Toxic::lose_reply("UNLINK"), 0).push("GET a UNLINK b");
     let mut answers = Flow::new(0, Direction::ToClient, world.now);
     answers.update(&world.toxics, world.now);
@@ -245,13 +245,13 @@ fn a_command_whose_reply_is_lost_is_delivered_and_no_answer_after_it() {
 }
 
 #[test]
-fn the_seed_decides_which_occurrences_are_lost() {
+fn seed_decides_which_occurrences_are_lost() {
     let text = "UNLINK a ".repeat(200);
     let passed = |seed, number| {
         let toxic = Toxic::lose("UNLINK").chance(0.05, seed);
         let mut world = requests(toxic, number).push(&text);
         let (written, end) = world.run();
-        assert_eq!(end, Step::End(End::Close), "1 of 20 is lost, of 200");
+        assert_eq!(end, Step::End(End::Close), "no command of 200 was lost at a chance of 1 in 20");
         written.iter().map(|(_, text)| text.len()).sum::<usize>() / 9
     };
     assert_eq!(passed(7, 1), passed(7, 1));
@@ -262,14 +262,14 @@ fn the_seed_decides_which_occurrences_are_lost() {
 
     let mut never = requests(Toxic::lose("UNLINK").chance(0.0, 7), 0).push(&text);
     assert_eq!(never.pieces().concat(), text);
-    // Also where it comes in two parts.
+    // Also if the pattern arrives in two parts.
     let mut never = requests(Toxic::lose("UNLINK").chance(0.0, 7), 0).push("UNL");
     assert_eq!(never.pieces(), ["UNL"]);
     assert_eq!(never.push("INK a UNLINK").pieces().concat(), "INK a UNLINK");
 }
 
 #[test]
-fn what_is_silent_for_too_long_is_closed_and_what_is_not_goes_on() {
+fn idle_connection_is_closed_and_active_one_is_not() {
     let mut world = World::new([Toxic::idle(100 * MS)]).push("a");
     let begin = world.now;
     let (written, end) = world.run();
@@ -277,23 +277,19 @@ fn what_is_silent_for_too_long_is_closed_and_what_is_not_goes_on() {
     assert_eq!(end, Step::End(End::Close));
     assert_eq!((world.now - begin, world.touched()), (100 * MS, (1, 0)));
 
-    let world = World::new([Toxic::idle(100 * MS)]).push("a");
-    let mut world = world;
+    let mut world = World::new([Toxic::idle(100 * MS)]).push("a");
     let _a = world.flow.next(world.now);
     world.flow.wrote(1, world.now);
-    // The other direction has a flow of its own.
+    // The other direction has its own flow.
     world.active[0].touched.came_by(0, world.now + 60 * MS);
     let until = Step::WaitUntil(world.now + 160 * MS);
     assert_eq!(world.flow.next(world.now + 100 * MS), until);
 }
 
 #[test]
-fn what_comes_by_is_counted_also_in_two_parts_and_nothing_is_harmed() {
+fn count_finds_split_patterns_and_changes_nothing() {
     let toxic = || Toxic::count("\0C57014\0");
-    let mut world = World::new([toxic()])
-        .push("E\0C57014\0\0C570")
-        .push("14\0.\0C57014")
-        .push("!");
+    let mut world = World::new([toxic()]).push("E\0C57014\0\0C570").push("14\0.\0C57014").push("!");
     let passed = world.pieces().concat();
     assert_eq!(passed, "E\0C57014\0\0C57014\0.\0C57014!");
     let report = world.active[0].touched.report();

@@ -1,4 +1,4 @@
-//! A subject in memory, right by default, with what can be wrong with one.
+//! A subject in memory. It is correct by default, and has optional bugs.
 
 use std::{
     collections::HashMap,
@@ -14,21 +14,20 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::subject::{Failed, Login, Reach, Seen, Subject, Token};
+use crate::subject::{Failed, Login, Seen, Subject, Token, Visibility};
 
 #[derive(Default)]
 pub(super) struct InMemory {
     pub(super) sessions: Mutex<HashMap<String, Session>>,
-    /// How often each user's sessions were all revoked.
     pub(super) epochs: Mutex<HashMap<String, u64>>,
     pub(super) next: AtomicU64,
-    /// How long each operation waits for its store; twice.
+    /// The duration of each of the two waits of an operation for its store.
     pub(super) takes: Duration,
-    /// While it is true, nobody is answered.
+    /// While it is true, no operation returns.
     pub(super) held: watch::Sender<bool>,
     /// Shared with faults.
     pub(super) down: std::sync::Arc<AtomicBool>,
-    /// Node 1 has a copy of its own, and nobody tells it.
+    /// Whether node 1 has its own copies and misses revokes.
     pub(super) forgets_node_1: bool,
     pub(super) down_is_invalid: bool,
     pub(super) panics_on_update: bool,
@@ -47,7 +46,7 @@ pub(super) struct Session {
 impl InMemory {
     async fn wait(&self) -> Result<(), Failed> {
         let released = self.held.subscribe().wait_for(|held| !held).await.is_ok();
-        assert!(released, "the sender lives as long as this");
+        assert!(released, "the sender is in `self`");
         if !self.takes.is_zero() {
             sleep(self.takes).await;
         }
@@ -57,14 +56,18 @@ impl InMemory {
         Ok(())
     }
 
-    fn change(&self, token: &Token, change: impl FnOnce(&mut Session)) -> Result<Reach, Failed> {
+    fn change(
+        &self,
+        token: &Token,
+        change: impl FnOnce(&mut Session),
+    ) -> Result<Visibility, Failed> {
         match self.sessions.lock().unwrap().get_mut(token.reveal()) {
             Some(session) if !session.ended => {
                 change(session);
-                Ok(Reach::Propagated)
+                Ok(Visibility::Propagated)
             }
             Some(_) => Err(Failed::refused("ended")),
-            None => Ok(Reach::Nothing),
+            None => Ok(Visibility::Nothing),
         }
     }
 }
@@ -95,11 +98,7 @@ impl Subject for InMemory {
 
     async fn validate(&self, node: u32, token: &Token) -> Seen {
         if self.wait().await.is_err() {
-            return if self.down_is_invalid {
-                Seen::Invalid
-            } else {
-                Seen::Unavailable
-            };
+            return if self.down_is_invalid { Seen::Invalid } else { Seen::Unavailable };
         }
         let sessions = self.sessions.lock().unwrap();
         match sessions.get(token.reveal()) {
@@ -109,41 +108,33 @@ impl Subject for InMemory {
                 if expired || ended {
                     return Seen::Invalid;
                 }
-                Seen::Valid {
-                    user: session.user.clone(),
-                    data: session.data.clone(),
-                }
+                Seen::Valid { user: session.user.clone(), data: session.data.clone() }
             }
             None => Seen::Invalid,
         }
     }
 
-    async fn revoke(&self, _node: u32, token: &Token) -> Result<Reach, Failed> {
+    async fn revoke(&self, _node: u32, token: &Token) -> Result<Visibility, Failed> {
         self.wait().await?;
-        let reach = self.change(token, |session| session.ended = true);
+        let visibility = self.change(token, |session| session.ended = true);
         self.wait().await.map_err(Failed::unknown)?;
-        reach
+        visibility
     }
 
-    async fn update(&self, _node: u32, token: &Token, data: &str) -> Result<Reach, Failed> {
+    async fn update(&self, _node: u32, token: &Token, data: &str) -> Result<Visibility, Failed> {
         self.wait().await?;
-        assert!(!self.panics_on_update, "as the test wants it");
+        assert!(!self.panics_on_update, "injected panic");
         self.change(token, |session| data.clone_into(&mut session.data))
     }
 
-    async fn revoke_all(&self, _node: u32, user: &str) -> Result<Reach, Failed> {
+    async fn revoke_all(&self, _node: u32, user: &str) -> Result<Visibility, Failed> {
         self.wait().await?;
-        *self
-            .epochs
-            .lock()
-            .unwrap()
-            .entry(user.to_owned())
-            .or_default() += 1;
+        *self.epochs.lock().unwrap().entry(user.to_owned()).or_default() += 1;
         let mut sessions = self.sessions.lock().unwrap();
         for session in sessions.values_mut().filter(|session| session.user == user) {
             session.ended = true;
         }
-        Ok(Reach::Propagated)
+        Ok(Visibility::Propagated)
     }
 
     async fn rotate(
@@ -151,7 +142,7 @@ impl Subject for InMemory {
         _node: u32,
         token: &Token,
         _grace: Duration,
-    ) -> Result<(Token, Reach), Failed> {
+    ) -> Result<(Token, Visibility), Failed> {
         if self.without_rotation {
             return Err(Failed::Unsupported);
         }
@@ -160,13 +151,12 @@ impl Subject for InMemory {
         }
         self.wait().await?;
         let sessions = self.sessions.lock().unwrap();
-        let Some(session) = sessions.get(token.reveal()).cloned() else {
-            return Err(Failed::refused("unknown"));
-        };
-        if session.ended {
-            return Err(Failed::refused("ended"));
+        match sessions.get(token.reveal()) {
+            None => Err(Failed::refused("unknown")),
+            Some(session) if session.ended => Err(Failed::refused("ended")),
+            // For a grace, both tokens would have to share a session, which this subject does not
+            // support.
+            Some(session) => Err(Failed::refused(format!("{} keeps its token", session.user))),
         }
-        // Both tokens would have to share a session for a grace; this one knows none.
-        Err(Failed::refused(format!("{} keeps its token", session.user)))
     }
 }

@@ -1,4 +1,4 @@
-//! The plan: a pure function of its seed, with the shares that were asked for.
+//! The plan: a pure function of its seed, with the configured shares.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,14 +11,14 @@ fn plan(seed: u64) -> Vec<Planned> {
 }
 
 #[test]
-fn a_seed_replays_its_plan_and_another_one_does_not() {
+fn seed_replays_its_plan_and_another_seed_differs() {
     assert_eq!(plan(7), plan(7));
     assert_ne!(plan(7), plan(8));
 }
 
-/// A plan that changed with a release or a dependency would replay nothing.
+/// Checks that releases and dependencies do not change the plan, which could not be replayed then.
 #[test]
-fn the_plan_of_a_seed_stays_the_same() {
+fn plan_of_a_fixed_seed_is_stable() {
     let some: Vec<String> = plan(42)
         .iter()
         .filter(|each| !matches!(each.action, Action::Random(_)))
@@ -29,16 +29,16 @@ fn the_plan_of_a_seed_stays_the_same() {
 }
 
 const PLAN_42: [&str; 6] = [
-    "340948 2 Validate { slot: 165, presented: Newest }",
-    "1784717615 1 Validate { slot: 28, presented: Newest }",
-    "3573330347 2 Validate { slot: 471, presented: Newest }",
-    "5357799662 0 Validate { slot: 5, presented: Newest }",
-    "7145330236 1 Validate { slot: 67, presented: Newest }",
-    "8931699554 1 Validate { slot: 221, presented: Newest }",
+    "340948 2 Validate { slot: 165, choice: Newest }",
+    "1784717615 1 Validate { slot: 28, choice: Newest }",
+    "3573330347 2 Validate { slot: 471, choice: Newest }",
+    "5357799662 0 Validate { slot: 5, choice: Newest }",
+    "7145330236 1 Validate { slot: 67, choice: Newest }",
+    "8931699554 1 Validate { slot: 221, choice: Newest }",
 ];
 
 #[test]
-fn as_many_are_due_as_the_rate_says_in_order_and_on_all_nodes() {
+fn due_requests_match_the_rate_on_all_nodes_in_order() {
     let plan = plan(1);
     assert_eq!(plan.len(), 20_000);
     assert!(plan.is_sorted_by_key(|each| each.due));
@@ -74,8 +74,9 @@ fn shares_are_kept_and_keys_are_uneven() {
         };
         *kinds.entry(kind).or_default() += 1;
     }
-    // Of 20,000; what follows a change takes the places of others, so a little less than the shares.
-    for (kind, wanted) in [
+    // Of 20,000. Validates after a change take the places of others, so the counts are slightly
+    // below the shares.
+    for (kind, expected) in [
         ("create", 800),
         ("random", 400),
         ("update", 600),
@@ -84,10 +85,7 @@ fn shares_are_kept_and_keys_are_uneven() {
         ("rotate", 200),
     ] {
         let count = kinds[kind];
-        assert!(
-            (wanted * 7 / 10..wanted * 13 / 10).contains(&count),
-            "{kind}: {count}"
-        );
+        assert!((expected * 7 / 10..expected * 13 / 10).contains(&count), "{kind}: {count}");
     }
     let hottest = slots.values().max().copied().unwrap();
     assert!((1_800..3_000).contains(&hottest), "{hottest}");
@@ -97,14 +95,9 @@ fn shares_are_kept_and_keys_are_uneven() {
 }
 
 #[test]
-fn a_session_that_ended_lingers_before_a_login_takes_its_slot() {
+fn ended_session_lingers_before_a_login_takes_its_slot() {
     let mut settings = Settings::new(5);
-    settings.shares = Shares {
-        create: 100,
-        revoke: 50,
-        revoke_all: 0,
-        ..Shares::default()
-    };
+    settings.shares = Shares { create: 100, revoke: 50, revoke_all: 0, ..Shares::default() };
     settings.short_lived = 0;
     settings.sessions = 100_000;
     settings.zipf = 0.0;
@@ -123,26 +116,20 @@ fn a_session_that_ended_lingers_before_a_login_takes_its_slot() {
             _ => {}
         }
     }
-    // Nearly each revoke of the first 26 of 30 seconds; a few slots are hit by chance before.
+    // Nearly every revoke of the first 26 of 30 s. A few slots are hit by chance before.
     assert!(taken > 1_500, "{taken}");
 }
 
 #[test]
-fn settings_that_mean_nothing_are_refused() {
+fn invalid_settings_are_refused() {
     let refused = |change: fn(&mut Settings)| {
         let mut settings = Settings::new(1);
         change(&mut settings);
         settings.check().unwrap_err().to_string()
     };
-    assert_eq!(
-        refused(|s| s.rate = 0),
-        "`rate` is 0; it must be 1 at least"
-    );
+    assert_eq!(refused(|s| s.rate = 0), "`rate` is 0, but must be at least 1");
     assert_eq!(refused(|s| s.dropped = 1001), "`dropped` is 1001 of 1000");
-    assert_eq!(
-        refused(|s| s.shares.revoke = 990),
-        "`shares` is 1092 of 1000"
-    );
+    assert_eq!(refused(|s| s.shares.revoke = 990), "`shares` is 1092 of 1000");
     assert!(refused(|s| s.zipf = f64::NAN).contains("NaN"));
     assert!(refused(|s| s.rate = 2_000_000).contains("2000000"));
 }

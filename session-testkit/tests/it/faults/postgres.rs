@@ -11,19 +11,9 @@ use session_testkit::{
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use crate::harness::{Failure, Outcome, Registry};
+use crate::harness::{Failure, Outcome, on_each_backend};
 
 const MOMENT: Duration = Duration::from_millis(300);
-
-pub(super) fn tests(reg: &mut Registry) {
-    reg.each_backend("postgres_down_and_back", down);
-    reg.each_backend("postgres_connections_ended_or_refused", connections);
-    reg.each_backend("postgres_settings_for_everyone", settings);
-    reg.each_backend("postgres_errors_are_counted_by_who_is_told", counted);
-    reg.each_backend("postgres_locks_and_open_transactions", transactions);
-    reg.each_backend("postgres_rights_hidden_and_revoked", rights);
-    reg.each_backend("postgres_disconnected_from_its_network", disconnect);
-}
 
 /// A server with a service's schema: a table with one row, and a role with rights on it.
 async fn start(backend: Backend) -> Result<(Backends, Target), Failure> {
@@ -59,14 +49,11 @@ async fn answers(server: &PostgresServer) -> bool {
     matches!(timeout(MOMENT, server.ping()).await, Ok(Ok(())))
 }
 
-async fn down(backend: Backend) -> Outcome {
+on_each_backend!(postgres_down_and_back);
+async fn postgres_down_and_back(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let postgres = backends.postgres();
-    for fault in [
-        Fault::PostgresKill,
-        Fault::PostgresPause,
-        Fault::PostgresImmediateStop,
-    ] {
+    for fault in [Fault::PostgresKill, Fault::PostgresPause, Fault::PostgresImmediateStop] {
         let mut client = app(postgres).await?;
         let broken = faults::inject(&fault, &target).await?;
         assert!(!answers(postgres).await, "{fault}");
@@ -83,14 +70,12 @@ async fn down(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn connections(backend: Backend) -> Outcome {
+on_each_backend!(postgres_connections_ended_or_refused);
+async fn postgres_connections_ended_or_refused(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let postgres = backends.postgres();
     let mut client = app(postgres).await?;
-    let report = faults::inject(&Fault::PostgresTerminate, &target)
-        .await?
-        .heal()
-        .await?;
+    let report = faults::inject(&Fault::PostgresTerminate, &target).await?.heal().await?;
     assert!(report.effects >= Some(1), "{report}");
     assert_eq!(code(rows(&mut client).await), "57P01");
 
@@ -104,14 +89,12 @@ async fn connections(backend: Backend) -> Outcome {
     // A superuser has no limit.
     let target = Target::new(&backends);
     let refused = faults::inject(&Fault::PostgresConnectionLimit, &target).await;
-    assert!(
-        matches!(refused, Err(FaultError::Impossible { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(FaultError::Impossible { .. })), "{refused:?}");
     Ok(())
 }
 
-async fn settings(backend: Backend) -> Outcome {
+on_each_backend!(postgres_settings_for_everyone);
+async fn postgres_settings_for_everyone(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let postgres = backends.postgres();
     let mut old = app(postgres).await?;
@@ -139,15 +122,15 @@ async fn settings(backend: Backend) -> Outcome {
     assert_eq!(write(&mut new).await, "25006");
     assert_eq!(rows(&mut new).await?, 1);
     drop(read_only);
-    let healed = wait::until("a write", Duration::from_secs(5), async || {
-        write(&mut new).await == "none"
-    });
+    let healed =
+        wait::until("a write", Duration::from_secs(5), async || write(&mut new).await == "none");
     healed.await?;
     Ok(())
 }
 
+on_each_backend!(postgres_errors_are_counted_by_who_is_told);
 /// What a fault does to nobody is not what it touched.
-async fn counted(backend: Backend) -> Outcome {
+async fn postgres_errors_are_counted_by_who_is_told(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let (redis, postgres) = (backends.redis(), backends.postgres());
     let network = Network::start(1, redis.address(), postgres.address()).await?;
@@ -155,9 +138,8 @@ async fn counted(backend: Backend) -> Outcome {
     let target = target.network(Arc::clone(&network));
     let line = network.proxy(0, Peer::Postgres).url(postgres.url());
     // Set from the start: a statement that sets it would be cancelled too.
-    let options = PgConnectOptions::from_str(&line)?
-        .username("the app")
-        .options([("lock_timeout", "50")]);
+    let options =
+        PgConnectOptions::from_str(&line)?.username("the app").options([("lock_timeout", "50")]);
     for (fault, statement, error) in [
         (Fault::PostgresCancel, "SELECT pg_sleep(5)", "57014"),
         (Fault::PostgresReadOnly, "UPDATE app.t SET n = n", "25006"),
@@ -168,9 +150,7 @@ async fn counted(backend: Backend) -> Outcome {
         assert_eq!(broken.report().await.effects, Some(0), "{fault}");
         let mut app = PgConnection::connect_with(&options).await?;
         for _ in 0..2 {
-            let done = sqlx::query(AssertSqlSafe(statement))
-                .execute(&mut app)
-                .await;
+            let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut app).await;
             assert_eq!(code(done), error, "{fault}");
         }
         // An answer is counted when it has gone, and its receiver may be quicker.
@@ -180,7 +160,8 @@ async fn counted(backend: Backend) -> Outcome {
         counted.await?;
         broken.heal().await?;
     }
-    // Of an open transaction nobody is told anything; it is what others begin meanwhile, the server itself too.
+    // Of an open transaction nobody is told anything; it is what others begin meanwhile, the server
+    // itself too.
     let open = faults::inject(&Fault::PostgresOpenTransaction, &target).await?;
     let mut app = PgConnection::connect_with(&options).await?;
     for _ in 0..3 {
@@ -191,7 +172,8 @@ async fn counted(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn transactions(backend: Backend) -> Outcome {
+on_each_backend!(postgres_locks_and_open_transactions);
+async fn postgres_locks_and_open_transactions(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let postgres = backends.postgres();
     let mut client = app(postgres).await?;
@@ -210,9 +192,7 @@ async fn transactions(backend: Backend) -> Outcome {
 
     // The table has one row: it takes a second one for every second one to be locked.
     let more = "INSERT INTO app.t SELECT generate_series(1, 20)";
-    sqlx::query(more)
-        .execute(&mut postgres.connect().await?)
-        .await?;
+    sqlx::query(more).execute(&mut postgres.connect().await?).await?;
     let locked = faults::inject(&Fault::PostgresRowLocks, &target).await?;
     assert_eq!(rows(&mut client).await?, 21, "they can be read");
     let free = "SELECT count(*) FROM (SELECT FROM app.t FOR UPDATE SKIP LOCKED) free";
@@ -220,11 +200,7 @@ async fn transactions(backend: Backend) -> Outcome {
     let unlocked: i64 = sqlx::query_scalar(free).fetch_one(&mut owner).await?;
     assert!((1..21).contains(&unlocked), "{unlocked} of 21");
     let report = locked.heal().await?;
-    assert_eq!(
-        report.effects,
-        u64::try_from(21 - unlocked).ok(),
-        "{report}"
-    );
+    assert_eq!(report.effects, u64::try_from(21 - unlocked).ok(), "{report}");
     let unlocked: i64 = sqlx::query_scalar(free).fetch_one(&mut owner).await?;
     assert_eq!(unlocked, 21);
 
@@ -247,7 +223,8 @@ async fn transactions(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn rights(backend: Backend) -> Outcome {
+on_each_backend!(postgres_rights_hidden_and_revoked);
+async fn postgres_rights_hidden_and_revoked(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let postgres = backends.postgres();
     let mut client = app(postgres).await?;
@@ -257,24 +234,21 @@ async fn rights(backend: Backend) -> Outcome {
     assert_eq!(rows(&mut client).await?, 1);
     let state = "SELECT relrowsecurity OR relforcerowsecurity OR EXISTS (SELECT FROM pg_policy) \
         FROM pg_class WHERE oid = 'app.t'::regclass";
-    let left: bool = sqlx::query_scalar(state)
-        .fetch_one(&mut postgres.connect().await?)
-        .await?;
+    let left: bool = sqlx::query_scalar(state).fetch_one(&mut postgres.connect().await?).await?;
     assert!(!left);
 
     let revoked = faults::inject(&Fault::PostgresRevokedGrant, &target).await?;
     assert_eq!(code(rows(&mut client).await), "42501");
     assert!(revoked.heal().await?.touched_something());
     assert_eq!(rows(&mut client).await?, 1);
-    sqlx::query("UPDATE app.t SET n = n")
-        .execute(&mut client)
-        .await?;
+    sqlx::query("UPDATE app.t SET n = n").execute(&mut client).await?;
     let more = sqlx::query("DELETE FROM app.t").execute(&mut client).await;
     assert_eq!(code(more), "42501", "more was granted than was revoked");
     Ok(())
 }
 
-async fn disconnect(backend: Backend) -> Outcome {
+on_each_backend!(postgres_disconnected_from_its_network);
+async fn postgres_disconnected_from_its_network(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let postgres = backends.postgres();
     let broken = faults::inject(&Fault::PostgresDisconnect, &target).await;

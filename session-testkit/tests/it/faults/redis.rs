@@ -11,23 +11,10 @@ use session_testkit::{
 };
 use tokio::time::timeout;
 
-use crate::harness::{Failure, Outcome, Registry};
+use crate::harness::{Failure, Outcome, on_each_backend};
 
 const SECONDS: Duration = Duration::from_secs(10);
 const MOMENT: Duration = Duration::from_millis(300);
-
-pub(super) fn tests(reg: &mut Registry) {
-    reg.each_backend("redis_down_and_back", down);
-    reg.each_backend("redis_old_dump_brings_back_what_was_saved", old_dump);
-    reg.each_backend("redis_memory_is_flushed_evicted_full", memory);
-    reg.each_backend("redis_acl_takes_each_command_away", acl);
-    reg.each_backend("redis_misconf_refuses_writes", misconf);
-    reg.each_backend("redis_clients_paused", paused);
-    reg.each_backend("redis_clients_killed_too_many", clients);
-    reg.each_backend("redis_fails_over_to_a_lagging_replica_and_back", failover);
-    reg.each_backend("redis_demoted_is_loading_and_then_read_only", demotion);
-    reg.each_backend("redis_disconnected_from_its_network", disconnect);
-}
 
 /// Servers, and a target for faults. The Postgres is shared by nobody, but a target has one.
 async fn start(backend: Backend) -> Result<(Backends, Target), Failure> {
@@ -52,7 +39,8 @@ async fn answers(server: &RedisServer) -> bool {
     matches!(timeout(MOMENT, server.ping()).await, Ok(Ok(())))
 }
 
-async fn down(backend: Backend) -> Outcome {
+on_each_backend!(redis_down_and_back);
+async fn redis_down_and_back(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let redis = backends.redis();
     let _client = redis.connect().await?;
@@ -72,7 +60,8 @@ async fn down(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn old_dump(backend: Backend) -> Outcome {
+on_each_backend!(redis_old_dump_brings_back_what_was_saved);
+async fn redis_old_dump_brings_back_what_was_saved(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let redis = backends.redis();
     let mut client = redis.connect().await?;
@@ -96,7 +85,8 @@ async fn old_dump(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn memory(backend: Backend) -> Outcome {
+on_each_backend!(redis_memory_is_flushed_evicted_full);
+async fn redis_memory_is_flushed_evicted_full(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let mut client = backends.redis().connect().await?;
     let fill = async |client: &mut MultiplexedConnection| {
@@ -110,10 +100,7 @@ async fn memory(backend: Backend) -> Outcome {
         cmd("DBSIZE").query_async(client).await
     };
     fill(&mut client).await?;
-    let report = faults::inject(&Fault::RedisFlushAll, &target)
-        .await?
-        .heal()
-        .await?;
+    let report = faults::inject(&Fault::RedisFlushAll, &target).await?.heal().await?;
     assert_eq!(report.effects, Some(2000));
     assert_eq!(keys(&mut client).await?, 0);
 
@@ -137,13 +124,11 @@ async fn memory(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn acl(backend: Backend) -> Outcome {
+on_each_backend!(redis_acl_takes_each_command_away);
+async fn redis_acl_takes_each_command_away(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let mut client = backends.redis().connect().await?;
-    let script: String = cmd("SCRIPT")
-        .arg(&["LOAD", "return 1"])
-        .query_async(&mut client)
-        .await?;
+    let script: String = cmd("SCRIPT").arg(&["LOAD", "return 1"]).query_async(&mut client).await?;
     let before: Vec<String> = cmd("ACL").arg("LIST").query_async(&mut client).await?;
     for (denied, words) in [
         (Command::Info, vec!["INFO"]),
@@ -174,7 +159,8 @@ async fn acl(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn misconf(backend: Backend) -> Outcome {
+on_each_backend!(redis_misconf_refuses_writes);
+async fn redis_misconf_refuses_writes(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let mut client = backends.redis().connect().await?;
     let broken = faults::inject(&Fault::RedisMisconf, &target).await?;
@@ -187,7 +173,8 @@ async fn misconf(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn paused(backend: Backend) -> Outcome {
+on_each_backend!(redis_clients_paused);
+async fn redis_clients_paused(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let mut client = backends.redis().connect().await?;
     let all = faults::inject(&Fault::RedisClientPause, &target).await?;
@@ -205,14 +192,12 @@ async fn paused(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn clients(backend: Backend) -> Outcome {
+on_each_backend!(redis_clients_killed_too_many);
+async fn redis_clients_killed_too_many(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let redis = backends.redis();
     let mut client = redis.connect().await?;
-    let report = faults::inject(&Fault::RedisClientKill, &target)
-        .await?
-        .heal()
-        .await?;
+    let report = faults::inject(&Fault::RedisClientKill, &target).await?.heal().await?;
     assert_eq!(report.effects, Some(1));
     assert!(run(&mut client, &["PING"]).await.is_err());
 
@@ -228,7 +213,8 @@ async fn clients(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn failover(backend: Backend) -> Outcome {
+on_each_backend!(redis_fails_over_to_a_lagging_replica_and_back);
+async fn redis_fails_over_to_a_lagging_replica_and_back(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let replica = Backends::builder().backend(backend).start_redis().await?;
     let redis = backends.redis();
@@ -269,7 +255,8 @@ async fn failover(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn demotion(backend: Backend) -> Outcome {
+on_each_backend!(redis_demoted_is_loading_and_then_read_only);
+async fn redis_demoted_is_loading_and_then_read_only(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let replica = Backends::builder().backend(backend).start_redis().await?;
     let target = target.replica(&replica);
@@ -280,10 +267,9 @@ async fn demotion(backend: Backend) -> Outcome {
     }
     let () = many.query_async(&mut client).await?;
     let broken = faults::inject(&Fault::RedisDemotion, &target).await?;
-    for (expected, words) in [
-        ("LOADING", ["GET", "k:0"].as_slice()),
-        ("READONLY", &["SET", "k", "v"]),
-    ] {
+    for (expected, words) in
+        [("LOADING", ["GET", "k:0"].as_slice()), ("READONLY", &["SET", "k", "v"])]
+    {
         wait::until(expected, SECONDS, async || {
             code(run(&mut client.clone(), words).await) == expected
         })
@@ -297,7 +283,8 @@ async fn demotion(backend: Backend) -> Outcome {
     Ok(())
 }
 
-async fn disconnect(backend: Backend) -> Outcome {
+on_each_backend!(redis_disconnected_from_its_network);
+async fn redis_disconnected_from_its_network(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let redis = backends.redis();
     let mut client = redis.connect().await?;

@@ -2,51 +2,44 @@ use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::session::NewSession;
+use crate::model::session::NewSession;
 
-/// Whose sessions these are.
+/// The user of all sessions.
 const USER: &str = "alice";
 
-fn login(begun: Option<&LoginMoment>) -> CheckedSession {
+fn login(begun: Option<&LoginSnapshot>) -> ValidatedSession {
     let mut new = NewSession::new(USER).check().unwrap();
     new.begun = begun.cloned();
     new
 }
 
-async fn created(store: &SqliteStore, token: &str, begun: Option<&LoginMoment>) -> bool {
+async fn created(store: &SqliteStore, token: &str, begun: Option<&LoginSnapshot>) -> bool {
     let creation = store.create_now(TokenDigest::of(token), login(begun)).await;
     match creation.unwrap() {
         Creation::Created(_) => true,
         Creation::Superseded => false,
-        Creation::Taken => panic!("{token} is taken"),
+        Creation::AlreadyExists => panic!("{token} is taken"),
     }
 }
 
 async fn revoke_all(store: &SqliteStore) -> Revoked {
-    let target = Target::User {
-        user_id: USER.to_owned(),
-        keep: None,
-    };
+    let target = Target::User { user_id: USER.to_owned(), keep: None };
     store.revoke_target(target, String::new()).await.unwrap()
 }
 
-/// What a revoke-all does in its transaction, up to the commit.
-async fn raised(turn: Turn<'_>) -> Result<&mut SqliteConnection, sqlx::Error> {
-    let Turn {
-        connection,
-        now,
-        mut raises,
-    } = turn;
+/// Does the work of a revoke-all in its transaction, up to the commit.
+async fn raised(turn: ConnectionTurn<'_>) -> Result<&mut SqliteConnection, sqlx::Error> {
+    let ConnectionTurn { connection, now, mut raises } = turn;
     raise(connection, USER.to_owned(), raises.next(), None, now).await?;
     Ok(connection)
 }
 
 #[tokio::test]
-async fn a_login_begun_while_a_revoke_all_is_not_committed_is_refused() {
+async fn login_begun_before_a_revoke_all_commits_is_rejected() {
     let store = SqliteStore::open(":memory:").await.unwrap();
     let (raising, is_raised) = oneshot::channel();
     let (commit, committing) = oneshot::channel::<()>();
-    let turns = store.turns.clone();
+    let turns = store.connection.clone();
     let revoke_all = tokio::spawn(async move {
         turns
             .change(move |turn| {
@@ -62,7 +55,7 @@ async fn a_login_begun_while_a_revoke_all_is_not_committed_is_refused() {
     is_raised.await.unwrap();
     let during = store.moment().unwrap();
     let mut at_once = std::pin::pin!(created(&store, "at once", None));
-    // It has begun, and waits for its turn.
+    // It has begun, and waits for the connection.
     assert_eq!(at_once.as_mut().now_or_never(), None);
     commit.send(()).unwrap();
     revoke_all.await.unwrap().unwrap();
@@ -73,7 +66,7 @@ async fn a_login_begun_while_a_revoke_all_is_not_committed_is_refused() {
 }
 
 #[tokio::test]
-async fn of_several_revoke_alls_each_counts() {
+async fn repeated_revoke_all_rejects_earlier_logins_each_time() {
     let store = SqliteStore::open(":memory:").await.unwrap();
     for round in 0..3 {
         let before = store.moment().unwrap();
@@ -87,18 +80,18 @@ async fn of_several_revoke_alls_each_counts() {
 }
 
 #[tokio::test]
-async fn a_revoke_all_that_fails_keeps_no_login_out() {
+async fn failed_revoke_all_rejects_no_login() {
     let store = SqliteStore::open(":memory:").await.unwrap();
     let before = store.moment().unwrap();
-    let failed = store.turns.change(|turn| {
+    let failed = store.connection.change(|turn| {
         Box::pin(async move {
             raised(turn).await?;
             Err::<(), _>(sqlx::Error::RowNotFound)
         })
     });
     assert!(failed.await.is_err());
-    // A foreign key that is looked at with the commit, and leads nowhere.
-    let failed = store.turns.change(|turn| {
+    // A foreign key without a target, which is checked at the commit.
+    let failed = store.connection.change(|turn| {
         Box::pin(async move {
             let connection = raised(turn).await?;
             let sql = "CREATE TABLE a (id INTEGER PRIMARY KEY); \

@@ -1,4 +1,4 @@
-//! Wrong answers, each of which breaks one promise and no other.
+//! Wrong results, each of which breaks one promise and no other.
 
 use super::{Fate, Kind, MS, Simulation, Step, USERS};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Simulation {
-    /// What the bug makes of it, where it breaks its own promise and no other.
+    /// Returns the bug's result if it breaks its own promise and no other.
     pub(super) fn wrong(
         &mut self,
         step: Step,
@@ -26,13 +26,10 @@ impl Simulation {
         let session = &mut self.sessions[number];
         let row = session.rows.last()?;
         let user = USERS[session.user].to_owned();
-        let valid = Seen::Valid {
-            user: user.clone(),
-            data: row.data.clone(),
-        };
+        let valid = Seen::Valid { user: user.clone(), data: row.data.clone() };
         let denied = session.denied_before(call, if single { 0 } else { d });
         let unexpired = session.expires() >= ret;
-        // By its rows' tokens: those of rotations are their own business here.
+        // Rotations are excluded, because they end tokens separately.
         let plain = !session.rotated && *right != valid && !denied && !session.silent;
         let since = |answer: Option<Nanos>, span: Nanos| answer.is_some_and(|t| t + span < call);
         match self.bug? {
@@ -58,7 +55,7 @@ impl Simulation {
             }
             Invariant::R3 => {
                 let alive = session.alive(row, token, ret, 0) && session.idle.is_none();
-                // Far from its expiry, and from what is under way.
+                // The session must be far from its expiry and from every operation in flight.
                 let sure = alive
                     && session.expires() > ret + skew
                     && !session.rotated
@@ -76,20 +73,14 @@ impl Simulation {
                     return None;
                 };
                 Some(if step.luck.is_multiple_of(2) {
-                    Seen::Valid {
-                        user,
-                        data: "never written".to_owned(),
-                    }
+                    Seen::Valid { user, data: "never written".to_owned() }
                 } else {
-                    Seen::Valid {
-                        user: "mallory".to_owned(),
-                        data: data.clone(),
-                    }
+                    Seen::Valid { user: "mallory".to_owned(), data: data.clone() }
                 })
             }
             Invariant::R6 => {
                 let alone = session.rows.iter().all(|row| !row.ended) && !session.rotated;
-                // Its login was answered 250 ms after its row was written at most.
+                // The login returned at most 250 ms after its row was written.
                 let over = session.expires().saturating_add(skew + 250 * MS);
                 (alone && !denied && session.idle.is_none() && call > over).then_some(valid)
             }
@@ -102,7 +93,7 @@ impl Simulation {
         }
     }
 
-    /// Was anything that ends the session called by then?
+    /// Returns whether anything that ends the session was called by then.
     fn ending(&self, number: usize, ret: Nanos) -> bool {
         let times = self.times();
         let user = self.sessions[number].user;

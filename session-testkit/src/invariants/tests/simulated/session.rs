@@ -1,9 +1,9 @@
-//! A session as the simulation knows it: what was committed when, and what was answered.
+//! A session of the simulation: the commits and the results.
 
 use super::{MS, TOUCH_MS};
 use crate::history::Nanos;
 
-/// What Postgres holds of a session, at one time.
+/// The committed state of a session from one time on.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) since: Nanos,
@@ -13,27 +13,28 @@ pub(super) struct Row {
     pub(super) previous: Option<(u32, Nanos)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Session {
     pub(super) user: usize,
     pub(super) began: Nanos,
     pub(super) lifetime: Option<Nanos>,
     pub(super) idle: Option<Nanos>,
-    /// The oldest first; empty until committed.
+    /// Oldest first. Empty until the login is committed.
     pub(super) rows: Vec<Row>,
     pub(super) known_from: Option<Nanos>,
-    /// With the answer that gave them out.
+    /// Each token with the time of the result that contained it.
     pub(super) tokens: Vec<(u32, Nanos)>,
     pub(super) last_seen: Nanos,
-    /// Answers `Propagated`: nothing older may be seen by what begins later.
+    /// The last `Propagated`. Later operations must not see an older state.
     pub(super) barrier: Nanos,
-    /// (call, answer) of the Invalids.
+    /// The call and result times of the Invalids.
     pub(super) invalids: Vec<(Nanos, Nanos)>,
-    /// Answers that ended it, and for the bugs: by a revoke, by a revoke-all.
+    /// The result time of a revoke that ended it.
     pub(super) revoked: Option<Nanos>,
+    /// The result time of a revoke-all that ended it.
     pub(super) all_revoked: Option<Nanos>,
     pub(super) rotated: bool,
-    /// A bug denied it wrongly: nothing is said of it any more.
+    /// Whether a bug returned a wrong Invalid. Later validations return Unavailable.
     pub(super) silent: bool,
 }
 
@@ -52,9 +53,7 @@ impl Session {
 
     pub(super) fn resolves(row: &Row, token: u32, now: Nanos) -> bool {
         row.current == token
-            || row
-                .previous
-                .is_some_and(|(old, until)| old == token && now <= until)
+            || row.previous.is_some_and(|(old, until)| old == token && now <= until)
     }
 
     pub(super) fn alive(&self, row: &Row, token: u32, now: Nanos, slack: Nanos) -> bool {

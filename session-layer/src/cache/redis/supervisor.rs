@@ -1,0 +1,276 @@
+//! The keeper: the task that opens and replaces links, and publishes whether there are any. A
+//! second task per link checks it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use deadpool::managed::{self, Object};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::errors::timed_out;
+use super::identity;
+use super::link::Link;
+use super::links::{KEEPER_PATIENCE, Links, Phase, closed};
+use crate::model::error::{CacheError, CacheErrorKind};
+use crate::model::lock::{read, write};
+
+/// The interval at which role and incarnation are read again.
+const RECHECK_EVERY: Duration = Duration::from_secs(1);
+/// The retry interval of a link that is down or suspect. It leaves a margin for the promise that
+/// hits resume 2 s after Redis responds to PING.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+
+/// The number of times in a row that connections closed at once are reopened without a pause.
+const AT_ONCE: u32 = 5;
+
+impl Links {
+    pub(super) async fn keep(self: Arc<Self>) {
+        let mut closed_again = 0;
+        while !self.stop.is_cancelled() {
+            let failure = self.replace_missing().await;
+            let (usable, hanging) = self.count();
+            self.publish(match failure {
+                _ if usable > 0 => Phase::Up,
+                Some(error) => Phase::Down(error.kind(), error.to_string().into()),
+                None if hanging > 0 => Phase::Up,
+                // The server closed every new link. The next attempt may succeed.
+                None if closed_again < AT_ONCE => {
+                    closed_again += 1;
+                    continue;
+                }
+                None => Phase::Down(
+                    CacheErrorKind::Unreachable,
+                    "Redis closes every connection at its first use: check its log and maxclients"
+                        .into(),
+                ),
+            });
+            closed_again = 0;
+            let all_well = self.count().0 >= self.target.load(Ordering::Relaxed);
+            let pause = if all_well { RECHECK_EVERY } else { RETRY_EVERY };
+            let next = Instant::now() + pause;
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = self.look.notified() => {
+                    // While Redis is down, reports must not cause a storm of attempts.
+                    if matches!(*self.phase.borrow(), Phase::Down(..)) {
+                        sleep_until(next).await;
+                    }
+                }
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Checks one link each second, and sooner while it is suspect, until it closes. Each link has
+    /// its own task. Therefore no hanging link and no connect delays the check of another link.
+    async fn watch(self: Arc<Self>, link: Arc<Link>) {
+        while !link.is_closed() {
+            let pause = if link.is_usable() { RECHECK_EVERY } else { RETRY_EVERY };
+            let next = Instant::now() + pause;
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = link.reported() => {}
+                () = self.stop.cancelled() => return,
+            }
+            let was_usable = link.is_usable();
+            tokio::select! {
+                () = self.check(&link) => {}
+                () = self.stop.cancelled() => return,
+            }
+            if link.is_usable() != was_usable {
+                self.look.notify_one();
+            }
+        }
+    }
+
+    /// Opens links up to the desired number. Returns the error of the first that fails.
+    async fn replace_missing(self: &Arc<Self>) -> Option<CacheError> {
+        self.remove_closed();
+        let mut tried_again = false;
+        loop {
+            let missing = {
+                let live = read(&self.live);
+                live.len() < self.target.load(Ordering::Relaxed).min(self.size())
+            };
+            if !missing || self.stop.is_cancelled() {
+                return None;
+            }
+            match timeout(KEEPER_PATIENCE * 2, self.pool.get()).await {
+                Ok(Ok(link)) => {
+                    tokio::spawn(Arc::clone(self).watch(Arc::clone(&link)));
+                    write(&self.live).push(link);
+                    self.publish(Phase::Up);
+                }
+                // The connection was cut or refused. One immediate retry precedes the report to
+                // requests that Redis is down.
+                Ok(Err(managed::PoolError::Backend(error)))
+                    if !tried_again && error.kind() == CacheErrorKind::Unreachable =>
+                {
+                    tried_again = true;
+                }
+                Ok(Err(managed::PoolError::Backend(error))) => return Some(error),
+                Ok(Err(managed::PoolError::Timeout(_))) | Err(_) => return Some(timed_out()),
+                Ok(Err(_)) => return Some(closed()),
+            }
+        }
+    }
+
+    /// Removes closed links. Returns whether there were any.
+    fn remove_closed(&self) -> bool {
+        let mut live = write(&self.live);
+        let before = live.len();
+        for at in (0..before).rev() {
+            if live[at].is_closed() {
+                drop(Object::take(live.swap_remove(at)));
+            }
+        }
+        let any = live.len() < before;
+        if any && !live.iter().any(|link| link.is_usable()) {
+            drop(live);
+            self.publish(Phase::Connecting);
+        }
+        any
+    }
+
+    /// Checks the identity of the server. A reply in time makes the link usable, and a late reply
+    /// makes it suspect. No reply, or a server that is not the master, closes it.
+    async fn check(&self, link: &Arc<Link>) {
+        let mut connection = link.connection();
+        let mut answer = std::pin::pin!(identity::read(&mut connection));
+        let asked = Instant::now();
+        let answered = match timeout_at(asked + self.deadline, &mut answer).await {
+            Ok(answered) => {
+                link.set_suspect(answered.is_err());
+                answered
+            }
+            Err(_) => {
+                link.set_suspect(true);
+                match timeout_at(asked + KEEPER_PATIENCE, answer).await {
+                    Ok(answered) => answered,
+                    Err(_) => return self.close_link(link),
+                }
+            }
+        };
+        match answered {
+            Ok(identity) if identity.is_master => {
+                link.set_identity(identity);
+            }
+            Ok(_) | Err(_) => self.close_link(link),
+        }
+    }
+
+    /// Publishes the phase to waiting callers. The breaker logs its effect on requests.
+    pub(super) fn publish(&self, new: Phase) {
+        let old = self.phase.send_replace(new.clone());
+        match (old, new) {
+            (Phase::Down(..), Phase::Up) => tracing::debug!("connections to Redis are open again"),
+            (Phase::Connecting | Phase::Up, Phase::Down(_, why)) => {
+                tracing::debug!(%why, "no connection to Redis is open");
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use std::sync::Mutex;
+
+    use redis::RedisConnectionInfo;
+    use redis::aio::MultiplexedConnection;
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    const SERVER: &str = "run_id:aaa\r\n";
+    const REPLICATION: &str = "role:master\r\nmaster_replid:rrr\r\n";
+
+    /// Serves a server's replies to INFO and records the times of the queries, or never replies.
+    async fn serve(stream: DuplexStream, answers: bool, asked: Arc<Mutex<Vec<Instant>>>) {
+        let mut stream = BufReader::new(stream);
+        while let Some(command) = command(&mut stream).await {
+            let answer = match command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                ["INFO", "server"] => {
+                    asked.lock().unwrap().push(Instant::now());
+                    answers.then_some(SERVER)
+                }
+                ["INFO", "replication"] => answers.then_some(REPLICATION),
+                _ => Some("OK"),
+            };
+            if let Some(answer) = answer {
+                let answer = format!("${}\r\n{answer}\r\n", answer.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    }
+
+    async fn command(stream: &mut BufReader<DuplexStream>) -> Option<Vec<String>> {
+        let words = number(stream).await?;
+        let mut command = Vec::new();
+        for _ in 0..words {
+            let mut word = vec![0; number(stream).await? + 2];
+            stream.read_exact(&mut word).await.ok()?;
+            command.push(String::from_utf8(word).unwrap().trim_end().to_owned());
+        }
+        Some(command)
+    }
+
+    /// Reads the number after `*` or `$`.
+    async fn number(stream: &mut BufReader<DuplexStream>) -> Option<usize> {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.ok()?;
+        line.trim_end().get(1..)?.parse().ok()
+    }
+
+    async fn link(answers: bool) -> (Arc<Link>, Arc<Mutex<Vec<Instant>>>) {
+        let (ours, theirs) = duplex(4096);
+        let asked = Arc::default();
+        tokio::spawn(serve(theirs, answers, Arc::clone(&asked)));
+        let info = RedisConnectionInfo::default();
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(&info, ours, config).await.unwrap();
+        tokio::spawn(driver);
+        let identity = identity::parse(SERVER, REPLICATION);
+        (Arc::new(Link::new(connection, identity)), asked)
+    }
+
+    fn links() -> Arc<Links> {
+        let connector = deadpool_redis::Manager::new("redis://127.0.0.1:1").unwrap();
+        Links::closed(connector, 2, Duration::from_millis(50)).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hanging_link_does_not_delay_checks_of_another() {
+        let links = links();
+        let (good, asked) = link(true).await;
+        let (hangs, _) = link(false).await;
+        for link in [&good, &hangs] {
+            tokio::spawn(Arc::clone(&links).watch(Arc::clone(link)));
+        }
+        let began = Instant::now();
+        tokio::time::sleep(RECHECK_EVERY * 5 + RECHECK_EVERY / 2).await;
+        let after: Vec<_> = asked.lock().unwrap().iter().map(|at| *at - began).collect();
+        let due: Vec<_> = (1..=5).map(|second| RECHECK_EVERY * second).collect();
+        // The clock of a paused runtime has a resolution of one millisecond.
+        let late = |(asked, due): (&Duration, &Duration)| *asked > *due + Duration::from_millis(20);
+        assert!(after.len() == 5 && !after.iter().zip(&due).any(late), "{after:?}");
+        assert!(good.is_usable() && hangs.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reported_link_is_checked_at_once() {
+        let links = links();
+        let (link, asked) = link(true).await;
+        tokio::spawn(Arc::clone(&links).watch(Arc::clone(&link)));
+        tokio::time::sleep(RECHECK_EVERY / 2).await;
+        links.suspect(&link);
+        assert!(!link.is_usable());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(link.is_usable());
+        assert_eq!(asked.lock().unwrap().len(), 1);
+    }
+}

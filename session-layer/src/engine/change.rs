@@ -1,0 +1,486 @@
+//! Changes of sessions: revoke, update, rotate and create. Fence, COMMIT with journal, UNLINK.
+//!
+//! 0. The store is read for the digests of the session. An unknown session costs this one read.
+//! 1. Fences keep new fills away, as far as the cache accepts them. They make races rarer, and no
+//!    promise depends on them.
+//! 2. The store changes the row and writes the journal in one transaction.
+//! 3. The entries are invalidated, also if nothing had to be changed, and also if the outcome of
+//!    the COMMIT is unknown. The cache may not acknowledge it. Then it is repeated in the
+//!    background.
+//!
+//! The response states from when on every node honors the change ([`Visibility`]). The whole change
+//! runs in a task of its own, so a client that leaves can't stop it between COMMIT and UNLINK.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::time::{Instant, timeout_at};
+
+use crate::cache::{CacheIdentity, Invalidated, SessionCache};
+use crate::engine::freshness::Freshness;
+use crate::engine::guarded_cache::GuardedCache;
+use crate::engine::guarded_store::GuardedStore;
+use crate::engine::invalidator::Invalidator;
+use crate::engine::settings::Settings;
+use crate::engine::staleness::PartitionPolicy;
+use crate::engine::tasks::{KeepLoops, Tasks};
+use crate::model::clock::FOR_EVER;
+use crate::model::error::{Error, StoreError, StoreErrorKind};
+use crate::model::session::{Session, SessionId, ValidatedSession};
+use crate::model::token::{SessionToken, TokenDigest};
+use crate::store::{Change, Creation, EndedUser, Revoked, Row, SessionStore, Target};
+
+/// A change that was made, and from when on every node honors it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "`visibility` states from when on no node honors the old state"]
+pub struct Applied<T> {
+    /// The result of the change.
+    pub value: T,
+    /// From when on every node honors the change.
+    pub visibility: Visibility,
+}
+
+/// From when on no node honors the old state of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Visibility {
+    /// There was nothing to change.
+    Nothing,
+    /// From now on, on every node: the one cache that they share has removed its entry, or there is
+    /// no cache and one process.
+    Propagated,
+    /// The change is committed, and every node honors it after these times at the latest.
+    Committed {
+        /// For nodes that reach Postgres, because they read the journal of changes: D, 2 s by
+        /// default.
+        within: Duration,
+        /// For every node, also one that can't reach Postgres: TTL + 2 s, 302 s by default, and
+        /// never less than `within`. Under
+        /// [`PartitionPolicy::FailClosed`](crate::PartitionPolicy) it equals `within`.
+        at_most: Duration,
+    },
+}
+
+impl Visibility {
+    /// Returns what is left of the times after `passed`.
+    #[must_use]
+    pub fn after(self, passed: Duration) -> Self {
+        match self {
+            Self::Committed { within, at_most } => Self::Committed {
+                within: within.saturating_sub(passed),
+                at_most: at_most.saturating_sub(passed),
+            },
+            whole @ (Self::Nothing | Self::Propagated) => whole,
+        }
+    }
+
+    /// Returns the visibility of a change that was committed `ago`, after another attempt to
+    /// invalidate its entries. Only `Propagated` is more than time alone brings. The other attempt
+    /// may find nothing, because the row was deleted meanwhile, which shows nothing about the
+    /// entries that the first one left.
+    fn after_another_attempt(self, ago: Duration, other: Self) -> Self {
+        match other {
+            Self::Propagated => Self::Propagated,
+            Self::Committed { .. } | Self::Nothing => self.after(ago),
+        }
+    }
+}
+
+/// How long a revocation that waits pauses between two attempts.
+const RETRY_EVERY: Duration = Duration::from_millis(250);
+
+/// Makes changes.
+#[derive(Debug)]
+pub(crate) struct Changes<C, S> {
+    pub(crate) cache: Arc<GuardedCache<C>>,
+    pub(crate) store: Arc<GuardedStore<S>>,
+    pub(crate) freshness: Arc<Freshness>,
+    pub(crate) invalidator: Arc<Invalidator<C>>,
+    pub(crate) settings: Settings,
+    pub(crate) tasks: Tasks,
+    /// A change that no caller waits for any more still needs the journal.
+    pub(crate) _keep_loops: KeepLoops,
+}
+
+/// The way of every change.
+impl<C: SessionCache, S: SessionStore> Changes<C, S> {
+    /// Makes a change. `commit` is step 2. `unknown` is the result if there is no such session.
+    async fn change<T, F>(
+        self: Arc<Self>,
+        target: Target,
+        unknown: impl FnOnce() -> Result<T, Error> + Send + 'static,
+        commit: impl FnOnce(Arc<Self>) -> F + Send + 'static,
+    ) -> Result<Applied<T>, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<Committed<T>, StoreError>> + Send + 'static,
+    {
+        let changes = Arc::clone(&self);
+        let task = self.tasks.spawn(async move {
+            // The digests are read before the COMMIT. If its reply is lost, the entries must still
+            // be invalidated. A failure here has changed nothing. A user may have a million
+            // sessions, whose digests are read after the COMMIT.
+            let is_user = matches!(target, Target::User { .. });
+            let mut digests =
+                if is_user { Vec::new() } else { changes.store.digests(&target).await? };
+            // A user without sessions may have a login under way, which this must end.
+            if digests.is_empty() && !is_user {
+                if let Target::Token(token) = target {
+                    // Its row may have been deleted, and its entry may still be there.
+                    changes.freshness.changed_here(&[token], None);
+                    let _ = changes.invalidator.invalidate(&[token]).await;
+                }
+                return unknown().map(|value| Applied { value, visibility: Visibility::Nothing });
+            }
+            changes.cache.fence(&digests).await;
+            let committed = commit(Arc::clone(&changes)).await;
+            if let Ok(committed) = &committed {
+                digests.extend(&committed.digests);
+            }
+            digests.sort_unstable();
+            digests.dedup();
+            changes.reject_older_entries(&digests, &committed);
+            let visibility = changes.invalidate_everywhere(&digests).await;
+            let committed = committed?;
+            let visibility = match committed.changed_a_session {
+                true if committed.has_all_digests => visibility,
+                true => changes.committed(),
+                false => Visibility::Nothing,
+            };
+            committed.value.map(|value| Applied { value, visibility })
+        });
+        task.await.unwrap_or_else(|stopped| Err(unknown_outcome(stopped)))
+    }
+
+    /// Makes this node reject older entries until it reads its own change in the journal, also
+    /// those that another client writes back to the cache.
+    fn reject_older_entries<T>(
+        &self,
+        digests: &[TokenDigest],
+        committed: &Result<Committed<T>, StoreError>,
+    ) {
+        let least_version = match committed {
+            Ok(committed) if committed.changed_a_session => committed.least_version,
+            Err(error) if error.kind() == StoreErrorKind::Uncertain => None,
+            _nothing_was_changed => return,
+        };
+        self.freshness.changed_here(digests, least_version);
+    }
+
+    /// Invalidates the entries, and returns from when on every node honors the change. It is now
+    /// only if all nodes serve entries from one cache.
+    async fn invalidate_everywhere(&self, digests: &[TokenDigest]) -> Visibility {
+        let cache = self.cache.identity();
+        // Both after the COMMIT.
+        let (removed, is_one_cache) =
+            tokio::join!(self.invalidator.invalidate(digests), self.is_one_cache(cache));
+        match removed {
+            // No other process can have an entry.
+            Some(Invalidated::InThisProcess | Invalidated::Everywhere)
+                if self.store.is_exclusive() =>
+            {
+                Visibility::Propagated
+            }
+            Some(Invalidated::Everywhere) if is_one_cache && self.cache.identity() == cache => {
+                Visibility::Propagated
+            }
+            _ => self.committed(),
+        }
+    }
+
+    /// Returns whether an invalidation in this cache reaches every node. Ask after the COMMIT.
+    async fn is_one_cache(&self, cache: CacheIdentity) -> bool {
+        match cache {
+            CacheIdentity::Shared(id) => self.store.is_one_cache(&id).await,
+            _ => false,
+        }
+    }
+
+    /// Returns the bounds of a change that was committed, whatever Redis does.
+    fn committed(&self) -> Visibility {
+        let timing = self.freshness.journal.timing();
+        let bound = timing.staleness_bound();
+        let longest = self.settings.longest_entry_life().max(bound);
+        let (within, at_most) = match timing.policy {
+            // No node reads the journal of such a store. An entry that is not removed expires.
+            _ if self.store.is_exclusive() => (longest, longest),
+            PartitionPolicy::Available => (bound, longest),
+            PartitionPolicy::FailClosed => (bound, bound),
+        };
+        Visibility::Committed { within, at_most }
+    }
+}
+
+/// Revocations.
+impl<C: SessionCache, S: SessionStore> Changes<C, S> {
+    /// Ends sessions. Returns how many were active.
+    pub(crate) async fn revoke(
+        self: Arc<Self>,
+        target: Target,
+        reason: String,
+    ) -> Result<Applied<u64>, Error> {
+        let no_session = || Ok(0);
+        self.change(target.clone(), no_session, move |changes| async move {
+            let Revoked { ended, found, digests, complete, user } =
+                changes.store.revoke(&target, &reason).await?;
+            if let Some(user) = user {
+                changes.freshness.journal.raised(&user);
+                changes.end_rows_in_background(user, reason);
+            }
+            Ok(Committed {
+                value: Ok(ended),
+                digests,
+                has_all_digests: complete,
+                changed_a_session: found > 0,
+                least_version: None,
+            })
+        })
+        .await
+    }
+
+    /// Ends sessions, and waits until every node that reaches Postgres honors it, or until `deadline`
+    /// has passed. What fails is tried again meanwhile.
+    ///
+    /// A revocation of one session is also repeated after a success, until the cache acknowledges it.
+    /// That of a user's sessions is not: each attempt also ends the logins that came after the last.
+    pub(crate) async fn revoke_and_wait(
+        self: Arc<Self>,
+        mut target: Target,
+        reason: String,
+        deadline: Duration,
+    ) -> Result<Applied<u64>, Error> {
+        let deadline = Instant::now() + deadline.min(FOR_EVER);
+        let is_user = matches!(target, Target::User { .. });
+        // The best result so far, and its time. The bounds count from there.
+        let mut committed: Option<(Instant, Applied<u64>)> = None;
+        let mut uncertain = false;
+        loop {
+            let attempt = Arc::clone(&self).attempt(target.clone(), reason.clone());
+            let revoked = timeout_at(deadline, self.tasks.spawn(attempt)).await;
+            let now = Instant::now();
+            let revoked = match revoked {
+                Ok(Ok((named, revoked))) => {
+                    target = named;
+                    Some(revoked)
+                }
+                Ok(Err(stopped)) => Some(Err(unknown_outcome(stopped))),
+                Err(_elapsed) => None,
+            };
+            let outage = match revoked {
+                Some(Ok(mut last)) => {
+                    // An attempt of unknown outcome may have ended sessions whose rows are gone.
+                    if uncertain && (is_user || last.visibility == Visibility::Nothing) {
+                        last.visibility = self.committed();
+                    }
+                    if is_user {
+                        return Ok(wait_for_journals(last, now, deadline).await);
+                    }
+                    let (at, best) = committed.get_or_insert((now, last.clone()));
+                    if last.value > best.value {
+                        (*at, *best) = (now, last.clone());
+                    }
+                    let visibility =
+                        best.visibility.after_another_attempt(now - *at, last.visibility);
+                    let value = best.value;
+                    let waits_for = match visibility {
+                        Visibility::Committed { within, .. } => within,
+                        Visibility::Nothing | Visibility::Propagated => Duration::ZERO,
+                    };
+                    if waits_for.is_zero() {
+                        return Ok(Applied { value, visibility });
+                    }
+                    None
+                }
+                Some(Err(error)) if !error.is_outage() => return Err(error),
+                Some(Err(outage)) => {
+                    uncertain |= matches!(outage, Error::Unknown(_));
+                    Some(outage)
+                }
+                None => None,
+            };
+            if now >= deadline {
+                return match (committed, outage) {
+                    (Some((at, best)), _) => {
+                        Ok(Applied { visibility: best.visibility.after(now - at), ..best })
+                    }
+                    (None, Some(outage)) => Err(outage),
+                    (None, None) => Err(Error::Unknown(StoreError::new(
+                        StoreErrorKind::Uncertain,
+                        "the revocation was still under way at the deadline, and continues in the \
+                         background",
+                    ))),
+                };
+            }
+            tokio::time::sleep_until(deadline.min(now + RETRY_EVERY)).await;
+        }
+    }
+
+    /// Makes one attempt, to its end. Returns also how the next attempt names the session.
+    async fn attempt(
+        self: Arc<Self>,
+        mut target: Target,
+        reason: String,
+    ) -> (Target, Result<Applied<u64>, Error>) {
+        self.name_by_id(&mut target).await;
+        let revoked = self.revoke(target.clone(), reason).await;
+        (target, revoked)
+    }
+
+    /// Names a session by its id if its token still finds it. A rotation between two attempts
+    /// replaces the token.
+    async fn name_by_id(&self, target: &mut Target) {
+        let Target::Token(digest) = target else {
+            return;
+        };
+        if let Ok(read) = self.store.look_up(*digest).await
+            && let Some(Row::Alive { session, .. }) = read.rows.first()
+        {
+            *target = Target::Id(session.id());
+        }
+    }
+
+    /// Marks the rows of sessions that a user's epoch has ended, a page at a time. After a failure
+    /// the rest stays as it is: the sessions have ended, and their rows are deleted when they
+    /// expire.
+    fn end_rows_in_background(&self, user: EndedUser, reason: String) {
+        let (store, tasks) = (Arc::clone(&self.store), self.tasks.clone());
+        self.tasks.spawn(async move {
+            let mut after = None;
+            while let Some(Ok(Some(last))) =
+                tasks.or_shutdown(store.end_rows(&user, &reason, after.take())).await
+            {
+                after = Some(last);
+            }
+        });
+    }
+}
+
+/// Updates, rotations and creations.
+impl<C: SessionCache, S: SessionStore> Changes<C, S> {
+    /// Replaces the data of a session whose version is still `version`.
+    pub(crate) async fn update(
+        self: Arc<Self>,
+        id: SessionId,
+        version: i64,
+        data: Box<RawValue>,
+    ) -> Result<Applied<Session>, Error> {
+        let no_session = || Err(Error::NoSession);
+        self.change(Target::Id(id), no_session, move |changes| async move {
+            let change = changes.store.update(id, version, &data).await?;
+            Ok(Committed::of(change, Error::VersionConflict))
+        })
+        .await
+    }
+
+    /// Gives the session under `old` a new token.
+    pub(crate) async fn rotate(
+        self: Arc<Self>,
+        old: TokenDigest,
+        new: SessionToken,
+        grace: Duration,
+    ) -> Result<Applied<(SessionToken, Session)>, Error> {
+        let (no_session, digest) = (|| Err(Error::NoSession), new.digest());
+        let rotated = self.change(Target::Token(old), no_session, move |changes| async move {
+            let change = changes.store.rotate(old, digest, grace).await?;
+            Ok(Committed::of(change, Error::AlreadyRotated))
+        });
+        let Applied { value, visibility } = rotated.await?;
+        Ok(Applied { value: (new, value), visibility })
+    }
+
+    /// Creates a session. The entry of a token that was issued elsewhere is invalidated: the token
+    /// may have had another session, which direct SQL has deleted.
+    pub(crate) async fn create(
+        self: Arc<Self>,
+        digest: TokenDigest,
+        new: ValidatedSession,
+        issued_here: bool,
+    ) -> Result<Creation, Error> {
+        let changes = Arc::clone(&self);
+        // It has a task of its own, as every change. A shutdown waits for it.
+        let task = self.tasks.spawn(async move {
+            let created = changes.store.create(digest, &new).await;
+            // Also if the outcome is unknown.
+            if !issued_here {
+                let _ = changes.invalidator.invalidate(&[digest]).await;
+            }
+            Ok(created?)
+        });
+        task.await.unwrap_or_else(|stopped| Err(unknown_outcome(stopped)))
+    }
+}
+
+/// Waits until every node that reaches Postgres has read of a change that was committed by `at`.
+async fn wait_for_journals<T>(applied: Applied<T>, at: Instant, deadline: Instant) -> Applied<T> {
+    if let Visibility::Committed { within, .. } = applied.visibility {
+        tokio::time::sleep_until(deadline.min(at + within)).await;
+    }
+    Applied { visibility: applied.visibility.after(at.elapsed()), ..applied }
+}
+
+/// Returns the error of a change whose task was stopped, which happens only with its runtime.
+fn unknown_outcome(task: tokio::task::JoinError) -> Error {
+    let why = "the task making the change was stopped";
+    Error::Unknown(StoreError::new(StoreErrorKind::Uncertain, why).with_source(task))
+}
+
+/// The result of step 2.
+struct Committed<T> {
+    value: Result<T, Error>,
+    digests: Vec<TokenDigest>,
+    /// Whether these are all digests under which there may be entries.
+    has_all_digests: bool,
+    /// Whether there was a session to change.
+    changed_a_session: bool,
+    /// The least version that is still current. `None`: the session has ended.
+    least_version: Option<i64>,
+}
+
+impl Committed<Session> {
+    fn of(change: Change, conflict: Error) -> Self {
+        let rejected = |error| Self {
+            value: Err(error),
+            digests: Vec::new(),
+            has_all_digests: true,
+            changed_a_session: false,
+            least_version: None,
+        };
+        match change {
+            Change::Made { session, digests } => Self {
+                least_version: Some(session.version()),
+                value: Ok(session),
+                digests,
+                has_all_digests: true,
+                changed_a_session: true,
+            },
+            Change::Conflict => rejected(conflict),
+            Change::NoSession => rejected(Error::NoSession),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_attempt_that_finds_nothing_shortens_no_bound() {
+        let committed = |within, at_most| Visibility::Committed {
+            within: Duration::from_secs(within),
+            at_most: Duration::from_secs(at_most),
+        };
+        let second = Duration::from_secs(1);
+        for (first, other, expected) in [
+            (committed(2, 302), Visibility::Nothing, committed(1, 301)),
+            (committed(2, 302), committed(2, 302), committed(1, 301)),
+            (committed(2, 302), Visibility::Propagated, Visibility::Propagated),
+            (Visibility::Propagated, Visibility::Nothing, Visibility::Propagated),
+            (Visibility::Nothing, Visibility::Nothing, Visibility::Nothing),
+        ] {
+            let visibility = first.after_another_attempt(second, other);
+            assert_eq!(visibility, expected, "{first:?}, {other:?}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Invalidations: entries are removed from the cache, and again until the cache has acknowledged
+//! it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::cache::{Invalidated, SessionCache};
+use crate::engine::breaker::BreakerState;
+use crate::engine::guarded_cache::{COMMAND_BATCH, GuardedCache};
+use crate::engine::pending_invalidations::PendingInvalidations;
+use crate::engine::settings::Settings;
+use crate::engine::tasks::Tasks;
+use crate::model::token::TokenDigest;
+
+/// How often an invalidation that was not acknowledged is repeated.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+
+/// How long the answer "invalid" waits for its invalidation while the cache is in doubt: the
+/// breaker is not closed, or the look-up failed. Twice what a healthy validation may take. A cache
+/// that has recovered replies sooner. One that has not would cost every "invalid" its whole
+/// deadline.
+const WAIT_IN_DOUBT: Duration = Duration::from_millis(10);
+
+/// The limit of unknown tokens whose invalidation is repeated: about 1 MiB. A flood of tokens that
+/// never existed, while the cache is down, must not fill the memory.
+const MOST_UNKNOWN: usize = 10_000;
+
+/// Why a token is invalid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Invalid {
+    /// Its session has ended, so there may be an entry.
+    Ended,
+    /// It has no session. There is an entry only if direct SQL has deleted the session.
+    Unknown,
+}
+
+/// Removes entries from the cache.
+#[derive(Debug)]
+pub(crate) struct Invalidator<C> {
+    pub(crate) cache: Arc<GuardedCache<C>>,
+    pub(crate) pending: Arc<PendingInvalidations>,
+    pub(crate) settings: Settings,
+    pub(crate) tasks: Tasks,
+}
+
+impl<C: SessionCache> Invalidator<C> {
+    /// Invalidates entries, a batch at a time: a user may have had thousands of sessions, and each
+    /// batch must meet the cache's deadline. Returns the least that any batch proves. `None`: the
+    /// cache did not acknowledge a batch, and the rest is repeated in the background.
+    pub(crate) async fn invalidate(
+        self: &Arc<Self>,
+        digests: &[TokenDigest],
+    ) -> Option<Invalidated> {
+        let mut least = Invalidated::Everywhere;
+        for (at, batch) in digests.chunks(COMMAND_BATCH).enumerate() {
+            match self.cache.invalidate(batch).await {
+                Some(Invalidated::Everywhere) => {}
+                Some(less) => least = less,
+                None => {
+                    self.repeat_later(&digests[at * COMMAND_BATCH..]);
+                    return None;
+                }
+            }
+        }
+        Some(least)
+    }
+
+    /// Invalidates entries in the background, so that a slow cache does not delay the caller.
+    pub(crate) fn invalidate_in_background(self: &Arc<Self>, digests: Vec<TokenDigest>) {
+        if digests.is_empty() {
+            return;
+        }
+        let invalidator = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let _ = invalidator.invalidate(&digests).await;
+        });
+    }
+
+    /// Invalidates the entry of an invalid token before the caller responds "invalid".
+    ///
+    /// After an "invalid" no node may respond "valid". An entry that outlived its session must be
+    /// gone before, and so must the lease of a reader that read the row while it was there. (This
+    /// also holds if the caller has a lease. It may have been lost, and another reader's entry may
+    /// be in its place.)
+    ///
+    /// The caller does not wait for long. An entry that was not removed by then is rejected by this
+    /// node, and its invalidation is repeated.
+    pub(crate) async fn before_invalid(
+        self: &Arc<Self>,
+        digest: TokenDigest,
+        why: Invalid,
+        cache_failed: bool,
+    ) {
+        let cache = Arc::clone(&self.cache);
+        // It continues after the wait. Cancelling it would cost the cache a connection.
+        let removal = self.tasks.spawn(async move { cache.invalidate(&[digest]).await.is_some() });
+        let wait = if self.cache.breaker_state() == BreakerState::Closed && !cache_failed {
+            self.settings.validation_timeout / 2
+        } else {
+            WAIT_IN_DOUBT
+        };
+        let removed = matches!(timeout(wait, removal).await, Ok(Ok(true)));
+        if !removed && (why == Invalid::Ended || self.pending.len() < MOST_UNKNOWN) {
+            self.repeat_later(&[digest]);
+        }
+    }
+
+    /// Repeats an invalidation until the cache acknowledges it. Until then this node rejects the
+    /// entries.
+    fn repeat_later(self: &Arc<Self>, digests: &[TokenDigest]) {
+        let life = self.settings.longest_entry_life();
+        if self.pending.add(digests, Instant::now(), life) {
+            let invalidator = Arc::clone(self);
+            self.tasks.spawn(async move { invalidator.repeat(life).await });
+        }
+    }
+
+    /// Repeats until the cache has acknowledged everything, or every entry has expired.
+    async fn repeat(&self, life: Duration) -> Option<()> {
+        loop {
+            self.tasks.or_shutdown(sleep(RETRY_EVERY)).await?;
+            // Batch after batch while the cache replies. After a failure the task waits again.
+            loop {
+                let began = Instant::now();
+                let batch = self.pending.next_batch(began, COMMAND_BATCH)?;
+                if self.cache.invalidate_again(&batch).await.is_none() {
+                    break;
+                }
+                self.pending.acknowledged(&batch, began, life);
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The answer to a validation.
+
+use crate::model::session::{Session, SessionId};
+use crate::model::token::TokenDigest;
+
+/// Whether a token's session may be used.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Validation {
+    /// It may, and this is the session.
+    Valid(Session),
+    /// Postgres has replied that there is no such session, or that it has ended.
+    Invalid,
+    /// Neither the cache nor Postgres could answer. Respond with 503, never with 401.
+    Unavailable,
+}
+
+/// The source of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Source {
+    /// The cache alone.
+    Cache,
+    /// The store.
+    Store,
+    /// Neither could answer.
+    None,
+}
+
+impl Source {
+    /// Returns `hit`, `store` or `unavailable`, as in the `Server-Timing` header.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cache => "hit",
+            Self::Store => "store",
+            Self::None => "unavailable",
+        }
+    }
+}
+
+/// The answers to one look-up of one or several digests.
+#[derive(Debug, Clone)]
+pub(crate) struct Answers {
+    /// One answer per digest, in order.
+    pub(crate) validations: Vec<Validation>,
+    /// The source of the answers.
+    pub(crate) source: Source,
+    /// Whether the cache should have been queried and failed.
+    pub(crate) degraded: bool,
+    /// The sessions whose cookie is to be renewed, and the digests that they were found under. A
+    /// digest that a rotation has replaced is never among them.
+    pub(crate) renewals: Vec<(SessionId, TokenDigest)>,
+}

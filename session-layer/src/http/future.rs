@@ -1,0 +1,161 @@
+//! The states of a request under the layer.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::engine::validation::Answers;
+use crate::http::body::ResponseBody;
+use crate::http::config::Config;
+use crate::http::lookup_info::{Finish, LookupInfo};
+use crate::http::reject::Rejection;
+use crate::http::request_sessions::RequestSessions;
+use crate::http::verdict::judge;
+use crate::sessions::Boxed;
+
+pin_project! {
+    /// The response future of [`SessionCacheService`](crate::SessionCacheService).
+    ///
+    /// It may be dropped at any time. A read of the store that is in flight continues in the
+    /// background. If the inner service was not called yet, it is not called.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, ReqBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
+        #[pin]
+        state: State<S, ReqBody, S::Future>,
+        finish: Finish,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, ReqBody, F> {
+        // The token is being looked up, in the only boxed future of a request.
+        Validating {
+            look_up: Boxed<Answers>,
+            waiting: Option<Waiting<S, ReqBody>>,
+        },
+        Calling { #[pin] future: F },
+        // The layer responds without the inner service.
+        Answering { response: Option<Response<Bytes>> },
+    }
+}
+
+/// A request that waits for its look-up.
+pub(crate) struct Waiting<S, ReqBody> {
+    pub(crate) parts: Parts,
+    pub(crate) body: ReqBody,
+    /// The inner service that was polled ready for this request.
+    pub(crate) ready: S,
+    pub(crate) config: Arc<Config>,
+    pub(crate) since: Instant,
+}
+
+impl<S, ReqBody> Waiting<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    fn step(mut self, mut answers: Answers, finish: &mut Finish) -> State<S, ReqBody, S::Future> {
+        let degraded = answers.degraded;
+        let renewals = std::mem::take(&mut answers.renewals);
+        let presented = RequestSessions::among(&answers.validations);
+        self.parts.extensions.insert(presented);
+        let (verdict, source) = judge(answers);
+        finish.answered = Some(LookupInfo { source, degraded, elapsed: self.since.elapsed() });
+        match verdict {
+            Ok(session) => {
+                finish.renewal = self.config.renewal(&self.parts, &session, &renewals);
+                self.parts.extensions.insert(session);
+            }
+            Err(Rejection::Unauthorized { .. }) if self.config.optional => {}
+            Err(rejection) => {
+                let response = self.config.reject(&self.parts, rejection);
+                return State::Answering { response: Some(response) };
+            }
+        }
+        let request = Request::from_parts(self.parts, self.body);
+        State::Calling { future: self.ready.call(request) }
+    }
+}
+
+impl<S, ReqBody> ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    pub(crate) fn validating(
+        look_up: Boxed<Answers>,
+        waiting: Waiting<S, ReqBody>,
+        finish: Finish,
+    ) -> Self {
+        let waiting = Some(waiting);
+        let state = State::Validating { look_up, waiting };
+        Self { state, finish }
+    }
+
+    pub(crate) fn calling(future: S::Future, finish: Finish) -> Self {
+        let state = State::Calling { future };
+        Self { state, finish }
+    }
+
+    pub(crate) fn answering(response: Response<Bytes>, finish: Finish) -> Self {
+        let response = Some(response);
+        let state = State::Answering { response };
+        Self { state, finish }
+    }
+}
+
+impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+{
+    type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        const AFTER_END: &str = "a ResponseFuture was polled after its completion";
+        let mut this = self.project();
+        let mut response = loop {
+            match this.state.as_mut().project() {
+                StateProj::Validating { look_up, waiting } => {
+                    let answers = ready!(look_up.as_mut().poll(cx));
+                    let waiting = waiting.take().expect(AFTER_END);
+                    let next = waiting.step(answers, this.finish);
+                    this.state.set(next);
+                }
+                StateProj::Calling { future } => {
+                    break ready!(future.poll(cx))?.map(ResponseBody::inner);
+                }
+                StateProj::Answering { response } => {
+                    let response = response.take().expect(AFTER_END);
+                    break response.map(ResponseBody::rejection);
+                }
+            }
+        };
+        std::mem::take(this.finish).apply(&mut response);
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl<S, ReqBody> fmt::Debug for ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Validating { .. } => "validating",
+            State::Calling { .. } => "calling",
+            State::Answering { .. } => "answering",
+        };
+        f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,85 @@
+//! One verdict from the results for all tokens of a request.
+
+use crate::engine::validation::{Answers, Source, Validation};
+use crate::http::reject::Rejection;
+use crate::model::session::Session;
+
+/// Combines the results for all tokens of a request into one, with its source.
+///
+/// A valid token counts, whatever the results of the others: an unknown result proves nothing
+/// against it. Valid tokens of two users are rejected. Without a valid token, one unknown result
+/// makes the request unavailable, because that token may be valid.
+pub(crate) fn judge(answers: Answers) -> (Result<Session, Rejection>, Source) {
+    // Only tokens that were sent are looked up.
+    const UNAUTHORIZED: Rejection = Rejection::Unauthorized { token_sent: true };
+    let mut valid: Option<Session> = None;
+    let mut unsaid = false;
+    for validation in answers.validations {
+        match (validation, &valid) {
+            (Validation::Valid(session), None) => valid = Some(session),
+            (Validation::Valid(session), Some(first)) if session.user_id() != first.user_id() => {
+                return (Err(UNAUTHORIZED), answers.source);
+            }
+            (Validation::Valid(_) | Validation::Invalid, _) => {}
+            (Validation::Unavailable, _) => unsaid = true,
+        }
+    }
+    match (valid, answers.source) {
+        // The store was queried about the others and did not respond. This one came from the cache.
+        (Some(session), Source::None) => (Ok(session), Source::Cache),
+        (Some(session), source) => (Ok(session), source),
+        (None, source) if unsaid => (Err(Rejection::Unavailable), source),
+        (None, source) => (Err(UNAUTHORIZED), source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::clock::Timestamp;
+    use crate::model::session::{SessionId, SessionParts, data_to_json};
+
+    fn valid(user: &str, id: u8) -> Validation {
+        let at = Timestamp::from_micros(0);
+        let parts = SessionParts {
+            id: SessionId::from_bytes([id; 16]),
+            user_id: user.to_owned(),
+            version: 1,
+            created_at: at,
+            authenticated_at: at,
+            last_seen_at: at,
+            expires_at: at,
+            idle_timeout: None,
+            persistent: false,
+            data: data_to_json(()).unwrap(),
+        };
+        Validation::Valid(parts.into())
+    }
+
+    #[test]
+    fn many_answers_become_one() {
+        let (alice, invalid, unsaid) =
+            (|id| valid("alice", id), Validation::Invalid, Validation::Unavailable);
+        let unauthorized = Err(Rejection::Unauthorized { token_sent: true });
+        let unavailable = Err(Rejection::Unavailable);
+        for (validations, source, expected) in [
+            (vec![alice(1)], Source::Cache, (Ok(1), Source::Cache)),
+            (vec![invalid.clone()], Source::Store, (unauthorized, Source::Store)),
+            (vec![unsaid.clone()], Source::None, (unavailable, Source::None)),
+            (vec![invalid.clone(), alice(2)], Source::Store, (Ok(2), Source::Store)),
+            (vec![alice(1), alice(2)], Source::Cache, (Ok(1), Source::Cache)),
+            (vec![alice(1), valid("bob", 2)], Source::Store, (unauthorized, Source::Store)),
+            (vec![unsaid.clone(), alice(3)], Source::None, (Ok(3), Source::Cache)),
+            (vec![invalid.clone(), unsaid.clone()], Source::None, (unavailable, Source::None)),
+            (vec![invalid.clone(), invalid], Source::Store, (unauthorized, Source::Store)),
+            (vec![alice(1), unsaid, valid("bob", 2)], Source::None, (unauthorized, Source::None)),
+        ] {
+            let what = format!("{validations:?}");
+            let degraded = false;
+            let (verdict, said) =
+                judge(Answers { validations, source, degraded, renewals: Vec::new() });
+            let verdict = verdict.map(|session| session.id().as_bytes()[0]);
+            assert_eq!((verdict, said), expected, "{what}");
+        }
+    }
+}

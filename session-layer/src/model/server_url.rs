@@ -1,0 +1,287 @@
+//! The URL of a Redis or Postgres server. It is parsed once, and never printed with its secrets.
+//!
+//! Both client libraries read URLs with the `url` crate, and so does this module. It also rejects
+//! each URL in which the end of the password is uncertain. Such a password would be taken for a
+//! host or a parameter, and printed as such.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use url::{Host, Url};
+
+/// The URL of a Redis or a Postgres server.
+///
+/// `Debug` and `Display` show the scheme, the host and the port. They never show a user, a
+/// password, a path or a parameter.
+///
+/// ```
+/// use session_layer::server_url::ServerUrl;
+///
+/// # fn main() -> Result<(), session_layer::error::ServerUrlError> {
+/// let url: ServerUrl = "postgres://app:s3cret@db.internal/app?sslmode=require".parse()?;
+/// assert_eq!(url.to_string(), "postgres://db.internal:5432");
+/// # Ok(()) }
+/// ```
+///
+/// The characters `/`, `?`, `#` and white space must be percent-encoded in a user and a password.
+/// For Postgres, a URL with a parameter that this crate does not use is rejected, because a setting
+/// without effect would go unnoticed. For Redis, the client library ignores unknown parameters.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServerUrl(Url);
+
+/// The server that a [`ServerUrl`] leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ServerKind {
+    /// `postgres://` or `postgresql://`.
+    Postgres,
+    /// `redis://` or `rediss://`, and the schemes of Valkey and of Unix sockets.
+    Redis,
+}
+
+/// The reason why a text is not a usable [`ServerUrl`]. It repeats no part of the text, because all
+/// of it may be secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ServerUrlError(Cow<'static, str>);
+
+const NO_URL: &str = "it does not have the form SCHEME://HOST";
+const BLANK: &str = "it contains white space or a control character, which must be percent-encoded";
+const UNCLEAR: &str = "it has an `@` behind the host, so it is uncertain where the password ends: \
+     write `/` as %2F, `?` as %3F, `#` as %23 and `@` as %40 in the user, the password and the \
+     parameters";
+const NO_HOST: &str = "its host or port cannot be read: the port is a number up to 65535, an IPv6 \
+     address is in brackets, and a password has `/` as %2F, `?` as %3F and `#` as %23";
+const SEVERAL_HOSTS: &str = "it names several hosts, which is not supported: name one";
+const FRAGMENT: &str = "it has a `#`, which must be written as %23";
+const NO_DATABASE: &str = "its path is not the number of a Redis database";
+const NO_PROTOCOL: &str = "its parameter `protocol` is neither 2 nor 3";
+const WILDCARD: &str = "its host is a wildcard address, which clients cannot connect to";
+const UNKNOWN_PARAMETER: &str = "it has an unknown parameter: the known ones are sslmode, \
+     sslrootcert, sslcert, sslkey, host, hostaddr, port, dbname, user, password, application_name, \
+     options, options[NAME] and statement-cache-capacity";
+
+/// The parameters of libpq that sqlx lacks. They are no secrets, so the error may name them.
+const UNSUPPORTED: [&str; 17] = [
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "fallback_application_name",
+    "gssencmode",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "load_balance_hosts",
+    "passfile",
+    "require_auth",
+    "service",
+    "sslcrl",
+    "sslnegotiation",
+    "target_session_attrs",
+    "tcp_user_timeout",
+];
+
+impl ServerUrl {
+    /// Returns which server the URL leads to.
+    #[must_use]
+    pub fn kind(&self) -> ServerKind {
+        match self.0.scheme() {
+            "postgres" | "postgresql" => ServerKind::Postgres,
+            _ => ServerKind::Redis,
+        }
+    }
+
+    /// Returns `HOST:PORT`, with the default port filled in. Returns `None` for a Unix socket. Also
+    /// returns `None` for a Postgres URL without a host, which `PGHOST` or the local socket
+    /// replaces.
+    #[must_use]
+    pub fn address(&self) -> Option<String> {
+        let mut host = self.0.host_str().map(Cow::Borrowed);
+        let mut port = self.0.port();
+        if self.kind() == ServerKind::Postgres {
+            for (name, value) in self.0.query_pairs() {
+                match &*name {
+                    "host" | "hostaddr" => host = Some(value),
+                    "port" => port = value.parse().ok(),
+                    _ => {}
+                }
+            }
+        }
+        let host = host.filter(|host| !host.is_empty() && !host.contains(['/', '%']))?;
+        let port = port.unwrap_or(match self.kind() {
+            ServerKind::Postgres => 5432,
+            ServerKind::Redis => 6379,
+        });
+        if host.contains(':') && !host.starts_with('[') {
+            return Some(format!("[{host}]:{port}"));
+        }
+        Some(format!("{host}:{port}"))
+    }
+
+    /// Returns the whole URL, secrets included. Do not print it.
+    #[must_use]
+    pub fn expose(&self) -> &Url {
+        &self.0
+    }
+
+    /// Returns whether the scheme requires TLS.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_rediss(&self) -> bool {
+        matches!(self.0.scheme(), "rediss" | "valkeys")
+    }
+}
+
+impl FromStr for ServerUrl {
+    type Err = ServerUrlError;
+
+    /// Parses a URL. White space around it is ignored, such as the line end of a file.
+    fn from_str(text: &str) -> Result<Self, ServerUrlError> {
+        let text = text.trim();
+        let (scheme, rest) = text.split_once("://").ok_or(ServerUrlError::because(NO_URL))?;
+        let scheme = scheme.to_ascii_lowercase();
+        let is_socket = match scheme.as_str() {
+            "postgres" | "postgresql" | "redis" | "rediss" | "valkey" | "valkeys" => false,
+            "unix" | "redis+unix" | "valkey+unix" => true,
+            _ => return Err(ServerUrlError::because("its scheme is unknown")),
+        };
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(ServerUrlError::because(BLANK));
+        }
+        let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if behind.contains('@') {
+            return Err(ServerUrlError::because(UNCLEAR));
+        }
+        let hosts = authority.rsplit('@').next().unwrap_or_default();
+        if hosts.contains(',') {
+            return Err(ServerUrlError::because(SEVERAL_HOSTS));
+        }
+        let url = Url::parse(text).map_err(|_| ServerUrlError::because(NO_HOST))?;
+        let may_have_fragment = scheme == "rediss" || scheme == "valkeys";
+        match url.fragment() {
+            None => {}
+            Some("insecure") if may_have_fragment => {}
+            Some(_) => return Err(ServerUrlError::because(FRAGMENT)),
+        }
+        let url = Self(url);
+        match url.kind() {
+            ServerKind::Postgres => url.check_postgres()?,
+            ServerKind::Redis if is_socket => {}
+            ServerKind::Redis => url.check_redis()?,
+        }
+        Ok(url)
+    }
+}
+
+impl ServerUrl {
+    fn check_postgres(&self) -> Result<(), ServerUrlError> {
+        let bad = |value: &'static str| Err(ServerUrlError::because(value));
+        if let Some(Host::Domain(host)) = self.0.host() {
+            // The folder of a Unix socket is written with %2F.
+            let begins = host.get(..3).unwrap_or_default();
+            let is_folder = begins.eq_ignore_ascii_case("%2f");
+            if !is_folder && !host.is_empty() && !is_host_name(host) {
+                return bad(NO_HOST);
+            }
+        }
+        for (name, value) in self.0.query_pairs() {
+            match &*name {
+                "sslmode" | "ssl-mode" => {
+                    let modes =
+                        ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+                    if !modes.contains(&&*value) {
+                        return bad(
+                            "its parameter `sslmode` is not disable, allow, prefer, require, \
+                             verify-ca or verify-full",
+                        );
+                    }
+                }
+                "host" if value.starts_with('/') || is_host(&value) => {}
+                "host" => return bad("its parameter `host` is neither a host nor a folder"),
+                "hostaddr" if value.parse::<IpAddr>().is_ok() => {}
+                "hostaddr" => return bad("its parameter `hostaddr` is not an IP address"),
+                "port" if value.parse::<u16>().is_ok() => {}
+                "port" => return bad("its parameter `port` is not a number up to 65535"),
+                "statement-cache-capacity" if value.parse::<usize>().is_ok() => {}
+                "statement-cache-capacity" => {
+                    return bad("its parameter `statement-cache-capacity` is not a number");
+                }
+                "sslrootcert" | "ssl-root-cert" | "ssl-ca" | "sslcert" | "ssl-cert" | "sslkey"
+                | "ssl-key" | "dbname" | "user" | "password" | "application_name" | "options" => {}
+                name if name.starts_with("options[") && name.ends_with(']') => {}
+                name => {
+                    let known = UNSUPPORTED.iter().find(|known| **known == name);
+                    return Err(known.map_or(
+                        ServerUrlError::because(UNKNOWN_PARAMETER),
+                        |known| {
+                            let reason =
+                                format!("its parameter `{known}` is not supported: remove it");
+                            ServerUrlError(reason.into())
+                        },
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_redis(&self) -> Result<(), ServerUrlError> {
+        let is_there = match self.0.host() {
+            Some(Host::Domain(host)) => is_host_name(host),
+            Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,
+            None => false,
+        };
+        if !is_there {
+            return Err(ServerUrlError::because(NO_HOST));
+        }
+        if matches!(self.0.host_str(), Some("0.0.0.0" | "[::]")) {
+            return Err(ServerUrlError::because(WILDCARD));
+        }
+        let database = self.0.path().trim_matches('/');
+        if !database.is_empty() && database.parse::<u32>().is_err() {
+            return Err(ServerUrlError::because(NO_DATABASE));
+        }
+        let protocols = self.0.query_pairs().filter(|(name, _)| name == "protocol");
+        for (_, protocol) in protocols {
+            if !matches!(&*protocol, "2" | "resp2" | "3" | "resp3") {
+                return Err(ServerUrlError::because(NO_PROTOCOL));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ServerUrlError {
+    /// Creates an error from `reason`, which continues "the URL cannot be used:".
+    pub(crate) const fn because(reason: &'static str) -> Self {
+        Self(Cow::Borrowed(reason))
+    }
+}
+
+fn is_host_name(host: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    !host.is_empty() && host.chars().all(allowed)
+}
+
+fn is_host(host: &str) -> bool {
+    is_host_name(host) || host.parse::<IpAddr>().is_ok()
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address();
+        let address = address.as_deref().unwrap_or("(local socket)");
+        write!(f, "{}://{address}", self.0.scheme())
+    }
+}
+
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! [`Sessions::from_env`]: what the environment asks for.
+//!
+//! Reading the variables is one pure function ([`plan()`]); opening what it names is another.
+
+mod plan;
+
+#[cfg(feature = "postgres")]
+use self::plan::Database;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+use self::plan::Keys;
+use self::plan::{Plan, Stores, plan};
+use crate::model::error::ConfigError;
+use crate::sessions::Sessions;
+
+impl Sessions {
+    /// Builds sessions from the settings in the environment.
+    ///
+    /// | variable | default | meaning |
+    /// |---|---|---|
+    /// | `DATABASE_URL` | `sqlite:session-layer.db` | `postgres://…`, or `sqlite:PATH` (feature `sqlite`) |
+    /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`) |
+    /// | `SESSION_CACHE_NAMESPACE` | `session-layer` | prefix of every key |
+    /// | `SESSION_CACHE_POLICY` | `available` | a node cut off from Postgres: `available` serves hits until TTL, `fail-closed` answers 503 after 2 s |
+    /// | `SESSION_CACHE_KEY` | none: not sealed | `ID:KEY`, several separated by commas: entries in Redis are [sealed](crate::SealingKeys) with the first and opened with any |
+    /// | `SESSION_CACHE_KEY_FILE` | none | a file with that in it, in place of the variable |
+    /// | `SESSION_CACHE_ENABLED` | `true` | `false` starts in [`CacheMode::Bypass`](crate::CacheMode::Bypass) |
+    /// | `SESSION_CACHE_TTL` | `300` | seconds an entry may be served |
+    /// | `SESSION_CACHE_POOL_SIZE` | `10` | Redis connections at most |
+    /// | `SESSION_CACHE_REPLICATED` | `false` | `true`: Redis has replicas or fails over |
+    /// | `SESSION_DB_POOL_SIZE` | `10` | maximum number of Postgres connections of this process |
+    /// | `SESSION_DB_SCHEMA` | `session_layer` | Postgres schema of our tables |
+    /// | `SESSION_DB_MIGRATE` | `true` | create and migrate them at start |
+    /// | `SESSION_DB_POOLED` | `false` | `true`: a pooler in transaction mode, such as `PgBouncer`, is in front of Postgres ([what that needs](crate::store::PostgresStoreBuilder::pooled)) |
+    ///
+    /// `postgres://` needs `REDIS_URL`, unless the cache is off; `sqlite:` goes with the in-process
+    /// cache only. A variable that is empty counts as not set.
+    ///
+    /// With neither URL set, sessions are kept in a SQLite file of this process, and a warning is
+    /// logged. That is an error if a variable is set that has an effect only with Postgres or
+    /// Redis: all but `SESSION_CACHE_ENABLED` and `SESSION_CACHE_TTL`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable, what it was, and what it may be; or says why the tables
+    /// could not be migrated. Redis need not be there yet.
+    pub async fn from_env() -> Result<Self, ConfigError> {
+        let plan = plan(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))?;
+        open(plan).await
+    }
+}
+
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    expect(unused_variables, reason = "without a store there is nothing to set")
+)]
+async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
+    let Plan { stores, ttl, mode, policy } = plan;
+    match stores {
+        #[cfg(feature = "sqlite")]
+        Stores::Embedded { path, is_default } => {
+            if is_default {
+                tracing::warn!(
+                    path,
+                    "neither DATABASE_URL nor REDIS_URL is set: sessions are kept in a SQLite file \
+                     of this process alone; set both for Postgres and Redis, or \
+                     DATABASE_URL=sqlite:PATH to choose the file"
+                );
+            }
+            let store = crate::store::SqliteStore::open(&path).await?;
+            let cache = crate::cache::MemoryCache::new(EMBEDDED_CAPACITY);
+            let sessions = Sessions::builder(cache, store).ttl(ttl).mode(mode);
+            sessions.policy(policy).build()
+        }
+        #[cfg(not(feature = "sqlite"))]
+        Stores::Embedded { .. } => Err(ConfigError::MissingFeature {
+            feature: "sqlite",
+            needed_for: "a DATABASE_URL with sqlite: (the default, where it is not set)",
+        }),
+        #[cfg(all(feature = "postgres", feature = "redis"))]
+        Stores::Shared { database, redis } => {
+            let mut cache = crate::cache::RedisCacheBuilder::new(Ok(redis.url))
+                .namespace(redis.namespace)
+                .pool_size(redis.pool_size)
+                .replicated(redis.replicated);
+            match redis.keys {
+                Some(Keys::These(keys)) => cache = cache.encryption_keys(keys),
+                Some(Keys::InFile(path)) => cache = cache.encryption_keys(read_keys(&path)?),
+                None => {}
+            }
+            let cache = cache.build()?;
+            let store = open_postgres(database).await?;
+            let sessions = Sessions::builder(cache, store).ttl(ttl).mode(mode);
+            sessions.policy(policy).build()
+        }
+        #[cfg(feature = "postgres")]
+        Stores::StoreOnly { database } => {
+            let store = open_postgres(database).await?;
+            let sessions = Sessions::builder(crate::cache::NoCache, store);
+            sessions.ttl(ttl).mode(mode).policy(policy).build()
+        }
+        #[allow(unreachable_patterns, reason = "with all features nothing is left")]
+        _ => Err(ConfigError::MissingFeature {
+            feature: if cfg!(feature = "postgres") { "redis" } else { "postgres" },
+            needed_for: "a DATABASE_URL with postgres://",
+        }),
+    }
+}
+
+/// The path is not repeated: it may be a key in the wrong variable.
+#[cfg(all(feature = "postgres", feature = "redis"))]
+fn read_keys(path: &str) -> Result<crate::cache::seal::SealingKeys, ConfigError> {
+    crate::cache::seal::SealingKeys::read(path).map_err(|error| {
+        ConfigError::bad_keys(
+            "SESSION_CACHE_KEY_FILE",
+            "the path of a file that holds what SESSION_CACHE_KEY may be",
+            error,
+        )
+    })
+}
+
+/// Sessions kept in the in-process cache at most.
+#[cfg(feature = "sqlite")]
+const EMBEDDED_CAPACITY: u64 = 100_000;
+
+#[cfg(feature = "postgres")]
+async fn open_postgres(database: Database) -> Result<crate::store::PostgresStore, ConfigError> {
+    let store = as_planned(&database).build()?;
+    if database.migrate {
+        store.migrate().await.map_err(ConfigError::Store)?;
+    }
+    Ok(store)
+}
+
+#[cfg(feature = "postgres")]
+fn as_planned(database: &Database) -> crate::store::PostgresStoreBuilder {
+    crate::store::PostgresStoreBuilder::at(Ok(database.url.clone()))
+        .max_connections(database.pool_size)
+        .schema(&*database.schema)
+        .pooled(database.pooled)
+}
+
+#[cfg(all(test, feature = "postgres"))]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_as_planned() {
+        for pooled in [true, false] {
+            let store = as_planned(&Database {
+                url: "postgres://db/app".parse().unwrap(),
+                pool_size: 7,
+                schema: "auth".to_owned(),
+                migrate: false,
+                pooled,
+            });
+            let shown = format!("{store:?}");
+            assert!(shown.contains(&format!("pooled: {pooled}")), "{shown}");
+            assert!(shown.contains("auth"), "{shown}");
+            assert!(shown.contains("max_connections: Some(7)"), "{shown}");
+        }
+    }
+}

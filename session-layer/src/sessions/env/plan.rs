@@ -1,0 +1,249 @@
+//! What the variables come to: a pure function of them.
+
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::cache::seal::{SEALING_KEYS, SealingKeys};
+use crate::cache::{NAMESPACE, is_namespace};
+use crate::engine::cache_mode::CacheMode;
+use crate::engine::staleness::PartitionPolicy;
+use crate::model::error::ConfigError;
+use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
+use crate::store::{DEFAULT_SCHEMA, SCHEMA_NAME, is_schema_name};
+
+/// Where the sessions are without `DATABASE_URL`.
+const DEFAULT_PATH: &str = "session-layer.db";
+const DATABASE_URLS: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:PATH";
+const BOOLEAN: &str = "true, false, 1 or 0";
+
+/// The variables that have an effect only with Postgres or Redis. A deployment that sets one of
+/// them counts on these servers, so the default of a SQLite file would be a mistake there.
+const NEEDS_SERVERS: [&str; 10] = [
+    "SESSION_CACHE_NAMESPACE",
+    "SESSION_CACHE_POLICY",
+    "SESSION_CACHE_KEY",
+    "SESSION_CACHE_KEY_FILE",
+    "SESSION_CACHE_POOL_SIZE",
+    "SESSION_CACHE_REPLICATED",
+    "SESSION_DB_SCHEMA",
+    "SESSION_DB_MIGRATE",
+    "SESSION_DB_POOLED",
+    "SESSION_DB_POOL_SIZE",
+];
+
+/// What the variables come to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) stores: Stores,
+    pub(super) ttl: Duration,
+    pub(super) mode: CacheMode,
+    pub(super) policy: PartitionPolicy,
+}
+
+/// Which stores and cache. There are three ways, so that an in-process cache never
+/// reaches production by accident.
+#[derive(PartialEq, Eq)]
+pub(super) enum Stores {
+    /// One process: SQLite and memory. `is_default`: no variable asks for it.
+    Embedded { path: String, is_default: bool },
+    /// Postgres and Redis.
+    Shared { database: Database, redis: Redis },
+    /// Postgres alone, the cache off.
+    StoreOnly { database: Database },
+}
+
+#[derive(PartialEq, Eq)]
+pub(super) struct Database {
+    pub(super) url: ServerUrl,
+    pub(super) pool_size: u32,
+    pub(super) schema: String,
+    pub(super) migrate: bool,
+    pub(super) pooled: bool,
+}
+
+#[derive(PartialEq, Eq)]
+pub(super) struct Redis {
+    pub(super) url: ServerUrl,
+    pub(super) namespace: String,
+    pub(super) pool_size: usize,
+    pub(super) replicated: bool,
+    pub(super) keys: Option<Keys>,
+}
+
+/// The keys to seal entries with.
+#[derive(PartialEq, Eq)]
+pub(super) enum Keys {
+    These(SealingKeys),
+    InFile(String),
+}
+
+impl std::fmt::Debug for Stores {
+    /// Without addresses, which may hold passwords.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Embedded { .. } => "Embedded",
+            Self::Shared { .. } => "Shared",
+            Self::StoreOnly { .. } => "StoreOnly",
+        })
+    }
+}
+
+/// Reads the variables. `get` is the environment.
+pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
+    let get = |name: &'static str| get(name).filter(|value| !value.trim().is_empty());
+    let policy =
+        one_of(&get, "SESSION_CACHE_POLICY", "available", "available or fail-closed", |text| {
+            match text {
+                "available" => Some(PartitionPolicy::Available),
+                "fail-closed" => Some(PartitionPolicy::FailClosed),
+                _ => None,
+            }
+        })?;
+    let enabled = boolean(&get, "SESSION_CACHE_ENABLED", "true")?;
+    let seconds =
+        number(&get, "SESSION_CACHE_TTL", "300", "whole seconds from 1 to 86400", 1..=86_400)?;
+    let pool_size = number(&get, "SESSION_CACHE_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
+    let connections = number(&get, "SESSION_DB_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
+    let replicated = boolean(&get, "SESSION_CACHE_REPLICATED", "false")?;
+    let migrate = boolean(&get, "SESSION_DB_MIGRATE", "true")?;
+    let pooled = boolean(&get, "SESSION_DB_POOLED", "false")?;
+    let namespace = one_of(&get, "SESSION_CACHE_NAMESPACE", "session-layer", NAMESPACE, |text| {
+        is_namespace(text).then(|| text.to_owned())
+    })?;
+    let schema = one_of(&get, "SESSION_DB_SCHEMA", DEFAULT_SCHEMA, SCHEMA_NAME, |text| {
+        is_schema_name(text).then(|| text.to_owned())
+    })?;
+    // Read also where they are not used, for a bad one to be found before it is needed.
+    let keys = keys(&get)?;
+    let database_url = get("DATABASE_URL");
+    let redis_url = get("REDIS_URL");
+    let sqlite_path = match database_url.as_deref() {
+        None => Some(DEFAULT_PATH),
+        Some(url) => sqlite_path(url)?,
+    };
+
+    let stores = if let Some(path) = sqlite_path {
+        if redis_url.is_some() {
+            return Err(ConfigError::Combination(
+                "REDIS_URL goes with a DATABASE_URL of postgres:// only: set that too, or unset \
+                 REDIS_URL to use the in-process cache",
+            ));
+        }
+        let is_default = database_url.is_none();
+        let counts_on_servers = NEEDS_SERVERS.into_iter().find(|name| get(name).is_some());
+        if let (true, Some(name)) = (is_default, counts_on_servers) {
+            return Err(ConfigError::NoServers { name });
+        }
+        Stores::Embedded { path: path.to_owned(), is_default }
+    } else {
+        let url = database_url.unwrap_or_default();
+        let database = Database {
+            url: server_url(&url, ServerKind::Postgres).map_err(bad_database_url)?,
+            pool_size: u32::try_from(connections).unwrap_or(u32::MAX),
+            schema,
+            migrate,
+            pooled,
+        };
+        match redis_url {
+            Some(url) => Stores::Shared {
+                database,
+                redis: Redis {
+                    url: server_url(&url, ServerKind::Redis)
+                        .map_err(|reason| ConfigError::redis_url("REDIS_URL", reason))?,
+                    namespace,
+                    pool_size,
+                    replicated,
+                    keys,
+                },
+            },
+            None if !enabled => Stores::StoreOnly { database },
+            None => {
+                return Err(ConfigError::Combination(
+                    "DATABASE_URL is postgres:// but REDIS_URL is not set: set REDIS_URL, or \
+                     SESSION_CACHE_ENABLED=false to go without a cache",
+                ));
+            }
+        }
+    };
+    let mode = if enabled { CacheMode::On } else { CacheMode::Bypass };
+    Ok(Plan { stores, ttl: Duration::from_secs(seconds as u64), mode, policy })
+}
+
+fn keys(get: Get<'_>) -> Result<Option<Keys>, ConfigError> {
+    let given = get("SESSION_CACHE_KEY").map(Zeroizing::new);
+    match (given, get("SESSION_CACHE_KEY_FILE")) {
+        (None, None) => Ok(None),
+        (None, Some(path)) => Ok(Some(Keys::InFile(path))),
+        (Some(text), None) => text.parse().map(|keys| Some(Keys::These(keys))).map_err(
+            |error: crate::cache::seal::SealingKeysError| {
+                ConfigError::bad_keys("SESSION_CACHE_KEY", SEALING_KEYS, error)
+            },
+        ),
+        (Some(_), Some(_)) => Err(ConfigError::Combination(
+            "SESSION_CACHE_KEY and SESSION_CACHE_KEY_FILE are both set: unset one of them",
+        )),
+    }
+}
+
+/// The path of a `sqlite:` URL. `None`: it is a URL of another kind.
+fn sqlite_path(url: &str) -> Result<Option<&str>, ConfigError> {
+    let (scheme, path) = url.trim().split_once(':').unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case("sqlite") {
+        return Ok(None);
+    }
+    let path = path.strip_prefix("//").unwrap_or(path);
+    // An empty path is a temporary file to SQLite, and parameters would become part of the name.
+    if path.is_empty() || path.contains('?') {
+        return Err(bad_database_url(ServerUrlError::because(
+            "the path of a SQLite file is not empty and has no parameters",
+        )));
+    }
+    Ok(Some(path))
+}
+
+fn server_url(url: &str, kind: ServerKind) -> Result<ServerUrl, ServerUrlError> {
+    let url: ServerUrl = url.parse()?;
+    if url.kind() != kind {
+        return Err(ServerUrlError::because("its scheme is that of another server"));
+    }
+    Ok(url)
+}
+
+fn bad_database_url(reason: ServerUrlError) -> ConfigError {
+    ConfigError::BadUrl { name: "DATABASE_URL", may_be: DATABASE_URLS, source: reason.into() }
+}
+
+type Get<'a> = &'a dyn Fn(&'static str) -> Option<String>;
+
+fn one_of<T>(
+    get: Get<'_>,
+    name: &'static str,
+    default: &str,
+    may_be: &'static str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<T, ConfigError> {
+    let text = get(name).unwrap_or_else(|| default.to_owned());
+    parse(text.trim()).ok_or_else(|| ConfigError::bad(name, text, may_be))
+}
+
+fn boolean(get: Get<'_>, name: &'static str, default: &str) -> Result<bool, ConfigError> {
+    one_of(get, name, default, BOOLEAN, |text| match text {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
+    })
+}
+
+fn number(
+    get: Get<'_>,
+    name: &'static str,
+    default: &str,
+    may_be: &'static str,
+    range: std::ops::RangeInclusive<usize>,
+) -> Result<usize, ConfigError> {
+    one_of(get, name, default, may_be, |text| text.parse().ok().filter(|n| range.contains(n)))
+}
+
+#[cfg(test)]
+mod tests;

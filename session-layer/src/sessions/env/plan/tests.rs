@@ -1,0 +1,192 @@
+//! What the variables come to.
+
+use super::*;
+
+fn plan_of(variables: &[(&str, &str)]) -> Result<Plan, String> {
+    plan(|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
+        .map_err(|error| error.to_string())
+}
+
+const POSTGRES: (&str, &str) = ("DATABASE_URL", "postgres://u:hunter2@db/app");
+const REDIS: (&str, &str) = ("REDIS_URL", "redis://:hunter2@cache");
+
+const KEY: &str = "1:aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1bnQ=";
+
+#[test]
+fn nothing_set_is_the_embedded_pair() {
+    let plan = plan_of(&[]).unwrap();
+    assert_eq!(
+        plan.stores,
+        Stores::Embedded { path: "session-layer.db".to_owned(), is_default: true }
+    );
+    assert_eq!((plan.ttl, plan.mode), (Duration::from_secs(300), CacheMode::On));
+    assert_eq!(plan_of(&[("DATABASE_URL", ""), ("REDIS_URL", " ")]).unwrap(), plan);
+}
+
+#[test]
+fn both_addresses_are_the_shared_pair() {
+    let plan = plan_of(&[
+        POSTGRES,
+        REDIS,
+        ("SESSION_CACHE_NAMESPACE", "shop"),
+        ("SESSION_CACHE_TTL", "7"),
+        ("SESSION_CACHE_POOL_SIZE", "3"),
+        ("SESSION_CACHE_REPLICATED", "1"),
+        ("SESSION_CACHE_ENABLED", "0"),
+        ("SESSION_CACHE_POLICY", "fail-closed"),
+        ("SESSION_DB_MIGRATE", "false"),
+        ("SESSION_DB_POOLED", "1"),
+        ("SESSION_DB_POOL_SIZE", "4"),
+        ("SESSION_DB_SCHEMA", "auth"),
+        ("SESSION_CACHE_KEY", KEY),
+    ])
+    .unwrap();
+    let expected = Stores::Shared {
+        database: Database {
+            url: POSTGRES.1.parse().unwrap(),
+            pool_size: 4,
+            schema: "auth".to_owned(),
+            migrate: false,
+            pooled: true,
+        },
+        redis: Redis {
+            url: REDIS.1.parse().unwrap(),
+            namespace: "shop".to_owned(),
+            pool_size: 3,
+            replicated: true,
+            keys: Some(Keys::These(KEY.parse().unwrap())),
+        },
+    };
+    assert_eq!(
+        plan,
+        Plan {
+            stores: expected,
+            ttl: Duration::from_secs(7),
+            mode: CacheMode::Bypass,
+            policy: PartitionPolicy::FailClosed,
+        }
+    );
+}
+
+#[test]
+fn postgres_without_redis_needs_the_cache_off() {
+    assert!(plan_of(&[POSTGRES]).unwrap_err().contains("SESSION_CACHE_ENABLED=false"));
+    let alone = plan_of(&[POSTGRES, ("SESSION_CACHE_ENABLED", "false")]).unwrap();
+    assert!(
+        matches!(alone.stores, Stores::StoreOnly { database } if database.migrate && !database.pooled)
+    );
+}
+
+#[test]
+fn redis_without_postgres_is_an_error_that_names_the_way_out() {
+    assert!(plan_of(&[REDIS]).unwrap_err().contains("postgres://"));
+}
+
+#[test]
+fn bad_values_name_variable_value_and_choice() {
+    for (name, was, may_be) in [
+        ("SESSION_CACHE_ENABLED", "yes", "true, false, 1 or 0"),
+        ("SESSION_CACHE_TTL", "5m", "whole seconds"),
+        ("SESSION_CACHE_TTL", "0", "1 to 86400"),
+        ("SESSION_CACHE_POOL_SIZE", "0", "1 to 1000"),
+        ("SESSION_CACHE_REPLICATED", "TRUE", "true, false, 1 or 0"),
+        ("SESSION_DB_MIGRATE", "no", "true, false, 1 or 0"),
+        ("SESSION_DB_POOLED", "on", "true, false, 1 or 0"),
+        ("SESSION_CACHE_POLICY", "open", "available or fail-closed"),
+        ("SESSION_CACHE_NAMESPACE", "a{b}c", "without braces"),
+        ("SESSION_DB_SCHEMA", "Auth", "a-z"),
+        ("SESSION_DB_POOL_SIZE", "1001", "1 to 1000"),
+    ] {
+        let error = plan_of(&[POSTGRES, REDIS, (name, was)]).unwrap_err();
+        assert!(error.contains(name) && error.contains(was) && error.contains(may_be), "{error}");
+    }
+}
+
+#[test]
+fn bad_url_names_the_variable_and_repeats_nothing() {
+    let (database, redis) = ("DATABASE_URL", "REDIS_URL");
+    for (name, url, reason) in [
+        (database, "sqlite:", "not empty"),
+        (database, "sqlite:hunter2.db?mode=rwc", "no parameters"),
+        (database, "mysql://u:hunter2@db", "scheme"),
+        (database, "hunter2", "SCHEME://HOST"),
+        (database, "postgres://u:1/hunter2@db/app", "%2F"),
+        (database, "redis://hunter2", "another server"),
+        (redis, ":hunter2@cache", "SCHEME://HOST"),
+        (redis, "redis://:hunter2/x@cache", "%2F"),
+        (redis, "postgres://hunter2", "another server"),
+    ] {
+        let other = if name == redis { POSTGRES } else { ("SESSION_CACHE_ENABLED", "false") };
+        let error = plan_of(&[other, (name, url)]).unwrap_err();
+        assert!(error.starts_with(name) && error.contains(reason), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn setting_for_servers_without_urls_is_refused() {
+    for name in NEEDS_SERVERS {
+        let value = match name {
+            "SESSION_CACHE_KEY" => KEY,
+            "SESSION_CACHE_POLICY" => "available",
+            name if name.ends_with("SIZE") => "5",
+            name if name.ends_with("NAMESPACE") || name.ends_with("SCHEMA") => "shop",
+            name if name.ends_with("FILE") => "/run/secrets/key",
+            _ => "true",
+        };
+        for unset in [vec![], vec![("DATABASE_URL", ""), ("REDIS_URL", " ")]] {
+            let error = plan_of(&[unset, vec![(name, value)]].concat()).unwrap_err();
+            assert!(error.starts_with(name) && error.contains("DATABASE_URL=sqlite:"), "{error}");
+        }
+        let chosen = ("DATABASE_URL", "SQLite:session-layer.db");
+        let plan = plan_of(&[chosen, (name, value)]).unwrap();
+        let expected = Stores::Embedded { path: "session-layer.db".to_owned(), is_default: false };
+        assert_eq!(plan.stores, expected, "{name}");
+        assert!(plan_of(&[(name, "")]).is_ok(), "{name}: an empty one is not set");
+    }
+    for (name, value) in [("SESSION_CACHE_TTL", "7"), ("SESSION_CACHE_ENABLED", "false")] {
+        assert!(plan_of(&[(name, value)]).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn a_scheme_in_capitals_is_one_too() {
+    let capitals = ("DATABASE_URL", "POSTGRES://u:hunter2@db/app");
+    assert_eq!(plan_of(&[capitals, REDIS]), plan_of(&[POSTGRES, REDIS]));
+}
+
+#[test]
+fn keys_are_in_one_place() {
+    let (key, file) = (("SESSION_CACHE_KEY", KEY), ("SESSION_CACHE_KEY_FILE", "/run/secrets/key"));
+    let of = |variables: &[_]| match plan_of(&[&[POSTGRES, REDIS], variables].concat()) {
+        Ok(Plan { stores: Stores::Shared { redis, .. }, .. }) => Ok(redis.keys),
+        Ok(plan) => panic!("{plan:?}"),
+        Err(error) => Err(error),
+    };
+    assert!(of(&[]) == Ok(None));
+    assert!(of(&[file]) == Ok(Some(Keys::InFile(file.1.to_owned()))));
+    assert!(of(&[("SESSION_CACHE_KEY", ""), file]).is_ok_and(|keys| keys.is_some()));
+    let both = of(&[key, file]).err().unwrap();
+    assert!(both.contains("SESSION_CACHE_KEY_FILE") && !both.contains("hunter2"));
+    // An operator who sets a key relies on it, whichever the stores are.
+    let embedded = plan_of(&[("SESSION_CACHE_KEY", "1:short")]).unwrap_err();
+    assert!(embedded.contains("key number 1"), "{embedded}");
+}
+
+#[test]
+fn what_was_wrong_is_not_repeated_at_length() {
+    let long = "{".repeat(5_000);
+    let error = plan_of(&[POSTGRES, REDIS, ("SESSION_CACHE_NAMESPACE", &long)]).unwrap_err();
+    assert!(error.len() < 300, "{}", error.len());
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let key = plan_of(&[("SESSION_CACHE_KEY", "1:hunter2")]).unwrap_err();
+    assert!(key.starts_with("SESSION_CACHE_KEY") && key.contains("ID:KEY"));
+    let url = plan_of(&[("DATABASE_URL", "mysql://u:hunter2@db")]).unwrap_err();
+    let plan = format!("{:?}", plan_of(&[POSTGRES, REDIS]).unwrap());
+    for shown in [key, url, plan] {
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

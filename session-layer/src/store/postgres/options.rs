@@ -1,0 +1,91 @@
+//! Conversion of a URL to sqlx's connect options.
+
+use std::env;
+
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use url::Host;
+
+use super::PostgresStore;
+use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
+
+impl PostgresStore {
+    /// Returns sqlx's connect options for `url`, for a pool of the application's own
+    /// ([`from_pool`](Self::from_pool)). `PG*` variables such as `PGPASSWORD` complete the URL.
+    ///
+    /// This differs from parsing the URL with sqlx in two ways. The host may be an IPv6 address. A
+    /// root certificate (`sslrootcert`) is also verified under `sslmode=require`, as libpq does.
+    ///
+    /// # Errors
+    /// [`ServerUrlError`] if the URL is of another server, or if its user, password or database is
+    /// not UTF-8 once decoded.
+    pub fn connect_options(url: &ServerUrl) -> Result<PgConnectOptions, ServerUrlError> {
+        if url.kind() != ServerKind::Postgres {
+            return Err(ServerUrlError::because(
+                "it does not begin with postgres:// or postgresql://",
+            ));
+        }
+        let url = url.expose();
+        let mut read_by_sqlx = url.clone();
+        if let Some(Host::Ipv6(address)) = url.host() {
+            // sqlx takes the host from the URL with its brackets, which no look-up accepts.
+            let mut parameters = read_by_sqlx.query_pairs_mut();
+            parameters
+                .clear()
+                .append_pair("host", &address.to_string())
+                .extend_pairs(url.query_pairs());
+        }
+        // The error of sqlx may repeat a part of the URL.
+        let options = PgConnectOptions::from_url(&read_by_sqlx).map_err(|_repeats_it| {
+            ServerUrlError::because("its user, password or database is not UTF-8 once decoded")
+        })?;
+        let has_root = url
+            .query_pairs()
+            .any(|(name, _)| matches!(&*name, "sslrootcert" | "ssl-root-cert" | "ssl-ca"))
+            || env::var_os("PGSSLROOTCERT").is_some();
+        Ok(match options.get_ssl_mode() {
+            PgSslMode::Require if has_root => options.ssl_mode(PgSslMode::VerifyCa),
+            _ => options,
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use super::*;
+
+    fn options(url: &str) -> PgConnectOptions {
+        PostgresStore::connect_options(&url.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn ipv6_host_loses_its_brackets() {
+        let of = options("postgres://u:p@[2001:db8::1]:5433/app?sslmode=require");
+        assert_eq!((of.get_host(), of.get_port()), ("2001:db8::1", 5433));
+        assert_eq!(of.get_database(), Some("app"));
+        assert!(matches!(of.get_ssl_mode(), PgSslMode::Require));
+        assert_eq!(options("postgres://[::1]?host=db").get_host(), "db");
+    }
+
+    #[test]
+    fn root_certificate_is_verified_under_require() {
+        for (parameters, verified) in [
+            ("sslmode=require&sslrootcert=/ca.pem", true),
+            ("ssl-ca=/ca.pem&sslmode=require", true),
+            ("sslmode=require", false),
+        ] {
+            let mode = options(&format!("postgres://h/d?{parameters}")).get_ssl_mode();
+            let found = matches!(mode, PgSslMode::VerifyCa);
+            assert_eq!(found, verified, "{parameters}: {mode:?}");
+        }
+        let mode = options("postgres://h/d?sslmode=prefer&sslrootcert=/ca.pem").get_ssl_mode();
+        assert!(matches!(mode, PgSslMode::Prefer));
+    }
+
+    #[test]
+    fn socket_folder_is_no_host_name() {
+        let of = options("postgres://%2Frun%2Fpostgres/app");
+        assert_eq!(of.get_socket().unwrap().to_str(), Some("/run/postgres"));
+    }
+}

@@ -1,0 +1,186 @@
+//! Runs one plan: session-layer's engine on three nodes, in a simulated world.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use session_layer::error::TokenError;
+use session_layer::{OpaqueTokens, PartitionPolicy, Sessions, TokenDigest, TokenScheme};
+use session_testkit::history::{Change, End, Header, History, Operation};
+use session_testkit::invariants::{self, Verdicts};
+use session_testkit::subject::{SessionLayerSubject, Token};
+
+use crate::cache::SimulatedCache;
+use crate::coverage::{Coverage, Event};
+use crate::mutants::{Broken, BrokenCache, BrokenStore, Mistake};
+use crate::plan::{NODES, Plan};
+use crate::postgres::Postgres;
+use crate::random::mix;
+use crate::redis::Redis;
+use crate::store::SimulatedStore;
+use crate::world::World;
+
+mod faults;
+mod operations;
+
+/// A short TTL, which passes within a schedule.
+const TTL: Duration = Duration::from_secs(5);
+const D: Duration = session_layer::defaults::DEFAULT_JOURNAL_INTERVAL.saturating_mul(4);
+const BUDGET: Duration = session_layer::defaults::DEFAULT_VALIDATION_TIMEOUT;
+
+/// The result of a plan.
+pub(crate) struct Ran {
+    pub(crate) history: History,
+    pub(crate) verdicts: Verdicts,
+    pub(crate) coverage: Coverage,
+    /// What happened in the world, line by line, if it was traced.
+    pub(crate) trace: Vec<String>,
+}
+
+/// Runs a plan, with a mistake or without.
+pub(crate) fn run(plan: &Plan, mistake: Option<Mistake>, trace: bool) -> Ran {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        // The world's task is polled when all other tasks wait.
+        .event_interval(1_000_000)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(Schedule::run(plan, mistake, trace))
+}
+
+struct Schedule {
+    world: Arc<World>,
+    mistake: Option<Mistake>,
+    policy: PartitionPolicy,
+    nodes: Mutex<Vec<Node>>,
+    /// The tokens by session. The index of a token is its number.
+    tokens: Mutex<BTreeMap<u32, Vec<Token>>>,
+    operations: Mutex<Vec<Operation>>,
+}
+
+#[derive(Clone)]
+struct Node {
+    sessions: Sessions,
+    subject: SessionLayerSubject,
+}
+
+/// session-layer's own tokens, under digests that depend on the seed.
+struct Aliased(Arc<World>);
+
+impl TokenScheme for Aliased {
+    fn digest(&self, token: &str) -> Result<TokenDigest, TokenError> {
+        let real = OpaqueTokens.digest(token)?;
+        Ok(self.0.lock().known_as(real))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Schedule {
+    async fn run(plan: &Plan, mistake: Option<Mistake>, trace: bool) -> Ran {
+        let redis = Redis::new(plan.replica);
+        let world = World::new(plan.seed, plan.network, redis, Postgres::new(), trace);
+        let schedule = Arc::new(Self {
+            world: Arc::clone(&world),
+            mistake,
+            policy: match plan.fail_closed {
+                true => PartitionPolicy::FailClosed,
+                false => PartitionPolicy::Available,
+            },
+            nodes: Mutex::default(),
+            tokens: Mutex::default(),
+            operations: Mutex::default(),
+        });
+        for node in 0..NODES {
+            let started = schedule.start(node, 0);
+            lock(&schedule.nodes).push(started);
+        }
+        for (at, breaks) in plan.faults.clone() {
+            schedule.plan_fault(at, breaks);
+        }
+        for (number, planned) in plan.operations.iter().enumerate() {
+            tokio::spawn(Arc::clone(&schedule).perform(number, *planned));
+        }
+        world.run(tokio::time::sleep(Duration::from_millis(plan.end))).await;
+        let history = schedule.history(plan);
+        let verdicts = invariants::check(&history);
+        let coverage = schedule.coverage(&history);
+        Ran { history, verdicts, coverage, trace: world.trace() }
+    }
+
+    fn start(&self, node: u32, life: u32) -> Node {
+        let broken = Broken::new(self.mistake);
+        let cache = BrokenCache {
+            cache: SimulatedCache::open(&self.world, node, life, self.mistake),
+            broken: broken.clone(),
+        };
+        let store = BrokenStore {
+            store: Arc::new(SimulatedStore::new(&self.world, node, life, self.mistake)),
+            broken,
+        };
+        let budget = match self.mistake {
+            Some(Mistake::NoDeadline) => Duration::from_secs(3600),
+            _ => BUDGET,
+        };
+        let sessions = Sessions::builder(cache, store)
+            .ttl(TTL)
+            .validation_timeout(budget)
+            .policy(self.policy)
+            .token_scheme(Aliased(Arc::clone(&self.world)))
+            .build()
+            .expect("the settings are allowed");
+        Node { subject: SessionLayerSubject::new([sessions.clone()]), sessions }
+    }
+
+    /// Kills the process, and starts another one.
+    fn restart_node(&self, node: u32) {
+        let life = self.world.lock().end_life(node);
+        let started = self.start(node, life);
+        lock(&self.nodes)[node as usize] = started;
+    }
+
+    fn node(&self, node: u32) -> Node {
+        lock(&self.nodes)[node as usize].clone()
+    }
+
+    fn history(&self, plan: &Plan) -> History {
+        let mut header = Header::new(plan.seed, NODES + 1);
+        let operations = lock(&self.operations).clone();
+        let parameters = &mut header.parameters;
+        parameters.ttl = TTL;
+        parameters.d = D;
+        // A timer counts whole milliseconds.
+        parameters.budget_slack = Duration::from_millis(3);
+        parameters.touch = TTL.min(Duration::from_secs(2));
+        parameters.single_server = plan.replica.is_none();
+        let mut history = History::new(header);
+        let count = operations.len() as u64;
+        history.operations = operations;
+        history.faults.clone_from(&self.world.lock().faults);
+        let at = self.world.stamp();
+        history.end = Some(End { at, due: count, sent: count });
+        history
+    }
+
+    fn coverage(&self, history: &History) -> Coverage {
+        let mut coverage = self.world.lock().coverage;
+        coverage.saw_if(Event::FailClosed, self.policy == PartitionPolicy::FailClosed);
+        for operation in &history.operations {
+            match operations::answer_of(&mut operation.op.clone()) {
+                Some(Some(Change::Propagated)) => coverage.saw(Event::Propagated),
+                Some(Some(Change::Committed { .. })) => coverage.saw(Event::Committed),
+                Some(Some(Change::Unknown(_))) => coverage.saw(Event::UnknownFate),
+                _ => {}
+            }
+        }
+        coverage
+    }
+}
+
+/// Returns the seed of one schedule.
+pub(crate) fn seed(base: u64, number: u64) -> u64 {
+    mix(&[base, number])
+}

@@ -1,0 +1,253 @@
+//! What the documents say of the code is looked up in the code.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Every link of the failure page leads somewhere. A `[name](file)` names a test that this file
+/// declares.
+#[test]
+fn the_failure_page_names_tests_that_exist() {
+    let docs = root().join("docs");
+    let page = fs::read_to_string(docs.join("failure-modes.md")).unwrap();
+    let mut sources: HashMap<String, String> = HashMap::new();
+    let mut seen = 0;
+    for link in page.split('[').skip(1) {
+        let Some((name, rest)) = link.split_once("](") else {
+            continue;
+        };
+        let file = rest.split(')').next().unwrap();
+        if let Some(anchor) = file.strip_prefix('#') {
+            assert!(anchors(&page).any(|it| it == anchor), "#{anchor}");
+            continue;
+        }
+        if file.ends_with(".md") {
+            assert!(docs.join(file).exists(), "{file}");
+            continue;
+        }
+        let source = sources.entry(file.to_owned()).or_insert_with(|| {
+            fs::read_to_string(docs.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+        });
+        assert!(is_test(name, source), "failure-modes.md: there is no test {name} in {file}");
+        seen += 1;
+    }
+    assert!(seen > 150, "only {seen} links were found");
+}
+
+/// Returns the anchors of a page's headings, as GitHub forms them.
+fn anchors(page: &str) -> impl Iterator<Item = String> {
+    let headings = page.lines().filter(|line| line.starts_with("##"));
+    headings.map(|line| {
+        let text = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = text.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    })
+}
+
+/// Joins the lines of a string literal that goes on after a `\`.
+fn without_continuations(source: &str) -> String {
+    let mut lines = source.split("\\\n");
+    let first = lines.next().unwrap_or_default().to_owned();
+    lines.fold(first, |joined, line| joined + line.trim_start())
+}
+
+/// What the log says, as the page quotes it, is what the code logs.
+#[test]
+fn the_failure_page_quotes_the_log_as_it_is() {
+    let root = root();
+    let page = fs::read_to_string(root.join("docs/failure-modes.md")).unwrap();
+    let table = page.split("### What the log says").nth(1).unwrap();
+    let table = table.split("###").next().unwrap();
+    let logged: String = [
+        "cache/redis/builder.rs",
+        "cache/redis/rejected.rs",
+        "engine/guarded_cache.rs",
+        "engine/diagnostics.rs",
+        "engine/journal_reader.rs",
+        "sessions/env.rs",
+    ]
+    .map(|file| fs::read_to_string(root.join("session-layer/src").join(file)).unwrap())
+    .map(|source| without_continuations(&source))
+    .concat();
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    let mut seen = 0;
+    for row in rows {
+        // The two first cells; the third says where to look.
+        for cell in row.split('|').skip(1).take(2) {
+            for quoted in cell.split('`').skip(1).step_by(2) {
+                assert!(logged.contains(quoted), "nothing logs `{quoted}`");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 10, "only {seen} were found");
+}
+
+/// A test is a function with a test's attribute, one that runs on each backend, or a cell of the
+/// table of bounds.
+fn is_test(name: &str, source: &str) -> bool {
+    let declared = format!("on_each_backend!({name});");
+    is_test_function(name, source)
+        || source.lines().any(|line| line == declared)
+        || cells(source).any(|line| line.starts_with(&format!("{name}: ")))
+}
+
+/// Returns the lines of the table of bounds.
+fn cells(source: &str) -> impl Iterator<Item = &str> {
+    let table = source.split("\ncells! {\n").nth(1).unwrap_or_default();
+    table.lines().take_while(|line| *line != "}").map(str::trim).filter(|line| !line.is_empty())
+}
+
+/// A function that is not run by itself (a helper) is no test.
+fn is_test_function(name: &str, source: &str) -> bool {
+    let declared = format!("fn {name}(");
+    source.match_indices(&declared).any(|(at, _)| {
+        let before = &source[..at];
+        // What stands over it, up to the end of whatever comes before.
+        let over = before.lines().rev().skip(1).map(str::trim);
+        let mut over = over.take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+        over.any(|line| line == "#[test]" || line.starts_with("#[tokio::test"))
+            && !is_comment(before)
+    })
+}
+
+/// Is the last line of this one?
+fn is_comment(before: &str) -> bool {
+    let last = before.lines().next_back();
+    last.is_some_and(|line| line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn a_name_is_a_tests_where_it_is_declared_as_one() {
+    let source = r#"
+on_each_backend!(one);
+// on_each_backend!(gone);
+async fn one(backend: Backend) {}
+
+cells! {
+    two: Propagated, InTouch, OneServer, AT_ONCE;
+}
+        let answer = ask("three", Cell { four: 4 });
+        #[test]
+        #[ignore = "why"]
+        fn five() {}
+
+        fn six() {}
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn seven() {}
+    "#;
+    let is = |name: &str| is_test(name, source);
+    assert_eq!(["one", "two", "five", "seven"].map(is), [true; 4]);
+    assert_eq!(["gone", "three", "four", "six"].map(is), [false; 4]);
+}
+
+/// The sections of the failure page whose subsections are faults.
+const GROUPS: [&str; 3] = ["Redis", "Postgres", "Nodes and people"];
+
+/// The labelled lines of a fault, in their order.
+const LABELS: [&str; 4] = ["Symptom", "Bound", "Action", "Test"];
+
+/// Returns the text between the heading `## name` and the next one of its level.
+fn section<'a>(page: &'a str, name: &str) -> &'a str {
+    let (_, rest) = page
+        .split_once(&format!("\n## {name}\n"))
+        .unwrap_or_else(|| panic!("failure-modes.md: there is no section {name}"));
+    rest.split("\n## ").next().unwrap()
+}
+
+/// Every fault has its four labels once, in order and with a text, and its last line links to a
+/// test.
+#[test]
+fn every_fault_has_a_symptom_a_bound_an_action_and_a_test() {
+    let docs = root().join("docs");
+    let page = fs::read_to_string(docs.join("failure-modes.md")).unwrap();
+    let mut faults = 0;
+    for group in GROUPS {
+        let mut parts = section(&page, group).split("\n### ");
+        let before = parts.next().unwrap();
+        assert_eq!(before.trim(), "", "{group}: text without a fault");
+        for fault in parts {
+            let (name, text) = fault.split_once('\n').unwrap();
+            let lines = text.lines().filter_map(|line| line.strip_prefix("- **"));
+            let (labels, texts): (Vec<_>, Vec<_>) =
+                lines.map(|line| line.split_once("**: ").unwrap_or((line, ""))).unzip();
+            assert_eq!(labels, LABELS, "{name}");
+            assert!(texts.iter().all(|text| !text.is_empty()), "{name}");
+            assert!(!["–", "-"].contains(&texts[0]), "{name}: no symptom");
+            let last = text.trim_end().lines().next_back().unwrap();
+            assert_eq!(last, format!("- **Test**: {}", texts[3]), "{name}");
+            // `the_failure_page_names_tests_that_exist` looks the link up.
+            assert!(is_link_to_source(texts[3]), "{name}: no test");
+            faults += 1;
+        }
+    }
+    assert!(faults > 70, "only {faults} faults were found");
+}
+
+/// Returns whether a text begins with a link to a Rust file.
+fn is_link_to_source(text: &str) -> bool {
+    let link = text.strip_prefix('[').and_then(|it| it.split_once("]("));
+    let target = link.and_then(|(_, rest)| rest.split_once(')'));
+    target.is_some_and(|(file, _)| file.ends_with(".rs"))
+}
+
+/// No cell of a table is too long to read in a terminal.
+#[test]
+fn the_cells_of_the_failure_page_are_short() {
+    let docs = root().join("docs");
+    let page = fs::read_to_string(docs.join("failure-modes.md")).unwrap();
+    for row in page.lines().filter(|line| line.starts_with('|')) {
+        for cell in row.split('|').map(str::trim) {
+            assert!(cell.chars().count() <= 120, "{cell}");
+        }
+    }
+}
+
+/// Each cell of the table of bounds has its tests in the list below it, which check the bound of
+/// that cell. No test checks a cell that is not in the table.
+#[test]
+fn every_cell_of_the_table_of_bounds_is_tested_for_its_bound() {
+    let page = fs::read_to_string(root().join("docs/failure-modes.md")).unwrap();
+    let tests = fs::read_to_string(root().join("verification/tests/changes/bounds.rs")).unwrap();
+    let heading = "The answer of `revoke` against the state of the node that reads";
+    let section = section(&page, heading);
+    let starting = |with: &str| section.lines().find(|line| line.starts_with(with)).unwrap();
+    let mut seen = 0;
+    for (row, listed, answer) in [
+        ("| `Propagated` |", "- **`Propagated`**: ", "propagated"),
+        ("| `Committed {", "- **`Committed`**: ", "committed"),
+        ("| an error: `Unknown`", "- **`Unknown`**: ", "unknown"),
+        ("| direct SQL", "- **Direct SQL**: ", "sql"),
+    ] {
+        let (row, listed) = (starting(row), starting(listed));
+        let columns: Vec<_> = row.split('|').map(str::trim).collect();
+        for (reader, cell) in
+            ["in_touch", "cut_off_available", "cut_off_fail_closed"].iter().zip(&columns[2..])
+        {
+            let bound = [("0", "AT_ONCE"), ("D", "D"), ("TTL + 2 s", "AT_MOST")];
+            let bound = bound.iter().find(|(words, _)| cell.ends_with(words));
+            let (_, bound) = bound.unwrap_or_else(|| panic!("{answer}, {reader}: {cell}"));
+            for redis in ["", "_with_a_replica"] {
+                if answer == "propagated" && !redis.is_empty() {
+                    continue;
+                }
+                let test = format!("bound_{answer}_{reader}{redis}");
+                let link = format!("[{test}](../verification/tests/changes/bounds.rs)");
+                assert!(listed.contains(&link), "no {test}: {listed}");
+                let line = cells(&tests).find(|line| line.starts_with(&format!("{test}: ")));
+                let line = line.unwrap_or_else(|| panic!("no {test}"));
+                assert!(line.ends_with(&format!(" {bound};")), "{bound}: {line}");
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(cells(&tests).count(), seen);
+}

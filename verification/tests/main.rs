@@ -1,0 +1,75 @@
+//! Tests of session-layer, its stores and the examples, on real Redis and Postgres. Each folder is
+//! about one question.
+
+/// What happens to a request?
+mod request {
+    mod bad_input;
+    mod cookies;
+    mod validate;
+}
+
+/// What does a change do, and how long does a revoked session remain valid?
+mod changes {
+    mod adapter_mutants;
+    mod bounds;
+    mod journal;
+    mod logins;
+    mod lost_invalidations;
+    mod model;
+    mod stale_fill;
+    mod update_rotate_revoke;
+}
+
+/// What happens while Redis is down, slow, or has old data?
+mod redis_down {
+    mod breaker;
+    mod old_data;
+    mod outages;
+    mod rejected_commands;
+}
+
+/// What happens while Postgres is down, overloaded, or rejects statements?
+mod postgres_down {
+    mod crash;
+    mod hidden_rows;
+    mod outages;
+    mod overload;
+    mod rejected_statements;
+    mod unreadable_rows;
+}
+
+/// What can an attacker do?
+mod security {
+    mod sealed;
+    mod secrets;
+}
+
+/// Which deployments work?
+mod deployment {
+    mod copied_database;
+    mod embedded;
+    mod rolling_change;
+}
+
+/// What does an operator see?
+mod operation {
+    mod degraded_links;
+    pub(crate) mod health_errors;
+    mod log_events;
+}
+
+/// Does each store keep its own promises? `session-testkit/tests/it/conformance.rs` has those that
+/// stores share.
+mod stores;
+
+/// Do the examples work?
+mod examples {
+    mod http_client;
+    mod hyper;
+    pub(crate) mod quickstart;
+}
+
+/// Do the documents agree with the code?
+mod docs;
+
+use session_verification::{binaries, harness, mutants, support};

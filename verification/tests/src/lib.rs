@@ -1,0 +1,15 @@
+//! What the tests on real servers share. The tests are in the folders beside `src`, one folder per
+//! question.
+
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc,
+    reason = "only the tests of this workspace use it"
+)]
+
+pub mod binaries;
+pub mod harness;
+pub mod mutants;
+pub mod support;

@@ -1,0 +1,114 @@
+//! Sessions and tokens by name, for the tests of stores.
+
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use session_layer::store::ValidatedSession;
+use session_layer::store::{
+    Change, Creation, JournalChange, JournalPosition, JournalRead, JournalRow, Revoked, Row,
+    SessionStore, Target,
+};
+use session_layer::{NewSession, Session, SessionId, TokenDigest};
+
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+/// A digest that stands for the token `name`.
+pub fn token(name: &str) -> TokenDigest {
+    TokenDigest::of(name)
+}
+
+pub fn new(user: &str) -> ValidatedSession {
+    NewSession::new(user).check().expect("within the limits")
+}
+
+pub fn json(text: &str) -> Box<RawValue> {
+    RawValue::from_string(text.to_owned()).expect("JSON")
+}
+
+/// Creates a session of `user` under the token `name`.
+pub async fn login(store: &impl SessionStore, name: &str, user: &str) -> Session {
+    match store.create(token(name), &new(user)).await {
+        Ok(Creation::Created(session)) => session,
+        other => panic!("not created: {other:?}"),
+    }
+}
+
+pub async fn load(store: &impl SessionStore, name: &str) -> Row {
+    let mut loaded = store.load(&[token(name)]).await.expect("an answer");
+    loaded.rows.pop().expect("one row per digest")
+}
+
+#[track_caller]
+pub fn alive(row: Row) -> Session {
+    match row {
+        Row::Alive { session, .. } => session,
+        other => panic!("not alive: {other:?}"),
+    }
+}
+
+#[track_caller]
+pub fn made(change: Change) -> (Session, Vec<TokenDigest>) {
+    match change {
+        Change::Made { session, mut digests } => {
+            // Their order means nothing.
+            digests.sort();
+            (session, digests)
+        }
+        other => panic!("not made: {other:?}"),
+    }
+}
+
+pub async fn revoke(store: &impl SessionStore, target: Target) -> Revoked {
+    let mut revoked = store.revoke(&target, "test").await.expect("an answer");
+    revoked.digests.sort();
+    revoked
+}
+
+/// A row of the journal about one session: which, the digests from before, the least version that
+/// is still right.
+#[track_caller]
+pub fn changed(row: &JournalRow) -> (SessionId, Vec<TokenDigest>, Option<i64>) {
+    match &row.change {
+        JournalChange::Session { id, digests, least_version } => {
+            let mut digests = digests.clone();
+            digests.sort();
+            (*id, digests, *least_version)
+        }
+        other => panic!("not about one session: {other:?}"),
+    }
+}
+
+/// The rest of the journal, page by page.
+pub async fn journal_from(
+    store: &impl SessionStore,
+    position: Option<&JournalPosition>,
+) -> JournalRead {
+    let mut read = store.journal_since(position).await.expect("the journal");
+    while !read.is_complete() {
+        let page = store.journal_since(Some(&read.next)).await.expect("a page");
+        read.rows.extend(page.rows);
+        read.next = page.next;
+    }
+    read
+}
+
+pub fn of_user(user: &str) -> Target {
+    Target::User { user_id: user.to_owned(), keep: None }
+}
+
+pub fn sorted<const N: usize>(names: [&str; N]) -> Vec<TokenDigest> {
+    let mut digests = names.map(token).to_vec();
+    digests.sort();
+    digests
+}
+
+/// Waits until `name` is no longer alive; at most 5 s.
+pub async fn until_over(store: &impl SessionStore, name: &str) {
+    for _ in 0..500 {
+        if !matches!(load(store, name).await, Row::Alive { .. }) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{name} is still alive");
+}
