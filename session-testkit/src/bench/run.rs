@@ -32,7 +32,7 @@ const WARM_UP: usize = 500;
 const LOGINS_AT_ONCE: usize = 4;
 /// The number of PINGs.
 const PINGS: u32 = 200;
-/// The limit for connecting the cache, and for fills in the background.
+/// The limit for a login's turn, for connecting the cache, and for fills in the background.
 const SOON: Duration = Duration::from_secs(5);
 /// The limit for shutting down each side.
 const SHUTDOWN: Duration = Duration::from_secs(5);
@@ -160,14 +160,15 @@ fn percent(part: u64, whole: u64) -> f64 {
     part as f64 * 100.0 / whole as f64
 }
 
-/// Creates Postgres alone and Postgres behind Redis, each with an application's defaults.
+/// Creates Postgres alone and Postgres behind Redis, each with an application's defaults. Only the
+/// logins may wait longer for their turn, because they are not measured.
 async fn sides(sandbox: &Sandbox) -> Result<(App, App), BenchError> {
     let store = || PostgresStore::builder(sandbox.database_url()).schema(sandbox.schema()).build();
     let plain = store()?;
     plain.migrate().await?;
     let cache = RedisCache::builder(sandbox.redis_url()).namespace(sandbox.namespace());
     Ok((
-        App::new(Sessions::builder(NoCache, plain).build()?),
+        App::new(Sessions::builder(NoCache, plain).change_wait(SOON).build()?),
         App::new(Sessions::builder(cache.build()?, store()?).build()?),
     ))
 }

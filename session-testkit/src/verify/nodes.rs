@@ -2,8 +2,12 @@
 
 use std::{cell::Cell, time::Duration};
 
-use session_layer::store::PostgresStore;
-use session_layer::{Created, NewSession, Sessions, Source, cache::RedisCache};
+use session_layer::{
+    Created, NewSession, Sessions, Source,
+    cache::{self, RedisCache},
+    defaults::{DEFAULT_CHANGE_WAIT, DEFAULT_VALIDATION_TIMEOUT},
+    store::{self, PostgresStore},
+};
 
 use crate::{
     app::{Answer, App},
@@ -16,10 +20,9 @@ use crate::{
 /// The limit for an expected event on a busy machine.
 pub(super) const SOON: Duration = Duration::from_secs(10);
 
-/// The deadlines are ten times an application's, because speed is not judged here.
-const CACHE_DEADLINE: Duration = Duration::from_millis(500);
-const DEFAULT_READ_DEADLINE: Duration = Duration::from_secs(2);
-const BUDGET: Duration = Duration::from_secs(4);
+/// How many times the defaults of an application the deadlines are, because speed is not judged
+/// here.
+const PATIENCE: u32 = 10;
 
 const LOOK: &str = "`session-testkit check` checks each server alone. \
                     RUST_LOG=session_layer=debug shows the layer's errors";
@@ -46,7 +49,8 @@ impl<'a> Nodes<'a> {
     pub(super) fn store(&self, url: &str) -> Result<PostgresStore, Finding> {
         PostgresStore::builder(url)
             .schema(self.sandbox.schema())
-            .read_deadline(DEFAULT_READ_DEADLINE)
+            .read_deadline(PATIENCE * store::DEFAULT_READ_DEADLINE)
+            .change_deadline(PATIENCE * store::DEFAULT_CHANGE_DEADLINE)
             .build()
             .map_err(|error| failed("Postgres can't be used", &error))
     }
@@ -59,11 +63,13 @@ impl<'a> Nodes<'a> {
     pub(super) fn node_on(&self, redis: &str, postgres: &str) -> Result<App, Finding> {
         let cache = RedisCache::builder(redis)
             .namespace(self.sandbox.namespace())
-            .deadline(CACHE_DEADLINE)
+            .deadline(PATIENCE * cache::DEFAULT_DEADLINE)
             .build()
             .map_err(|error| failed("Redis is not usable", &error))?;
-        let builder = Sessions::builder(cache, self.store(postgres)?);
-        let sessions = builder.validation_timeout(BUDGET).build();
+        let sessions = Sessions::builder(cache, self.store(postgres)?)
+            .validation_timeout(PATIENCE * DEFAULT_VALIDATION_TIMEOUT)
+            .change_wait(PATIENCE * DEFAULT_CHANGE_WAIT)
+            .build();
         Ok(App::new(sessions.map_err(|error| failed("a setting is not allowed", &error))?))
     }
 

@@ -8,6 +8,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use session_testkit::{
     backends::{Backend, Backends},
+    check::Status,
+    proxy::{Proxy, Toxic},
+    verify::{self, Progress, Stage},
     wait,
 };
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -103,6 +106,33 @@ async fn assert_nothing_left(backends: &Backends, schema: &str) -> Outcome {
     let mut redis = backends.redis().connect().await?;
     let keys: Vec<String> = redis.keys(format!("{}:*", schema.replace('_', "-"))).await?;
     assert!(keys.is_empty(), "{keys:?}");
+    Ok(())
+}
+
+/// The logins of a new node wait for their connections, here for longer than an application would
+/// let them. The fallback stage judges no speed, and must not fail for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fallback_passes_with_slow_first_logins() -> Outcome {
+    let backends = shared().await?;
+    let proxy = Proxy::start(backends.postgres().address()).await?;
+    let servers = Backends::builder()
+        .redis_url(backends.redis().url())
+        .database_url(proxy.url(backends.postgres().url()))
+        .start()
+        .await?;
+    let mut slow = None;
+    let report = verify::run(&servers, |progress| match progress {
+        Progress::Begin(Stage::Fallback) => {
+            let latency = Toxic::latency(Duration::from_millis(50), Duration::ZERO);
+            slow = Some(proxy.inject(latency));
+        }
+        // The logins come before the first step.
+        Progress::Step(_) => drop(slow.take()),
+        _ => {}
+    })
+    .await;
+    let stages = report.stages.iter().filter(|stage| stage.stage != Stage::Benchmark);
+    assert!(stages.clone().all(|stage| stage.status == Status::Ok), "{report}");
     Ok(())
 }
 
