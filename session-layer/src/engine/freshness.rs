@@ -162,25 +162,15 @@ fn verdict(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::session::{SessionId, SessionParts, data_to_json};
+    use crate::model::session::{SessionId, SessionParts};
 
     const NOW: Timestamp = Timestamp::from_micros(1_000_000_000_000);
     const TTL: Duration = Duration::from_secs(300);
 
     fn entry(store_id: StoreId, not_after: Timestamp) -> Entry {
-        let session = SessionParts {
-            id: SessionId::from_bytes([1; 16]),
-            user_id: "alice".to_owned(),
-            version: 1,
-            created_at: NOW,
-            authenticated_at: NOW,
-            last_seen_at: NOW,
-            expires_at: NOW.after(Duration::from_secs(9)),
-            idle_timeout: None,
-            persistent: false,
-            data: data_to_json(()).unwrap(),
-        };
-        let session = session.into();
+        let session = SessionParts::new(SessionId::from_bytes([1; 16]), "alice", NOW);
+        let expires_at = NOW.after(Duration::from_secs(9));
+        let session = SessionParts { expires_at, ..session }.into();
         Entry { session, user_epoch: 0, store_id, xmin: 0, read_at: NOW, not_after }
     }
 

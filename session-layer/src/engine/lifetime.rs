@@ -92,7 +92,7 @@ fn less_jitter(ttl: Duration, digest: TokenDigest) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::session::{SessionParts, data_to_json};
+    use crate::model::session::{SessionId, SessionParts};
 
     const READ_AT: Timestamp = Timestamp::from_micros(1_000_000_000_000);
     const ENTRY_TTL: Duration = Duration::from_secs(300);
@@ -104,16 +104,10 @@ mod tests {
     ) -> Session {
         let seen = READ_AT.as_micros() - i64::try_from(seen_ago.as_micros()).unwrap();
         SessionParts {
-            id: crate::model::session::SessionId::from_bytes([1; 16]),
-            user_id: "alice".to_owned(),
-            version: 1,
-            created_at: READ_AT,
-            authenticated_at: READ_AT,
             last_seen_at: Timestamp::from_micros(seen),
             expires_at: READ_AT.after(expires_in),
             idle_timeout,
-            persistent: false,
-            data: data_to_json(()).unwrap(),
+            ..SessionParts::new(SessionId::from_bytes([1; 16]), "alice", READ_AT)
         }
         .into()
     }

@@ -233,21 +233,15 @@ mod tests {
 
     use super::*;
     use crate::model::clock::Timestamp;
-    use crate::model::session::{SessionId, SessionParts, data_to_json};
+    use crate::model::session::{SessionId, SessionParts};
 
     fn session(lifetime_s: u64, idle_s: Option<u64>, persistent: bool) -> Session {
         let at = Timestamp::from_micros(1_000_000);
         SessionParts {
-            id: SessionId::from_bytes([1; 16]),
-            user_id: "alice".to_owned(),
-            version: 1,
-            created_at: at,
-            authenticated_at: at,
-            last_seen_at: at,
             expires_at: at.after(StdDuration::from_secs(lifetime_s)),
             idle_timeout: idle_s.map(StdDuration::from_secs),
             persistent,
-            data: data_to_json(()).unwrap(),
+            ..SessionParts::new(SessionId::from_bytes([1; 16]), "alice", at)
         }
         .into()
     }

@@ -37,23 +37,11 @@ pub(crate) fn judge(answers: Answers) -> (Result<Session, Rejection>, Source) {
 mod tests {
     use super::*;
     use crate::model::clock::Timestamp;
-    use crate::model::session::{SessionId, SessionParts, data_to_json};
+    use crate::model::session::{SessionId, SessionParts};
 
     fn valid(user: &str, id: u8) -> Validation {
         let at = Timestamp::from_micros(0);
-        let parts = SessionParts {
-            id: SessionId::from_bytes([id; 16]),
-            user_id: user.to_owned(),
-            version: 1,
-            created_at: at,
-            authenticated_at: at,
-            last_seen_at: at,
-            expires_at: at,
-            idle_timeout: None,
-            persistent: false,
-            data: data_to_json(()).unwrap(),
-        };
-        Validation::Valid(parts.into())
+        Validation::Valid(SessionParts::new(SessionId::from_bytes([id; 16]), user, at).into())
     }
 
     #[test]

@@ -106,6 +106,35 @@ pub struct SessionParts {
     pub data: Box<RawValue>,
 }
 
+impl SessionParts {
+    /// Creates the parts of a session as its login at `created_at` leaves them: version 1, without
+    /// data, not persistent, and with [`DEFAULT_LIFETIME`]. Change the fields that differ.
+    ///
+    /// ```
+    /// use session_layer::{Session, SessionId, Timestamp, store::SessionParts};
+    ///
+    /// let now = Timestamp::from_micros(1_700_000_000_000_000);
+    /// let parts = SessionParts::new(SessionId::from_bytes([1; 16]), "alice", now);
+    /// let session = Session::from(SessionParts { persistent: true, ..parts });
+    /// assert_eq!(session.user_id(), "alice");
+    /// ```
+    #[must_use]
+    pub fn new(id: SessionId, user_id: impl Into<String>, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            user_id: user_id.into(),
+            version: 1,
+            created_at,
+            authenticated_at: created_at,
+            last_seen_at: created_at,
+            expires_at: created_at.after(DEFAULT_LIFETIME),
+            idle_timeout: None,
+            persistent: false,
+            data: RawValue::NULL.to_owned(),
+        }
+    }
+}
+
 impl From<SessionParts> for Session {
     fn from(parts: SessionParts) -> Self {
         Self(Arc::new(parts))
@@ -231,18 +260,9 @@ mod tests {
     #[test]
     fn debug_of_a_session_hides_its_data() {
         let at = Timestamp::from_micros(0);
-        let session = Session::from(SessionParts {
-            id: SessionId::random(),
-            user_id: "alice".to_owned(),
-            version: 1,
-            created_at: at,
-            authenticated_at: at,
-            last_seen_at: at,
-            expires_at: at,
-            idle_timeout: None,
-            persistent: false,
-            data: data_to_json("secret-data").unwrap(),
-        });
+        let parts = SessionParts::new(SessionId::random(), "alice", at);
+        let data = data_to_json("secret-data").unwrap();
+        let session = Session::from(SessionParts { data, ..parts });
         assert!(!format!("{session:?}").contains("secret-data"));
         assert_eq!(session.data::<String>().unwrap(), "secret-data");
         assert!(session.data::<u32>().is_err());

@@ -205,24 +205,13 @@ impl fmt::Debug for Revocation {
 mod tests {
     use super::*;
     use crate::model::clock::Timestamp;
-    use crate::model::session::{SessionParts, data_to_json};
+    use crate::model::session::SessionParts;
 
     #[test]
     fn every_conversion_names_its_sessions_and_no_token() {
         let id = SessionId::from_bytes([7; 16]);
         let at = Timestamp::from_micros(0);
-        let session = Session::from(SessionParts {
-            id,
-            user_id: "alice".to_owned(),
-            version: 1,
-            created_at: at,
-            authenticated_at: at,
-            last_seen_at: at,
-            expires_at: at,
-            idle_timeout: None,
-            persistent: false,
-            data: data_to_json(()).unwrap(),
-        });
+        let session = Session::from(SessionParts::new(id, "alice", at));
         let token = SessionToken::generate().unwrap();
         let text = token.reveal().to_owned();
         let redacted = "RevokeTarget(token redacted)";

@@ -22,16 +22,12 @@ fn keys(ids: &str) -> SealingKeys {
 fn entry(user: &str, data: &str, number: i64) -> Entry {
     let at = Timestamp::from_micros(number);
     let parts = SessionParts {
-        id: SessionId::from_bytes([3; 16]),
-        user_id: user.to_owned(),
         version: number,
-        created_at: at,
-        authenticated_at: at,
-        last_seen_at: at,
         expires_at: at,
         idle_timeout: (number % 2 == 0).then_some(Duration::from_secs(60)),
         persistent: number % 3 == 0,
         data: crate::model::session::data_to_json(data).unwrap(),
+        ..SessionParts::new(SessionId::from_bytes([3; 16]), user, at)
     };
     Entry {
         session: parts.into(),

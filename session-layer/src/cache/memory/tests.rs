@@ -1,26 +1,14 @@
-use serde_json::value::RawValue;
 
 use super::*;
 use crate::model::clock::Timestamp;
-use crate::model::session::{Session, SessionId, SessionParts};
+use crate::model::session::{SessionId, SessionParts};
 
 const LONG: Duration = Duration::from_secs(3600);
 
 fn entry(user: &str) -> Entry {
     let at = Timestamp::from_micros(1);
     Entry {
-        session: Session::from(SessionParts {
-            id: SessionId::from_bytes([1; 16]),
-            user_id: user.to_owned(),
-            version: 1,
-            created_at: at,
-            authenticated_at: at,
-            last_seen_at: at,
-            expires_at: at,
-            idle_timeout: None,
-            persistent: false,
-            data: RawValue::from_string("{}".to_owned()).unwrap(),
-        }),
+        session: SessionParts::new(SessionId::from_bytes([1; 16]), user, at).into(),
         user_epoch: 0,
         store_id: [0; 16],
         xmin: 0,

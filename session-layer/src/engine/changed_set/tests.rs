@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::journal::Journal;
 use crate::model::clock::Timestamp;
-use crate::model::session::{SessionParts, data_to_json};
+use crate::model::session::SessionParts;
 use crate::store::{JournalPage, JournalPosition, JournalRow};
 
 pub(super) const D: Duration = Duration::from_secs(2);
@@ -19,19 +19,7 @@ fn id(n: u8) -> SessionId {
 pub(super) fn entry(n: u8, version: i64, xmin: u64) -> Entry {
     let at = Timestamp::from_micros(0);
     Entry {
-        session: SessionParts {
-            id: id(n),
-            user_id: "alice".to_owned(),
-            version,
-            created_at: at,
-            authenticated_at: at,
-            last_seen_at: at,
-            expires_at: at.after(Duration::from_secs(3600)),
-            idle_timeout: None,
-            persistent: false,
-            data: data_to_json(()).unwrap(),
-        }
-        .into(),
+        session: SessionParts { version, ..SessionParts::new(id(n), "alice", at) }.into(),
         user_epoch: 0,
         store_id: [0; 16],
         xmin,
