@@ -142,7 +142,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         if misses.is_empty() {
             return Answers { validations, source: Source::Cache, degraded, renewals };
         }
-        let mut source = Source::None;
+        let mut source = if misses.len() < digests.len() { Source::Cache } else { Source::None };
         for (at, answer) in self.reads.read(misses, deadline).await {
             match &answer.validation {
                 Validation::Unavailable => continue,

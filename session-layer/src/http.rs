@@ -10,11 +10,10 @@ pub(crate) mod caching;
 pub(crate) mod config;
 pub(crate) mod cookie;
 pub(crate) mod extract;
+pub(crate) mod finish;
 pub(crate) mod future;
 pub(crate) mod layer;
-pub(crate) mod lookup_info;
 pub(crate) mod reject;
-pub(crate) mod request_sessions;
 pub(crate) mod service;
 pub(crate) mod verdict;
 

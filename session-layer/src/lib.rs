@@ -139,10 +139,9 @@ pub use self::engine::validation::{Source, Validation};
 pub use self::health::HealthService;
 pub use self::http::cookie::SessionCookie;
 pub use self::http::extract::TokenSource;
+pub use self::http::finish::LookupInfo;
 pub use self::http::layer::SessionCacheLayer;
-pub use self::http::lookup_info::LookupInfo;
 pub use self::http::reject::Rejection;
-pub use self::http::request_sessions::RequestSessions;
 pub use self::http::service::SessionCacheService;
 pub use self::model::clock::Timestamp;
 pub use self::model::error::{ConfigError, Error};
@@ -152,5 +151,6 @@ pub use self::model::session::{
 pub use self::model::token::{AsToken, OpaqueTokens, SessionToken, TokenDigest, TokenScheme};
 pub use self::sessions::builder::SessionsBuilder;
 pub use self::sessions::login::Login;
+pub use self::sessions::request_sessions::RequestSessions;
 pub use self::sessions::revocation::{Revocation, RevokeTarget};
 pub use self::sessions::{Created, Rotated, Sessions};

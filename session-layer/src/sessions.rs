@@ -11,6 +11,7 @@ pub(crate) mod env;
 mod erased;
 pub(crate) mod login;
 pub(crate) mod probe;
+pub(crate) mod request_sessions;
 pub(crate) mod revocation;
 
 use self::erased::AnyEngine;

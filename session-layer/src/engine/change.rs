@@ -76,6 +76,11 @@ impl Visibility {
         }
     }
 
+    /// Returns whether a node that reaches Postgres may still honor the old state.
+    fn is_awaited(self) -> bool {
+        matches!(self, Self::Committed { within, .. } if !within.is_zero())
+    }
+
     /// Returns the visibility of a change that was committed `ago`, after another attempt to
     /// invalidate its entries. Only `Propagated` is more than time alone brings. The other attempt
     /// may find nothing, because the row was deleted meanwhile, which shows nothing about the
@@ -253,23 +258,22 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     ) -> Result<Applied<u64>, Error> {
         let deadline = Instant::now() + deadline.min(FOR_EVER);
         let is_user = matches!(target, Target::User { .. });
-        // The best result so far, and its time. The bounds count from there.
-        let mut committed: Option<(Instant, Applied<u64>)> = None;
+        let mut best: Option<BestAttempt> = None;
         let mut uncertain = false;
         loop {
             let attempt = Arc::clone(&self).attempt(target.clone(), reason.clone());
-            let revoked = timeout_at(deadline, self.tasks.spawn(attempt)).await;
+            let ended = timeout_at(deadline, self.tasks.spawn(attempt)).await;
             let now = Instant::now();
-            let revoked = match revoked {
-                Ok(Ok((named, revoked))) => {
+            let last = match ended {
+                Ok(Ok((named, last))) => {
                     target = named;
-                    Some(revoked)
+                    last
                 }
-                Ok(Err(stopped)) => Some(Err(unknown_outcome(stopped))),
-                Err(_elapsed) => None,
+                Ok(Err(stopped)) => Err(unknown_outcome(stopped)),
+                Err(_elapsed) => Err(still_under_way()),
             };
-            let outage = match revoked {
-                Some(Ok(mut last)) => {
+            match last {
+                Ok(mut last) => {
                     // An attempt of unknown outcome may have ended sessions whose rows are gone.
                     if uncertain && (is_user || last.visibility == Visibility::Nothing) {
                         last.visibility = self.committed();
@@ -277,41 +281,16 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
                     if is_user {
                         return Ok(wait_for_journals(last, now, deadline).await);
                     }
-                    let (at, best) = committed.get_or_insert((now, last.clone()));
-                    if last.value > best.value {
-                        (*at, *best) = (now, last.clone());
+                    let all = BestAttempt::with(&mut best, &last, now);
+                    if now >= deadline || !all.visibility.is_awaited() {
+                        return Ok(all);
                     }
-                    let visibility =
-                        best.visibility.after_another_attempt(now - *at, last.visibility);
-                    let value = best.value;
-                    let waits_for = match visibility {
-                        Visibility::Committed { within, .. } => within,
-                        Visibility::Nothing | Visibility::Propagated => Duration::ZERO,
-                    };
-                    if waits_for.is_zero() {
-                        return Ok(Applied { value, visibility });
-                    }
-                    None
                 }
-                Some(Err(error)) if !error.is_outage() => return Err(error),
-                Some(Err(outage)) => {
-                    uncertain |= matches!(outage, Error::Unknown(_));
-                    Some(outage)
+                Err(error) if !error.is_outage() => return Err(error),
+                Err(outage) if now >= deadline => {
+                    return best.map_or(Err(outage), |best| Ok(best.result_at(now)));
                 }
-                None => None,
-            };
-            if now >= deadline {
-                return match (committed, outage) {
-                    (Some((at, best)), _) => {
-                        Ok(Applied { visibility: best.visibility.after(now - at), ..best })
-                    }
-                    (None, Some(outage)) => Err(outage),
-                    (None, None) => Err(Error::Unknown(StoreError::new(
-                        StoreErrorKind::Uncertain,
-                        "the revocation was still under way at the deadline, and continues in the \
-                         background",
-                    ))),
-                };
+                Err(outage) => uncertain |= matches!(outage, Error::Unknown(_)),
             }
             tokio::time::sleep_until(deadline.min(now + RETRY_EVERY)).await;
         }
@@ -418,6 +397,36 @@ async fn wait_for_journals<T>(applied: Applied<T>, at: Instant, deadline: Instan
         tokio::time::sleep_until(deadline.min(at + within)).await;
     }
     Applied { visibility: applied.visibility.after(at.elapsed()), ..applied }
+}
+
+/// The attempt that ended the most sessions, from whose time the bounds count.
+struct BestAttempt {
+    at: Instant,
+    applied: Applied<u64>,
+}
+
+impl BestAttempt {
+    /// Takes the last attempt, which is at `now`. Returns the result of all attempts.
+    fn with(best: &mut Option<Self>, last: &Applied<u64>, now: Instant) -> Applied<u64> {
+        let best = best.get_or_insert_with(|| Self { at: now, applied: last.clone() });
+        if last.value > best.applied.value {
+            *best = Self { at: now, applied: last.clone() };
+        }
+        let before = best.applied.visibility;
+        let visibility = before.after_another_attempt(now - best.at, last.visibility);
+        Applied { visibility, ..best.applied }
+    }
+
+    /// Returns the result as of `now`, after further attempts that failed.
+    fn result_at(self, now: Instant) -> Applied<u64> {
+        Applied { visibility: self.applied.visibility.after(now - self.at), ..self.applied }
+    }
+}
+
+/// Returns the error of a revocation that continues after the deadline of its caller.
+fn still_under_way() -> Error {
+    let why = "the revocation was still under way at the deadline, and continues in the background";
+    Error::Unknown(StoreError::new(StoreErrorKind::Uncertain, why))
 }
 
 /// Returns the error of a change whose task was stopped, which happens only with its runtime.

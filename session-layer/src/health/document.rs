@@ -185,12 +185,6 @@ pub struct JournalHealth {
 }
 
 impl HealthReport {
-    /// Returns the overall status.
-    #[must_use]
-    pub const fn status(&self) -> HealthStatus {
-        self.status
-    }
-
     /// Returns 200, or 503 for [`HealthStatus::Unhealthy`].
     #[must_use]
     pub const fn http_status(&self) -> StatusCode {

@@ -264,7 +264,7 @@ mod tests {
                 ..facts(&probed)
             });
             let what = format!("{mode:?} {recent:?} {probed:?}");
-            assert_eq!((report.status(), report.http_status().as_u16()), (status, http), "{what}");
+            assert_eq!((report.status, report.http_status().as_u16()), (status, http), "{what}");
             assert_eq!(report.session_cache.enabled, mode == CacheMode::On, "{what}");
         }
     }
@@ -278,7 +278,7 @@ mod tests {
             (BreakerState::Open, CacheMode::Bypass, HealthStatus::Healthy),
         ] {
             let facts = ReportInput { mode, breaker, ..facts(&probed) };
-            assert_eq!(report(facts).status(), status, "{breaker:?} {mode:?}");
+            assert_eq!(report(facts).status, status, "{breaker:?} {mode:?}");
         }
         let open = BreakerState::HalfOpen;
         assert_eq!(serde_json::to_value(open).unwrap(), "half-open");
@@ -315,7 +315,7 @@ mod tests {
             store_backend: "sqlite",
             ..facts(&probed)
         });
-        assert_eq!(report.status(), HealthStatus::Healthy);
+        assert_eq!(report.status, HealthStatus::Healthy);
         assert!(!report.redis.connected && report.redis.version.is_none());
         assert!(!report.postgres.connected && report.session_store.healthy);
         assert_eq!(report.session_cache.backend, "memory");

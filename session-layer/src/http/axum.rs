@@ -11,8 +11,8 @@ use http::request::Parts;
 use crate::http::config::Mark;
 use crate::http::cookie::SetCookie;
 use crate::http::reject::{Rejection, problem};
-use crate::http::request_sessions::RequestSessions;
 use crate::model::session::Session;
+use crate::sessions::request_sessions::RequestSessions;
 
 /// The reason why no [`Session`] could be extracted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]

@@ -153,7 +153,8 @@ fn argument(rest: &[u8]) -> Option<(bool, &[u8])> {
     Some((true, &quoted[close + 1..]))
 }
 
-fn is_token_char(b: u8) -> bool {
+/// Returns whether this byte may be in a token of HTTP (RFC 9110).
+pub(super) fn is_token_char(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 

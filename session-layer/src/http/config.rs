@@ -10,7 +10,7 @@ use http::{Method, Response, StatusCode};
 
 use crate::http::cookie::{SessionCookie, SetCookie};
 use crate::http::extract::{Extracted, TokenSource, extract, presented_in_cookie, sends_token};
-use crate::http::lookup_info::Finish;
+use crate::http::finish::Finish;
 use crate::http::reject::Rejection;
 use crate::model::session::{Session, SessionId};
 use crate::model::token::TokenDigest;

@@ -16,11 +16,11 @@ use tower_service::Service;
 use crate::engine::validation::Answers;
 use crate::http::body::ResponseBody;
 use crate::http::config::Config;
-use crate::http::lookup_info::{Finish, LookupInfo};
+use crate::http::finish::{Finish, LookupInfo};
 use crate::http::reject::Rejection;
-use crate::http::request_sessions::RequestSessions;
 use crate::http::verdict::judge;
 use crate::sessions::Boxed;
+use crate::sessions::request_sessions::RequestSessions;
 
 pin_project! {
     /// The response future of [`SessionCacheService`](crate::SessionCacheService).

@@ -17,9 +17,9 @@ use tower_service::Service;
 use crate::http::body::ResponseBody;
 use crate::http::config::{Config, Mark, Next, preflight_answer};
 use crate::http::future::{ResponseFuture, Waiting};
-use crate::http::request_sessions::RequestSessions;
 use crate::model::session::Session;
 use crate::sessions::Sessions;
+use crate::sessions::request_sessions::RequestSessions;
 
 /// The service that [`SessionCacheLayer`](crate::SessionCacheLayer) creates and describes.
 ///

@@ -25,8 +25,6 @@ pub(crate) fn judge(answers: Answers) -> (Result<Session, Rejection>, Source) {
         }
     }
     match (valid, answers.source) {
-        // The store was queried about the others and did not respond. This one came from the cache.
-        (Some(session), Source::None) => (Ok(session), Source::Cache),
         (Some(session), source) => (Ok(session), source),
         (None, source) if unsaid => (Err(Rejection::Unavailable), source),
         (None, source) => (Err(UNAUTHORIZED), source),
@@ -57,10 +55,10 @@ mod tests {
             (vec![invalid.clone(), alice(2)], Source::Store, (Ok(2), Source::Store)),
             (vec![alice(1), alice(2)], Source::Cache, (Ok(1), Source::Cache)),
             (vec![alice(1), valid("bob", 2)], Source::Store, (unauthorized, Source::Store)),
-            (vec![unsaid.clone(), alice(3)], Source::None, (Ok(3), Source::Cache)),
+            (vec![unsaid.clone(), alice(3)], Source::Cache, (Ok(3), Source::Cache)),
             (vec![invalid.clone(), unsaid.clone()], Source::None, (unavailable, Source::None)),
             (vec![invalid.clone(), invalid], Source::Store, (unauthorized, Source::Store)),
-            (vec![alice(1), unsaid, valid("bob", 2)], Source::None, (unauthorized, Source::None)),
+            (vec![alice(1), unsaid, valid("bob", 2)], Source::Cache, (unauthorized, Source::Cache)),
         ] {
             let what = format!("{validations:?}");
             let degraded = false;

@@ -1,14 +1,11 @@
 //! Time as values. Decisions take a [`Timestamp`] as a parameter. Only this file reads clocks.
 
 use std::fmt;
-use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::model::lock::lock;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::time::Instant;
 
 /// The longest TTL, interval or deadline that a setting allows. It can be multiplied, and added to
 /// any `Instant`, and fits into Postgres' timeouts, which end after 24 days.
@@ -120,38 +117,6 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// The store's clock, carried forward from its last reply by this machine's monotonic clock.
-///
-/// An entry's `not_after` is a moment of the *store's* clock, so it is compared with the store's
-/// clock. A node whose wall clock is stepped by ten minutes neither serves expired sessions nor
-/// rejects active ones. Before the store's first reply this is the wall clock. Tokio's `Instant` is
-/// the monotonic clock, which a test may pause.
-#[derive(Debug, Default)]
-pub(crate) struct StoreClock {
-    anchor: Mutex<Option<(Instant, Timestamp)>>,
-}
-
-impl StoreClock {
-    /// Returns the present time of the store's clock.
-    pub(crate) fn now(&self) -> Timestamp {
-        match *lock(&self.anchor) {
-            Some((sent, replied)) => carried(replied, sent, Instant::now()),
-            None => Timestamp::now(),
-        }
-    }
-
-    /// Records that the store replied with `replied` to a query sent at `sent`. Counting from the
-    /// query makes the carried clock fast by at most the round trip. An entry therefore expires
-    /// early, never late.
-    pub(crate) fn heard(&self, sent: Instant, replied: Timestamp) {
-        *lock(&self.anchor) = Some((sent, replied));
-    }
-}
-
-fn carried(replied: Timestamp, sent: Instant, now: Instant) -> Timestamp {
-    replied.after(now.saturating_duration_since(sent))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,14 +135,6 @@ mod tests {
         let early = Timestamp::from_micros(1);
         assert_eq!(early.since(early.after(Duration::from_secs(1))), Duration::ZERO);
         assert_eq!(early.after(Duration::MAX), Timestamp::from_micros(i64::MAX));
-    }
-
-    #[test]
-    fn store_clock_counts_from_when_the_query_was_sent() {
-        let sent = Instant::now();
-        let replied = Timestamp::from_micros(1_000_000);
-        let later = sent + Duration::from_secs(2);
-        assert_eq!(carried(replied, sent, later), Timestamp::from_micros(3_000_000));
     }
 
     #[test]

@@ -46,7 +46,7 @@ async fn bypass_with_the_cache_down_is_degraded() {
     let sessions = Stub::new().cache_down().sessions();
     sessions.set_mode(CacheMode::Bypass);
     let report = sessions.health().await;
-    assert_eq!(report.status(), HealthStatus::Degraded);
+    assert_eq!(report.status, HealthStatus::Degraded);
     assert_eq!(report.http_status(), 200);
     assert!(!report.session_cache.enabled);
 }

@@ -1,4 +1,3 @@
-
 use super::*;
 use crate::model::clock::Timestamp;
 use crate::model::session::{SessionId, SessionParts};

@@ -107,12 +107,12 @@ impl RedisCache {
             Value::BulkString(value) => value,
             // WRONGTYPE has no kind of its own, only a code.
             Value::ServerError(error) if error.code() == "WRONGTYPE" => {
-                self.rejections.count_wrong_type();
+                self.rejections.count(EntryRejection::Undecodable);
                 return Ok(LookupStep::Unlink);
             }
             Value::ServerError(error) => return Err(error.into()),
             _ => {
-                self.rejections.count_wrong_type();
+                self.rejections.count(EntryRejection::Undecodable);
                 return Ok(LookupStep::Answer(Lookup::DoNotFill));
             }
         };

@@ -38,10 +38,6 @@ impl Rejections {
         tracing::debug!(reason, "a value in Redis could not be served");
     }
 
-    pub(super) fn count_wrong_type(&self) {
-        self.count(EntryRejection::Undecodable);
-    }
-
     /// Counts an entry that decoded but is of another store.
     pub(super) fn count_foreign(&self) {
         self.foreign.fetch_add(1, Ordering::Relaxed);

@@ -116,8 +116,8 @@ impl Links {
         }
     }
 
-    /// Removes closed links. Returns whether there were any.
-    fn remove_closed(&self) -> bool {
+    /// Removes closed links.
+    fn remove_closed(&self) {
         let mut live = write(&self.live);
         let before = live.len();
         for at in (0..before).rev() {
@@ -125,12 +125,10 @@ impl Links {
                 drop(Object::take(live.swap_remove(at)));
             }
         }
-        let any = live.len() < before;
-        if any && !live.iter().any(|link| link.is_usable()) {
+        if live.len() < before && !live.iter().any(|link| link.is_usable()) {
             drop(live);
             self.publish(Phase::Connecting);
         }
-        any
     }
 
     /// Checks the identity of the server. A reply in time makes the link usable, and a late reply

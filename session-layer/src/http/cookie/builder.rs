@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::{SameSite, SessionCookie};
+use crate::http::caching::is_token_char;
 use crate::model::error::ConfigError;
 
 /// Configures a [`SessionCookie`]. Created by [`SessionCookie::builder`].
@@ -118,10 +119,6 @@ impl SessionCookieBuilder {
 /// Browsers compare these prefixes without regard to case.
 fn has_prefix(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-}
-
-fn is_token_char(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
 /// Browsers ignore an attribute whose value is longer (RFC 6265bis).

@@ -123,6 +123,11 @@ pub(super) fn is_denied_right(error: &sqlx::Error) -> bool {
     has_code(error, &[DENIED])
 }
 
+/// Returns whether Postgres reports that a table of ours, or its schema, does not exist.
+pub(super) fn is_missing_table(error: &sqlx::Error) -> bool {
+    has_code(error, &["42P01", "3F000"])
+}
+
 /// Returns the error for a missing right. Only the text from Postgres names the object: a table,
 /// the schema, a function. `of` is our role and schema, if they are known.
 pub(super) fn denied(error: sqlx::Error, of: Option<(&str, &str)>) -> StoreError {

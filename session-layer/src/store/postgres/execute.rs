@@ -36,19 +36,17 @@ const BEGIN_WRITING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 /// conflict, and the call's deadline limits all of them.
 pub(super) const TRIES: u32 = 10;
 
-/// The timeouts of a call, over all its tries.
+/// The timeouts of a call, over all its tries: one for the connection, and one for the reply, from
+/// when the statement is first sent.
 ///
 /// A statement that was sent late and timed out early would continue in Postgres, beside the next
 /// ones. While a lock on our tables was held, hundreds of statements ran there. Therefore a call
 /// waits until Postgres itself has cancelled its statement (`statement_timeout` and `lock_timeout`,
 /// see `builder.rs`).
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Timeouts {
-    /// One timeout for the connection and the reply together.
-    InAll(Duration),
-    /// One timeout for the connection, and one for the reply, from when the statement is first
-    /// sent.
-    ForEach { connection: Duration, reply: Duration },
+pub(super) struct Timeouts {
+    pub(super) connection: Duration,
+    pub(super) reply: Duration,
 }
 
 impl Timeouts {
@@ -56,35 +54,11 @@ impl Timeouts {
     /// than a lock is waited for.
     fn of_change(deadline: Duration) -> Self {
         let connection = deadline * 9 / 20;
-        Self::ForEach { connection, reply: deadline - connection }
-    }
-
-    pub(super) fn connection(self) -> Duration {
-        match self {
-            Self::InAll(connection) | Self::ForEach { connection, .. } => connection,
-        }
-    }
-
-    /// Returns how long the reply may take to a statement that was `sent` so long after the call.
-    fn reply(self, sent: Duration) -> Duration {
-        match self {
-            Self::InAll(in_all) => in_all.saturating_sub(sent),
-            Self::ForEach { reply, .. } => reply,
-        }
+        Self { connection, reply: deadline - connection }
     }
 }
 
 impl PostgresStore {
-    /// Reads, and reads again over another connection if the first is broken. A read may be
-    /// repeated. Idle connections often break together (a restart, an administrator, a firewall).
-    pub(super) async fn read(
-        &self,
-        query: impl Fn() -> Statement + Send + Sync,
-    ) -> Result<Vec<PgRow>, StoreError> {
-        let timeouts = Timeouts::InAll(self.read_deadline);
-        self.read_over(&self.connections, timeouts, query).await
-    }
-
     /// Reads with a change's timeouts, for a read that begins a change and for a user's list.
     pub(super) async fn read_for_change(
         &self,
@@ -94,7 +68,8 @@ impl PostgresStore {
         self.read_over(&self.connections, timeouts, query).await
     }
 
-    /// Reads over these connections with these timeouts.
+    /// Reads, and reads again over another connection if the first is broken. A read may be
+    /// repeated. Idle connections often break together (a restart, an administrator, a firewall).
     pub(super) async fn read_over(
         &self,
         connections: &Connections,
@@ -102,11 +77,11 @@ impl PostgresStore {
         query: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, StoreError> {
         let began = Instant::now();
-        let connected_by = began + timeouts.connection();
+        let connected_by = began + timeouts.connection;
         let mut replied_by = None;
         let mut lost = 0;
         loop {
-            let connection = connections.acquire_by(connected_by, timeouts.connection()).await?;
+            let connection = connections.acquire_by(connected_by, timeouts.connection).await?;
             let progress = Progress::default();
             progress.reading();
             let call = async {
@@ -118,8 +93,7 @@ impl PostgresStore {
                     Ok(rows) => Ok(Ok(rows)),
                 }
             };
-            let now = Instant::now();
-            let by = *replied_by.get_or_insert_with(|| now + timeouts.reply(now - began));
+            let by = *replied_by.get_or_insert_with(|| Instant::now() + timeouts.reply);
             let tried = timeout_at(by, call)
                 .await
                 .map_err(|_elapsed| errors::timed_out(&progress, by - began))?;
@@ -187,7 +161,7 @@ impl PostgresStore {
 
     /// Acquires a connection for a change. It skips up to four that hang.
     pub(super) async fn acquire_for_change(&self) -> Result<Connection, StoreError> {
-        let wait = Timeouts::of_change(self.change_deadline).connection();
+        let wait = Timeouts::of_change(self.change_deadline).connection;
         self.connections.acquire_checked(self.change_deadline / 10, wait).await
     }
 

@@ -112,7 +112,7 @@ impl PostgresStore {
                 return Ok(());
             }
             Ok(_) => {}
-            Err(MigrationFailure::Statement(error)) if is_missing_table(&error) => {}
+            Err(MigrationFailure::Statement(error)) if errors::is_missing_table(&error) => {}
             Err(failure) => return Err(failure),
         }
         look.rollback().await?;
@@ -244,17 +244,19 @@ impl PostgresStore {
 
     fn why(&self, failure: MigrationFailure, progress: &Progress) -> StoreError {
         match failure {
-            MigrationFailure::Statement(error) if is_denied(&error) => StoreError::new(
-                StoreErrorKind::Denied,
-                format!(
-                    "our role may not create the tables in the schema {0}. As a superuser, run \
+            MigrationFailure::Statement(error) if errors::is_denied_right(&error) => {
+                StoreError::new(
+                    StoreErrorKind::Denied,
+                    format!(
+                        "our role may not create the tables in the schema {0}. As a superuser, run \
                      CREATE SCHEMA {0} AUTHORIZATION our_role; or migrate as a role that owns the \
                      schema, and grant this one its rights: {1}",
-                    self.schema,
-                    super::schema::grants(self.schema.as_str(), "our_role"),
-                ),
-            )
-            .with_source(error),
+                        self.schema,
+                        super::schema::grants(self.schema.as_str(), "our_role"),
+                    ),
+                )
+                .with_source(error)
+            }
             MigrationFailure::Statement(error) => errors::of_statement(error, progress),
             MigrationFailure::Open(others) => StoreError::new(
                 StoreErrorKind::Denied,
@@ -276,13 +278,4 @@ impl PostgresStore {
             ),
         }
     }
-}
-
-fn is_denied(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(e) if e.code().as_deref() == Some("42501"))
-}
-
-fn is_missing_table(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    matches!(code.as_deref(), Some("42P01" | "3F000"))
 }

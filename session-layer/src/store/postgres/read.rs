@@ -109,7 +109,7 @@ impl PostgresStore {
     /// duration of a lease.
     pub(super) fn validations(&self) -> Timeouts {
         let connection = self.read_deadline;
-        Timeouts::ForEach { connection, reply: connection }
+        Timeouts { connection, reply: connection }
     }
 
     /// Reads a page of a user's list, and one session more, to know whether another page follows.
@@ -192,8 +192,7 @@ impl PostgresStore {
         let seen = position.map(|position| position.seen.clone());
         let page = position.and_then(|position| position.page.clone());
         let (after_xid, after_id) = page.as_ref().map_or((0, 0), |page| page.after);
-        let timeouts =
-            Timeouts::ForEach { connection: JOURNAL_PAGE_DEADLINE, reply: JOURNAL_PAGE_DEADLINE };
+        let timeouts = Timeouts { connection: JOURNAL_PAGE_DEADLINE, reply: JOURNAL_PAGE_DEADLINE };
         let snapshot = seen.as_deref().filter(|seen| !seen.is_empty());
         let query = |with_users: bool| {
             self.read_over(&self.journal, timeouts, move || {
@@ -246,7 +245,9 @@ impl PostgresStore {
     }
 
     pub(super) async fn check_authoritative(&self) -> Result<(), StoreError> {
-        let found = self.read(|| statement(&self.statements.probe)).await?;
+        let found = self
+            .read_over(&self.connections, self.validations(), || statement(&self.statements.probe))
+            .await?;
         let facts = Facts::of(&found)?;
         facts.sessions_visible()?;
         facts.users_visible()

@@ -133,8 +133,7 @@ impl Statements {
                        WHERE {matches} AND {alive} \
                        RETURNING s.id, s.token_digest, s.previous_digest, s.former_digests) \
                      SELECT f.*, s.id, s.token_digest, s.previous_digest, s.former_digests, \
-                       {epoch} AS epoch, {alive} AS alive, e.id AS ended, \
-                       e.token_digest AS ended_token, e.previous_digest AS ended_previous, \
+                       {alive} AS alive, e.id AS ended, e.token_digest AS ended_token, e.previous_digest AS ended_previous, \
                        e.former_digests AS ended_former_digests \
                      FROM {facts} f LEFT JOIN {sessions} s ON {matches} \
                      LEFT JOIN ended e ON e.id = s.id"
@@ -167,10 +166,9 @@ impl Statements {
                    FROM raised JOIN {sessions} s ON s.id = $2 AND s.user_id = $1 FOR NO KEY UPDATE \
                  OF s), spared AS ( \
                    UPDATE {sessions} s SET user_epoch = raised.epoch FROM raised, looked l \
-                   WHERE s.id = l.id AND l.in_time AND l.user_epoch >= raised.epoch - 1 RETURNING \
-                 s.id) SELECT f.*, raised.epoch, was.epoch AS was, \
-                   pg_current_xact_id()::text::bigint AS xid, (SELECT count(*) FROM spared) AS \
-                 spared FROM f CROSS JOIN was LEFT JOIN raised ON true"
+                   WHERE s.id = l.id AND l.in_time AND l.user_epoch >= raised.epoch - 1) \
+                 SELECT f.*, raised.epoch, was.epoch AS was, \
+                   pg_current_xact_id()::text::bigint AS xid FROM f CROSS JOIN was LEFT JOIN raised ON true"
             )),
             // $1 user, $2 the epoch now, $3 the epoch before
             count_ended: sql(format!(
@@ -189,8 +187,8 @@ impl Statements {
                    UPDATE {sessions} s SET revoked_at = now(), ended_reason = $3 WHERE s.id IN ( \
                      SELECT l.id FROM {sessions} l WHERE l.id IN (SELECT p.id FROM page p) \
                        AND l.revoked_at IS NULL AND l.user_epoch < $2 AND l.expires_at > now() \
-                     FOR NO KEY UPDATE SKIP LOCKED) RETURNING s.id) \
-                 SELECT f.*, (SELECT count(*) FROM ended) AS ended, p.id AS last, {} AS \
+                     FOR NO KEY UPDATE SKIP LOCKED)) \
+                 SELECT f.*, p.id AS last, {} AS \
                  last_created_at FROM {facts} f LEFT JOIN LATERAL ( \
                    SELECT p.id, p.created_at FROM page p ORDER BY p.created_at, p.id LIMIT 1) p ON \
                    true",

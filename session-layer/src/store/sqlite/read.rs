@@ -23,7 +23,8 @@ impl SqliteStore {
                 Box::pin(async move {
                     let mut rows = Vec::with_capacity(digests.len());
                     for digest in digests {
-                        let found = Record::valid(&mut *turn.connection, digest, turn.now).await;
+                        let found =
+                            Record::by_any_token(&mut *turn.connection, digest, turn.now).await;
                         rows.push(match found {
                             Ok(Some(record)) if record.is_revoked() => Row::Revoked,
                             Ok(Some(record)) if record.is_active(turn.now) => row(record, digest),

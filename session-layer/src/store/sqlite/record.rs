@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 
 use crate::model::clock::Timestamp;
 use crate::model::session::{MAX_DATA_BYTES, Session, SessionId, SessionParts};
@@ -56,9 +57,7 @@ impl Record {
         connection: &mut SqliteConnection,
         digest: TokenDigest,
     ) -> Result<Option<Self>, sqlx::Error> {
-        let found = sqlx::query(BY_TOKEN).bind(digest.as_bytes().to_vec());
-        let row = found.fetch_optional(connection).await?;
-        row.as_ref().map(Self::read).transpose()
+        Self::one(connection, sqlx::query(BY_TOKEN).bind(digest.as_bytes().to_vec())).await
     }
 
     /// Reads the session with this previous digest, within its grace or after it.
@@ -66,17 +65,21 @@ impl Record {
         connection: &mut SqliteConnection,
         digest: TokenDigest,
     ) -> Result<Option<Self>, sqlx::Error> {
-        let found = sqlx::query(BY_PREVIOUS).bind(digest.as_bytes().to_vec());
-        let row = found.fetch_optional(connection).await?;
-        row.as_ref().map(Self::read).transpose()
+        Self::one(connection, sqlx::query(BY_PREVIOUS).bind(digest.as_bytes().to_vec())).await
     }
 
     pub(super) async fn by_id(
         connection: &mut SqliteConnection,
         id: String,
     ) -> Result<Option<Self>, sqlx::Error> {
-        let found = sqlx::query(BY_ID).bind(id);
-        let row = found.fetch_optional(connection).await?;
+        Self::one(connection, sqlx::query(BY_ID).bind(id)).await
+    }
+
+    async fn one(
+        connection: &mut SqliteConnection,
+        query: Query<'_, Sqlite, SqliteArguments>,
+    ) -> Result<Option<Self>, sqlx::Error> {
+        let row = query.fetch_optional(connection).await?;
         row.as_ref().map(Self::read).transpose()
     }
 
@@ -89,8 +92,9 @@ impl Record {
         rows.iter().map(Self::read).collect()
     }
 
-    /// Reads the session with `digest` as its token, or as its previous one within the grace.
-    pub(super) async fn valid(
+    /// Reads the session with `digest` as its token, or as its previous one within the grace. The
+    /// session may have ended.
+    pub(super) async fn by_any_token(
         connection: &mut SqliteConnection,
         digest: TokenDigest,
         now: Timestamp,
@@ -108,7 +112,7 @@ impl Record {
         now: Timestamp,
     ) -> Result<Vec<Self>, sqlx::Error> {
         let one = match target {
-            Target::Token(digest) => Self::valid(connection, *digest, now).await?,
+            Target::Token(digest) => Self::by_any_token(connection, *digest, now).await?,
             Target::Id(id) => Self::by_id(connection, id.to_string()).await?,
             Target::OwnedBy(id, owner) => Self::by_id(connection, id.to_string())
                 .await?
