@@ -339,7 +339,7 @@ impl<S: SessionStore> GuardedStore<S> {
 pub(crate) fn shed_read() -> StoreError {
     StoreError::new(
         StoreErrorKind::Shed,
-        "load was shed: by the time reads take at present, no answer would have come within the \
-         request's budget (see reads_at_once, and what slows Postgres down)",
+        "load was shed: a read would have ended after the validation timeout: raise \
+         `SessionsBuilder::max_concurrent_reads`, or find out what slows Postgres down",
     )
 }
