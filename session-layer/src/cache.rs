@@ -144,13 +144,25 @@ pub enum Invalidated {
 /// This trait and the types that only it uses are outside of semantic versioning until 1.0. Any
 /// release may change them, because the protocol may need more of a cache.
 ///
+/// The functions `conformance::cache` and `conformance::shared_cache` of the crate
+/// `session-testkit` check this contract.
+///
 /// Every method limits its own duration: it returns within the cache's deadline, with a result or
 /// an error. No method may reconnect silently. A lease belongs to the connection, and thereby to
 /// the incarnation of the server, that granted it. A fill uses that same connection or is lost.
 ///
-/// The caller cancels a call that does not return. A look-up is cancelled after half of the
-/// [budget](crate::SessionsBuilder::validation_timeout). All other calls are cancelled after 2 s,
-/// or after the budget if that is longer. A cancelled call and a call that panics count as failed.
+/// The engine cancels a call that does not return:
+///
+/// | call | cancelled after |
+/// |---|---|
+/// | `get` | half of the [validation timeout] |
+/// | `fill`, `fence`, `invalidate` | 2 s, or the validation timeout if that is longer |
+/// | `probe` | 0.9 s |
+/// | `close` | the deadline of [`Sessions::shutdown`](crate::Sessions::shutdown) |
+///
+/// [validation timeout]: crate::SessionsBuilder::validation_timeout
+///
+/// A cancelled call and a call that panics count as failed.
 pub trait SessionCache: Send + Sync + 'static {
     /// The right to fill one key, once. Dropping it unused is safe: it expires after [`LEASE_TTL`].
     type Lease: Send + 'static;
@@ -203,7 +215,9 @@ pub trait SessionCache: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStatus {
-    /// The backend: `"redis"`, `"memory"` or `"none"`.
+    /// The backend's name for the health document, such as `"redis"` or `"memory"`. The name
+    /// `"none"` turns the cache off: the engine bypasses it. The document's section `redis` is
+    /// filled for `"redis"` alone.
     pub backend: &'static str,
     /// Whether the cache can execute commands, as far as known.
     pub connected: bool,

@@ -43,11 +43,11 @@ pub type RegistrationId = [u8; 16];
 /// The schema of our tables, unless set otherwise.
 pub(crate) const DEFAULT_SCHEMA: &str = "session_layer";
 
-/// What [`is_schema_name`] demands, in words.
+/// The rule of [`is_schema_name`] in words, for error messages.
 pub(crate) const SCHEMA_NAME: &str = "1 to 63 of a-z, 0-9 and _, not beginning with a digit or pg_";
 
-/// May this name the schema of our tables: `[a-z_][a-z0-9_]{0,62}`? Postgres cuts longer names off,
-/// and reserves `pg_` for itself.
+/// Returns whether a schema of our tables may have this name: `[a-z_][a-z0-9_]{0,62}`. Postgres
+/// truncates longer names, and reserves `pg_` for itself.
 pub(crate) fn is_schema_name(name: &str) -> bool {
     let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
     let allowed = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
@@ -61,7 +61,8 @@ pub struct ReadResult {
     pub now: Timestamp,
     /// The store that replied.
     pub store_id: StoreId,
-    /// The oldest transaction that was still running at the read, or 0 if the store has none.
+    /// The oldest transaction that was still running at the read, or 0 if the store has none. The
+    /// contract of [`SessionStore`] states which entries 0 makes unusable.
     pub xmin: u64,
     /// One row per digest, in order.
     pub rows: Vec<Row>,
@@ -293,7 +294,8 @@ pub enum JournalChange {
         /// The user's new epoch.
         epoch: i64,
     },
-    /// The end of all sessions that existed before this transaction (TRUNCATE).
+    /// The end of all sessions that existed before this transaction (TRUNCATE). Entries are
+    /// rejected unless their `xmin` is higher.
     All,
 }
 
@@ -306,7 +308,8 @@ pub struct JournalRead {
     pub rows: Vec<JournalRow>,
     /// The position of the next read.
     pub next: JournalPosition,
-    /// The floor: rows of lower transactions may have been purged.
+    /// The floor: rows of lower transactions may have been purged. Entries with a lower `xmin` are
+    /// rejected.
     pub floor: u64,
     /// The store's clock, at the beginning of the read or later.
     pub now: Timestamp,
@@ -325,18 +328,60 @@ impl JournalRead {
 /// This trait and the types that only it uses are outside of semantic versioning until 1.0. Any
 /// release may change them, because the protocol may need more of a store.
 ///
-/// Every method bounds itself in time. An error is an outage, never a "no": what the store says
-/// goes into the `Ok`.
+/// The function `conformance::store` of the crate `session-testkit` checks this contract.
+///
+/// # Methods
+///
+/// | method | required | effect of the default |
+/// |---|---|---|
+/// | `load`, `login_snapshot`, `touch`, `list`, `digests` | yes | |
+/// | `create`, `revoke`, `update`, `rotate` | yes | |
+/// | `journal_since`, `backend`, `probe`, `close` | yes | |
+/// | `end_rows` | no | rows that a revoke-all has ended are not marked as revoked |
+/// | `register_node`, `forget_node`, `is_one_cache` | no | no change is [`Propagated`] |
+/// | `max_concurrent_reads`, `max_concurrent_changes` | no | 4 each |
+/// | `purge_journal` | no | the journal grows without a limit |
+/// | `sweep`, `sweep_users` | no | ended sessions and their users stay for ever |
+/// | `is_exclusive` | no | the journal is read, and other processes may have entries |
+///
+/// [`Propagated`]: crate::Visibility::Propagated
+///
+/// Implement `register_node`, `forget_node` and `is_one_cache` together. A store that returns
+/// `true` without the registrations makes changes `Propagated` that are not.
+///
+/// # Errors
+///
+/// An error reports an outage. A result such as "no such session" is an `Ok`.
 /// [`StoreErrorKind::Uncertain`](crate::model::error::StoreErrorKind::Uncertain) is for a change
-/// whose answer was lost after it was sent. The one error that is no outage is
+/// whose reply was lost after it was sent. The only error that is no outage is
 /// [`StoreErrorKind::Input`](crate::model::error::StoreErrorKind::Input), for a value that the
 /// store cannot hold.
 ///
-/// The engine drops a call that does not end. It drops [`load`](Self::load) and
-/// [`touch`](Self::touch) after 2 s, or after the
-/// [budget](crate::SessionsBuilder::validation_timeout) if that is longer. It drops all others
-/// after 90 s. A dropped call has failed, and so has one that panics. A change then counts as
-/// `Uncertain`.
+/// # Deadlines
+///
+/// Every asynchronous method limits its own duration. The engine cancels a call that does not end:
+///
+/// | call | cancelled after |
+/// |---|---|
+/// | `load`, `touch`, `forget_node` | 2 s, or the [validation timeout] if that is longer |
+/// | `is_one_cache` | the validation timeout, 250 ms by default |
+/// | `probe` | 0.9 s |
+/// | `close` | the deadline of [`Sessions::shutdown`](crate::Sessions::shutdown) |
+/// | all others | 90 s |
+///
+/// [validation timeout]: crate::SessionsBuilder::validation_timeout
+///
+/// A cancelled call has failed, and so has a call that panics. A change then counts as `Uncertain`.
+/// A failed `is_one_cache` counts as `false`. If it is always slow, no change is `Propagated`, and
+/// no error reports it. The calls of background loops are also cancelled when the engine ends.
+///
+/// # The journal and entries
+///
+/// An entry keeps the [`xmin`](ReadResult::xmin) of its read. A node rejects the entry in two
+/// cases: `xmin` is below the [`floor`](JournalRead::floor) of the journal, or not above the `xid`
+/// of the last [`JournalChange::All`]. A node whose changed set exceeds 400,000 sessions and users
+/// raises the floor itself. A store that returns 0 as `xmin` and a positive floor never has a hit.
+/// Only an [exclusive](Self::is_exclusive) store, whose journal is not read, can do without `xmin`.
 pub trait SessionStore: Send + Sync + 'static {
     /// Reads many digests at once, in one statement. A row that cannot be read is
     /// [`Row::Unreadable`], and the others are still returned. Without digests the call reads the
@@ -392,7 +437,8 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Records that the session is in use, if it is active by the store's clock. Moves
     /// `last_seen_at` to now, unless it moved less than `granularity` ago. Returns the resulting
-    /// session.
+    /// session. Returns [`Change::Conflict`] if the row is locked or changes meanwhile. The session
+    /// is then served without a touch, and its next use tries again.
     fn touch(
         &self,
         id: SessionId,
@@ -450,8 +496,8 @@ pub trait SessionStore: Send + Sync + 'static {
     }
 
     /// Returns whether all registered nodes serve from this cache, as of a moment within this call.
-    /// Only then does an UNLINK there reach every node. Defaults to `false`, because a store that
-    /// records no nodes cannot know.
+    /// Only then does an UNLINK there reach every node. A call that exceeds the validation timeout
+    /// counts as `false`. Defaults to `false`, because a store that records no nodes cannot know.
     fn is_one_cache(
         &self,
         _cache: &CacheId,
@@ -512,7 +558,8 @@ pub trait SessionStore: Send + Sync + 'static {
         false
     }
 
-    /// Returns `"postgres"` or `"sqlite"`.
+    /// Returns the backend's name for the health document, such as `"postgres"` or `"sqlite"`. Only
+    /// for `"postgres"` can the document's `postgres.connected` be `true`.
     fn backend(&self) -> &'static str;
 
     /// Checks whether the store can return authoritative replies now, for readiness.

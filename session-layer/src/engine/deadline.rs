@@ -11,8 +11,10 @@
 //! | call | outer deadline |
 //! |---|---|
 //! | a look-up in the cache | half of the validation timeout |
-//! | a read or touch of a validation, any other call of the cache | [`Settings::call_deadline`] |
-//! | any other call of the store | [`LONGEST_CALL`] |
+//! | a fence, a fill or an invalidation | [`Settings::call_deadline`] |
+//! | `load`, `touch` and `forget_node` | [`Settings::call_deadline`] |
+//! | `is_one_cache` | the validation timeout |
+//! | any other call of the store | [`LONGEST_CALL`]: 90 s |
 //! | a health probe | 0.9 s (`sessions/probe.rs`) |
 //! | closing | the deadline of `shutdown` |
 //!
@@ -31,7 +33,7 @@ use crate::model::error::{CacheError, CacheErrorKind, StoreError, StoreErrorKind
 ///
 /// It is longer than any call of our stores with their default deadlines. A change ends after
 /// 2 s, or after 4 s if the session changes at every attempt to end it. A page of the journal ends
-/// after 2 s.
+/// after 2 s, or after 4 s if Postgres has restarted and the page is read again.
 pub(crate) const LONGEST_CALL: Duration = Duration::from_secs(90);
 #[cfg(feature = "postgres")]
 const _: () = assert!(crate::store::LONGEST_DEADLINE.as_secs() < LONGEST_CALL.as_secs());
