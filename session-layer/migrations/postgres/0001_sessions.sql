@@ -296,8 +296,8 @@ CREATE TRIGGER session_users_journal_raise AFTER UPDATE ON @schema@.session_user
     FOR EACH ROW WHEN (NEW.epoch > OLD.epoch OR (NEW.user_id <> OLD.user_id AND NEW.epoch > 0))
     EXECUTE FUNCTION @schema@.session_users_write_journal();
 
--- An epoch that is lowered, or goes with its row, would bring the sessions back that it had ended: they are marked as ended
--- first. (revoke_all has marked them by then, if it was not interrupted.)
+-- An epoch that is lowered, or deleted with its row, would make the sessions valid again that it had ended. They are
+-- marked as ended first. (A revoke-all has marked them by then, if its background work was not interrupted.)
 CREATE FUNCTION @schema@.session_users_keep_ended() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -1,4 +1,5 @@
--- The tables of Postgres, in SQLite: one process, one file.
+-- Sessions, users and the journal in SQLite, for one process with one file. Unlike in Postgres there are no former digests,
+-- no registrations of nodes, and no lives of the server.
 --
 -- Moments are microseconds since 1970, ids are UUIDs as text, data is JSON as text.
 

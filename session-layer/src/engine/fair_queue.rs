@@ -1,7 +1,8 @@
 //! Fairness: parties that wait for a turn get one each, in rotation.
 //!
-//! A party with thousands of callers delays another party by one turn. No party occupies the last
-//! slot. A slot is therefore soon free for other parties, even if all calls of this party are slow.
+//! A party with thousands of callers delays another party by one turn. If there are two slots or
+//! more, no party occupies the last one. A slot is therefore soon free for other parties, even if
+//! all calls of this party are slow.
 //!
 //! Every decision is a function of its arguments. `engine/admission.rs` adds the bulkhead.
 

@@ -33,8 +33,9 @@ const SHARE_OF_TIMEOUT: u32 = 5;
 /// again.
 const MOST_WAITING: usize = 10_000;
 
-/// Touches sessions, one at a time. `PostgresStore` keeps one connection for it: a thousand touches
-/// a second, because a touch waits for no disk.
+/// The touches of sessions, one at a time. In a pool of its own with at least four connections,
+/// `PostgresStore` keeps one for them: a thousand touches a second, because a touch waits for no
+/// disk.
 #[derive(Debug)]
 pub(crate) struct Toucher<S> {
     store: Arc<GuardedStore<S>>,

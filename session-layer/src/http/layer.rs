@@ -18,7 +18,8 @@ use crate::sessions::Sessions;
 ///
 /// The layer inserts a [`Session`](crate::Session) into the request's extensions. With the feature
 /// `axum`, the session is also an extractor. The response's extensions contain a
-/// [`LookupInfo`](crate::LookupInfo), or the [`Rejection`] of a rejected request.
+/// [`LookupInfo`](crate::LookupInfo) if a token was looked up, and the [`Rejection`] of a rejected
+/// request. A 401 after a look-up has both.
 ///
 /// ```
 /// # #[cfg(feature = "axum")] mod example {

@@ -1,4 +1,5 @@
-//! Time as values. Decisions take a [`Timestamp`] as a parameter. Only this file reads clocks.
+//! Time as values. Decisions take a [`Timestamp`] or an [`Instant`] as a parameter. Only
+//! [`Timestamp::now`] reads the wall clock.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

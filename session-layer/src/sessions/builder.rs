@@ -25,7 +25,8 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(300);
 pub const DEFAULT_VALIDATION_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long a login, a change or a list of sessions may wait for its turn by default: 400 ms. At
-/// most 0.9 s for a connection and 1.1 s for the reply of Postgres follow.
+/// most 0.9 s for a connection and 1.1 s for the reply of Postgres follow. A change takes two such
+/// steps, and therefore ends within about 5 s.
 pub const DEFAULT_CHANGE_WAIT: Duration = Duration::from_millis(400);
 
 /// Configures [`Sessions`]. Made by [`Sessions::builder`].
@@ -90,10 +91,11 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     /// Validations that wait meanwhile share the next read. A validation that would wait beyond
     /// the budget is `Unavailable` at once (load shed).
     ///
-    /// Defaults to what the store advises ([`SessionStore::max_concurrent_reads`]). For Postgres
-    /// that is half of the pool's connections, because changes and the application's own
-    /// statements need connections too. The limit of 1,000 is ten times the connections that
-    /// Postgres accepts by default.
+    /// Defaults to what the store advises ([`SessionStore::max_concurrent_reads`]). For a pool of
+    /// `PostgresStore`'s own that is half of the connections less one for touches, and at least
+    /// one: 4 of 10. For a pool of the application it is half of the connections. Changes and the
+    /// application's own statements need connections too. The limit of 1,000 is ten times the
+    /// connections that Postgres accepts by default.
     pub fn max_concurrent_reads(mut self, reads: usize) -> Self {
         self.settings.max_concurrent_reads = Some(reads);
         self

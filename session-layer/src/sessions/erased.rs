@@ -24,7 +24,7 @@ use crate::model::session::{
 use crate::model::token::{SessionToken, TokenDigest};
 use crate::store::{Creation, SessionStore, Target};
 
-/// The one boxed future of a look-up that has to leave the process.
+/// The boxed future of a call. Every look-up has one.
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// [`Engine`] without its type parameters. The types of the cache and the store end here.

@@ -37,27 +37,28 @@ enum Of<'a> {
 }
 
 impl<'a> RevokeTarget<'a> {
-    /// Returns the session with this id if it belongs to this user. Use it for an id that comes
-    /// from a request. For another user's session and for an unknown one, the result is the same:
-    /// [`Visibility::Nothing`](crate::Visibility::Nothing).
+    /// Creates a target of the session with this id, if it belongs to this user. Use it for an id
+    /// that comes from a request. For another user's session and for an unknown one, the result is
+    /// the same: [`Visibility::Nothing`](crate::Visibility::Nothing).
     #[must_use]
     pub const fn owned(user_id: &'a str, id: SessionId) -> Self {
         Self(Of::Owned { user_id, id })
     }
 
-    /// Returns all of this user's sessions, and those whose login is under way.
+    /// Creates a target of all of this user's sessions, and of the logins that are under way.
     #[must_use]
     pub const fn user(user_id: &'a str) -> Self {
         Self(Of::User(user_id))
     }
 
-    /// Returns all sessions of the same user but this one ("log me out everywhere else").
+    /// Creates a target of all sessions of the same user but this one ("log me out everywhere
+    /// else").
     #[must_use]
     pub const fn others_of(session: &'a Session) -> Self {
         Self(Of::AllBut(session))
     }
 
-    /// What the store is to revoke, and the default of the reason.
+    /// Returns the sessions that the store must revoke, and the default reason.
     fn resolve(self, sessions: &Sessions) -> Result<(Target, &'static str), Error> {
         Ok(match self.0 {
             Of::Token(token) => (Target::Token(sessions.digest(token)?), "revoked"),

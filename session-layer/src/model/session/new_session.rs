@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use super::{LoginSnapshot, SessionId};
 use crate::model::error::InputError;
 
-/// The absolute lifetime of a session that sets none: 24 hours.
+/// The absolute lifetime of a session that sets none: 24 hours. A user then logs in about once a
+/// day, and a stolen token is of use for a day at most.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// The maximum length of a user id, in characters. The minimum is 1.
 pub const MAX_USER_ID_CHARS: usize = 200;

@@ -28,7 +28,7 @@ const JOURNAL_PAGE: i64 = 5_000;
 /// that stands for all earlier changes replaces the rest. Reading 300,000 rows took 3 s. A node
 /// that takes longer than D is partitioned.
 const MOST_OF_TRANSACTION: usize = 50_000;
-/// The deadline of a page: half of the staleness bound D. An idle server needs about 20 ms.
+/// The deadline of a page: half of the default staleness bound D. An idle server needs about 20 ms.
 pub(super) const JOURNAL_PAGE_DEADLINE: Duration = Duration::from_secs(1);
 
 impl PostgresStore {

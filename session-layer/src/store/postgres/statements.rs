@@ -273,7 +273,7 @@ impl Statements {
                 "SELECT f.*, {quoted}.register_node($1::uuid, $2::bytea, $3 * interval '1 \
                  microsecond')::text FROM {facts} f"
             )),
-            // $1 the node
+            // $1 the registration
             forget_node: sql(format!(
                 "SELECT f.*, {quoted}.forget_node($1::uuid)::text FROM {facts} f"
             )),
@@ -294,9 +294,11 @@ impl Statements {
     }
 }
 
+/// Returns the statement that reads a page of the journal.
+///
 /// $1 what was visible to the last complete read (a snapshot, or NULL for none), $2 and $3 the row
 /// after which the page begins, $4 the most rows of a page, $5 whether to return users' ids.
-/// `AnswerFacts` come with the first row alone.
+/// The [`Facts`](super::rows::Facts) come with the first row alone.
 fn read_journal(facts: &str, quoted: &str) -> String {
     format!(
         "SELECT f.*, p.id AS entry, p.xid::text AS xid, p.kind, p.session_id, p.digest, \
