@@ -35,13 +35,14 @@ use crate::sessions::probe::Probing;
 use crate::sessions::revocation::{Revocation, RevokeTarget};
 use crate::store::{Creation, SessionStore};
 
-/// Creates, validates and ends sessions. Cheap to clone; all clones are one.
+/// The handle that creates, validates and ends sessions. It is cheap to clone, and all clones share
+/// one state.
 ///
-/// It has no type parameters, so that an application's state can name it. Built by
-/// [`Sessions::builder`] from a cache and a store, or by [`Sessions::from_env`].
+/// It has no type parameters, so that an application's state can name it. [`Sessions::builder`]
+/// creates it from a cache and a store, and [`Sessions::from_env`] from the environment.
 ///
-/// It spawns tasks, so it must be used within a Tokio runtime. Every change continues to its end
-/// even if its future is dropped.
+/// It spawns tasks and must therefore be used within a Tokio runtime. Every change continues to its
+/// end even if its future is dropped.
 #[derive(Clone)]
 pub struct Sessions {
     engine: Arc<dyn AnyEngine>,
@@ -50,23 +51,23 @@ pub struct Sessions {
     pub(crate) probing: Arc<Probing>,
 }
 
-/// A session that was just created, and the token that lets its user in.
+/// A new session and its token.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Created {
-    /// To be sent to the client, once; it is stored nowhere.
+    /// The token to send to the client. It is stored nowhere and cannot be read again.
     pub token: SessionToken,
     /// The session.
     pub session: Session,
 }
 
-/// A token after its rotation.
+/// A session after the rotation of its token.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Rotated {
-    /// The new token, to be sent to the client, once.
+    /// The new token to send to the client. It is stored nowhere and cannot be read again.
     pub token: SessionToken,
-    /// The session, the same as before.
+    /// The session, which has the same id as before.
     pub session: Session,
 }
 
@@ -79,29 +80,33 @@ impl Sessions {
         Self { engine, scheme, ttl, probing: Arc::default() }
     }
 
-    /// Creates a session, as the end of a login.
+    /// Creates a session at the end of a login.
     ///
-    /// A revocation of [all of the user's sessions](RevokeTarget::user) also ends logins that are
-    /// under way: they are refused. A login is under way from when Postgres receives it, which is
-    /// during this call. If the application does something before, such as checking a password, it
-    /// [begins the login](Self::begin_login) first, and that time counts too.
+    /// A revocation of [all of the user's sessions](RevokeTarget::user) also rejects logins that
+    /// are in flight. This login is in flight from the moment at which Postgres receives it. If the
+    /// application checks a password before this call, it must [begin the login](Self::begin_login)
+    /// before the check. The login is then in flight from there.
     ///
     /// # Errors
-    /// [`Error::Input`] where a limit is broken, [`Error::LoginSuperseded`] where all of the user's
-    /// sessions were revoked meanwhile, [`Error::Unavailable`] or [`Error::Unknown`] in an outage
-    /// of Postgres. (In the last case a session may exist, but no one has its token.)
+    /// - [`Error::Input`] if a value exceeds a limit.
+    /// - [`Error::LoginSuperseded`] if all of the user's sessions were revoked during the login.
+    /// - [`Error::Unavailable`] in an outage of Postgres: nothing was created.
+    /// - [`Error::Unknown`] if the reply of Postgres was lost. A session may exist, but no client
+    ///   has its token.
+    /// - [`Error::Random`] if the system has no random bytes for the token.
     pub async fn create(&self, new: NewSession) -> Result<Created, Error> {
         let token = SessionToken::generate()?;
         let session = self.create_under(token.digest(), new, true).await?;
         Ok(Created { token, session })
     }
 
-    /// Creates a session for a token that was issued elsewhere, as the
-    /// [`TokenScheme`](crate::SessionsBuilder::token_scheme) reads it.
+    /// Creates a session for a token that another system has issued. The
+    /// [`TokenScheme`](crate::SessionsBuilder::token_scheme) reads the token.
     ///
     /// # Errors
-    /// As [`create`](Self::create); [`Error::NotAToken`] where the scheme does not accept it,
-    /// [`Error::TokenTaken`] where it has a session already.
+    /// As [`create`](Self::create), except [`Error::Random`]. Also [`Error::NotAToken`] if the
+    /// scheme does not accept the token, and [`Error::TokenTaken`] if the token has a session
+    /// already.
     pub async fn register(&self, token: impl AsToken, new: NewSession) -> Result<Session, Error> {
         let digest = self.digest(token.text())?;
         self.create_under(digest, new, false).await
@@ -134,10 +139,11 @@ impl Sessions {
         }
     }
 
-    /// The digest of what a request presented.
+    /// Returns the digest of a text that a request sent as its token.
     ///
     /// # Errors
-    /// [`TokenError`] for what is over [`MAX_TOKEN_BYTES`] or refused by the scheme.
+    /// [`TokenError`] if the text is longer than [`MAX_TOKEN_BYTES`], or if the scheme does not
+    /// accept it.
     pub(crate) fn digest(&self, presented: &str) -> Result<TokenDigest, TokenError> {
         if presented.len() > MAX_TOKEN_BYTES {
             return Err(TokenError);
@@ -145,24 +151,28 @@ impl Sessions {
         self.scheme.digest(presented)
     }
 
-    /// Several digests in one look-up. The one boxed future of a request.
+    /// Looks up several digests at once. This is the only boxed future of a request.
     pub(crate) fn look_up(&self, digests: Vec<TokenDigest>) -> Boxed<Answers> {
         Arc::clone(&self.engine).validate(digests)
     }
 
-    /// Reads where the store stands at the beginning of a login.
+    /// Reads the snapshot of a login that begins now.
     pub(crate) async fn login_snapshot(&self) -> Result<LoginSnapshot, Error> {
         Ok(Arc::clone(&self.engine).login_snapshot().await?)
     }
 
     /// Replaces the session's data, if the session was not changed since `session` was read.
     ///
-    /// The session of a request may come from the cache. It may be older than a change by D on a
-    /// node that reaches Postgres, and by the TTL on another node. Its version shows that.
+    /// The session of a request may come from the cache. A session from the cache may lack changes
+    /// of the last D on a connected node, and of the last TTL on a partitioned one. Its version
+    /// reveals that.
     ///
     /// # Errors
-    /// [`Error::VersionConflict`] for a lost race, [`Error::NoSession`] if it has ended, and
-    /// [`Error::Input`] for data over the limits. Otherwise as [`create`](Self::create).
+    /// - [`Error::VersionConflict`] if another request has changed the session.
+    /// - [`Error::NoSession`] if it has ended.
+    /// - [`Error::Input`] for data over the limits.
+    /// - [`Error::Unavailable`] in an outage of Postgres: nothing was changed.
+    /// - [`Error::Unknown`] if the reply of Postgres was lost: the data may have been replaced.
     pub async fn update(
         &self,
         session: &Session,
@@ -172,9 +182,12 @@ impl Sessions {
         Arc::clone(&self.engine).update(session.id(), session.version(), data).await
     }
 
-    /// Revokes the sessions that the target names: the one with a token or an id, all of a user,
-    /// or all but one. Awaiting the result does it. See [`RevokeTarget`] for the targets, and
-    /// [`Revocation`] for the reason that the store keeps and for waiting until it holds.
+    /// Creates a revocation of the sessions that the target names. The revocation runs when it is
+    /// awaited.
+    ///
+    /// [`RevokeTarget`] lists the targets: the session with a token or an id, all sessions of a
+    /// user, or all but one. [`Revocation`] sets the reason that the store keeps, and can wait
+    /// until the revocation holds.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -195,15 +208,24 @@ impl Sessions {
         Revocation::new(self, target.into())
     }
 
-    /// Gives the session a new token. For `grace` the old one resolves to the same session, so that
-    /// parallel requests already sent are not thrown out. Use [`Duration::ZERO`] at a login or a
-    /// change of rights: against fixation the old token must be worthless at once.
+    /// Gives the session a new token. For `grace`, the old token still finds the session, so that
+    /// requests that were sent in parallel are not rejected. Use [`Duration::ZERO`] at a login or a
+    /// change of rights: the old token must be invalid at once, because an attacker may have
+    /// planted it.
     ///
-    /// For tokens of ours; one issued elsewhere is replaced by registering the next.
+    /// `grace` may be any span from zero on. The old token never outlives the session.
+    ///
+    /// This is for tokens that this crate issues. To replace a token of another system,
+    /// [register](Self::register) the next one.
     ///
     /// # Errors
-    /// [`Error::AlreadyRotated`]: of two rotations at once one gets the new token;
-    /// [`Error::NoSession`]; else as a [`Revocation`].
+    /// - [`Error::NotAToken`] if the scheme does not accept the token.
+    /// - [`Error::AlreadyRotated`] if another request has rotated it. Its response has the new
+    ///   token.
+    /// - [`Error::NoSession`] if no active session has the token.
+    /// - [`Error::Unavailable`] in an outage of Postgres: nothing was changed.
+    /// - [`Error::Unknown`] if the reply of Postgres was lost: the old token may be replaced.
+    /// - [`Error::Random`] if the system has no random bytes for the new token.
     pub async fn rotate(
         &self,
         token: impl AsToken,
@@ -216,8 +238,7 @@ impl Sessions {
         Ok(Applied { value: Rotated { token, session }, visibility: changed.visibility })
     }
 
-    /// Returns the newest of the user's active sessions, at most [`LIST_PAGE`] of them: the first
-    /// page of the list.
+    /// Returns the first page of the user's active sessions, newest first: at most [`LIST_PAGE`].
     ///
     /// # Errors
     /// [`Error::Input`] for a user id over the limits, [`Error::Unavailable`] in an outage of
@@ -241,84 +262,84 @@ impl Sessions {
         Ok(listing.await?)
     }
 
-    /// Turns the cache on or off at run time, for this process. Without a cache
+    /// Switches the cache of this process on or off at run time. Without a cache
     /// ([`NoCache`](crate::cache::NoCache)) it stays off.
     pub fn set_mode(&self, mode: CacheMode) {
         self.engine.set_mode(mode);
     }
 
-    /// Is the cache used?
+    /// Returns whether validations use the cache.
     #[must_use]
     pub fn mode(&self) -> CacheMode {
         self.engine.mode()
     }
 
-    /// What happened since the start.
+    /// Returns the counters since the start of the process, and the gauges.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         self.engine.metrics()
     }
 
-    /// Is the cache being asked, or was it given up for now?
+    /// Returns the state of the breaker, which decides whether validations query the cache.
     #[must_use]
     pub fn breaker(&self) -> BreakerState {
         self.engine.breaker()
     }
 
-    /// D, where a journal is read.
+    /// Returns D, or `None` if no journal is read.
     pub(crate) fn staleness_bound(&self) -> Option<Duration> {
         self.engine.staleness_bound()
     }
 
-    /// Does the journal let copies be served?
+    /// Returns whether the journal permits serving entries.
     pub(crate) fn permits_serving(&self) -> bool {
         self.engine.permits_serving()
     }
 
-    /// What is known of the cache without asking it.
+    /// Returns the known status of the cache, without I/O.
     #[must_use]
     pub fn cache_status(&self) -> CacheStatus {
         self.engine.cache_status()
     }
 
-    /// How long an entry may be served.
+    /// Returns how long an entry may be served.
     #[must_use]
     pub fn ttl(&self) -> Duration {
         self.ttl
     }
 
-    /// What went wrong in the last 60 s, newest first, at most 10: each cause once, how often and
-    /// how long ago.
+    /// Returns the errors of the last 60 s, newest first, at most 10. Each cause is listed once,
+    /// with how often it occurred and how long ago.
     #[must_use]
     pub fn recent_errors(&self) -> Vec<String> {
         self.reported_errors().iter().map(ToString::to_string).collect()
     }
 
-    /// `"postgres"` or `"sqlite"`.
+    /// Returns the store's name for the health document.
     pub(crate) fn store_backend(&self) -> &'static str {
         self.engine.store_backend()
     }
 
-    /// Has the store answered since the start? Before that no cached copy is believed.
+    /// Returns whether the store has replied since the start. Before that, no entry is served.
     pub(crate) fn store_is_known(&self) -> bool {
         self.engine.store_is_known()
     }
 
-    /// Really pings, sets and gets.
+    /// Probes the cache with a ping, a SET and a GET.
     pub(crate) fn probe_cache(&self) -> Boxed<CacheProbe> {
         Arc::clone(&self.engine).probe_cache()
     }
 
-    /// Can the store answer right now?
+    /// Probes whether the store can return authoritative replies now.
     pub(crate) fn probe_store(&self) -> Boxed<Result<(), StoreError>> {
         Arc::clone(&self.engine).probe_store()
     }
 
-    /// Stops the background tasks and closes the connections that this crate opened. Changes under
-    /// way are waited for until `deadline`.
+    /// Stops the background tasks and closes the connections that this crate opened. Waits for
+    /// changes in flight, but no longer than `deadline`.
     ///
     /// # Errors
-    /// [`ShutdownError`] when something was still under way then; it is left to itself.
+    /// [`ShutdownError`] if work was still in flight at the deadline. That work continues.
     pub async fn shutdown(&self, deadline: Duration) -> Result<(), ShutdownError> {
         tokio::time::timeout(deadline, Arc::clone(&self.engine).shutdown())
             .await
@@ -332,8 +353,8 @@ impl fmt::Debug for Sessions {
     }
 }
 
-/// Something was still under way at the deadline.
+/// The error of a shutdown that did not finish by its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("background work was still under way at the deadline")]
+#[error("background work was still in flight at the shutdown's deadline: allow more time")]
 #[non_exhaustive]
 pub struct ShutdownError;

@@ -29,7 +29,7 @@ pub const DEFAULT_VALIDATION_TIMEOUT: Duration = Duration::from_millis(250);
 /// steps, and therefore ends within about 5 s.
 pub const DEFAULT_CHANGE_WAIT: Duration = Duration::from_millis(400);
 
-/// Configures [`Sessions`]. Made by [`Sessions::builder`].
+/// The configuration of [`Sessions`]. [`Sessions::builder`] creates it.
 #[must_use]
 pub struct SessionsBuilder<C, S> {
     cache: C,

@@ -1,6 +1,6 @@
-//! [`Sessions::from_env`]: what the environment asks for.
+//! [`Sessions::from_env`]: sessions from the settings in the environment.
 //!
-//! Reading the variables is one pure function ([`plan()`]); opening what it names is another.
+//! [`plan()`] is a pure function that reads the variables. [`open`] opens the stores of the plan.
 
 mod plan;
 
@@ -20,28 +20,28 @@ impl Sessions {
     /// | `DATABASE_URL` | `sqlite:session-layer.db` | `postgres://…`, or `sqlite:PATH` (feature `sqlite`) |
     /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`) |
     /// | `SESSION_CACHE_NAMESPACE` | `session-layer` | prefix of every key |
-    /// | `SESSION_CACHE_POLICY` | `available` | a node cut off from Postgres: `available` serves hits until TTL, `fail-closed` answers 503 after 2 s |
-    /// | `SESSION_CACHE_KEY` | none: not sealed | `ID:KEY`, several separated by commas: entries in Redis are [sealed](crate::SealingKeys) with the first and opened with any |
-    /// | `SESSION_CACHE_KEY_FILE` | none | a file with that in it, in place of the variable |
+    /// | `SESSION_CACHE_POLICY` | `available` | a node that is partitioned from Postgres: `available` serves entries until their TTL, `fail-closed` returns 503 after 2 s |
+    /// | `SESSION_CACHE_KEY` | none: not sealed | `ID:KEY`, or several separated by commas. Entries in Redis are [sealed](crate::SealingKeys) with the first key and opened with any |
+    /// | `SESSION_CACHE_KEY_FILE` | none | a file that holds the keys, instead of the variable |
     /// | `SESSION_CACHE_ENABLED` | `true` | `false` starts in [`CacheMode::Bypass`](crate::CacheMode::Bypass) |
-    /// | `SESSION_CACHE_TTL` | `300` | seconds an entry may be served |
-    /// | `SESSION_CACHE_POOL_SIZE` | `10` | Redis connections at most |
+    /// | `SESSION_CACHE_TTL` | `300` | how long an entry may be served, in seconds |
+    /// | `SESSION_CACHE_POOL_SIZE` | `10` | maximum number of Redis connections |
     /// | `SESSION_CACHE_REPLICATED` | `false` | `true`: Redis has replicas or fails over |
     /// | `SESSION_DB_POOL_SIZE` | `10` | maximum number of Postgres connections of this process |
     /// | `SESSION_DB_SCHEMA` | `session_layer` | Postgres schema of our tables |
-    /// | `SESSION_DB_MIGRATE` | `true` | create and migrate them at start |
-    /// | `SESSION_DB_POOLED` | `false` | `true`: a pooler in transaction mode, such as `PgBouncer`, is in front of Postgres ([what that needs](crate::store::PostgresStoreBuilder::pooled)) |
+    /// | `SESSION_DB_MIGRATE` | `true` | create and migrate the tables at start |
+    /// | `SESSION_DB_POOLED` | `false` | `true`: a pooler in transaction mode, such as `PgBouncer`, is in front of Postgres ([its requirements](crate::store::PostgresStoreBuilder::pooled)) |
     ///
-    /// `postgres://` needs `REDIS_URL`, unless the cache is off; `sqlite:` goes with the in-process
-    /// cache only. A variable that is empty counts as not set.
+    /// `postgres://` needs `REDIS_URL`, unless the cache is off. `sqlite:` works with the
+    /// in-process cache only. An empty variable counts as not set.
     ///
-    /// With neither URL set, sessions are kept in a SQLite file of this process, and a warning is
-    /// logged. That is an error if a variable is set that has an effect only with Postgres or
-    /// Redis: all but `SESSION_CACHE_ENABLED` and `SESSION_CACHE_TTL`.
+    /// If neither URL is set, sessions are kept in a SQLite file of this process, and a warning is
+    /// logged. It is an error if a variable is set that has an effect only with Postgres or Redis.
+    /// These are all variables but `SESSION_CACHE_ENABLED` and `SESSION_CACHE_TTL`.
     ///
     /// # Errors
-    /// [`ConfigError`] names the variable, what it was, and what it may be; or says why the tables
-    /// could not be migrated. Redis need not be there yet.
+    /// [`ConfigError`] names the variable, its value and what is allowed. If the tables could not
+    /// be migrated, it has the reason. Redis need not be reachable yet.
     pub async fn from_env() -> Result<Self, ConfigError> {
         let plan = plan(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))?;
         open(plan).await
@@ -61,7 +61,7 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
                 tracing::warn!(
                     path,
                     "neither DATABASE_URL nor REDIS_URL is set: sessions are kept in a SQLite file \
-                     of this process alone; set both for Postgres and Redis, or \
+                     of this process alone. Set both for Postgres and Redis, or \
                      DATABASE_URL=sqlite:PATH to choose the file"
                 );
             }
@@ -73,7 +73,7 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
         #[cfg(not(feature = "sqlite"))]
         Stores::Embedded { .. } => Err(ConfigError::MissingFeature {
             feature: "sqlite",
-            needed_for: "a DATABASE_URL with sqlite: (the default, where it is not set)",
+            needed_for: "a DATABASE_URL with sqlite: (the default if it is not set)",
         }),
         #[cfg(all(feature = "postgres", feature = "redis"))]
         Stores::Shared { database, redis } => {
@@ -97,7 +97,7 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
             let sessions = Sessions::builder(crate::cache::NoCache, store);
             sessions.ttl(ttl).mode(mode).policy(policy).build()
         }
-        #[allow(unreachable_patterns, reason = "with all features nothing is left")]
+        #[allow(unreachable_patterns, reason = "with all features no case is left")]
         _ => Err(ConfigError::MissingFeature {
             feature: if cfg!(feature = "postgres") { "redis" } else { "postgres" },
             needed_for: "a DATABASE_URL with postgres://",
@@ -105,19 +105,20 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
     }
 }
 
-/// The path is not repeated: it may be a key in the wrong variable.
+/// Reads the keys from this file. An error does not repeat the path, because it may be a key in the
+/// wrong variable.
 #[cfg(all(feature = "postgres", feature = "redis"))]
 fn read_keys(path: &str) -> Result<crate::cache::seal::SealingKeys, ConfigError> {
     crate::cache::seal::SealingKeys::read(path).map_err(|error| {
         ConfigError::bad_keys(
             "SESSION_CACHE_KEY_FILE",
-            "the path of a file that holds what SESSION_CACHE_KEY may be",
+            "the path of a file with a value that SESSION_CACHE_KEY may have",
             error,
         )
     })
 }
 
-/// Sessions kept in the in-process cache at most.
+/// The maximum number of sessions in the in-process cache.
 #[cfg(feature = "sqlite")]
 const EMBEDDED_CAPACITY: u64 = 100_000;
 
@@ -139,12 +140,12 @@ fn as_planned(database: &Database) -> crate::store::PostgresStoreBuilder {
 }
 
 #[cfg(all(test, feature = "postgres"))]
-#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_store_is_as_planned() {
+    fn planned_settings_reach_the_store_builder() {
         for pooled in [true, false] {
             let store = as_planned(&Database {
                 url: "postgres://db/app".parse().unwrap(),

@@ -1,10 +1,12 @@
-//! A login, from its beginning: what a revoke-all that comes in between ends, too.
+//! A login from its beginning to its end.
 //!
-//! A login takes a while: a password is checked, a second factor asked for. If all of the user's
-//! sessions are revoked meanwhile ("my password was stolen"), a session that comes into being
-//! afterwards from what was checked before must not. So a login notes where the store stands when
-//! it begins, before anybody knows whose it will be, and is refused at its end if the user's epoch
-//! was raised by a transaction that had not committed then.
+//! A login takes time: the application checks a password and requests a second factor. A revoke-all
+//! of the user's sessions during that time ("my password was stolen") must also end this login.
+//! Otherwise a password that was checked before the revocation would create a session after it.
+//!
+//! A login therefore records a snapshot of the store when it begins. The user need not be known by
+//! then. At its end, the login is rejected if a transaction that is not in the snapshot has raised
+//! the user's epoch.
 
 use std::fmt;
 
@@ -12,7 +14,8 @@ use crate::model::error::Error;
 use crate::model::session::{LoginSnapshot, NewSession};
 use crate::sessions::{Created, Sessions};
 
-/// A login that has begun: made by [`Sessions::begin_login`], ended by [`create`](Self::create).
+/// A login that has begun. [`Sessions::begin_login`] begins it, and [`create`](Self::create) ends
+/// it.
 ///
 /// ```no_run
 /// # use session_layer::{Error, NewSession, Sessions};
@@ -26,14 +29,14 @@ use crate::sessions::{Created, Sessions};
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-#[must_use = "a login is nothing before `create`"]
+#[must_use = "a login creates no session before `create`"]
 pub struct Login {
     sessions: Sessions,
     snapshot: LoginSnapshot,
 }
 
 impl Sessions {
-    /// Begins a login: reads where Postgres stands now. This costs one small read. Nothing is
+    /// Begins a login by reading a snapshot of Postgres, which costs one small read. Nothing is
     /// stored, so a login that never ends leaves nothing behind.
     ///
     /// # Errors
@@ -42,21 +45,21 @@ impl Sessions {
         Ok(self.resume_login(self.login_snapshot().await?))
     }
 
-    /// Continues a login that began in another request or process. Its [snapshot](Login::snapshot)
-    /// must have been stored where the client can't change it: in a signed cookie, or on the
-    /// server.
+    /// Continues a login that began in another request or process. The application must have stored
+    /// its [snapshot](Login::snapshot) where the client can't change it: in a signed cookie, or on
+    /// the server.
     pub fn resume_login(&self, snapshot: LoginSnapshot) -> Login {
         Login { sessions: self.clone(), snapshot }
     }
 }
 
 impl Login {
-    /// Ends the login with a session, unless all of the user's sessions were revoked since it
-    /// began. A login from a browser also ends the sessions that its request came with:
-    /// [`create_replacing`](Self::create_replacing).
+    /// Ends the login by creating a session, unless all of the user's sessions were revoked since
+    /// it began. For a login from a browser use [`create_replacing`](Self::create_replacing), which
+    /// also ends the sessions of the request's cookies.
     ///
     /// # Errors
-    /// [`Error::LoginSuperseded`] if they were; else as [`Sessions::create`].
+    /// As [`Sessions::create`]. [`Error::LoginSuperseded`] counts from the beginning of the login.
     pub async fn create(&self, new: NewSession) -> Result<Created, Error> {
         self.sessions.create(new.begun(self.snapshot.clone())).await
     }
@@ -65,7 +68,7 @@ impl Login {
         &self.sessions
     }
 
-    /// When it began, to be written down for [`Sessions::resume_login`].
+    /// Returns the snapshot of the beginning, to be stored for [`Sessions::resume_login`].
     #[must_use]
     pub fn snapshot(&self) -> &LoginSnapshot {
         &self.snapshot

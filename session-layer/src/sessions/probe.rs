@@ -1,8 +1,8 @@
 //! One probe of cache and store at a time, shared by all concurrent callers.
 //!
-//! The first caller starts the probe in a task of its own. It continues if the caller leaves, so no
-//! command is cancelled halfway. Health endpoints are open to every client: a flood of requests
-//! costs Redis and Postgres one probe after the other, never two at once.
+//! The first caller starts the probe in a task of its own. The task continues if the caller leaves,
+//! so no command is cancelled halfway. Every client can reach a health endpoint. A flood of
+//! requests therefore costs Redis and Postgres one probe after the other, never two at once.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -15,26 +15,28 @@ use crate::cache::CacheProbe;
 use crate::model::lock::lock;
 use crate::sessions::Sessions;
 
-/// How long the two, asked at once, may take to answer: many times what they need (a PING of over
-/// 100 ms is trouble already), and less than the usual patience of who asks (Kubernetes: 1 s).
+/// The deadline of the concurrent probes of cache and store: 0.9 s.
+///
+/// It is many times what they need. A PING of over 100 ms already degrades the health. It is below
+/// the usual timeout of a health check, which is 1 s in Kubernetes.
 pub(crate) const PROBE_DEADLINE: Duration = Duration::from_millis(900);
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Probed {
     pub(crate) cache: CacheProbe,
-    /// Why the store cannot answer; `None`: it can.
+    /// The reason why the store cannot reply. `None`: it can.
     pub(crate) store_error: Option<String>,
-    /// Has the store answered since the start? Before that no cached copy is believed.
+    /// Whether the store has replied since the start. Before that, no entry is served.
     pub(crate) store_is_known: bool,
 }
 
-/// The probe under way, if there is one.
+/// The probe in flight, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Probing(Mutex<Option<watch::Receiver<Option<Arc<Probed>>>>>);
 
 impl Probing {
-    /// Joins the probe under way, or starts one.
+    /// Joins the probe in flight, or starts one.
     pub(crate) async fn probe<F>(&self, start: impl FnOnce() -> F) -> Arc<Probed>
     where
         F: Future<Output = Probed> + Send + 'static,
@@ -42,7 +44,7 @@ impl Probing {
         let mut result = self.join_or(start);
         match result.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(probed)) => Arc::clone(probed),
-            // It ended without a result: it panicked, or the runtime is shutting down.
+            // The probe ended without a result. It panicked, or the runtime is shutting down.
             Ok(None) | Err(_) => {
                 let text = "the probe was cancelled: the process is shutting down, or see its log";
                 Arc::new(Probed {
@@ -61,8 +63,8 @@ impl Probing {
         let mut current = lock(&self.0);
         let under_way = current
             .as_ref()
-            // No sender and no result: it broke off. A result: it is over, and its figures are
-            // past.
+            // Without a sender and a result, the probe was cancelled. With a result it is over,
+            // and its figures are old.
             .filter(|result| result.has_changed().is_ok() && result.borrow().is_none());
         if let Some(under_way) = under_way {
             return under_way.clone();
@@ -78,7 +80,7 @@ impl Probing {
 }
 
 impl Sessions {
-    /// Really asks cache and store whether they answer, within [`PROBE_DEADLINE`].
+    /// Probes cache and store within [`PROBE_DEADLINE`].
     pub(crate) async fn probe(&self) -> Arc<Probed> {
         let sessions = self.clone();
         self.probing
@@ -91,7 +93,7 @@ impl Sessions {
                 let late = format!("the probe had not ended after {PROBE_DEADLINE:?}");
                 Probed {
                     cache: cache.unwrap_or_else(|_late| CacheProbe {
-                        // Slow is not dead: what requests found counts.
+                        // A slow cache may be connected. The last state that requests found counts.
                         connected: sessions.cache_status().connected,
                         ..failed_cache(&late)
                     }),
@@ -117,7 +119,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::sync::Notify;
 
-    /// Counts probes and holds them up until told.
+    /// A harness that counts probes, and holds each of them until `go` is notified.
     #[derive(Clone, Default)]
     struct Rig {
         probing: Arc<Probing>,
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_meanwhile_shares_the_probe_and_who_asks_later_gets_a_new_one() {
+    async fn concurrent_callers_share_a_probe_and_later_ones_do_not() {
         let rig = Rig::default();
         let callers: Vec<_> = (0..50).map(|_| tokio::spawn(rig.clone().probe())).collect();
         tokio::task::yield_now().await;
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_caller_that_began_it_may_leave() {
+    async fn probe_continues_when_its_first_caller_leaves() {
         let rig = Rig::default();
         let first = tokio::spawn(rig.clone().probe());
         tokio::task::yield_now().await;
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_probe_that_panics_is_an_answer_and_not_the_last() {
+    async fn probe_that_panics_fails_and_the_next_one_succeeds() {
         let probing = Probing::default();
         let broken = probing.probe(|| async { panic!("a bug in an adapter") }).await;
         assert!(!broken.cache.connected && broken.store_error.is_some());

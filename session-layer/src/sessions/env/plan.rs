@@ -1,4 +1,4 @@
-//! What the variables come to: a pure function of them.
+//! The plan that the variables describe, as a pure function of them.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
 use crate::store::{DEFAULT_SCHEMA, SCHEMA_NAME, is_schema_name};
 
-/// Where the sessions are without `DATABASE_URL`.
+/// The path of the sessions' file without `DATABASE_URL`.
 const DEFAULT_PATH: &str = "session-layer.db";
 const DATABASE_URLS: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:PATH";
 const BOOLEAN: &str = "true, false, 1 or 0";
 
 /// The variables that have an effect only with Postgres or Redis. A deployment that sets one of
-/// them counts on these servers, so the default of a SQLite file would be a mistake there.
+/// them expects these servers, so the default of a SQLite file would be a mistake there.
 const NEEDS_SERVERS: [&str; 10] = [
     "SESSION_CACHE_NAMESPACE",
     "SESSION_CACHE_POLICY",
@@ -32,7 +32,7 @@ const NEEDS_SERVERS: [&str; 10] = [
     "SESSION_DB_POOL_SIZE",
 ];
 
-/// What the variables come to.
+/// The stores and settings that the variables describe.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) stores: Stores,
@@ -41,15 +41,15 @@ pub(super) struct Plan {
     pub(super) policy: PartitionPolicy,
 }
 
-/// Which stores and cache. There are three ways, so that an in-process cache never
+/// The store and the cache. There are only three combinations, so that an in-process cache never
 /// reaches production by accident.
 #[derive(PartialEq, Eq)]
 pub(super) enum Stores {
-    /// One process: SQLite and memory. `is_default`: no variable asks for it.
+    /// SQLite and an in-process cache, for one process. `is_default`: no variable requests them.
     Embedded { path: String, is_default: bool },
     /// Postgres and Redis.
     Shared { database: Database, redis: Redis },
-    /// Postgres alone, the cache off.
+    /// Postgres alone, with the cache off.
     StoreOnly { database: Database },
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Redis {
     pub(super) keys: Option<Keys>,
 }
 
-/// The keys to seal entries with.
+/// The keys that seal entries.
 #[derive(PartialEq, Eq)]
 pub(super) enum Keys {
     These(SealingKeys),
@@ -79,7 +79,7 @@ pub(super) enum Keys {
 }
 
 impl std::fmt::Debug for Stores {
-    /// Without addresses, which may hold passwords.
+    /// Formats no addresses, because they may contain passwords.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Embedded { .. } => "Embedded",
@@ -114,7 +114,7 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
     let schema = one_of(&get, "SESSION_DB_SCHEMA", DEFAULT_SCHEMA, SCHEMA_NAME, |text| {
         is_schema_name(text).then(|| text.to_owned())
     })?;
-    // Read also where they are not used, for a bad one to be found before it is needed.
+    // The keys are read even if they are not used, to report a bad one before it is needed.
     let keys = keys(&get)?;
     let database_url = get("DATABASE_URL");
     let redis_url = get("REDIS_URL");
@@ -126,7 +126,7 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
     let stores = if let Some(path) = sqlite_path {
         if redis_url.is_some() {
             return Err(ConfigError::Combination(
-                "REDIS_URL goes with a DATABASE_URL of postgres:// only: set that too, or unset \
+                "REDIS_URL works with a DATABASE_URL of postgres:// only: set that too, or unset \
                  REDIS_URL to use the in-process cache",
             ));
         }
@@ -186,7 +186,7 @@ fn keys(get: Get<'_>) -> Result<Option<Keys>, ConfigError> {
     }
 }
 
-/// The path of a `sqlite:` URL. `None`: it is a URL of another kind.
+/// Returns the path of a `sqlite:` URL, or `None` for a URL of another kind.
 fn sqlite_path(url: &str) -> Result<Option<&str>, ConfigError> {
     let (scheme, path) = url.trim().split_once(':').unwrap_or_default();
     if !scheme.eq_ignore_ascii_case("sqlite") {

@@ -1,4 +1,4 @@
-//! Configuring a [`PostgresStore`].
+//! The configuration of a [`PostgresStore`].
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -24,8 +24,8 @@ pub const DEFAULT_MAX_CONNECTIONS: u32 = 10;
 const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(10)..=LONGEST_DEADLINE;
 const DEADLINES_MAY_BE: &str = "10 ms to 60 s";
 
-/// Configures a [`PostgresStore`]. Created by [`PostgresStore::builder`] for a pool that the store
-/// opens itself, and by [`PostgresStore::from_pool`] for a pool of the application.
+/// The configuration of a [`PostgresStore`]. [`PostgresStore::builder`] creates it for a pool that
+/// the store opens itself, and [`PostgresStore::from_pool`] for a pool of the application.
 #[derive(Clone)]
 #[must_use]
 pub struct PostgresStoreBuilder {
@@ -244,7 +244,8 @@ impl PostgresStoreBuilder {
         Connections::new(pool, true)
     }
 
-    /// `statement` and `lock`: after how many ms Postgres gives up.
+    /// Adds the settings of each connection. `statement` and `lock` are the timeouts of Postgres, in
+    /// milliseconds.
     fn with_settings(
         &self,
         options: PgConnectOptions,
