@@ -10,21 +10,14 @@
 //! may be querying it. A cache that is merely slow still acknowledges them, which lets a revocation
 //! return `Propagated`. Fills are sent too, because they belong to look-ups that succeeded.
 //!
-//! The numbers and their reasons:
+//! [`BreakerState`] states when the breaker opens and closes. Further reasons for its numbers:
 //!
-//! - A call is *slow* over 20 ms ([`DEFAULT_SLOW_LOOKUP_THRESHOLD`]). A healthy validation takes up
-//!   to 5 ms, and the store's own reply up to 25 ms. Over 20 ms, the look-up costs more than it
-//!   saves.
-//! - The breaker opens if more than half of the calls were slow or failed. Below that, look-ups
-//!   still save the store more than half of its load.
-//! - These are the calls of the last 100 ms, or the last 10 calls if those took longer. At 100
-//!   requests/s or more, the breaker therefore opens within 200 ms of a fault. The first calls fail
-//!   after 50 ms, and are soon the majority of the last 100 ms. With ten calls, one stall of an
-//!   idle service does not open the breaker.
-//! - The breaker opens at once if there is no connection. Statistics add nothing to that.
-//! - It probes every 100 ms, and closes after 5 good probes in a row. Hits return long before 2 s
-//!   have passed since the cache recovered. A cache that is slow or fails half of the time gives
-//!   five good replies in a row once in 32 tries.
+//! - Slow is over 20 ms. A healthy validation takes up to 5 ms, and the store's own reply up to
+//!   25 ms. Over 20 ms, the look-up costs more than it saves.
+//! - The window is 100 ms. The first calls fail after 50 ms, and are soon the majority of it. With
+//!   ten calls, one stall of an idle service does not open the breaker.
+//! - A missing connection needs no statistics.
+//! - With a probe every 100 ms, hits return long before 2 s have passed since the cache recovered.
 //!
 //! The state machine is a function of its arguments, the time included. `engine/guarded_cache.rs`
 //! feeds it.

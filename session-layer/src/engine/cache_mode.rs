@@ -1,6 +1,6 @@
 //! The switch that turns the cache off at run time.
 
-/// Whether validations use the cache.
+/// The switch that decides whether validations use the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CacheMode {
     /// Validations use the cache.

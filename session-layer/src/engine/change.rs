@@ -42,21 +42,20 @@ pub struct Applied<T> {
     pub visibility: Visibility,
 }
 
-/// From when on no node honors the old state of a session.
+/// The time from which no node honors the old state of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Visibility {
-    /// There was nothing to change.
+    /// Nothing was changed, because there was nothing to change.
     Nothing,
-    /// From now on, on every node: the one cache that they share has removed its entry, or there is
-    /// no cache and one process.
+    /// Every node honors the change from now on. The one cache that they share has removed its
+    /// entry, or there is no cache and one process.
     Propagated,
     /// The change is committed, and every node honors it after these times at the latest.
     Committed {
-        /// For nodes that reach Postgres, because they read the journal of changes: D, 2 s by
-        /// default.
+        /// The bound for connected nodes, which read the journal of changes: D, 2 s by default.
         within: Duration,
-        /// For every node, also one that can't reach Postgres: TTL + 2 s, 302 s by default, and
+        /// The bound for every node, also for a partitioned one: TTL + 2 s, 302 s by default, and
         /// never less than `within`. Under
         /// [`PartitionPolicy::FailClosed`](crate::PartitionPolicy) it equals `within`.
         at_most: Duration,
@@ -96,7 +95,7 @@ impl Visibility {
 /// How long a revocation that waits pauses between two attempts.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
 
-/// Makes changes.
+/// The revocations, updates, rotations and creations of one engine.
 #[derive(Debug)]
 pub(crate) struct Changes<C, S> {
     pub(crate) cache: Arc<GuardedCache<C>>,
@@ -109,7 +108,7 @@ pub(crate) struct Changes<C, S> {
     pub(crate) _keep_loops: KeepLoops,
 }
 
-/// The way of every change.
+/// The steps of every change.
 impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     /// Makes a change. `commit` is step 2. `unknown` is the result if there is no such session.
     async fn change<T, F>(
@@ -245,11 +244,12 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         .await
     }
 
-    /// Ends sessions, and waits until every node that reaches Postgres honors it, or until `deadline`
-    /// has passed. What fails is tried again meanwhile.
+    /// Ends sessions, and waits until every node that reaches Postgres honors it, or until
+    /// `deadline` has passed. What fails is tried again meanwhile.
     ///
-    /// A revocation of one session is also repeated after a success, until the cache acknowledges it.
-    /// That of a user's sessions is not: each attempt also ends the logins that came after the last.
+    /// A revocation of one session is also repeated after a success, until the cache acknowledges
+    /// it. That of a user's sessions is not: each attempt also ends the logins that came after the
+    /// last.
     pub(crate) async fn revoke_and_wait(
         self: Arc<Self>,
         mut target: Target,

@@ -1,8 +1,8 @@
-//! Freshness: may an entry of the cache be served?
+//! Freshness: the verdict whether an entry of the cache may be served.
 //!
-//! Four parts know something about an entry: the journal of changes, the changes of this node that
-//! the journal does not show yet, the registry (is this cache known to every other node?), and the
-//! store's clock and id. This file combines them to one verdict.
+//! Four parts contribute to the verdict: the journal of changes, the changes of this node that the
+//! journal does not show yet, the registry of the caches that nodes use, and the store's clock and
+//! id. This file combines them.
 //!
 //! A look-up is checked twice, before and after the cache replies. An entry may have been read
 //! before an invalidation that was acknowledged meanwhile, or checked before the journal that was
@@ -29,7 +29,7 @@ use crate::store::StoreId;
 /// day, one may be off by seconds.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
-/// What this node knows about entries.
+/// The parts of this node that decide whether an entry may be served.
 #[derive(Debug)]
 pub(crate) struct Freshness {
     pub(crate) journal: Arc<Journal>,

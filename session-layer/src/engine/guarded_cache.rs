@@ -1,8 +1,7 @@
 //! The cache behind its guards: the breaker, the outer deadlines, and the diagnostics.
 //!
-//! Every call of a [`SessionCache`] is made here. The breaker stands before look-ups only. Fills
-//! and invalidations are sent while it is open: other nodes may be querying the cache, and a cache
-//! that is merely slow still acknowledges them, which lets a revocation be `Propagated`.
+//! Every call of a [`SessionCache`] is made here. The breaker stops look-ups only
+//! (`engine/breaker.rs` has the reason). Fills and invalidations are also sent while it is open.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

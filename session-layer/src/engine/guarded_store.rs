@@ -83,8 +83,8 @@ impl<S: SessionStore> GuardedStore<S> {
     }
 
     /// Probes the store for as long as the engine lives, while it is not known to reply. Before its
-    /// first reply no entry can be checked. Later a probe finds the end of an outage that no
-    /// request meets any more.
+    /// first reply no entry can be checked. Later a probe detects the end of an outage. With a
+    /// warm cache no request would detect it.
     pub(crate) async fn keep_probing(self: Arc<Self>, tasks: Tasks) -> Option<()> {
         loop {
             let sent = Instant::now();
@@ -108,7 +108,7 @@ impl<S: SessionStore> GuardedStore<S> {
 
 /// Logins, changes and lists. Each one waits for its turn.
 impl<S: SessionStore> GuardedStore<S> {
-    /// Reads where the store stands at the beginning of a login.
+    /// Reads the snapshot of a login that begins now.
     pub(crate) async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
         self.counters.login_reads.add_one();
         let read = deadline::read(LONGEST_CALL, self.store.login_snapshot()).await;
@@ -147,8 +147,8 @@ impl<S: SessionStore> GuardedStore<S> {
         read.inspect_err(|error| self.diagnostics.store_failed(Operation::Change, error))
     }
 
-    /// Reads the session of a token before a change. A failure is not recorded, because the change
-    /// follows and meets it too.
+    /// Reads the session of a token before a change. A failure is not recorded here, because the
+    /// change that follows fails as well and is recorded.
     pub(crate) async fn look_up(&self, digest: TokenDigest) -> Result<ReadResult, StoreError> {
         let digests = [digest];
         let reading = deadline::read(self.settings.call_deadline(), self.store.load(&digests));
@@ -235,8 +235,8 @@ impl<S: SessionStore> GuardedStore<S> {
 
 /// Background work.
 impl<S: SessionStore> GuardedStore<S> {
-    /// Reads one page of the journal. If the store hangs or panics, `position` is reset: where such
-    /// a store stands is unknown, so the next read is of the whole journal.
+    /// Reads one page of the journal. If the store hangs or panics, `position` is reset. The
+    /// progress of such a store is unknown, so the next read is of the whole journal.
     pub(crate) async fn journal_since(
         &self,
         position: &mut Option<JournalPosition>,
@@ -312,14 +312,14 @@ impl<S: SessionStore> GuardedStore<S> {
     }
 }
 
-/// What needs no guard.
+/// Calls without a guard of their own.
 impl<S: SessionStore> GuardedStore<S> {
     /// Returns whether no other process can change or read the store.
     pub(crate) fn is_exclusive(&self) -> bool {
         self.store.is_exclusive()
     }
 
-    /// Returns `"postgres"` or `"sqlite"`.
+    /// Returns the store's name for the health document.
     pub(crate) fn backend(&self) -> &'static str {
         self.store.backend()
     }

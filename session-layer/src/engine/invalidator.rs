@@ -17,17 +17,16 @@ use crate::model::token::TokenDigest;
 /// How often an invalidation that was not acknowledged is repeated.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 
-/// How long the answer "invalid" waits for its invalidation while the cache is in doubt: the
-/// breaker is not closed, or the look-up failed. Twice what a healthy validation may take. A cache
-/// that has recovered replies sooner. One that has not would cost every "invalid" its whole
-/// deadline.
+/// How long a response "invalid" waits for its invalidation if the breaker is not closed or the
+/// look-up failed: 10 ms, twice what a healthy validation may take. A cache that has recovered
+/// replies sooner. A cache that has not would delay every "invalid" by its whole deadline.
 const WAIT_IN_DOUBT: Duration = Duration::from_millis(10);
 
 /// The limit of unknown tokens whose invalidation is repeated: about 1 MiB. A flood of tokens that
 /// never existed, while the cache is down, must not fill the memory.
 const MOST_UNKNOWN: usize = 10_000;
 
-/// Why a token is invalid.
+/// The reason why a token is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Invalid {
     /// Its session has ended, so there may be an entry.
@@ -36,7 +35,7 @@ pub(crate) enum Invalid {
     Unknown,
 }
 
-/// Removes entries from the cache.
+/// The remover of entries from the cache, which repeats what the cache did not acknowledge.
 #[derive(Debug)]
 pub(crate) struct Invalidator<C> {
     pub(crate) cache: Arc<GuardedCache<C>>,
@@ -47,8 +46,8 @@ pub(crate) struct Invalidator<C> {
 
 impl<C: SessionCache> Invalidator<C> {
     /// Invalidates entries, a batch at a time: a user may have had thousands of sessions, and each
-    /// batch must meet the cache's deadline. Returns the least that any batch proves. `None`: the
-    /// cache did not acknowledge a batch, and the rest is repeated in the background.
+    /// batch must end within the cache's deadline. Returns the least that any batch proves. `None`:
+    /// the cache did not acknowledge a batch, and the rest is repeated in the background.
     pub(crate) async fn invalidate(
         self: &Arc<Self>,
         digests: &[TokenDigest],

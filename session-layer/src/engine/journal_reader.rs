@@ -17,7 +17,7 @@ use crate::store::{JournalPosition, SessionStore};
 /// The least time between two reads, however often a read is requested.
 const AT_LEAST_APART: Duration = Duration::from_millis(20);
 
-/// Reads the journal of one node.
+/// The reader of one node's journal.
 #[derive(Debug)]
 pub(crate) struct JournalReader<C, S> {
     pub(crate) store: Arc<GuardedStore<S>>,

@@ -85,7 +85,7 @@ impl Metrics {
     }
 }
 
-/// A counter.
+/// A counter that all tasks share.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 

@@ -28,7 +28,7 @@ const RENEWALS_MAY_FAIL_FOR: Duration = Duration::from_secs(30);
 /// differ in pace, and the store's may be stepped forward.
 const CLOCK_MARGIN: Duration = Duration::from_secs(30);
 
-/// Keeps the registration of one node.
+/// The keeper of one node's registration.
 #[derive(Debug)]
 pub(crate) struct Registrar<C, S> {
     pub(crate) cache: Arc<GuardedCache<C>>,

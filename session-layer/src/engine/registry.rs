@@ -70,7 +70,7 @@ struct Registered {
     until: Instant,
 }
 
-/// What must be done about the registration.
+/// The step that the registration needs next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     Nothing,

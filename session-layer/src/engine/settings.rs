@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cache::LEASE_TTL;
 use crate::engine::staleness::JournalTiming;
 
-/// What the builder has decided. `SessionsBuilder` documents each setting.
+/// The settings that the builder has checked. `SessionsBuilder` documents each of them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     /// How long an entry may be served.

@@ -11,20 +11,20 @@ pub const DEFAULT_JOURNAL_INTERVAL: Duration = Duration::from_millis(500);
 /// The staleness bound D in intervals of the journal.
 const INTERVALS: u32 = 4;
 
-/// What a node does while it can't reach Postgres.
+/// The behavior of a node while it is partitioned from Postgres.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PartitionPolicy {
-    /// It serves entries until their TTL. A session that is revoked meanwhile remains valid on this
-    /// node for at most TTL + 2 s.
+    /// The node serves entries until their TTL. A session that is revoked meanwhile remains valid
+    /// on this node for at most TTL + 2 s.
     #[default]
     Available,
-    /// It serves no entries, and answers 503. No node serves a revoked session later than D after
-    /// the COMMIT, whatever Redis does.
+    /// The node serves no entries, and requests get 503. No node serves a revoked session later
+    /// than D after the COMMIT, whatever Redis does.
     FailClosed,
 }
 
-/// How often the journal is read, and what happens if it can't be.
+/// The interval of the journal's reads, and the policy for a journal that cannot be read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct JournalTiming {
     pub(crate) interval: Duration,

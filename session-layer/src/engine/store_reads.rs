@@ -62,7 +62,7 @@ pub(crate) struct Caller<L> {
     reply: oneshot::Sender<Answer>,
 }
 
-/// Reads misses from the store, and fills the cache.
+/// The reads of misses from the store, with the fills of the cache that follow.
 pub(crate) struct StoreReads<C: SessionCache, S> {
     pub(crate) queue: Arc<ReadQueue<C>>,
     pub(crate) cache: Arc<GuardedCache<C>>,
@@ -81,7 +81,7 @@ pub(crate) struct StoreReads<C: SessionCache, S> {
 /// The callers that wait for a read.
 pub(crate) type ReadQueue<C> = Queue<TokenDigest, Caller<<C as SessionCache>::Lease>>;
 
-/// What one read of the store shows for all of its rows.
+/// The facts of one read of the store that hold for all of its rows.
 #[derive(Debug, Clone, Copy)]
 struct ReadContext {
     now: Timestamp,

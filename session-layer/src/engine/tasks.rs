@@ -8,7 +8,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-/// Spawns tasks, counts them, and ends those that would run forever. Clones share one state.
+/// The background tasks of one engine. It counts them, and ends those that would run for ever.
+/// Clones share one state.
 #[derive(Debug, Clone)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
@@ -17,7 +18,7 @@ pub(crate) struct Tasks {
     unused: CancellationToken,
 }
 
-/// Keeps the loops of an engine running. See [`Tasks::keep_loops`].
+/// The guard that keeps the loops of an engine running. See [`Tasks::keep_loops`].
 pub(crate) type KeepLoops = Arc<DropGuard>;
 
 impl Tasks {
@@ -36,8 +37,9 @@ impl Tasks {
         self.tracker.spawn(task)
     }
 
-    /// Returns the guard of the loops that serve the engine. They end when its last clone is dropped.
-    /// The engine and whatever a request or a change may leave running hold one. No loop holds one.
+    /// Returns the guard of the loops that serve the engine. They end when its last clone is
+    /// dropped. The engine and whatever a request or a change may leave running hold one. No loop
+    /// holds one.
     pub(crate) fn keep_loops(&self) -> KeepLoops {
         Arc::new(self.unused.clone().drop_guard())
     }
@@ -58,7 +60,7 @@ impl Tasks {
         self.unused.run_until_cancelled(step).await
     }
 
-    /// Runs one step of a loop that must go on after the last handle was dropped. Returns `None` at
+    /// Runs one step of a loop that continues after the last handle was dropped. Returns `None` at
     /// the shutdown.
     pub(crate) async fn or_shutdown<T>(&self, step: impl Future<Output = T>) -> Option<T> {
         self.shutdown.run_until_cancelled(step).await

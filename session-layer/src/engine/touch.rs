@@ -46,7 +46,7 @@ pub(crate) struct Toucher<S> {
     sessions: Mutex<HashSet<SessionId>>,
 }
 
-/// What a touch before the response has shown.
+/// The result of a touch before the response.
 pub(crate) enum Touched {
     /// The session as it is now.
     Recorded(Session),

@@ -1,17 +1,18 @@
-//! The answer to a validation.
+//! The result of a validation.
 
 use crate::model::session::{Session, SessionId};
 use crate::model::token::TokenDigest;
 
-/// Whether a token's session may be used.
+/// The result of the validation of a token.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Validation {
-    /// It may, and this is the session.
+    /// An active session, which the request may use.
     Valid(Session),
-    /// Postgres has replied that there is no such session, or that it has ended.
+    /// No active session, as Postgres has replied: there is none, or it has ended.
     Invalid,
-    /// Neither the cache nor Postgres could answer. Respond with 503, never with 401.
+    /// An unknown result, because neither the cache nor Postgres could decide. Respond with 503,
+    /// never with 401.
     Unavailable,
 }
 

@@ -67,7 +67,8 @@ pub(crate) enum Extracted {
     Candidates(Vec<TokenDigest>),
 }
 
-/// What the headers present, `own` being the layer's cookie and `digest` the token scheme's check.
+/// Extracts the tokens from a request's headers. `own` is the layer's cookie, and `digest` is the
+/// check of the token scheme.
 pub(crate) fn extract(
     headers: &HeaderMap,
     sources: &[TokenSource],

@@ -1,4 +1,4 @@
-//! [`RevokeTarget`] and [`Revocation`]: which sessions end, why, and until when to wait.
+//! [`RevokeTarget`] and [`Revocation`]: the sessions that end, the reason, and the wait.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -117,11 +117,11 @@ impl fmt::Debug for RevokeTarget<'_> {
     }
 }
 
-/// A revocation that is done when it is awaited. Created by [`Sessions::revoke`].
+/// A revocation, which runs when it is awaited. [`Sessions::revoke`] creates it.
 ///
-/// The result says how many sessions were active and now are not, and from when on no node honors
-/// them. Calling again is safe, and is what to do after an error: a session that is already revoked
-/// is removed from the cache all the same.
+/// The result states how many active sessions have ended, and from when on no node honors them.
+/// After an error, call again, which is safe. A session that is already revoked is removed from the
+/// cache all the same.
 ///
 /// # Errors
 /// - [`Error::NotAToken`] for a token that the scheme does not accept.
@@ -154,18 +154,18 @@ impl Revocation {
         self
     }
 
-    /// Waits until the revocation holds, but no longer than `deadline`. `Duration::MAX` waits
-    /// without a limit. It holds once Redis acknowledges that the entries are gone, or else once
-    /// every node that is connected to Postgres has read of it
-    /// ([`within`](crate::Visibility::Committed), 2 s by default). An outage is waited out: the
+    /// Sets that the revocation waits until it holds, but no longer than `deadline`.
+    /// `Duration::MAX` waits without a limit. The revocation holds once Redis acknowledges that the
+    /// entries are gone. Otherwise it holds once every node that is connected to Postgres has read
+    /// of it ([`within`](crate::Visibility::Committed), 2 s by default). In an outage, the
     /// revocation is tried again until it succeeds. Defaults to not waiting.
     ///
     /// After an attempt of unknown outcome, another attempt on all sessions of a user also ends the
-    /// logins that came in between. Its value then counts the sessions that this attempt ended.
+    /// logins between the two. Its value then counts the sessions that this attempt ended.
     ///
     /// The visibility is then `Propagated`, or `Committed` with `within` at zero and `at_most` for
-    /// nodes that are cut off. At the deadline it is what remains then, or the error of the last
-    /// try.
+    /// partitioned nodes. At the deadline, the times are those that remain, or the result is the
+    /// error of the last attempt.
     pub fn wait(mut self, deadline: Duration) -> Self {
         self.wait = Some(deadline);
         self

@@ -1,4 +1,4 @@
-//! Configuring a [`SessionCookie`].
+//! The configuration of a [`SessionCookie`].
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use super::{SameSite, SessionCookie};
 use crate::http::caching::is_token_char;
 use crate::model::error::ConfigError;
 
-/// Configures a [`SessionCookie`]. Created by [`SessionCookie::builder`].
+/// The configuration of a [`SessionCookie`]. [`SessionCookie::builder`] creates it.
 ///
 /// Browsers reject a cookie that lacks what the prefix of its name requires:
 ///

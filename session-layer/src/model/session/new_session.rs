@@ -90,14 +90,15 @@ impl NewSession {
         self
     }
 
-    /// Sets the absolute timeout, counted from the creation. The session then ends even if it is in
-    /// use. Defaults to 24 hours.
+    /// Sets the absolute timeout, counted from the creation: 1 s to 50 years ([`MAX_LIFETIME`]).
+    /// The session then ends even if it is in use. Defaults to [`DEFAULT_LIFETIME`], 24 hours.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
         self
     }
 
-    /// Sets the idle timeout, in whole seconds. Defaults to none.
+    /// Sets the idle timeout: 1 s to 50 years ([`MAX_LIFETIME`]). A fraction of a second is rounded
+    /// up. The session ends if it is not used for that long. Defaults to none.
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.idle_timeout = Some(idle_timeout);
         self

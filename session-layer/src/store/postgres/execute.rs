@@ -32,7 +32,7 @@ pub(super) fn micros(span: Duration) -> i64 {
 /// The beginning of a transaction that writes, even if the default is read-only.
 const BEGIN_WRITING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
-/// The maximum of tries of a statement that Postgres rolls back. The next try mostly meets no
+/// The maximum of tries of a statement that Postgres rolls back. The next try mostly has no
 /// conflict, and the call's deadline limits all of them.
 pub(super) const TRIES: u32 = 10;
 

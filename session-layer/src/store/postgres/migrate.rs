@@ -2,7 +2,7 @@
 //!
 //! All steps happen in one transaction of a connection from the pool. Settings such as
 //! `search_path` end with it, a pooler in between does no harm, and an advisory lock serializes
-//! concurrent processes. The bookkeeping is a table in the same schema, so it never meets the
+//! concurrent processes. The bookkeeping is a table in the same schema, so it is separate from the
 //! application's. sqlx's Migrator is not used. Its lock outlives a transaction, it leaves prepared
 //! statements behind, and it writes (CREATE … IF NOT EXISTS) even if there is nothing to do.
 

@@ -294,11 +294,10 @@ impl Statements {
     }
 }
 
-/// Returns the statement that reads a page of the journal.
-///
-/// $1 what was visible to the last complete read (a snapshot, or NULL for none), $2 and $3 the row
-/// after which the page begins, $4 the most rows of a page, $5 whether to return users' ids.
-/// The [`Facts`](super::rows::Facts) come with the first row alone.
+/// Returns the statement that reads a page of the journal. $1 the snapshot of the last complete
+/// read, or NULL if there was none, $2 and $3 the row after which the page begins, $4 the maximum
+/// of rows of a page, $5 whether to return users' ids. The [`Facts`](super::rows::Facts) come with
+/// the first row alone.
 fn read_journal(facts: &str, quoted: &str) -> String {
     format!(
         "SELECT f.*, p.id AS entry, p.xid::text AS xid, p.kind, p.session_id, p.digest, \

@@ -1,4 +1,4 @@
-//! Reads.
+//! The reads of validations, lists, digests and the journal.
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
