@@ -217,7 +217,7 @@ fn the_cells_of_the_failure_page_are_short() {
 fn every_cell_of_the_table_of_bounds_is_tested_for_its_bound() {
     let page = fs::read_to_string(root().join("docs/failure-modes.md")).unwrap();
     let tests = fs::read_to_string(root().join("verification/tests/changes/bounds.rs")).unwrap();
-    let heading = "The answer of `revoke` against the state of the node that reads";
+    let heading = "Bounds by visibility and node";
     let section = section(&page, heading);
     let starting = |with: &str| section.lines().find(|line| line.starts_with(with)).unwrap();
     let mut seen = 0;

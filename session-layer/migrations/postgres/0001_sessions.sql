@@ -1,7 +1,7 @@
--- Sessions, the users they belong to, the journal of changes, and the nodes that serve copies.
+-- Sessions, the users they belong to, the journal of changes, and the nodes that serve entries.
 --
 -- `@schema@` is the quoted name of our schema. Every function runs with `search_path = pg_catalog, pg_temp` and names our
--- tables in full, so no operator or function that somebody put into a schema can take the place of one of Postgres'.
+-- tables in full. An operator or function that another role created in a schema can therefore not replace one of Postgres'.
 -- Needs Postgres 13 (xid8, pg_snapshot). ASCII only: a database may have any encoding.
 
 CREATE TABLE @schema@.sessions (
@@ -14,7 +14,7 @@ CREATE TABLE @schema@.sessions (
     -- The digests before the previous one, newest first, at most 16. A change of the session removes their copies too.
     former_digests   bytea[] NOT NULL DEFAULT '{}',
     user_id          text NOT NULL CHECK (char_length(user_id) BETWEEN 1 AND 200),
-    -- The user's epoch at the login. A session of an earlier epoch has ended, whatever else its row says.
+    -- The user's epoch at the login. A session of an earlier epoch has ended, whatever its other columns are.
     user_epoch       bigint NOT NULL DEFAULT 0,
     -- json keeps the text byte for byte. jsonb would rewrite numbers, and can make 3 KB into 39 MB.
     data             json NOT NULL DEFAULT '{}',
@@ -119,7 +119,7 @@ CREATE TABLE @schema@.session_journal (
     -- The digests before the change.
     digest          bytea,
     previous_digest bytea,
-    -- For `updated`: the least version that is still right.
+    -- For `updated`: the least version that is still current.
     version         bigint,
     user_id         text,
     user_epoch      bigint,
@@ -129,8 +129,9 @@ CREATE TABLE @schema@.session_journal (
 CREATE INDEX session_journal_page ON @schema@.session_journal (xid, id);
 CREATE INDEX session_journal_at ON @schema@.session_journal (at);
 
--- Returns the next rows of the journal after the row (after_xid, after_id), in the order (xid, id), at most `most`: those of
--- transactions that are over now and that the snapshot `seen` does not show. NULL is the snapshot at which this life began.
+-- Returns the next rows of the journal after the row (after_xid, after_id), in the order (xid, id), at most `most`. They
+-- are of transactions that have ended by now and that the snapshot `seen` does not show. NULL stands for the snapshot at
+-- which this life began.
 --
 -- Transactions that are running now are left out by their ids. One of them may have written a million rows, and looking at
 -- each of those would take a second.
@@ -176,8 +177,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- Which cache each node serves copies from, and until when it may serve them if it loses touch with Postgres. A node that
--- changes its cache gets another row, so that a statement that comes late cannot change what a row says.
+-- The cache from which each node serves entries, and until when it may serve them while it is partitioned from Postgres. A
+-- node that changes its cache gets another row, so that a late statement cannot change the row of another cache.
 CREATE TABLE @schema@.session_nodes (
     id    uuid PRIMARY KEY,
     cache bytea NOT NULL CHECK (octet_length(cache) = 32),
@@ -222,8 +223,8 @@ CREATE TRIGGER sessions_raise_version BEFORE UPDATE ON @schema@.sessions
 
 -- Writes the journal. SECURITY DEFINER: an UPDATE by a role that has rights on the sessions alone must not fail.
 --
--- A session that its user's epoch has ended already is no news: the row `user` covers all of its copies. So ending a
--- million rows after a revoke-all writes nothing here.
+-- A session that its user's epoch has ended already needs no row, because the row `user` covers all of its entries. Ending
+-- a million rows after a revoke-all therefore writes nothing here.
 CREATE FUNCTION @schema@.sessions_write_journal() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -467,18 +468,18 @@ BEGIN
     GET DIAGNOSTICS removed = ROW_COUNT;
 END $$;
 
--- Records which cache a node serves copies from, for as long as `lasts` from now on.
+-- Records from which cache a node serves entries, for `lasts` from now on.
 CREATE FUNCTION @schema@.register_node(registration uuid, cache bytea, lasts interval) RETURNS void
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM @schema@.session_nodes d WHERE d.id IN (
         SELECT n.id FROM @schema@.session_nodes n WHERE n.until < now() FOR UPDATE SKIP LOCKED);
     INSERT INTO @schema@.session_nodes AS n (id, cache, until)
-    -- A node asks for its TTL (at most a day), D (at most four) and about a minute.
+    -- A node requests its TTL (at most a day), D (at most four days) and about a minute.
     VALUES ($1, $2, clock_timestamp() + least($3, interval '7 days'))
     ON CONFLICT (id) DO UPDATE SET until = excluded.until;
 $$;
 
--- The node serves copies no more.
+-- Removes a registration, because its node no longer serves entries from that cache.
 CREATE FUNCTION @schema@.forget_node(registration uuid) RETURNS void
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM @schema@.session_nodes n WHERE n.id = $1;

@@ -1,5 +1,5 @@
-//! How long can a revoked session live on? The table of `docs/failure-modes.md`, "The answer of
-//! `revoke` against the state of the node that reads", cell by cell.
+//! How long a revoked session remains valid: the table of `docs/failure-modes.md`, "Bounds by
+//! visibility and node", cell by cell.
 //!
 //! A bound counts from the answer, and is about validations that *begin*: none that begins after it
 //! may be valid. Nothing is added for a slow machine. Where it stalled so long that a cell could

@@ -1,4 +1,4 @@
-//! What the variables come to.
+//! Tests of the plan that the variables describe.
 
 use super::*;
 
