@@ -80,7 +80,7 @@ impl Figures {
 
     /// Adds a health document.
     pub(super) fn health(&mut self, health: &HealthReport) {
-        let status = match health.status() {
+        let status = match health.status {
             HealthStatus::Healthy => "healthy",
             HealthStatus::Degraded => "degraded",
             HealthStatus::Unhealthy => "unhealthy",
