@@ -16,14 +16,14 @@ pub(crate) mod revocation;
 
 use self::erased::AnyEngine;
 pub(crate) use self::erased::Boxed;
-use crate::cache::{CacheProbe, CacheStatus, SessionCache};
+use crate::cache::{CacheStatus, SessionCache};
 use crate::engine::Engine;
 use crate::engine::breaker::BreakerState;
 use crate::engine::cache_mode::CacheMode;
 use crate::engine::change::Applied;
 use crate::engine::metrics::Metrics;
 use crate::engine::validation::{Answers, Validation};
-use crate::model::error::{Error, StoreError};
+use crate::model::error::Error;
 use crate::model::session::{
     LIST_PAGE, ListCursor, LoginSnapshot, NewSession, Session, SessionPage, check_user_id,
     data_to_json,
@@ -45,7 +45,7 @@ use crate::store::{Creation, SessionStore};
 /// end even if its future is dropped.
 #[derive(Clone)]
 pub struct Sessions {
-    engine: Arc<dyn AnyEngine>,
+    pub(crate) engine: Arc<dyn AnyEngine>,
     scheme: Arc<dyn TokenScheme>,
     ttl: Duration,
     pub(crate) probing: Arc<Probing>,
@@ -286,16 +286,6 @@ impl Sessions {
         self.engine.breaker()
     }
 
-    /// Returns D, or `None` if no journal is read.
-    pub(crate) fn staleness_bound(&self) -> Option<Duration> {
-        self.engine.staleness_bound()
-    }
-
-    /// Returns whether the journal permits serving entries.
-    pub(crate) fn permits_serving(&self) -> bool {
-        self.engine.permits_serving()
-    }
-
     /// Returns the known status of the cache, without I/O.
     #[must_use]
     pub fn cache_status(&self) -> CacheStatus {
@@ -312,27 +302,7 @@ impl Sessions {
     /// with how often it occurred and how long ago.
     #[must_use]
     pub fn recent_errors(&self) -> Vec<String> {
-        self.reported_errors().iter().map(ToString::to_string).collect()
-    }
-
-    /// Returns the store's name for the health document.
-    pub(crate) fn store_backend(&self) -> &'static str {
-        self.engine.store_backend()
-    }
-
-    /// Returns whether the store has replied since the start. Before that, no entry is served.
-    pub(crate) fn store_is_known(&self) -> bool {
-        self.engine.store_is_known()
-    }
-
-    /// Probes the cache with a ping, a SET and a GET.
-    pub(crate) fn probe_cache(&self) -> Boxed<CacheProbe> {
-        Arc::clone(&self.engine).probe_cache()
-    }
-
-    /// Probes whether the store can return authoritative replies now.
-    pub(crate) fn probe_store(&self) -> Boxed<Result<(), StoreError>> {
-        Arc::clone(&self.engine).probe_store()
+        self.engine.recent_errors().iter().map(ToString::to_string).collect()
     }
 
     /// Stops the background tasks and closes the connections that this crate opened. Waits for

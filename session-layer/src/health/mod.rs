@@ -29,11 +29,11 @@ impl Sessions {
             breaker: self.breaker(),
             probed: &probed,
             pool: self.cache_status(),
-            store_backend: self.store_backend(),
+            store_backend: self.engine.store_backend(),
             metrics: self.metrics(),
-            within: self.staleness_bound(),
+            within: self.engine.staleness_bound(),
             ttl: self.ttl(),
-            errors: self.reported_errors(),
+            errors: self.engine.recent_errors(),
         })
     }
 }

@@ -150,5 +150,5 @@ impl fmt::Debug for HealthFuture {
 
 async fn ready(sessions: &Sessions) -> Result<(), String> {
     let probed = sessions.probe().await;
-    readiness(sessions.mode(), sessions.permits_serving(), &probed)
+    readiness(sessions.mode(), sessions.engine.permits_serving(), &probed)
 }

@@ -28,7 +28,7 @@ use crate::store::{Creation, SessionStore, Target};
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// [`Engine`] without its type parameters. The types of the cache and the store end here.
-pub(super) trait AnyEngine: Send + Sync {
+pub(crate) trait AnyEngine: Send + Sync {
     fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Boxed<Answers>;
     fn create(
         self: Arc<Self>,
@@ -174,12 +174,5 @@ impl<C: SessionCache, S: SessionStore> AnyEngine for Engine<C, S> {
     }
     fn shutdown(self: Arc<Self>) -> Boxed<()> {
         Box::pin(self.shutdown())
-    }
-}
-
-impl super::Sessions {
-    /// Returns what [`recent_errors`](Self::recent_errors) prints, with its parts.
-    pub(crate) fn reported_errors(&self) -> Vec<ReportedError> {
-        self.engine.recent_errors()
     }
 }

@@ -82,19 +82,18 @@ impl Probing {
 impl Sessions {
     /// Probes cache and store within [`PROBE_DEADLINE`].
     pub(crate) async fn probe(&self) -> Arc<Probed> {
-        let sessions = self.clone();
+        let engine = Arc::clone(&self.engine);
         self.probing
             .probe(move || async move {
                 let (cache, store) = tokio::join!(
-                    timeout(PROBE_DEADLINE, sessions.probe_cache()),
-                    timeout(PROBE_DEADLINE, sessions.probe_store()),
+                    timeout(PROBE_DEADLINE, Arc::clone(&engine).probe_cache()),
+                    timeout(PROBE_DEADLINE, Arc::clone(&engine).probe_store()),
                 );
-                let store_is_known = sessions.store_is_known();
                 let late = format!("the probe had not ended after {PROBE_DEADLINE:?}");
                 Probed {
                     cache: cache.unwrap_or_else(|_late| CacheProbe {
                         // A slow cache may be connected. The last state that requests found counts.
-                        connected: sessions.cache_status().connected,
+                        connected: engine.cache_status().connected,
                         ..failed_cache(&late)
                     }),
                     store_error: match store {
@@ -102,7 +101,7 @@ impl Sessions {
                         Ok(Err(error)) => Some(error.to_string()),
                         Err(_late) => Some(late),
                     },
-                    store_is_known,
+                    store_is_known: engine.store_is_known(),
                 }
             })
             .await
