@@ -2,19 +2,16 @@
 
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
-use session_layer::store::PostgresStore;
+use session_layer::{Sessions, cache::RedisCache, store::PostgresStore};
 use session_testkit::backends::{Backends, Sandbox};
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::time::Instant;
 
 use crate::{
-    error::{Chain, Doing as _, Error},
-    moment::Moment,
-    names::{Kind, Names},
-    node::Node,
-    plan::Plan,
-    protocol::{Invalid, Order, Settings},
-    sql::{Postgres, Users},
+    Error,
+    node::{Bounds, Node},
+    plan::{KEPT, Plan},
+    progress,
+    sql::{Kind, Postgres, token},
 };
 
 pub(crate) const NODES: usize = 2;
@@ -32,131 +29,101 @@ pub(crate) enum Caches {
 #[derive(Debug)]
 pub(crate) struct Deployment<'a> {
     pub(crate) plan: &'a Plan,
-    pub(crate) names: Names,
     /// D, as the nodes report it.
     pub(crate) staleness_bound: Duration,
-    backends: &'a Backends,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) backends: &'a Backends,
     sandbox: Sandbox,
     caches: Caches,
-    nodes: Vec<Node>,
-    invalid: UnboundedSender<(usize, Invalid)>,
 }
 
 impl<'a> Deployment<'a> {
-    /// Creates the tables with the sessions that stay valid, but no nodes.
-    pub(crate) async fn new(
+    /// Creates the tables and the sessions. Starts the nodes, and waits until each has served an
+    /// entry from Redis.
+    pub(crate) async fn start(
         backends: &'a Backends,
         plan: &'a Plan,
         caches: Caches,
-    ) -> Result<(Self, UnboundedReceiver<(usize, Invalid)>), Error> {
+        sessions: &[(Kind, u64)],
+    ) -> Result<Self, Error> {
         let sandbox = backends.sandbox();
-        let migrating = || "create the tables";
-        let store = PostgresStore::builder(sandbox.database_url())
-            .schema(sandbox.schema())
-            .build()
-            .doing(migrating)?;
-        store.migrate().await.doing(migrating)?;
-        let (invalid, reports) = mpsc::unbounded_channel();
-        let deployment = Self {
-            plan,
-            names: Names::new(plan.seed),
-            staleness_bound: Duration::ZERO,
-            backends,
-            sandbox,
-            caches,
-            nodes: Vec::new(),
-            invalid,
-        };
-        deployment.create(Kind::Kept, plan.kept, Users::OneEach).await?;
-        Ok((deployment, reports))
-    }
-
-    /// Starts the nodes, and waits until each has served an entry from Redis.
-    pub(crate) async fn start_nodes(&mut self) -> Result<(), Error> {
-        for place in 0..NODES {
-            let node = self.start(place).await?;
-            self.nodes.push(node);
+        let nodes = Vec::new();
+        let staleness_bound = Duration::ZERO;
+        let mut deployment = Self { plan, staleness_bound, nodes, backends, sandbox, caches };
+        deployment.store()?.migrate().await?;
+        let mut postgres = deployment.postgres().await?;
+        for (kind, count) in sessions.iter().chain(&[(Kind::Kept, KEPT)]) {
+            postgres.create(*kind, *count).await?;
         }
-        for node in &self.nodes {
+        for place in 0..NODES {
+            let node = deployment.node(place)?;
+            deployment.nodes.push(node);
+        }
+        for node in &deployment.nodes {
             node.first_hit().await?;
         }
-        self.staleness_bound = self.nodes[0].staleness_bound().await?;
-        Ok(())
+        let journal = deployment.nodes[0].sessions.health().await.journal;
+        let journal = journal.ok_or("a node reads no journal")?;
+        deployment.staleness_bound = Duration::from_millis(journal.within_ms);
+        Ok(deployment)
     }
 
-    async fn start(&self, place: usize) -> Result<Node, Error> {
+    fn store(&self) -> Result<PostgresStore, Error> {
+        let builder = PostgresStore::builder(self.sandbox.database_url());
+        Ok(builder.schema(self.sandbox.schema()).build()?)
+    }
+
+    fn node(&self, place: usize) -> Result<Node, Error> {
         let namespace = match self.caches {
             Caches::Shared => self.sandbox.namespace().to_owned(),
             Caches::OfTheirOwn => format!("{}:{place}", self.sandbox.namespace()),
         };
-        let settings = Settings {
-            database_url: self.sandbox.database_url().to_owned(),
-            redis_url: self.sandbox.redis_url().to_owned(),
-            schema: self.sandbox.schema().to_owned(),
-            namespace,
-            seed: self.plan.seed,
-            poll: self.plan.poll,
-            kept: self.plan.kept,
-        };
-        Node::start(place, &settings, self.invalid.clone()).await
+        let cache = RedisCache::builder(self.sandbox.redis_url()).namespace(&namespace);
+        let sessions = Sessions::builder(cache.build()?, self.store()?).build()?;
+        Ok(Node::start(sessions, namespace, self.plan.seed))
     }
 
     /// Stops the last node and starts another in its place, which finds the first one's entries in
     /// Redis.
     pub(crate) async fn replace_the_last_node(&mut self) -> Result<(), Error> {
         if let Some(node) = self.nodes.pop() {
-            node.stop().await?;
+            node.stop().await;
         }
-        let node = self.start(self.nodes.len()).await?;
+        let node = self.node(self.nodes.len())?;
         self.nodes.push(node);
         Ok(())
     }
 
-    pub(crate) fn nodes(&self) -> &[Node] {
-        &self.nodes
-    }
-
-    pub(crate) fn order(&self, order: impl Fn() -> Order) {
-        for node in &self.nodes {
-            node.order(order());
-        }
+    /// Returns the bounds of a session that has just ended.
+    pub(crate) fn bounds(&self, within: Duration) -> Bounds {
+        Bounds { at: Instant::now(), within, staleness_bound: self.staleness_bound }
     }
 
     /// Waits until every node has read the journal. Returns the time from the COMMIT to that.
-    pub(crate) async fn caught_up(&self, committed: Moment) -> Result<Duration, Error> {
-        let all = try_join_all(self.nodes.iter().map(|node| node.catch_up(committed))).await?;
-        Ok(all.into_iter().max().unwrap_or(committed).since(committed))
+    pub(crate) async fn caught_up(&self, committed: Instant) -> Result<Duration, Error> {
+        let mut last = committed;
+        for node in &self.nodes {
+            last = last.max(node.catch_up(committed).await?);
+        }
+        Ok(last - committed)
     }
 
     /// Stops the nodes, and removes the tables and keys.
-    pub(crate) async fn stop(self) -> Result<(), Error> {
+    pub(crate) async fn stop(self) {
         for node in self.nodes {
-            node.stop().await?;
+            node.stop().await;
         }
         // The servers are deleted with their data. This makes room for the next run.
         if let Err(error) = self.sandbox.cleanup().await {
-            let error = Error::because("remove the tables and keys", error);
-            eprintln!("changes: {}", Chain(&error));
+            progress(format_args!("could not remove the tables and keys: {error}"));
         }
-        Ok(())
-    }
-
-    pub(crate) async fn redis(&self) -> Result<redis::aio::MultiplexedConnection, Error> {
-        let connection = self.backends.redis().connect().await;
-        connection.doing(|| "connect to Redis")
     }
 
     pub(crate) async fn postgres(&self) -> Result<Postgres, Error> {
-        let connection = self.backends.postgres().connect().await;
-        let connection = connection.doing(|| "connect to Postgres")?;
-        let schema = self.sandbox.schema().to_owned();
-        Ok(Postgres::new(connection, schema, self.names))
+        Postgres::connect(self.backends, self.sandbox.schema(), self.plan.seed).await
     }
 
-    /// Creates sessions of a kind by SQL, numbered from 0.
-    pub(crate) async fn create(&self, kind: Kind, count: u64, users: Users) -> Result<(), Error> {
-        let mut postgres = self.postgres().await?;
-        postgres.create(kind, count, users).await?;
-        postgres.close().await
+    pub(crate) fn token(&self, kind: Kind, n: u64) -> String {
+        token(self.plan.seed, kind, n)
     }
 }

@@ -6,23 +6,14 @@
 //! session-testkit run -- cargo run --release -p session-benches --bin changes -- --quick
 //! ```
 //!
-//! Each scenario prints one table in Markdown. The nodes are separate processes, because their
-//! memory is measured too. They validate sessions, and report when an ended session was first
-//! invalid. The measuring process makes the changes. Pure functions of the figures judge them
-//! (`plan.rs`, `observed.rs`).
+//! Each scenario prints one table in Markdown. The nodes validate sessions, and record when an
+//! ended session was first invalid. SQL on other connections makes the changes.
 
 mod deployment;
-mod error;
-mod interrupts;
-mod memory;
-mod moment;
-mod names;
 mod node;
 mod observed;
 mod observer;
 mod plan;
-mod process;
-mod protocol;
 mod scenarios;
 mod sql;
 mod table;
@@ -31,14 +22,10 @@ use std::{fmt, io::Write as _, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum as _};
 use session_testkit::{backends::Backends, bench::Machine};
-use tokio::runtime::Runtime;
 
-use self::{
-    error::{Chain, Doing as _, Error},
-    interrupts::unless_interrupted,
-    plan::Plan,
-    scenarios::Scenario,
-};
+use self::{plan::Plan, scenarios::Scenario};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// The exit code if a promise was broken.
 const BROKEN: u8 = 1;
@@ -47,8 +34,8 @@ const COULD_NOT_RUN: u8 = 2;
 /// Postgres' default. The testkit's small segments reduce it to 64 MB, which would cause permanent
 /// checkpoints.
 const POSTGRES: [&str; 1] = ["max_wal_size=1GB"];
-/// The argument that makes a process a node.
-const NODE_ARGUMENT: &str = "--node";
+const MINUTE: u64 = 60;
+const DAY: u64 = 24 * 60 * MINUTE;
 
 /// Measures the cost of changes by SQL and of revoke-all, and how soon every node respects them.
 ///
@@ -63,7 +50,7 @@ const NODE_ARGUMENT: &str = "--node";
 Examples:
   session-testkit run -- cargo run --release -p session-benches --bin changes -- --quick
   session-testkit run -- cargo run --release -p session-benches --bin changes -- --rate 1000 \
-  --secs 60 rate
+  --duration 30s rate
   SESSION_TESTKIT_BACKEND=native cargo run --release -p session-benches --bin changes -- --seed 7 \
   backlog open"
 )]
@@ -81,54 +68,53 @@ struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Vec<u32>,
 
-    /// `rate`: duration of the changes in seconds. Defaults to 60.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
-    secs: Option<u32>,
-
-    /// Run as a node.
-    #[arg(long, hide = true)]
-    node: bool,
+    /// `rate`: duration of the changes, from 1s to a day. Defaults to 60s.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    duration: Option<Duration>,
 
     /// Scenarios to measure. Defaults to all.
     #[arg(value_enum, value_name = "SCENARIO")]
     scenarios: Vec<Scenario>,
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let runtime = match Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return could_not_run(&Error::because("start the runtime", error)),
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let seconds = match text.strip_suffix('m') {
+        Some(minutes) => minutes.parse().ok().and_then(|minutes: u64| minutes.checked_mul(MINUTE)),
+        None => text.strip_suffix('s').and_then(|seconds| seconds.parse().ok()),
     };
-    if arguments.node {
-        return match runtime.block_on(process::main()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => could_not_run(&error),
-        };
-    }
-    let run = async {
-        match run(&arguments).await {
-            Ok(code) => code,
-            Err(error) => could_not_run(&error),
-        }
-    };
-    let code = runtime.block_on(unless_interrupted(run));
-    code.unwrap_or_else(|error| could_not_run(&Error::because("receive signals", error)))
+    let seconds = seconds.filter(|seconds| (1..=DAY).contains(seconds));
+    let expected = "a duration is a whole number with its unit, such as 30s or 5m, up to a day";
+    seconds.map(Duration::from_secs).ok_or(expected)
 }
 
-async fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Arguments::parse()).await {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(BROKEN),
+        Err(error) => {
+            let mut reasons = format!("changes: {error}");
+            let mut source = error.source();
+            while let Some(error) = source {
+                reasons.push_str(&format!(": {error}"));
+                source = error.source();
+            }
+            eprintln!("{reasons}");
+            ExitCode::from(COULD_NOT_RUN)
+        }
+    }
+}
+
+/// Runs the scenarios. Returns the number of broken promises.
+async fn run(arguments: &Arguments) -> Result<usize, Error> {
     let seed = arguments.seed.unwrap_or_else(rand::random);
     let mut plan = Plan::new(seed, arguments.quick);
     if !arguments.rate.is_empty() {
         plan.rates.clone_from(&arguments.rate);
     }
-    if let Some(secs) = arguments.secs {
-        plan.span = Duration::from_secs(secs.into());
-    }
-    let backends = Backends::builder().own().postgres_settings(POSTGRES).start().await;
-    let backends = backends.doing(|| "start a Redis and a Postgres")?;
-    let machine = Machine::of(&backends).await;
-    let machine = machine.doing(|| "ask the servers for their versions")?;
+    plan.duration = arguments.duration.unwrap_or(plan.duration);
+    let backends = Backends::builder().own().postgres_settings(POSTGRES).start().await?;
+    let machine = Machine::of(&backends).await?;
     let settings = sql::settings(&backends).await?;
     say(format_args!("Seed {seed}. {machine} ({settings}).\n"));
     let scenarios = match arguments.scenarios.as_slice() {
@@ -138,25 +124,20 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let mut broken = 0;
     for scenario in scenarios {
         let section = scenario.run(&backends, &plan).await?;
-        let replay = replay(arguments, seed, *scenario);
-        say(format_args!("## {}\n\n```sh\n{replay}\n```\n\n{section}", scenario.name()));
+        let (name, replay) = (scenario.name(), replay(arguments, seed, *scenario));
+        say(format_args!("## {name}\n\n```sh\n{replay}\n```\n\n{section}"));
         for what in &section.broken {
-            eprintln!("changes: {}: {what}", scenario.name());
+            eprintln!("changes: {name}: {what}");
         }
         broken += section.broken.len();
     }
-    Ok(match broken {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::from(BROKEN),
-    })
+    Ok(broken)
 }
 
 /// Returns the command that measures this scenario again.
 fn replay(arguments: &Arguments, seed: u64, scenario: Scenario) -> String {
-    let mut command = "session-testkit run -- cargo run".to_owned();
-    if !cfg!(debug_assertions) {
-        command.push_str(" --release");
-    }
+    let release = if cfg!(debug_assertions) { "" } else { " --release" };
+    let mut command = format!("session-testkit run -- cargo run{release}");
     command.push_str(" -p session-benches --bin changes --");
     if arguments.quick {
         command.push_str(" --quick");
@@ -166,8 +147,8 @@ fn replay(arguments: &Arguments, seed: u64, scenario: Scenario) -> String {
         for rate in &arguments.rate {
             command.push_str(&format!(" --rate {rate}"));
         }
-        if let Some(secs) = arguments.secs {
-            command.push_str(&format!(" --secs {secs}"));
+        if let Some(duration) = arguments.duration {
+            command.push_str(&format!(" --duration {}s", duration.as_secs()));
         }
     }
     format!("{command} {}", scenario.name())
@@ -180,9 +161,9 @@ fn say(text: impl fmt::Display) {
     let _closed = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-fn could_not_run(error: &Error) -> ExitCode {
-    eprintln!("changes: {}", Chain(error));
-    ExitCode::from(COULD_NOT_RUN)
+/// Reports progress on standard error.
+fn progress(what: impl fmt::Display) {
+    eprintln!("changes: {what}");
 }
 
 #[cfg(test)]
@@ -198,17 +179,23 @@ mod tests {
 
     #[test]
     fn replay_command_measures_the_same() {
-        let line = ["changes", "--quick", "--rate", "9", "--secs", "7", "rate", "open"];
+        let line = ["changes", "--quick", "--rate", "9", "--duration", "2m", "rate", "open"];
         let arguments = Arguments::parse_from(line);
         let rate = replay(&arguments, 5, Scenario::Rate);
-        assert!(rate.ends_with("-- --quick --seed 5 --rate 9 --secs 7 rate"), "{rate}");
+        assert!(rate.ends_with("-- --quick --seed 5 --rate 9 --duration 120s rate"), "{rate}");
         let open = replay(&arguments, 5, Scenario::Open);
         assert!(open.ends_with("-- --quick --seed 5 open"), "{open}");
-        for command in [rate, open] {
-            let arguments = command.rsplit(" -- ").next().unwrap_or_default();
-            let arguments = std::iter::once("changes").chain(arguments.split(' '));
-            let again = Arguments::parse_from(arguments);
-            assert_eq!((again.quick, again.seed), (true, Some(5)));
+        let again = rate.rsplit(" -- ").next().unwrap_or_default().split(' ');
+        let again = Arguments::parse_from(std::iter::once("changes").chain(again));
+        assert_eq!(again.duration, arguments.duration);
+        assert_eq!((again.quick, again.seed, again.rate), (true, Some(5), vec![9]));
+    }
+
+    #[test]
+    fn duration_needs_a_unit_and_is_bounded() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        for bad in ["", "30", "s", "-1s", "1.5s", "0s", "2000m", "999999999999999999999m"] {
+            assert!(duration(bad).is_err(), "{bad}");
         }
     }
 }

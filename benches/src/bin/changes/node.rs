@@ -1,223 +1,223 @@
-//! A node from the measuring process' view: its process, its orders and its replies.
+//! A node: a `Sessions` with its own connections, which validates and observes.
 
-use std::{env, process::Stdio, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
+use session_layer::{Metrics, Sessions, Validation};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    process::{Child, ChildStdin, ChildStdout, Command},
-    sync::{Mutex, mpsc},
-    time::timeout,
+    sync::watch::Receiver,
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
-    NODE_ARGUMENT,
-    error::{Doing as _, Error},
-    memory::{self, Memory},
-    moment::Moment,
-    protocol::{FromNode, Invalid, Order, Reply, Report, Revoked, Settings},
+    Error,
+    plan::KEPT,
+    sql::{Kind, token},
 };
 
-/// The deadline of a reply without waiting.
-const SOON: Duration = Duration::from_secs(60);
-/// The deadline of a reply after the first hit or a read of the journal.
+/// The interval at which one of the sessions that stay valid is validated.
+const KEEP: Duration = Duration::from_millis(10);
+/// The interval at which a node's counters are read.
+const SAMPLE: Duration = Duration::from_millis(10);
+/// The number of validations after which Redis should have an entry of a session.
+const WARM: u32 = 3;
+/// The time between them, because the fill runs after the response.
+const BETWEEN: Duration = Duration::from_millis(30);
+/// The interval at which an active session is validated that will end. It is short enough for hits,
+/// and long enough to cause no load.
+const BEFORE: Duration = Duration::from_millis(20);
+/// The interval at which an ended session is validated. It grows after half a second.
+const POLL: Duration = Duration::from_millis(5);
+/// The divisor of an age that gives its precision. Many sessions may stay valid for seconds. Their
+/// validations would otherwise keep the node from reading the journal.
+const EXACT: u32 = 100;
+/// The deadline of the node's shutdown.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+/// The deadline of the node's first hit, and of a read of the journal.
 const LONG: Duration = Duration::from_secs(5 * 60);
-/// The deadline of the process' end.
-const END: Duration = Duration::from_secs(10);
 
-/// A node in a separate process, which is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Node {
-    /// Its index among the nodes, from 0.
-    place: usize,
-    pid: u32,
-    namespace: String,
-    started: Moment,
-    orders: mpsc::UnboundedSender<Order>,
-    replies: Mutex<mpsc::UnboundedReceiver<Reply>>,
-    child: Child,
+    pub(crate) sessions: Sessions,
+    /// The prefix of the node's keys in Redis.
+    pub(crate) namespace: String,
+    pub(crate) started: Instant,
+    figures: Arc<Mutex<Figures>>,
+    /// Validates the sessions that stay valid.
+    keeping: JoinHandle<()>,
+}
+
+/// The time from which a session must not be accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// The time when the COMMIT or the revocation returned.
+    pub(crate) at: Instant,
+    /// The time after that in which a connected node may still accept the session.
+    pub(crate) within: Duration,
+    /// D: a node whose journal is older than that is cut off from Postgres.
+    pub(crate) staleness_bound: Duration,
+}
+
+impl Bounds {
+    /// Returns whether a validation that began at this time must not accept the session.
+    fn are_exceeded_by(self, began: Instant) -> bool {
+        began > self.at + self.within
+    }
 }
 
 impl Node {
-    /// Starts a node. Sessions that it finds invalid go to `invalid`, with the node's index.
-    pub(crate) async fn start(
-        place: usize,
-        settings: &Settings,
-        invalid: mpsc::UnboundedSender<(usize, Invalid)>,
-    ) -> Result<Self, Error> {
-        let starting = || format!("start node {}", place + 1);
-        let program = env::current_exe().doing(starting)?;
-        let started = Moment::now();
-        let mut child = Command::new(program)
-            .arg(NODE_ARGUMENT)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            // Ctrl-C reaches only the measuring process, whose end closes this standard input.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .doing(starting)?;
-        let pid = child.id().ok_or_else(|| Error::new(starting()))?;
-        let stdin = child.stdin.take().ok_or_else(|| Error::new(starting()))?;
-        let stdout = child.stdout.take().ok_or_else(|| Error::new(starting()))?;
-
-        let (orders, given) = mpsc::unbounded_channel();
-        let (replied, replies) = mpsc::unbounded_channel();
-        let first = line(settings).doing(starting)?;
-        tokio::spawn(write(stdin, first, given));
-        tokio::spawn(read(stdout, place, replied, invalid));
-        Ok(Self {
-            place,
-            pid,
-            namespace: settings.namespace.clone(),
-            started,
-            orders,
-            replies: Mutex::new(replies),
-            child,
-        })
+    /// Starts to validate the sessions that stay valid.
+    pub(crate) fn start(sessions: Sessions, namespace: String, seed: u64) -> Self {
+        let started = Instant::now();
+        let figures = Arc::new(Mutex::new(Figures::default()));
+        let (of, to) = (sessions.clone(), Arc::clone(&figures));
+        let keeping = tokio::spawn(async move {
+            let mut turn = interval(KEEP);
+            turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            for n in (0..KEPT).cycle() {
+                turn.tick().await;
+                let token = token(seed, Kind::Kept, n);
+                let is_refused = matches!(of.validate(&token).await, Validation::Invalid);
+                locked(&to).refused += u64::from(is_refused);
+            }
+        });
+        Self { sessions, namespace, started, figures, keeping }
     }
 
-    pub(crate) fn name(&self) -> String {
-        format!("node {}", self.place + 1)
+    /// Stops the node, and closes its connections.
+    pub(crate) async fn stop(self) {
+        self.keeping.abort();
+        let _late = self.sessions.shutdown(SHUTDOWN).await;
     }
 
-    /// Returns the prefix of the node's keys in Redis.
-    pub(crate) fn namespace(&self) -> &str {
-        &self.namespace
+    /// Restarts the figures.
+    pub(crate) fn mark(&self) {
+        *locked(&self.figures) = Figures { marked: self.sessions.metrics(), ..Figures::default() };
     }
 
-    pub(crate) fn started(&self) -> Moment {
-        self.started
-    }
-
-    pub(crate) fn memory(&self) -> Result<Memory, Error> {
-        memory::of(self.pid).doing(|| format!("read the memory of {}", self.name()))
-    }
-
-    /// Sends an order without a reply. If the node has ended, the next order with a reply fails.
-    pub(crate) fn order(&self, order: Order) {
-        let _ended = self.orders.send(order);
-    }
-
-    /// Returns D.
-    pub(crate) async fn staleness_bound(&self) -> Result<Duration, Error> {
-        match self.ask(Order::StalenessBound, SOON).await? {
-            Reply::StalenessBound(bound) => Ok(bound),
-            other => Err(self.unexpected(&other)),
+    /// Returns the figures since the mark.
+    pub(crate) fn figures(&self) -> Figures {
+        let (now, figures) = (self.sessions.metrics(), *locked(&self.figures));
+        Figures {
+            hits: now.hits - figures.marked.hits,
+            validations: now.total() - figures.marked.total(),
+            unavailable: now.unavailable - figures.marked.unavailable,
+            ..figures
         }
     }
 
-    /// Waits until the node has served an entry from Redis. Returns when the first was observed.
-    pub(crate) async fn first_hit(&self) -> Result<Moment, Error> {
-        self.moment(Order::FirstHit).await
+    /// Waits until the node has served an entry from Redis. Returns when that was observed.
+    pub(crate) async fn first_hit(&self) -> Result<Instant, Error> {
+        wait("hit", || (self.sessions.metrics().hits > 0).then(Instant::now)).await
     }
 
     /// Waits until a read of the journal has succeeded that began after this moment.
-    pub(crate) async fn catch_up(&self, after: Moment) -> Result<Moment, Error> {
-        self.moment(Order::CatchUp(after)).await
+    pub(crate) async fn catch_up(&self, after: Instant) -> Result<Instant, Error> {
+        wait("read of the journal", || {
+            let (now, age) = (Instant::now(), self.sessions.metrics().journal_age);
+            age.is_some_and(|age| now - age > after).then_some(now)
+        })
+        .await
     }
 
-    async fn moment(&self, order: Order) -> Result<Moment, Error> {
-        match self.ask(order, LONG).await? {
-            Reply::At(at) => Ok(at),
-            other => Err(self.unexpected(&other)),
-        }
+    /// Validates sessions in the background, so that Redis has entries of them.
+    pub(crate) fn warm(&self, tokens: Vec<String>) {
+        let sessions = self.sessions.clone();
+        tokio::spawn(async move {
+            for _ in 0..WARM {
+                for token in &tokens {
+                    let _only_for_the_entry = sessions.validate(token).await;
+                }
+                sleep(BETWEEN).await;
+            }
+        });
     }
 
-    pub(crate) async fn revoke_all(&self, user: &str) -> Result<Revoked, Error> {
-        match self.ask(Order::RevokeAll(user.to_owned()), SOON).await? {
-            Reply::Revoked(revoked) => Ok(revoked),
-            other => Err(self.unexpected(&other)),
-        }
-    }
-
-    /// Validates the sessions again that the node reported as invalid. Returns how many are valid.
-    pub(crate) async fn recheck(&self) -> Result<u64, Error> {
-        match self.ask(Order::Recheck, LONG).await? {
-            Reply::LetIn(sessions) => Ok(sessions),
-            other => Err(self.unexpected(&other)),
-        }
-    }
-
-    /// Returns the node's figures since the last mark.
-    pub(crate) async fn report(&self) -> Result<Report, Error> {
-        match self.ask(Order::Report, SOON).await? {
-            Reply::Report(report) => Ok(*report),
-            other => Err(self.unexpected(&other)),
-        }
-    }
-
-    /// Sends an order and waits for its reply. There is one such order at a time.
-    async fn ask(&self, order: Order, deadline: Duration) -> Result<Reply, Error> {
-        let mut replies = self.replies.lock().await;
-        let doing = format!("get a reply of {} to {order:?}", self.name());
-        self.order(order);
-        match timeout(deadline, replies.recv()).await {
-            Ok(Some(Reply::Failed(why))) => Err(Error::because(doing, why)),
-            Ok(Some(reply)) => Ok(reply),
-            Ok(None) => Err(Error::because(doing, "the process has ended")),
-            Err(late) => Err(Error::because(doing, late)),
-        }
-    }
-
-    fn unexpected(&self, reply: &Reply) -> Error {
-        let why = format!("{reply:?} is the reply to another order");
-        Error::because(format!("understand {}", self.name()), why)
-    }
-
-    /// Stops the node normally.
-    pub(crate) async fn stop(self) -> Result<(), Error> {
-        let stopping = || format!("stop node {}", self.place + 1);
-        let Self { orders, mut child, .. } = self;
-        // This closes the node's standard input.
-        drop(orders);
-        let status = timeout(END, child.wait()).await;
-        let status = status.doing(stopping)?.doing(stopping)?;
-        if !status.success() {
-            return Err(Error::because(stopping(), status.to_string()));
-        }
-        Ok(())
+    /// Validates a session until it is invalid. Returns when that was.
+    pub(crate) fn watch(
+        &self,
+        token: String,
+        mut ended: Receiver<Option<Bounds>>,
+    ) -> JoinHandle<Instant> {
+        let (sessions, figures) = (self.sessions.clone(), Arc::clone(&self.figures));
+        tokio::spawn(async move {
+            loop {
+                let (began, age) = (Instant::now(), sessions.metrics().journal_age);
+                let answer = sessions.validate(&token).await;
+                let bounds = *ended.borrow_and_update();
+                match (answer, bounds) {
+                    (Validation::Invalid, _) => return Instant::now(),
+                    (Validation::Valid(_), Some(bounds)) if bounds.are_exceeded_by(began) => {
+                        let in_touch = age.is_some_and(|age| age <= bounds.staleness_bound);
+                        let mut figures = locked(&figures);
+                        figures.let_in += 1;
+                        figures.let_in_in_touch += u64::from(in_touch);
+                    }
+                    // In an outage, the session was not accepted, and the next validation decides.
+                    _ => {}
+                }
+                match bounds {
+                    Some(bounds) => sleep(POLL.max(bounds.at.elapsed() / EXACT)).await,
+                    None => {
+                        tokio::select! {
+                            () = sleep(BEFORE) => {}
+                            _ = ended.changed() => {}
+                        }
+                    }
+                }
+            }
+        })
     }
 }
 
-fn line(message: &impl serde::Serialize) -> serde_json::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(message)?;
-    line.push(b'\n');
-    Ok(line)
+/// A node's figures since its mark.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    /// The counters at the mark.
+    pub(crate) marked: Metrics,
+    /// Validations that were served from Redis.
+    pub(crate) hits: u64,
+    pub(crate) validations: u64,
+    /// Validations that returned Unavailable.
+    pub(crate) unavailable: u64,
+    /// Validations that accepted an ended session although they began after the bound.
+    pub(crate) let_in: u64,
+    /// Those of them during which the node considered itself connected to Postgres.
+    pub(crate) let_in_in_touch: u64,
+    /// Validations of valid sessions that returned Invalid.
+    pub(crate) refused: u64,
 }
 
-/// Writes the settings, then the orders. The next reply detects a node that has ended.
-async fn write(
-    mut stdin: ChildStdin,
-    settings: Vec<u8>,
-    mut orders: mpsc::UnboundedReceiver<Order>,
-) {
-    if stdin.write_all(&settings).await.is_err() {
-        return;
-    }
-    while let Some(order) = orders.recv().await {
-        let Ok(line) = line(&order) else { return };
-        if stdin.write_all(&line).await.is_err() {
-            return;
+/// Waits until `found` returns a value.
+async fn wait<T>(what: &str, found: impl Fn() -> Option<T>) -> Result<T, Error> {
+    let deadline = Instant::now() + LONG;
+    while Instant::now() < deadline {
+        if let Some(found) = found() {
+            return Ok(found);
         }
+        sleep(SAMPLE).await;
     }
+    Err(format!("a node had no {what} within {LONG:?}").into())
 }
 
-/// Reads the node's reports until it ends.
-async fn read(
-    stdout: ChildStdout,
-    place: usize,
-    replies: mpsc::UnboundedSender<Reply>,
-    invalid: mpsc::UnboundedSender<(usize, Invalid)>,
-) {
-    let mut lines = BufReader::new(stdout).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        let sent = match serde_json::from_str(&line) {
-            Ok(FromNode::Invalid(one)) => invalid.send((place, one)).is_ok(),
-            Ok(FromNode::Reply(reply)) => replies.send(reply).is_ok(),
-            Err(error) => replies.send(Reply::Failed(error.to_string())).is_ok(),
-        };
-        if !sent {
-            return;
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bound_counts_from_the_commit() {
+        let (at, staleness_bound) = (Instant::now(), Duration::from_secs(2));
+        for within in [staleness_bound, Duration::ZERO] {
+            let bounds = Bounds { at, within, staleness_bound };
+            assert!(!bounds.are_exceeded_by(at + within));
+            assert!(bounds.are_exceeded_by(at + within + Duration::from_nanos(1)));
         }
     }
 }

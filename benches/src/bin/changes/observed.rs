@@ -1,10 +1,10 @@
-//! Observations of ended sessions, and the verdict on the promises: pure functions of figures.
+//! Observations of ended sessions, and the verdict on the promises.
 
 use std::time::Duration;
 
 use crate::{
-    memory::Memory,
-    protocol::Report,
+    Error,
+    node::Figures,
     table::{grouped, mib, millis, percent, unknown},
 };
 
@@ -14,17 +14,36 @@ pub(crate) struct Observed {
     pub(crate) node: String,
     pub(crate) ended: u64,
     /// The number of those that Redis had for this node just before.
-    pub(crate) copies: u64,
+    pub(crate) cached: u64,
     /// The time from each session's end until the node found it invalid, in ascending order.
     /// Sessions that it never found invalid are missing.
-    /// missing.
     pub(crate) ages: Vec<Duration>,
     /// The number of sessions that were invalid, and valid again at the end.
     pub(crate) back: u64,
-    /// The node's own figures.
-    pub(crate) report: Report,
+    pub(crate) figures: Figures,
     pub(crate) before: Memory,
     pub(crate) after: Memory,
+}
+
+/// The memory of this process, which holds all nodes, in KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memory {
+    resident: u64,
+    /// The maximum so far.
+    peak: u64,
+}
+
+impl Memory {
+    pub(crate) fn now() -> Result<Self, Error> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().strip_suffix("kB")?.trim().parse().ok()
+        };
+        let memory = field("VmRSS:").zip(field("VmHWM:"));
+        let (resident, peak) = memory.ok_or("/proc/self/status has no VmRSS and VmHWM")?;
+        Ok(Self { resident, peak })
+    }
 }
 
 /// The nodes for which a bound holds.
@@ -37,41 +56,32 @@ pub(crate) enum Promise {
 }
 
 impl Observed {
-    fn never(&self) -> u64 {
-        self.ended.saturating_sub(self.ages.len() as u64)
-    }
-
     /// Returns a description of each broken promise. `within` is the bound.
     pub(crate) fn broken(&self, promise: Promise, within: Duration) -> Vec<String> {
-        let node = &self.node;
-        let bound = format!("{} ms after the end", millis(within));
-        let mut broken = Vec::new();
-        let Report { let_in, let_in_in_touch, .. } = self.report;
+        let Figures { let_in, let_in_in_touch, refused, .. } = self.figures;
         let too_late = match promise {
             Promise::EveryNode => let_in,
             Promise::NodesInTouch => let_in_in_touch,
         };
-        if too_late > 0 {
-            broken.push(format!(
-                "{node} accepted ended sessions {let_in} times later than {bound}, of which \
-                 {let_in_in_touch} times while it was connected to Postgres"
-            ));
-        }
-        if self.never() > 0 {
-            broken.push(format!("{node} never rejected {} ended sessions", self.never()));
-        }
-        if self.back > 0 {
-            broken
-                .push(format!("{node} accepted {} sessions again that it had rejected", self.back));
-        }
-        if self.report.refused > 0 {
-            broken.push(format!("{node} rejected valid sessions {} times", self.report.refused));
-        }
-        broken
+        let (node, bound, back) = (&self.node, millis(within), self.back);
+        let never = self.ended.saturating_sub(self.ages.len() as u64);
+        let all = [
+            (
+                too_late,
+                format!(
+                    "{node} accepted ended sessions {let_in} times later than {bound} ms after \
+                     the end, of which {let_in_in_touch} times while it was connected to Postgres"
+                ),
+            ),
+            (never, format!("{node} never rejected {never} ended sessions")),
+            (back, format!("{node} accepted {back} sessions again that it had rejected")),
+            (refused, format!("{node} rejected valid sessions {refused} times")),
+        ];
+        all.into_iter().filter(|(times, _)| *times > 0).map(|(_, what)| what).collect()
     }
 
     /// The header of [`cells`](Self::cells).
-    pub(crate) const HEAD: [&str; 13] = [
+    pub(crate) const HEAD: [&str; 10] = [
         "node",
         "sessions ended (cached)",
         "age p50, ms",
@@ -80,21 +90,19 @@ impl Observed {
         "invalid within D",
         "let in too late (in touch)",
         "hits, %",
-        "longest without a hit, ms",
         "503",
-        "journal age max, ms",
-        "RSS, MiB (peak)",
-        "health",
+        "RSS of all nodes, MiB (peak)",
     ];
 
     /// Returns the cells of a table's row. `within` is D.
-    pub(crate) fn cells(&self, within: Duration) -> [String; 13] {
+    pub(crate) fn cells(&self, within: Duration) -> [String; 10] {
         let age = |percent| percentile(&self.ages, percent).map_or_else(unknown, millis);
         let in_time = self.ages.iter().filter(|age| **age <= within).count() as u64;
-        let report = &self.report;
+        let figures = self.figures;
+        let (before, Memory { resident, peak }) = (self.before.resident, self.after);
         [
             self.node.clone(),
-            format!("{} ({})", grouped(self.ended), grouped(self.copies)),
+            format!("{} ({})", grouped(self.ended), grouped(self.cached)),
             age(50),
             age(99),
             age(100),
@@ -102,39 +110,18 @@ impl Observed {
                 true => "all".to_owned(),
                 false => format!("{} of {}", grouped(in_time), grouped(self.ended)),
             },
-            format!("{} ({})", grouped(report.let_in), grouped(report.let_in_in_touch)),
-            percent(report.hits, report.validations),
-            millis(report.without_hits),
-            grouped(report.unavailable),
-            report.journal_age.map_or_else(unknown, millis),
-            format!(
-                "{} → {} ({})",
-                mib(self.before.resident),
-                mib(self.after.resident),
-                mib(self.after.peak)
-            ),
-            self.health(),
+            format!("{} ({})", grouped(figures.let_in), grouped(figures.let_in_in_touch)),
+            percent(figures.hits, figures.validations),
+            grouped(figures.unavailable),
+            format!("{} → {} ({})", mib(before), mib(resident), mib(peak)),
         ]
-    }
-
-    /// Returns how often the health document had each status, as in `degraded 1, healthy 19`.
-    fn health(&self) -> String {
-        let statuses = self.report.health.iter();
-        let statuses: Vec<_> =
-            statuses.map(|(status, times)| format!("{status} {times}")).collect();
-        statuses.join(", ")
-    }
-
-    pub(crate) fn errors(&self) -> impl Iterator<Item = String> {
-        let errors = self.report.errors.iter();
-        errors.map(|error| format!("{}: {error}", self.node))
     }
 }
 
 /// Returns the least value that this percentage of all values does not exceed (the nearest rank).
 /// The values are in ascending order. Without values it returns `None`.
-pub(crate) fn percentile<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
-    let rank = (sorted.len() * percent.min(100)).div_ceil(100);
+fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
+    let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.max(1) - 1).copied()
 }
 
@@ -147,15 +134,14 @@ mod tests {
     /// Returns the observations of sessions with these ages in ms, which were accepted too late
     /// this many times.
     fn observed(ended: u64, ages: &[u64], (let_in, let_in_in_touch): (u64, u64)) -> Observed {
-        let memory = Memory { resident: 1024, peak: 2048 };
-        let ages = ages.iter().map(|age| Duration::from_millis(*age));
+        let memory = Memory::now().unwrap();
         Observed {
             node: "node 1".to_owned(),
             ended,
-            copies: ended,
-            ages: ages.collect(),
+            cached: ended,
+            ages: ages.iter().map(|age| Duration::from_millis(*age)).collect(),
             back: 0,
-            report: Report { let_in, let_in_in_touch, ..Report::default() },
+            figures: Figures { let_in, let_in_in_touch, ..Figures::default() },
             before: memory,
             after: memory,
         }
@@ -163,14 +149,12 @@ mod tests {
 
     #[test]
     fn percentile_is_one_of_the_values() {
-        let hundred: Vec<u32> = (1..=100).collect();
-        assert_eq!(percentile(&hundred, 50), Some(50));
-        assert_eq!(percentile(&hundred, 99), Some(99));
-        assert_eq!(percentile(&hundred, 100), Some(100));
-        assert_eq!(percentile(&hundred, 0), Some(1));
-        assert_eq!(percentile(&[7, 9], 99), Some(9));
-        assert_eq!(percentile(&[7, 9], 50), Some(7));
-        assert_eq!(percentile::<u32>(&[], 50), None);
+        let hundred: Vec<_> = (1..=100).map(Duration::from_secs).collect();
+        for (percent, seconds) in [(50, 50), (99, 99), (100, 100), (0, 1)] {
+            assert_eq!(percentile(&hundred, percent), Some(Duration::from_secs(seconds)));
+        }
+        assert_eq!(percentile(&hundred[..2], 99), Some(Duration::from_secs(2)));
+        assert_eq!(percentile(&[], 50), None);
     }
 
     #[test]
@@ -195,7 +179,6 @@ mod tests {
     fn late_rejection_alone_breaks_nothing() {
         let observed = observed(1, &[2_500], (0, 0));
         assert!(observed.broken(Promise::EveryNode, D).is_empty());
-        assert_eq!(observed.cells(D)[5], "0 of 1");
     }
 
     #[test]
@@ -203,7 +186,7 @@ mod tests {
         let never = observed(2, &[1], (0, 0));
         let (mut back, mut refused) = (observed(1, &[1], (0, 0)), observed(1, &[1], (0, 0)));
         back.back = 1;
-        refused.report.refused = 3;
+        refused.figures.refused = 3;
         for observed in [never, back, refused] {
             assert_eq!(observed.broken(Promise::NodesInTouch, D).len(), 1);
         }

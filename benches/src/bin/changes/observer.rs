@@ -1,93 +1,79 @@
 //! Ends sessions by SQL at a constant rate, and observes how long each node accepts them.
 
 use std::{
-    collections::HashMap,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
+use redis::{RedisResult, aio::MultiplexedConnection};
 use session_benches::key;
+use session_layer::{TokenDigest, Validation};
 use tokio::{
-    sync::mpsc::UnboundedReceiver,
+    sync::watch,
+    task::JoinHandle,
     time::{Instant, sleep, sleep_until, timeout_at},
     try_join,
 };
 
 use crate::{
+    Error,
     deployment::Deployment,
-    error::{Doing as _, Error},
-    memory::Memory,
-    moment::Moment,
-    names::{Kind, Who},
     node::Node,
-    observed::Observed,
-    plan,
-    protocol::{Bounds, Invalid, Order},
-    sql::Users,
+    observed::{Memory, Observed},
+    plan::ENDED_PER_SECOND,
+    sql::Kind,
 };
 
 /// The maximum number of sessions that end in a scenario. Their rows cost little.
-const SUPPLY: u64 = 10_000;
-/// The time before its end at which a session gets its entries in Redis.
-const AHEAD: Duration = Duration::from_secs(1);
+pub(crate) const SUPPLY: u64 = 10_000;
 /// The deadline by which all nodes must have an entry of a session.
-const COPIES: Duration = Duration::from_secs(60);
+const CACHED: Duration = Duration::from_secs(60);
 /// The interval at which it is validated meanwhile.
 const AGAIN: Duration = Duration::from_millis(250);
 /// The timeout of sessions that must become invalid, in multiples of D.
 const TIMEOUT: u32 = 10;
 
-/// Ends sessions, and collects the nodes' reports on them.
-#[derive(Debug)]
+/// Ends sessions.
+#[derive(Debug, Default)]
 pub(crate) struct Observer {
-    reports: UnboundedReceiver<(usize, Invalid)>,
     /// The next session to end.
     next: u64,
     /// The next session to get entries.
     warmed: u64,
 }
 
+/// A session that a node validates until it is invalid.
 #[derive(Debug)]
-struct Ended {
-    who: Who,
-    at: Moment,
-    /// Whether Redis had an entry just before, for each node.
-    copies: Vec<bool>,
+pub(crate) struct Watched {
+    pub(crate) token: String,
+    /// Whether Redis had an entry for this node just before the end.
+    pub(crate) cached: bool,
+    pub(crate) invalid: JoinHandle<Instant>,
+}
+
+/// Sessions that ended together.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The time from which their ages count.
+    pub(crate) from: Instant,
+    /// The sessions that each node validates.
+    pub(crate) watched: Vec<Vec<Watched>>,
 }
 
 impl Observer {
-    /// Creates the sessions to end.
-    pub(crate) async fn new(
-        deployment: &Deployment<'_>,
-        reports: UnboundedReceiver<(usize, Invalid)>,
-    ) -> Result<Self, Error> {
-        let users = Users::OneEach;
-        deployment.create(Kind::Ended, SUPPLY, users).await?;
-        Ok(Self { reports, next: 0, warmed: 0 })
+    /// Returns the sessions that end in the next second, and have no entries yet.
+    fn upcoming(&mut self, deployment: &Deployment<'_>) -> Vec<String> {
+        let until = (self.next + u64::from(ENDED_PER_SECOND)).min(SUPPLY);
+        let sessions = self.warmed..until;
+        self.warmed = until;
+        sessions.map(|n| deployment.token(Kind::Ended, n)).collect()
     }
 
     /// Waits until all nodes have entries of the sessions that end first.
     pub(crate) async fn prepare(&mut self, deployment: &Deployment<'_>) -> Result<(), Error> {
         // Entries from an earlier phase may be gone.
-        self.warmed = self.until(deployment);
-        let sessions: Vec<_> = (self.next..self.warmed).map(ended).collect();
-        copies(deployment, &sessions).await
-    }
-
-    /// Returns the first session that does not end in the next second.
-    fn until(&self, deployment: &Deployment<'_>) -> u64 {
-        let ahead = AHEAD.as_secs() * u64::from(deployment.plan.ended_per_second);
-        (self.next + ahead).min(SUPPLY)
-    }
-
-    /// Orders all nodes to validate the sessions that end in the next second.
-    fn warm(&mut self, deployment: &Deployment<'_>) {
-        let until = self.until(deployment);
-        let sessions: Vec<_> = (self.warmed..until).map(ended).collect();
-        if !sessions.is_empty() {
-            self.warmed = until;
-            deployment.order(|| Order::Warm(sessions.clone()));
-        }
+        self.warmed = self.next;
+        wait_for_entries(deployment, self.upcoming(deployment)).await
     }
 
     /// Ends sessions while `work` runs. Returns the result of the work, and the observations of
@@ -97,8 +83,7 @@ impl Observer {
         deployment: &Deployment<'_>,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<(T, Vec<Observed>), Error> {
-        deployment.order(|| Order::Mark);
-        let before = memory(deployment)?;
+        let before = begin(deployment)?;
         let over = AtomicBool::new(false);
         let working = async {
             let done = work.await;
@@ -106,8 +91,7 @@ impl Observer {
             done
         };
         let (done, ended) = try_join!(working, self.end_sessions(deployment, &over))?;
-        let observed = self.gather(deployment, &ended, before).await?;
-        Ok((done, observed))
+        Ok((done, gather(deployment, ended, before).await?))
     }
 
     async fn end_sessions(
@@ -115,153 +99,132 @@ impl Observer {
         deployment: &Deployment<'_>,
         over: &AtomicBool,
     ) -> Result<Vec<Ended>, Error> {
-        let plan = deployment.plan;
         let mut postgres = deployment.postgres().await?;
-        let mut redis = deployment.redis().await?;
+        let mut redis = deployment.backends.redis().connect().await?;
         let begin = Instant::now();
         let mut all = Vec::new();
-        // Each phase of a scenario has its own moments.
-        for due in plan::ends(plan.seed.wrapping_add(self.next), plan.ended_per_second) {
-            self.warm(deployment);
+        for due in deployment.plan.ends(self.next) {
+            let upcoming = self.upcoming(deployment);
+            deployment.nodes.iter().for_each(|node| node.warm(upcoming.clone()));
             sleep_until(begin + due).await;
             if over.load(Ordering::Relaxed) || self.next == SUPPLY {
                 break;
             }
-            let who = ended(self.next);
-            self.next += 1;
+            let token = deployment.token(Kind::Ended, self.next);
             // A slow Redis does not end the run. The table then shows fewer entries.
-            let copies = have_copies(deployment, &mut redis, who).await;
-            let copies = copies.unwrap_or_else(|_late| vec![false; deployment.nodes().len()]);
-            deployment.order(|| Order::Watch(who));
-            postgres.end(who).await?;
-            let bounds = Bounds {
-                at: Moment::now(),
-                within: deployment.staleness_bound,
-                staleness_bound: deployment.staleness_bound,
+            let cached = have_entries(deployment, &mut redis, &token).await;
+            let cached = cached.unwrap_or_else(|_late| vec![false; deployment.nodes.len()]);
+            let (sender, ended) = watch::channel(None);
+            let watch = |(node, cached): (&Node, bool)| Watched {
+                token: token.clone(),
+                cached,
+                invalid: node.watch(token.clone(), ended.clone()),
             };
-            deployment.order(|| Order::Ended(who, bounds));
-            all.push(Ended { who, at: bounds.at, copies });
+            let watched = deployment.nodes.iter().zip(cached).map(watch);
+            let watched = watched.map(|one| vec![one]).collect();
+            postgres.end(self.next).await?;
+            self.next += 1;
+            let bounds = deployment.bounds(deployment.staleness_bound);
+            sender.send_replace(Some(bounds));
+            all.push(Ended { from: bounds.at, watched });
         }
-        postgres.close().await?;
         Ok(all)
-    }
-
-    async fn gather(
-        &mut self,
-        deployment: &Deployment<'_>,
-        ended: &[Ended],
-        before: Vec<Memory>,
-    ) -> Result<Vec<Observed>, Error> {
-        let at: HashMap<Who, Moment> = ended.iter().map(|one| (one.who, one.at)).collect();
-        let expected = at.len() * deployment.nodes().len();
-        let ages = wait_for(deployment, &mut self.reports, &at, expected).await;
-        // The figures cover the time in which sessions ended.
-        let mut reports = Vec::new();
-        for node in deployment.nodes() {
-            reports.push(node.report().await?);
-        }
-        let after = memory(deployment)?;
-        if let Some(last) = ended.last() {
-            let passed = Moment::now().since(last.at);
-            sleep(deployment.staleness_bound.saturating_sub(passed)).await;
-        }
-        let mut observed = Vec::new();
-        let memory = before.into_iter().zip(after);
-        let of_nodes = ages.into_iter().zip(reports).zip(memory);
-        for ((place, node), ((ages, report), (before, after))) in
-            deployment.nodes().iter().enumerate().zip(of_nodes)
-        {
-            let copies = ended.iter().filter(|one| one.copies[place]);
-            observed.push(Observed {
-                node: node.name(),
-                ended: ended.len() as u64,
-                copies: copies.count() as u64,
-                ages,
-                back: node.recheck().await?,
-                report,
-                before,
-                after,
-            });
-        }
-        Ok(observed)
     }
 }
 
-/// Waits for this number of reports of these sessions, which ended at these moments. Returns for
-/// each node the ages at which the sessions were invalid, in ascending order. After a timeout, the
-/// missing reports are omitted.
-pub(crate) async fn wait_for(
+/// Restarts the nodes' figures. Returns the memory before the observation.
+pub(crate) fn begin(deployment: &Deployment<'_>) -> Result<Memory, Error> {
+    deployment.nodes.iter().for_each(Node::mark);
+    Memory::now()
+}
+
+/// Waits until the sessions are invalid, and until D has passed since the last one ended. Returns
+/// the observations of each node. After a timeout, the remaining sessions count as never invalid.
+pub(crate) async fn gather(
     deployment: &Deployment<'_>,
-    reports: &mut UnboundedReceiver<(usize, Invalid)>,
-    at: &HashMap<Who, Moment>,
-    expected: usize,
-) -> Vec<Vec<Duration>> {
-    let nodes = deployment.nodes().len();
+    ended: Vec<Ended>,
+    before: Memory,
+) -> Result<Vec<Observed>, Error> {
     let deadline = Instant::now() + deployment.staleness_bound * TIMEOUT;
-    let mut ages = vec![Vec::new(); nodes];
-    let mut missing = expected;
-    while missing > 0
-        && let Ok(Some((place, one))) = timeout_at(deadline, reports.recv()).await
-    {
-        // Late reports of an earlier phase belong to that phase.
-        if let Some(at) = at.get(&one.who) {
-            ages[place].push(one.at.since(*at));
-            missing -= 1;
+    let last = ended.last().map(|one| one.from);
+    let mut nodes = vec![(0, 0, Vec::new(), Vec::new()); deployment.nodes.len()];
+    for one in ended {
+        for ((ended, cached, ages, rejected), watched) in nodes.iter_mut().zip(one.watched) {
+            for mut watched in watched {
+                *ended += 1;
+                *cached += u64::from(watched.cached);
+                match timeout_at(deadline, &mut watched.invalid).await {
+                    Ok(at) => {
+                        ages.push(at? - one.from);
+                        rejected.push(watched.token);
+                    }
+                    Err(_late) => watched.invalid.abort(),
+                }
+            }
         }
     }
-    for ages in &mut ages {
-        ages.sort_unstable();
+    // The figures cover the time in which sessions ended.
+    let figures: Vec<_> = deployment.nodes.iter().map(Node::figures).collect();
+    let after = Memory::now()?;
+    if let Some(last) = last {
+        sleep_until(last + deployment.staleness_bound).await;
     }
-    ages
+    let mut observed = Vec::new();
+    for ((place, node), (figures, (ended, cached, mut ages, rejected))) in
+        deployment.nodes.iter().enumerate().zip(figures.into_iter().zip(nodes))
+    {
+        let mut back = 0;
+        for token in rejected {
+            let answer = node.sessions.validate(&token).await;
+            back += u64::from(matches!(answer, Validation::Valid(_)));
+        }
+        ages.sort_unstable();
+        let node = format!("node {}", place + 1);
+        observed.push(Observed { node, ended, cached, ages, back, figures, before, after });
+    }
+    Ok(observed)
 }
 
 /// Makes all nodes validate these sessions until Redis has entries of them for each node. One
 /// validation is not enough, because a busy node may not fill.
-pub(crate) async fn copies(deployment: &Deployment<'_>, sessions: &[Who]) -> Result<(), Error> {
-    let mut redis = deployment.redis().await?;
-    let deadline = Instant::now() + COPIES;
-    let mut missing = sessions.to_vec();
-    while !missing.is_empty() {
-        deployment.order(|| Order::Warm(missing.clone()));
+pub(crate) async fn wait_for_entries(
+    deployment: &Deployment<'_>,
+    mut missing: Vec<String>,
+) -> Result<(), Error> {
+    let mut redis = deployment.backends.redis().connect().await?;
+    let deadline = Instant::now() + CACHED;
+    loop {
+        deployment.nodes.iter().for_each(|node| node.warm(missing.clone()));
         sleep(AGAIN).await;
         let mut still = Vec::new();
-        for who in missing {
-            let found = have_copies(deployment, &mut redis, who).await;
-            match found {
-                Ok(copies) if !copies.contains(&false) => {}
-                Err(late) if Instant::now() > deadline => return Err(late),
-                _ => still.push(who),
+        for token in missing {
+            match have_entries(deployment, &mut redis, &token).await {
+                Ok(cached) if !cached.contains(&false) => {}
+                Err(late) if Instant::now() > deadline => return Err(late.into()),
+                _ => still.push(token),
             }
         }
-        missing = still;
-        if !missing.is_empty() && Instant::now() > deadline {
-            return Err(Error::new(format!("get entries of {missing:?} into Redis")));
+        if still.is_empty() {
+            return Ok(());
         }
+        if Instant::now() > deadline {
+            return Err(format!("Redis has no entries of {} sessions", still.len()).into());
+        }
+        missing = still;
     }
-    Ok(())
 }
 
 /// Returns for each node whether Redis has an entry of this session, neither a lease nor a fence.
-async fn have_copies(
+async fn have_entries(
     deployment: &Deployment<'_>,
-    redis: &mut redis::aio::MultiplexedConnection,
-    who: Who,
-) -> Result<Vec<bool>, Error> {
-    let digest = deployment.names.digest(who);
+    redis: &mut MultiplexedConnection,
+    token: &str,
+) -> RedisResult<Vec<bool>> {
     let mut first_bytes = redis::pipe();
-    for node in deployment.nodes() {
-        let key = key(node.namespace(), &digest);
+    for node in &deployment.nodes {
+        let key = key(&node.namespace, &TokenDigest::of(token));
         first_bytes.cmd("GETRANGE").arg(key).arg(0).arg(0);
     }
-    let first_bytes: Vec<Vec<u8>> =
-        first_bytes.query_async(redis).await.doing(|| "look for entries in Redis")?;
+    let first_bytes: Vec<Vec<u8>> = first_bytes.query_async(redis).await?;
     Ok(first_bytes.iter().map(|first| first == b"V").collect())
-}
-
-pub(crate) fn memory(deployment: &Deployment<'_>) -> Result<Vec<Memory>, Error> {
-    deployment.nodes().iter().map(Node::memory).collect()
-}
-
-fn ended(n: u64) -> Who {
-    Who { kind: Kind::Ended, n }
 }

@@ -1,29 +1,58 @@
-//! Tables in Markdown, and the format of figures.
+//! A scenario's table in Markdown, and the format of its figures.
 
 use std::{fmt, time::Duration};
 
+use crate::observed::{Observed, Promise};
+
+/// The result of a scenario.
 #[derive(Debug)]
-pub(crate) struct Table {
-    head: Vec<String>,
-    rows: Vec<Vec<String>>,
+pub(crate) struct Section {
+    /// A description of the scenario.
+    what: String,
+    /// D, as the nodes report it.
+    staleness_bound: Duration,
+    table: Vec<Vec<String>>,
+    pub(crate) broken: Vec<String>,
 }
 
-impl Table {
-    pub(crate) fn new<S: Into<String>>(head: impl IntoIterator<Item = S>) -> Self {
-        Self { head: head.into_iter().map(Into::into).collect(), rows: Vec::new() }
+impl Section {
+    pub(crate) fn new(what: String, head: &[&str]) -> Self {
+        let head = head.iter().copied().chain(Observed::HEAD).map(str::to_owned).collect();
+        Self { what, staleness_bound: Duration::ZERO, table: vec![head], broken: Vec::new() }
     }
 
-    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+    /// Adds a row for each node: first these cells, then the observations. Also adds the promises
+    /// that were broken. `within` is the promised bound, `d` is D.
+    pub(crate) fn add(
+        &mut self,
+        cells: &[String],
+        observed: &[Observed],
+        d: Duration,
+        (promise, within): (Promise, Duration),
+    ) {
+        self.staleness_bound = d;
+        let run = &cells[0];
+        for node in observed {
+            self.table.push(cells.iter().cloned().chain(node.cells(d)).collect());
+            let broken = node.broken(promise, within).into_iter();
+            self.broken.extend(broken.map(|what| format!("{run}: {what}")));
+        }
     }
 }
 
-impl fmt::Display for Table {
+impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| {} |", self.head.join(" | "))?;
-        writeln!(f, "|{}", "---|".repeat(self.head.len()))?;
-        for row in &self.rows {
+        let staleness_bound = seconds(self.staleness_bound);
+        writeln!(f, "{} D is {staleness_bound} s, as the nodes report it.\n", self.what)?;
+        for (number, row) in self.table.iter().enumerate() {
             writeln!(f, "| {} |", row.join(" | "))?;
+            if number == 0 {
+                writeln!(f, "|{}", "---|".repeat(row.len()))?;
+            }
+        }
+        writeln!(f)?;
+        for broken in &self.broken {
+            writeln!(f, "- **BROKEN**: {broken}")?;
         }
         Ok(())
     }
@@ -76,11 +105,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn table_is_printed_as_markdown() {
-        let mut table = Table::new(["rows", "age, ms"]);
-        table.row([grouped(1_000), millis(Duration::from_millis(251))]);
-        let expected = "| rows | age, ms |\n|---|---|\n| 1,000 | 251 |\n";
-        assert_eq!(table.to_string(), expected);
+    fn section_is_printed_as_markdown() {
+        let section = Section::new("What.".to_owned(), &["rows"]).to_string();
+        assert!(section.contains("\n\n| rows | node |"), "{section}");
+        assert!(section.contains(&format!(" |\n|{}\n", "---|".repeat(11))), "{section}");
     }
 
     #[test]
