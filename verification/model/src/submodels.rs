@@ -46,3 +46,20 @@ fn letter(index: usize) -> char {
 fn broken(promise: u32, is_broken: bool) -> u32 {
     if is_broken { promise } else { 0 }
 }
+
+/// A snapshot of a database: the next transaction id, and the transactions below it that are open.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+struct Snapshot {
+    xmax: u8,
+    open: [Option<u8>; 2],
+}
+
+impl Snapshot {
+    fn sees(&self, id: u8) -> bool {
+        id < self.xmax && !self.open.contains(&Some(id))
+    }
+
+    fn xmin(&self) -> u8 {
+        self.open.iter().flatten().min().copied().unwrap_or(self.xmax)
+    }
+}

@@ -58,6 +58,10 @@ impl Coverage {
         self.saw_if(event, true);
     }
 
+    pub(crate) fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
     pub(crate) fn saw_if(&mut self, event: Event, happened: bool) {
         self.0 |= u64::from(happened) << event as u8;
     }

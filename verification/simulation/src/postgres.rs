@@ -14,6 +14,7 @@ use session_layer::store::SessionParts;
 use session_layer::store::{NodeRegistration, ReadResult, RegistrationId, Row, StoreId, Target};
 use session_layer::{LoginSnapshot, Session, SessionId, Timestamp, TokenDigest};
 
+use crate::coverage::Coverage;
 use crate::world::Millis;
 
 mod change;
@@ -78,14 +79,8 @@ pub(crate) struct Postgres {
     running: BTreeSet<u64>,
     /// The transactions that have locked a record.
     locks: BTreeMap<usize, u64>,
-    /// A transaction has committed after one that began after it.
-    pub(crate) committed_late: bool,
-    /// A login was refused because of a revoke-all.
-    pub(crate) superseded: bool,
-    /// A touch found its row locked.
-    pub(crate) passed_a_lock: bool,
-    /// A touch locked its row after another change.
-    pub(crate) overtaken: bool,
+    /// What happened in the server.
+    pub(crate) coverage: Coverage,
 }
 
 impl Postgres {

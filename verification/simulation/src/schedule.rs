@@ -53,16 +53,11 @@ struct Schedule {
     world: Arc<World>,
     mistake: Option<Mistake>,
     policy: PartitionPolicy,
-    nodes: Mutex<Vec<Node>>,
+    /// Every node is a separate process.
+    subject: SessionLayerSubject,
     /// The tokens by session. The index of a token is its number.
     tokens: Mutex<BTreeMap<u32, Vec<Token>>>,
     operations: Mutex<Vec<Operation>>,
-}
-
-#[derive(Clone)]
-struct Node {
-    sessions: Sessions,
-    subject: SessionLayerSubject,
 }
 
 /// session-layer's own tokens, under digests that depend on the seed.
@@ -83,21 +78,19 @@ impl Schedule {
     async fn run(plan: &Plan, mistake: Option<Mistake>, trace: bool) -> Ran {
         let redis = Redis::new(plan.replica);
         let world = World::new(plan.seed, plan.network, redis, Postgres::new(), trace);
+        let policy = match plan.fail_closed {
+            true => PartitionPolicy::FailClosed,
+            false => PartitionPolicy::Available,
+        };
+        let nodes = (0..NODES).map(|node| start(&world, policy, mistake, node, 0));
         let schedule = Arc::new(Self {
+            subject: SessionLayerSubject::new(nodes),
             world: Arc::clone(&world),
             mistake,
-            policy: match plan.fail_closed {
-                true => PartitionPolicy::FailClosed,
-                false => PartitionPolicy::Available,
-            },
-            nodes: Mutex::default(),
+            policy,
             tokens: Mutex::default(),
             operations: Mutex::default(),
         });
-        for node in 0..NODES {
-            let started = schedule.start(node, 0);
-            lock(&schedule.nodes).push(started);
-        }
         for (at, breaks) in plan.faults.clone() {
             schedule.plan_fault(at, breaks);
         }
@@ -111,39 +104,11 @@ impl Schedule {
         Ran { history, verdicts, coverage, trace: world.trace() }
     }
 
-    fn start(&self, node: u32, life: u32) -> Node {
-        let broken = Broken::new(self.mistake);
-        let cache = BrokenCache {
-            cache: SimulatedCache::open(&self.world, node, life, self.mistake),
-            broken: broken.clone(),
-        };
-        let store = BrokenStore {
-            store: Arc::new(SimulatedStore::new(&self.world, node, life, self.mistake)),
-            broken,
-        };
-        let budget = match self.mistake {
-            Some(Mistake::NoDeadline) => Duration::from_secs(3600),
-            _ => BUDGET,
-        };
-        let sessions = Sessions::builder(cache, store)
-            .ttl(TTL)
-            .validation_timeout(budget)
-            .policy(self.policy)
-            .token_scheme(Aliased(Arc::clone(&self.world)))
-            .build()
-            .expect("the settings are allowed");
-        Node { subject: SessionLayerSubject::new([sessions.clone()]), sessions }
-    }
-
     /// Kills the process, and starts another one.
     fn restart_node(&self, node: u32) {
         let life = self.world.lock().end_life(node);
-        let started = self.start(node, life);
-        lock(&self.nodes)[node as usize] = started;
-    }
-
-    fn node(&self, node: u32) -> Node {
-        lock(&self.nodes)[node as usize].clone()
+        let started = start(&self.world, self.policy, self.mistake, node, life);
+        drop(self.subject.replace(node, started));
     }
 
     fn history(&self, plan: &Plan) -> History {
@@ -166,7 +131,9 @@ impl Schedule {
     }
 
     fn coverage(&self, history: &History) -> Coverage {
-        let mut coverage = self.world.lock().coverage;
+        let state = self.world.lock();
+        let mut coverage = state.coverage;
+        coverage.add(state.postgres.coverage);
         coverage.saw_if(Event::FailClosed, self.policy == PartitionPolicy::FailClosed);
         for operation in &history.operations {
             match operations::answer_of(&mut operation.op.clone()) {
@@ -178,6 +145,34 @@ impl Schedule {
         }
         coverage
     }
+}
+
+/// Starts the process of a node.
+fn start(
+    world: &Arc<World>,
+    policy: PartitionPolicy,
+    mistake: Option<Mistake>,
+    node: u32,
+    life: u32,
+) -> Sessions {
+    let broken = Broken::new(mistake);
+    let cache = BrokenCache {
+        cache: SimulatedCache::open(world, node, life, mistake),
+        broken: broken.clone(),
+    };
+    let store =
+        BrokenStore { store: Arc::new(SimulatedStore::new(world, node, life, mistake)), broken };
+    let budget = match mistake {
+        Some(Mistake::NoDeadline) => Duration::from_secs(3600),
+        _ => BUDGET,
+    };
+    Sessions::builder(cache, store)
+        .ttl(TTL)
+        .validation_timeout(budget)
+        .policy(policy)
+        .token_scheme(Aliased(Arc::clone(world)))
+        .build()
+        .expect("the settings are allowed")
 }
 
 /// Returns the seed of one schedule.

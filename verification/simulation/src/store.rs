@@ -96,13 +96,7 @@ pub(crate) fn changing(
             return Step::Done(Err(refused_error()));
         }
         let now = state.now;
-        let step = state.postgres.advance(&mut transaction, now);
-        let Postgres { committed_late, superseded, passed_a_lock, overtaken, .. } = state.postgres;
-        state.coverage.saw_if(Event::LateCommit, committed_late);
-        state.coverage.saw_if(Event::SupersededLogin, superseded);
-        state.coverage.saw_if(Event::LockedTouch, passed_a_lock);
-        state.coverage.saw_if(Event::OvertakenTouch, overtaken);
-        step.map_or(Step::Again, Step::Done)
+        state.postgres.advance(&mut transaction, now).map_or(Step::Again, Step::Done)
     }
 }
 

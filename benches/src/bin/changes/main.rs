@@ -116,7 +116,7 @@ async fn run(arguments: &Arguments) -> Result<usize, Error> {
     let backends = Backends::builder().own().postgres_settings(POSTGRES).start().await?;
     let machine = Machine::of(&backends).await?;
     let settings = sql::settings(&backends).await?;
-    say(format_args!("Seed {seed}. {machine} ({settings}).\n"));
+    say(format_args!("Seed {seed} (--seed {seed} replays it). {machine} ({settings}).\n"));
     let scenarios = match arguments.scenarios.as_slice() {
         [] => Scenario::value_variants(),
         some => some,
@@ -124,34 +124,14 @@ async fn run(arguments: &Arguments) -> Result<usize, Error> {
     let mut broken = 0;
     for scenario in scenarios {
         let section = scenario.run(&backends, &plan).await?;
-        let (name, replay) = (scenario.name(), replay(arguments, seed, *scenario));
-        say(format_args!("## {name}\n\n```sh\n{replay}\n```\n\n{section}"));
+        let name = scenario.name();
+        say(format_args!("## {name}\n\n{section}"));
         for what in &section.broken {
             eprintln!("changes: {name}: {what}");
         }
         broken += section.broken.len();
     }
     Ok(broken)
-}
-
-/// Returns the command that measures this scenario again.
-fn replay(arguments: &Arguments, seed: u64, scenario: Scenario) -> String {
-    let release = if cfg!(debug_assertions) { "" } else { " --release" };
-    let mut command = format!("session-testkit run -- cargo run{release}");
-    command.push_str(" -p session-benches --bin changes --");
-    if arguments.quick {
-        command.push_str(" --quick");
-    }
-    command.push_str(&format!(" --seed {seed}"));
-    if scenario == Scenario::Rate {
-        for rate in &arguments.rate {
-            command.push_str(&format!(" --rate {rate}"));
-        }
-        if let Some(duration) = arguments.duration {
-            command.push_str(&format!(" --duration {}s", duration.as_secs()));
-        }
-    }
-    format!("{command} {}", scenario.name())
 }
 
 /// Prints on standard output. A closed reader (`| head`) is no error, because the exit code has the
@@ -175,20 +155,6 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn replay_command_measures_the_same() {
-        let line = ["changes", "--quick", "--rate", "9", "--duration", "2m", "rate", "open"];
-        let arguments = Arguments::parse_from(line);
-        let rate = replay(&arguments, 5, Scenario::Rate);
-        assert!(rate.ends_with("-- --quick --seed 5 --rate 9 --duration 120s rate"), "{rate}");
-        let open = replay(&arguments, 5, Scenario::Open);
-        assert!(open.ends_with("-- --quick --seed 5 open"), "{open}");
-        let again = rate.rsplit(" -- ").next().unwrap_or_default().split(' ');
-        let again = Arguments::parse_from(std::iter::once("changes").chain(again));
-        assert_eq!(again.duration, arguments.duration);
-        assert_eq!((again.quick, again.seed, again.rate), (true, Some(5), vec![9]));
     }
 
     #[test]

@@ -412,19 +412,6 @@ mod tests {
     }
 
     #[test]
-    fn rate_is_rounded() {
-        assert_eq!(per_second(60_000, Duration::from_millis(60_012)), "1,000");
-        assert_eq!(per_second(3, 2 * SECOND), "2");
-        assert_eq!(per_second(0, Duration::ZERO), "0");
-    }
-
-    #[test]
-    fn handful_is_spread_over_the_whole_crowd() {
-        let numbers: Vec<_> = spread(5, 1_000_000).collect();
-        assert_eq!(numbers, [0, 249_999, 499_999, 749_999, 999_999]);
-    }
-
-    #[test]
     fn visibility_determines_the_bound() {
         let d = 2 * SECOND;
         let committed = Visibility::Committed { within: d, at_most: d * 100 };

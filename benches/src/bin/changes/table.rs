@@ -105,13 +105,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn section_is_printed_as_markdown() {
-        let section = Section::new("What.".to_owned(), &["rows"]).to_string();
-        assert!(section.contains("\n\n| rows | node |"), "{section}");
-        assert!(section.contains(&format!(" |\n|{}\n", "---|".repeat(11))), "{section}");
-    }
-
-    #[test]
     fn figures_are_rounded_and_grouped() {
         assert_eq!(grouped(0), "0");
         assert_eq!(grouped(999), "999");

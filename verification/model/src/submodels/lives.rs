@@ -10,7 +10,7 @@
 //! promoted, or the database is copied. A copy has its own nodes on the same Redis with the same
 //! namespace.
 
-use super::{P, Q, SEEN, SEEN_TOO, broken, letter};
+use super::{P, Q, SEEN, SEEN_TOO, Snapshot, broken, letter};
 use crate::explore::{Model, Steps};
 use crate::run::{Names, Run};
 
@@ -69,24 +69,6 @@ struct Life {
     run: u8,
     floor: u8,
     begun: Snapshot,
-}
-
-/// A snapshot: the next id, and the transactions below it that are open.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Snapshot {
-    xmax: u8,
-    open: [Option<u8>; 2],
-}
-
-impl Snapshot {
-    fn sees(&self, id: u8) -> bool {
-        id < self.xmax && !self.open.contains(&Some(id))
-    }
-
-    fn xmin(&self) -> u8 {
-        let open = self.open.iter().flatten().min();
-        open.copied().unwrap_or(self.xmax)
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -9,7 +9,7 @@
 //! One login, two revoke-alls, a user who may be new, and a crash of Postgres, after which
 //! transaction ids are used again.
 
-use super::{P, Q, SEEN, SEEN_TOO, broken};
+use super::{P, Q, SEEN, SEEN_TOO, Snapshot, broken};
 use crate::explore::{Model, Steps};
 use crate::run::{Names, Run};
 
@@ -110,14 +110,7 @@ impl RevokeAll {
 #[derive(Clone, Copy, Hash, Default)]
 struct Moment {
     life: u8,
-    xmax: u8,
-    open: [Option<u8>; 2],
-}
-
-impl Moment {
-    fn sees(&self, id: u8) -> bool {
-        id < self.xmax && !self.open.contains(&Some(id))
-    }
+    snapshot: Snapshot,
 }
 
 #[derive(Clone, Copy, Hash, Default)]
@@ -227,7 +220,8 @@ impl Login {
     fn record(&self, t: &mut State, life: u8) {
         let records_open = self.mistake != Mistake::NextId;
         let open = |one: RevokeAll| one.open().filter(|_| records_open);
-        t.moment = Moment { life, xmax: t.next_id, open: t.all.map(open) };
+        let snapshot = Snapshot { xmax: t.next_id, open: t.all.map(open) };
+        t.moment = Moment { life, snapshot };
     }
 
     fn log_in(&self, s: &State, life: u8, out: &mut Steps<State>) {
@@ -288,8 +282,9 @@ impl Login {
         if s.moment.life != life && self.mistake != Mistake::AnyLife {
             return true;
         }
-        user.raised
-            .is_some_and(|raised| self.is_of_this_server(s, raised) && !s.moment.sees(raised.0))
+        user.raised.is_some_and(|raised| {
+            self.is_of_this_server(s, raised) && !s.moment.snapshot.sees(raised.0)
+        })
     }
 
     /// Returns whether the id of a raise can be compared with the ids of this server.

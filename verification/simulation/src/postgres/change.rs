@@ -12,6 +12,7 @@ use session_layer::{Session, SessionId, Timestamp, TokenDigest};
 
 use super::journal::Logged;
 use super::{Postgres, Record, clock, digests, session};
+use crate::coverage::Event;
 use crate::world::Millis;
 
 mod touch;
@@ -189,7 +190,7 @@ impl Postgres {
         };
         let unseen = |xid: u64| xid >= last || running.contains(&xid);
         if user.raised_by.is_some_and(unseen) {
-            self.superseded = true;
+            self.coverage.saw(Event::SupersededLogin);
             return Some(Outcome::Creation(Creation::Superseded));
         }
         let user_epoch = user.epoch;
@@ -357,7 +358,7 @@ impl Postgres {
 
     fn commit(&mut self, transaction: &mut Transaction) {
         let Some(xid) = transaction.xid else { return };
-        self.committed_late |= self.journal.has_row_after(xid);
+        self.coverage.saw_if(Event::LateCommit, self.journal.has_row_after(xid));
         for (at, record) in transaction.records.drain(..) {
             match at {
                 Some(at) => self.records[at] = record,

@@ -1,6 +1,7 @@
 use session_layer::store::{Change, Creation, Target};
 
 use super::*;
+use crate::coverage::Event;
 
 fn create(postgres: &mut Postgres, token: &str) -> Session {
     let new = session_layer::NewSession::new("ann").check().unwrap();
@@ -74,7 +75,9 @@ fn touch_after_another_touch_is_a_conflict() {
         other => panic!("{other:?}"),
     }
     assert!(postgres.advance(&mut second, 2000).is_none(), "it has locked the row");
-    assert!(postgres.overtaken);
+    let mut overtaken = Coverage::default();
+    overtaken.saw(Event::OvertakenTouch);
+    assert_eq!(postgres.coverage, overtaken);
     let second = postgres.advance(&mut second, 2000).unwrap().unwrap();
     assert!(matches!(second, Outcome::Change(Change::Conflict)));
 }

@@ -43,7 +43,7 @@ impl Schedule {
                 }
             }
             Action::ValidateRandom => {
-                let token = self.node(planned.node).subject.random_token([7; 32]);
+                let token = self.subject.random_token([7; 32]);
                 self.validate(planned, Op::ValidateRandom { answer: None }, &token).await;
             }
             Action::Update(session) | Action::Revoke(session) => {
@@ -60,8 +60,8 @@ impl Schedule {
             }
             Action::RevokeAll => {
                 let op = Op::RevokeAll { user: USER.to_owned(), answer: None };
-                let subject = self.node(planned.node).subject;
-                self.record(planned, op, subject.revoke_all(0, USER), changed).await;
+                let revoking = self.subject.revoke_all(planned.node, USER);
+                self.record(planned, op, revoking, changed).await;
             }
             Action::DirectRevoke { session, idle } | Action::DirectUpdate { session, idle } => {
                 let is_update = matches!(planned.action, Action::DirectUpdate { .. });
@@ -72,7 +72,9 @@ impl Schedule {
             }
             Action::Bypass(on) => {
                 let mode = if on { CacheMode::Bypass } else { CacheMode::On };
-                self.node(planned.node).sessions.set_mode(mode);
+                if let Some(sessions) = self.subject.node(planned.node) {
+                    sessions.set_mode(mode);
+                }
                 self.world.lock().coverage.saw(Event::Bypass);
             }
         }
@@ -95,8 +97,8 @@ impl Schedule {
         };
         let op =
             Op::Create { session, user, data, began: None, lifetime_ms, idle_ms, answer: None };
-        let subject = self.node(planned.node).subject;
-        let created = self.record(planned, op, subject.create(0, &login), |op, created| {
+        let creating = self.subject.create(planned.node, &login);
+        let created = self.record(planned, op, creating, |op, created| {
             if let Op::Create { answer, began, .. } = op {
                 *answer = Creation::of(created);
                 *began = created.as_ref().ok().and_then(|token| self.began(token));
@@ -108,8 +110,7 @@ impl Schedule {
     }
 
     async fn validate(&self, planned: Planned, op: Op, token: &Token) {
-        let subject = self.node(planned.node).subject;
-        self.record(planned, op, subject.validate(0, token), |op, seen| {
+        self.record(planned, op, self.subject.validate(planned.node, token), |op, seen| {
             if let Op::Validate { answer, .. } | Op::ValidateRandom { answer } = op {
                 *answer = Some(seen.clone());
             }
@@ -118,13 +119,14 @@ impl Schedule {
     }
 
     async fn change(&self, planned: Planned, op: Op, token: &Token) {
-        let subject = self.node(planned.node).subject;
         match op.clone() {
             Op::Update { data, .. } => {
-                self.record(planned, op, subject.update(0, token, &data), changed).await;
+                let updating = self.subject.update(planned.node, token, &data);
+                self.record(planned, op, updating, changed).await;
             }
             _ => {
-                self.record(planned, op, subject.revoke(0, token), changed).await;
+                let revoking = self.subject.revoke(planned.node, token);
+                self.record(planned, op, revoking, changed).await;
             }
         }
     }
@@ -138,8 +140,8 @@ impl Schedule {
         grace_ms: u64,
     ) {
         let op = Op::Rotate { session, token, new_token: None, grace_ms, answer: None };
-        let subject = self.node(planned.node).subject;
-        let rotating = subject.rotate(0, secret, Duration::from_millis(grace_ms));
+        let grace = Duration::from_millis(grace_ms);
+        let rotating = self.subject.rotate(planned.node, secret, grace);
         self.record(planned, op, rotating, |op, rotated| {
             let visibility = rotated.as_ref().map(|(_, visibility)| *visibility);
             if let (Op::Rotate { new_token, .. }, Ok((token, _))) = (&mut *op, rotated) {

@@ -10,6 +10,7 @@ use session_layer::store::Change;
 use session_layer::{SessionId, Timestamp};
 
 use super::{Outcome, Stage, Transaction};
+use crate::coverage::Event;
 use crate::postgres::{Postgres, Record, digests, in_time, session};
 
 /// The session as a touch reads it at its start.
@@ -56,7 +57,7 @@ impl Postgres {
         let was = was.clone();
         let due = was.is_active(&was.record) && was.is_due(&was.record, granularity);
         if self.locks.contains_key(&was.at) {
-            self.passed_a_lock = true;
+            self.coverage.saw(Event::LockedTouch);
         } else {
             let xid = self.begin(transaction);
             self.locks.insert(was.at, xid);
@@ -67,7 +68,7 @@ impl Postgres {
                 transaction.records.push((Some(was.at), record));
                 return outcome(change);
             }
-            self.overtaken |= due;
+            self.coverage.saw_if(Event::OvertakenTouch, due);
         }
         outcome(if due {
             Change::Conflict
