@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use session_layer::TokenDigest;
 use session_layer::cache::{
-    CacheId, CacheIdentity, CacheProbe, CacheStatus, Entry, EntryVerdict, FENCE_TTL, Filled,
-    Invalidated, LEASE_TTL, Lookup, SessionCache,
+    CacheIdentity, CacheProbe, CacheStatus, Entry, EntryVerdict, FENCE_TTL, Filled, Invalidated,
+    LEASE_TTL, Lookup, SessionCache,
 };
 use session_layer::error::CacheError;
 use tokio::sync::Notify;
@@ -324,15 +324,10 @@ impl SessionCache for SimulatedCache {
 
     fn identity(&self) -> CacheIdentity {
         let links = self.links();
-        let mut open = links
-            .iter()
-            .filter(|link| !link.dead.load(Ordering::Relaxed))
-            .map(|link| link.identity().incarnation);
-        match open.next() {
-            Some(first) if open.all(|other| other == first) => {
-                let (server, life) = (first.0.to_be_bytes(), first.1.to_be_bytes());
-                CacheIdentity::Shared(CacheId::of(&[&server, &life]))
-            }
+        let open = links.iter().filter(|link| !link.dead.load(Ordering::Relaxed));
+        let mut ids = open.map(|link| link.cache_id());
+        match ids.next() {
+            Some(first) if ids.all(|other| other == first) => CacheIdentity::Shared(first),
             _ => CacheIdentity::Unsettled,
         }
     }

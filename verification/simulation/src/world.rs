@@ -43,6 +43,8 @@ pub(crate) struct State {
     network: Network,
     queue: BTreeMap<(Millis, u64, u64), Happens>,
     events: u64,
+    /// The last event was a reply that a task waited for.
+    replied: bool,
     /// How often each call was made, by its name.
     calls: BTreeMap<(u32, &'static str, u64), u64>,
     /// When the last message on a connection arrives, for each direction.
@@ -155,16 +157,7 @@ impl World {
                 () = &mut work => return,
                 () = yield_now() => {}
             }
-            let next = {
-                let mut state = self.lock();
-                match state.next_event() {
-                    Ok(event) => {
-                        event(&mut state);
-                        continue;
-                    }
-                    Err(wait) => wait,
-                }
-            };
+            let Some(next) = self.lock().run_until_reply() else { continue };
             tokio::select! {
                 biased;
                 () = &mut work => return,
@@ -190,16 +183,22 @@ impl State {
         self.enqueue((at, 0), Box::new(event));
     }
 
-    /// Returns the next event that is due, or the time until there is one.
-    fn next_event(&mut self) -> Result<Happens, Duration> {
-        let Some(entry) = self.queue.first_entry() else {
-            return Err(Duration::from_secs(3600));
-        };
-        let at = entry.key().0;
-        if at > self.now {
-            return Err(Duration::from_millis(at - self.now));
+    /// Executes the events that are due, up to the first reply, which wakes a task. All tasks wait
+    /// meanwhile. Returns the time until the next event if no reply arrived.
+    fn run_until_reply(&mut self) -> Option<Duration> {
+        self.replied = false;
+        while !self.replied {
+            let Some(entry) = self.queue.first_entry() else {
+                return Some(Duration::from_secs(3600));
+            };
+            let at = entry.key().0;
+            if at > self.now {
+                return Some(Duration::from_millis(at - self.now));
+            }
+            let event = entry.remove();
+            event(self);
         }
-        Ok(entry.remove())
+        None
     }
 
     pub(crate) fn stamp(&mut self) -> Nanos {
@@ -273,7 +272,7 @@ impl State {
                 let reply = move |state: &mut Self| {
                     if !state.is_over(call.node, call.life) {
                         state.trace(call, "the reply arrives");
-                        let _ = sender.send(result);
+                        state.replied |= sender.send(result).is_ok();
                     }
                 };
                 self.enqueue(at, Box::new(reply));

@@ -2,9 +2,10 @@
 //! exceeded a deadline is suspect, and is not used until it replies again.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use session_layer::cache::CacheId;
 use session_layer::error::{CacheError, CacheErrorKind};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -19,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Link {
     pub(super) connection: Connection,
-    identity: Mutex<Identity>,
+    /// With its name for the engine, which is a hash.
+    identity: Mutex<(Identity, CacheId)>,
     pub(super) dead: AtomicBool,
     suspect: AtomicBool,
     in_flight: AtomicUsize,
@@ -27,7 +29,15 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn identity(&self) -> Identity {
-        *self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock_identity().0
+    }
+
+    pub(super) fn cache_id(&self) -> CacheId {
+        self.lock_identity().1
+    }
+
+    fn lock_identity(&self) -> MutexGuard<'_, (Identity, CacheId)> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_usable(&self) -> bool {
@@ -50,6 +60,11 @@ impl From<Failure> for CacheError {
         };
         Self::new(kind, message)
     }
+}
+
+fn cache_id(identity: Identity) -> CacheId {
+    let (server, life) = identity.incarnation;
+    CacheId::of(&[&server.to_be_bytes(), &life.to_be_bytes()])
 }
 
 impl SimulatedCache {
@@ -175,7 +190,7 @@ impl SimulatedCache {
             };
             self.lock_links().push(Arc::new(Link {
                 connection,
-                identity: Mutex::new(identity),
+                identity: Mutex::new((identity, cache_id(identity))),
                 dead: AtomicBool::new(false),
                 suspect: AtomicBool::new(false),
                 in_flight: AtomicUsize::new(0),
@@ -186,7 +201,7 @@ impl SimulatedCache {
         Ok(())
     }
 
-    fn lock_links(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Link>>> {
+    fn lock_links(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
         self.0.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -204,8 +219,9 @@ impl SimulatedCache {
             info => info,
         };
         match info {
+            Some(Ok(identity)) if identity == link.identity() => {}
             Some(Ok(identity)) if identity.is_master => {
-                *link.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+                *link.lock_identity() = (identity, cache_id(identity));
             }
             _ => self.drop_link(link),
         }
