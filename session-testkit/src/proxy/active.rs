@@ -14,7 +14,6 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     Connections,
     guard::Report,
-    random::Random,
     toxic::{Direction, Kind, Toxic},
 };
 
@@ -43,9 +42,7 @@ impl Active {
     }
 
     fn happens_to(&self, number: u64) -> bool {
-        let toxicity = self.toxic.toxicity;
         self.before.is_none_or(|before| number < before)
-            && (toxicity >= 1.0 || Random(number).next() < toxicity)
     }
 }
 
@@ -222,14 +219,5 @@ mod tests {
         assert_eq!(toxics.end(2), None);
         let report = down.touched.report();
         assert_eq!((report.connections, report.bytes), (1, 0));
-    }
-
-    #[test]
-    fn toxicity_is_the_share_of_connections() {
-        let mut toxics = Toxics::default();
-        let hold = Active::new(Toxic::hold().toxicity(0.3), 0);
-        toxics.add(hold, &Connections::default());
-        let hit = (0..1000).filter(|number| toxics.held(*number)).count();
-        assert!((250..350).contains(&hit), "{hit}");
     }
 }

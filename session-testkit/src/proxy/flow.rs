@@ -10,7 +10,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use self::applied::{Applied, PORTION, count};
+use self::applied::Applied;
 use super::{
     active::{End, Toxics, delayed},
     random::Random,
@@ -20,6 +20,7 @@ use super::{
 /// The maximum number of bytes kept for one direction. Others wait in the kernel, which then closes
 /// the TCP window.
 const FULL: usize = 1024 * 1024;
+
 /// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -45,7 +46,7 @@ pub(super) struct Flow {
     queued: usize,
     /// The time when the end of file was read.
     ended: Option<Instant>,
-    /// The time before which nothing is written, because of gaps and rate limits.
+    /// The time before which nothing is written, because of gaps.
     not_before: Instant,
     random: Random,
 }
@@ -134,14 +135,8 @@ impl Flow {
         if chunk.rest().is_empty() {
             self.queue.pop_front();
         }
-        // A late timer is compensated, to keep a rate.
-        let from = if now.saturating_duration_since(self.not_before) < 2 * PORTION {
-            self.not_before
-        } else {
-            now
-        };
         if !pause.is_zero() {
-            self.not_before = from + pause;
+            self.not_before = now + pause;
         }
     }
 
@@ -153,7 +148,7 @@ impl Flow {
             }
             until = Some(at);
         }
-        if !self.lose() && !self.held() {
+        if !self.held() {
             match self.due() {
                 Some(at) if at > now => until = Some(until.map_or(at, |end| at.min(end))),
                 Some(_) if self.queue.is_empty() => return Step::Finish,
@@ -189,34 +184,14 @@ impl Flow {
         Some((at, end))
     }
 
-    /// Discards the bytes that a timeout loses. Returns whether there is a timeout.
-    fn lose(&mut self) -> bool {
-        let (number, lost) = (self.number, self.queued);
-        let mut timeouts = self.applied.iter().filter(|it| it.is_timeout()).peekable();
-        if timeouts.peek().is_none() {
-            return false;
-        }
-        if lost > 0 {
-            for applied in timeouts {
-                applied.touched.bytes(number, count(lost));
-            }
-            self.queue.clear();
-            self.queued = 0;
-            for applied in &mut self.applied {
-                applied.counted = 0;
-            }
-        }
-        true
-    }
-
     fn held(&mut self) -> bool {
-        let (number, queued) = (self.number, self.queued);
+        let queued = self.queued;
         let waits = queued > 0 || self.ended.is_some();
         let mut held = false;
         for applied in self.applied.iter_mut().filter(|it| it.holds()) {
             held = true;
             if waits {
-                applied.touch(number, queued);
+                applied.touch(queued);
             }
         }
         held
@@ -225,20 +200,14 @@ impl Flow {
     /// Returns when the front, or the end of file, may be sent. `None` if there is neither.
     fn due(&mut self) -> Option<Instant> {
         let Some(chunk) = self.queue.front() else {
-            let ended = self.ended?;
-            let slow = self.applied.iter().filter_map(|it| match it.toxic.kind {
-                Kind::SlowClose { delay } => Some((it, delay)),
-                _ => None,
-            });
-            let slow = slow.inspect(|(it, _)| it.touched.connection(self.number));
-            return Some(ended + slow.map(|(_, delay)| delay).max().unwrap_or_default());
+            return self.ended;
         };
         let (jitter, length) = (chunk.jitter, chunk.rest().len());
         let mut due = chunk.arrived;
         for applied in &mut self.applied {
             if let Kind::Latency { delay, jitter: by } = applied.toxic.kind {
                 due += delayed(delay, by, jitter);
-                applied.touch(self.number, length);
+                applied.touch(length);
             }
         }
         Some(due.max(self.not_before))
@@ -257,12 +226,9 @@ impl Flow {
         }
         let sliced = portion < rest.len() || chunk.written > 0;
         for applied in &mut self.applied {
-            if match applied.toxic.kind {
-                Kind::Bandwidth { .. } => true,
-                Kind::Slicer { .. } | Kind::LimitData { .. } => sliced,
-                _ => false,
-            } {
-                applied.touch(self.number, portion);
+            let slices = matches!(applied.toxic.kind, Kind::Slicer { .. } | Kind::LimitData { .. });
+            if sliced && slices {
+                applied.touch(portion);
             }
         }
         if portion == 0 {

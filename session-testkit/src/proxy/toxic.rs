@@ -13,10 +13,8 @@ pub enum Direction {
 
 /// A fault that a [`Proxy`](super::Proxy) injects until its guard is dropped.
 ///
-/// Names and meaning are toxiproxy's. It lacks [`hold`](Self::hold),
-/// [`hold_from`](Self::hold_from), [`blackhole`](Self::blackhole), [`lose`](Self::lose),
-/// [`lose_reply`](Self::lose_reply), [`idle`](Self::idle) and [`count`](Self::count). As there, a
-/// toxic by default affects responses on all connections. Exceptions are documented.
+/// Toxiproxy's toxics have its names and meaning. As there, a toxic by default affects responses on
+/// all connections. Exceptions are documented.
 ///
 /// # Examples
 ///
@@ -32,21 +30,16 @@ pub enum Direction {
 #[must_use = "nothing happens before `Proxy::inject`"]
 pub struct Toxic {
     pub(super) kind: Kind,
-    /// The direction. `None`: both.
+    /// `None`: both directions.
     pub(super) direction: Option<Direction>,
     /// Whether later connections are spared.
     pub(super) established: bool,
-    /// The share of connections that are affected.
-    pub(super) toxicity: f64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Kind {
     Latency { delay: Duration, jitter: Duration },
     Down,
-    Bandwidth { bytes_per_second: u64 },
-    SlowClose { delay: Duration },
-    Timeout { after: Duration },
     ResetPeer { after: Duration },
     Slicer { average: usize, variation: usize, gap: Duration },
     LimitData { bytes: u64 },
@@ -58,14 +51,13 @@ pub(super) enum Kind {
 
 impl Toxic {
     fn new(kind: Kind, direction: Option<Direction>) -> Self {
-        Self { kind, direction, established: false, toxicity: 1.0 }
+        Self { kind, direction, established: false }
     }
 
     /// Delays bytes by `delay`, plus or minus `jitter`. They keep their order and may overlap in
     /// flight, as on a long link: the rate is not limited. The delays of several toxics add up.
     pub fn latency(delay: Duration, jitter: Duration) -> Self {
-        let kind = Kind::Latency { delay, jitter };
-        Self::new(kind, Some(Direction::ToClient))
+        Self::new(Kind::Latency { delay, jitter }, Some(Direction::ToClient))
     }
 
     /// Closes connections, new ones as soon as they are accepted. The port is kept, so they are not
@@ -75,27 +67,9 @@ impl Toxic {
         Self::new(Kind::Down, None)
     }
 
-    /// Limits each connection to this number of bytes per second, at least 1.
-    pub fn bandwidth(bytes_per_second: u64) -> Self {
-        let bytes_per_second = bytes_per_second.max(1);
-        let kind = Kind::Bandwidth { bytes_per_second };
-        Self::new(kind, Some(Direction::ToClient))
-    }
-
-    /// Delays one side's end of file by `delay`. By default it is the server's. With
-    /// [`to_server`](Self::to_server) it is the client's.
-    pub fn slow_close(delay: Duration) -> Self {
-        Self::new(Kind::SlowClose { delay }, Some(Direction::ToClient))
-    }
-
-    /// Discards bytes, and closes the connection after this time. With zero it stays open. The time
-    /// counts from the injection, or from a later connection's beginning.
-    pub fn timeout(after: Duration) -> Self {
-        Self::new(Kind::Timeout { after }, Some(Direction::ToClient))
-    }
-
-    /// Sends a RST to both sides after this time, counted as in [`timeout`](Self::timeout). Zero
-    /// resets the open connections even if the guard is dropped at once.
+    /// Sends a RST to both sides after this time, counted from the injection or from a later
+    /// connection's beginning. Zero resets the open connections even if the guard is dropped at
+    /// once.
     pub fn reset_peer(after: Duration) -> Self {
         Self::new(Kind::ResetPeer { after }, None)
     }
@@ -103,8 +77,7 @@ impl Toxic {
     /// Splits bytes into pieces of `average` bytes, plus or minus `variation`, with `gap` between
     /// them.
     pub fn slicer(average: usize, variation: usize, gap: Duration) -> Self {
-        let kind = Kind::Slicer { average, variation, gap };
-        Self::new(kind, Some(Direction::ToClient))
+        Self::new(Kind::Slicer { average, variation, gap }, Some(Direction::ToClient))
     }
 
     /// Closes the connection after this number of further bytes: truncated responses.
@@ -121,8 +94,7 @@ impl Toxic {
     /// Counts how often `pattern` occurs in responses, such as an error's code. The count is
     /// [`Report::occurrences`](super::Report::occurrences). It has no other effect.
     pub fn count(pattern: impl Into<Vec<u8>>) -> Self {
-        let pattern = pattern.into();
-        Self::new(Kind::Count { pattern }, Some(Direction::ToClient))
+        Self::new(Kind::Count { pattern: pattern.into() }, Some(Direction::ToClient))
     }
 
     /// Holds all bytes in both directions without closing a connection. New connections are
@@ -136,27 +108,22 @@ impl Toxic {
     /// parts, the second part is held, so that it is never complete on the other side. Only held
     /// bytes count as affected, and [`touched`](super::ToxicGuard::touched) waits for them.
     pub fn hold_from(pattern: impl Into<Vec<u8>>) -> Self {
-        let from = Some(pattern.into());
-        Self::new(Kind::Hold { from }, None)
+        Self::new(Kind::Hold { from: Some(pattern.into()) }, None)
     }
 
     /// Closes the connection where `pattern`, a command's name, occurs in a request. The bytes
     /// before it are delivered. TCP loses no bytes in the middle of a stream, so a command can only
     /// be lost with the rest of its connection.
     pub fn lose(pattern: impl Into<Vec<u8>>) -> Self {
-        Self::losing(pattern.into(), false, Some(Direction::ToServer))
+        let kind = Kind::Lose { pattern: pattern.into(), reply: false, chance: 1.0, seed: 0 };
+        Self::new(kind, Some(Direction::ToServer))
     }
 
     /// Delivers requests with `pattern`, and closes the connection 20 ms later without another byte
     /// of a response. The command was executed, but the client cannot know.
     pub fn lose_reply(pattern: impl Into<Vec<u8>>) -> Self {
-        Self::losing(pattern.into(), true, None)
-    }
-
-    /// Creates a toxic that loses the reply if `reply` is set, and otherwise the command.
-    fn losing(pattern: Vec<u8>, reply: bool, direction: Option<Direction>) -> Self {
-        let kind = Kind::Lose { pattern, reply, chance: 1.0, seed: 0 };
-        Self::new(kind, direction)
+        let kind = Kind::Lose { pattern: pattern.into(), reply: true, chance: 1.0, seed: 0 };
+        Self::new(kind, None)
     }
 
     /// Limits a [`lose`](Self::lose) or [`lose_reply`](Self::lose_reply) to this share of the
@@ -186,22 +153,9 @@ impl Toxic {
         self
     }
 
-    /// Extends the toxic to both directions.
-    pub fn both_ways(mut self) -> Self {
-        self.direction = None;
-        self
-    }
-
     /// Limits the toxic to connections that are open at the injection.
     pub fn established(mut self) -> Self {
         self.established = true;
-        self
-    }
-
-    /// Limits the toxic to this share of connections, 0 to 1, selected by their number. Defaults to
-    /// 1.
-    pub fn toxicity(mut self, share: f64) -> Self {
-        self.toxicity = share;
         self
     }
 }

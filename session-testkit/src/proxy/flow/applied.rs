@@ -10,9 +10,6 @@ use crate::proxy::{
     toxic::{Direction, Kind, Toxic},
 };
 
-/// The time that one portion of a limited bandwidth takes.
-pub(super) const PORTION: Duration = Duration::from_millis(20);
-
 /// The time from a request whose reply is lost to the end of the connection. The server executes
 /// the command meanwhile.
 const EXECUTION_TIME: Duration = Duration::from_millis(20);
@@ -28,7 +25,7 @@ pub(super) struct Applied {
     since: Instant,
     passed: u64,
     /// The number of bytes in the queue that are counted as affected.
-    pub(super) counted: usize,
+    counted: usize,
     /// The last bytes that passed, one less than the pattern has, because it may begin there.
     tail: Vec<u8>,
     /// Whether the pattern has occurred and was selected.
@@ -54,10 +51,6 @@ impl Applied {
         }
     }
 
-    pub(super) fn is_timeout(&self) -> bool {
-        matches!(self.toxic.kind, Kind::Timeout { .. })
-    }
-
     pub(super) fn holds(&self) -> bool {
         match &self.toxic.kind {
             Kind::Hold { from: None } => true,
@@ -73,7 +66,6 @@ impl Applied {
     /// Returns when it ends the connection, if it does.
     pub(super) fn ends(&self, pending: bool, now: Instant) -> Option<(Instant, End)> {
         match self.toxic.kind {
-            Kind::Timeout { after } if !after.is_zero() => Some((self.since + after, End::Close)),
             Kind::Idle { after } => {
                 let last = self.touched.last(self.number).unwrap_or(self.since);
                 Some((last.max(self.since) + after, End::Close))
@@ -92,13 +84,13 @@ impl Applied {
     }
 
     /// Counts the first `length` bytes of the queue as affected, each once.
-    pub(super) fn touch(&mut self, number: u64, length: usize) {
+    pub(super) fn touch(&mut self, length: usize) {
         let new = length.saturating_sub(self.counted);
         if new > 0 {
-            self.touched.bytes(number, count(new));
+            self.touched.bytes(self.number, count(new));
             self.counted = length;
         } else if length == 0 {
-            self.touched.connection(number);
+            self.touched.connection(self.number);
         }
     }
 
@@ -109,11 +101,9 @@ impl Applied {
                 let least = average.saturating_sub(*variation);
                 random.between(least, average.saturating_add(*variation)).max(1)
             }
-            Kind::Bandwidth { bytes_per_second } => {
-                let portions = u64::try_from(1000 / PORTION.as_millis()).unwrap_or(1);
-                size(bytes_per_second / portions).max(1)
+            Kind::LimitData { bytes } => {
+                usize::try_from(bytes.saturating_sub(self.passed)).unwrap_or(usize::MAX)
             }
-            Kind::LimitData { bytes } => size(bytes.saturating_sub(self.passed)),
             Kind::Hold { from: Some(pattern) } if !self.triggered => {
                 let Some(at) = found(&self.tail, rest, pattern) else {
                     return usize::MAX;
@@ -166,14 +156,8 @@ impl Applied {
         self.passed += count(gone.len());
         self.counted = self.counted.saturating_sub(gone.len());
         match &self.toxic.kind {
-            Kind::Bandwidth { bytes_per_second } => Duration::from_nanos(
-                count(gone.len()).saturating_mul(1_000_000_000) / bytes_per_second,
-            ),
-            Kind::Slicer { gap, .. } => *gap,
-            Kind::Idle { .. } => {
-                self.touched.came_by(self.number, now);
-                Duration::ZERO
-            }
+            Kind::Slicer { gap, .. } => return *gap,
+            Kind::Idle { .. } => self.touched.came_by(self.number, now),
             Kind::Count { pattern } => {
                 // An occurrence that ends in the tail was already counted.
                 let seen = [self.tail.as_slice(), gone].concat();
@@ -181,12 +165,8 @@ impl Applied {
                 let times = times.filter(|window| window == pattern).count();
                 self.touched.occurred(count(times));
                 remember(&mut self.tail, gone, pattern);
-                Duration::ZERO
             }
-            Kind::Hold { from: Some(pattern) } => {
-                remember(&mut self.tail, gone, pattern);
-                Duration::ZERO
-            }
+            Kind::Hold { from: Some(pattern) } => remember(&mut self.tail, gone, pattern),
             Kind::Lose { pattern, reply, .. } => {
                 remember(&mut self.tail, gone, pattern);
                 if *reply && self.triggered {
@@ -197,10 +177,10 @@ impl Applied {
                     let left = passing.saturating_sub(gone.len());
                     self.spared = (times + u64::from(left == 0), left);
                 }
-                Duration::ZERO
             }
-            _ => Duration::ZERO,
+            _ => {}
         }
+        Duration::ZERO
     }
 }
 
@@ -224,10 +204,6 @@ fn found(tail: &[u8], rest: &[u8], pattern: &[u8]) -> Option<usize> {
     rest.windows(pattern.len()).position(|window| window == pattern)
 }
 
-pub(super) fn count(length: usize) -> u64 {
+fn count(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
-}
-
-fn size(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }

@@ -101,15 +101,6 @@ fn toxic_of_the_other_direction_has_no_effect() {
 }
 
 #[test]
-fn bandwidth_keeps_its_rate() {
-    let mut world = World::new([Toxic::bandwidth(1000)]).push(&"x".repeat(2000));
-    let (written, _) = world.run();
-    let last = written.last().unwrap().0;
-    assert!(last > 1900 * MS && last <= 2000 * MS, "{last:?}");
-    assert_eq!(world.touched(), (1, 2000));
-}
-
-#[test]
 fn slicer_cuts_within_its_variation_with_gaps() {
     let mut world = World::new([Toxic::slicer(4, 1, 10 * MS)]).push("abcdefghijklmnop");
     let (written, _) = world.run();
@@ -136,37 +127,10 @@ fn limit_data_closes_after_its_last_byte() {
 }
 
 #[test]
-fn timeout_loses_bytes_then_closes() {
-    let mut world = World::new([Toxic::timeout(30 * MS)]).push("lost");
-    let begin = world.now;
-    let (written, end) = world.run();
-    assert_eq!((written.len(), end), (0, Step::End(End::Close)));
-    assert!(world.now <= begin + 30 * MS);
-    assert_eq!(world.touched(), (1, 4));
-
-    let mut forever = World::new([Toxic::timeout(Duration::ZERO)]).push("lost");
-    assert_eq!(forever.run(), (vec![], Step::Wait));
-    forever.heal();
-    forever = forever.push("kept");
-    assert_eq!(forever.pieces(), ["kept"]);
-}
-
-#[test]
 fn reset_peer_resets_after_its_time() {
     let mut world = World::new([Toxic::reset_peer(30 * MS)]).push("a");
     let (written, end) = world.run();
     assert_eq!((written.len(), end), (1, Step::End(End::Reset)));
-}
-
-#[test]
-fn slow_close_delays_only_the_end_of_file() {
-    let mut world = World::new([Toxic::slow_close(40 * MS)]).push("a");
-    let begin = world.now;
-    world.flow.finish(world.now);
-    let (written, end) = world.run();
-    assert_eq!(written, [(Duration::ZERO, "a".into())]);
-    assert_eq!((end, world.now), (Step::Finish, begin + 40 * MS));
-    assert_eq!(world.touched(), (1, 0));
 }
 
 #[test]
