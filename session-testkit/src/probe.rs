@@ -42,7 +42,7 @@ use std::{error::Error, fmt, sync::Arc};
 
 use tower::{Layer, Service};
 
-pub use self::inner::{Inner, InnerError, InnerFuture};
+pub use self::inner::{Inner, InnerError};
 pub use self::rule::{Report, Rule, RulesBroken, Violation};
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -55,7 +55,6 @@ pub struct Probe<L, Req, Res> {
     /// The first request passes. The middleware may respond to the others itself.
     requests: Vec<Make<Req>>,
     answer: Make<Res>,
-    allowed: Vec<Rule>,
 }
 
 impl<L, Req, Res> Probe<L, Req, Res> {
@@ -66,24 +65,12 @@ impl<L, Req, Res> Probe<L, Req, Res> {
         request: impl Fn() -> Req + Send + Sync + 'static,
         answer: impl Fn() -> Res + Send + Sync + 'static,
     ) -> Self {
-        Self {
-            layer,
-            requests: vec![Arc::new(request)],
-            answer: Arc::new(answer),
-            allowed: Vec::new(),
-        }
+        Self { layer, requests: vec![Arc::new(request)], answer: Arc::new(answer) }
     }
 
     /// Adds another kind of request, to which the middleware may respond itself. Defaults to none.
     pub fn also(mut self, request: impl Fn() -> Req + Send + Sync + 'static) -> Self {
         self.requests.push(Arc::new(request));
-        self
-    }
-
-    /// Permits the middleware to break a rule, if that is its purpose. For example, a load shedder
-    /// has no [`Backpressure`](Rule::Backpressure). Defaults to none.
-    pub fn allowing(mut self, rule: Rule) -> Self {
-        self.allowed.push(rule);
         self
     }
 
@@ -100,14 +87,8 @@ impl<L, Req, Res> Probe<L, Req, Res> {
         <L::Service as Service<Req>>::Error: Into<BoxError>,
         Res: Send + 'static,
     {
-        let allowed = self.allowed.clone();
-        let (mut report, mut violations) = steps::take(&self).await;
-        violations.retain(|violation| !allowed.contains(&violation.rule));
-        if violations.is_empty() {
-            report.allowed = allowed;
-            return Ok(report);
-        }
-        Err(RulesBroken { violations })
+        let (report, violations) = steps::take(&self).await;
+        if violations.is_empty() { Ok(report) } else { Err(RulesBroken { violations }) }
     }
 }
 
@@ -116,7 +97,6 @@ impl<L: fmt::Debug, Req, Res> fmt::Debug for Probe<L, Req, Res> {
         f.debug_struct("Probe")
             .field("layer", &self.layer)
             .field("requests", &self.requests.len())
-            .field("allowed", &self.allowed)
             .finish_non_exhaustive()
     }
 }

@@ -1,17 +1,14 @@
 //! The inner service, which checks its use and records it.
 
 use std::{
-    fmt,
-    future::Future,
-    marker::PhantomPinned,
-    mem,
-    pin::Pin,
+    fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     thread::{self, ThreadId},
 };
 
-use pin_project_lite::pin_project;
+use futures_util::future::BoxFuture;
+use tokio::task::yield_now;
 use tower::Service;
 
 use super::Make;
@@ -112,10 +109,10 @@ impl Drop for Slot {
     }
 }
 
-impl<Req, Res> Service<Req> for Inner<Res> {
+impl<Req, Res: Send + 'static> Service<Req> for Inner<Res> {
     type Response = Res;
     type Error = InnerError;
-    type Future = InnerFuture<Res>;
+    type Future = BoxFuture<'static, Result<Res, InnerError>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), InnerError>> {
         let mut state = self.log.lock();
@@ -138,7 +135,7 @@ impl<Req, Res> Service<Req> for Inner<Res> {
         }
     }
 
-    fn call(&mut self, _: Req) -> InnerFuture<Res> {
+    fn call(&mut self, _: Req) -> Self::Future {
         let slot = self.slot.take();
         let mut state = self.log.lock();
         state.calls += 1;
@@ -150,44 +147,12 @@ impl<Req, Res> Service<Req> for Inner<Res> {
             Behaviour::Fails => Err(InnerError {}),
             _ => Ok((self.answer)()),
         };
-        InnerFuture { slot, pending: PENDING, answer: Some(answer), pinned: PhantomPinned }
-    }
-}
-
-pin_project! {
-    /// The future of an [`Inner`] service. It holds its slot until it has responded. Like the
-    /// future of an async function, it is not `Unpin`.
-    #[must_use = "futures do nothing unless polled"]
-    pub struct InnerFuture<Res> {
-        slot: Option<Slot>,
-        pending: usize,
-        answer: Option<Result<Res, InnerError>>,
-        #[pin]
-        pinned: PhantomPinned,
-    }
-}
-
-impl<Res> Future for InnerFuture<Res> {
-    type Output = Result<Res, InnerError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if *this.pending > 0 {
-            *this.pending -= 1;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        *this.slot = None;
-        // A poll after the end never returns another response.
-        this.answer.take().map_or(Poll::Pending, Poll::Ready)
-    }
-}
-
-impl<Res> fmt::Debug for InnerFuture<Res> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InnerFuture")
-            .field("pending", &self.pending)
-            .field("answered", &self.answer.is_none())
-            .finish_non_exhaustive()
+        Box::pin(async move {
+            for _ in 0..PENDING {
+                yield_now().await;
+            }
+            drop(slot);
+            answer
+        })
     }
 }

@@ -1,29 +1,35 @@
 //! The steps that a middleware is put through.
 
-mod cancel;
-mod polling;
-
 use std::{
+    error::Error,
     future::{Future, poll_fn},
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::Duration,
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::join_all};
+use tokio::time::timeout;
 use tower::{Layer, Service};
 
-pub(super) use self::polling::is_inners;
-use self::polling::{Outcome, TIMEOUT, Woken, call, in_time, poll_once};
 use super::{
-    BoxError, Inner, Make, Probe, Report, Rule, Violation,
+    BoxError, Inner, InnerError, Make, Probe, Report, Rule, Violation,
     inner::{Behaviour, CallLog},
 };
 use crate::wait;
 
+/// The timeout of every await. A future that takes longer has hung.
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// The number of concurrent requests.
 const AT_ONCE: usize = 5;
+/// The maximum number of polls before a future is dropped.
+const MAX_POLLS: usize = 200;
 
 /// Runs all steps.
 pub(super) async fn take<L, Req, Res>(probe: &Probe<L, Req, Res>) -> (Report, Vec<Violation>)
@@ -37,8 +43,7 @@ where
     // After a panic, the next step has a new service.
     macro_rules! step {
         ($step:ident) => {
-            let step = AssertUnwindSafe(under.$step()).catch_unwind().await;
-            if step.is_err() {
+            if AssertUnwindSafe(under.$step()).catch_unwind().await.is_err() {
                 let what = concat!("it panicked (", stringify!($step), ")");
                 under.broken(Rule::NoPanic, what);
             }
@@ -55,8 +60,7 @@ where
     step!(unready);
     step!(failing_readiness);
     step!(failing_calls);
-    step!(dropped_unused);
-    step!(dropped_at_each_await);
+    step!(dropped_anywhere);
     (under.report, under.violations)
 }
 
@@ -113,24 +117,20 @@ where
             self.broken(Rule::CallsOnlyWhatIsReady, what);
         }
         if polled > 0 {
-            self.broken(
-                Rule::CallDoesNotPollReady,
-                "its `call` polled the inner service's readiness",
-            );
+            let what = "its `call` polled the inner service's readiness";
+            self.broken(Rule::CallDoesNotPollReady, what);
         }
     }
 
     /// Waits for the middleware's readiness, around an inner service that is ready.
     async fn until_ready(&mut self, service: &mut L::Service) -> bool {
-        let what = match in_time(poll_fn(|cx| service.poll_ready(cx))).await {
-            Outcome::Done(Ok(())) => return true,
-            Outcome::Done(Err(error)) => {
+        let what = match timeout(TIMEOUT, poll_fn(|cx| service.poll_ready(cx))).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => {
                 let error = error.into();
                 format!("its readiness failed around a service that is ready: {error}")
             }
-            Outcome::Hung => {
-                format!("it was not ready after {TIMEOUT:?} around a service that is ready")
-            }
+            Err(_) => format!("it was not ready after {TIMEOUT:?} around a service that is ready"),
         };
         self.broken(Rule::PassesRequestsOn, what);
         false
@@ -145,13 +145,13 @@ where
     }
 
     async fn answered<T, E: Into<BoxError>>(&mut self, answer: impl Future<Output = Result<T, E>>) {
-        let what = match in_time(answer).await {
-            Outcome::Done(Ok(_)) => return,
-            Outcome::Done(Err(error)) => {
+        let what = match timeout(TIMEOUT, answer).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => {
                 let error = error.into();
                 format!("it returned an error although the inner service responded: {error}")
             }
-            Outcome::Hung => format!("a request had no response after {TIMEOUT:?}"),
+            Err(_) => format!("a request had no response after {TIMEOUT:?}"),
         };
         self.broken(Rule::PassesRequestsOn, what);
     }
@@ -195,14 +195,12 @@ where
         F: Future<Output = Result<T, E>>,
         E: Into<BoxError>,
     {
-        let all = futures_util::future::join_all(under_way.drain(..));
-        if let Outcome::Done(answers) = in_time(all).await {
-            for answer in answers {
-                self.answered(std::future::ready(answer)).await;
-            }
-        } else {
+        let Ok(answers) = timeout(TIMEOUT, join_all(under_way.drain(..))).await else {
             let what = format!("some of {AT_ONCE} concurrent requests had no response");
-            self.broken(Rule::PassesRequestsOn, what);
+            return self.broken(Rule::PassesRequestsOn, what);
+        };
+        for answer in answers {
+            self.answered(std::future::ready(answer)).await;
         }
     }
 
@@ -215,14 +213,11 @@ where
             let pass = Arc::clone(&self.probe.requests[0]);
             // If there is room for one request only, the clone waits for the original.
             if poll_once(&mut clone).is_pending() {
-                let answering = call(&mut original, &log, pass());
-                self.answered(answering).await;
+                self.answered(call(&mut original, &log, pass())).await;
                 self.request(&mut clone, &log, &pass).await;
             } else {
-                let answering = call(&mut clone, &log, pass());
-                self.answered(answering).await;
-                let answering = call(&mut original, &log, pass());
-                self.answered(answering).await;
+                self.answered(call(&mut clone, &log, pass())).await;
+                self.answered(call(&mut original, &log, pass())).await;
             }
             drop((original, clone));
             self.request(&mut unused, &log, &pass).await;
@@ -254,7 +249,8 @@ where
         match service.poll_ready(&mut cx) {
             Poll::Pending => {
                 log.behave(Behaviour::Answers);
-                if wait::until("a wake-up", TIMEOUT, async || woken.is()).await.is_err() {
+                let awake = async || woken.0.load(Ordering::SeqCst);
+                if wait::until("a wake-up", TIMEOUT, awake).await.is_err() {
                     let what = "it did not wake the waiting task when the inner service became \
                         ready";
                     self.broken(Rule::Wakes, what);
@@ -269,7 +265,7 @@ where
                 let early = answering.as_mut().poll(&mut cx);
                 log.behave(Behaviour::Answers);
                 // The middleware may wait in the future, or shed the request.
-                if early.is_pending() && matches!(in_time(answering).await, Outcome::Hung) {
+                if early.is_pending() && timeout(TIMEOUT, answering).await.is_err() {
                     let what = "a request that waited for the inner service had no response after \
                         the inner service became ready";
                     self.broken(Rule::Wakes, what);
@@ -286,60 +282,147 @@ where
     }
 
     async fn failing_readiness(&mut self) {
-        const RULE: Rule = Rule::ReadinessErrors;
         for make in &self.probe.requests {
-            let (mut service, log) = self.service(Behaviour::FailsToBeReady);
-            match in_time(poll_fn(|cx| service.poll_ready(cx))).await {
-                Outcome::Done(Err(error)) => self.is_passed_on(RULE, error),
-                Outcome::Done(Ok(())) => {
-                    // A middleware that polls the inner service later learns of the error later.
-                    match in_time(call(&mut service, &log, make())).await {
-                        Outcome::Done(Err(error)) => {
-                            let what = "it reports ready around a service that cannot be ready";
-                            self.broken(Rule::Backpressure, what);
-                            self.is_passed_on(RULE, error);
-                        }
-                        Outcome::Done(Ok(_)) => {
-                            let what = "it responded although the inner service's readiness failed";
-                            self.broken(RULE, what);
-                        }
-                        Outcome::Hung => {
-                            self.broken(RULE, "it hung after the inner service's readiness failed");
-                        }
-                    }
-                }
-                Outcome::Hung => {
-                    self.broken(RULE, "its readiness hung after the inner service's failed");
-                }
-            }
-            self.read(&log);
+            self.failing(Behaviour::FailsToBeReady, make, Rule::ReadinessErrors).await;
         }
     }
 
     async fn failing_calls(&mut self) {
-        let (mut service, log) = self.service(Behaviour::Fails);
-        if self.until_ready(&mut service).await {
-            match in_time(call(&mut service, &log, self.passing())).await {
-                Outcome::Done(Err(error)) => self.is_passed_on(Rule::Errors, error),
-                // If the request did not arrive, that is already reported.
-                Outcome::Done(Ok(_)) if log.lock().calls == 0 => {}
-                Outcome::Done(Ok(_)) => {
-                    self.broken(Rule::Errors, "it responded although the inner service failed");
+        self.failing(Behaviour::Fails, &self.probe.requests[0], Rule::Errors).await;
+    }
+
+    /// Checks that the caller receives the inner service's error, or an error with it as a source.
+    async fn failing(&mut self, behaviour: Behaviour, make: &Make<Req>, rule: Rule) {
+        let (mut service, log) = self.service(behaviour);
+        let mut ready = false;
+        let answering = async {
+            poll_fn(|cx| service.poll_ready(cx)).await?;
+            ready = true;
+            call(&mut service, &log, make()).await
+        };
+        match timeout(TIMEOUT, answering).await {
+            Ok(Err(error)) => {
+                let error = error.into();
+                // A middleware that polls the inner service later learns of the error later.
+                if ready && behaviour == Behaviour::FailsToBeReady {
+                    let what = "it reports ready around a service that cannot be ready";
+                    self.broken(Rule::Backpressure, what);
                 }
-                Outcome::Hung => {
-                    self.broken(Rule::Errors, "it hung after the inner service failed");
+                if !is_inners(&*error) {
+                    let what = format!("it replaced the inner service's error by another: {error}");
+                    self.broken(rule, what);
                 }
             }
+            // If the request did not arrive, that is already reported.
+            Ok(Ok(_)) if behaviour == Behaviour::Fails && log.lock().calls == 0 => {}
+            Ok(Ok(_)) => self.broken(rule, "it responded although the inner service failed"),
+            Err(_) => self.broken(rule, "it hung after the inner service failed"),
         }
         self.read(&log);
     }
 
-    /// Checks that the error is the inner service's, or has it as a source.
-    fn is_passed_on(&mut self, rule: Rule, error: impl Into<BoxError>) {
-        let error = error.into();
-        if !is_inners(&*error) {
-            let what = format!("it replaced the inner service's error by another: {error}");
-            self.broken(rule, what);
+    /// Drops a ready service that is never called, a future that is never polled, and a future at
+    /// each of its awaits.
+    async fn dropped_anywhere(&mut self) {
+        for make in &self.probe.requests {
+            let log = Arc::new(CallLog::default());
+            let stages = [None].into_iter().chain((0..MAX_POLLS).map(Some));
+            for polls in stages {
+                let mut service = self.around(&log);
+                if !self.until_ready(&mut service).await {
+                    let what = "it is not ready after a service or a future was dropped";
+                    self.broken(Rule::LeavesNothingBehind, what);
+                    break;
+                }
+                let ended = match polls {
+                    None => false,
+                    Some(polls) => {
+                        let answering = poll_times(polls, call(&mut service, &log, make()));
+                        timeout(TIMEOUT, answering).await.unwrap_or(true)
+                    }
+                };
+                drop(service);
+                // Tasks of the middleware may hold slots until they have ended.
+                let free = wait::until("free slots", TIMEOUT, async || log.lock().slots == 0);
+                if free.await.is_err() {
+                    let what = match polls {
+                        None => "a slot remains taken after the service was dropped before `call`",
+                        Some(0) => "a slot remains taken after an unpolled future was dropped",
+                        Some(_) if ended => "a slot remains taken after the response",
+                        Some(_) => "a slot remains taken after a future was dropped at an await",
+                    };
+                    self.broken(Rule::ReleasesSlots, what);
+                    break;
+                }
+                if ended {
+                    break;
+                }
+                self.report.dropped_at += usize::from(polls.is_some());
+            }
+            self.read(&log);
+            self.serves_next_request(&log).await;
         }
+    }
+
+    /// Checks that the next request gets a response after futures were dropped.
+    async fn serves_next_request(&mut self, log: &Arc<CallLog>) {
+        let mut service = self.around(log);
+        let before = log.lock().calls;
+        let answering = async {
+            poll_fn(|cx| service.poll_ready(cx)).await?;
+            call(&mut service, log, self.passing()).await
+        };
+        let answered = matches!(timeout(TIMEOUT, answering).await, Ok(Ok(_)));
+        if !answered || log.lock().calls == before {
+            let what = "the next request got no response from the inner service after futures were \
+                dropped";
+            self.broken(Rule::LeavesNothingBehind, what);
+        }
+    }
+}
+
+/// Calls the middleware, and records for the inner service that the call is running.
+fn call<S: Service<Req>, Req>(service: &mut S, log: &CallLog, request: Req) -> S::Future {
+    log.lock().in_call = Some(thread::current().id());
+    let future = service.call(request);
+    log.lock().in_call = None;
+    future
+}
+
+fn poll_once<S: Service<Req>, Req>(service: &mut S) -> Poll<Result<(), S::Error>> {
+    service.poll_ready(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Polls the future this many times, as its task would, and then drops it. Returns whether it has
+/// ended.
+async fn poll_times<F: Future>(polls: usize, future: F) -> bool {
+    if polls == 0 {
+        return false;
+    }
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|cx| {
+        left -= 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(true),
+            Poll::Pending if left == 0 => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Returns whether the error is the inner service's or has it as a source.
+pub(super) fn is_inners(error: &(dyn Error + 'static)) -> bool {
+    error.is::<InnerError>() || error.source().is_some_and(is_inners)
+}
+
+/// A waker that records whether it was used.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
