@@ -14,7 +14,7 @@ mod servers;
 mod values;
 mod verify;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{error::Error, io::IsTerminal as _, process::ExitCode};
 
 use clap::{
     Parser, Subcommand,
@@ -28,9 +28,18 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::{backends::chain, observe::Logs};
+use self::interrupts::unless_interrupted;
+use crate::{
+    backends::{BackendError, chain},
+    observe::Logs,
+};
 
 const COULD_NOT_RUN: u8 = 2;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// The end of a command. An error means that it could not run.
+type Ended = Result<ExitCode, Failure>;
 
 /// Starts real Redis and Postgres servers, breaks them and inspects them, to test session caches.
 #[derive(Parser)]
@@ -83,23 +92,26 @@ pub fn main() -> ExitCode {
         )
         .with(kept.clone().map(keep))
         .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => return could_not_run(&error),
-    };
-    runtime.block_on(async {
-        match cli.command {
-            Command::Bench(arguments) => bench::main(arguments).await,
-            Command::Check(arguments) => check::main(arguments).await,
-            Command::Faults(arguments) => {
-                let faults = faults::main(arguments, kept.unwrap_or_default());
-                interrupts::unless_interrupted(faults).await
+    let ended = tokio::runtime::Runtime::new().map_err(Failure::from).and_then(|runtime| {
+        runtime.block_on(async {
+            match cli.command {
+                Command::Bench(arguments) => unless_interrupted(bench::run(arguments)).await,
+                Command::Check(arguments) => check::run(arguments).await,
+                Command::Faults(arguments) => {
+                    let logs = kept.unwrap_or_default();
+                    unless_interrupted(faults::run(arguments, logs)).await
+                }
+                Command::Run(arguments) => run::run(arguments).await,
+                Command::Verify(arguments) => unless_interrupted(verify::run(arguments)).await,
             }
-            Command::Run(arguments) => run::main(arguments).await,
-            Command::Verify(arguments) => verify::main(arguments).await,
-        }
-    })
+        })
+    });
+    ended.unwrap_or_else(|error| could_not_run(&*error))
+}
+
+/// Returns the exit code of a command that has judged.
+fn exit_code(ok: bool) -> ExitCode {
+    ExitCode::from(u8::from(!ok))
 }
 
 /// Returns a layer that keeps every event of the libraries under test, and INFO of the rest.
@@ -129,7 +141,14 @@ fn bad_arguments(mut error: clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(COULD_NOT_RUN))
 }
 
-fn could_not_run(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+/// Prints why a command could not run, and what to do if a named server does not respond.
+fn could_not_run(error: &(dyn Error + 'static)) -> ExitCode {
     eprintln!("session-testkit: {}", chain(error));
+    if let Some(BackendError::NotReady { .. }) = error.downcast_ref() {
+        eprintln!(
+            "  → run `session-testkit check` with the same addresses (--redis-url, \
+             --database-url) to see which step fails, and why"
+        );
+    }
     ExitCode::from(COULD_NOT_RUN)
 }

@@ -1,14 +1,12 @@
 //! `session-testkit bench`
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use super::{
-    could_not_run,
-    interrupts::unless_interrupted,
-    output,
+    Ended, exit_code, output,
     progress::Bar,
-    servers::{Servers, not_ready},
-    values::{count, load_duration},
+    servers::Servers,
+    values::{DAY, SECOND, count, duration},
 };
 use crate::bench::{self, Length, Settings};
 
@@ -34,7 +32,7 @@ pub(super) struct Arguments {
     requests: u32,
 
     /// The time to measure without the cache, and again with it, instead of a number of requests.
-    #[arg(long, value_name = "DURATION", conflicts_with = "requests", value_parser = load_duration)]
+    #[arg(long, value_name = "DURATION", conflicts_with = "requests", value_parser = duration(SECOND, DAY))]
     duration: Option<Duration>,
 
     /// The number of clients. Each sends its next request after the response to the last one.
@@ -50,34 +48,24 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn main(arguments: Arguments) -> ExitCode {
-    unless_interrupted(run(arguments)).await
-}
-
-async fn run(arguments: Arguments) -> ExitCode {
-    let length = arguments.duration.map_or(Length::Requests(arguments.requests), Length::Time);
-    let settings = Settings::default()
-        .length(length)
-        .concurrency(arguments.concurrency)
-        .sessions(arguments.sessions);
+pub(super) async fn run(arguments: Arguments) -> Ended {
+    let settings = Settings {
+        length: arguments.duration.map_or(Length::Requests(arguments.requests), Length::Time),
+        concurrency: arguments.concurrency,
+        sessions: arguments.sessions,
+    };
     let bar = Bar::new();
     bar.say("starting servers");
-    let backends = match arguments.servers.start().await {
-        Ok(backends) => backends,
-        Err(error) => return not_ready(&error),
-    };
+    let backends = arguments.servers.start().await?;
     let measured = bench::run(&backends, &settings, |progress| {
         bar.at(progress.what, progress.done, progress.total);
     });
-    let report = match measured.await {
-        Ok(report) => report,
-        Err(error) => return could_not_run(&error),
-    };
+    let report = measured.await?;
     bar.clear();
-    if !arguments.json {
+    if arguments.json {
+        output::document(&report)?;
+    } else {
         output::say(report.to_string().trim_end());
-    } else if let Err(error) = output::document(&report) {
-        return could_not_run(&error);
     }
-    ExitCode::from(u8::from(!report.ok))
+    Ok(exit_code(report.ok))
 }

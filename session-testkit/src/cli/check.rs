@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::output;
+use super::{COULD_NOT_RUN, Ended, exit_code, output};
 use crate::check::{Progress, Target, check};
 
 /// Checks whether Redis and Postgres respond and grant the rights that the application needs.
@@ -51,32 +51,31 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn main(arguments: Arguments) -> ExitCode {
-    let set = |url: Option<String>| url.filter(|url| !url.trim().is_empty());
+pub(super) async fn run(arguments: Arguments) -> Ended {
+    // An empty variable counts as not set.
+    let set = |url: &Option<String>| url.clone().filter(|url| !url.trim().is_empty());
     let or = |value: String, default: &str| {
         if value.is_empty() { default.to_owned() } else { value }
     };
     // An application in this environment uses the same servers if no flag names another.
-    let given = |url: &Option<String>, variable| *url != std::env::var(variable).ok();
+    let same = |url: &Option<String>, variable| *url == std::env::var(variable).ok();
     let cache_off =
         std::env::var("SESSION_CACHE_ENABLED").is_ok_and(|on| on == "false" || on == "0");
-    let complete = !given(&arguments.redis_url, "REDIS_URL")
-        && !given(&arguments.database_url, "DATABASE_URL")
+    let (redis_url, database_url) = (set(&arguments.redis_url), set(&arguments.database_url));
+    let mut target = Target::new(redis_url.as_deref(), database_url.as_deref());
+    target.namespace = or(arguments.namespace, "session-layer");
+    target.schema = or(arguments.schema, "session_layer");
+    target.pool_size = arguments.pool_size;
+    target.complete = same(&arguments.redis_url, "REDIS_URL")
+        && same(&arguments.database_url, "DATABASE_URL")
         && !cache_off;
-    let (redis_url, database_url) = (set(arguments.redis_url), set(arguments.database_url));
-    let target = Target::new(redis_url.as_deref(), database_url.as_deref())
-        // An empty variable counts as not set.
-        .namespace(or(arguments.namespace, "session-layer"))
-        .schema(or(arguments.schema, "session_layer"))
-        .pool_size(arguments.pool_size)
-        .complete(complete);
     if target.is_empty() {
         eprintln!(
             "session-testkit: nothing to check. Neither REDIS_URL nor DATABASE_URL is set, \
              therefore the application uses its SQLite file and in-process cache. Name servers \
              with --redis-url and --database-url"
         );
-        return ExitCode::from(super::COULD_NOT_RUN);
+        return Ok(ExitCode::from(COULD_NOT_RUN));
     }
     let mut first = true;
     let report = check(&target, |progress| {
@@ -85,10 +84,8 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
         output::tell(arguments.json, format_args!("{gap}{progress}"));
     })
     .await;
-    if arguments.json
-        && let Err(error) = output::document(&report)
-    {
-        return super::could_not_run(&error);
+    if arguments.json {
+        output::document(&report)?;
     }
-    ExitCode::from(u8::from(!report.ok))
+    Ok(exit_code(report.ok))
 }

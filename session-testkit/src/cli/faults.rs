@@ -5,7 +5,11 @@ mod planned;
 mod replay;
 mod summary;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use serde_json::json;
 use session_layer::PartitionPolicy;
@@ -13,26 +17,26 @@ use session_layer::PartitionPolicy;
 use self::{
     output::{RunOutput, check_folder, numbered_file, write_history},
     planned::{PlannedRun, planned_runs},
-    summary::{Line, Summary},
 };
 use super::{
-    could_not_run,
+    COULD_NOT_RUN, Ended, Failure,
     output::say,
     progress::Bar,
     servers::Servers,
-    values::{cache_ttl, count, load_duration, share, slack, timeout},
+    values::{DAY, SECOND, count, duration, share},
 };
 use crate::{
     backends::{Backend, Backends},
     deployment::Deployment,
     fault_run::{FaultRun, Judged},
-    history::HistoryError,
     invariants::Outcome,
     observe::Logs,
     schedule::{Event, Means, Requested, Schedule},
     wall_clock,
     workload::{Recorder, Settings},
 };
+
+const MS: Duration = Duration::from_millis(1);
 
 /// Drives load through nodes of session-layer, breaks their servers, and judges each promise.
 ///
@@ -73,7 +77,7 @@ pub(super) struct Arguments {
     rate: u32,
 
     /// The duration of the load.
-    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = load_duration)]
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration(SECOND, DAY))]
     duration: Duration,
 
     /// The number of nodes.
@@ -112,7 +116,7 @@ pub(super) struct Arguments {
     list: bool,
 
     /// The TTL of an entry, at most 300s. The run waits that long at its end.
-    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = cache_ttl)]
+    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration(SECOND, SECOND * 300))]
     cache_ttl: Duration,
 
     /// The policy of a node without Postgres: `available` serves entries until their TTL,
@@ -133,15 +137,15 @@ pub(super) struct Arguments {
     cancelled_share: u32,
 
     /// The timeout of an operation of Redis.
-    #[arg(long, default_value = "50ms", value_name = "DURATION", value_parser = timeout)]
+    #[arg(long, default_value = "50ms", value_name = "DURATION", value_parser = duration(MS, DAY))]
     redis_timeout: Duration,
 
     /// The timeout of a validation.
-    #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = timeout)]
+    #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = duration(MS, DAY))]
     request_timeout: Duration,
 
     /// The measuring error of a busy machine, which is added to `--request-timeout`.
-    #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = slack)]
+    #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = duration(Duration::ZERO, DAY))]
     timing_slack: Duration,
 
     /// Print one JSON document on standard output, and the rest on standard error.
@@ -171,54 +175,39 @@ enum FaultsError {
          name no servers"
     )]
     Destructive(Event),
-    #[error("could not read the schedule {}", path.display())]
-    Schedule {
+    #[error("could not {doing} {}", path.display())]
+    File {
+        doing: &'static str,
         path: PathBuf,
         #[source]
-        source: std::io::Error,
+        source: Failure,
     },
-    #[error("{} is not a schedule", path.display())]
-    NoSchedule {
-        path: PathBuf,
-        #[source]
-        source: serde_json::Error,
-    },
-    #[error("could not judge {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: HistoryError,
-    },
-    #[error("could not write {}", path.display())]
-    Write {
-        path: PathBuf,
-        #[source]
-        source: HistoryError,
-    },
-    #[error(transparent)]
-    Other(#[from] Box<dyn std::error::Error + Send + Sync>),
 }
 
-pub(super) async fn main(arguments: Arguments, logs: Logs) -> ExitCode {
+impl FaultsError {
+    /// Converts the error of a file, for `map_err`.
+    fn file<E: Into<Failure>>(doing: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+        move |source| Self::File { doing, path: path.to_owned(), source: source.into() }
+    }
+}
+
+pub(super) async fn run(arguments: Arguments, logs: Logs) -> Ended {
     let outcome = match &arguments.command {
-        Some(Subcommand::Replay(replay)) => replay.run(),
+        Some(Subcommand::Replay(replay)) => replay.run()?,
         None if arguments.list => {
             Event::all().for_each(say);
-            return ExitCode::SUCCESS;
+            return Ok(ExitCode::SUCCESS);
         }
-        None => run_all(&arguments, &logs).await,
+        None => run_all(&arguments, &logs).await?,
     };
-    match outcome {
-        Ok(outcome) => exit_code(outcome),
-        Err(error) => could_not_run(&error),
-    }
+    Ok(exit_code(outcome))
 }
 
 fn exit_code(outcome: Outcome) -> ExitCode {
     match outcome {
         Outcome::Holds => ExitCode::SUCCESS,
         Outcome::Broken => ExitCode::from(1),
-        Outcome::Inconclusive => ExitCode::from(super::COULD_NOT_RUN),
+        Outcome::Inconclusive => ExitCode::from(COULD_NOT_RUN),
     }
 }
 
@@ -233,25 +222,27 @@ fn worst(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
     worst.unwrap_or(Outcome::Inconclusive)
 }
 
-async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, FaultsError> {
+async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, Failure> {
     let seed = arguments.seed.unwrap_or_else(Settings::fresh_seed);
     let planned = planned_runs(arguments, seed)?;
     if planned.iter().any(PlannedRun::steps_the_clock) && !wall_clock::is_steppable() {
-        let error = wall_clock::start_anew().map(|never| match never {});
-        return error.map_err(|error| FaultsError::Other(error.into()));
+        let Err(error) = wall_clock::start_anew();
+        return Err(error.into());
     }
-    arguments.history.as_deref().map_or(Ok(()), check_folder)?;
+    if let Some(path) = &arguments.history {
+        check_folder(path)?;
+    }
     let mut output = RunOutput::new(arguments)?;
     output.say(&format!("seed {seed}"))?;
     let several = planned.len() > 1;
-    let (mut runs, mut outcomes, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut runs, mut outcomes, mut table) = (Vec::new(), Vec::new(), summary::HEAD.to_owned());
     for (number, run) in (1..).zip(planned) {
-        let (name, seed) = (run.name(), run.seed(seed));
+        let (name, seed) = (run.name.clone(), run.seed);
         if several {
             output.say(&format!("\n== {name}, seed {seed}"))?;
         }
         logs.clear();
-        let judged = execute(arguments, seed, run, logs).await?;
+        let judged = execute(arguments, run, logs).await?;
         match &arguments.history {
             Some(path) if several => {
                 write_history(&judged, &numbered_file(path, number, &name))?;
@@ -259,17 +250,17 @@ async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, FaultsEr
             Some(path) => write_history(&judged, path)?,
             None => {}
         }
-        output.say(&format!("{judged}"))?;
+        output.say(&judged.to_string())?;
         outcomes.push(judged.outcome());
+        table += &summary::row(&name, seed, &judged);
         let mut document = judged.json();
         document["name"] = json!(name);
         document["seed"] = json!(seed);
         runs.push(document);
-        lines.push(Line::new(name, seed, &judged));
     }
     let outcome = worst(outcomes);
     if several {
-        output.say(&format!("{}\nin all: {outcome}", Summary(&lines)))?;
+        output.say(&format!("{table}\nin all: {outcome}"))?;
     }
     if arguments.json {
         let document = json!({ "seed": seed, "outcome": outcome.to_string(), "runs": runs });
@@ -278,36 +269,18 @@ async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, FaultsEr
     Ok(outcome)
 }
 
-async fn execute(
-    arguments: &Arguments,
-    seed: u64,
-    run: PlannedRun,
-    logs: &Logs,
-) -> Result<Judged, Box<dyn std::error::Error + Send + Sync>> {
-    let load = arguments.duration;
-    // A known schedule is checked before any server starts.
-    let check = |schedule: Schedule| {
-        schedule.check(arguments.nodes)?;
-        schedule.suits(arguments.sealed).map(|()| schedule)
-    };
-    let known = match run {
-        PlannedRun::Fault(requested) => {
-            Some(check(Schedule { seed, steps: vec![requested.or_at(load / 5, load * 2 / 5)] })?)
-        }
-        PlannedRun::Written(schedule) => Some(check(schedule)?),
-        PlannedRun::Drawn(_) => None,
-    };
+async fn execute(arguments: &Arguments, run: PlannedRun, logs: &Logs) -> Result<Judged, Failure> {
     let backends = arguments.servers.start().await?;
     let ours = ours(&backends);
     let damage = ours.is_some() || arguments.servers.destructive;
-    let schedule = known.unwrap_or_else(|| {
+    let schedule = run.schedule.unwrap_or_else(|| {
         let events = Schedule::drawable(Means {
             damage,
             replica: ours.is_some(),
             containers: ours == Some(Backend::Docker),
             sealed: arguments.sealed,
         });
-        Schedule::draw(seed, load, arguments.nodes, &events)
+        Schedule::draw(run.seed, arguments.duration, arguments.nodes, &events)
     });
     if let (false, Some(event)) = (damage, schedule.destructive()) {
         return Err(FaultsError::Destructive(event).into());
@@ -321,7 +294,8 @@ async fn execute(
         .replica(schedule.needs_replica())
         .start(backends)
         .await?;
-    let run = FaultRun::new(&deployment, settings(arguments, seed), schedule)?.logs(logs.clone());
+    let settings = settings(arguments, run.seed);
+    let run = FaultRun::new(&deployment, settings, schedule)?.logs(logs.clone());
     let progress = show(run.recorder(), run.expected_duration());
     let judged = tokio::select! {
         judged = run.run() => judged?,

@@ -4,18 +4,17 @@ use std::{future::pending, process::ExitCode};
 
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
+use super::Ended;
+
 /// Runs a command until it ends or a signal arrives.
 ///
 /// A signal drops the command, and its guards stop what it started. The exit code is then 128 plus
 /// the signal's number, as in a shell.
-pub(super) async fn unless_interrupted(command: impl Future<Output = ExitCode>) -> ExitCode {
-    let mut interrupts = match Interrupts::listen() {
-        Ok(interrupts) => interrupts,
-        Err(error) => return super::could_not_run(&error),
-    };
+pub(super) async fn unless_interrupted(command: impl Future<Output = Ended>) -> Ended {
+    let mut interrupts = Interrupts::listen()?;
     tokio::select! {
-        code = command => code,
-        number = interrupts.next() => ExitCode::from(u8::try_from(128 + number).unwrap_or(1)),
+        ended = command => ended,
+        number = interrupts.next() => Ok(ExitCode::from(u8::try_from(128 + number).unwrap_or(1))),
     }
 }
 

@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use super::{could_not_run, interrupts::Interrupts, output};
+use super::{COULD_NOT_RUN, Ended, interrupts::Interrupts, output};
 use crate::backends::{BACKEND_VARIABLE, Backend, BackendError, Backends};
 
 /// Starts a Redis and a Postgres, runs a command, stops them, and passes on its exit code.
@@ -40,18 +40,12 @@ pub(super) struct Arguments {
     command: Vec<String>,
 }
 
-pub(super) async fn main(arguments: Arguments) -> ExitCode {
+pub(super) async fn run(arguments: Arguments) -> Ended {
     // Before the servers start, because a signal must stop starting servers too.
-    let mut interrupts = match Interrupts::listen() {
-        Ok(interrupts) => interrupts,
-        Err(error) => return could_not_run(&error),
-    };
+    let mut interrupts = Interrupts::listen()?;
     let started = tokio::select! {
-        started = start(arguments.all_backends) => match started {
-            Ok(started) => started,
-            Err(error) => return could_not_run(&error),
-        },
-        number = interrupts.next() => return exit_code(128 + number),
+        started = start(arguments.all_backends) => started?,
+        number = interrupts.next() => return Ok(exit_code(128 + number)),
     };
     let (redis, postgres) = (started[0].redis(), started[0].postgres());
     let mut command = Command::new(&arguments.command[0]);
@@ -73,19 +67,16 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
             command.env(redis, pair.redis().url()).env(postgres, pair.postgres().url());
         }
     }
-    let code = match command.spawn() {
-        Ok(child) => match wait(child, &mut interrupts).await {
-            Ok(status) => status.code().or(status.signal().map(|number| 128 + number)).unwrap_or(1),
-            Err(error) => return could_not_run(&error),
-        },
+    let child = match command.spawn() {
+        Ok(child) => child,
         Err(error) => {
-            eprintln!(
-                "session-testkit: could not run `{}`: {error}",
-                output::shown(&arguments.command[0])
-            );
-            return ExitCode::from(super::COULD_NOT_RUN);
+            let command = output::shown(&arguments.command[0]);
+            eprintln!("session-testkit: could not run `{command}`: {error}");
+            return Ok(ExitCode::from(COULD_NOT_RUN));
         }
     };
+    let status = wait(child, &mut interrupts).await?;
+    let code = status.code().or(status.signal().map(|number| 128 + number)).unwrap_or(1);
     if arguments.json {
         let backend = |backend: Option<Backend>| {
             backend.map_or_else(|| "given".to_owned(), |it| it.to_string())
@@ -101,7 +92,7 @@ pub(super) async fn main(arguments: Arguments) -> ExitCode {
         output::say(document);
     }
     drop(started);
-    exit_code(code)
+    Ok(exit_code(code))
 }
 
 /// Starts one pair, or one for each available backend.

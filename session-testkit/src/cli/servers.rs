@@ -1,8 +1,5 @@
 //! The servers of a command that makes load. They are its own unless others are named.
 
-use std::process::ExitCode;
-
-use super::could_not_run;
 use crate::backends::{BackendError, Backends};
 
 /// The arguments that name servers.
@@ -29,10 +26,11 @@ impl Servers {
     pub(super) async fn start(&self) -> Result<Backends, BackendError> {
         let mut builder = Backends::builder();
         // An empty variable counts as not set.
-        if let Some(url) = self.redis_url.as_ref().filter(|url| !url.trim().is_empty()) {
+        let named = |url: &Option<String>| url.clone().filter(|url| !url.trim().is_empty());
+        if let Some(url) = named(&self.redis_url) {
             builder = builder.redis_url(url);
         }
-        if let Some(url) = self.database_url.as_ref().filter(|url| !url.trim().is_empty()) {
+        if let Some(url) = named(&self.database_url) {
             builder = builder.database_url(url);
         }
         if self.destructive {
@@ -40,16 +38,4 @@ impl Servers {
         }
         builder.start().await
     }
-}
-
-/// Calls [`could_not_run`], and prints what to do if a named server does not respond.
-pub(super) fn not_ready(error: &BackendError) -> ExitCode {
-    let code = could_not_run(error);
-    if matches!(error, BackendError::NotReady { .. }) {
-        eprintln!(
-            "  → run `session-testkit check` with the same addresses (--redis-url, \
-             --database-url) to see which step fails, and why"
-        );
-    }
-    code
 }

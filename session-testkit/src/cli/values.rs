@@ -6,32 +6,28 @@ use clap::{builder::RangedI64ValueParser, value_parser};
 
 use crate::workload::PER_MILLE;
 
-const SECOND: Duration = Duration::from_secs(1);
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// Returns a parser of a number from 1 to `most`.
 pub(super) fn count(most: u32) -> RangedI64ValueParser<u32> {
     value_parser!(u32).range(1..=i64::from(most))
 }
 
-/// Parses how long a load lasts: 1 s to a day.
-pub(super) fn load_duration(text: &str) -> Result<Duration, String> {
-    duration_within(text, SECOND, DAY)
-}
-
-/// Parses a TTL: 1 s to 300 s.
-pub(super) fn cache_ttl(text: &str) -> Result<Duration, String> {
-    duration_within(text, SECOND, SECOND * 300)
-}
-
-/// Parses a timeout: 1 ms to a day.
-pub(super) fn timeout(text: &str) -> Result<Duration, String> {
-    duration_within(text, Duration::from_millis(1), DAY)
-}
-
-/// Parses an allowance: 0 to a day.
-pub(super) fn slack(text: &str) -> Result<Duration, String> {
-    duration_within(text, Duration::ZERO, DAY)
+/// Returns a parser of a duration from `least` to `most`.
+pub(super) fn duration(
+    least: Duration,
+    most: Duration,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync {
+    move |text| {
+        let duration = parsed(text)
+            .ok_or("a duration is a whole number with its unit, such as 50ms, 30s or 5m")?;
+        if (least..=most).contains(&duration) {
+            Ok(duration)
+        } else {
+            Err(format!("the duration must be at least {least:?} and at most {most:?}"))
+        }
+    }
 }
 
 /// Parses a share from 0 to 1 with at most three decimals. Returns it per mille.
@@ -49,17 +45,7 @@ pub(super) fn share(text: &str) -> Result<u32, &'static str> {
         .ok_or("a share is a number from 0 to 1 with at most three decimals, such as 0.25")
 }
 
-fn duration_within(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
-    let duration = duration(text)
-        .ok_or("a duration is a whole number with its unit, such as 50ms, 30s or 5m")?;
-    if (least..=most).contains(&duration) {
-        Ok(duration)
-    } else {
-        Err(format!("the duration must be at least {least:?} and at most {most:?}"))
-    }
-}
-
-fn duration(text: &str) -> Option<Duration> {
+fn parsed(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at(text.find(|it: char| !it.is_ascii_digit())?);
     let number: u64 = number.parse().ok()?;
     let seconds = match unit {
@@ -79,23 +65,23 @@ mod tests {
     #[test]
     fn duration_has_a_number_and_a_unit() {
         for (text, millis) in [("50ms", 50), ("30s", 30_000), ("5m", 300_000), ("2h", 7_200_000)] {
-            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+            assert_eq!(parsed(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "30", "s", "-1s", "1.5s", "30 s", "1d", "99999999999999999999s", "1µs"] {
-            assert_eq!(duration(text), None, "{text}");
+            assert_eq!(parsed(text), None, "{text}");
         }
-        assert_eq!(duration(&format!("{}h", u64::MAX)), None);
+        assert_eq!(parsed(&format!("{}h", u64::MAX)), None);
     }
 
     #[test]
     fn duration_out_of_bounds_is_an_error_with_the_bounds() {
-        assert_eq!(load_duration("24h"), Ok(DAY));
-        assert_eq!(slack("0s"), Ok(Duration::ZERO));
-        assert_eq!(cache_ttl("300s"), Ok(Duration::from_secs(300)));
-        for refused in [load_duration("999ms"), load_duration("25h"), cache_ttl("301s")] {
-            assert!(refused.is_err_and(|error| error.contains("at least 1s")));
+        let of = duration(SECOND, SECOND * 300);
+        for (text, expected) in [("1s", SECOND), ("5m", SECOND * 300)] {
+            assert_eq!(of(text), Ok(expected));
         }
-        assert!(timeout("0ms").is_err_and(|error| error.contains("at least 1ms")));
+        for text in ["999ms", "301s"] {
+            assert!(of(text).is_err_and(|error| error.contains("at least 1s and at most 300s")));
+        }
     }
 
     #[test]

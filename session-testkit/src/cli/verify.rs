@@ -1,14 +1,6 @@
 //! `session-testkit verify`
 
-use std::process::ExitCode;
-
-use super::{
-    could_not_run,
-    interrupts::unless_interrupted,
-    output,
-    progress::Bar,
-    servers::{Servers, not_ready},
-};
+use super::{Ended, exit_code, output, progress::Bar, servers::Servers};
 use crate::verify::{self, Progress, Stage};
 
 /// Verifies that session-layer keeps its promises on these servers, in six stages: connection,
@@ -34,17 +26,10 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn main(arguments: Arguments) -> ExitCode {
-    unless_interrupted(run(arguments)).await
-}
-
-async fn run(arguments: Arguments) -> ExitCode {
+pub(super) async fn run(arguments: Arguments) -> Ended {
     let bar = Bar::new();
     bar.say("starting servers");
-    let backends = match arguments.servers.start().await {
-        Ok(backends) => backends,
-        Err(error) => return not_ready(&error),
-    };
+    let backends = arguments.servers.start().await?;
     let mut stage = Stage::Connection;
     let at = |now: &str, stage: Stage| {
         let all = u32::try_from(Stage::ALL.len()).unwrap_or(u32::MAX);
@@ -60,11 +45,9 @@ async fn run(arguments: Arguments) -> ExitCode {
     })
     .await;
     bar.clear();
-    if arguments.json
-        && let Err(error) = output::document(&report)
-    {
-        return could_not_run(&error);
+    if arguments.json {
+        output::document(&report)?;
     }
     output::tell(arguments.json, format_args!("\n{}", report.summary()));
-    ExitCode::from(u8::from(!report.ok))
+    Ok(exit_code(report.ok))
 }

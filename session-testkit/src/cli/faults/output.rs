@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Arguments, FaultsError};
-use crate::{cli::output, fault_run::Judged, history::HistoryError};
+use crate::{cli::output, fault_run::Judged};
 
 /// The text of the runs, printed and written to the report file.
 ///
@@ -22,7 +22,7 @@ impl RunOutput {
     /// Opens the report file, before any server starts.
     pub(super) fn new(arguments: &Arguments) -> Result<Self, FaultsError> {
         let report = arguments.report.clone().map(|path| {
-            let file = File::create(&path).map_err(unwritten(&path))?;
+            let file = File::create(&path).map_err(FaultsError::file("write", &path))?;
             Ok::<_, FaultsError>((path, file))
         });
         Ok(Self { json: arguments.json, report: report.transpose()? })
@@ -31,25 +31,23 @@ impl RunOutput {
     pub(super) fn say(&mut self, text: &str) -> Result<(), FaultsError> {
         output::tell(self.json, text);
         match &mut self.report {
-            Some((path, file)) => writeln!(file, "{text}").map_err(unwritten(path)),
+            Some((path, file)) => {
+                writeln!(file, "{text}").map_err(FaultsError::file("write", path))
+            }
             None => Ok(()),
         }
     }
 }
 
-fn unwritten<E: Into<HistoryError>>(path: &Path) -> impl FnOnce(E) -> FaultsError {
-    let path = path.to_owned();
-    move |source| FaultsError::Write { path, source: source.into() }
-}
-
 /// Checks that the file's folder exists, before a run of a whole night starts.
 pub(super) fn check_folder(path: &Path) -> Result<(), FaultsError> {
-    let folder = path.parent();
-    let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
-    folder.map_or(Ok(()), |folder| {
-        let found = std::fs::read_dir(folder).map(drop);
-        found.map_err(unwritten(path))
-    })
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => {
+            let found = std::fs::read_dir(folder).map(drop);
+            found.map_err(FaultsError::file("write", path))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Returns `run-1-redis-kill.jsonl` for `run.jsonl`, 1 and `redis-kill`.
@@ -64,9 +62,9 @@ pub(super) fn numbered_file(path: &Path, number: u32, name: &str) -> PathBuf {
 }
 
 pub(super) fn write_history(judged: &Judged, path: &Path) -> Result<(), FaultsError> {
-    let file = File::create(path).map_err(unwritten(path))?;
+    let file = File::create(path).map_err(FaultsError::file("write", path))?;
     let written = judged.history.write(BufWriter::new(file));
-    written.map(drop).map_err(unwritten(path))
+    written.map(drop).map_err(FaultsError::file("write", path))
 }
 
 #[cfg(test)]

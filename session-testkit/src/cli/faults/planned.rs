@@ -1,61 +1,50 @@
 //! The requested runs and their seeds.
 
-use super::{Arguments, FaultsError};
-use crate::schedule::{Event, Requested, Schedule};
+use super::{Arguments, Failure, FaultsError};
+use crate::schedule::Schedule;
 
-/// A requested run. A drawn schedule follows once the servers' abilities are known.
-pub(super) enum PlannedRun {
-    Fault(Requested),
-    Written(Schedule),
-    /// A schedule to draw from this seed.
-    Drawn(u64),
+/// A requested run.
+pub(super) struct PlannedRun {
+    pub(super) name: String,
+    /// The seed that replays the run.
+    pub(super) seed: u64,
+    /// `None`: a schedule is drawn from the seed once the servers' abilities are known.
+    pub(super) schedule: Option<Schedule>,
 }
 
 impl PlannedRun {
-    pub(super) fn name(&self) -> String {
-        match self {
-            Self::Fault(requested) => requested.event.to_string(),
-            Self::Written(_) => "schedule".to_owned(),
-            Self::Drawn(_) => "drawn".to_owned(),
-        }
-    }
-
     /// Returns whether the run steps the nodes' clock.
     pub(super) fn steps_the_clock(&self) -> bool {
-        match self {
-            Self::Fault(requested) => requested.event == Event::ClockStep,
-            Self::Written(schedule) => schedule.steps_the_clock(),
-            Self::Drawn(_) => false,
-        }
-    }
-
-    /// Returns the seed that replays this run of a command with `seed`.
-    pub(super) fn seed(&self, seed: u64) -> u64 {
-        match self {
-            Self::Drawn(own) => *own,
-            _ => seed,
-        }
+        self.schedule.as_ref().is_some_and(Schedule::steps_the_clock)
     }
 }
 
-/// Returns the requested runs.
-pub(super) fn planned_runs(
-    arguments: &Arguments,
-    seed: u64,
-) -> Result<Vec<PlannedRun>, FaultsError> {
+/// Returns the requested runs. Their schedules suit the nodes.
+pub(super) fn planned_runs(arguments: &Arguments, seed: u64) -> Result<Vec<PlannedRun>, Failure> {
+    let known = |name: String, schedule: Schedule| {
+        schedule.check(arguments.nodes)?;
+        schedule.suits(arguments.sealed)?;
+        Ok(PlannedRun { name, seed, schedule: Some(schedule) })
+    };
     if let Some(path) = &arguments.schedule {
-        let text = std::fs::read(path)
-            .map_err(|source| FaultsError::Schedule { path: path.clone(), source })?;
-        let mut schedule: Schedule = serde_json::from_slice(&text)
-            .map_err(|source| FaultsError::NoSchedule { path: path.clone(), source })?;
+        let text = std::fs::read(path).map_err(FaultsError::file("read", path))?;
+        let read = serde_json::from_slice(&text);
+        let mut schedule: Schedule = read.map_err(FaultsError::file("read", path))?;
         // The seed of the command replays the run.
         schedule.seed = seed;
-        return Ok(vec![PlannedRun::Written(schedule)]);
+        return Ok(vec![known("schedule".to_owned(), schedule)?]);
     }
     if arguments.fault.is_empty() {
-        let seeds = (0..u64::from(arguments.runs)).map(|more| seed.wrapping_add(more));
-        return Ok(seeds.map(PlannedRun::Drawn).collect());
+        let drawn = |more| {
+            let seed = seed.wrapping_add(u64::from(more));
+            PlannedRun { name: "drawn".to_owned(), seed, schedule: None }
+        };
+        return Ok((0..arguments.runs).map(drawn).collect());
     }
-    let faults = arguments.fault.iter().cloned();
-    Ok(faults.map(PlannedRun::Fault).collect())
+    let load = arguments.duration;
+    let faults = arguments.fault.iter().map(|requested| {
+        let step = requested.clone().or_at(load / 5, load * 2 / 5);
+        known(requested.event.to_string(), Schedule { seed, steps: vec![step] })
+    });
+    faults.collect()
 }

@@ -33,10 +33,9 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(&self) -> Result<Outcome, FaultsError> {
-        let history = File::open(&self.file)
-            .map_err(HistoryError::from)
-            .and_then(|file| History::read(BufReader::new(file)))
-            .map_err(|source| FaultsError::Read { path: self.file.clone(), source })?;
+        let opened = File::open(&self.file).map_err(HistoryError::from);
+        let history = opened.and_then(|file| History::read(BufReader::new(file)));
+        let history = history.map_err(FaultsError::file("judge", &self.file))?;
         let verdicts = invariants::check(&history);
         let outcome = verdicts.overall(&[]);
         output::tell(self.json, format_args!("{verdicts}verdict: {outcome}"));
