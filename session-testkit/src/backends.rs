@@ -22,7 +22,6 @@ mod docker;
 mod error;
 mod kind;
 mod native;
-mod pause;
 mod postgres;
 mod redis;
 mod sandbox;
@@ -32,17 +31,15 @@ mod supervisor;
 use std::{env, fmt, str::FromStr};
 
 pub(crate) use self::error::chain;
-use self::kind::Recipe as _;
 pub(crate) use self::postgres::why_refused;
 pub use self::{
     builder::BackendsBuilder,
-    error::{BackendError, Cause, Tried},
+    error::{BackendError, Cause},
     kind::Kind,
-    pause::PauseGuard,
     postgres::Postgres,
     redis::Redis,
     sandbox::Sandbox,
-    server::{PostgresServer, RedisServer, Server},
+    server::{PauseGuard, PostgresServer, RedisServer, Server},
 };
 
 /// The way to run a started server.
@@ -74,13 +71,12 @@ impl Backend {
 
     async fn missing_kind<K: Kind>(self) -> Option<String> {
         match self {
-            Self::Docker => docker::missing::<K>().await,
+            Self::Docker => docker::image::<K>().await.err(),
             Self::Native => K::find().err(),
         }
     }
 
     /// Returns the variables that `run --all-backends` sets for this backend's Redis and Postgres.
-    #[must_use]
     pub fn url_variables(self) -> (&'static str, &'static str) {
         match self {
             Self::Docker => {
@@ -95,13 +91,11 @@ impl Backend {
     /// Returns the pair that `session-testkit run` started on this backend, if we run under it.
     fn provided(self) -> Option<(String, String)> {
         let (redis, postgres) = self.url_variables();
-        let of_all = || Some((given(redis)?, given(postgres)?));
-        let of_one = || {
+        let pair = |redis, postgres| Some((given(redis)?, given(postgres)?));
+        pair(redis, postgres).or_else(|| {
             let ours = Self::from_env().ok().flatten() == Some(self);
-            let pair = || Some((given(Redis::URL_VARIABLE)?, given(Postgres::URL_VARIABLE)?));
-            ours.then(pair).flatten()
-        };
-        of_all().or_else(of_one)
+            ours.then(|| pair(Redis::URL_VARIABLE, Postgres::URL_VARIABLE)).flatten()
+        })
     }
 
     /// Returns the backend that `SESSION_TESTKIT_BACKEND` names.
@@ -109,16 +103,9 @@ impl Backend {
     /// # Errors
     /// [`BackendError::BadVariable`] if it names something else.
     pub fn from_env() -> Result<Option<Self>, BackendError> {
-        match env::var(BACKEND_VARIABLE) {
-            Ok(name) if !name.is_empty() => match name.parse() {
-                Ok(backend) => Ok(Some(backend)),
-                Err(UnknownBackend) => Err(BackendError::BadVariable {
-                    variable: BACKEND_VARIABLE,
-                    value: name,
-                    allowed: "`docker` or `native`",
-                }),
-            },
-            _ => Ok(None),
+        match given(BACKEND_VARIABLE) {
+            Some(name) => name.parse().map(Some).map_err(|_| BackendError::BadVariable(name)),
+            None => Ok(None),
         }
     }
 }
@@ -189,25 +176,22 @@ impl Backends {
     }
 
     /// Returns the Redis.
-    #[must_use]
     pub fn redis(&self) -> &RedisServer {
         &self.redis
     }
 
     /// Returns the Postgres.
-    #[must_use]
     pub fn postgres(&self) -> &PostgresServer {
         &self.postgres
     }
 
     /// Creates a new schema name and key namespace on these servers.
-    #[must_use]
     pub fn sandbox(&self) -> Sandbox {
         Sandbox::new(&self.redis, &self.postgres)
     }
 }
 
-/// Returns the URL in an environment variable. An empty variable counts as not set.
+/// Returns the value of an environment variable. An empty variable counts as not set.
 fn given(variable: &str) -> Option<String> {
-    env::var(variable).ok().filter(|url| !url.trim().is_empty())
+    env::var(variable).ok().filter(|value| !value.trim().is_empty())
 }

@@ -21,7 +21,6 @@
 //! ```
 
 mod builder;
-mod role;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -29,7 +28,6 @@ use session_layer::store::{DEFAULT_CHANGE_DEADLINE, PostgresStore};
 use session_layer::{PartitionPolicy, SealingKeys, Sessions, cache::RedisCache};
 
 pub use self::builder::DeploymentBuilder;
-use self::role::Role;
 use crate::{
     backends::{BackendError, Backends, RedisServer, Sandbox},
     faults::Target,
@@ -48,7 +46,6 @@ pub struct Deployment {
     network: Arc<Network>,
     blueprint: Arc<Blueprint>,
     target: Target,
-    role: Option<Role>,
     sandbox: Sandbox,
     replica: Option<RedisServer>,
     backends: Backends,
@@ -85,17 +82,7 @@ pub struct NodeParts {
 impl fmt::Debug for NodeParts {
     /// Omits the URLs, which contain passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NodeParts")
-            .field("node", &self.node)
-            .field("namespace", &self.namespace)
-            .field("schema", &self.schema)
-            .field("ttl", &self.ttl)
-            .field("redis_deadline", &self.redis_deadline)
-            .field("budget", &self.budget)
-            .field("policy", &self.policy)
-            .field("replicated", &self.replicated)
-            .field("keys", &self.keys)
-            .finish_non_exhaustive()
+        write!(f, "NodeParts({} of {})", self.node, self.namespace)
     }
 }
 
@@ -118,7 +105,6 @@ impl NodeParts {
     }
 
     /// Returns the timeout of a validation's read: 200 ms of a budget of 250 ms.
-    #[must_use]
     pub fn read_deadline(&self) -> Duration {
         self.budget * 4 / 5
     }
@@ -147,42 +133,6 @@ struct Blueprint {
     parts: Vec<NodeParts>,
 }
 
-/// The error of starting a deployment.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DeploymentError {
-    /// A server did not start, or rejected a command.
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-    /// The proxies could not be started.
-    #[error("could not start the proxies")]
-    Proxies(#[source] std::io::Error),
-    /// Postgres rejected a statement before the nodes started.
-    #[error("could not prepare Postgres: {doing}")]
-    Postgres {
-        /// The failed action.
-        doing: &'static str,
-        /// The reason.
-        #[source]
-        source: Failure,
-    },
-    /// There is no sealing key.
-    #[error("could not create a key")]
-    Key(#[source] Failure),
-    /// A node could not be built.
-    #[error("could not build node {node}")]
-    Node {
-        /// The number of the node.
-        node: u32,
-        /// The reason.
-        #[source]
-        source: Failure,
-    },
-    /// A node did not reach its servers.
-    #[error("a node did not connect to its servers")]
-    NotReady(#[from] crate::wait::WaitTimeoutError),
-}
-
 impl Deployment {
     /// Creates a builder.
     pub fn builder() -> DeploymentBuilder {
@@ -190,49 +140,36 @@ impl Deployment {
     }
 
     /// Returns the nodes as a subject for load.
-    #[must_use]
     pub fn subject(&self) -> SessionLayerSubject {
         self.subject.clone()
     }
 
     /// Returns the proxies between the nodes and the servers.
-    #[must_use]
     pub fn network(&self) -> &Arc<Network> {
         &self.network
     }
 
     /// Returns the target for faults.
-    #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
     }
 
     /// Returns the servers without proxies.
-    #[must_use]
     pub fn backends(&self) -> &Backends {
         &self.backends
     }
 
-    /// Returns the replica for a failover, if there is one.
-    #[must_use]
-    pub fn replica(&self) -> Option<&RedisServer> {
-        self.replica.as_ref()
-    }
-
     /// Returns the schema of the tables.
-    #[must_use]
     pub fn schema(&self) -> &str {
         self.sandbox.schema()
     }
 
     /// Returns the prefix of all keys.
-    #[must_use]
     pub fn namespace(&self) -> &str {
         self.sandbox.namespace()
     }
 
     /// Returns the number of nodes.
-    #[must_use]
     pub fn nodes(&self) -> u32 {
         u32::try_from(self.blueprint.parts.len()).unwrap_or(u32::MAX)
     }
@@ -243,49 +180,41 @@ impl Deployment {
     }
 
     /// Returns the TTL of an entry.
-    #[must_use]
     pub fn ttl(&self) -> Duration {
         self.parts().ttl
     }
 
     /// Returns the policy of a partitioned node.
-    #[must_use]
     pub fn policy(&self) -> PartitionPolicy {
         self.parts().policy
     }
 
     /// Returns the timeout of a validation.
-    #[must_use]
     pub fn budget(&self) -> Duration {
         self.parts().budget
     }
 
     /// Returns whether the nodes seal their entries.
-    #[must_use]
     pub fn sealed(&self) -> bool {
         self.parts().keys.is_some()
     }
 
     /// Returns the timeout of a validation's read.
-    #[must_use]
     pub fn read_deadline(&self) -> Duration {
         self.parts().read_deadline()
     }
 
     /// Returns whether Redis has a replica.
-    #[must_use]
     pub fn replicated(&self) -> bool {
         self.replica.is_some()
     }
 
     /// Returns the name of a node's connections in `pg_stat_activity`.
-    #[must_use]
     pub fn application_name(&self, node: u32) -> String {
         application_name(self.namespace(), node)
     }
 
     /// Returns a handle that restarts nodes.
-    #[must_use]
     pub fn restarts(&self) -> Restarts {
         Restarts { subject: self.subject.clone(), blueprint: Arc::clone(&self.blueprint) }
     }
@@ -293,16 +222,11 @@ impl Deployment {
     /// Removes the data on given servers now. Unlike a drop, it returns an error if that fails.
     ///
     /// # Errors
-    /// [`BackendError`], or [`DeploymentError::Postgres`] if the role could not be dropped.
-    pub async fn cleanup(self) -> Result<(), DeploymentError> {
-        let Self { subject, role, sandbox, backends, .. } = self;
+    /// [`BackendError::Failed`] or, after 5 s, [`BackendError::Deadline`].
+    pub async fn cleanup(self) -> Result<(), BackendError> {
+        let Self { subject, sandbox, backends, .. } = self;
         drop(subject);
         // Started servers are removed with all their data.
-        if backends.postgres().backend().is_none()
-            && let Some(role) = role
-        {
-            role.remove().await?;
-        }
         if backends.redis().backend().is_none() || backends.postgres().backend().is_none() {
             sandbox.cleanup().await?;
         }
@@ -310,23 +234,15 @@ impl Deployment {
     }
 
     /// Returns the number of a node's open connections to one server, as the proxies count them.
-    #[must_use]
     pub fn open_connections(&self, node: u32, peer: Peer) -> u64 {
-        let proxies = self.network.proxies(peer);
-        proxies
-            .zip(0..)
-            .find_map(|(proxy, number)| (number == node).then(|| proxy.traffic().open))
-            .unwrap_or_default()
+        let proxy = self.network.proxies(peer).zip(0..).find(|(_, number)| *number == node);
+        proxy.map(|(proxy, _)| proxy.traffic().open).unwrap_or_default()
     }
 }
 
 impl fmt::Debug for Deployment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Deployment")
-            .field("nodes", &self.nodes())
-            .field("namespace", &self.namespace())
-            .field("schema", &self.schema())
-            .finish_non_exhaustive()
+        write!(f, "Deployment({} nodes of {})", self.nodes(), self.namespace())
     }
 }
 

@@ -1,12 +1,14 @@
 //! The settings of started servers, and the order of the ways to get a server.
 
+use std::path::Path;
+
 use session_layer::error::ServerUrlError;
 use session_layer::server_url::ServerUrl;
 
 use super::{
     Backend, Backends,
     docker::{self, Container},
-    error::{BackendError, Tried, chain},
+    error::{BackendError, chain},
     given,
     kind::Kind,
     native::{self, Process},
@@ -125,11 +127,9 @@ impl BackendsBuilder {
     }
 
     async fn get<K: Kind>(&self, settings: &ServerSettings) -> Result<Server<K>, BackendError> {
-        let environment = || {
-            let url = (!self.own).then(|| given(K::URL_VARIABLE)).flatten()?;
-            Some(url.parse())
-        };
-        if let Some(url) = settings.given.clone().or_else(environment) {
+        let environment = || if self.own { None } else { given(K::URL_VARIABLE) };
+        let url = settings.given.clone().or_else(|| environment().map(|url| url.parse()));
+        if let Some(url) = url {
             return Server::external(&url, self.destructive).await;
         }
         let extra = settings.arguments.as_slice();
@@ -137,34 +137,30 @@ impl BackendsBuilder {
             Some(backend) => Some(backend),
             None => Backend::from_env()?,
         };
-        let candidates = Backend::ALL
-            .into_iter()
-            .filter(|backend| forced.is_none_or(|forced| forced == *backend));
-        let mut tried = Tried::default();
-        for backend in candidates {
+        let mut tried = String::new();
+        for backend in Backend::ALL {
+            if forced.is_some_and(|forced| forced != backend) {
+                continue;
+            }
             let why = match backend {
                 Backend::Docker => match docker::image::<K>().await {
                     Ok(image) => match in_docker(&image, extra).await {
-                        Ok(server) => return Ok(server),
                         // The engine may lack the right to run a container.
                         Err(error) if forced.is_none() => {
-                            tracing::warn!(
-                                error = chain(&error),
-                                "Docker could not start {}",
-                                K::NAME
-                            );
-                            chain(&error)
+                            let error = chain(&error);
+                            tracing::warn!(error, "Docker could not start {}", K::NAME);
+                            error
                         }
-                        Err(error) => return Err(error),
+                        result => return result,
                     },
                     Err(why) => why,
                 },
                 Backend::Native => match K::find() {
-                    Ok(_) => return natively(extra).await,
+                    Ok(program) => return natively(&program, extra).await,
                     Err(why) => why,
                 },
             };
-            tried.push(backend, why);
+            tried += &format!("\n  {backend}: {why}");
         }
         Err(BackendError::NoBackend { server: K::NAME, tried, help: K::HELP })
     }
@@ -176,14 +172,9 @@ async fn in_docker<K: Kind>(image: &str, extra: &[String]) -> Result<Server<K>, 
     Server::started(&address, Host::Docker(Box::new(container))).await
 }
 
-async fn natively<K: Kind>(extra: &[String]) -> Result<Server<K>, BackendError> {
+async fn natively<K: Kind>(program: &Path, extra: &[String]) -> Result<Server<K>, BackendError> {
     let mut tries = 0;
     loop {
-        let program = K::find().map_err(|why| {
-            let mut tried = Tried::default();
-            tried.push(Backend::Native, why);
-            BackendError::NoBackend { server: K::NAME, tried, help: K::HELP }
-        })?;
         let port = native::free_port()?;
         let process = Process::start::<K>(program, port, extra).await?;
         match Server::started(&format!("127.0.0.1:{port}"), Host::Native(process)).await {

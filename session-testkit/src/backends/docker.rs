@@ -10,6 +10,7 @@ mod engine;
 use std::{path::Path, time::Duration};
 
 use futures_util::StreamExt as _;
+use rustix::process::Signal;
 use testcontainers::{
     ContainerAsync, GenericImage, ImageExt as _,
     bollard::{
@@ -21,13 +22,13 @@ use testcontainers::{
 };
 
 use super::{
-    error::BackendError,
-    kind::{Recipe, Stop},
+    error::{BackendError, chain},
+    kind::Kind,
     native::free_port,
     supervisor::Supervisor,
 };
 use crate::wait::{self, Patience};
-pub(crate) use engine::{image, missing};
+pub(crate) use engine::image;
 
 /// The limit for creating and starting a container. A busy engine takes seconds.
 const START: Duration = Duration::from_secs(60);
@@ -37,7 +38,6 @@ const START: Duration = Duration::from_secs(60);
 pub(crate) struct Container {
     kind: &'static str,
     name: String,
-    stop: Stop,
     port: u16,
     address: String,
     container: Option<ContainerAsync<GenericImage>>,
@@ -46,7 +46,7 @@ pub(crate) struct Container {
 
 impl Container {
     /// Creates and starts a container, whose server is not ready yet.
-    pub(crate) async fn start<K: Recipe>(
+    pub(crate) async fn start<K: Kind>(
         image: &str,
         extra: &[String],
     ) -> Result<Self, BackendError> {
@@ -55,10 +55,7 @@ impl Container {
         loop {
             match Self::start_once::<K>(image, extra).await {
                 // Another process took the port between our check and the engine's start.
-                Err(error)
-                    if tries < 3
-                        && super::error::chain(&error).contains("port is already allocated") =>
-                {
+                Err(error) if tries < 3 && chain(&error).contains("port is already allocated") => {
                     tries += 1;
                 }
                 result => return result,
@@ -66,7 +63,7 @@ impl Container {
         }
     }
 
-    async fn start_once<K: Recipe>(image: &str, extra: &[String]) -> Result<Self, BackendError> {
+    async fn start_once<K: Kind>(image: &str, extra: &[String]) -> Result<Self, BackendError> {
         let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
         let name = format!("session-testkit-{}", uuid::Uuid::new_v4().simple());
         let port = free_port()?;
@@ -93,14 +90,13 @@ impl Container {
         }
         let container = request.start().await;
         // On error the supervisor removes a partly created container.
-        let container = container.map_err(BackendError::docker(format!("start {image}")))?;
+        let container = container.map_err(BackendError::failed(format!("start {image}")))?;
         let host = match container.get_host().await {
             Ok(host) if host.to_string() != "localhost" => host.to_string(),
             _ => "127.0.0.1".to_owned(),
         };
         Ok(Self {
             kind: K::NAME,
-            stop: K::STOP,
             port: K::PORT,
             address: format!("{host}:{port}"),
             container: Some(container),
@@ -117,7 +113,7 @@ impl Container {
     /// Returns the container's networks with its address in each.
     async fn networks(&self) -> Result<Vec<(String, Option<String>)>, BackendError> {
         let inspected = engine::client().await?.inspect_container(&self.name, None).await;
-        let inspected = inspected.map_err(BackendError::docker("inspect a container"))?;
+        let inspected = inspected.map_err(BackendError::failed("inspect a container"))?;
         // testcontainers' `get_bridge_ip_address` expects a network named "default" and finds none.
         let networks = inspected.network_settings.and_then(|settings| settings.networks);
         let networks = networks.into_iter().flatten();
@@ -132,7 +128,7 @@ impl Container {
             let request =
                 NetworkDisconnectRequest { container: self.name.clone(), force: Some(true) };
             let done = client.disconnect_network(&network, request).await;
-            done.map_err(BackendError::docker("disconnect a container"))?;
+            done.map_err(BackendError::failed("disconnect a container"))?;
             left.push(network);
         }
         Ok(left)
@@ -145,7 +141,7 @@ impl Container {
             let request =
                 NetworkConnectRequest { container: self.name.clone(), endpoint_config: None };
             let done = client.connect_network(network, request).await;
-            done.map_err(BackendError::docker("reconnect a container"))?;
+            done.map_err(BackendError::failed("reconnect a container"))?;
         }
         Ok(())
     }
@@ -154,84 +150,69 @@ impl Container {
     pub(crate) async fn address_for_peers(&self) -> Result<String, BackendError> {
         let networks = self.networks().await?;
         let mut addresses = networks.into_iter().filter_map(|(_, address)| address);
-        match addresses.find(|address| !address.is_empty()) {
-            Some(address) => Ok(format!("{address}:{}", self.port)),
-            None => Err(BackendError::docker(format!("find the address of {}", self.name))(
-                "it has none, as after a stop",
-            )),
-        }
+        let address = addresses.find(|address| !address.is_empty()).ok_or_else(|| {
+            let failed = BackendError::failed(format!("find the address of {}", self.name));
+            failed("it has none, as after a stop")
+        })?;
+        Ok(format!("{address}:{}", self.port))
     }
 
     fn container(&self) -> Result<&ContainerAsync<GenericImage>, BackendError> {
         // The field is empty only during a drop.
-        self.container.as_ref().ok_or_else(|| BackendError::Docker {
-            action: format!("find the container {}", self.name),
-            source: "it was removed".into(),
+        self.container.as_ref().ok_or_else(|| {
+            BackendError::failed(format!("find the container {}", self.name))("it was removed")
         })
     }
 
     pub(crate) async fn running(&self) -> Result<bool, BackendError> {
         let running = self.container()?.is_running().await;
-        running.map_err(BackendError::docker("inspect a container"))
+        running.map_err(BackendError::failed("inspect a container"))
     }
 
     pub(crate) async fn start_again(&self) -> Result<(), BackendError> {
         let started = self.container()?.start().await;
-        started.map_err(BackendError::docker(format!("start {} again", self.kind)))
+        started.map_err(BackendError::failed(format!("start {} again", self.kind)))
     }
 
-    /// Sends SIGKILL and waits for the end.
-    pub(crate) async fn kill(&self) -> Result<(), BackendError> {
-        self.signal("SIGKILL").await
-    }
-
-    /// Stops the server in its usual way, and with SIGKILL after 5 s.
-    pub(crate) async fn stop(&self) -> Result<(), BackendError> {
-        self.stop_by(self.stop).await
-    }
-
-    /// Stops the server with this signal, and with SIGKILL after 5 s.
-    pub(crate) async fn stop_by(&self, stop: Stop) -> Result<(), BackendError> {
-        let signal = match stop {
-            Stop::Terminate => "SIGTERM",
-            Stop::Interrupt => "SIGINT",
-            Stop::Quit => "SIGQUIT",
-        };
+    /// Ends the server with this signal, and with SIGKILL after 5 s.
+    pub(crate) async fn end(&self, signal: Signal) -> Result<(), BackendError> {
         match self.signal(signal).await {
-            Err(BackendError::Deadline { .. }) => self.kill().await,
+            Err(BackendError::Deadline { .. }) => self.signal(Signal::KILL).await,
             result => result,
         }
     }
 
-    async fn signal(&self, signal: &str) -> Result<(), BackendError> {
+    /// Sends a signal and waits up to 5 s for the end.
+    async fn signal(&self, signal: Signal) -> Result<(), BackendError> {
         if !self.running().await? {
             return Ok(());
         }
-        let options = KillContainerOptionsBuilder::new().signal(signal).build();
+        let number = signal.as_raw().to_string();
+        let options = KillContainerOptionsBuilder::new().signal(&number).build();
         let sent = engine::client().await?.kill_container(&self.name, Some(options)).await;
-        if let Err(error) = sent {
-            // The container may have ended meanwhile.
-            if self.running().await? {
-                return Err(BackendError::docker(format!("kill {}", self.kind))(error));
-            }
+        // The container may have ended meanwhile.
+        if let Err(error) = sent
+            && self.running().await?
+        {
+            return Err(BackendError::failed(format!("end {}", self.kind))(error));
         }
         let deadline = Duration::from_secs(5);
         let mut patience = Patience::new("the container to end", deadline);
         let ended = async || matches!(self.running().await, Ok(false));
         let in_vain =
-            |_| BackendError::Deadline { action: "stop", server: self.kind, waited: deadline };
+            |_| BackendError::Deadline { action: "end", server: self.kind, waited: deadline };
         while !patience.look(ended()).await.map_err(in_vain)? {}
         Ok(())
     }
 
     pub(crate) async fn pause(&self) -> Result<(), BackendError> {
         let paused = self.container()?.pause().await;
-        paused.map_err(BackendError::docker(format!("pause {}", self.kind)))
+        paused.map_err(BackendError::failed(format!("pause {}", self.kind)))
     }
 
     pub(crate) async fn resume(&self) -> Result<(), BackendError> {
         let resumed = self.container()?.unpause().await;
-        resumed.map_err(BackendError::docker(format!("resume {}", self.kind)))
+        resumed.map_err(BackendError::failed(format!("resume {}", self.kind)))
     }
 
     /// Returns the last log lines.

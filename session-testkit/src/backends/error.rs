@@ -1,8 +1,6 @@
 //! Errors of servers under test, with what to do about them.
 
-use std::{fmt, io, time::Duration};
-
-use super::Backend;
+use std::time::Duration;
 
 /// The cause of an error in another library.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -16,22 +14,15 @@ pub enum BackendError {
     NoBackend {
         /// `Redis` or `Postgres`.
         server: &'static str,
-        /// The tried ways, each with its reason.
-        tried: Tried,
+        /// The tried backends, a line each with the reason why it is not available.
+        tried: String,
         /// The command that helps.
         help: &'static str,
     },
 
-    /// An environment variable has a value that is not allowed.
-    #[error("{variable} is `{value}`, but must be {allowed}")]
-    BadVariable {
-        /// The variable.
-        variable: &'static str,
-        /// The value.
-        value: String,
-        /// The allowed values.
-        allowed: &'static str,
-    },
+    /// `SESSION_TESTKIT_BACKEND` has a value that is not allowed.
+    #[error("SESSION_TESTKIT_BACKEND is `{0}`, but must be `docker` or `native`")]
+    BadVariable(String),
 
     /// The URL of a given server is not usable. The error contains no part of it, because it may
     /// contain a password.
@@ -84,16 +75,6 @@ pub enum BackendError {
         address: String,
     },
 
-    /// The server has no network to leave, because it is not in a container.
-    #[error(
-        "cannot disconnect {server}, because it is a process of this machine. \
-         A proxy with `Toxic::hold` in front of it looks the same to clients"
-    )]
-    NoNetwork {
-        /// `Redis` or `Postgres`.
-        server: &'static str,
-    },
-
     /// The command would change a server that others may be using.
     #[error(
         "did not {action} {server} at {address}, because the testkit did not start it. \
@@ -108,44 +89,14 @@ pub enum BackendError {
         address: String,
     },
 
-    /// The operating system returned an error.
+    /// The operating system, the Docker engine or a server returned an error.
     #[error("could not {action}")]
-    Io {
-        /// The failed action.
-        action: String,
-        /// The reason.
-        #[source]
-        source: io::Error,
-    },
-
-    /// The Docker engine returned an error.
-    #[error("Docker could not {action}")]
-    Docker {
+    Failed {
         /// The failed action.
         action: String,
         /// The reason.
         #[source]
         source: Cause,
-    },
-
-    /// Redis rejected a command.
-    #[error("Redis did not {action}")]
-    Redis {
-        /// The failed action.
-        action: &'static str,
-        /// The reason.
-        #[source]
-        source: redis::RedisError,
-    },
-
-    /// Postgres rejected a statement.
-    #[error("Postgres did not {action}")]
-    Postgres {
-        /// The failed action.
-        action: &'static str,
-        /// The reason.
-        #[source]
-        source: sqlx::Error,
     },
 
     /// A command took longer than its deadline.
@@ -161,40 +112,10 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// Converts an error of the operating system, for `map_err`.
-    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    /// Converts another library's error, for `map_err`.
+    pub(crate) fn failed<E: Into<Cause>>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
         let action = action.into();
-        move |source| Self::Io { action, source }
-    }
-
-    /// Converts an error of the Docker engine, for `map_err`.
-    pub(crate) fn docker<E: Into<Cause>>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
-        let action = action.into();
-        move |source| Self::Docker { action, source: source.into() }
-    }
-}
-
-/// The tried backends, each with the reason why it was not available.
-#[derive(Debug, Default)]
-pub struct Tried(Vec<(Backend, String)>);
-
-impl Tried {
-    pub(crate) fn push(&mut self, backend: Backend, why: impl Into<String>) {
-        self.0.push((backend, why.into()));
-    }
-
-    /// Iterates over the backends in the order of the attempts.
-    pub fn iter(&self) -> impl Iterator<Item = (Backend, &str)> {
-        self.0.iter().map(|(backend, why)| (*backend, why.as_str()))
-    }
-}
-
-impl fmt::Display for Tried {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (backend, why) in &self.0 {
-            write!(f, "\n  {backend}: {why}")?;
-        }
-        Ok(())
+        move |source| Self::Failed { action, source: source.into() }
     }
 }
 

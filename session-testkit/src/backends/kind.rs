@@ -6,21 +6,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::process::Signal;
 use session_layer::server_url::{ServerKind, ServerUrl};
 
-use super::{
-    error::Cause,
-    native::{Folder, Program},
-};
+use super::{error::Cause, native::Folder};
 
-/// A kind of server: [`Redis`](super::Redis) or [`Postgres`](super::Postgres).
-pub trait Kind: Recipe {}
-impl<K: Recipe> Kind for K {}
-
-/// The ways to find, start and ping a kind of server.
+/// A kind of server: [`Redis`](super::Redis) or [`Postgres`](super::Postgres). It is the ways to
+/// find, start and ping such a server.
 ///
-/// Its module is private, therefore no other crate can add a kind.
-pub trait Recipe: fmt::Debug + Send + Sync + Sized + 'static {
+/// The items have types of private modules, therefore no other crate can add a kind.
+pub trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
     /// The usual name.
     const NAME: &'static str;
     /// The kind of server that its URLs name.
@@ -31,12 +26,14 @@ pub trait Recipe: fmt::Debug + Send + Sync + Sized + 'static {
     const URL_VARIABLE: &'static str;
     /// The command that helps if no server is available.
     const HELP: &'static str;
-    /// The images to look for.
-    const IMAGES: Images;
+    /// The repository of images that `images/build.sh` builds. The highest tag is preferred.
+    const OWN_IMAGE: &'static str;
+    /// Official images. The first present one is used, else the first that can be pulled.
+    const OFFICIAL_IMAGES: &'static [&'static str];
     /// The port inside a container.
     const PORT: u16;
     /// The signal that stops it properly without waiting for its clients.
-    const STOP: Stop;
+    const STOP: Signal;
     /// The variables in a container's environment.
     const ENVIRONMENT: &'static [(&'static str, &'static str)];
     /// The accounts for native servers if we are root, in order of preference.
@@ -47,31 +44,11 @@ pub trait Recipe: fmt::Debug + Send + Sync + Sized + 'static {
     /// Checks that the server responds (PING, SELECT 1).
     fn ping(url: &ServerUrl) -> impl Future<Output = Result<(), Cause>> + Send;
     /// Finds the program. The error is the reason why there is none.
-    fn find() -> Result<Program, String>;
+    fn find() -> Result<PathBuf, String>;
     /// Returns the program and the arguments that must run once before the server (initdb).
-    fn prepare(program: &Program, data: &Path) -> Option<(PathBuf, Vec<String>)>;
+    fn prepare(server: &Path, data: &Path) -> Option<(PathBuf, Vec<String>)>;
     /// Returns the arguments of a native server.
     fn arguments(folder: &Folder, port: u16, extra: &[String]) -> Vec<String>;
     /// Returns the command of a container.
     fn command(extra: &[String]) -> Vec<String>;
-}
-
-/// The images of a kind, in order of preference.
-#[derive(Clone, Copy, Debug)]
-pub struct Images {
-    /// The repository of images that `images/build.sh` builds. The highest tag is used.
-    pub local: &'static str,
-    /// Official images. The first present one is used, else the first that can be pulled.
-    pub official: &'static [&'static str],
-}
-
-/// A signal that stops a server.
-#[derive(Clone, Copy, Debug)]
-pub enum Stop {
-    /// SIGTERM: the shutdown of Redis.
-    Terminate,
-    /// SIGINT: Postgres' "fast" shutdown. SIGTERM would wait for every client to leave.
-    Interrupt,
-    /// SIGQUIT: Postgres' "immediate" shutdown, which flushes nothing.
-    Quit,
 }

@@ -11,7 +11,6 @@ mod tree;
 
 use std::{
     ffi::OsStr,
-    fs::File,
     future::ready,
     io::Write as _,
     os::unix::process::CommandExt as _,
@@ -21,26 +20,15 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    error::BackendError,
-    kind::{Recipe, Stop},
-    supervisor::Supervisor,
-};
+use rustix::process::Signal;
+
+use super::{error::BackendError, kind::Kind, supervisor::Supervisor};
 use crate::{wait::Patience, wall_clock};
 pub(crate) use folder::Folder;
 use tree::Tree;
 
 /// The limit for initdb. It usually takes a second, and more on a busy machine.
 const PREPARATION: Duration = Duration::from_secs(60);
-
-/// A server's programs.
-#[derive(Debug)]
-pub struct Program {
-    /// The server.
-    pub server: PathBuf,
-    /// The program that creates a Postgres data directory.
-    pub initdb: Option<PathBuf>,
-}
 
 /// A server that runs, or ran, as our child process.
 #[derive(Debug)]
@@ -49,15 +37,14 @@ pub(crate) struct Process {
     program: PathBuf,
     arguments: Vec<String>,
     folder: Folder,
-    stop: Stop,
     child: Mutex<Option<Child>>,
     supervisor: Supervisor,
 }
 
 impl Process {
     /// Creates the folder, prepares it (initdb) and starts the server, which is not ready yet.
-    pub(crate) async fn start<K: Recipe>(
-        program: Program,
+    pub(crate) async fn start<K: Kind>(
+        program: &Path,
         port: u16,
         extra: &[String],
     ) -> Result<Self, BackendError> {
@@ -67,13 +54,12 @@ impl Process {
         let process = Self {
             kind: K::NAME,
             arguments: K::arguments(&folder, port, extra),
-            stop: K::STOP,
             child: Mutex::new(None),
             supervisor,
             folder,
-            program: program.server.clone(),
+            program: program.to_owned(),
         };
-        if let Some((program, arguments)) = K::prepare(&program, &process.folder.data()) {
+        if let Some((program, arguments)) = K::prepare(program, &process.folder.data()) {
             process.spawn(&program, &arguments)?;
             let end = process.ended(PREPARATION, "prepare its data directory").await?;
             if !end.success() {
@@ -91,8 +77,8 @@ impl Process {
 
     fn spawn(&self, program: &Path, arguments: &[String]) -> Result<(), BackendError> {
         let starting = || format!("start {}", program.display());
-        let log = self.folder.log().map_err(BackendError::io(starting()))?;
-        let errors = log.try_clone().map_err(BackendError::io(starting()))?;
+        let log = self.folder.log().map_err(BackendError::failed(starting()))?;
+        let errors = log.try_clone().map_err(BackendError::failed(starting()))?;
         let mut command = wall_clock::command("sh");
         command
             .args(["-c", r#"read -r go && exec "$@" </dev/null"#, "sh"])
@@ -110,13 +96,13 @@ impl Process {
         if let Some(account) = self.folder.account() {
             command.uid(account.user).gid(account.group);
         }
-        let mut child = command.spawn().map_err(BackendError::io(starting()))?;
+        let mut child = command.spawn().map_err(BackendError::failed(starting()))?;
         let go = child.stdin.take();
         let known = self.supervisor.process(Some(child.id()));
         *self.child() = Some(child);
         known?;
         if let Some(mut go) = go {
-            go.write_all(b"go\n").map_err(BackendError::io(starting()))?;
+            go.write_all(b"go\n").map_err(BackendError::failed(starting()))?;
         }
         Ok(())
     }
@@ -149,8 +135,7 @@ impl Process {
     ) -> Result<ExitStatus, BackendError> {
         let mut patience = Patience::new(action, deadline);
         loop {
-            let status = self.status();
-            if let Some(status) = status {
+            if let Some(status) = self.status() {
                 return Ok(status);
             }
             if patience.look(ready(false)).await.is_err() {
@@ -163,40 +148,25 @@ impl Process {
         self.child().as_ref().and_then(|child| Tree::of(child.id()))
     }
 
-    /// Sends SIGKILL to the server and its children, and waits for their end.
-    pub(crate) async fn kill(&self) -> Result<(), BackendError> {
+    /// Ends the server with this signal, and with SIGKILL after 5 s.
+    pub(crate) async fn end(&self, signal: Signal) -> Result<(), BackendError> {
         let Some(tree) = self.tree() else {
             return Ok(());
         };
-        let children = tree.kill();
-        self.ended(Duration::from_secs(5), "end after SIGKILL").await?;
+        if signal != Signal::KILL {
+            tree.signal_leader(signal);
+            if self.ended(Duration::from_secs(5), "stop").await.is_ok() {
+                return Ok(());
+            }
+        }
+        let (children, action) = (tree.kill(), "end after SIGKILL");
         let deadline = Duration::from_secs(5);
+        self.ended(deadline, action).await?;
         let mut patience = Patience::new("the children of the server to end", deadline);
         let gone = || ready(!children.iter().any(|child| tree::is_running(*child)));
-        let in_vain = |_| BackendError::Deadline {
-            action: "end after SIGKILL",
-            server: self.kind,
-            waited: deadline,
-        };
+        let in_vain = |_| BackendError::Deadline { action, server: self.kind, waited: deadline };
         while !patience.look(gone()).await.map_err(in_vain)? {}
         Ok(())
-    }
-
-    /// Stops the server in its usual way, and with SIGKILL after 5 s.
-    pub(crate) async fn stop(&self) -> Result<(), BackendError> {
-        self.stop_by(self.stop).await
-    }
-
-    /// Stops the server with this signal, and with SIGKILL after 5 s.
-    pub(crate) async fn stop_by(&self, stop: Stop) -> Result<(), BackendError> {
-        let Some(tree) = self.tree() else {
-            return Ok(());
-        };
-        tree.signal_leader(stop);
-        match self.ended(Duration::from_secs(5), "stop").await {
-            Ok(_) => Ok(()),
-            Err(_) => self.kill().await,
-        }
     }
 
     pub(crate) fn pause(&self) {
@@ -218,23 +188,21 @@ impl Process {
 }
 
 impl Drop for Process {
-    /// Lets the supervisor clean up, as after the end of this process.
+    /// Lets the supervisor clean up, as after the end of this process. If it was killed, a new one
+    /// does it.
     fn drop(&mut self) {
         self.supervisor.finish();
         let child = self.child().take();
-        if let Some(mut child) = child {
-            if matches!(child.try_wait(), Ok(None)) {
-                tracing::warn!(
-                    pid = child.id(),
-                    "the supervisor was killed, so the server is killed directly"
-                );
-                if let Some(tree) = Tree::of(child.id()) {
-                    tree.kill();
-                }
+        if self.folder.path().exists() {
+            tracing::warn!("the supervisor of {} was killed, so a new one cleans up", self.kind);
+            if let Ok(mut supervisor) = Supervisor::start(Some(self.folder.path())) {
+                let _killed = supervisor.process(child.as_ref().map(Child::id));
+                supervisor.finish();
             }
+        }
+        if let Some(mut child) = child {
             let _reaped = child.wait();
         }
-        self.folder.remove();
     }
 }
 
@@ -258,13 +226,6 @@ pub(crate) fn free_port() -> Result<u16, BackendError> {
             Err(error) => refused = Some(error),
         }
     }
-    Err(BackendError::Io {
-        action: "find a free port between 15000 and 30000".to_owned(),
-        source: refused.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into()),
-    })
-}
-
-/// Opens a log file for appending.
-fn append(path: &Path) -> std::io::Result<File> {
-    File::options().create(true).append(true).open(path)
+    let refused = refused.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into());
+    Err(BackendError::failed("find a free port between 15000 and 30000")(refused))
 }

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use session_layer::server_url::{ServerKind, ServerUrl};
 use session_layer::store::PostgresStore;
 use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
@@ -12,9 +13,9 @@ use tokio::time::timeout;
 
 use super::{
     error::{BackendError, Cause, chain},
-    kind::{Images, Recipe, Stop},
-    native::{Folder, Program, find},
-    server::{Host, Server},
+    kind::Kind,
+    native::{Folder, find},
+    server::Server,
 };
 
 /// Postgres 15 or later.
@@ -45,19 +46,19 @@ pub(crate) fn why_refused(error: &sqlx::Error) -> String {
     }
 }
 
-impl Recipe for Postgres {
+impl Kind for Postgres {
     const NAME: &'static str = "Postgres";
     const KIND: ServerKind = ServerKind::Postgres;
     const EXAMPLE: &'static str = "postgres://user:password@host:5432/database";
     const URL_VARIABLE: &'static str = "SESSION_TESTKIT_DATABASE_URL";
     const HELP: &'static str = "install one with `apt-get install postgresql` \
         (or session-testkit/scripts/install.sh), or set SESSION_TESTKIT_DATABASE_URL";
-    const IMAGES: Images = Images {
-        local: "session-testkit/postgres",
-        official: &["postgres:16-bookworm", "postgres:16", "postgres:17", "postgres:15"],
-    };
+    const OWN_IMAGE: &'static str = "session-testkit/postgres";
+    const OFFICIAL_IMAGES: &'static [&'static str] =
+        &["postgres:16-bookworm", "postgres:16", "postgres:17", "postgres:15"];
     const PORT: u16 = 5432;
-    const STOP: Stop = Stop::Interrupt;
+    // The "fast" shutdown. SIGTERM would wait for every client to leave.
+    const STOP: Signal = Signal::INT;
     // The official image's entrypoint reads these. Ours has a cluster already.
     const ENVIRONMENT: &'static [(&'static str, &'static str)] =
         &[("POSTGRES_HOST_AUTH_METHOD", "trust"), ("POSTGRES_INITDB_ARGS", "--no-sync")];
@@ -78,7 +79,7 @@ impl Recipe for Postgres {
         timeout(ANSWER, answer).await?
     }
 
-    fn find() -> Result<Program, String> {
+    fn find() -> Result<PathBuf, String> {
         let server = find::in_path("postgres")
             .or_else(|| find::newest("/usr/lib/postgresql", "bin/postgres"))
             .ok_or("`postgres` is neither in PATH nor in /usr/lib/postgresql/*/bin")?;
@@ -94,11 +95,10 @@ impl Recipe for Postgres {
         if version < 15 {
             return Err(format!("{} is version {version}, but 15 is required", server.display()));
         }
-        Ok(Program { server, initdb: Some(initdb) })
+        Ok(server)
     }
 
-    fn prepare(program: &Program, data: &Path) -> Option<(PathBuf, Vec<String>)> {
-        let initdb = program.initdb.clone()?;
+    fn prepare(server: &Path, data: &Path) -> Option<(PathBuf, Vec<String>)> {
         let arguments = [
             "--no-sync",
             "--no-instructions",
@@ -111,7 +111,7 @@ impl Recipe for Postgres {
             "--pgdata",
             &data.to_string_lossy(),
         ];
-        Some((initdb, arguments.map(str::to_owned).into()))
+        Some((server.with_file_name("initdb"), arguments.map(str::to_owned).into()))
     }
 
     fn arguments(folder: &Folder, port: u16, extra: &[String]) -> Vec<String> {
@@ -153,11 +153,7 @@ impl Server<Postgres> {
     /// # Errors
     /// [`BackendError::NotOurs`] for a given server.
     pub async fn stop_immediately(&self) -> Result<(), BackendError> {
-        match self.host() {
-            Host::External => Err(self.not_ours("stop")),
-            Host::Docker(container) => container.stop_by(Stop::Quit).await,
-            Host::Native(process) => process.stop_by(Stop::Quit).await,
-        }
+        self.end("stop", Signal::QUIT).await
     }
 
     /// Returns the application's connect options.
@@ -168,12 +164,11 @@ impl Server<Postgres> {
     /// Opens a connection for the test's own statements.
     ///
     /// # Errors
-    /// [`BackendError::Postgres`] if the connection fails, [`BackendError::Deadline`] after 2 s.
+    /// [`BackendError::Failed`] if the connection fails, [`BackendError::Deadline`] after 2 s.
     pub async fn connect(&self) -> Result<PgConnection, BackendError> {
         let connecting = async { PgConnection::connect_with(&self.connect_options()?).await };
         match timeout(ANSWER, connecting).await {
-            Ok(connection) => connection
-                .map_err(|source| BackendError::Postgres { action: "accept a connection", source }),
+            Ok(connection) => connection.map_err(BackendError::failed("connect to Postgres")),
             Err(_) => Err(BackendError::Deadline {
                 action: "accept a connection",
                 server: Postgres::NAME,

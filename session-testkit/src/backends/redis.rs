@@ -7,12 +7,14 @@ use std::{
 
 use session_layer::server_url::{ServerKind, ServerUrl};
 
+use rustix::process::Signal;
+
 use ::redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection, cmd};
 
 use super::{
     error::{BackendError, Cause},
-    kind::{Images, Recipe, Stop},
-    native::{Folder, Program, find},
+    kind::Kind,
+    native::{Folder, find},
     server::{RedisServer, Server},
 };
 
@@ -24,19 +26,17 @@ pub struct Redis;
 /// The response timeout. A loaded machine stays below it, and a paused server exceeds it soon.
 const ANSWER: Duration = Duration::from_secs(1);
 
-impl Recipe for Redis {
+impl Kind for Redis {
     const NAME: &'static str = "Redis";
     const KIND: ServerKind = ServerKind::Redis;
     const EXAMPLE: &'static str = "redis://user:password@host:6379";
     const URL_VARIABLE: &'static str = "SESSION_TESTKIT_REDIS_URL";
     const HELP: &'static str = "install one with `apt-get install redis-server` \
         (or session-testkit/scripts/install.sh), or set SESSION_TESTKIT_REDIS_URL";
-    const IMAGES: Images = Images {
-        local: "session-testkit/redis",
-        official: &["redis:7-bookworm", "redis:7", "redis:8"],
-    };
+    const OWN_IMAGE: &'static str = "session-testkit/redis";
+    const OFFICIAL_IMAGES: &'static [&'static str] = &["redis:7-bookworm", "redis:7", "redis:8"];
     const PORT: u16 = 6379;
-    const STOP: Stop = Stop::Terminate;
+    const STOP: Signal = Signal::TERM;
     const ENVIRONMENT: &'static [(&'static str, &'static str)] = &[];
     const ACCOUNTS: &'static [&'static str] = &["redis", "valkey", "nobody"];
 
@@ -50,7 +50,7 @@ impl Recipe for Redis {
         Ok(())
     }
 
-    fn find() -> Result<Program, String> {
+    fn find() -> Result<PathBuf, String> {
         let server = find::in_path("redis-server")
             .or_else(|| find::in_path("valkey-server"))
             .ok_or("neither `redis-server` nor `valkey-server` is in PATH")?;
@@ -59,10 +59,10 @@ impl Recipe for Redis {
         if version < 7 {
             return Err(format!("{} is version {version}, but 7.0 is required", server.display()));
         }
-        Ok(Program { server, initdb: None })
+        Ok(server)
     }
 
-    fn prepare(_program: &Program, _data: &Path) -> Option<(PathBuf, Vec<String>)> {
+    fn prepare(_server: &Path, _data: &Path) -> Option<(PathBuf, Vec<String>)> {
         None
     }
 
@@ -89,18 +89,15 @@ impl Recipe for Redis {
 /// data after a restart. DEBUG is allowed (to sleep, to reload), and so is a new folder (to make
 /// saves fail). A new replica does not wait 5 s for others. Later arguments win.
 fn common(extra: &[String]) -> Vec<String> {
-    let mut arguments: Vec<String> = ["--save", "", "--appendonly", "no"].map(str::to_owned).into();
-    arguments.extend(
-        [
-            "--enable-debug-command",
-            "yes",
-            "--enable-protected-configs",
-            "yes",
-            "--repl-diskless-sync-delay",
-            "0",
-        ]
-        .map(str::to_owned),
-    );
+    let common = [
+        ("--save", ""),
+        ("--appendonly", "no"),
+        ("--enable-debug-command", "yes"),
+        ("--enable-protected-configs", "yes"),
+        ("--repl-diskless-sync-delay", "0"),
+    ];
+    let common = common.into_iter().flat_map(|(name, value)| [name, value].map(str::to_owned));
+    let mut arguments: Vec<String> = common.collect();
     arguments.extend(extra.iter().cloned());
     arguments
 }
@@ -112,17 +109,13 @@ async fn connect(url: &ServerUrl) -> Result<MultiplexedConnection, RedisError> {
     Client::open(url.expose().clone())?.get_multiplexed_async_connection_with_config(&config).await
 }
 
-fn rejected(action: &'static str) -> impl FnOnce(RedisError) -> BackendError {
-    move |source| BackendError::Redis { action, source }
-}
-
 impl Server<Redis> {
     /// Opens a connection for the test's own commands. Each must respond within 1 s.
     ///
     /// # Errors
-    /// [`BackendError::Redis`] if the connection fails.
+    /// [`BackendError::Failed`] if the connection fails.
     pub async fn connect(&self) -> Result<MultiplexedConnection, BackendError> {
-        connect(self.server_url()).await.map_err(rejected("accept a connection"))
+        connect(self.server_url()).await.map_err(BackendError::failed("connect to Redis"))
     }
 
     /// Sends FLUSHALL.
@@ -131,7 +124,7 @@ impl Server<Redis> {
     /// [`BackendError::NotAllowed`] on a given server without permission.
     pub async fn flush_all(&self) -> Result<(), BackendError> {
         self.allowed("flush")?;
-        self.command("flush", &["FLUSHALL"]).await
+        self.command("flush Redis", &["FLUSHALL"]).await
     }
 
     /// Sends CONFIG SET, as in `config_set("maxmemory", "1mb")`.
@@ -140,7 +133,7 @@ impl Server<Redis> {
     /// [`BackendError::NotAllowed`] on a given server without permission.
     pub async fn config_set(&self, name: &str, value: &str) -> Result<(), BackendError> {
         self.allowed("configure")?;
-        self.command("configure", &["CONFIG", "SET", name, value]).await
+        self.command("configure Redis", &["CONFIG", "SET", name, value]).await
     }
 
     /// Sends SAVE. A restart loads the saved data.
@@ -149,7 +142,7 @@ impl Server<Redis> {
     /// [`BackendError::NotAllowed`] on a given server without permission.
     pub async fn save(&self) -> Result<(), BackendError> {
         self.allowed("save")?;
-        self.command("save", &["SAVE"]).await
+        self.command("save the data of Redis", &["SAVE"]).await
     }
 
     /// Makes this server a replica of `master`, or a master with `None` (REPLICAOF).
@@ -168,13 +161,13 @@ impl Server<Redis> {
             Some(address) => address.rsplit_once(':').unwrap_or((address, "6379")),
             None => ("NO", "ONE"),
         };
-        self.command("change its role", &["REPLICAOF", host, port]).await
+        self.command("change the role of Redis", &["REPLICAOF", host, port]).await
     }
 
     async fn command(&self, action: &'static str, words: &[&str]) -> Result<(), BackendError> {
         let mut connection = self.connect().await?;
         let mut command = cmd(words[0]);
         command.arg(&words[1..]);
-        command.exec_async(&mut connection).await.map_err(rejected(action))
+        command.exec_async(&mut connection).await.map_err(BackendError::failed(action))
     }
 }

@@ -26,6 +26,8 @@ const CLEANUP: Duration = Duration::from_secs(5);
 pub struct Sandbox {
     schema: String,
     namespace: String,
+    /// A role to drop with the schema.
+    role: Option<String>,
     redis: ServerUrl,
     postgres: ServerUrl,
     /// Whether to clean up when dropped.
@@ -38,6 +40,7 @@ impl Sandbox {
         Self {
             schema: format!("testkit_{id}"),
             namespace: format!("testkit-{id}"),
+            role: None,
             redis: redis.server_url().clone(),
             postgres: postgres.server_url().clone(),
             armed: redis.backend().is_none() || postgres.backend().is_none(),
@@ -45,34 +48,34 @@ impl Sandbox {
     }
 
     /// Returns the name of a Postgres schema (`SESSION_DB_SCHEMA`), which needs no quoting.
-    #[must_use]
     pub fn schema(&self) -> &str {
         &self.schema
     }
 
     /// Returns the prefix of Redis keys (`SESSION_CACHE_NAMESPACE`), which precedes a colon.
-    #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
     /// Returns the URL of the Redis, without a proxy.
-    #[must_use]
     pub fn redis_url(&self) -> &str {
         self.redis.expose().as_str()
     }
 
     /// Returns the URL of the Postgres, without a proxy.
-    #[must_use]
     pub fn database_url(&self) -> &str {
         self.postgres.expose().as_str()
+    }
+
+    /// Makes the sandbox drop this role with the schema.
+    pub(crate) fn set_role(&mut self, role: String) {
+        self.role = Some(role);
     }
 
     /// Removes the schema and the keys now. Unlike a drop, it returns an error if that fails.
     ///
     /// # Errors
-    /// [`BackendError::Redis`], [`BackendError::Postgres`] or, after 5 s,
-    /// [`BackendError::Deadline`].
+    /// [`BackendError::Failed`] or, after 5 s, [`BackendError::Deadline`].
     pub async fn cleanup(mut self) -> Result<(), BackendError> {
         self.armed = false;
         self.remove().await
@@ -87,14 +90,9 @@ impl Sandbox {
         let late = |server| {
             move |_| BackendError::Deadline { action: "clean up", server, waited: CLEANUP }
         };
-        keys.map_err(late("Redis"))?.map_err(|source| BackendError::Redis {
-            action: "remove the sandbox's keys",
-            source,
-        })?;
-        schema.map_err(late("Postgres"))?.map_err(|source| BackendError::Postgres {
-            action: "drop the sandbox's schema",
-            source,
-        })
+        keys.map_err(late("Redis"))?.map_err(BackendError::failed("remove the sandbox's keys"))?;
+        let dropped = schema.map_err(late("Postgres"))?;
+        dropped.map_err(BackendError::failed("drop the sandbox's schema"))
     }
 
     async fn remove_keys(&self) -> redis::RedisResult<()> {
@@ -124,8 +122,11 @@ impl Sandbox {
     async fn remove_schema(&self) -> sqlx::Result<()> {
         let options = postgres::options(&self.postgres)?;
         let mut connection = sqlx::PgConnection::connect_with(&options).await?;
-        let statement = format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema);
-        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
+        let mut statements = format!("DROP SCHEMA IF EXISTS {} CASCADE;", self.schema);
+        if let Some(role) = &self.role {
+            statements += &format!("DROP OWNED BY {role}; DROP ROLE {role};");
+        }
+        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut connection).await?;
         connection.close().await
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{marker::PhantomData, sync::Arc, time::Duration};
 
+use rustix::process::Signal;
 use session_layer::error::ServerUrlError;
 use session_layer::server_url::ServerUrl;
 use tokio::time::timeout;
@@ -9,10 +10,9 @@ use tokio::time::timeout;
 use super::{
     Backend,
     docker::Container,
-    error::{BackendError, Cause},
+    error::{BackendError, Cause, chain},
     kind::Kind,
     native::Process,
-    pause::PauseGuard,
     postgres::Postgres,
     redis::Redis,
 };
@@ -41,12 +41,12 @@ pub struct Server<K: Kind> {
 
 /// The state that a [`PauseGuard`] shares with its server.
 #[derive(Debug)]
-pub(super) struct Shared {
+struct Shared {
     name: &'static str,
     url: ServerUrl,
     address: String,
     destructive: bool,
-    pub(super) host: Host,
+    host: Host,
 }
 
 /// The way in which a server runs.
@@ -102,7 +102,6 @@ impl<K: Kind> Server<K> {
     }
 
     /// Returns the URL without a proxy. It stays the same over restarts.
-    #[must_use]
     pub fn url(&self) -> &str {
         self.shared.url.expose().as_str()
     }
@@ -113,7 +112,6 @@ impl<K: Kind> Server<K> {
     }
 
     /// Returns the `host:port`, for example as a proxy's target.
-    #[must_use]
     pub fn address(&self) -> &str {
         &self.shared.address
     }
@@ -128,7 +126,6 @@ impl<K: Kind> Server<K> {
     }
 
     /// Returns the backend, or `None` for a given server.
-    #[must_use]
     pub fn backend(&self) -> Option<Backend> {
         match &self.shared.host {
             Host::External => None,
@@ -143,11 +140,7 @@ impl<K: Kind> Server<K> {
     /// # Errors
     /// [`BackendError::NotOurs`] for a given server.
     pub async fn kill(&self) -> Result<(), BackendError> {
-        match &self.shared.host {
-            Host::External => Err(self.not_ours("kill")),
-            Host::Docker(container) => container.kill().await,
-            Host::Native(process) => process.kill().await,
-        }
+        self.end("kill", Signal::KILL).await
     }
 
     /// Stops the server properly, as a service manager does, and with SIGKILL after 5 s.
@@ -155,10 +148,19 @@ impl<K: Kind> Server<K> {
     /// # Errors
     /// [`BackendError::NotOurs`] for a given server.
     pub async fn stop(&self) -> Result<(), BackendError> {
+        self.end("stop", K::STOP).await
+    }
+
+    /// Ends the server with this signal, and with SIGKILL after 5 s.
+    pub(super) async fn end(
+        &self,
+        action: &'static str,
+        signal: Signal,
+    ) -> Result<(), BackendError> {
         match &self.shared.host {
-            Host::External => Err(self.not_ours("stop")),
-            Host::Docker(container) => container.stop().await,
-            Host::Native(process) => process.stop().await,
+            Host::External => Err(self.not_ours(action)),
+            Host::Docker(container) => container.end(signal).await,
+            Host::Native(process) => process.end(signal).await,
         }
     }
 
@@ -167,7 +169,10 @@ impl<K: Kind> Server<K> {
         match &self.shared.host {
             Host::External => Err(self.not_ours("disconnect")),
             Host::Docker(container) => container.disconnect().await,
-            Host::Native(_) => Err(BackendError::NoNetwork { server: K::NAME }),
+            Host::Native(_) => Err(BackendError::failed(format!("disconnect {}", K::NAME))(
+                "it is a process of this machine. A proxy with `Toxic::hold` in front of it looks \
+                 the same to clients",
+            )),
         }
     }
 
@@ -188,16 +193,11 @@ impl<K: Kind> Server<K> {
     /// # Errors
     /// [`BackendError::NotOurs`] for a given server, and [`BackendError::NotReady`] after 30 s.
     pub async fn restart(&self) -> Result<(), BackendError> {
+        self.end("restart", K::STOP).await?;
         match &self.shared.host {
-            Host::External => return Err(self.not_ours("restart")),
-            Host::Docker(container) => {
-                container.stop().await?;
-                container.start_again().await?;
-            }
-            Host::Native(process) => {
-                process.stop().await?;
-                process.start_again()?;
-            }
+            Host::External => {}
+            Host::Docker(container) => container.start_again().await?,
+            Host::Native(process) => process.start_again()?,
         }
         self.ready().await
     }
@@ -214,7 +214,7 @@ impl<K: Kind> Server<K> {
             Host::Docker(container) => container.pause().await?,
             Host::Native(process) => process.pause(),
         }
-        Ok(PauseGuard::new(Arc::clone(&self.shared)))
+        Ok(PauseGuard { paused: Some(Arc::clone(&self.shared)) })
     }
 
     /// Checks that the server responds to PING or SELECT 1 now.
@@ -235,45 +235,41 @@ impl<K: Kind> Server<K> {
     }
 
     async fn ready_within(&self, deadline: Duration) -> Result<(), BackendError> {
-        let mut ended = false;
         let mut failure = None;
         let mut patience = Patience::new("a response", deadline);
-        let answered = loop {
+        loop {
+            let mut ended = false;
             let look = async {
                 // The process is checked first, because another server may respond on the port.
                 ended = !self.running().await;
                 if ended {
                     return true;
                 }
-                match K::ping(self.server_url()).await {
-                    Ok(()) => {
-                        ended = !self.running().await;
-                        true
-                    }
-                    Err(error) => {
-                        failure = Some(error);
-                        false
-                    }
+                if let Err(error) = K::ping(self.server_url()).await {
+                    failure = Some(error);
+                    return false;
                 }
+                ended = !self.running().await;
+                true
             };
-            match patience.look(look).await {
-                Ok(false) => {}
-                answered => break answered,
+            let looked = patience.look(look).await;
+            if ended {
+                return Err(BackendError::Exited { server: K::NAME, logs: self.logs().await });
             }
-        };
-        if ended {
-            return Err(BackendError::Exited { server: K::NAME, logs: self.logs().await });
+            match looked {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(_) => {
+                    return Err(BackendError::NotReady {
+                        server: K::NAME,
+                        address: self.shared.address.clone(),
+                        waited: deadline,
+                        logs: self.logs().await,
+                        source: failure,
+                    });
+                }
+            }
         }
-        if answered.is_err() {
-            return Err(BackendError::NotReady {
-                server: K::NAME,
-                address: self.shared.address.clone(),
-                waited: deadline,
-                logs: self.logs().await,
-                source: failure,
-            });
-        }
-        Ok(())
     }
 
     async fn running(&self) -> bool {
@@ -302,16 +298,21 @@ impl<K: Kind> Server<K> {
         })
     }
 
-    pub(super) fn host(&self) -> &Host {
-        &self.shared.host
-    }
-
-    pub(super) fn not_ours(&self, action: &'static str) -> BackendError {
+    fn not_ours(&self, action: &'static str) -> BackendError {
         BackendError::NotOurs { action, server: K::NAME, address: self.shared.address.clone() }
     }
 }
 
 impl Shared {
+    async fn resume(&self) -> Result<(), BackendError> {
+        match &self.host {
+            Host::External => {}
+            Host::Docker(container) => container.resume().await?,
+            Host::Native(process) => process.resume(),
+        }
+        Ok(())
+    }
+
     async fn logs(&self) -> Vec<String> {
         let mut lines = match &self.host {
             Host::External => Vec::new(),
@@ -333,6 +334,39 @@ impl Drop for Shared {
         eprintln!("--- last lines of {} at {}:", self.name, self.address);
         for line in lines {
             eprintln!("    {line}");
+        }
+    }
+}
+
+/// A guard that keeps a server paused.
+///
+/// When `drop` returns, the server runs again.
+#[derive(Debug)]
+#[must_use = "the server resumes as soon as the guard is dropped"]
+pub struct PauseGuard {
+    paused: Option<Arc<Shared>>,
+}
+
+impl PauseGuard {
+    /// Resumes the server. Unlike a drop, it returns an error if that fails.
+    ///
+    /// # Errors
+    /// [`BackendError::Failed`] if the engine can't resume it.
+    pub async fn resume(mut self) -> Result<(), BackendError> {
+        match self.paused.take() {
+            Some(shared) => shared.resume().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for PauseGuard {
+    fn drop(&mut self) {
+        if let Some(shared) = self.paused.take()
+            && let Some(Err(error)) = wait::blocking(shared.resume())
+        {
+            // If the server was killed meanwhile, there is nothing to resume.
+            tracing::debug!(error = chain(&error), "could not resume");
         }
     }
 }

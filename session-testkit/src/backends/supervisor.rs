@@ -59,7 +59,6 @@ if [ -n "$folder" ]; then
 fi
 # The creator may end before the container exists, so the removal is repeated for a while.
 # `docker rm -f` succeeds without a container. It prints the name only if it removed one.
-# calls it a success when there is none; only when it removed one it prints the name.
 tries=0
 while [ -n "$container" ] && [ $tries -lt 40 ]; do
     [ -n "$(docker rm -f -v "$container")" ] && break
@@ -96,17 +95,15 @@ impl Supervisor {
             // Ctrl-C, or a runner that kills our process group, must not reach it.
             .process_group(0)
             .spawn()
-            .map_err(BackendError::io("start the supervisor (`sh`)"))?;
+            .map_err(BackendError::failed("start the supervisor (`sh`)"))?;
         let pipe = Mutex::new(child.stdin.take());
         Ok(Self { child, pipe })
     }
 
     /// Registers the leader of a process group, or withdraws it with `None`.
     pub(crate) fn process(&self, leader: Option<u32>) -> Result<(), BackendError> {
-        self.send(&match leader {
-            Some(pid) => format!("process {pid}\n"),
-            None => "process\n".to_owned(),
-        })
+        let leader = leader.map(|pid| pid.to_string()).unwrap_or_default();
+        self.send(&format!("process {leader}\n"))
     }
 
     /// Registers a container, which need not exist yet, or withdraws it with `None`.
@@ -115,23 +112,17 @@ impl Supervisor {
         self.send(&format!("container {}\n", name.unwrap_or_default()))
     }
 
-    /// Starts the cleanup without waiting for its end.
-    pub(crate) fn close(&self) {
-        let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(pipe.take());
-    }
-
     fn send(&self, line: &str) -> Result<(), BackendError> {
         let mut pipe = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pipe) = pipe.as_mut() else {
             return Ok(());
         };
-        pipe.write_all(line.as_bytes()).map_err(BackendError::io("write to the supervisor"))
+        pipe.write_all(line.as_bytes()).map_err(BackendError::failed("write to the supervisor"))
     }
 
     /// Starts the cleanup and waits for its end, which takes milliseconds.
     pub(crate) fn finish(&mut self) {
-        self.close();
+        drop(self.pipe.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Err(error) = self.child.wait() {
             tracing::warn!(%error, "could not wait for the supervisor");
         }

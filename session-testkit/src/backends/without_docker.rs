@@ -1,17 +1,12 @@
 //! In the place of `docker.rs` if the feature `docker` is off: there are no containers.
 
-use super::{
-    error::BackendError,
-    kind::{Recipe, Stop},
-};
+use rustix::process::Signal;
+
+use super::{error::BackendError, kind::Kind};
 
 const WITHOUT: &str = "session-testkit was built without its feature `docker`";
 
-pub(crate) async fn missing<K: Recipe>() -> Option<String> {
-    image::<K>().await.err()
-}
-
-pub(crate) async fn image<K: Recipe>() -> Result<String, String> {
+pub(crate) async fn image<K: Kind>() -> Result<String, String> {
     Err(WITHOUT.to_owned())
 }
 
@@ -20,11 +15,11 @@ pub(crate) async fn image<K: Recipe>() -> Result<String, String> {
 pub(crate) enum Container {}
 
 impl Container {
-    pub(crate) async fn start<K: Recipe>(
+    pub(crate) async fn start<K: Kind>(
         _image: &str,
         _extra: &[String],
     ) -> Result<Self, BackendError> {
-        Err(BackendError::docker("be used")(WITHOUT))
+        Err(BackendError::failed("use Docker")(WITHOUT))
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -51,15 +46,7 @@ impl Container {
         match *self {}
     }
 
-    pub(crate) async fn kill(&self) -> Result<(), BackendError> {
-        match *self {}
-    }
-
-    pub(crate) async fn stop(&self) -> Result<(), BackendError> {
-        match *self {}
-    }
-
-    pub(crate) async fn stop_by(&self, _stop: Stop) -> Result<(), BackendError> {
+    pub(crate) async fn end(&self, _signal: Signal) -> Result<(), BackendError> {
         match *self {}
     }
 

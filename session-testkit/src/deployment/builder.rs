@@ -1,16 +1,18 @@
 //! The builder of a [`Deployment`].
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use session_layer::defaults::DEFAULT_VALIDATION_TIMEOUT;
-use session_layer::store::PostgresStore;
-use session_layer::{PartitionPolicy, SealingKeys, Sessions, TokenDigest, cache::DEFAULT_DEADLINE};
-
-use super::{
-    Blueprint, Build, Deployment, DeploymentError, NodeParts, application_name, role::Role,
+use session_layer::store::{PostgresStore, SessionStore as _, grants};
+use session_layer::{
+    PartitionPolicy, SealingKeys, SessionToken, Sessions, TokenDigest, Validation,
+    cache::DEFAULT_DEADLINE,
 };
+use sqlx::AssertSqlSafe;
+
+use super::{Blueprint, Build, Deployment, NodeParts, application_name};
 use crate::{
-    backends::Backends,
+    backends::{BackendError, Backends, PostgresServer},
     faults::Target,
     proxy::{Network, Peer},
     subject::SessionLayerSubject,
@@ -35,13 +37,9 @@ pub struct DeploymentBuilder {
     build: Box<Build>,
 }
 
-impl std::fmt::Debug for DeploymentBuilder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DeploymentBuilder")
-            .field("nodes", &self.nodes)
-            .field("ttl", &self.ttl)
-            .field("replica", &self.replica)
-            .finish_non_exhaustive()
+impl fmt::Debug for DeploymentBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeploymentBuilder({} nodes, TTL {:?})", self.nodes, self.ttl)
     }
 }
 
@@ -118,9 +116,9 @@ impl DeploymentBuilder {
     /// Creates schema, tables and role, and starts the nodes until each has reached both servers.
     ///
     /// # Errors
-    /// [`DeploymentError`] if a step fails.
-    pub async fn start(self, backends: Backends) -> Result<Deployment, DeploymentError> {
-        let sandbox = backends.sandbox();
+    /// [`BackendError`] if a step fails.
+    pub async fn start(self, backends: Backends) -> Result<Deployment, BackendError> {
+        let mut sandbox = backends.sandbox();
         let replica = if self.replica {
             let mut builder = Backends::builder().own();
             if let Some(backend) = backends.redis().backend() {
@@ -134,19 +132,22 @@ impl DeploymentBuilder {
             .schema(sandbox.schema())
             .change_deadline(Duration::from_secs(30))
             .build();
-        let admin = admin.map_err(refused("read the URL"))?;
+        let admin = admin.map_err(BackendError::failed("read the URL of Postgres"))?;
         let migrated = admin.migrate().await;
-        session_layer::store::SessionStore::close(&admin).await;
-        migrated.map_err(refused("migrate"))?;
-        let role = Role::create(backends.postgres(), sandbox.schema()).await?;
+        admin.close().await;
+        migrated.map_err(BackendError::failed("create the tables"))?;
+        let role = create_role(backends.postgres(), sandbox.schema()).await?;
+        if let Some((name, _)) = &role {
+            sandbox.set_role(name.clone());
+        }
 
         let (redis, postgres) = (backends.redis(), backends.postgres());
         let count = usize::try_from(self.nodes).unwrap_or(usize::MAX);
         let network = Network::start(count, redis.address(), postgres.address()).await;
-        let network = Arc::new(network.map_err(DeploymentError::Proxies)?);
+        let network = Arc::new(network.map_err(BackendError::failed("start the proxies"))?);
         let proxies = network.proxies(Peer::Redis).zip(network.proxies(Peer::Postgres));
         let keys = self.sealed.then(fresh_keys).transpose()?;
-        let user = role.as_ref().map(Role::credentials);
+        let user = role.as_ref().map(|(name, password)| (name.as_str(), password.as_str()));
         let parts = proxies.zip(0..).map(|((to_redis, to_postgres), node)| NodeParts {
             node,
             redis_url: to_redis.url(redis.url()),
@@ -168,15 +169,16 @@ impl DeploymentBuilder {
         let mut nodes = Vec::new();
         for parts in &blueprint.parts {
             let node = (blueprint.build)(parts.clone()).await;
-            nodes.push(node.map_err(|source| DeploymentError::Node { node: parts.node, source })?);
+            let failed = BackendError::failed(format!("build node {}", parts.node));
+            nodes.push(node.map_err(failed)?);
         }
         for node in &nodes {
             connected(node).await?;
         }
         let mut target =
             Target::new(&backends).network(Arc::clone(&network)).schema(sandbox.schema());
-        if let Some(role) = &role {
-            target = target.role(role.name());
+        if let Some((name, _)) = &role {
+            target = target.role(name);
         }
         if let Some(replica) = &replica {
             target = target.replica(replica);
@@ -186,7 +188,6 @@ impl DeploymentBuilder {
             network,
             blueprint,
             target,
-            role,
             sandbox,
             replica,
             backends,
@@ -194,27 +195,50 @@ impl DeploymentBuilder {
     }
 }
 
+/// Creates the role of the nodes, with rights on the rows only, and returns its name and password.
+/// A superuser can't test denied rights, because Postgres denies it nothing.
+///
+/// Returns `None` if we may not create roles. The nodes then connect as the URL's user, which is no
+/// superuser.
+async fn create_role(
+    server: &PostgresServer,
+    schema: &str,
+) -> Result<Option<(String, String)>, BackendError> {
+    let mut admin = server.connect().await?;
+    let superuser = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user";
+    let superuser: bool = sqlx::query_scalar(superuser)
+        .fetch_one(&mut admin)
+        .await
+        .map_err(BackendError::failed("read the role in Postgres"))?;
+    if !superuser {
+        return Ok(None);
+    }
+    let password = uuid::Uuid::new_v4().simple().to_string();
+    // The schema's name is unique.
+    let name = format!("{schema}_app");
+    let grants = grants(schema, &name);
+    let create = format!("CREATE ROLE {name} LOGIN NOSUPERUSER PASSWORD '{password}'; {grants}");
+    let created = sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut admin).await;
+    created.map_err(BackendError::failed("create the role of the nodes"))?;
+    Ok(Some((name, password)))
+}
+
 /// Creates a key from the digest of a random value. A digest has as many bytes as a key.
-fn fresh_keys() -> Result<SealingKeys, DeploymentError> {
+fn fresh_keys() -> Result<SealingKeys, BackendError> {
     let secret = TokenDigest::of(&uuid::Uuid::new_v4().to_string()).to_base64url();
-    let keys = format!("testkit:{secret}").parse::<SealingKeys>();
-    keys.map_err(|error| DeploymentError::Key(error.into()))
+    format!("testkit:{secret}").parse().map_err(BackendError::failed("create a sealing key"))
 }
 
 /// Waits until Redis accepts commands and Postgres returns Invalid for an unknown token.
-async fn connected(node: &Sessions) -> Result<(), DeploymentError> {
+async fn connected(node: &Sessions) -> Result<(), BackendError> {
     let mut patience = Patience::new("a node to reach Redis and Postgres", READY);
-    let unknown = session_layer::SessionToken::generate()
-        .map(|token| token.reveal().to_owned())
-        .unwrap_or_default();
+    let unknown = SessionToken::generate().map(|token| token.reveal().to_owned());
+    let unknown = unknown.unwrap_or_default();
     let reached = || async {
         node.cache_status().connected
-            && matches!(node.validate(&unknown).await, session_layer::Validation::Invalid)
+            && matches!(node.validate(&unknown).await, Validation::Invalid)
     };
-    while !patience.look(reached()).await? {}
+    let failed = |late| BackendError::failed("connect a node to its servers")(late);
+    while !patience.look(reached()).await.map_err(failed)? {}
     Ok(())
-}
-
-fn refused<E: Into<Failure>>(doing: &'static str) -> impl FnOnce(E) -> DeploymentError {
-    move |source| DeploymentError::Postgres { doing, source: source.into() }
 }

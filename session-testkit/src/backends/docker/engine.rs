@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::backends::{
     error::{BackendError, chain},
-    kind::Recipe,
+    kind::Kind,
 };
 
 /// The response timeout. The engine is on this machine or near.
@@ -41,7 +41,7 @@ static MACHINE_ID: LazyLock<String> = LazyLock::new(|| {
 
 /// Returns a client of the engine, configured as in testcontainers.
 pub(super) async fn client() -> Result<Docker, BackendError> {
-    docker_client_instance().await.map_err(BackendError::docker("be reached"))
+    docker_client_instance().await.map_err(BackendError::failed("reach the Docker engine"))
 }
 
 /// Returns whether this machine's loopback reaches the ports that the engine binds.
@@ -55,28 +55,23 @@ pub(super) fn labels() -> [(&'static str, String); 2] {
     [(OWNER, std::process::id().to_string()), (MACHINE, MACHINE_ID.clone())]
 }
 
-/// Returns why a container of this kind is not possible, or `None` if it is.
-pub(crate) async fn missing<K: Recipe>() -> Option<String> {
-    image::<K>().await.err()
-}
-
 /// Returns the image of this kind, which is pulled if necessary. The error is the reason.
-pub(crate) async fn image<K: Recipe>() -> Result<String, String> {
+pub(crate) async fn image<K: Kind>() -> Result<String, String> {
     let client = client().await.map_err(|error| chain(&error))?;
     match timeout(ANSWER, client.ping()).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => return Err(format!("no engine responds ({})", chain(&error))),
         Err(_) => return Err(format!("the engine did not respond within {ANSWER:?}")),
     }
-    if let Some(image) = built_here(&client, K::IMAGES.local).await {
+    if let Some(image) = built_here(&client, K::OWN_IMAGE).await {
         return Ok(image);
     }
-    for image in K::IMAGES.official {
+    for image in K::OFFICIAL_IMAGES {
         if client.inspect_image(image).await.is_ok() {
             return Ok((*image).to_owned());
         }
     }
-    pull(&client, K::IMAGES.official[0]).await.map_err(|why| {
+    pull(&client, K::OFFICIAL_IMAGES[0]).await.map_err(|why| {
         format!("{why}. session-testkit/images/build.sh builds one from Debian's packages")
     })
 }
@@ -113,16 +108,13 @@ async fn pull(client: &Docker, image: &str) -> Result<String, String> {
 /// unless it was killed too or has neither `docker` nor `curl`.
 pub(super) async fn sweep() {
     static SWEPT: OnceCell<()> = OnceCell::const_new();
-    SWEPT
-        .get_or_init(|| async {
-            if let Err(error) = sweep_now().await {
-                tracing::warn!(
-                    error = chain(&error),
-                    "could not search for containers of ended processes"
-                );
-            }
-        })
-        .await;
+    let sweep = async || {
+        if let Err(error) = sweep_now().await {
+            let error = chain(&error);
+            tracing::warn!(error, "could not search for containers of ended processes");
+        }
+    };
+    SWEPT.get_or_init(sweep).await;
 }
 
 async fn sweep_now() -> Result<(), BackendError> {
@@ -130,7 +122,7 @@ async fn sweep_now() -> Result<(), BackendError> {
     let filters = HashMap::from([("label", vec![format!("{MACHINE}={}", *MACHINE_ID)])]);
     let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     let containers = client.list_containers(Some(options)).await;
-    for container in containers.map_err(BackendError::docker("list containers"))? {
+    for container in containers.map_err(BackendError::failed("list containers"))? {
         let owner = container.labels.as_ref().and_then(|labels| labels.get(OWNER));
         let ended = owner.and_then(|pid| pid.parse().ok()).is_some_and(|pid: i32| !runs(pid));
         if let (true, Some(id)) = (ended, container.id) {

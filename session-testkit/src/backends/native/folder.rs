@@ -1,9 +1,9 @@
 //! A server's folder with its data, its log and its owner.
 
 use std::{
-    fs::{self, File},
+    fs::{DirBuilder, File},
     io::{self, Read as _, Seek as _, SeekFrom},
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::fs::{DirBuilderExt as _, chown},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -41,34 +41,15 @@ impl Folder {
     /// Creates the folder, readable only by its owner.
     pub(crate) fn make(&self) -> Result<(), BackendError> {
         let make = || -> io::Result<()> {
-            fs::create_dir(&self.path)?;
-            fs::set_permissions(&self.path, fs::Permissions::from_mode(0o700))?;
-            fs::create_dir(self.data())?;
-            fs::set_permissions(self.data(), fs::Permissions::from_mode(0o700))?;
-            if let Some(account) = self.account {
-                for path in [self.path.as_path(), &self.data()] {
+            for path in [self.path.as_path(), &self.data()] {
+                DirBuilder::new().mode(0o700).create(path)?;
+                if let Some(account) = self.account {
                     chown(path, Some(account.user), Some(account.group))?;
                 }
             }
             Ok(())
         };
-        make().map_err(BackendError::io(format!("create the folder {}", self.path.display())))
-    }
-
-    /// Removes the folder if a killed supervisor left it behind.
-    pub(crate) fn remove(&self) {
-        if !self.path.exists() {
-            return;
-        }
-        // The id of the System V segment that a killed Postgres leaves behind.
-        let pid_file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
-        let segment = pid_file.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
-        if let Some(segment) = segment {
-            let _status = Command::new("ipcrm").args(["-m", segment]).status();
-        }
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "could not remove a folder");
-        }
+        make().map_err(BackendError::failed(format!("create the folder {}", self.path.display())))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -80,13 +61,12 @@ impl Folder {
     }
 
     /// Returns the server's data directory.
-    #[must_use]
     pub fn data(&self) -> PathBuf {
         self.path.join("data")
     }
 
     pub(crate) fn log(&self) -> io::Result<File> {
-        super::append(&self.path.join("log"))
+        File::options().create(true).append(true).open(self.path.join("log"))
     }
 
     pub(crate) fn last_lines(&self) -> Vec<String> {

@@ -8,8 +8,6 @@ use std::{fs, process::Command};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
 
-use crate::backends::kind::Stop;
-
 /// A server's process with its children.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tree {
@@ -48,17 +46,10 @@ impl Tree {
         send(self.leader, Signal::CONT);
     }
 
-    pub(super) fn signal_leader(self, stop: Stop) {
+    pub(super) fn signal_leader(self, signal: Signal) {
         // A paused server would not receive the signal.
         self.resume();
-        send(
-            self.leader,
-            match stop {
-                Stop::Terminate => Signal::TERM,
-                Stop::Interrupt => Signal::INT,
-                Stop::Quit => Signal::QUIT,
-            },
-        );
+        send(self.leader, signal);
     }
 
     fn children(self) -> Vec<Pid> {
