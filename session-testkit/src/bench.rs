@@ -38,7 +38,7 @@ pub use self::{
     judge::{Bar, Figures, Verdict, judge},
     machine::Machine,
     report::{Improvement, Report},
-    run::{BenchError, Progress, run},
+    run::{Progress, run},
 };
 
 /// The number of rounds per side.
@@ -51,10 +51,10 @@ pub struct Settings {
     /// The length of each side. Defaults to 10,000 requests.
     #[serde(flatten)]
     pub length: Length,
-    /// The number of clients. Defaults to 4. They overlap, but do not queue behind each other on a
+    /// The number of clients, at least 1. Defaults to 4. They overlap, but do not queue behind each other on a
     /// small machine, where latency would only reflect their number.
     pub concurrency: u32,
-    /// The number of sessions, which is also the number of misses. Defaults to 1,000.
+    /// The number of sessions, which is also the number of misses, at least 1. Defaults to 1,000.
     pub sessions: u32,
 }
 
@@ -72,29 +72,6 @@ pub enum Length {
 impl Default for Settings {
     fn default() -> Self {
         Self { length: Length::Requests(10_000), concurrency: 4, sessions: 1_000 }
-    }
-}
-
-impl Settings {
-    /// Sets the length of each side.
-    #[must_use]
-    pub fn length(mut self, length: Length) -> Self {
-        self.length = length;
-        self
-    }
-
-    /// Sets the number of clients, at least 1.
-    #[must_use]
-    pub fn concurrency(mut self, clients: u32) -> Self {
-        self.concurrency = clients.max(1);
-        self
-    }
-
-    /// Sets the number of sessions, at least 1.
-    #[must_use]
-    pub fn sessions(mut self, sessions: u32) -> Self {
-        self.sessions = sessions.max(1);
-        self
     }
 }
 

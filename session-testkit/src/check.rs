@@ -15,8 +15,8 @@ use serde::Serialize;
 use session_layer::error::ServerUrlError;
 use session_layer::server_url::{ServerKind, ServerUrl};
 
-pub(crate) use self::steps::Finding;
-use self::steps::Steps;
+use self::steps::Problem;
+pub(crate) use self::steps::{Finding, Steps, Stop, millis};
 
 /// The limit of one step.
 pub const DEADLINE: Duration = Duration::from_secs(2);
@@ -63,34 +63,6 @@ impl Target {
         }
     }
 
-    /// Sets the prefix of every key.
-    #[must_use]
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.namespace = namespace.into();
-        self
-    }
-
-    /// Sets the Postgres schema.
-    #[must_use]
-    pub fn schema(mut self, schema: impl Into<String>) -> Self {
-        self.schema = schema.into();
-        self
-    }
-
-    /// Sets the maximum number of Redis connections that the application opens.
-    #[must_use]
-    pub fn pool_size(mut self, connections: u16) -> Self {
-        self.pool_size = connections;
-        self
-    }
-
-    /// Sets whether the application gets exactly these addresses.
-    #[must_use]
-    pub fn complete(mut self, complete: bool) -> Self {
-        self.complete = complete;
-        self
-    }
-
     /// Returns the finding for addresses with which the application does not start.
     fn unusable(&self, message: &str, why: &str, remedy: &str) -> Finding {
         if self.complete {
@@ -106,10 +78,7 @@ impl Target {
     }
 
     fn on_postgres(&self) -> bool {
-        let Database::Postgres(Ok(url)) = &self.database else {
-            return false;
-        };
-        url.kind() == ServerKind::Postgres
+        matches!(&self.database, Database::Postgres(Ok(url)) if url.kind() == ServerKind::Postgres)
     }
 }
 
@@ -168,6 +137,13 @@ pub struct ServerReport {
     pub status: Status,
     /// The executed steps. The steps after a fatal one are missing.
     pub steps: Vec<Step>,
+}
+
+impl ServerReport {
+    fn new(server: &'static str, url: Option<&ServerUrl>, steps: Steps<'_>) -> Self {
+        let (url, status) = (url.map(ServerUrl::to_string), steps.status());
+        Self { server, url, status, steps: steps.taken }
+    }
 }
 
 /// The result of a check.
@@ -229,7 +205,18 @@ impl fmt::Display for Step {
 
 /// Checks both servers one after the other, and reports each step.
 pub async fn check(target: &Target, mut notify: impl FnMut(Progress<'_>)) -> Report {
-    let servers =
-        vec![redis::check(target, &mut notify).await, postgres::check(target, &mut notify).await];
+    notify(Progress::Begin("[RedisConnection] Testing Redis connectivity..."));
+    let mut told = |step: &Step| notify(Progress::Step(step));
+    let mut steps = Steps::new(&mut told);
+    redis::check(target, &mut steps).await;
+    let redis = ServerReport::new("redis", redis::url(target), steps);
+
+    notify(Progress::Begin("[PostgresConnection] Testing Postgres connectivity..."));
+    let mut told = |step: &Step| notify(Progress::Step(step));
+    let mut steps = Steps::new(&mut told);
+    postgres::check(target, &mut steps).await;
+    let postgres = ServerReport::new("postgres", postgres::url(target), steps);
+
+    let servers = vec![redis, postgres];
     Report { ok: servers.iter().all(|server| server.status != Status::Failed), servers }
 }

@@ -121,13 +121,11 @@ impl Proxy {
     }
 
     /// Returns the address for clients, `host:port`, which never changes.
-    #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
     /// Returns a server's URL with this proxy's address.
-    #[must_use]
     pub fn url(&self, server: &str) -> String {
         crate::url::with_address(server, &self.address)
     }
@@ -148,7 +146,6 @@ impl Proxy {
     }
 
     /// Returns the traffic so far.
-    #[must_use]
     pub fn traffic(&self) -> Traffic {
         let connections = self.shared.connections();
         Traffic {

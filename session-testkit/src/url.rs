@@ -5,7 +5,6 @@ use session_layer::server_url::ServerUrl;
 
 /// Returns the `host:port` of a URL, with the scheme's default port filled in. Returns `None` if
 /// the text is not a URL, or if the URL names no host.
-#[must_use]
 pub fn address(url: &str) -> Option<String> {
     url.parse::<ServerUrl>().ok()?.address()
 }
@@ -22,7 +21,6 @@ pub fn address(url: &str) -> Option<String> {
 /// let url = with_address("redis://:secret@cache.internal:6379/2", "127.0.0.1:4000");
 /// assert_eq!(url, "redis://:secret@127.0.0.1:4000/2");
 /// ```
-#[must_use]
 pub fn with_address(url: &str, address: &str) -> String {
     replaced(url, address).unwrap_or_else(|| url.to_owned())
 }

@@ -43,9 +43,12 @@ mod report;
 
 use tokio::time::Instant;
 
+use self::nodes::Nodes;
 pub use self::report::{Progress, Report, Stage, StageReport};
-use self::{nodes::Nodes, report::Checks};
-use crate::backends::Backends;
+use crate::{
+    backends::Backends,
+    check::{Step, Steps},
+};
 
 /// Runs the six stages one after the other and reports each.
 ///
@@ -58,7 +61,8 @@ pub async fn run(backends: &Backends, mut notify: impl FnMut(Progress<'_>)) -> R
     for stage in Stage::ALL {
         notify(Progress::Begin(stage));
         let begin = Instant::now();
-        let mut checks = Checks::new(|step| notify(Progress::Step(step)));
+        let mut told = |step: &Step| notify(Progress::Step(step));
+        let mut checks = Steps::new(&mut told);
         let mut measured = None;
         let nothing_to_validate = stages.first().is_some_and(|first| first.fatal);
         let outcome = match stage {
@@ -70,7 +74,7 @@ pub async fn run(backends: &Backends, mut notify: impl FnMut(Progress<'_>)) -> R
             Stage::Errors => errors::run(&nodes, &mut checks).await,
             Stage::Fallback => fallback::run(&nodes, &mut checks).await,
         };
-        let report = checks.end(stage, outcome, measured, begin.elapsed());
+        let report = StageReport::new(stage, checks, outcome, measured, begin.elapsed());
         notify(Progress::End(&report));
         stages.push(report);
     }

@@ -58,7 +58,6 @@ impl Bar {
         [Self::HitP99, Self::MissP99, Self::HitRate, Self::Improvement, Self::Answered];
 
     /// Returns the goal's limit: ms, percent, or a number of requests.
-    #[must_use]
     pub fn limit(self) -> f64 {
         match self {
             Self::HitP99 => 5.0,
@@ -153,7 +152,6 @@ impl fmt::Display for Verdict {
 }
 
 /// Returns a verdict against each goal, in the order of [`Bar::ALL`].
-#[must_use]
 pub fn judge(figures: &Figures, machine: &Machine, settings: &Settings) -> Vec<Verdict> {
     let verdict = |bar: Bar| {
         let measured = bar.measured(figures);
@@ -171,74 +169,64 @@ pub fn judge(figures: &Figures, machine: &Machine, settings: &Settings) -> Vec<V
 
 /// Returns advice for a missed goal from the other figures, the likeliest first.
 fn help(bar: Bar, figures: &Figures, machine: &Machine, settings: &Settings) -> Vec<String> {
-    let mut help = Vec::new();
-    match bar {
-        Bar::HitP99 if figures.hit.count == 0 => help.push(no_hits(figures)),
-        Bar::HitP99 => tail(
-            &mut help,
-            (bar, &figures.hit),
-            ("Redis", "PING", &figures.ping),
-            "`SLOWLOG GET`, `LATENCY DOCTOR`, its memory",
-        ),
-        Bar::MissP99 => tail(
-            &mut help,
-            (bar, &figures.miss),
-            ("Postgres", "SELECT 1", &figures.select),
-            "its load, its locks, and the use of the index on `token_digest`",
-        ),
-        Bar::HitRate if figures.with_cache.count == 0 => {}
-        Bar::HitRate if figures.hit.count == 0 => help.push(no_hits(figures)),
-        Bar::HitRate if figures.fills_refused > figures.fills / 10 => help.push(format!(
-            "{} fills were rejected: keys are flushed or evicted during their fill (`INFO \
-             stats`: evicted_keys, and maxmemory)",
+    let likeliest = match bar {
+        Bar::HitP99 | Bar::HitRate | Bar::Improvement if figures.hit.count == 0 => no_hits(figures),
+        Bar::HitP99 => {
+            let look_at = "`SLOWLOG GET`, `LATENCY DOCTOR`, its memory";
+            tail(bar, &figures.hit, ("Redis", "PING", &figures.ping), look_at)
+        }
+        Bar::MissP99 => {
+            let look_at = "its load, its locks, and the use of the index on `token_digest`";
+            tail(bar, &figures.miss, ("Postgres", "SELECT 1", &figures.select), look_at)
+        }
+        Bar::HitRate if figures.fills_refused > figures.fills / 10 => format!(
+            "{} fills were rejected: keys are flushed or evicted during their fill (`INFO stats`: \
+             evicted_keys, and maxmemory)",
             figures.fills_refused
-        )),
-        Bar::HitRate => help.push(
-            "entries were filled and have disappeared: Redis evicts (`INFO stats`: \
-             evicted_keys, and maxmemory), or was slower than its deadline of 50 ms"
-                .to_owned(),
         ),
+        Bar::HitRate => "entries were filled and have disappeared: Redis evicts (`INFO stats`: \
+                         evicted_keys, and maxmemory), or was slower than its deadline of 50 ms"
+            .to_owned(),
         Bar::Improvement => {
             let (ping, plain) = (ms(figures.ping.p50_us), figures.without_cache.mean_us / 1000.0);
-            if figures.hit.count == 0 {
-                help.push(no_hits(figures));
-            } else if ping > plain * (1.0 - bar.limit() / 100.0) {
-                help.push(format!(
+            let hit = figures.hit.mean_us / 1000.0;
+            if ping > plain * (1.0 - bar.limit() / 100.0) {
+                format!(
                     "a PING takes {ping:.2} ms, and a validation with Postgres alone {plain:.2} \
                      ms: move Redis nearer"
-                ));
+                )
             } else {
-                help.push(format!(
-                    "a hit takes {:.2} ms, but a PING takes {:.2} ms: check the other work of this \
-                     process and of Redis",
-                    figures.hit.mean_us / 1000.0,
-                    ping
-                ));
+                format!(
+                    "a hit takes {hit:.2} ms, but a PING takes {ping:.2} ms: check the other work \
+                     of this process and of Redis"
+                )
             }
         }
-        Bar::Answered => help.push(
-            "RUST_LOG=session_layer=debug shows the errors, and `session-testkit check` checks \
-             both servers. A lower `--concurrency` shows whether they are overloaded"
-                .to_owned(),
-        ),
+        Bar::Answered => "RUST_LOG=session_layer=debug shows the errors, and `session-testkit \
+                          check` checks both servers. A lower `--concurrency` shows whether they \
+                          are overloaded"
+            .to_owned(),
+    };
+    let mut help = vec![likeliest];
+    if bar == Bar::HitRate {
+        return help;
     }
-    let of_time = !matches!(bar, Bar::HitRate);
     let cores = u32::try_from(machine.cores).unwrap_or(u32::MAX);
-    if of_time && machine.is_busy() {
+    if machine.is_busy() {
         help.push(format!(
-            "this machine was busy before it began (load {:.1} on {cores} cores): measure on a \
+            "this machine was busy before it began (load {:.1} on {cores} cores): measure on an \
              idle one",
             machine.load_average.unwrap_or_default()
         ));
     }
-    if of_time && settings.concurrency > 4 * cores {
+    if settings.concurrency > 4 * cores {
         help.push(format!(
             "{} clients on {cores} cores wait for each other: a lower --concurrency shows the \
              latency of one validation",
             settings.concurrency
         ));
     }
-    if of_time && machine.is_debug() {
+    if machine.is_debug() {
         help.push(
             "this is a debug build: `cargo run --release -p session-testkit -- bench`".to_owned(),
         );
@@ -258,38 +246,36 @@ fn no_hits(figures: &Figures) -> String {
     }
 }
 
-/// Adds the reason for a high p99: the round trip to the server, all requests, or only the slowest.
+/// Returns the reason for a high p99: the round trip to the server, its stalls, or the load.
 fn tail(
-    help: &mut Vec<String>,
-    (bar, latency): (Bar, &Latency),
+    bar: Bar,
+    latency: &Latency,
     (server, command, way): (&str, &str, &Latency),
     look_at: &str,
-) {
-    let (p50, p99) = (ms(latency.p50_us), ms(way.p99_us));
+) -> String {
+    let (half, p50) = (bar.limit() / 2.0, ms(latency.p50_us));
+    let (round_trip, stall) = (ms(way.p50_us), ms(way.p99_us));
     if latency.count == 0 {
-        help.push("no request read Postgres with an empty cache".to_owned());
-    } else if ms(way.p50_us) > bar.limit() / 2.0 {
-        help.push(format!(
-            "the round trip to {server} takes {:.2} ms ({command}, p50): move it nearer",
-            ms(way.p50_us)
-        ));
-    } else if p99 > bar.limit() / 2.0 {
-        help.push(format!(
-            "{server} itself stalls at times ({command} alone: p50 {:.2} ms, p99 {p99:.2} ms): \
-             check {look_at}",
-            ms(way.p50_us)
-        ));
-    } else if p50 < bar.limit() / 2.0 {
-        help.push(format!(
-            "half of them took {p50:.2} ms or less, and only the slowest few are late: other \
-             work on these cores, or pauses of {server} (check {look_at})"
-        ));
+        "no request read Postgres with an empty cache".to_owned()
+    } else if round_trip > half {
+        format!(
+            "the round trip to {server} takes {round_trip:.2} ms ({command}, p50): move it nearer"
+        )
+    } else if stall > half {
+        format!(
+            "{server} itself stalls at times ({command} alone: p50 {round_trip:.2} ms, p99 \
+             {stall:.2} ms): check {look_at}"
+        )
+    } else if p50 < half {
+        format!(
+            "half of them took {p50:.2} ms or less, and only the slowest few are late: other work \
+             on these cores, or pauses of {server} (check {look_at})"
+        )
     } else {
-        help.push(format!(
-            "half of them took over {p50:.2} ms, but {command} takes {:.2} ms: too much load \
-             at a time, or check {look_at}",
-            ms(way.p50_us)
-        ));
+        format!(
+            "half of them took over {p50:.2} ms, but {command} takes {round_trip:.2} ms: too much \
+             load at a time, or check {look_at}"
+        )
     }
 }
 

@@ -32,13 +32,10 @@ pub(super) enum Until {
 /// The results of a loop.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
-    /// The latencies of all 200 responses.
-    pub(super) all: Latencies,
-    /// The latencies of hits among them.
+    /// The latencies of the 200 responses that were hits.
     pub(super) hits: Latencies,
-    /// The latencies of the others, which read the store.
+    /// The latencies of the other 200 responses, which read the store.
     pub(super) store: Latencies,
-    pub(super) hit_count: u64,
     pub(super) sent: u64,
     /// The number of requests without a 200 response.
     pub(super) failed: u64,
@@ -46,29 +43,17 @@ pub(super) struct Sums {
 
 impl Sums {
     pub(super) fn merge(&mut self, other: &Self) {
-        self.all.merge(&other.all);
         self.hits.merge(&other.hits);
         self.store.merge(&other.store);
-        self.hit_count += other.hit_count;
         self.sent += other.sent;
         self.failed += other.failed;
     }
 
-    fn record(&mut self, status: u16, lookup: Option<LookupInfo>, took: Duration) {
-        self.sent += 1;
-        if status != 200 {
-            self.failed += 1;
-            return;
-        }
-        let took = nanos(took);
-        self.all.add(took);
-        match lookup.map(|lookup| lookup.source) {
-            Some(Source::Cache) => {
-                self.hit_count += 1;
-                self.hits.add(took);
-            }
-            _ => self.store.add(took),
-        }
+    /// Returns the latencies of all 200 responses.
+    pub(super) fn all(&self) -> Latencies {
+        let mut all = self.hits.clone();
+        all.merge(&self.store);
+        all
     }
 }
 
@@ -107,12 +92,16 @@ async fn client(app: App, tokens: Arc<[String]>, next: Arc<AtomicUsize>, until: 
         let begin = std::time::Instant::now();
         let response = timeout(PATIENCE, app.call(&[(AUTHORIZATION, token)])).await;
         let took = begin.elapsed();
-        match response.ok().flatten() {
-            Some(response) => {
-                let lookup = response.extensions().get().copied();
-                sums.record(response.status().as_u16(), lookup, took);
-            }
-            None => sums.record(0, None, took),
+        sums.sent += 1;
+        let answered = response.ok().flatten().filter(|response| response.status() == 200);
+        let Some(response) = answered else {
+            sums.failed += 1;
+            continue;
+        };
+        let lookup: Option<&LookupInfo> = response.extensions().get();
+        match lookup.map(|lookup| lookup.source) {
+            Some(Source::Cache) => sums.hits.add(nanos(took)),
+            _ => sums.store.add(nanos(took)),
         }
     }
 }

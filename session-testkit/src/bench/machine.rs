@@ -3,10 +3,8 @@
 use std::fmt;
 
 use serde::Serialize;
-use sqlx::Connection as _;
 
-use super::BenchError;
-use crate::backends::{Backends, Kind, Server};
+use crate::backends::{BackendError, Backends, Kind, Server};
 
 /// The machine and the servers of a measurement.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -31,8 +29,8 @@ impl Machine {
     /// Returns this machine, with the versions of these servers.
     ///
     /// # Errors
-    /// [`BenchError`] if a server does not respond.
-    pub async fn of(backends: &Backends) -> Result<Self, BenchError> {
+    /// [`BackendError`] if a server does not respond.
+    pub async fn of(backends: &Backends) -> Result<Self, BackendError> {
         let mut redis = backends.redis().connect().await?;
         let info: String = redis::cmd("INFO")
             .arg("server")
@@ -44,25 +42,20 @@ impl Machine {
         let redis = described(version.unwrap_or("of unknown version"), backends.redis());
 
         let mut postgres = backends.postgres().connect().await?;
+        let version = sqlx::query_scalar("SHOW server_version").fetch_one(&mut postgres).await;
         let version: String =
-            sqlx::query_scalar("SHOW server_version").fetch_one(&mut postgres).await?;
-        postgres.close().await?;
+            version.map_err(BackendError::failed("read the version of Postgres"))?;
         // "15.18 (Debian …)"
         let version = version.split(' ').next().unwrap_or_default();
-        Ok(Self::this(redis, described(version, backends.postgres())))
-    }
-
-    /// Describes this machine.
-    fn this(redis: String, postgres: String) -> Self {
         let load = std::fs::read_to_string("/proc/loadavg").ok();
-        Self {
+        Ok(Self {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             load_average: load.and_then(|load| load.split(' ').next()?.parse().ok()),
             build: if cfg!(debug_assertions) { "debug" } else { "release" },
             redis,
-            postgres,
-        }
+            postgres: described(version, backends.postgres()),
+        })
     }
 
     pub(crate) fn is_debug(&self) -> bool {

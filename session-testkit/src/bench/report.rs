@@ -85,7 +85,6 @@ impl Report {
     }
 
     /// Returns the verdict against this goal.
-    #[must_use]
     pub fn of(&self, bar: Bar) -> Option<&Verdict> {
         self.verdicts.iter().find(|verdict| verdict.bar == bar)
     }

@@ -3,13 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use session_layer::error::StoreError;
 use session_layer::store::PostgresStore;
 use session_layer::{
-    ConfigError, Error, NewSession, Sessions,
+    NewSession, Sessions,
     cache::{NoCache, RedisCache},
 };
-use sqlx::Connection as _;
 use tokio::time::Instant;
 
 use super::{
@@ -49,39 +47,15 @@ pub struct Progress {
     pub total: u32,
 }
 
-/// The error of a measurement.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BenchError {
-    /// A server did not respond.
-    #[error("a server did not respond")]
-    Backend(#[from] BackendError),
-    /// The cache could not be configured.
-    #[error("the cache could not be configured")]
-    Cache(#[from] ConfigError),
-    /// The tables could not be created.
-    #[error("the tables could not be created")]
-    Store(#[from] StoreError),
-    /// The sessions could not be created.
-    #[error("the sessions could not be created")]
-    Create(#[from] Error),
-    /// Redis did not respond to a PING.
-    #[error("Redis did not respond to a PING")]
-    Redis(#[from] redis::RedisError),
-    /// Postgres did not respond to a query.
-    #[error("Postgres did not respond to a query")]
-    Postgres(#[from] sqlx::Error),
-}
-
 /// Measures in a new schema and namespace, which are removed afterwards.
 ///
 /// # Errors
-/// [`BenchError`] if nothing can be measured. The report contains failed requests.
+/// [`BackendError`] if nothing can be measured. The report contains failed requests.
 pub async fn run(
     backends: &Backends,
     settings: &Settings,
     mut notify: impl FnMut(Progress),
-) -> Result<Report, BenchError> {
+) -> Result<Report, BackendError> {
     let sandbox = backends.sandbox();
     let mut done = 0;
     let mut notify = |what| {
@@ -120,12 +94,13 @@ pub async fn run(
         // Remaining tasks end with their runtime.
         let _late = side.sessions.shutdown(SHUTDOWN).await;
     }
+    let hit = cached.hits.sum();
     let figures = Figures {
-        without_cache: plain.all.sum(),
-        with_cache: cached.all.sum(),
-        hit: cached.hits.sum(),
+        without_cache: plain.all().sum(),
+        with_cache: cached.all().sum(),
+        hit,
         miss: first.store.sum(),
-        hit_rate: percent(cached.hit_count, cached.sent),
+        hit_rate: percent(hit.count, cached.sent),
         sent: plain.sent + cached.sent + first.sent,
         failed: plain.failed + cached.failed + first.failed,
         fills: metrics.fills,
@@ -161,20 +136,27 @@ fn percent(part: u64, whole: u64) -> f64 {
 }
 
 /// Creates Postgres alone and Postgres behind Redis, each with an application's defaults. Only the
-/// logins may wait longer for their turn, because they are not measured.
-async fn sides(sandbox: &Sandbox) -> Result<(App, App), BenchError> {
-    let store = || PostgresStore::builder(sandbox.database_url()).schema(sandbox.schema()).build();
+/// logins may take longer, because they are not measured.
+async fn sides(sandbox: &Sandbox) -> Result<(App, App), BackendError> {
+    let store = || {
+        let store = PostgresStore::builder(sandbox.database_url()).schema(sandbox.schema());
+        store.change_deadline(2 * SOON).build().map_err(BackendError::failed("configure the store"))
+    };
     let plain = store()?;
-    plain.migrate().await?;
-    let cache = RedisCache::builder(sandbox.redis_url()).namespace(sandbox.namespace());
+    plain.migrate().await.map_err(BackendError::failed("create the tables"))?;
+    let cache = RedisCache::builder(sandbox.redis_url()).namespace(sandbox.namespace()).build();
+    let cache = cache.map_err(BackendError::failed("configure the cache"))?;
+    let app = |sessions: Result<Sessions, _>| {
+        sessions.map(App::new).map_err(BackendError::failed("configure session-layer"))
+    };
     Ok((
-        App::new(Sessions::builder(NoCache, plain).change_wait(SOON).build()?),
-        App::new(Sessions::builder(cache.build()?, store()?).build()?),
+        app(Sessions::builder(NoCache, plain).change_wait(SOON).build())?,
+        app(Sessions::builder(cache, store()?).build())?,
     ))
 }
 
 /// Creates sessions and returns their `Authorization` values.
-async fn tokens(sessions: &Sessions, count: u32) -> Result<Arc<[String]>, Error> {
+async fn tokens(sessions: &Sessions, count: u32) -> Result<Arc<[String]>, BackendError> {
     let logins = (0..count).map(|number| {
         let new = NewSession::new(format!("user-{number}")).data("some data of a session");
         sessions.create(new)
@@ -183,7 +165,8 @@ async fn tokens(sessions: &Sessions, count: u32) -> Result<Arc<[String]>, Error>
         .buffered(LOGINS_AT_ONCE)
         .map_ok(|created| format!("Bearer {}", created.token.reveal()))
         .try_collect()
-        .await?;
+        .await
+        .map_err(BackendError::failed("create the sessions"))?;
     Ok(tokens.into())
 }
 
@@ -203,18 +186,15 @@ async fn filled(app: &App) {
 }
 
 /// Returns the machine, and the round trip to each server.
-async fn inspect(backends: &Backends) -> Result<(Machine, Latency, Latency), BenchError> {
+async fn inspect(backends: &Backends) -> Result<(Machine, Latency, Latency), BackendError> {
     let machine = Machine::of(backends).await?;
     let mut redis = backends.redis().connect().await?;
-    let ping = timed(async || redis::cmd("PING").exec_async(&mut redis).await).await?;
+    let ping = timed(async || redis::cmd("PING").exec_async(&mut redis).await).await;
+    let ping = ping.map_err(BackendError::failed("ping Redis"))?;
 
     let mut postgres = backends.postgres().connect().await?;
-    let select = timed(async || {
-        let one = sqlx::query("SELECT 1").execute(&mut postgres).await;
-        one.map(|_| ())
-    })
-    .await?;
-    postgres.close().await?;
+    let select = async || sqlx::query("SELECT 1").execute(&mut postgres).await.map(drop);
+    let select = timed(select).await.map_err(BackendError::failed("query Postgres"))?;
     Ok((machine, ping, select))
 }
 

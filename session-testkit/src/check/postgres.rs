@@ -3,15 +3,10 @@
 use session_layer::error::ServerUrlError;
 use session_layer::server_url::ServerUrl;
 use session_layer::store::PostgresStore;
-use sqlx::{
-    AssertSqlSafe, Connection as _, PgConnection, Row as _,
-    postgres::{PgConnectOptions, PgRow},
-};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, postgres::PgConnectOptions};
 
-use super::{Database, Finding, Progress, ServerReport, Steps, Target};
-use crate::backends::{chain, why_refused};
-
-const HEADING: &str = "[PostgresConnection] Testing Postgres connectivity...";
+use super::{Database, Finding, Problem, Steps, Target};
+use crate::backends::why_refused;
 
 /// The first version with `pg_current_xact_id`, which the journal needs.
 const OLDEST: i32 = 13;
@@ -36,36 +31,34 @@ const FUNCTIONS: [&str; 8] = [
     "forget_node(uuid)",
 ];
 
-pub(super) async fn check(target: &Target, notify: &mut dyn FnMut(Progress<'_>)) -> ServerReport {
-    let url = match &target.database {
+/// Returns the URL, if it is usable.
+pub(super) fn url(target: &Target) -> Option<&ServerUrl> {
+    match &target.database {
         Database::Postgres(Ok(url)) => Some(url),
         _ => None,
-    };
-    let mut steps = Steps::begin(HEADING, url, notify);
-    match &target.database {
-        Database::Unset => {
-            let message =
-                "No DATABASE_URL: the application's SQLite file is used, nothing to check";
-            steps.record("connect", embedded(target, message)).await;
-        }
-        Database::Sqlite => {
-            let message =
-                "DATABASE_URL is sqlite:, a file of the application's own, nothing to check";
-            steps.record("connect", embedded(target, message)).await;
-        }
-        Database::Postgres(url) => match connect_options(url) {
-            Ok((url, options)) => look(&mut steps, target, url, &options).await,
-            Err(reason) => {
-                let finding = Finding::failed(
-                    "Postgres connection failed",
-                    format!("DATABASE_URL is not usable: {reason}"),
-                    "it must look like postgres://user:password@host:5432/database",
-                );
-                steps.record("connect", finding).await;
-            }
-        },
     }
-    steps.end("postgres")
+}
+
+pub(super) async fn check(target: &Target, steps: &mut Steps<'_>) {
+    let finding = match &target.database {
+        Database::Unset => embedded(
+            target,
+            "No DATABASE_URL: the application's SQLite file is used, nothing to check",
+        ),
+        Database::Sqlite => embedded(
+            target,
+            "DATABASE_URL is sqlite:, a file of the application's own, nothing to check",
+        ),
+        Database::Postgres(url) => match connect_options(url) {
+            Ok((url, options)) => return look(steps, target, url, &options).await,
+            Err(reason) => Finding::failed(
+                "Postgres connection failed",
+                format!("DATABASE_URL is not usable: {reason}"),
+                "it must look like postgres://user:password@host:5432/database",
+            ),
+        },
+    };
+    steps.record("connect", finding);
 }
 
 fn connect_options(
@@ -89,67 +82,63 @@ fn embedded(target: &Target, message: &str) -> Finding {
 }
 
 async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl, options: &PgConnectOptions) {
-    let late = |why: String| Finding::failed("Postgres connection failed", why, help(url));
-    let connection = steps
-        .take("connect", late, async {
-            match PgConnection::connect_with(options).await {
-                Ok(connection) => Ok((connection, Finding::ok("Postgres connection successful"))),
-                Err(error) => Err(rejected_connection(&error, url)),
-            }
-        })
-        .await;
-    let Some(mut connection) = connection else {
+    let help = help(url);
+    let connecting = async {
+        let connection = PgConnection::connect_with(options).await;
+        let connection = connection.map_err(|error| rejected_connection(&error, url))?;
+        Ok((connection, Finding::ok("Postgres connection successful")))
+    };
+    let failed = ("Postgres connection failed", help.as_str());
+    let Some(mut connection) = steps.take("connect", failed, connecting).await else {
         return;
     };
-
-    let failed = |why: String| Finding::failed("SELECT test failed", why, help(url));
-    let selected = steps
-        .take("select", failed, async {
-            let answer: sqlx::Result<i32> =
-                sqlx::query_scalar("SELECT 1").fetch_one(&mut connection).await;
-            match answer {
-                Ok(answer) => Ok(((), Finding::ok(format!("SELECT response: {answer}")))),
-                Err(error) => Err(failed(chain(&error))),
-            }
-        })
-        .await;
-    if selected.is_none() {
+    let connection = &mut connection;
+    let select = async {
+        let answer: i32 = sqlx::query_scalar("SELECT 1").fetch_one(&mut *connection).await?;
+        Ok(Finding::ok(format!("SELECT response: {answer}")))
+    };
+    if !steps.check("select", ("SELECT test failed", &help), select).await {
         return;
     }
-    server(steps, &mut connection).await;
-    tables(steps, target, &mut connection).await;
+    server(steps, connection).await;
+
+    let schema = target.schema.as_str();
+    let message = format!("Schema {schema} is not usable");
+    if !steps.check("schema", (&message, SLOW), tables(schema, connection)).await {
+        return;
+    }
+    let failed = ("Rights on the schema missing", SLOW);
+    if !steps.check("usage", failed, usage(schema, connection)).await {
+        return;
+    }
+    let failed = ("Rights on the tables missing", SLOW);
+    steps.check("rights", failed, rights(schema, connection)).await;
+    let failed = ("Row-level security test failed", SLOW);
+    steps.check("row_security", failed, row_security(schema, connection)).await;
+    let help = "no entry is served, and Postgres validates every request\n\
+                start the application once with SESSION_DB_MIGRATE=true (the default)";
+    let failed = ("The journal of changes cannot be read", help);
+    steps.check("journal", failed, journal(schema, connection)).await;
 }
 
 /// Checks the version, the role, and whether a COMMIT is durable.
 async fn server(steps: &mut Steps<'_>, connection: &mut PgConnection) {
-    let failed = |why: String| Finding::failed("Reading the server's state failed", why, SLOW);
     let state = "SELECT current_setting('server_version'), \
                  current_setting('server_version_num')::int / 10000, pg_is_in_recovery(), \
                  current_setting('synchronous_commit')";
-    let found = steps
-        .take("version", failed, async {
-            let row: PgRow = sqlx::query(state)
-                .fetch_one(&mut *connection)
-                .await
-                .map_err(|error| failed(chain(&error)))?;
-            let read = || -> sqlx::Result<(String, i32, bool, String)> {
-                Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
-            };
-            let (version, major, standby, commit) =
-                read().map_err(|error| failed(chain(&error)))?;
-            let finding = if major < OLDEST {
-                Finding::failed(
-                    &format!("Postgres version {version}"),
-                    format!("{OLDEST} or later is needed"),
-                    "upgrade Postgres",
-                )
-            } else {
-                Finding::ok(format!("Postgres version {version}"))
-            };
-            Ok(((standby, commit), finding))
-        })
-        .await;
-    let Some((standby, commit)) = found else {
+    let read = async {
+        let row = sqlx::query_as(state).fetch_one(connection).await?;
+        let (version, major, standby, commit): (String, i32, bool, String) = row;
+        let message = format!("Postgres version {version}");
+        let finding = if major < OLDEST {
+            Finding::failed(&message, format!("{OLDEST} or later is needed"), "upgrade Postgres")
+        } else {
+            Finding::ok(message)
+        };
+        Ok(((standby, commit), finding))
+    };
+    let failed = ("Reading the server's state failed", SLOW);
+    let Some((standby, commit)) = steps.take("version", failed, read).await else {
         return;
     };
     let role = if standby {
@@ -162,192 +151,119 @@ async fn server(steps: &mut Steps<'_>, connection: &mut PgConnection) {
     } else {
         Finding::ok("Role: primary")
     };
-    steps.record("role", role).await;
+    steps.record("role", role);
     if commit == "off" {
         let finding = Finding::warning(
             "synchronous_commit is off",
             "a crash of Postgres may restore revoked sessions",
             "ALTER ROLE <user> SET synchronous_commit = on",
         );
-        steps.record("commit", finding).await;
+        steps.record("commit", finding);
     }
 }
 
-/// Checks that the tables exist, are accessible, and show all their rows.
-async fn tables(steps: &mut Steps<'_>, target: &Target, connection: &mut PgConnection) {
-    let schema = &target.schema;
-    let message = format!("Schema {schema} is not usable");
-    let failed = |why: String| Finding::failed(&message, why, SLOW);
-    let found = steps
-        .take("schema", failed, async {
-            let names: Vec<&str> = TABLES.iter().map(|(name, _)| *name).collect();
-            // Unlike to_regclass, the catalog needs no USAGE on the schema.
-            let statement = "SELECT name, EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON \
-                               n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = name), \
-                             EXISTS (SELECT FROM pg_namespace WHERE nspname = $1) \
-                             FROM unnest($2) AS name";
-            let rows: Vec<(String, bool, bool)> = sqlx::query_as(statement)
-                .bind(schema)
-                .bind(&names)
-                .fetch_all(&mut *connection)
-                .await
-                .map_err(|error| failed(chain(&error)))?;
-            let missing: Vec<&str> =
-                rows.iter().filter(|row| !row.1).map(|row| row.0.as_str()).collect();
-            if rows.iter().any(|row| !row.2) {
-                return Err(Finding::failed(
-                    &format!("Schema {schema} does not exist"),
-                    "no migration has run on this database",
-                    "start the application once with SESSION_DB_MIGRATE=true (the default), as a \
-                     role that may CREATE on the database\ncheck SESSION_DB_SCHEMA",
-                ));
-            }
-            if !missing.is_empty() {
-                return Err(Finding::failed(
-                    &format!("Schema {schema} is incomplete"),
-                    format!("not found: {}", missing.join(", ")),
-                    "start the application once with SESSION_DB_MIGRATE=true (the default)",
-                ));
-            }
-            Ok(((), Finding::ok(format!("Schema {schema} exists ({})", names.join(", ")))))
-        })
-        .await;
-    if found.is_none() {
-        return;
+fn table_names() -> [&'static str; TABLES.len()] {
+    TABLES.map(|(name, _)| name)
+}
+
+/// Checks that the tables exist.
+async fn tables(schema: &str, connection: &mut PgConnection) -> Result<Finding, Problem> {
+    // Unlike to_regclass, the catalog needs no USAGE on the schema.
+    let statement = "SELECT name, EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON \
+                       n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = name), \
+                     EXISTS (SELECT FROM pg_namespace WHERE nspname = $1) \
+                     FROM unnest($2) AS name";
+    let rows = sqlx::query_as(statement).bind(schema).bind(table_names());
+    let rows: Vec<(String, bool, bool)> = rows.fetch_all(connection).await?;
+    if rows.iter().any(|(_, _, schema_exists)| !schema_exists) {
+        return Err(Finding::failed(
+            &format!("Schema {schema} does not exist"),
+            "no migration has run on this database",
+            "start the application once with SESSION_DB_MIGRATE=true (the default), as a role that \
+             may CREATE on the database\ncheck SESSION_DB_SCHEMA",
+        )
+        .into());
     }
-    if usage(steps, schema, connection).await.is_none() {
-        return;
+    let missing = rows.iter().filter(|(_, exists, _)| !exists).map(|(name, _, _)| name.as_str());
+    let missing: Vec<&str> = missing.collect();
+    if !missing.is_empty() {
+        return Err(Finding::failed(
+            &format!("Schema {schema} is incomplete"),
+            format!("not found: {}", missing.join(", ")),
+            "start the application once with SESSION_DB_MIGRATE=true (the default)",
+        )
+        .into());
     }
-    rights(steps, schema, connection).await;
-    row_security(steps, schema, connection).await;
-    journal(steps, schema, connection).await;
+    Ok(Finding::ok(format!("Schema {schema} exists ({})", table_names().join(", "))))
+}
+
+/// Returns the finding for missing rights, with the statements that grant them.
+async fn not_granted(
+    message: &str,
+    list: &str,
+    schema: &str,
+    connection: &mut PgConnection,
+) -> Result<Finding, Problem> {
+    let role: String =
+        sqlx::query_scalar("SELECT current_user::text").fetch_one(connection).await?;
+    let grants = session_layer::store::grants(schema, &role);
+    let help = format!("as the owner of the tables, run\n{grants}");
+    Ok(Finding::failed(message, format!("not granted: {list}"), help))
 }
 
 /// Checks USAGE on the schema, which all other checks need.
-async fn usage(steps: &mut Steps<'_>, schema: &str, connection: &mut PgConnection) -> Option<()> {
-    let failed = |why: String| Finding::failed("Rights on the schema missing", why, SLOW);
-    steps
-        .take("usage", failed, async {
-            let statement = "SELECT current_user::text, has_schema_privilege($1, 'USAGE')";
-            let (role, granted): (String, bool) = sqlx::query_as(statement)
-                .bind(schema)
-                .fetch_one(connection)
-                .await
-                .map_err(|error| failed(chain(&error)))?;
-            if granted {
-                return Ok(((), Finding::ok("Rights on the schema granted")));
-            }
-            Err(Finding::failed(
-                "Rights on the schema missing",
-                "not granted: USAGE",
-                format!(
-                    "as the owner of the tables, run\n{}",
-                    session_layer::store::grants(schema, &role)
-                ),
-            ))
-        })
-        .await
+async fn usage(schema: &str, connection: &mut PgConnection) -> Result<Finding, Problem> {
+    let granted = sqlx::query_scalar("SELECT has_schema_privilege($1, 'USAGE')").bind(schema);
+    let granted: bool = granted.fetch_one(&mut *connection).await?;
+    if granted {
+        return Ok(Finding::ok("Rights on the schema granted"));
+    }
+    Err(not_granted("Rights on the schema missing", "USAGE", schema, connection).await?.into())
 }
 
-async fn rights(steps: &mut Steps<'_>, schema: &str, connection: &mut PgConnection) {
-    let failed = |why: String| Finding::failed("Rights on the tables missing", why, SLOW);
-    let _granted = steps
-        .take("rights", failed, async {
-            let (names, rights): (Vec<&str>, Vec<&str>) = TABLES
-                .iter()
-                .flat_map(|(name, rights)| rights.iter().map(|right| (*name, *right)))
-                .unzip();
-            let statement = "SELECT name, privilege FROM unnest($2, $3) AS needed(name, privilege) \
-                             WHERE NOT has_table_privilege(format('%I.%I', $1, name)::regclass, \
-                             privilege)";
-            let missing: Vec<(String, String)> = sqlx::query_as(statement)
-                .bind(schema)
-                .bind(&names)
-                .bind(&rights)
-                .fetch_all(&mut *connection)
-                .await
-                .map_err(|error| failed(chain(&error)))?;
-            let statement = "SELECT name FROM unnest($2) AS name WHERE NOT coalesce( \
-                             has_function_privilege(to_regprocedure(format('%I.%s', $1, name)), \
-                             'EXECUTE'), false)";
-            let functions: Vec<String> = sqlx::query_scalar(statement)
-                .bind(schema)
-                .bind(FUNCTIONS)
-                .fetch_all(&mut *connection)
-                .await
-                .map_err(|error| failed(chain(&error)))?;
-            let tables = missing.iter().map(|(table, right)| format!("{right} on {table}"));
-            let functions = functions.iter().map(|function| format!("EXECUTE on {function}"));
-            let list = tables.chain(functions).collect::<Vec<_>>().join(", ");
-            if list.is_empty() {
-                return Ok(((), Finding::ok("Rights on the tables granted")));
-            }
-            let role: String = sqlx::query_scalar("SELECT current_user::text")
-                .fetch_one(connection)
-                .await
-                .map_err(|error| failed(chain(&error)))?;
-            Err(Finding::failed(
-                "Rights on the tables missing",
-                format!("not granted: {list}"),
-                format!(
-                    "as the owner of the tables, run\n{}",
-                    session_layer::store::grants(schema, &role)
-                ),
-            ))
-        })
-        .await;
+async fn rights(schema: &str, connection: &mut PgConnection) -> Result<Finding, Problem> {
+    let needed = TABLES.iter().flat_map(|(name, rights)| rights.iter().map(|it| (*name, *it)));
+    let (names, rights): (Vec<&str>, Vec<&str>) = needed.unzip();
+    let statement = "SELECT privilege || ' on ' || name \
+                     FROM unnest($2, $3) AS needed(name, privilege) \
+                     WHERE NOT has_table_privilege(format('%I.%I', $1, name)::regclass, privilege)";
+    let missing = sqlx::query_scalar(statement).bind(schema).bind(&names).bind(&rights);
+    let mut missing: Vec<String> = missing.fetch_all(&mut *connection).await?;
+    let statement = "SELECT 'EXECUTE on ' || name FROM unnest($2) AS name WHERE NOT coalesce( \
+                     has_function_privilege(to_regprocedure(format('%I.%s', $1, name)), \
+                     'EXECUTE'), false)";
+    let functions = sqlx::query_scalar(statement).bind(schema).bind(FUNCTIONS);
+    missing.extend(functions.fetch_all(&mut *connection).await?);
+    if missing.is_empty() {
+        return Ok(Finding::ok("Rights on the tables granted"));
+    }
+    let list = missing.join(", ");
+    Err(not_granted("Rights on the tables missing", &list, schema, connection).await?.into())
 }
 
-async fn row_security(steps: &mut Steps<'_>, schema: &str, connection: &mut PgConnection) {
-    let failed = |why: String| Finding::failed("Row-level security test failed", why, SLOW);
-    let _all_seen = steps
-        .take("row_security", failed, async {
-            let names: Vec<&str> = TABLES.iter().map(|(name, _)| *name).collect();
-            let statement = "SELECT name FROM unnest($2) AS name \
-                             WHERE row_security_active(format('%I.%I', $1, name))";
-            let hidden: Vec<String> = sqlx::query_scalar(statement)
-                .bind(schema)
-                .bind(&names)
-                .fetch_all(connection)
-                .await
-                .map_err(|error| failed(chain(&error)))?;
-            if hidden.is_empty() {
-                return Ok(((), Finding::ok("Row-level security hides no rows")));
-            }
-            Err(Finding::failed(
-                "Row-level security hides rows",
-                format!("policies apply to this role on: {}", hidden.join(", ")),
-                format!(
-                    "every request would get 503, because a hidden session looks like \
-                     a deleted one\nALTER TABLE {schema}.{} DISABLE ROW LEVEL SECURITY, or connect \
-                     as a role with BYPASSRLS",
-                    hidden[0]
-                ),
-            ))
-        })
-        .await;
+async fn row_security(schema: &str, connection: &mut PgConnection) -> Result<Finding, Problem> {
+    let statement = "SELECT name FROM unnest($2) AS name \
+                     WHERE row_security_active(format('%I.%I', $1, name))";
+    let hidden = sqlx::query_scalar(statement).bind(schema).bind(table_names());
+    let hidden: Vec<String> = hidden.fetch_all(connection).await?;
+    let Some(first) = hidden.first() else {
+        return Ok(Finding::ok("Row-level security hides no rows"));
+    };
+    let help = format!(
+        "every request would get 503, because a hidden session looks like a deleted one\n\
+         ALTER TABLE {schema}.{first} DISABLE ROW LEVEL SECURITY, or connect as a role with \
+         BYPASSRLS"
+    );
+    let why = format!("policies apply to this role on: {}", hidden.join(", "));
+    Err(Finding::failed("Row-level security hides rows", why, help).into())
 }
 
 /// Checks a read of the journal.
-async fn journal(steps: &mut Steps<'_>, schema: &str, connection: &mut PgConnection) {
-    let failed = |why: String| Finding::failed("The journal of changes cannot be read", why, SLOW);
-    let _read = steps
-        .take("journal", failed, async {
-            // The catalog contained the schema's name.
-            let page = format!("SELECT count(*) FROM \"{schema}\".journal_page(NULL, '0', 0, 1)");
-            sqlx::query(AssertSqlSafe(page)).fetch_one(&mut *connection).await.map_err(
-                |error| {
-                    Finding::failed(
-                        "The journal of changes cannot be read",
-                        chain(&error),
-                        "no entry is served, and Postgres validates every request\n\
-                         start the application once with SESSION_DB_MIGRATE=true (the default)",
-                    )
-                },
-            )?;
-            Ok(((), Finding::ok("The journal of changes can be read")))
-        })
-        .await;
+async fn journal(schema: &str, connection: &mut PgConnection) -> Result<Finding, Problem> {
+    // The catalog contained the schema's name.
+    let page = format!("SELECT count(*) FROM \"{schema}\".journal_page(NULL, '0', 0, 1)");
+    sqlx::query(AssertSqlSafe(page)).fetch_one(connection).await?;
+    Ok(Finding::ok("The journal of changes can be read"))
 }
 
 const SLOW: &str = "Postgres accepts connections and does not respond. Check whether it is \
@@ -365,25 +281,19 @@ fn help(url: &ServerUrl) -> String {
 
 /// Chooses the remedy by the SQLSTATE of a rejected connection.
 fn rejected_connection(error: &sqlx::Error, url: &ServerUrl) -> Finding {
-    let code =
-        error.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+    let code = error.as_database_error().and_then(|error| error.code());
     let help = match code.as_deref() {
         Some("28P01" | "28000") => {
             "check user and password in DATABASE_URL, and that pg_hba.conf permits them from here"
-                .to_owned()
         }
         Some("3D000") => {
             "the database does not exist: CREATE DATABASE, or correct the name in DATABASE_URL"
-                .to_owned()
         }
         Some("53300") => {
             "all connections are in use: raise max_connections, or make the pools smaller"
-                .to_owned()
         }
-        Some("57P03") => {
-            "the server is starting, stopping or recovering: try again in a moment".to_owned()
-        }
-        _ => help(url),
+        Some("57P03") => "the server is starting, stopping or recovering: try again in a moment",
+        _ => &help(url),
     };
     Finding::failed("Postgres connection failed", why_refused(error), help)
 }

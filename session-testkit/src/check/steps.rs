@@ -1,11 +1,11 @@
-//! The execution of steps, and their findings.
+//! The execution of steps, and their findings. `check` and `verify` share them.
 
 use std::{future::Future, time::Duration};
 
-use session_layer::server_url::ServerUrl;
 use tokio::time::{Instant, timeout};
 
-use super::{DEADLINE, Progress, ServerReport, Status, Step};
+use super::{DEADLINE, Status, Step};
+use crate::backends::chain;
 
 /// The finding of a step: a line and, unless all is well, the cause and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,69 +41,116 @@ impl Finding {
     pub(crate) fn skipped(message: impl Into<String>) -> Self {
         Self { status: Status::Skipped, ..Self::ok(message) }
     }
+}
 
-    /// Returns the step with this finding and its duration.
-    pub(crate) fn step(self, step: &'static str, took: Duration) -> Step {
-        Step {
-            step,
-            status: self.status,
-            message: self.message,
-            why: self.why,
-            help: self.help,
-            ms: (took.as_secs_f64() * 100_000.0).round() / 100.0,
-        }
+/// The reason why a step failed: a finding, or an error with the step's own message and remedy.
+pub(super) enum Problem {
+    Found(Finding),
+    Error(String),
+}
+
+impl From<Finding> for Problem {
+    fn from(finding: Finding) -> Self {
+        Self::Found(finding)
     }
 }
 
-/// A sequence of steps.
-pub(super) struct Steps<'a> {
-    url: Option<String>,
-    taken: Vec<Step>,
-    notify: &'a mut dyn FnMut(Progress<'_>),
+impl<E: std::error::Error + 'static> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Self::Error(chain(&error))
+    }
+}
+
+/// The end of a stage whose next steps lack a requirement. The finding is recorded.
+#[derive(Debug)]
+pub(crate) struct Stop;
+
+/// A sequence of executed steps.
+pub(crate) struct Steps<'a> {
+    pub(crate) taken: Vec<Step>,
+    notify: &'a mut dyn FnMut(&Step),
+    last: Instant,
 }
 
 impl<'a> Steps<'a> {
-    pub(super) fn begin(
-        heading: &str,
-        url: Option<&ServerUrl>,
-        notify: &'a mut dyn FnMut(Progress<'_>),
-    ) -> Self {
-        notify(Progress::Begin(heading));
-        Self { url: url.map(ServerUrl::to_string), taken: Vec::new(), notify }
+    pub(crate) fn new(notify: &'a mut dyn FnMut(&Step)) -> Self {
+        Self { taken: Vec::new(), notify, last: Instant::now() }
     }
 
-    /// Executes a step and returns its value. After the deadline, the finding is `late`.
+    /// Executes a step and returns its value. `failed` is the message and the remedy for an error,
+    /// and for the deadline.
     pub(super) async fn take<T>(
         &mut self,
         step: &'static str,
-        late: impl FnOnce(String) -> Finding,
-        work: impl Future<Output = Result<(T, Finding), Finding>>,
+        failed: (&str, &str),
+        work: impl Future<Output = Result<(T, Finding), Problem>>,
     ) -> Option<T> {
-        let begin = Instant::now();
-        let (value, finding) = match timeout(DEADLINE, work).await {
-            Ok(Ok((value, finding))) => (Some(value), finding),
-            Ok(Err(finding)) => (None, finding),
-            Err(_) => (None, late(format!("no response within {} s", DEADLINE.as_secs()))),
+        self.last = Instant::now();
+        let late = || Problem::Error(format!("no response within {} s", DEADLINE.as_secs()));
+        let worked = timeout(DEADLINE, work).await.unwrap_or_else(|_| Err(late()));
+        let (value, finding) = match worked {
+            Ok((value, finding)) => (Some(value), finding),
+            Err(Problem::Found(finding)) => (None, finding),
+            Err(Problem::Error(why)) => (None, Finding::failed(failed.0, why, failed.1)),
         };
-        let step = finding.step(step, begin.elapsed());
-        (self.notify)(Progress::Step(&step));
-        self.taken.push(step);
+        self.record(step, finding);
         value
     }
 
-    /// Records a finding that needs no server.
-    pub(super) async fn record(&mut self, step: &'static str, finding: Finding) {
-        let _nothing: Option<()> =
-            self.take(step, |_| Finding::ok(""), async { Err(finding) }).await;
+    /// Executes a step without a value. Returns whether the next steps can be executed.
+    pub(super) async fn check(
+        &mut self,
+        step: &'static str,
+        failed: (&str, &str),
+        work: impl Future<Output = Result<Finding, Problem>>,
+    ) -> bool {
+        let work = async { work.await.map(|finding| ((), finding)) };
+        self.take(step, failed, work).await.is_some()
     }
 
-    pub(super) fn end(self, server: &'static str) -> ServerReport {
-        let worst = self.taken.iter().map(|step| step.status).max();
-        ServerReport {
-            server,
-            url: self.url,
-            status: worst.unwrap_or(Status::Skipped),
-            steps: self.taken,
-        }
+    /// Records the finding of a step, which took the time since the last one.
+    pub(crate) fn record(&mut self, step: &'static str, finding: Finding) {
+        let Finding { status, message, why, help } = finding;
+        let ms = millis(self.last.elapsed(), 100.0);
+        self.push(Step { step, status, message, why, help, ms });
     }
+
+    /// Records an executed step.
+    pub(crate) fn push(&mut self, step: Step) {
+        (self.notify)(&step);
+        self.taken.push(step);
+        self.last = Instant::now();
+    }
+
+    /// Records a step that the next ones need.
+    pub(crate) fn must(&mut self, step: &'static str, finding: Finding) -> Result<(), Stop> {
+        let failed = finding.status == Status::Failed;
+        self.record(step, finding);
+        if failed { Err(Stop) } else { Ok(()) }
+    }
+
+    /// Records a failure that ends the stage.
+    pub(crate) fn stop(&mut self, step: &'static str, finding: Finding) -> Stop {
+        self.record(step, finding);
+        Stop
+    }
+
+    /// Returns a required value. An error is recorded as the finding.
+    pub(crate) fn need<T>(
+        &mut self,
+        step: &'static str,
+        result: Result<T, Finding>,
+    ) -> Result<T, Stop> {
+        result.map_err(|finding| self.stop(step, finding))
+    }
+
+    /// Returns the worst result.
+    pub(crate) fn status(&self) -> Status {
+        self.taken.iter().map(|step| step.status).max().unwrap_or(Status::Skipped)
+    }
+}
+
+/// Returns milliseconds, rounded to `parts` of one.
+pub(crate) fn millis(span: Duration, parts: f64) -> f64 {
+    (span.as_secs_f64() * 1000.0 * parts).round() / parts
 }

@@ -76,13 +76,11 @@ pub struct RulesBroken {
 
 impl RulesBroken {
     /// Returns the violations, each way of breaking a rule once.
-    #[must_use]
     pub fn violations(&self) -> &[Violation] {
         &self.violations
     }
 
     /// Returns whether this rule was broken.
-    #[must_use]
     pub fn broke(&self, rule: Rule) -> bool {
         self.violations.iter().any(|broken| broken.rule == rule)
     }

@@ -101,6 +101,14 @@ where
         }
     }
 
+    /// Records a violation unless the rule holds. Returns whether it holds.
+    fn expect(&mut self, holds: bool, rule: Rule, what: &str) -> bool {
+        if !holds {
+            self.broken(rule, what);
+        }
+        holds
+    }
+
     fn broke(&self, rule: Rule) -> bool {
         self.violations.iter().any(|broken| broken.rule == rule)
     }
@@ -112,28 +120,22 @@ where
             (state.calls, state.unready_calls, state.polled_in_call)
         };
         self.report.calls += calls;
-        if unready > 0 {
-            let what = "it called an instance of the inner service that was not polled ready";
-            self.broken(Rule::CallsOnlyWhatIsReady, what);
-        }
-        if polled > 0 {
-            let what = "its `call` polled the inner service's readiness";
-            self.broken(Rule::CallDoesNotPollReady, what);
-        }
+        let what = "it called an instance of the inner service that was not polled ready";
+        self.expect(unready == 0, Rule::CallsOnlyWhatIsReady, what);
+        let what = "its `call` polled the inner service's readiness";
+        self.expect(polled == 0, Rule::CallDoesNotPollReady, what);
     }
 
     /// Waits for the middleware's readiness, around an inner service that is ready.
     async fn until_ready(&mut self, service: &mut L::Service) -> bool {
-        let what = match timeout(TIMEOUT, poll_fn(|cx| service.poll_ready(cx))).await {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => {
-                let error = error.into();
-                format!("its readiness failed around a service that is ready: {error}")
+        match within_timeout(poll_fn(|cx| service.poll_ready(cx))).await {
+            Ok(()) => true,
+            Err(how) => {
+                let what = format!("its readiness {how} around a service that is ready");
+                self.broken(Rule::PassesRequestsOn, what);
+                false
             }
-            Err(_) => format!("it was not ready after {TIMEOUT:?} around a service that is ready"),
-        };
-        self.broken(Rule::PassesRequestsOn, what);
-        false
+        }
     }
 
     /// Sends one request, which must get a response.
@@ -145,15 +147,10 @@ where
     }
 
     async fn answered<T, E: Into<BoxError>>(&mut self, answer: impl Future<Output = Result<T, E>>) {
-        let what = match timeout(TIMEOUT, answer).await {
-            Ok(Ok(_)) => return,
-            Ok(Err(error)) => {
-                let error = error.into();
-                format!("it returned an error although the inner service responded: {error}")
-            }
-            Err(_) => format!("a request had no response after {TIMEOUT:?}"),
-        };
-        self.broken(Rule::PassesRequestsOn, what);
+        if let Err(how) = within_timeout(answer).await {
+            let what = format!("a request {how} although the inner service responds");
+            self.broken(Rule::PassesRequestsOn, what);
+        }
     }
 
     async fn one_after_the_other(&mut self) {
@@ -165,10 +162,9 @@ where
                     break;
                 }
             }
-            if number == 0 && log.lock().calls == 0 {
-                let what = "the request that should pass did not reach the inner service";
-                self.broken(Rule::PassesRequestsOn, what);
-            }
+            let reached = number > 0 || log.lock().calls > 0;
+            let what = "the request that should pass did not reach the inner service";
+            self.expect(reached, Rule::PassesRequestsOn, what);
             self.read(&log);
         }
     }
@@ -229,10 +225,9 @@ where
         let (mut service, log) = self.service(Behaviour::Answers);
         if self.until_ready(&mut service).await {
             for _ in 0..3 {
-                if poll_once(&mut service).is_pending() {
-                    let what = "it was ready, and was not ready when polled again";
-                    self.broken(Rule::StaysReady, what);
-                }
+                let ready = poll_once(&mut service).is_ready();
+                let what = "it was ready, and was not ready when polled again";
+                self.expect(ready, Rule::StaysReady, what);
             }
             let answering = call(&mut service, &log, self.passing());
             self.answered(answering).await;
@@ -250,11 +245,9 @@ where
             Poll::Pending => {
                 log.behave(Behaviour::Answers);
                 let awake = async || woken.0.load(Ordering::SeqCst);
-                if wait::until("a wake-up", TIMEOUT, awake).await.is_err() {
-                    let what = "it did not wake the waiting task when the inner service became \
-                        ready";
-                    self.broken(Rule::Wakes, what);
-                }
+                let awoke = wait::until("a wake-up", TIMEOUT, awake).await.is_ok();
+                let what = "it did not wake the waiting task when the inner service became ready";
+                self.expect(awoke, Rule::Wakes, what);
                 let pass = Arc::clone(&self.probe.requests[0]);
                 self.request(&mut service, &log, &pass).await;
             }
@@ -265,16 +258,13 @@ where
                 let early = answering.as_mut().poll(&mut cx);
                 log.behave(Behaviour::Answers);
                 // The middleware may wait in the future, or shed the request.
-                if early.is_pending() && timeout(TIMEOUT, answering).await.is_err() {
-                    let what = "a request that waited for the inner service had no response after \
-                        the inner service became ready";
-                    self.broken(Rule::Wakes, what);
-                }
+                let ended = early.is_ready() || timeout(TIMEOUT, answering).await.is_ok();
+                let what = "a waiting request had no response after the inner service became ready";
+                self.expect(ended, Rule::Wakes, what);
             }
             Poll::Ready(Err(error)) => {
                 let error = error.into();
-                let what =
-                    format!("its readiness failed around a service that is not ready: {error}");
+                let what = format!("its readiness failed around an unready service: {error}");
                 self.broken(Rule::Backpressure, what);
             }
         }
@@ -304,10 +294,9 @@ where
             Ok(Err(error)) => {
                 let error = error.into();
                 // A middleware that polls the inner service later learns of the error later.
-                if ready && behaviour == Behaviour::FailsToBeReady {
-                    let what = "it reports ready around a service that cannot be ready";
-                    self.broken(Rule::Backpressure, what);
-                }
+                let late = ready && behaviour == Behaviour::FailsToBeReady;
+                let what = "it reports ready around a service that cannot be ready";
+                self.expect(!late, Rule::Backpressure, what);
                 if !is_inners(&*error) {
                     let what = format!("it replaced the inner service's error by another: {error}");
                     self.broken(rule, what);
@@ -373,11 +362,9 @@ where
             call(&mut service, log, self.passing()).await
         };
         let answered = matches!(timeout(TIMEOUT, answering).await, Ok(Ok(_)));
-        if !answered || log.lock().calls == before {
-            let what = "the next request got no response from the inner service after futures were \
-                dropped";
-            self.broken(Rule::LeavesNothingBehind, what);
-        }
+        let reached = log.lock().calls > before;
+        let what = "the inner service did not respond to the request after futures were dropped";
+        self.expect(answered && reached, Rule::LeavesNothingBehind, what);
     }
 }
 
@@ -387,6 +374,16 @@ fn call<S: Service<Req>, Req>(service: &mut S, log: &CallLog, request: Req) -> S
     let future = service.call(request);
     log.lock().in_call = None;
     future
+}
+
+/// Returns the value, or how the future ended without one.
+async fn within_timeout<T, E: Into<BoxError>>(
+    future: impl Future<Output = Result<T, E>>,
+) -> Result<T, String> {
+    match timeout(TIMEOUT, future).await {
+        Ok(ended) => ended.map_err(|error| format!("failed ({})", error.into())),
+        Err(_) => Err(format!("hung for {TIMEOUT:?}")),
+    }
 }
 
 fn poll_once<S: Service<Req>, Req>(service: &mut S) -> Poll<Result<(), S::Error>> {

@@ -59,7 +59,6 @@ impl Network {
     }
 
     /// Returns the number of nodes.
-    #[must_use]
     pub fn nodes(&self) -> usize {
         self.nodes.len()
     }
@@ -69,7 +68,6 @@ impl Network {
     /// # Panics
     ///
     /// If there is no such node. Nodes are numbered from 0.
-    #[must_use]
     pub fn proxy(&self, node: usize, peer: Peer) -> &Proxy {
         let node = &self.nodes[node];
         match peer {

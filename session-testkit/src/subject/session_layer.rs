@@ -26,7 +26,6 @@ impl SessionLayerSubject {
     }
 
     /// Returns the handle of one node, for its metrics or its shutdown.
-    #[must_use]
     pub fn node(&self, node: u32) -> Option<Sessions> {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         nodes.get(usize::try_from(node).ok()?).cloned()
@@ -136,8 +135,7 @@ fn visibility_of(visibility: session_layer::Visibility) -> Visibility {
         session_layer::Visibility::Committed { within, at_most } => {
             Visibility::Committed { within, at_most }
         }
-        // `Nothing`, and variants that a later version adds: they promise nothing that can be
-        // checked.
+        // `Nothing`, and later variants, promise nothing that can be checked.
         _ => Visibility::Nothing,
     }
 }

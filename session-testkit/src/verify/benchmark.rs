@@ -2,11 +2,11 @@
 
 use super::{
     nodes::{Nodes, failed},
-    report::{Checks, Outcome, Stop},
+    report::Outcome,
 };
 use crate::{
     bench::{self, Bar, Length, Machine, Report, Settings, Verdict},
-    check::Finding,
+    check::{Finding, Steps, Stop},
 };
 
 /// The number of requests: enough for a p99, and quickly done.
@@ -15,10 +15,11 @@ const SESSIONS: u32 = 300;
 
 pub(super) async fn run(
     nodes: &Nodes<'_>,
-    checks: &mut Checks<'_>,
+    checks: &mut Steps<'_>,
     measured: &mut Option<Report>,
 ) -> Outcome {
-    let settings = Settings::default().length(Length::Requests(REQUESTS)).sessions(SESSIONS);
+    let settings =
+        Settings { length: Length::Requests(REQUESTS), sessions: SESSIONS, ..Settings::default() };
     let report = match bench::run(nodes.backends, &settings, |_| {}).await {
         Ok(report) => report,
         Err(error) => {

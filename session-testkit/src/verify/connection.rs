@@ -2,11 +2,11 @@
 
 use super::{
     nodes::{Nodes, failed},
-    report::{Checks, Outcome},
+    report::Outcome,
 };
-use crate::check::{Finding, Status, Target, check};
+use crate::check::{Finding, Status, Steps, Target, check};
 
-pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Checks<'_>) -> Outcome {
+pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Steps<'_>) -> Outcome {
     let sandbox = nodes.sandbox;
     // The tables are created first, because the check needs them, as in a deployment.
     let migrated = async {
@@ -18,9 +18,9 @@ pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Checks<'_>) -> Outcome {
     let created = format!("Tables created in schema {}, for this run only", sandbox.schema());
     checks.record("migrate", Finding::ok(created));
 
-    let target = Target::new(Some(sandbox.redis_url()), Some(sandbox.database_url()))
-        .namespace(sandbox.namespace())
-        .schema(sandbox.schema());
+    let mut target = Target::new(Some(sandbox.redis_url()), Some(sandbox.database_url()));
+    target.namespace = sandbox.namespace().to_owned();
+    target.schema = sandbox.schema().to_owned();
     let report = check(&target, |_| {}).await;
     let mut versions = Vec::new();
     for step in report.servers.into_iter().flat_map(|server| server.steps) {

@@ -117,13 +117,8 @@ fn contradictions(document: &Value) -> Vec<String> {
 
 /// Returns the contradictions with a reachable Redis.
 pub(super) fn not_up(document: &Value) -> Vec<String> {
-    let mut found = Vec::new();
-    if document["redis"]["connected"] != true {
-        found.push("`redis.connected` is not true".to_owned());
-    }
-    if document["sessionCache"]["healthy"] != true {
-        found.push("`sessionCache.healthy` is not true".to_owned());
-    }
+    let expected = [("/redis/connected", true.into()), ("/sessionCache/healthy", true.into())];
+    let mut found = differences(document, &expected);
     for name in ["ping", "set", "get"] {
         if !document["performance"][name].is_number() {
             found.push(format!("`performance.{name}` is {}", document["performance"][name]));
@@ -134,27 +129,28 @@ pub(super) fn not_up(document: &Value) -> Vec<String> {
 
 /// Returns the contradictions with an unreachable Redis.
 pub(super) fn not_down(document: &Value) -> Vec<String> {
-    let mut found = Vec::new();
-    if document["status"] != "unhealthy" {
-        found.push(format!("`status` is {}", document["status"]));
-    }
-    for (path, expected) in [
-        ("/redis/connected", Value::Bool(false)),
-        ("/sessionCache/healthy", Value::Bool(false)),
-        ("/sessionCache/pool/available", Value::from(0)),
+    let expected = [
+        ("/status", "unhealthy".into()),
+        ("/redis/connected", false.into()),
+        ("/sessionCache/healthy", false.into()),
+        ("/sessionCache/pool/available", 0.into()),
         ("/performance/ping", Value::Null),
         ("/performance/set", Value::Null),
         ("/performance/get", Value::Null),
-    ] {
-        let seen = document.pointer(path).unwrap_or(&Value::Null);
-        if *seen != expected {
-            found.push(format!("`{}` is {seen}", path[1..].replace('/', ".")));
-        }
-    }
+    ];
+    let mut found = differences(document, &expected);
     if document["errors"].as_array().is_none_or(Vec::is_empty) {
         found.push("`errors` is empty".to_owned());
     }
     found
+}
+
+fn differences(document: &Value, expected: &[(&str, Value)]) -> Vec<String> {
+    let differs = |(path, expected): &(&str, Value)| {
+        let seen = document.pointer(path).unwrap_or(&Value::Null);
+        (seen != expected).then(|| format!("`{}` is {seen}", path[1..].replace('/', ".")))
+    };
+    expected.iter().filter_map(differs).collect()
 }
 
 #[cfg(test)]
@@ -238,23 +234,24 @@ mod tests {
 
     #[test]
     fn redis_state_must_match_every_field_of_the_document() {
-        for path in ["/redis/connected", "/sessionCache/healthy"] {
-            let mut document = healthy();
-            *document.pointer_mut(path).unwrap() = json!(false);
-            assert_eq!(not_up(&document).len(), 1, "{path}");
-            let mut document = down();
-            *document.pointer_mut(path).unwrap() = json!(true);
-            assert_eq!(not_down(&document).len(), 1, "{path}");
-        }
+        let changed = |mut document: Value, path: &str, value: Value| {
+            *document.pointer_mut(path).unwrap() = value;
+            document
+        };
         for (path, value) in [
+            ("/redis/connected", json!(true)),
+            ("/sessionCache/healthy", json!(true)),
             ("/status", json!("degraded")),
             ("/performance/get", json!(0.1)),
             ("/sessionCache/pool/available", json!(1)),
             ("/errors", json!([])),
         ] {
-            let mut document = down();
-            *document.pointer_mut(path).unwrap() = value;
-            assert_eq!(not_down(&document).len(), 1, "{path}");
+            assert_eq!(not_down(&changed(down(), path, value)).len(), 1, "{path}");
+        }
+        for (path, value) in
+            [("/redis/connected", json!(false)), ("/sessionCache/healthy", json!(false))]
+        {
+            assert_eq!(not_up(&changed(healthy(), path, value)).len(), 1, "{path}");
         }
     }
 }

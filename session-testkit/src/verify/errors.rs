@@ -11,9 +11,14 @@ use session_layer::limits::MAX_TOKEN_BYTES;
 use super::{
     judge::{Expected, USER, judge},
     nodes::{Nodes, SOON, failed, login, no_entries, no_proxy, until_hit},
-    report::{Checks, Outcome, Stop},
+    report::Outcome,
 };
-use crate::{app::App, check::Finding, proxy::Toxic, subject::Token};
+use crate::{
+    app::App,
+    check::{Finding, Steps, Stop},
+    proxy::Toxic,
+    subject::Token,
+};
 
 /// The format of the keys. The check fails for another format, because it finds no entry.
 const KEY_FORMAT: u32 = 2;
@@ -23,7 +28,7 @@ const REPORT: &str =
 const GARBAGE: &str = "Redis may contain anything without harm. This is a bug of \
     session-layer: please report it with RUST_LOG=session_layer=debug";
 
-pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Checks<'_>) -> Outcome {
+pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Steps<'_>) -> Outcome {
     let app = checks.need("requests", nodes.node())?;
     let requests = requests(checks, &app).await;
     let planted = planted(checks, nodes, &app).await;
@@ -43,7 +48,7 @@ fn bearer(value: &str) -> Carries<'_> {
 }
 
 /// Sends requests with missing, unknown and malformed tokens. Returns their number.
-async fn requests(checks: &mut Checks<'_>, app: &App) -> usize {
+async fn requests(checks: &mut Steps<'_>, app: &App) -> usize {
     let unknown =
         format!("Bearer {}", Token::base64url(*b"a token that was not ever issued").reveal());
     let long = format!("Bearer {}", "a".repeat(MAX_TOKEN_BYTES + 1));
@@ -75,7 +80,7 @@ async fn requests(checks: &mut Checks<'_>, app: &App) -> usize {
 }
 
 /// Plants garbage under the key of a cached session. Returns the number of kinds.
-async fn planted(checks: &mut Checks<'_>, nodes: &Nodes<'_>, app: &App) -> Result<usize, Stop> {
+async fn planted(checks: &mut Steps<'_>, nodes: &Nodes<'_>, app: &App) -> Result<usize, Stop> {
     if nodes.no_hits.get() {
         checks.record("garbage", no_entries());
         return Ok(0);
@@ -101,13 +106,13 @@ async fn planted(checks: &mut Checks<'_>, nodes: &Nodes<'_>, app: &App) -> Resul
         if until_hit(app, token).await.is_none() {
             let why = "the session was not cached before, therefore nothing was examined";
             let help = "see the stage \"caching integration\"";
-            checks.must("garbage", Finding::failed("No hit", why, help))?;
+            return Err(checks.stop("garbage", Finding::failed("No hit", why, help)));
         }
         let put = put(&mut redis, &key, words).await;
         let existed = checks.need("garbage", put.map_err(|error| failed(unwritten, &error)))?;
         if !existed {
             let why = format!("there is no entry under the key {key}");
-            checks.must("garbage", Finding::failed("No entry", why, REPORT))?;
+            return Err(checks.stop("garbage", Finding::failed("No entry", why, REPORT)));
         }
         let seen = app.send(token).await;
         let what = format!("Under its key in Redis is {kind}: a miss, validated by Postgres");
@@ -131,7 +136,7 @@ async fn put(redis: &mut MultiplexedConnection, key: &str, words: &[&[u8]]) -> R
 }
 
 /// Checks the response without both servers, which must be 503 and not 401.
-async fn unreachable(checks: &mut Checks<'_>, nodes: &Nodes<'_>) -> Result<(), Stop> {
+async fn unreachable(checks: &mut Steps<'_>, nodes: &Nodes<'_>) -> Result<(), Stop> {
     let routes = (
         checks.need("unreachable", nodes.redis_route().await)?,
         checks.need("unreachable", nodes.postgres_route().await)?,

@@ -10,11 +10,11 @@ use tower::{Service, ServiceExt as _};
 use super::{
     document::{FIELD_COUNT, not_down, not_up, objections},
     nodes::{Nodes, SOON, no_proxy},
-    report::{Checks, Outcome},
+    report::Outcome,
 };
 use crate::{
     app::{Answer, App, read},
-    check::Finding,
+    check::{Finding, Steps},
     proxy::Toxic,
     wait,
 };
@@ -22,7 +22,7 @@ use crate::{
 const HELP: &str = "see \"Health document\" in session-layer's documentation (`HealthReport`). A \
     proxy or middleware in front may change it";
 
-pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Checks<'_>) -> Outcome {
+pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Steps<'_>) -> Outcome {
     let Some(route) = checks.need("healthy", nodes.redis_route().await)? else {
         return without_proxy(nodes, checks).await;
     };
@@ -55,7 +55,7 @@ pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Checks<'_>) -> Outcome {
 }
 
 /// Checks only the document, because Redis can't be cut off.
-async fn without_proxy(nodes: &Nodes<'_>, checks: &mut Checks<'_>) -> Outcome {
+async fn without_proxy(nodes: &Nodes<'_>, checks: &mut Steps<'_>) -> Outcome {
     let app = checks.need("healthy", nodes.node())?;
     let up = until_status(&app, 200).await;
     checks.record("healthy", healthy("Redis reachable: 200", &up));

@@ -3,12 +3,11 @@
 use std::{fmt, time::Duration};
 
 use serde::Serialize;
-use tokio::time::Instant;
 
 use crate::{
     backends::{Backends, Kind, Server},
     bench,
-    check::{Finding, Status, Step},
+    check::{Status, Step, Steps, Stop, millis},
 };
 
 /// A stage of the examination.
@@ -41,7 +40,6 @@ impl Stage {
     ];
 
     /// Returns the name for readers.
-    #[must_use]
     pub fn title(self) -> &'static str {
         match self {
             Self::Connection => "connection",
@@ -54,7 +52,6 @@ impl Stage {
     }
 
     /// Returns the number of the stage, from 1.
-    #[must_use]
     pub fn number(self) -> u32 {
         // The order is that of `ALL`.
         self as u32 + 1
@@ -123,26 +120,20 @@ impl Report {
             redis: host(backends.redis()),
             postgres: host(backends.postgres()),
             stages,
-            ms: millis(took),
+            ms: millis(took, 10.0),
         }
     }
 
     /// Returns the last line.
-    #[must_use]
     pub fn summary(&self) -> String {
-        let count = |status| {
-            let stages = self.stages.iter();
-            stages.filter(|stage| stage.status == status).count()
-        };
-        let named = |status| {
+        let titles = |status| {
             let stages = self.stages.iter().filter(|stage| stage.status == status);
-            let titles: Vec<&str> = stages.map(|stage| stage.stage.title()).collect();
-            titles.join(", ")
+            stages.map(|stage| stage.stage.title()).collect::<Vec<_>>()
         };
         let checks: usize = self.stages.iter().map(|stage| stage.steps.len()).sum();
         let mut text = format!(
             "{} of {} stages passed, {checks} checks in {:.1} s (Redis: {}, Postgres: {})",
-            count(Status::Ok) + count(Status::Warning),
+            titles(Status::Ok).len() + titles(Status::Warning).len(),
             self.stages.len(),
             self.ms / 1000.0,
             self.redis,
@@ -153,8 +144,9 @@ impl Report {
             (Status::Skipped, "skipped"),
             (Status::Warning, "passed with warnings"),
         ] {
-            if count(status) > 0 {
-                text += &format!(", {word}: {}", named(status));
+            let titles = titles(status);
+            if !titles.is_empty() {
+                text += &format!(", {word}: {}", titles.join(", "));
             }
         }
         text
@@ -192,93 +184,31 @@ impl fmt::Display for Progress<'_> {
     }
 }
 
-/// The end of a stage whose next steps lack a requirement. The finding is recorded.
-#[derive(Debug)]
-pub(super) struct Stop;
-
 /// The summary of a stage, or its early end.
 pub(super) type Outcome = Result<String, Stop>;
 
-/// A collector of a stage's steps.
-pub(super) struct Checks<'a> {
-    steps: Vec<Step>,
-    notify: Box<dyn FnMut(&Step) + 'a>,
-    last: Instant,
-}
-
-impl<'a> Checks<'a> {
-    pub(super) fn new(notify: impl FnMut(&Step) + 'a) -> Self {
-        Self { steps: Vec::new(), notify: Box::new(notify), last: Instant::now() }
-    }
-
-    /// Records the finding of a step, which took the time since the last one.
-    pub(super) fn record(&mut self, name: &'static str, finding: Finding) {
-        let step = finding.step(name, self.last.elapsed());
-        self.push(step);
-    }
-
-    /// Records an executed step.
-    pub(super) fn push(&mut self, step: Step) {
-        (self.notify)(&step);
-        self.steps.push(step);
-        self.last = Instant::now();
-    }
-
-    /// Records a step that the next ones need.
-    pub(super) fn must(&mut self, name: &'static str, finding: Finding) -> Result<(), Stop> {
-        let failed = finding.status == Status::Failed;
-        self.record(name, finding);
-        if failed { Err(Stop) } else { Ok(()) }
-    }
-
-    /// Returns a required value. An error is recorded as the finding.
-    pub(super) fn need<T>(
-        &mut self,
-        name: &'static str,
-        result: Result<T, Finding>,
-    ) -> Result<T, Stop> {
-        result.map_err(|finding| {
-            self.record(name, finding);
-            Stop
-        })
-    }
-
-    fn failed(&self) -> usize {
-        let failed = |step: &&Step| step.status == Status::Failed;
-        self.steps.iter().filter(failed).count()
-    }
-
-    pub(super) fn end(
-        self,
+impl StageReport {
+    pub(super) fn new(
         stage: Stage,
+        steps: Steps<'_>,
         outcome: Outcome,
         bench: Option<bench::Report>,
         took: Duration,
-    ) -> StageReport {
-        let (all, failed) = (self.steps.len(), self.failed());
+    ) -> Self {
+        let status = steps.status();
+        let steps = steps.taken;
+        let all = steps.len();
+        let failed = steps.iter().filter(|step| step.status == Status::Failed).count();
         let fatal = outcome.is_err();
         let summary = match outcome {
             Ok(summary) if failed == 0 => summary,
             Ok(summary) => format!("{failed} of {all} checks failed. {summary}"),
             Err(Stop) => format!("{failed} of {all} checks failed, and the stage ended early"),
         };
-        let worst = self.steps.iter().map(|step| step.status).max();
-        StageReport {
-            stage,
-            status: worst.unwrap_or(Status::Skipped),
-            summary,
-            steps: self.steps,
-            bench,
-            ms: millis(took),
-            fatal,
-        }
+        Self { stage, status, summary, steps, bench, ms: millis(took, 10.0), fatal }
     }
 }
 
 fn host<K: Kind>(server: &Server<K>) -> String {
     server.backend().map_or_else(|| "given".to_owned(), |backend| backend.to_string())
-}
-
-fn millis(span: Duration) -> f64 {
-    (span.as_secs_f64() * 10_000.0).round() / 10.0
 }

@@ -1,5 +1,4 @@
 use super::*;
-use crate::bench::Settings;
 
 fn latency(count: u64, p50_us: u64, p99_us: u64) -> Latency {
     Latency {
@@ -121,7 +120,7 @@ fn advice_follows_from_the_other_figures() {
 fn busy_machine_is_advice_only_for_latencies() {
     let machine =
         Machine { cores: 2, build: "debug", load_average: Some(7.25), ..Machine::default() };
-    let settings = Settings::default().concurrency(64);
+    let settings = Settings { concurrency: 64, ..Settings::default() };
     let mut figures = good();
     figures.hit = latency(9, 200, 9000);
     figures.hit_rate = 50.0;
