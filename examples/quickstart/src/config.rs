@@ -21,25 +21,18 @@ impl Config {
     pub(crate) fn from_env() -> Result<Self, String> {
         // The cookie's name does not depend on the scheme of requests, because behind a proxy that
         // terminates TLS every request is plain HTTP.
-        let cookie = if boolean("SECURE_COOKIES", false)? {
-            SessionCookie::host_prefixed()
-        } else {
-            SessionCookie::new()
+        let cookie = match text("SECURE_COOKIES", "false")?.as_str() {
+            "true" | "1" => SessionCookie::host_prefixed(),
+            "false" | "0" => SessionCookie::new(),
+            other => {
+                return Err(format!("SECURE_COOKIES is {other:?}: set it to true, false, 1 or 0"));
+            }
         };
         Ok(Self {
             addr: text("ADDR", "127.0.0.1:3000")?,
             admin_addr: text("ADMIN_ADDR", "127.0.0.1:3001")?,
             cookie,
         })
-    }
-}
-
-fn boolean(name: &str, default: bool) -> Result<bool, String> {
-    match text(name, "")?.as_str() {
-        "" => Ok(default),
-        "true" | "1" => Ok(true),
-        "false" | "0" => Ok(false),
-        other => Err(format!("{name} is {other:?}: set it to true, false, 1 or 0")),
     }
 }
 

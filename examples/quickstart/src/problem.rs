@@ -11,36 +11,31 @@ use session_layer::{Error, Rejection};
 /// The error of a handler.
 #[derive(Debug)]
 pub(crate) enum Problem {
-    /// 400 with the reason.
-    BadInput(String),
-    /// 404, whether the session is unknown or another user's.
-    NotFound,
-    /// 409: the user must log in again.
-    Superseded,
-    /// 503 with `Retry-After`. No cookie changes, because the session may be active.
-    Unavailable,
-    /// 503 for a session that could not be ended.
-    NotEnded,
-    /// 500: a bug in this program.
-    Unexpected,
+    /// A response with this status and detail.
+    Status(StatusCode, String),
+    /// 503 with `Retry-After` and this detail. No cookie changes, because the session may be active.
+    Outage(&'static str),
 }
+
+const NOT_ENDED: &str = "the session could not be ended and may still be active: try again";
 
 impl Problem {
     pub(crate) fn bad_input(detail: impl Into<String>) -> Self {
-        Self::BadInput(detail.into())
+        Self::Status(StatusCode::BAD_REQUEST, detail.into())
+    }
+
+    /// Creates a 404, whether the session is unknown or another user's.
+    pub(crate) fn not_found() -> Self {
+        Self::Status(StatusCode::NOT_FOUND, "not found".to_owned())
     }
 }
 
 /// Returns the layer's response before `/logout` if an outage hides whether there is a session.
 pub(crate) fn logout_rejected(_request: &Parts, rejection: &Rejection) -> Response<Bytes> {
     match rejection {
-        Rejection::Unavailable => not_ended_answer(),
+        Rejection::Unavailable => outage_answer(NOT_ENDED),
         other => other.response(),
     }
-}
-
-fn not_ended_answer() -> Response<Bytes> {
-    outage_answer("the session could not be ended and may still be active: try again")
 }
 
 /// Returns the layer's response to an outage with another detail, so that clients handle only one.
@@ -55,24 +50,28 @@ fn outage_answer(detail: &str) -> Response<Bytes> {
 /// Converts the error of a route that ends sessions.
 pub(crate) fn not_ended(error: Error) -> Problem {
     match Problem::from(error) {
-        Problem::Unavailable => Problem::NotEnded,
-        other => other,
+        Problem::Outage(_) => Problem::Outage(NOT_ENDED),
+        other @ Problem::Status(..) => other,
     }
 }
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
-            Error::Input(input) => Self::BadInput(input.to_string()),
-            Error::LoginSuperseded => Self::Superseded,
+            Error::Input(input) => Self::bad_input(input.to_string()),
+            Error::LoginSuperseded => Self::Status(
+                StatusCode::CONFLICT,
+                "all sessions of this user were ended during this login: log in again".to_owned(),
+            ),
             outage if outage.is_outage() => {
                 // session-layer logs the beginning and the end of an outage.
                 tracing::debug!(error = chain(&outage), "responded with 503");
-                Self::Unavailable
+                Self::Outage("sessions cannot be created or listed at the moment: try again")
             }
             other => {
                 tracing::error!(error = chain(&other), "responded with 500");
-                Self::Unexpected
+                let detail = "an unexpected error occurred: see the log";
+                Self::Status(StatusCode::INTERNAL_SERVER_ERROR, detail.to_owned())
             }
         }
     }
@@ -81,21 +80,12 @@ impl From<Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         match self {
-            Self::BadInput(detail) => problem(StatusCode::BAD_REQUEST, &detail),
-            Self::NotFound => problem(StatusCode::NOT_FOUND, "not found"),
-            Self::Superseded => problem(
-                StatusCode::CONFLICT,
-                "all sessions of this user were ended during this login: log in again",
-            ),
-            Self::Unavailable => {
-                outage_answer("sessions cannot be created or listed at the moment: try again")
-                    .map(Body::from)
+            Self::Outage(detail) => outage_answer(detail).map(Body::from),
+            Self::Status(status, detail) => {
+                let json = HeaderValue::from_static("application/problem+json");
+                let body = Json(document(status, &detail));
+                (status, [(header::CONTENT_TYPE, json)], body).into_response()
             }
-            Self::NotEnded => not_ended_answer().map(Body::from),
-            Self::Unexpected => problem(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "an unexpected error occurred: see the log",
-            ),
         }
     }
 }
@@ -116,12 +106,6 @@ fn document(status: StatusCode, detail: &str) -> Document<'_> {
         status: status.as_u16(),
         detail,
     }
-}
-
-fn problem(status: StatusCode, detail: &str) -> Response {
-    let body = Json(document(status, detail));
-    let json = HeaderValue::from_static("application/problem+json");
-    (status, [(header::CONTENT_TYPE, json)], body).into_response()
 }
 
 /// Returns an error and its causes in one line.

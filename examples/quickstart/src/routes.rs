@@ -95,11 +95,11 @@ pub(crate) async fn revoke(
     session: Session,
     id: Result<Path<SessionId>, PathRejection>,
 ) -> Result<impl IntoResponse, Problem> {
-    let Path(id) = id.map_err(|_no_uuid| Problem::NotFound)?;
+    let Path(id) = id.map_err(|_no_uuid| Problem::not_found())?;
     let changed = app.sessions.revoke(RevokeTarget::owned(session.user_id(), id)).await;
     let changed = changed.map_err(not_ended)?;
     if changed.visibility == Visibility::Nothing {
-        return Err(Problem::NotFound);
+        return Err(Problem::not_found());
     }
     let clear = (id == session.id()).then(|| app.cookie.clear());
     Ok((clear, Json(Revoked::reaching(changed.visibility))))
@@ -132,5 +132,5 @@ pub(crate) async fn logout_everywhere(
 
 /// Handles requests without a route.
 pub(crate) async fn not_found() -> Problem {
-    Problem::NotFound
+    Problem::not_found()
 }
