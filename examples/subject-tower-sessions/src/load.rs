@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use session_testkit::{
-    faults::{Fault, Link},
+    faults::Fault,
     history::{self, Entry, History, Op, Operation, Parameters},
     subject::{Seen, Subject},
     workload::{Runner, Scheduled, Settings, Shares},
 };
 use tokio::time::sleep;
 
-use crate::harness::{BUDGET, Failure, Findings, Harness, SLACK, SOON, verdicts_of};
+use crate::harness::{BUDGET, Failure, Findings, Harness, SLACK, verdicts_of};
 
 /// The start of the fault.
 const AT: Duration = Duration::from_secs(1);
@@ -25,12 +25,7 @@ pub(crate) async fn without_redis<S: Subject>(
     subject: S,
     fault: Fault,
 ) -> Result<Findings, Failure> {
-    let settings = Settings {
-        sessions: 40,
-        parameters: Parameters { budget: BUDGET, budget_slack: SLACK, ..Parameters::default() },
-        ..Settings::new(harness.seed)
-    };
-    let history = load(harness, subject, fault, settings).await?;
+    let history = load(harness, subject, fault).await?;
     let mut findings = Findings::default();
     let fault_entry = history.faults.first().ok_or("no fault in the history")?;
     let answers = Answers::during(&history, fault_entry)?;
@@ -66,43 +61,23 @@ pub(crate) async fn without_redis<S: Subject>(
     Ok(findings)
 }
 
-/// Runs a load on slow links to Postgres, each reply delayed differently. A write that has begun on
-/// one node may then arrive after a logout on another.
-pub(crate) async fn slow_postgres<S: Subject>(
-    harness: &Harness,
-    subject: S,
-) -> Result<Findings, Failure> {
-    let slow = Fault::PostgresLink(Link::Latency);
-    // Few sessions with many writes, so that writes overlap.
-    let settings = Settings {
-        sessions: 10,
-        shares: Shares { update: 300, revoke: 80, create: 150, ..Shares::default() },
-        // Validates are slow because Postgres is.
-        parameters: Parameters { budget: SOON, ..Parameters::default() },
-        ..Settings::new(harness.seed)
-    };
-    let history = load(harness, subject, slow, settings).await?;
-    let mut findings = Findings::default();
-    findings.broken_promises(&verdicts_of(&history)?);
-    Ok(findings)
-}
-
 async fn load<S: Subject>(
     harness: &Harness,
     subject: S,
     fault: Fault,
-    settings: Settings,
 ) -> Result<History, Failure> {
     let settings = Settings {
         rate: 150,
+        sessions: 40,
         duration: LOAD,
         patience: BUDGET + 2 * SLACK,
         // Only operations that both subjects support. tower-sessions has no timeout except the
         // layer's, no grace, and no list of a user's sessions.
-        shares: Shares { revoke_all: 0, rotate: 0, ..settings.shares },
+        shares: Shares { revoke_all: 0, rotate: 0, ..Shares::default() },
         short_lived: 0,
         dropped: 0,
-        ..settings
+        parameters: Parameters { budget: BUDGET, budget_slack: SLACK, ..Parameters::default() },
+        ..Settings::new(harness.seed)
     };
     let scheduled = Scheduled::fault(fault, &harness.target(), AT, LASTS);
     let run = Runner::new(subject, settings).fault(scheduled).run();

@@ -86,9 +86,6 @@ async fn scenarios<S: Subject>(
 
     without_redis(harness, &connect, all).await?;
 
-    let found = load::slow_postgres(harness, connect(harness).await?).await?;
-    all.push(print("Postgres' replies are 5 to 200 ms late: does a logout hold?", found));
-
     let found = late::late(harness, connect(harness).await?, Late::Fill).await?;
     all.push(print("A logout overtakes a reader's fill: does the logout hold?", found));
 
