@@ -52,7 +52,7 @@ pub enum Backend {
 }
 
 /// The environment variable that forces a backend.
-pub const BACKEND_VARIABLE: &str = "SESSION_TESTKIT_BACKEND";
+pub(crate) const BACKEND_VARIABLE: &str = "SESSION_TESTKIT_BACKEND";
 
 impl Backend {
     /// All backends in the order of preference.

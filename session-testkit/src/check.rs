@@ -206,14 +206,14 @@ impl fmt::Display for Step {
 /// Checks both servers one after the other, and reports each step.
 pub async fn check(target: &Target, mut notify: impl FnMut(Progress<'_>)) -> Report {
     notify(Progress::Begin("[RedisConnection] Testing Redis connectivity..."));
-    let mut told = |step: &Step| notify(Progress::Step(step));
-    let mut steps = Steps::new(&mut told);
+    let mut report_step = |step: &Step| notify(Progress::Step(step));
+    let mut steps = Steps::new(&mut report_step);
     redis::check(target, &mut steps).await;
     let redis = ServerReport::new("redis", redis::url(target), steps);
 
     notify(Progress::Begin("[PostgresConnection] Testing Postgres connectivity..."));
-    let mut told = |step: &Step| notify(Progress::Step(step));
-    let mut steps = Steps::new(&mut told);
+    let mut report_step = |step: &Step| notify(Progress::Step(step));
+    let mut steps = Steps::new(&mut report_step);
     postgres::check(target, &mut steps).await;
     let postgres = ServerReport::new("postgres", postgres::url(target), steps);
 

@@ -104,35 +104,6 @@ impl<L: fmt::Debug, Req, Res> fmt::Debug for Probe<L, Req, Res> {
 /// Compiles only if servers such as axum and hyper can use the layer. The layer and its service
 /// must be `Clone`, `Send` and `Sync`, and the future `Send`, around an inner service with the same
 /// traits.
-///
-/// A future that holds an `Rc` is not `Send`:
-///
-/// ```compile_fail
-/// use std::{future::Future, pin::Pin, rc::Rc, task::{Context, Poll}};
-/// use session_testkit::probe;
-/// use tower::{Layer, Service};
-///
-/// #[derive(Clone)]
-/// struct Local<S = ()>(S);
-/// impl<S> Layer<S> for Local {
-///     type Service = Local<S>;
-///     fn layer(&self, inner: S) -> Local<S> { Local(inner) }
-/// }
-/// impl<R, S: Service<R>> Service<R> for Local<S>
-/// where
-///     S::Future: 'static,
-/// {
-///     type Response = S::Response;
-///     type Error = S::Error;
-///     type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>>>>;
-///     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-///         self.0.poll_ready(cx)
-///     }
-///     fn call(&mut self, request: R) -> Self::Future { Box::pin(self.0.call(request)) }
-/// }
-///
-/// const _: () = probe::assert_auto_traits::<Local, &str, &str>();
-/// ```
 pub const fn assert_auto_traits<L, Req, Res>()
 where
     Res: Send + 'static,

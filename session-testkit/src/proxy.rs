@@ -26,7 +26,6 @@
 
 mod active;
 mod flow;
-mod guard;
 mod network;
 mod random;
 mod relay;
@@ -49,7 +48,7 @@ use tokio::{
 
 use self::active::{Active, End, Toxics};
 pub use self::{
-    guard::{Report, ToxicGuard},
+    active::{Report, ToxicGuard},
     network::{Network, Peer},
     toxic::{Direction, Toxic},
 };

@@ -162,7 +162,7 @@ impl BackendsBuilder {
             };
             tried += &format!("\n  {backend}: {why}");
         }
-        Err(BackendError::NoBackend { server: K::NAME, tried, help: K::HELP })
+        Err(BackendError::NoBackend(format!("{} to test with{tried}\n{}", K::NAME, K::HELP)))
     }
 }
 

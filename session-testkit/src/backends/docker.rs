@@ -7,7 +7,7 @@
 
 mod engine;
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use rustix::process::Signal;
@@ -248,9 +248,4 @@ impl Drop for Container {
             None => tracing::warn!(name = self.name, "could not remove a container"),
         }
     }
-}
-
-/// Returns whether this process runs in a container.
-fn in_container() -> bool {
-    Path::new("/.dockerenv").exists()
 }

@@ -9,32 +9,19 @@ pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// No way to get a server worked.
-    #[error("no {server} to test with{tried}\n{help}")]
-    NoBackend {
-        /// `Redis` or `Postgres`.
-        server: &'static str,
-        /// The tried backends, a line each with the reason why it is not available.
-        tried: String,
-        /// The command that helps.
-        help: &'static str,
-    },
+    /// No way to get a server worked. The text names the tried backends, each with its reason, and
+    /// the command that helps.
+    #[error("no {0}")]
+    NoBackend(String),
 
     /// `SESSION_TESTKIT_BACKEND` has a value that is not allowed.
     #[error("SESSION_TESTKIT_BACKEND is `{0}`, but must be `docker` or `native`")]
     BadVariable(String),
 
-    /// The URL of a given server is not usable. The error contains no part of it, because it may
+    /// The URL of a given server is not usable. The text contains no part of it, because it may
     /// contain a password.
-    #[error("the URL of {server} is not usable: {reason}. An example is {example}")]
-    BadUrl {
-        /// `Redis` or `Postgres`.
-        server: &'static str,
-        /// The reason.
-        reason: String,
-        /// An example of a usable URL.
-        example: &'static str,
-    },
+    #[error("the URL of {0}")]
+    BadUrl(String),
 
     /// A server did not respond before its deadline.
     #[error("{server} was not ready within {waited:?} ({address}){}", indented(.logs))]
@@ -63,31 +50,17 @@ pub enum BackendError {
 
     /// This process did not start the server, therefore it can't signal it.
     #[error(
-        "cannot {action} {server} at {address}: the testkit did not start it. \
-         Use `Backends::start_own()` for tests that break a server"
+        "cannot {0}: the testkit did not start it. Use `Backends::start_own()` for tests that \
+         break a server"
     )]
-    NotOurs {
-        /// The action, such as `kill` or `pause`.
-        action: &'static str,
-        /// `Redis` or `Postgres`.
-        server: &'static str,
-        /// The server's address.
-        address: String,
-    },
+    NotOurs(String),
 
     /// The command would change a server that others may be using.
     #[error(
-        "did not {action} {server} at {address}, because the testkit did not start it. \
-         Permit it with `allow_destructive()`, or use `Backends::start_own()`"
+        "did not {0}, because the testkit did not start it. Permit it with `allow_destructive()`, \
+         or use `Backends::start_own()`"
     )]
-    NotAllowed {
-        /// The action, such as `flush` or `configure`.
-        action: &'static str,
-        /// `Redis` or `Postgres`.
-        server: &'static str,
-        /// The server's address.
-        address: String,
-    },
+    NotAllowed(String),
 
     /// The operating system, the Docker engine or a server returned an error.
     #[error("could not {action}")]

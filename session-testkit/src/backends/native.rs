@@ -20,12 +20,11 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use super::{error::BackendError, kind::Kind, supervisor::Supervisor};
 use crate::{wait::Patience, wall_clock};
 pub(crate) use folder::Folder;
-use tree::Tree;
 
 /// The limit for initdb. It usually takes a second, and more on a busy machine.
 const PREPARATION: Duration = Duration::from_secs(60);
@@ -144,22 +143,26 @@ impl Process {
         }
     }
 
-    fn tree(&self) -> Option<Tree> {
-        self.child().as_ref().and_then(|child| Tree::of(child.id()))
+    /// Returns the server's process, which leads its children.
+    fn leader(&self) -> Option<Pid> {
+        let id = self.child().as_ref()?.id();
+        Pid::from_raw(i32::try_from(id).ok()?)
     }
 
     /// Ends the server with this signal, and with SIGKILL after 5 s.
     pub(crate) async fn end(&self, signal: Signal) -> Result<(), BackendError> {
-        let Some(tree) = self.tree() else {
+        let Some(leader) = self.leader() else {
             return Ok(());
         };
         if signal != Signal::KILL {
-            tree.signal_leader(signal);
+            // A paused server would not receive the signal.
+            tree::resume(leader);
+            tree::send(leader, signal);
             if self.ended(Duration::from_secs(5), "stop").await.is_ok() {
                 return Ok(());
             }
         }
-        let (children, action) = (tree.kill(), "end after SIGKILL");
+        let (children, action) = (tree::kill(leader), "end after SIGKILL");
         let deadline = Duration::from_secs(5);
         self.ended(deadline, action).await?;
         let mut patience = Patience::new("the children of the server to end", deadline);
@@ -170,14 +173,14 @@ impl Process {
     }
 
     pub(crate) fn pause(&self) {
-        if let Some(tree) = self.tree() {
-            tree.pause();
+        if let Some(leader) = self.leader() {
+            tree::pause(leader);
         }
     }
 
     pub(crate) fn resume(&self) {
-        if let Some(tree) = self.tree() {
-            tree.resume();
+        if let Some(leader) = self.leader() {
+            tree::resume(leader);
         }
     }
 

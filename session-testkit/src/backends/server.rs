@@ -88,14 +88,17 @@ impl<K: Kind> Server<K> {
         host: Host,
         destructive: bool,
     ) -> Result<Self, BackendError> {
-        let bad =
-            |reason: String| BackendError::BadUrl { server: K::NAME, reason, example: K::EXAMPLE };
-        let url = url.as_ref().map_err(|reason| bad(reason.to_string()))?;
+        let bad = |reason: &str| {
+            let (name, example) = (K::NAME, K::EXAMPLE);
+            let text = format!("{name} is not usable: {reason}. An example is {example}");
+            BackendError::BadUrl(text)
+        };
+        let url = url.as_ref().map_err(|reason| bad(&reason.to_string()))?;
         if url.kind() != K::KIND {
-            return Err(bad("it names a server of another kind".to_owned()));
+            return Err(bad("it names a server of another kind"));
         }
         let Some(address) = url.address() else {
-            return Err(bad("it names no host".to_owned()));
+            return Err(bad("it names no host"));
         };
         let shared = Shared { name: K::NAME, address, url: url.clone(), destructive, host };
         Ok(Self { shared: Arc::new(shared), kind: PhantomData })
@@ -134,6 +137,11 @@ impl<K: Kind> Server<K> {
         }
     }
 
+    /// Returns `docker`, `native`, or `given` for a given server.
+    pub(crate) fn backend_name(&self) -> String {
+        self.backend().map_or_else(|| "given".to_owned(), |backend| backend.to_string())
+    }
+
     /// Kills the server and its children with SIGKILL and waits for their end.
     /// [`restart`](Self::restart) starts it again. Killing an ended server is no error.
     ///
@@ -152,11 +160,7 @@ impl<K: Kind> Server<K> {
     }
 
     /// Ends the server with this signal, and with SIGKILL after 5 s.
-    pub(super) async fn end(
-        &self,
-        action: &'static str,
-        signal: Signal,
-    ) -> Result<(), BackendError> {
+    pub(super) async fn end(&self, action: &str, signal: Signal) -> Result<(), BackendError> {
         match &self.shared.host {
             Host::External => Err(self.not_ours(action)),
             Host::Docker(container) => container.end(signal).await,
@@ -287,19 +291,19 @@ impl<K: Kind> Server<K> {
     }
 
     /// Checks that commands may do damage to this server.
-    pub(crate) fn allowed(&self, action: &'static str) -> Result<(), BackendError> {
+    pub(crate) fn allowed(&self, action: &str) -> Result<(), BackendError> {
         if self.shared.destructive {
             return Ok(());
         }
-        Err(BackendError::NotAllowed {
-            action,
-            server: K::NAME,
-            address: self.shared.address.clone(),
-        })
+        Err(BackendError::NotAllowed(self.described(action)))
     }
 
-    fn not_ours(&self, action: &'static str) -> BackendError {
-        BackendError::NotOurs { action, server: K::NAME, address: self.shared.address.clone() }
+    fn not_ours(&self, action: &str) -> BackendError {
+        BackendError::NotOurs(self.described(action))
+    }
+
+    fn described(&self, action: &str) -> String {
+        format!("{action} {} at {}", K::NAME, self.shared.address)
     }
 }
 

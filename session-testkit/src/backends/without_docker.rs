@@ -25,40 +25,26 @@ impl Container {
     pub(crate) fn address(&self) -> &str {
         match *self {}
     }
+}
 
-    pub(crate) async fn disconnect(&self) -> Result<Vec<String>, BackendError> {
-        match *self {}
-    }
+macro_rules! methods {
+    ($($name:ident($($argument:ident: $type:ty)?) -> $result:ty;)*) => {
+        impl Container {
+            $(pub(crate) async fn $name(&self, $($argument: $type)?) -> $result {
+                match *self {}
+            })*
+        }
+    };
+}
 
-    pub(crate) async fn reconnect(&self, _networks: &[String]) -> Result<(), BackendError> {
-        match *self {}
-    }
-
-    pub(crate) async fn address_for_peers(&self) -> Result<String, BackendError> {
-        match *self {}
-    }
-
-    pub(crate) async fn running(&self) -> Result<bool, BackendError> {
-        match *self {}
-    }
-
-    pub(crate) async fn start_again(&self) -> Result<(), BackendError> {
-        match *self {}
-    }
-
-    pub(crate) async fn end(&self, _signal: Signal) -> Result<(), BackendError> {
-        match *self {}
-    }
-
-    pub(crate) async fn pause(&self) -> Result<(), BackendError> {
-        match *self {}
-    }
-
-    pub(crate) async fn resume(&self) -> Result<(), BackendError> {
-        match *self {}
-    }
-
-    pub(crate) async fn logs(&self) -> Vec<String> {
-        match *self {}
-    }
+methods! {
+    disconnect() -> Result<Vec<String>, BackendError>;
+    reconnect(_networks: &[String]) -> Result<(), BackendError>;
+    address_for_peers() -> Result<String, BackendError>;
+    running() -> Result<bool, BackendError>;
+    start_again() -> Result<(), BackendError>;
+    end(_signal: Signal) -> Result<(), BackendError>;
+    pause() -> Result<(), BackendError>;
+    resume() -> Result<(), BackendError>;
+    logs() -> Vec<String>;
 }

@@ -59,12 +59,17 @@ impl Bar {
 
     /// Returns the goal's limit: ms, percent, or a number of requests.
     pub fn limit(self) -> f64 {
+        self.goal().2
+    }
+
+    /// Returns the figure's name, how it must compare with the limit, the limit, and its unit.
+    fn goal(self) -> (&'static str, &'static str, f64, &'static str) {
         match self {
-            Self::HitP99 => 5.0,
-            Self::MissP99 => 30.0,
-            Self::HitRate => 90.0,
-            Self::Improvement => 70.0,
-            Self::Answered => 0.0,
+            Self::HitP99 => ("p99 of a hit", "below", 5.0, " ms"),
+            Self::MissP99 => ("p99 of a miss", "below", 30.0, " ms"),
+            Self::HitRate => ("hit rate once warm", "over", 90.0, " %"),
+            Self::Improvement => ("less latency on average", "at least", 70.0, " %"),
+            Self::Answered => ("requests without a 200 response", "at most", 0.0, ""),
         }
     }
 
@@ -90,16 +95,6 @@ impl Bar {
             }
             #[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
             Self::Answered => (figures.sent > 0).then_some(figures.failed as f64),
-        }
-    }
-
-    fn texts(self) -> (&'static str, &'static str, &'static str) {
-        match self {
-            Self::HitP99 => ("p99 of a hit", "below", " ms"),
-            Self::MissP99 => ("p99 of a miss", "below", " ms"),
-            Self::HitRate => ("hit rate once warm", "over", " %"),
-            Self::Improvement => ("less latency on average", "at least", " %"),
-            Self::Answered => ("requests without a 200 response", "at most", ""),
         }
     }
 }
@@ -138,16 +133,17 @@ fn rounded<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, must, unit) = self.bar.texts();
-        let digits = if self.bar == Bar::Answered { 0 } else { 1 };
-        let limit = self.limit;
+        let (what, must, limit, unit) = self.bar.goal();
+        let digits = match unit {
+            " ms" => 2,
+            " %" => 1,
+            _ => 0,
+        };
         match self.measured {
-            Some(measured) => {
-                let digits = if unit == " ms" { 2 } else { digits };
-                write!(f, "{what}: {measured:.digits$}{unit} ({must} {limit}{unit})")
-            }
-            None => write!(f, "{what}: nothing was measured ({must} {limit}{unit})"),
+            Some(measured) => write!(f, "{what}: {measured:.digits$}{unit}")?,
+            None => write!(f, "{what}: nothing was measured")?,
         }
+        write!(f, " ({must} {limit}{unit})")
     }
 }
 

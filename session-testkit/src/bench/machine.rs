@@ -70,10 +70,7 @@ impl Machine {
 }
 
 fn described<K: Kind>(version: &str, server: &Server<K>) -> String {
-    match server.backend() {
-        Some(backend) => format!("{version}, {backend}"),
-        None => format!("{version}, given"),
-    }
+    format!("{version}, {}", server.backend_name())
 }
 
 impl fmt::Display for Machine {

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{
-    Bar, Figures, Length, Machine, ROUNDS, Settings, Verdict,
+    Figures, Length, Machine, ROUNDS, Settings, Verdict,
     judge::{improvement, ms},
 };
 use crate::workload::Latency;
@@ -82,11 +82,6 @@ impl Report {
             figures,
             verdicts,
         }
-    }
-
-    /// Returns the verdict against this goal.
-    pub fn of(&self, bar: Bar) -> Option<&Verdict> {
-        self.verdicts.iter().find(|verdict| verdict.bar == bar)
     }
 }
 

@@ -78,16 +78,13 @@ pub(super) async fn run(arguments: Arguments) -> Ended {
     let status = wait(child, &mut interrupts).await?;
     let code = status.code().or(status.signal().map(|number| 128 + number)).unwrap_or(1);
     if arguments.json {
-        let backend = |backend: Option<Backend>| {
-            backend.map_or_else(|| "given".to_owned(), |it| it.to_string())
-        };
         let words = arguments.command.iter();
         let command: Vec<&str> = words.map(|word| output::shown(word)).collect();
         let document = serde_json::json!({
             "command": command,
             "exitCode": code,
-            "redis": backend(redis.backend()),
-            "postgres": backend(postgres.backend()),
+            "redis": redis.backend_name(),
+            "postgres": postgres.backend_name(),
         });
         output::say(document);
     }

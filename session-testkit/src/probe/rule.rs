@@ -70,20 +70,10 @@ impl fmt::Display for Report {
 
 /// The error for a middleware that breaks Tower's rules.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RulesBroken {
-    pub(super) violations: Vec<Violation>,
-}
-
-impl RulesBroken {
-    /// Returns the violations, each way of breaking a rule once.
-    pub fn violations(&self) -> &[Violation] {
-        &self.violations
-    }
-
-    /// Returns whether this rule was broken.
-    pub fn broke(&self, rule: Rule) -> bool {
-        self.violations.iter().any(|broken| broken.rule == rule)
-    }
+    /// The violations, each way of breaking a rule once.
+    pub violations: Vec<Violation>,
 }
 
 impl std::error::Error for RulesBroken {}

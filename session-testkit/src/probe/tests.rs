@@ -25,7 +25,7 @@ where
 }
 
 fn rules(error: &RulesBroken) -> Vec<Rule> {
-    error.violations().iter().map(|broken| broken.rule).collect()
+    error.violations.iter().map(|broken| broken.rule).collect()
 }
 
 #[tokio::test]

@@ -23,13 +23,17 @@ const HELP: &str = "see \"Health document\" in session-layer's documentation (`H
     proxy or middleware in front may change it";
 
 pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Steps<'_>) -> Outcome {
-    let Some(route) = checks.need("healthy", nodes.redis_route().await)? else {
-        return without_proxy(nodes, checks).await;
-    };
-    let app = checks.need("healthy", nodes.node_on(&route.url, nodes.sandbox.database_url()))?;
+    let route = checks.need("healthy", nodes.redis_route().await)?;
+    let redis_url = route.as_ref().map_or(nodes.sandbox.redis_url(), |route| &route.url);
+    let app = checks.need("healthy", nodes.node_on(redis_url, nodes.sandbox.database_url()))?;
     let up = until_status(&app, 200).await;
     checks.must("healthy", healthy("Redis reachable: 200", &up))?;
     let ping = up.body["performance"]["ping"].as_f64().unwrap_or_default();
+    let Some(route) = route else {
+        checks.record("down", no_proxy());
+        let _late = app.sessions.shutdown(SOON).await;
+        return Ok(format!("{FIELD_COUNT} fields. Healthy 200. PING {ping:.2} ms"));
+    };
 
     let cut = route.proxy.inject(Toxic::down());
     let down = until_status(&app, 503).await;
@@ -52,16 +56,6 @@ pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Steps<'_>) -> Outcome {
         "{FIELD_COUNT} fields. Healthy 200, Redis cut off 503 with /livez and /readyz 200, \
          reachable again 200. PING {ping:.2} ms"
     ))
-}
-
-/// Checks only the document, because Redis can't be cut off.
-async fn without_proxy(nodes: &Nodes<'_>, checks: &mut Steps<'_>) -> Outcome {
-    let app = checks.need("healthy", nodes.node())?;
-    let up = until_status(&app, 200).await;
-    checks.record("healthy", healthy("Redis reachable: 200", &up));
-    checks.record("down", no_proxy());
-    let _late = app.sessions.shutdown(SOON).await;
-    Ok(format!("{FIELD_COUNT} fields. Healthy 200"))
 }
 
 /// Waits for a document with this status. Returns the last one at the deadline.

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 
 use crate::{
-    backends::{Backends, Kind, Server},
+    backends::Backends,
     bench,
     check::{Status, Step, Steps, Stop, millis},
 };
@@ -117,8 +117,8 @@ impl Report {
     pub(super) fn new(backends: &Backends, stages: Vec<StageReport>, took: Duration) -> Self {
         Self {
             ok: stages.iter().all(|stage| stage.status != Status::Failed),
-            redis: host(backends.redis()),
-            postgres: host(backends.postgres()),
+            redis: backends.redis().backend_name(),
+            postgres: backends.postgres().backend_name(),
             stages,
             ms: millis(took, 10.0),
         }
@@ -174,16 +174,6 @@ pub enum Progress<'a> {
     End(&'a StageReport),
 }
 
-impl fmt::Display for Progress<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Begin(stage) => f.write_str(stage.title()),
-            Self::Step(step) => step.fmt(f),
-            Self::End(stage) => stage.fmt(f),
-        }
-    }
-}
-
 /// The summary of a stage, or its early end.
 pub(super) type Outcome = Result<String, Stop>;
 
@@ -207,8 +197,4 @@ impl StageReport {
         };
         Self { stage, status, summary, steps, bench, ms: millis(took, 10.0), fatal }
     }
-}
-
-fn host<K: Kind>(server: &Server<K>) -> String {
-    server.backend().map_or_else(|| "given".to_owned(), |backend| backend.to_string())
 }
