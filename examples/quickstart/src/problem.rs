@@ -13,7 +13,8 @@ use session_layer::{Error, Rejection};
 pub(crate) enum Problem {
     /// A response with this status and detail.
     Status(StatusCode, String),
-    /// 503 with `Retry-After` and this detail. No cookie changes, because the session may be active.
+    /// 503 with `Retry-After` and this detail. No cookie changes, because the session may be
+    /// active.
     Outage(&'static str),
 }
 
