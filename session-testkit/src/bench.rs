@@ -1,5 +1,5 @@
 //! A comparison of the same validations without the cache and with it, on the same servers, with a
-//! verdict against each goal ([`Bar`]).
+//! verdict against each goal.
 //!
 //! A request goes through [`SessionCacheLayer`](session_layer::SessionCacheLayer). Its time runs
 //! from the call to the response. The loop is closed: each of a fixed number of clients sends its
@@ -9,20 +9,8 @@
 //!
 //! 1. A warm-up, which is not counted, opens connections and prepares plans.
 //! 2. Each session is validated once before it is in the cache. These are the misses.
-//! 3. All sessions are validated in turn, without the cache and with it, in [`ROUNDS`] alternating
-//!    rounds. Other work on this machine then affects both sides.
-//!
-//! ```no_run
-//! use session_testkit::{backends::Backends, bench::{self, Settings}};
-//!
-//! # #[tokio::main]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let servers = Backends::start().await?;
-//! let report = bench::run(&servers, &Settings::default(), |_progress| {}).await?;
-//! println!("{report}");
-//! # Ok(())
-//! # }
-//! ```
+//! 3. All sessions are validated in turn, without the cache and with it, in alternating rounds. Other
+//!    work on this machine then affects both sides.
 
 mod judge;
 mod load;
@@ -34,37 +22,34 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use self::{
+pub use self::machine::Machine;
+pub(crate) use self::{
     judge::{Bar, Figures, Verdict, judge},
-    machine::Machine,
-    report::{Improvement, Report},
-    run::{Progress, run},
+    report::Report,
+    run::run,
 };
 
 /// The number of rounds per side.
-pub const ROUNDS: u32 = 5;
+pub(crate) const ROUNDS: u32 = 5;
 
 /// The amount of requests to measure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The length of each side. Defaults to 10,000 requests.
     #[serde(flatten)]
-    pub length: Length,
-    /// The number of clients, at least 1. Defaults to 4. They overlap, but do not queue behind each other on a
-    /// small machine, where latency would only reflect their number.
-    pub concurrency: u32,
+    pub(crate) length: Length,
+    /// The number of clients, at least 1. Defaults to 4. They overlap, but do not queue behind each
+    /// other on a small machine, where latency would only reflect their number.
+    pub(crate) concurrency: u32,
     /// The number of sessions, which is also the number of misses, at least 1. Defaults to 1,000.
-    pub sessions: u32,
+    pub(crate) sessions: u32,
 }
 
 /// The length of the measurement of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Length {
-    /// A number of requests.
+pub(crate) enum Length {
     Requests(u32),
-    /// A duration.
     #[serde(rename = "secs", serialize_with = "seconds")]
     Time(Duration),
 }

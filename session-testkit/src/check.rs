@@ -19,23 +19,22 @@ use self::steps::Problem;
 pub(crate) use self::steps::{Finding, Steps, Stop, millis};
 
 /// The limit of one step.
-pub const DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 
 /// The deployment to check.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Target {
+pub(crate) struct Target {
     redis: Option<Result<ServerUrl, ServerUrlError>>,
     database: Database,
     /// The prefix of every key. Defaults to `session-layer`.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// The Postgres schema of session-layer's tables. Defaults to `session_layer`.
-    pub schema: String,
+    pub(crate) schema: String,
     /// The maximum number of Redis connections that the application opens. Defaults to 10.
-    pub pool_size: u16,
+    pub(crate) pool_size: u16,
     /// Whether the application gets exactly these addresses. A combination with which it does not
     /// start is then a failure, otherwise a warning. Defaults to false.
-    pub complete: bool,
+    pub(crate) complete: bool,
 }
 
 impl Target {
@@ -44,7 +43,7 @@ impl Target {
     /// `redis_url` is `redis://…` or `rediss://…`, or `None` for the in-process cache.
     /// `database_url` is `postgres://…` or `sqlite:…`, or `None` for the embedded file.
     #[must_use]
-    pub fn new(redis_url: Option<&str>, database_url: Option<&str>) -> Self {
+    pub(crate) fn new(redis_url: Option<&str>, database_url: Option<&str>) -> Self {
         let is_sqlite = |url: &str| {
             let scheme = url.trim().split(':').next();
             scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("sqlite"))
@@ -95,8 +94,7 @@ enum Database {
 /// The result of a step or of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Status {
+pub(crate) enum Status {
     /// There was nothing to check.
     Skipped,
     /// The step found no problem.
@@ -107,36 +105,17 @@ pub enum Status {
     Failed,
 }
 
-/// One step.
-#[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct Step {
-    /// The name for programs: `connect`, `ping`, `set`, …
-    pub step: &'static str,
-    /// The result.
-    pub status: Status,
-    /// The line for readers.
-    pub message: String,
-    /// The cause, unless the status is ok.
-    pub why: Option<String>,
-    /// The remedy, unless the status is ok.
-    pub help: Option<String>,
-    /// The duration in milliseconds.
-    pub ms: f64,
-}
-
 /// All steps for one server.
 #[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct ServerReport {
+pub(crate) struct ServerReport {
     /// `redis` or `postgres`.
-    pub server: &'static str,
+    pub(crate) server: &'static str,
     /// The scheme, host and port. `None` without a usable URL.
-    pub url: Option<String>,
+    pub(crate) url: Option<String>,
     /// The worst result of the steps.
-    pub status: Status,
+    pub(crate) status: Status,
     /// The executed steps. The steps after a fatal one are missing.
-    pub steps: Vec<Step>,
+    pub(crate) steps: Vec<Finding>,
 }
 
 impl ServerReport {
@@ -148,31 +127,11 @@ impl ServerReport {
 
 /// The result of a check.
 #[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct Report {
+pub(crate) struct Report {
     /// Whether no step failed.
-    pub ok: bool,
+    pub(crate) ok: bool,
     /// The reports on Redis and then Postgres.
-    pub servers: Vec<ServerReport>,
-}
-
-/// An event during a check.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub enum Progress<'a> {
-    /// The heading of a server's steps.
-    Begin(&'a str),
-    /// An executed step.
-    Step(&'a Step),
-}
-
-impl fmt::Display for Progress<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Begin(heading) => f.write_str(heading),
-            Self::Step(step) => step.fmt(f),
-        }
-    }
+    pub(crate) servers: Vec<ServerReport>,
 }
 
 impl Status {
@@ -187,33 +146,17 @@ impl Status {
     }
 }
 
-/// A line, followed by the cause and the remedy.
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.status.sign(), self.message)?;
-        if let Some(why) = &self.why {
-            write!(f, "\n   why: {why}")?;
-        }
-        if let Some(help) = &self.help {
-            for line in help.lines() {
-                write!(f, "\n   → {line}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Checks both servers one after the other, and reports each step.
-pub async fn check(target: &Target, mut notify: impl FnMut(Progress<'_>)) -> Report {
-    notify(Progress::Begin("[RedisConnection] Testing Redis connectivity..."));
-    let mut report_step = |step: &Step| notify(Progress::Step(step));
-    let mut steps = Steps::new(&mut report_step);
+/// Checks both servers one after the other, and shows a heading for each and every step.
+pub(crate) async fn check(target: &Target, mut show: impl FnMut(&dyn fmt::Display)) -> Report {
+    show(&"[RedisConnection] Testing Redis connectivity...");
+    let mut show_step = |step: &Finding| show(step);
+    let mut steps = Steps::new(&mut show_step);
     redis::check(target, &mut steps).await;
     let redis = ServerReport::new("redis", redis::url(target), steps);
 
-    notify(Progress::Begin("[PostgresConnection] Testing Postgres connectivity..."));
-    let mut report_step = |step: &Step| notify(Progress::Step(step));
-    let mut steps = Steps::new(&mut report_step);
+    show(&"\n[PostgresConnection] Testing Postgres connectivity...");
+    let mut show_step = |step: &Finding| show(step);
+    let mut steps = Steps::new(&mut show_step);
     postgres::check(target, &mut steps).await;
     let postgres = ServerReport::new("postgres", postgres::url(target), steps);
 

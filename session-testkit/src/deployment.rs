@@ -4,21 +4,6 @@
 //! The settings are those of production: 50 ms for Redis, 250 ms per validation, 10 connections to
 //! each server. Only the TTL may differ, because a run waits for the last entry's expiry and can't
 //! wait for 300 s.
-//!
-//! ```no_run
-//! use session_testkit::{
-//!     backends::Backends, deployment::Deployment, invariants, workload::{Runner, Settings},
-//! };
-//!
-//! # #[tokio::main]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let servers = Backends::start_own().await?;
-//! let deployment = Deployment::builder().nodes(3).start(servers).await?;
-//! let run = Runner::new(deployment.subject(), Settings::new(7)).run().await?;
-//! println!("{}", invariants::check(&run.history));
-//! # Ok(())
-//! # }
-//! ```
 
 mod builder;
 
@@ -53,30 +38,22 @@ pub struct Deployment {
 
 /// The parts of a node.
 #[derive(Clone)]
-#[non_exhaustive]
 pub struct NodeParts {
-    /// The number of the node, from 0.
-    pub node: u32,
-    /// The URL of Redis through the node's proxy.
-    pub redis_url: String,
-    /// The URL of Postgres through the node's proxy, with the service's role.
-    pub database_url: String,
-    /// The prefix of all keys.
-    pub namespace: String,
-    /// The schema of the migrated tables.
-    pub schema: String,
+    node: u32,
+    /// The URLs lead through the node's proxies.
+    redis_url: String,
+    database_url: String,
+    namespace: String,
+    schema: String,
     /// The TTL of an entry.
     pub ttl: Duration,
-    /// The timeout of an operation of Redis.
-    pub redis_deadline: Duration,
+    redis_deadline: Duration,
     /// The timeout of a validation.
     pub budget: Duration,
     /// The policy of a partitioned node.
     pub policy: PartitionPolicy,
-    /// Whether Redis has replicas or may fail over.
-    pub replicated: bool,
-    /// The sealing keys, if entries are sealed.
-    pub keys: Option<SealingKeys>,
+    replicated: bool,
+    keys: Option<SealingKeys>,
 }
 
 impl fmt::Debug for NodeParts {

@@ -57,9 +57,9 @@
 //!
 //! # Inspect
 //!
-//! [`check`](mod@check) inspects a deployment and reports which step fails, why, and what to do.
-//! [`bench`](mod@bench) compares latencies with and without the cache. [`verify`] examines whether
-//! session-layer keeps its promises on these servers. Each is also a command of `session-testkit`.
+//! `session-testkit check` inspects a deployment and reports which step fails, why, and what to do.
+//! `session-testkit bench` compares latencies with and without the cache. `session-testkit verify`
+//! examines whether session-layer keeps its promises on these servers.
 
 #![cfg_attr(
     not(feature = "cli"),
@@ -69,7 +69,7 @@
 mod app;
 pub mod backends;
 pub mod bench;
-pub mod check;
+mod check;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod conformance;
@@ -84,7 +84,7 @@ pub mod proxy;
 pub mod schedule;
 pub mod subject;
 pub mod url;
-pub mod verify;
+mod verify;
 pub mod wait;
 pub mod wall_clock;
 pub mod workload;

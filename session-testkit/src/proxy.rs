@@ -50,7 +50,7 @@ use self::active::{Active, End, Toxics};
 pub use self::{
     active::{Report, ToxicGuard},
     network::{Network, Peer},
-    toxic::{Direction, Toxic},
+    toxic::Toxic,
 };
 
 /// A proxy in front of one server. Dropping it closes its port and its connections.

@@ -12,16 +12,7 @@ pub fn address(url: &str) -> Option<String> {
 /// Returns the URL with another `host:port` and otherwise unchanged.
 ///
 /// A text without a host is returned unchanged.
-///
-/// # Examples
-///
-/// ```
-/// use session_testkit::url::with_address;
-///
-/// let url = with_address("redis://:secret@cache.internal:6379/2", "127.0.0.1:4000");
-/// assert_eq!(url, "redis://:secret@127.0.0.1:4000/2");
-/// ```
-pub fn with_address(url: &str, address: &str) -> String {
+pub(crate) fn with_address(url: &str, address: &str) -> String {
     replaced(url, address).unwrap_or_else(|| url.to_owned())
 }
 

@@ -17,18 +17,6 @@
 //!
 //! Deadlines are ten times those of an application. Therefore all stages except the benchmark judge
 //! the responses, not the speed of this machine.
-//!
-//! ```no_run
-//! use session_testkit::{backends::Backends, verify};
-//!
-//! # #[tokio::main]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let servers = Backends::start().await?;
-//! let report = verify::run(&servers, |_progress| {}).await;
-//! assert!(report.ok, "{report}");
-//! # Ok(())
-//! # }
-//! ```
 
 mod benchmark;
 mod caching;
@@ -44,16 +32,16 @@ mod report;
 use tokio::time::Instant;
 
 use self::nodes::Nodes;
-pub use self::report::{Progress, Report, Stage, StageReport};
+pub(crate) use self::report::{Progress, Report, Stage, StageReport};
 use crate::{
     backends::Backends,
-    check::{Step, Steps},
+    check::{Finding, Steps},
 };
 
 /// Runs the six stages one after the other and reports each.
 ///
 /// If the tables can't be created, the other stages are skipped, because nothing can be validated.
-pub async fn run(backends: &Backends, mut notify: impl FnMut(Progress<'_>)) -> Report {
+pub(crate) async fn run(backends: &Backends, mut notify: impl FnMut(Progress<'_>)) -> Report {
     let begin = Instant::now();
     let sandbox = backends.sandbox();
     let nodes = Nodes::new(backends, &sandbox);
@@ -61,7 +49,7 @@ pub async fn run(backends: &Backends, mut notify: impl FnMut(Progress<'_>)) -> R
     for stage in Stage::ALL {
         notify(Progress::Begin(stage));
         let begin = Instant::now();
-        let mut report_step = |step: &Step| notify(Progress::Step(step));
+        let mut report_step = |step: &Finding| notify(Progress::Step(step));
         let mut checks = Steps::new(&mut report_step);
         let mut measured = None;
         let nothing_to_validate = stages.first().is_some_and(|first| first.fatal);

@@ -18,23 +18,6 @@ use super::{
 };
 
 /// The settings of the servers.
-///
-/// # Examples
-///
-/// ```no_run
-/// # async fn example() -> Result<(), session_testkit::backends::BackendError> {
-/// use session_testkit::backends::{Backend, Backends};
-///
-/// let redis = Backends::builder()
-///     .backend(Backend::Native)
-///     .redis_args(["--timeout", "1"])
-///     .start_redis()
-///     .await?;
-/// redis.kill().await?;
-/// redis.restart().await?;
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "nothing is started before `start`"]
 pub struct BackendsBuilder {

@@ -43,7 +43,10 @@ pub trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
     fn url(address: &str) -> String;
     /// Checks that the server responds (PING, SELECT 1).
     fn ping(url: &ServerUrl) -> impl Future<Output = Result<(), Cause>> + Send;
-    /// Finds the program. The error is the reason why there is none.
+    /// Finds the program.
+    ///
+    /// # Errors
+    /// The reason why there is none.
     fn find() -> Result<PathBuf, String>;
     /// Returns the program and the arguments that must run once before the server (initdb).
     fn prepare(server: &Path, data: &Path) -> Option<(PathBuf, Vec<String>)>;

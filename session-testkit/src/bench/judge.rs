@@ -10,36 +10,35 @@ use crate::workload::Latency;
 /// The measured figures, with further ones that explain them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Figures {
+pub(crate) struct Figures {
     /// Validations with Postgres alone.
-    pub without_cache: Latency,
+    pub(crate) without_cache: Latency,
     /// Validations of the same sessions with the warm cache: hits and others.
-    pub with_cache: Latency,
+    pub(crate) with_cache: Latency,
     /// The hits among these.
-    pub hit: Latency,
+    pub(crate) hit: Latency,
     /// First validations, which miss the cache and read Postgres.
-    pub miss: Latency,
+    pub(crate) miss: Latency,
     /// The share of hits with the warm cache, in percent.
-    pub hit_rate: f64,
+    pub(crate) hit_rate: f64,
     /// The number of measured requests.
-    pub sent: u64,
+    pub(crate) sent: u64,
     /// The number of them without a 200 response.
-    pub failed: u64,
+    pub(crate) failed: u64,
     /// The number of fills, including the warm-up.
-    pub fills: u64,
+    pub(crate) fills: u64,
     /// The number of rejected fills.
-    pub fills_refused: u64,
+    pub(crate) fills_refused: u64,
     /// A bare PING of Redis, sequentially: the round trip.
-    pub ping: Latency,
+    pub(crate) ping: Latency,
     /// A bare SELECT 1 of Postgres, sequentially.
-    pub select: Latency,
+    pub(crate) select: Latency,
 }
 
 /// A goal for a cache of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub enum Bar {
+pub(crate) enum Bar {
     /// The p99 of a hit is below 5 ms.
     HitP99,
     /// The p99 of a miss is below 30 ms.
@@ -53,12 +52,11 @@ pub enum Bar {
 }
 
 impl Bar {
-    /// All goals.
-    pub const ALL: [Self; 5] =
+    pub(crate) const ALL: [Self; 5] =
         [Self::HitP99, Self::MissP99, Self::HitRate, Self::Improvement, Self::Answered];
 
     /// Returns the goal's limit: ms, percent, or a number of requests.
-    pub fn limit(self) -> f64 {
+    pub(crate) fn limit(self) -> f64 {
         self.goal().2
     }
 
@@ -111,19 +109,14 @@ pub(super) fn ms(micros: u64) -> f64 {
 
 /// A goal, and whether it was reached.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Verdict {
-    /// The goal.
-    pub bar: Bar,
-    /// The limit.
-    pub limit: f64,
+pub(crate) struct Verdict {
+    pub(crate) bar: Bar,
+    pub(crate) limit: f64,
     /// The measured value: ms, percent, or a number of requests. `null` without a measurement.
     #[serde(serialize_with = "rounded")]
-    pub measured: Option<f64>,
-    /// Whether the goal was reached.
-    pub met: bool,
-    /// Advice for a missed goal.
-    pub help: Vec<String>,
+    pub(crate) measured: Option<f64>,
+    pub(crate) met: bool,
+    pub(crate) help: Vec<String>,
 }
 
 fn rounded<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -148,7 +141,7 @@ impl fmt::Display for Verdict {
 }
 
 /// Returns a verdict against each goal, in the order of [`Bar::ALL`].
-pub fn judge(figures: &Figures, machine: &Machine, settings: &Settings) -> Vec<Verdict> {
+pub(crate) fn judge(figures: &Figures, machine: &Machine, settings: &Settings) -> Vec<Verdict> {
     let verdict = |bar: Bar| {
         let measured = bar.measured(figures);
         let met = measured.is_some_and(|measured| bar.is_met(measured));

@@ -13,34 +13,24 @@ use crate::workload::Latency;
 /// The report of a measurement.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct Report {
-    /// Whether every goal was reached.
-    pub ok: bool,
-    /// The machine.
-    pub machine: Machine,
-    /// The settings.
-    pub settings: Settings,
-    /// A description of the load.
-    pub method: String,
+pub(crate) struct Report {
+    pub(crate) ok: bool,
+    pub(crate) machine: Machine,
+    pub(crate) settings: Settings,
+    pub(crate) method: String,
     /// The figures, with latencies in microseconds.
-    pub figures: Figures,
+    pub(crate) figures: Figures,
     /// The reduction of latency with the cache, in percent.
-    pub improvement: Improvement,
-    /// A verdict against each goal.
-    pub verdicts: Vec<Verdict>,
+    pub(crate) improvement: Improvement,
+    pub(crate) verdicts: Vec<Verdict>,
 }
 
 /// The reduction of latency, in percent. `null` without a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Improvement {
-    /// The reduction of the mean.
-    pub mean: Option<f64>,
-    /// The reduction of the median.
+pub(crate) struct Improvement {
+    pub(crate) mean: Option<f64>,
     pub p50: Option<f64>,
-    /// The reduction of the p95.
     pub p95: Option<f64>,
-    /// The reduction of the p99.
     pub p99: Option<f64>,
 }
 

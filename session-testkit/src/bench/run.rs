@@ -37,21 +37,15 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// The progress of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// The activity that begins.
-    pub what: &'static str,
-    /// The number of completed parts.
-    pub done: u32,
-    /// The total number of parts.
-    pub total: u32,
+pub(crate) struct Progress {
+    pub(crate) what: &'static str,
+    pub(crate) done: u32,
+    pub(crate) total: u32,
 }
 
 /// Measures in a new schema and namespace, which are removed afterwards.
-///
-/// # Errors
-/// [`BackendError`] if nothing can be measured. The report contains failed requests.
-pub async fn run(
+/// The report contains failed requests.
+pub(crate) async fn run(
     backends: &Backends,
     settings: &Settings,
     mut notify: impl FnMut(Progress),

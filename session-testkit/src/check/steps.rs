@@ -1,24 +1,30 @@
 //! The execution of steps, and their findings. `check` and `verify` share them.
 
-use std::{future::Future, time::Duration};
+use std::{fmt, future::Future, time::Duration};
 
+use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
-use super::{DEADLINE, Status, Step};
+use super::{DEADLINE, Status};
 use crate::backends::chain;
 
 /// The finding of a step: a line and, unless all is well, the cause and the remedy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Finding {
+    /// The name for programs: `connect`, `ping`, `set`, … [`Steps::record`] sets it.
+    pub(crate) step: &'static str,
     pub(crate) status: Status,
     pub(crate) message: String,
     pub(crate) why: Option<String>,
     pub(crate) help: Option<String>,
+    /// The duration, which [`Steps::record`] sets.
+    pub(crate) ms: f64,
 }
 
 impl Finding {
     pub(crate) fn ok(message: impl Into<String>) -> Self {
-        Self { status: Status::Ok, message: message.into(), why: None, help: None }
+        let message = message.into();
+        Self { step: "", status: Status::Ok, message, why: None, help: None, ms: 0.0 }
     }
 
     pub(crate) fn new(
@@ -27,7 +33,8 @@ impl Finding {
         why: impl Into<String>,
         help: impl Into<String>,
     ) -> Self {
-        Self { status, message: message.to_owned(), why: Some(why.into()), help: Some(help.into()) }
+        let (why, help) = (Some(why.into()), Some(help.into()));
+        Self { status, why, help, ..Self::ok(message) }
     }
 
     pub(crate) fn failed(message: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
@@ -40,6 +47,20 @@ impl Finding {
 
     pub(crate) fn skipped(message: impl Into<String>) -> Self {
         Self { status: Status::Skipped, ..Self::ok(message) }
+    }
+}
+
+/// A line, followed by the cause and the remedy.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status.sign(), self.message)?;
+        if let Some(why) = &self.why {
+            write!(f, "\n   why: {why}")?;
+        }
+        for line in self.help.iter().flat_map(|help| help.lines()) {
+            write!(f, "\n   → {line}")?;
+        }
+        Ok(())
     }
 }
 
@@ -67,13 +88,13 @@ pub(crate) struct Stop;
 
 /// A sequence of executed steps.
 pub(crate) struct Steps<'a> {
-    pub(crate) taken: Vec<Step>,
-    notify: &'a mut dyn FnMut(&Step),
+    pub(crate) taken: Vec<Finding>,
+    notify: &'a mut dyn FnMut(&Finding),
     last: Instant,
 }
 
 impl<'a> Steps<'a> {
-    pub(crate) fn new(notify: &'a mut dyn FnMut(&Step)) -> Self {
+    pub(crate) fn new(notify: &'a mut dyn FnMut(&Finding)) -> Self {
         Self { taken: Vec::new(), notify, last: Instant::now() }
     }
 
@@ -110,13 +131,12 @@ impl<'a> Steps<'a> {
 
     /// Records the finding of a step, which took the time since the last one.
     pub(crate) fn record(&mut self, step: &'static str, finding: Finding) {
-        let Finding { status, message, why, help } = finding;
         let ms = millis(self.last.elapsed(), 100.0);
-        self.push(Step { step, status, message, why, help, ms });
+        self.push(Finding { step, ms, ..finding });
     }
 
     /// Records an executed step.
-    pub(crate) fn push(&mut self, step: Step) {
+    pub(crate) fn push(&mut self, step: Finding) {
         (self.notify)(&step);
         self.taken.push(step);
         self.last = Instant::now();

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{COULD_NOT_RUN, Ended, exit_code, output};
-use crate::check::{Progress, Target, check};
+use crate::check::{Target, check};
 
 /// Checks whether Redis and Postgres respond and grant the rights that the application needs.
 ///
@@ -77,13 +77,7 @@ pub(super) async fn run(arguments: Arguments) -> Ended {
         );
         return Ok(ExitCode::from(COULD_NOT_RUN));
     }
-    let mut first = true;
-    let report = check(&target, |progress| {
-        let gap = if matches!(progress, Progress::Begin(_)) && !first { "\n" } else { "" };
-        first = false;
-        output::tell(arguments.json, format_args!("{gap}{progress}"));
-    })
-    .await;
+    let report = check(&target, |line| output::tell(arguments.json, line)).await;
     if arguments.json {
         output::document(&report)?;
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 /// The direction of bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
     /// Requests. toxiproxy's upstream.
     ToServer,
     /// Responses. toxiproxy's downstream.

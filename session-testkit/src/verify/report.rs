@@ -7,13 +7,13 @@ use serde::Serialize;
 use crate::{
     backends::Backends,
     bench,
-    check::{Status, Step, Steps, Stop, millis},
+    check::{Finding, Status, Steps, Stop, millis},
 };
 
 /// A stage of the examination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Stage {
+pub(crate) enum Stage {
     /// The responses of both servers and the rights of the application.
     Connection,
     /// The latencies with and without the cache.
@@ -29,8 +29,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All stages in their order.
-    pub const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Connection,
         Self::Benchmark,
         Self::Caching,
@@ -40,7 +39,7 @@ impl Stage {
     ];
 
     /// Returns the name for readers.
-    pub fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Connection => "connection",
             Self::Benchmark => "benchmark",
@@ -52,7 +51,7 @@ impl Stage {
     }
 
     /// Returns the number of the stage, from 1.
-    pub fn number(self) -> u32 {
+    pub(crate) fn number(self) -> u32 {
         // The order is that of `ALL`.
         self as u32 + 1
     }
@@ -60,21 +59,17 @@ impl Stage {
 
 /// The report on a stage.
 #[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct StageReport {
-    /// The stage.
-    pub stage: Stage,
+pub(crate) struct StageReport {
+    pub(crate) stage: Stage,
     /// The worst result of its steps.
-    pub status: Status,
+    pub(crate) status: Status,
     /// A line about the checks and measurements.
-    pub summary: String,
+    pub(crate) summary: String,
     /// The executed steps. The steps after a fatal one are missing.
-    pub steps: Vec<Step>,
-    /// The report of the benchmark.
+    pub(crate) steps: Vec<Finding>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub bench: Option<bench::Report>,
-    /// The duration in milliseconds.
-    pub ms: f64,
+    pub(crate) bench: Option<bench::Report>,
+    pub(crate) ms: f64,
     /// Whether a step failed that the other stages need.
     #[serde(skip)]
     pub(super) fatal: bool,
@@ -87,7 +82,7 @@ impl fmt::Display for StageReport {
         let (sign, secs) = (self.status.sign(), self.ms / 1000.0);
         let all = Stage::ALL.len();
         write!(f, "{sign} [{number}/{all}] {title}: {} ({secs:.1} s)", self.summary)?;
-        let shown = |step: &&Step| matches!(step.status, Status::Warning | Status::Failed);
+        let shown = |step: &&Finding| matches!(step.status, Status::Warning | Status::Failed);
         for step in self.steps.iter().filter(shown) {
             for line in step.to_string().lines() {
                 write!(f, "\n   {line}")?;
@@ -99,18 +94,14 @@ impl fmt::Display for StageReport {
 
 /// The report on the whole run.
 #[derive(Clone, Debug, Serialize)]
-#[non_exhaustive]
-pub struct Report {
+pub(crate) struct Report {
     /// Whether no stage failed.
-    pub ok: bool,
+    pub(crate) ok: bool,
     /// The backend of Redis: `docker`, `native` or `given`.
-    pub redis: String,
-    /// The backend of Postgres.
-    pub postgres: String,
-    /// The reports on the stages, in their order.
-    pub stages: Vec<StageReport>,
-    /// The duration in milliseconds.
-    pub ms: f64,
+    pub(crate) redis: String,
+    pub(crate) postgres: String,
+    pub(crate) stages: Vec<StageReport>,
+    pub(crate) ms: f64,
 }
 
 impl Report {
@@ -125,7 +116,7 @@ impl Report {
     }
 
     /// Returns the last line.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let titles = |status| {
             let stages = self.stages.iter().filter(|stage| stage.status == status);
             stages.map(|stage| stage.stage.title()).collect::<Vec<_>>()
@@ -164,13 +155,9 @@ impl fmt::Display for Report {
 
 /// An event during a run.
 #[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub enum Progress<'a> {
-    /// A stage begins.
+pub(crate) enum Progress<'a> {
     Begin(Stage),
-    /// An executed step.
-    Step(&'a Step),
-    /// A stage has ended.
+    Step(&'a Finding),
     End(&'a StageReport),
 }
 
