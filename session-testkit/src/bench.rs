@@ -9,8 +9,8 @@
 //!
 //! 1. A warm-up, which is not counted, opens connections and prepares plans.
 //! 2. Each session is validated once before it is in the cache. These are the misses.
-//! 3. All sessions are validated in turn, without the cache and with it, in alternating rounds. Other
-//!    work on this machine then affects both sides.
+//! 3. All sessions are validated in turn, without the cache and with it, in alternating rounds.
+//!    Other work on this machine then affects both sides.
 
 mod judge;
 mod load;

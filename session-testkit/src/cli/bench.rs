@@ -32,7 +32,12 @@ pub(super) struct Arguments {
     requests: u32,
 
     /// The time to measure without the cache, and again with it, instead of a number of requests.
-    #[arg(long, value_name = "DURATION", conflicts_with = "requests", value_parser = duration(SECOND, DAY))]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        conflicts_with = "requests",
+        value_parser = duration(SECOND, DAY)
+    )]
     duration: Option<Duration>,
 
     /// The number of clients. Each sends its next request after the response to the last one.

@@ -77,7 +77,12 @@ pub(super) struct Arguments {
     rate: u32,
 
     /// The duration of the load.
-    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration(SECOND, DAY))]
+    #[arg(
+        long,
+        default_value = "30s",
+        value_name = "DURATION",
+        value_parser = duration(SECOND, DAY)
+    )]
     duration: Duration,
 
     /// The number of nodes.
@@ -116,7 +121,12 @@ pub(super) struct Arguments {
     list: bool,
 
     /// The TTL of an entry, at most 300s. The run waits that long at its end.
-    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = duration(SECOND, SECOND * 300))]
+    #[arg(
+        long,
+        default_value = "5s",
+        value_name = "DURATION",
+        value_parser = duration(SECOND, SECOND * 300)
+    )]
     cache_ttl: Duration,
 
     /// The policy of a node without Postgres: `available` serves entries until their TTL,
@@ -145,7 +155,12 @@ pub(super) struct Arguments {
     request_timeout: Duration,
 
     /// The measuring error of a busy machine, which is added to `--request-timeout`.
-    #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = duration(Duration::ZERO, DAY))]
+    #[arg(
+        long,
+        default_value = "250ms",
+        value_name = "DURATION",
+        value_parser = duration(Duration::ZERO, DAY)
+    )]
     timing_slack: Duration,
 
     /// Print one JSON document on standard output, and the rest on standard error.
