@@ -1,17 +1,11 @@
 //! `session-testkit bench`: what it measures, what it says, and that it leaves nothing. How fast
 //! this machine is, no test asserts.
 
-use std::time::Duration;
-
 use serde_json::Value;
-use session_testkit::{
-    backends::{Backend, Backends},
-    bench::{self, Length, Settings},
-    proxy::{Proxy, Toxic},
-};
+use session_testkit::{backends::Backend, proxy::Proxy};
 
 use crate::{
-    command::{Ran, denied, run, testkit, testkit_on},
+    command::{Ran, denied, hold_first_logins, run, testkit, testkit_on},
     harness::{Outcome, on_each_backend, shared},
 };
 
@@ -140,26 +134,19 @@ async fn bad_arguments_and_absent_servers_exit_2() -> Outcome {
     Ok(())
 }
 
-/// The logins of a new node wait for their connections, here for longer than an application would
-/// let them. They are not measured, and must not end the measurement.
+/// The first logins wait for longer than an application would let them. They are not measured, and
+/// must not end the measurement.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_first_logins_do_not_end_the_measurement() -> Outcome {
     let backends = shared().await?;
     let proxy = Proxy::start(backends.postgres().address()).await?;
-    let servers = Backends::builder()
-        .redis_url(backends.redis().url())
-        .database_url(proxy.url(backends.postgres().url()))
-        .start()
-        .await?;
-    let latency = Toxic::latency(Duration::from_millis(50), Duration::ZERO);
-    let mut slow = Some(proxy.inject(latency));
-    let settings = Settings::default().length(Length::Requests(203)).sessions(4);
-    let report = bench::run(&servers, &settings, |progress| {
-        if progress.what == "warming up" {
-            slow.take();
-        }
-    })
-    .await?;
-    assert!(slow.is_none() && report.figures.hit.count > 0, "{report}");
+    let mut command = testkit_on(&backends);
+    command.env("SESSION_TESTKIT_DATABASE_URL", proxy.url(backends.postgres().url()));
+    command.arg("bench").args(SHORT).arg("--json");
+    let (ran, ()) = tokio::join!(run(&mut command), hold_first_logins(&proxy));
+    let Ran { code, stdout, stderr } = ran?;
+    assert!(matches!(code, 0 | 1), "{code}: {stderr}");
+    let report: Value = serde_json::from_str(&stdout)?;
+    assert_eq!(report["figures"]["sent"], 203 + 203 + 30);
     Ok(())
 }

@@ -2,7 +2,11 @@
 
 use std::{io, process::Stdio};
 
-use session_testkit::backends::{Backends, RedisServer};
+use session_layer::defaults::DEFAULT_CHANGE_WAIT;
+use session_testkit::{
+    backends::{Backends, RedisServer},
+    proxy::{Proxy, Toxic},
+};
 use tokio::process::Command;
 
 use crate::harness::{Failure, default_backend};
@@ -58,4 +62,11 @@ pub(crate) async fn denied(command: &str) -> Result<(RedisServer, String), Failu
         .await?;
     let url = format!("redis://app:s3cret@{}/0", redis.address());
     Ok((redis, url))
+}
+
+/// Holds the read with which a login begins, for longer than an application lets a login wait.
+pub(crate) async fn hold_first_logins(proxy: &Proxy) {
+    let held = proxy.inject(Toxic::hold_from("AS moment"));
+    held.touched().await;
+    tokio::time::sleep(2 * DEFAULT_CHANGE_WAIT).await;
 }

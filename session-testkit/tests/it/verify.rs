@@ -8,15 +8,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use session_testkit::{
     backends::{Backend, Backends},
-    check::Status,
-    proxy::{Proxy, Toxic},
-    verify::{self, Progress, Stage},
+    proxy::Proxy,
     wait,
 };
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
-    command::{Ran, denied, run, testkit, testkit_on},
+    command::{Ran, denied, hold_first_logins, run, testkit, testkit_on},
     harness::{Outcome, on_each_backend, shared},
 };
 
@@ -109,30 +107,28 @@ async fn assert_nothing_left(backends: &Backends, schema: &str) -> Outcome {
     Ok(())
 }
 
-/// The logins of a new node wait for their connections, here for longer than an application would
-/// let them. The fallback stage judges no speed, and must not fail for that.
+/// The first logins of the last stage wait for longer than an application would let them. The stage
+/// judges no speed, and must not fail for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fallback_passes_with_slow_first_logins() -> Outcome {
     let backends = shared().await?;
     let proxy = Proxy::start(backends.postgres().address()).await?;
-    let servers = Backends::builder()
-        .redis_url(backends.redis().url())
-        .database_url(proxy.url(backends.postgres().url()))
-        .start()
-        .await?;
-    let mut slow = None;
-    let report = verify::run(&servers, |progress| match progress {
-        Progress::Begin(Stage::Fallback) => {
-            let latency = Toxic::latency(Duration::from_millis(50), Duration::ZERO);
-            slow = Some(proxy.inject(latency));
+    let url = proxy.url(backends.postgres().url());
+    let mut command = testkit_on(&backends);
+    command.args(["verify", "--database-url", &url]).stdout(Stdio::piped());
+    let mut child = command.spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut last = String::new();
+    while let Some(line) = lines.next_line().await? {
+        if line.contains("[5/6]") {
+            hold_first_logins(&proxy).await;
         }
-        // The logins come before the first step.
-        Progress::Step(_) => drop(slow.take()),
-        _ => {}
-    })
-    .await;
-    let stages = report.stages.iter().filter(|stage| stage.stage != Stage::Benchmark);
-    assert!(stages.clone().all(|stage| stage.status == Status::Ok), "{report}");
+        if line.contains("[6/6]") {
+            last = line;
+        }
+    }
+    child.wait().await?;
+    assert!(last.starts_with('\u{2705}'), "{last}");
     Ok(())
 }
 
