@@ -38,6 +38,7 @@ mod postgres;
 mod redis;
 mod target;
 
+use self::guard::Undo;
 pub use self::{
     error::FaultError,
     fault::{Command, Fault, UnknownFault},
@@ -51,14 +52,15 @@ pub use self::{
 /// # Errors
 /// [`FaultError`]. In that case nothing was changed, or the fault was healed.
 pub async fn inject(fault: &Fault, target: &Target) -> Result<FaultGuard, FaultError> {
-    let guard = FaultGuard::new(*fault, target);
-    if let Some(link) = fault.link() {
-        link::inject(*fault, link, target, guard)
+    let mut guard = FaultGuard::new(*fault, target);
+    if let Some((peer, link)) = fault.link() {
+        guard.undo = Undo::Toxics(link.inject(peer, target)?);
     } else if fault.is_redis() {
-        redis::inject(*fault, target, guard).await
+        redis::inject(*fault, target, &mut guard).await?;
     } else {
-        postgres::inject(*fault, target, guard).await
+        postgres::inject(*fault, target, &mut guard).await?;
     }
+    Ok(guard)
 }
 
 #[cfg(test)]

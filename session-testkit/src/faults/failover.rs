@@ -6,27 +6,22 @@
 use std::time::Duration;
 
 use super::{
-    Fault, FaultError, Target,
+    FaultError, Target,
     guard::{FaultGuard, Undo},
-    redis::{ask, changes, dirty, info, no_effect, words},
+    redis::{EFFECT, changes, dirty, info, send, words},
 };
 use crate::{backends::RedisServer, proxy::Peer, wait::Patience};
 
-const EFFECT: Duration = Duration::from_secs(10);
 /// The approximate time that a demoted master loads.
 const LOADING: Duration = Duration::from_millis(1_500);
 
-pub(super) async fn fail_over(
-    fault: Fault,
-    target: &Target,
-    guard: &mut FaultGuard,
-) -> Result<(), FaultError> {
-    let (master, replica) = paired(fault, target).await?;
+pub(super) async fn fail_over(target: &Target, guard: &mut FaultGuard) -> Result<(), FaultError> {
+    let (master, replica) = paired(target).await?;
     guard.undo = Undo::Failback;
-    let before = dirty(fault, master).await?;
+    let before = dirty(master).await?;
     // From here on, the replica lacks the master's writes.
     replica.replica_of(None).await?;
-    guard.effects = Some(changes(fault, master, before).await?);
+    guard.effects = Some(changes(master, before).await?);
     master.replica_of(Some(replica)).await?;
     if let Some(network) = &target.network {
         network.set_target(Peer::Redis, replica.address());
@@ -35,13 +30,9 @@ pub(super) async fn fail_over(
 }
 
 /// Demotes the master. Its clients stay connected, and it loads its own former data.
-pub(super) async fn demote(
-    fault: Fault,
-    target: &Target,
-    guard: &mut FaultGuard,
-) -> Result<(), FaultError> {
-    let (master, replica) = paired(fault, target).await?;
-    let keys = info(fault, master, "keyspace").await?;
+pub(super) async fn demote(target: &Target, guard: &mut FaultGuard) -> Result<(), FaultError> {
+    let (master, replica) = paired(target).await?;
+    let keys = info(master, "keyspace").await?;
     let keys = keys.text("db0").and_then(|line| {
         let count = line.strip_prefix("keys=")?.split(',').next()?;
         count.parse::<u64>().ok()
@@ -57,29 +48,27 @@ pub(super) async fn demote(
     master.config_set("loading-process-events-interval-bytes", "1024").await?;
     replica.replica_of(None).await?;
     // Without a new id, the servers would not transfer and load their common data.
-    ask(fault, replica, &["DEBUG", "CHANGE-REPL-ID"]).await?;
+    let () = send(replica, &["DEBUG", "CHANGE-REPL-ID"]).await?;
     Ok(master.replica_of(Some(replica)).await?)
 }
 
 /// Returns the master and an up-to-date replica.
-async fn paired(fault: Fault, target: &Target) -> Result<(&RedisServer, &RedisServer), FaultError> {
-    let replica = target.replica.as_ref();
-    let replica = replica.ok_or_else(|| FaultError::Impossible {
-        fault,
-        why: "there is no replica. Name one with `Target::replica`".to_owned(),
+async fn paired(target: &Target) -> Result<(&RedisServer, &RedisServer), FaultError> {
+    let replica = target.replica.as_ref().ok_or_else(|| {
+        FaultError::Impossible("there is no replica. Name one with `Target::replica`".to_owned())
     })?;
     replica.replica_of(Some(&target.redis)).await?;
-    in_step(fault, replica, &target.redis).await?;
+    in_step(replica, &target.redis).await?;
     Ok((&target.redis, replica))
 }
 
 /// Copies the new master's data to the old master and promotes it again.
-pub(super) async fn fail_back(fault: Fault, target: &Target) -> Result<(), FaultError> {
+pub(super) async fn fail_back(target: &Target) -> Result<(), FaultError> {
     let Some(replica) = &target.replica else {
         return Ok(());
     };
-    let caught_up = match info(fault, &target.redis, "replication").await?.text("role") {
-        Some("slave") => in_step(fault, &target.redis, replica).await,
+    let caught_up = match info(&target.redis, "replication").await?.text("role") {
+        Some("slave") => in_step(&target.redis, replica).await,
         // The master had not been demoted yet.
         _ => Ok(()),
     };
@@ -92,22 +81,18 @@ pub(super) async fn fail_back(fault: Fault, target: &Target) -> Result<(), Fault
 }
 
 /// Waits until the replica has the master's current data.
-async fn in_step(
-    fault: Fault,
-    replica: &RedisServer,
-    master: &RedisServer,
-) -> Result<(), FaultError> {
+async fn in_step(replica: &RedisServer, master: &RedisServer) -> Result<(), FaultError> {
     let mut patience = Patience::new("the replica to catch up", EFFECT);
     let in_step = async || {
-        let Ok(wanted) = info(fault, master, "replication").await else {
+        let Ok(wanted) = info(master, "replication").await else {
             return false;
         };
         let wanted = wanted.number("master_repl_offset");
-        let has = info(fault, replica, "replication").await;
+        let has = info(replica, "replication").await;
         has.is_ok_and(|it| {
             it.text("master_link_status") == Some("up") && it.number("slave_repl_offset") >= wanted
         })
     };
-    while !patience.look(in_step()).await.map_err(no_effect(fault))? {}
+    while !patience.look(in_step()).await? {}
     Ok(())
 }

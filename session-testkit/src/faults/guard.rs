@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{Fault, FaultError, Target, failover, postgres, redis};
 use crate::{
-    backends::{PauseGuard, chain},
+    backends::{BackendError, PauseGuard, chain},
     proxy::ToxicGuard,
     wait,
 };
@@ -57,8 +57,8 @@ pub(super) enum Undo {
     Resume(PauseGuard),
     /// Commands for Redis.
     Redis(Vec<Vec<String>>),
-    /// Commands on an existing connection, because Redis accepts no new one.
-    RedisOn(Box<::redis::Connection>, Vec<Vec<String>>),
+    /// A command on an existing connection, because Redis accepts no new one.
+    RedisOn(Box<::redis::Connection>, Vec<String>),
     /// The time when the fault ends by itself.
     Wait(Instant),
     Failback,
@@ -105,10 +105,17 @@ impl FaultGuard {
         }
     }
 
-    /// Returns the fault.
-    #[must_use]
-    pub fn fault(&self) -> Fault {
-        self.fault
+    /// Stops the server. If it is not ours, it continues, and nothing has to be undone.
+    pub(super) async fn stop(
+        &mut self,
+        stopping: impl Future<Output = Result<(), BackendError>> + Send,
+    ) -> Result<(), FaultError> {
+        self.undo = Undo::Restart;
+        let stopped = stopping.await;
+        if matches!(stopped, Err(BackendError::NotOurs { .. })) {
+            self.undo = Undo::Nothing;
+        }
+        Ok(stopped?)
     }
 
     /// Reports the effects until now, or those of the injection if the server does not respond.
@@ -130,14 +137,14 @@ impl FaultGuard {
                 Undo::RedisOn(connection, _) => Some(connection.as_mut()),
                 _ => None,
             };
-            let Some(now) = redis::look(self.fault, &self.target, held).await else {
+            let Some(now) = redis::counts(self.fault, &self.target, held).await else {
                 return report;
             };
             report.connections = report.connections.max(now.connections);
             if let (Some(before), Some(counter)) = (self.counter, now.counter) {
                 report.effects = Some(counter.saturating_sub(before));
             }
-        } else if let Ok(mut admin) = postgres::connect(self.fault, &self.target).await
+        } else if let Ok(mut admin) = postgres::connect(&self.target).await
             && let Ok(now) = postgres::clients(&mut admin).await
         {
             report.connections = report.connections.max(now);
@@ -186,40 +193,30 @@ impl Drop for FaultGuard {
 }
 
 async fn run(undo: Undo, fault: Fault, target: &Target) -> Result<(), FaultError> {
+    let (redis, postgres) = (&target.redis, &target.postgres);
     match undo {
         Undo::Nothing => {}
         Undo::Toxics(toxics) => drop(toxics),
         Undo::Stop(tasks) => drop(tasks),
-        Undo::Restart if fault.is_redis() => target.redis.restart().await?,
-        Undo::Restart => target.postgres.restart().await?,
+        Undo::Restart if fault.is_redis() => redis.restart().await?,
+        Undo::Restart => postgres.restart().await?,
         Undo::Resume(paused) => {
             paused.resume().await?;
             // As after a restart, the server first has to work through the waiting commands.
-            if fault.is_redis() {
-                target.redis.ready().await?;
-            } else {
-                target.postgres.ready().await?;
-            }
+            if fault.is_redis() { redis.ready().await? } else { postgres.ready().await? }
         }
-        Undo::Redis(commands) => redis::undo(fault, target, &commands).await?,
-        Undo::RedisOn(mut connection, commands) => {
-            for words in commands {
-                redis::command(&words).exec(&mut *connection).map_err(redis::refused(fault))?;
-            }
-        }
+        Undo::Redis(commands) => redis::undo(redis, &commands).await?,
+        Undo::RedisOn(mut connection, words) => redis::command(&words).exec(&mut *connection)?,
         Undo::Wait(until) => sleep_until(until).await,
-        Undo::Failback => failover::fail_back(fault, target).await?,
-        Undo::Postgres(statements) => postgres::undo(fault, target, &statements).await?,
+        Undo::Failback => failover::fail_back(target).await?,
+        Undo::Postgres(statements) => postgres::undo(target, &statements).await?,
         Undo::Rollback(mut connection) => {
             // The server may hold the locks of a closed connection for a moment.
-            let rollback = sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await;
-            rollback.map_err(postgres::refused(fault))?;
-            connection.close().await.map_err(postgres::refused(fault))?;
+            sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
+            connection.close().await?;
         }
-        Undo::Reconnect(networks) if fault.is_redis() => {
-            target.redis.reconnect(&networks).await?;
-        }
-        Undo::Reconnect(networks) => target.postgres.reconnect(&networks).await?,
+        Undo::Reconnect(networks) if fault.is_redis() => redis.reconnect(&networks).await?,
+        Undo::Reconnect(networks) => postgres.reconnect(&networks).await?,
     }
     Ok(())
 }

@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use super::{
-    Fault, FaultError, Target,
-    guard::{FaultGuard, Undo},
-};
-use crate::proxy::{Peer, Toxic};
+use super::{FaultError, Target};
+use crate::proxy::{Peer, Toxic, ToxicGuard};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -68,24 +65,18 @@ impl Link {
             Self::Sliced => (Toxic::slicer(4, 3, Duration::ZERO), all),
         }
     }
-}
-
-pub(super) fn inject(
-    fault: Fault,
-    (peer, link): (Peer, Link),
-    target: &Target,
-    mut guard: FaultGuard,
-) -> Result<FaultGuard, FaultError> {
-    let network = target.network.as_ref();
-    let network = network.ok_or_else(|| FaultError::Impossible {
-        fault,
-        why: "the connections are unknown. Name them with `Target::network`".to_owned(),
-    })?;
-    let (toxic, nodes) = link.toxic(peer);
-    let proxies = network.proxies(peer).enumerate().filter(|(node, _)| {
-        let named = target.nodes.as_ref();
-        named.map_or(*node < nodes, |named| named.contains(node))
-    });
-    guard.undo = Undo::Toxics(proxies.map(|(_, proxy)| proxy.inject(toxic.clone())).collect());
-    Ok(guard)
+    /// Injects the toxic on the connections of the affected nodes.
+    pub(super) fn inject(self, peer: Peer, target: &Target) -> Result<Vec<ToxicGuard>, FaultError> {
+        let network = target.network.as_ref().ok_or_else(|| {
+            let why = "the connections are unknown. Name them with `Target::network`";
+            FaultError::Impossible(why.to_owned())
+        })?;
+        let (toxic, nodes) = self.toxic(peer);
+        let affected = |node: &usize| match &target.nodes {
+            Some(named) => named.contains(node),
+            None => *node < nodes,
+        };
+        let proxies = network.proxies(peer).enumerate().filter(|(node, _)| affected(node));
+        Ok(proxies.map(|(_, proxy)| proxy.inject(toxic.clone())).collect())
+    }
 }

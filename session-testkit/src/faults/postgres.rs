@@ -24,49 +24,40 @@ const OTHERS: &str = "FROM pg_stat_activity \
 pub(super) async fn inject(
     fault: Fault,
     target: &Target,
-    mut guard: FaultGuard,
-) -> Result<FaultGuard, FaultError> {
+    guard: &mut FaultGuard,
+) -> Result<(), FaultError> {
     let server = &target.postgres;
     server.allowed("break")?;
-    let mut admin = connect(fault, target).await?;
-    guard.connections = clients(&mut admin).await.map_err(refused(fault))?;
+    let mut admin = connect(target).await?;
+    guard.connections = clients(&mut admin).await?;
     guard.counting = error_counts::count(fault, target);
     match fault {
-        Fault::PostgresKill => {
-            guard.undo = Undo::Restart;
-            stopped(server.kill().await, &mut guard)?;
-        }
+        Fault::PostgresKill => guard.stop(server.kill()).await?,
         Fault::PostgresPause => guard.undo = Undo::Resume(server.pause().await?),
-        Fault::PostgresImmediateStop => {
-            guard.undo = Undo::Restart;
-            stopped(server.stop_immediately().await, &mut guard)?;
-        }
-        Fault::PostgresTerminate => guard.effects = terminate_others(fault, &mut admin).await?,
+        Fault::PostgresImmediateStop => guard.stop(server.stop_immediately()).await?,
+        Fault::PostgresTerminate => guard.effects = terminate_others(&mut admin).await?,
         Fault::PostgresConnectionLimit => {
-            let role = Role::of(fault, target, &mut admin).await?;
-            let name = &role.quoted;
-            let before = format!("ALTER ROLE {name} CONNECTION LIMIT {}", role.limit);
-            guard.undo = Undo::Postgres(vec![before]);
+            let role = Role::of(target, &mut admin).await?;
+            let limit = |to| format!("ALTER ROLE {} CONNECTION LIMIT {to}", role.quoted);
+            guard.undo = Undo::Postgres(vec![limit(role.limit)]);
+            execute(&mut admin, limit(0)).await?;
             // Clients that remain connected would not be affected.
-            let none = format!("ALTER ROLE {name} CONNECTION LIMIT 0");
-            execute(fault, &mut admin, none).await?;
-            guard.effects = terminate_others(fault, &mut admin).await?;
+            guard.effects = terminate_others(&mut admin).await?;
         }
         Fault::PostgresCancel => guard.undo = Undo::Stop(cancelling(admin)),
         Fault::PostgresReadOnly => {
-            let name = "default_transaction_read_only";
-            configure(fault, &mut admin, &mut guard, name, "on").await?;
+            configure(&mut admin, guard, "default_transaction_read_only", "on").await?;
         }
         Fault::PostgresTableLock => {
-            let tables = Table::all(fault, target, &mut admin).await?;
+            let tables = Table::all(target, &mut admin).await?;
             let tables: Vec<String> = tables.into_iter().map(|table| table.quoted).collect();
             let lock = format!("BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "));
-            lock_all(fault, &mut admin, lock).await?;
+            lock_all(&mut admin, lock).await?;
             guard.undo = Undo::Rollback(Box::new(admin));
         }
         Fault::PostgresRowLocks => {
-            let tables = Table::all(fault, target, &mut admin).await?;
-            execute(fault, &mut admin, "BEGIN".to_owned()).await?;
+            let tables = Table::all(target, &mut admin).await?;
+            execute(&mut admin, "BEGIN").await?;
             let mut locked = 0;
             for table in tables {
                 // SKIP LOCKED, because waiting for a row while holding others could deadlock.
@@ -76,43 +67,35 @@ pub(super) async fn inject(
                      SELECT count(*) FROM locked",
                     table.quoted
                 );
-                let rows: i64 = one(fault, &mut admin, lock).await?;
-                locked += rows.unsigned_abs();
+                locked += count(&mut admin, lock).await?;
             }
             guard.effects = Some(locked);
             guard.undo = Undo::Rollback(Box::new(admin));
         }
         Fault::PostgresForcedRls => {
-            Role::of(fault, target, &mut admin).await?;
-            let tables = Table::all(fault, target, &mut admin).await?;
+            Role::of(target, &mut admin).await?;
+            let tables = Table::all(target, &mut admin).await?;
             // In one transaction. If a table can't be locked, the others stay unchanged.
-            lock_all(fault, &mut admin, tables.iter().map(Table::hide).collect()).await?;
+            lock_all(&mut admin, tables.iter().map(Table::hide).collect()).await?;
             guard.undo = Undo::Postgres(tables.iter().map(Table::show).collect());
         }
-        Fault::PostgresRevokedGrant => revoke(fault, target, &mut admin, &mut guard).await?,
+        Fault::PostgresRevokedGrant => revoke(target, &mut admin, guard).await?,
         Fault::PostgresOpenTransaction => {
             let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()";
-            execute(fault, &mut admin, begin.to_owned()).await?;
+            execute(&mut admin, begin).await?;
             // The effects are the transactions that other clients begin and commit meanwhile.
             guard.counter = next_id(&mut admin).await.ok();
             guard.undo = Undo::Rollback(Box::new(admin));
         }
-        Fault::PostgresDisconnect => {
-            guard.undo = Undo::Reconnect(server.disconnect().await?);
-        }
+        Fault::PostgresDisconnect => guard.undo = Undo::Reconnect(server.disconnect().await?),
         redis => unreachable!("{redis} is not a fault of Postgres"),
     }
-    Ok(guard)
+    Ok(())
 }
 
 /// Terminates all clients' connections. Returns their number.
-async fn terminate_others(
-    fault: Fault,
-    admin: &mut PgConnection,
-) -> Result<Option<u64>, FaultError> {
-    let terminate = format!("SELECT count(pg_terminate_backend(pid)) {OTHERS}");
-    let terminated: i64 = one(fault, admin, terminate).await?;
-    Ok(u64::try_from(terminated).ok())
+async fn terminate_others(admin: &mut PgConnection) -> sqlx::Result<Option<u64>> {
+    count(admin, format!("SELECT count(pg_terminate_backend(pid)) {OTHERS}")).await.map(Some)
 }
 
 /// Cancels the clients' active statements repeatedly until dropped.
@@ -123,8 +106,7 @@ fn cancelling(mut admin: PgConnection) -> JoinSet<()> {
         let cancel = format!("SELECT count(pg_cancel_backend(pid)) {OTHERS} AND state = 'active'");
         loop {
             ticks.tick().await;
-            let cancelled = sqlx::raw_sql(AssertSqlSafe(cancel.clone())).execute(&mut admin).await;
-            if let Err(error) = cancelled {
+            if let Err(error) = execute(&mut admin, cancel.as_str()).await {
                 tracing::warn!(%error, "statements are no longer cancelled");
                 return;
             }
@@ -133,82 +115,60 @@ fn cancelling(mut admin: PgConnection) -> JoinSet<()> {
     tasks
 }
 
-/// Passes on the result. Nothing has to be undone if the server is not ours.
-fn stopped(result: Result<(), BackendError>, guard: &mut FaultGuard) -> Result<(), FaultError> {
-    if matches!(result, Err(BackendError::NotOurs { .. })) {
-        guard.undo = Undo::Nothing;
-    }
-    Ok(result?)
-}
-
 /// Sets a parameter for all sessions, also connected ones. A client's own setting takes precedence.
 async fn configure(
-    fault: Fault,
     admin: &mut PgConnection,
     guard: &mut FaultGuard,
     name: &str,
     value: &str,
 ) -> Result<(), FaultError> {
-    let before = "SELECT coalesce(max('SET ' || name || ' = ' || quote_literal(setting)), \
-        'RESET NAME') FROM pg_file_settings \
-        WHERE name = 'NAME' AND sourcefile LIKE '%/postgresql.auto.conf'";
-    let before: String = one(fault, admin, before.replace("NAME", name)).await?;
+    let before: String = sqlx::query_scalar(
+        "SELECT coalesce(max('SET ' || name || ' = ' || quote_literal(setting)), 'RESET ' || $1) \
+         FROM pg_file_settings \
+         WHERE name = $1 AND sourcefile LIKE '%/postgresql.auto.conf'",
+    )
+    .bind(name)
+    .fetch_one(&mut *admin)
+    .await?;
     let reload = "SELECT pg_reload_conf()";
     guard.undo = Undo::Postgres(vec![format!("ALTER SYSTEM {before}"), reload.to_owned()]);
-    let loaded = "SELECT pg_conf_load_time()::text";
-    let old: String = one(fault, admin, loaded.to_owned()).await?;
-    let set = format!("ALTER SYSTEM SET {name} = '{value}'");
-    execute(fault, admin, set).await?;
-    execute(fault, admin, reload.to_owned()).await?;
+    let old = load_time(admin).await?;
+    execute(admin, format!("ALTER SYSTEM SET {name} = '{value}'")).await?;
+    execute(admin, reload).await?;
     let mut patience = Patience::new("the setting to be read", EFFECT);
-    loop {
-        let reloaded = async {
-            let now: Result<String, _> = one(fault, admin, loaded.to_owned()).await;
-            now.is_ok_and(|now| now != old)
-        };
-        match patience.look(reloaded).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(source) => return Err(FaultError::NoEffect { fault, source }),
-        }
-    }
+    while !patience.look(async { load_time(admin).await.is_ok_and(|now| now != old) }).await? {}
+    Ok(())
+}
+
+/// Returns when the server last read its configuration.
+async fn load_time(admin: &mut PgConnection) -> sqlx::Result<String> {
+    sqlx::query_scalar("SELECT pg_conf_load_time()::text").fetch_one(admin).await
 }
 
 async fn revoke(
-    fault: Fault,
     target: &Target,
     admin: &mut PgConnection,
     guard: &mut FaultGuard,
 ) -> Result<(), FaultError> {
-    let role = Role::of(fault, target, admin).await?;
-    let schema = target.schema_for(fault)?;
+    let role = Role::of(target, admin).await?;
+    let schema = target.tables()?;
     let grants = "SELECT 'GRANT ' || string_agg(acl.privilege_type, ', ') || ' ON ' || \
             t.oid::regclass || ' TO ' || $2 || CASE WHEN acl.is_grantable THEN ' WITH GRANT \
         OPTION' ELSE '' END FROM pg_class t, aclexplode(coalesce(t.relacl, acldefault('r', \
         t.relowner))) acl WHERE t.relnamespace = $1::regnamespace AND t.relkind IN ('r', 'p') \
             AND acl.grantee = $2::regrole \
         GROUP BY t.oid, acl.is_grantable";
-    let grants: Vec<String> = sqlx::query_scalar(grants)
-        .bind(schema)
-        .bind(&role.quoted)
-        .fetch_all(&mut *admin)
-        .await
-        .map_err(refused(fault))?;
+    let grants = sqlx::query_scalar(grants).bind(schema).bind(&role.quoted);
+    let grants: Vec<String> = grants.fetch_all(&mut *admin).await?;
     if grants.is_empty() {
-        return Err(FaultError::Impossible {
-            fault,
-            why: format!("{} has no rights of its own on these tables", role.quoted),
-        });
+        let why = format!("{} has no rights of its own on these tables", role.quoted);
+        return Err(FaultError::Impossible(why));
     }
     let revoke = "SELECT format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM %s', $1, $2)";
-    let revoke: String = sqlx::query_scalar(revoke)
-        .bind(schema)
-        .bind(&role.quoted)
-        .fetch_one(&mut *admin)
-        .await
-        .map_err(refused(fault))?;
+    let revoke = sqlx::query_scalar(revoke).bind(schema).bind(&role.quoted);
+    let revoke: String = revoke.fetch_one(&mut *admin).await?;
     guard.undo = Undo::Postgres(grants);
-    execute(fault, admin, revoke).await
+    Ok(execute(admin, revoke).await?)
 }
 
 /// The affected role.
@@ -219,25 +179,17 @@ struct Role {
 
 impl Role {
     /// Returns the target's role. A superuser is an error, because the faults do not affect it.
-    async fn of(
-        fault: Fault,
-        target: &Target,
-        admin: &mut PgConnection,
-    ) -> Result<Self, FaultError> {
+    async fn of(target: &Target, admin: &mut PgConnection) -> Result<Self, FaultError> {
         let role = "SELECT quote_ident(rolname), rolconnlimit, rolsuper OR rolbypassrls \
             FROM pg_roles WHERE rolname = coalesce($1, current_user)";
-        let role: Option<(String, i32, bool)> = sqlx::query_as(role)
-            .bind(&target.role)
-            .fetch_optional(admin)
-            .await
-            .map_err(refused(fault))?;
+        let role: Option<(String, i32, bool)> =
+            sqlx::query_as(role).bind(&target.role).fetch_optional(admin).await?;
         let why = match role {
             Some((quoted, limit, false)) => return Ok(Self { quoted, limit }),
             Some((quoted, _, true)) => format!("nothing is denied to {quoted}, a superuser"),
             None => "there is no such role".to_owned(),
         };
-        let why = format!("{why}. Name the service's role with `Target::role`");
-        Err(FaultError::Impossible { fault, why })
+        Err(FaultError::Impossible(format!("{why}. Name the service's role with `Target::role`")))
     }
 }
 
@@ -249,21 +201,16 @@ struct Table {
 }
 
 impl Table {
-    async fn all(
-        fault: Fault,
-        target: &Target,
-        admin: &mut PgConnection,
-    ) -> Result<Vec<Self>, FaultError> {
-        let schema = target.schema_for(fault)?;
+    async fn all(target: &Target, admin: &mut PgConnection) -> Result<Vec<Self>, FaultError> {
+        let schema = target.tables()?;
         let tables = "SELECT format('%I.%I', n.nspname, t.relname), \
                 t.relrowsecurity, t.relforcerowsecurity \
             FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace \
             WHERE n.nspname = $1 AND t.relkind IN ('r', 'p') ORDER BY t.relname";
         let tables: Vec<(String, bool, bool)> =
-            sqlx::query_as(tables).bind(schema).fetch_all(admin).await.map_err(refused(fault))?;
+            sqlx::query_as(tables).bind(schema).fetch_all(admin).await?;
         if tables.is_empty() {
-            let why = format!("the schema `{schema}` has no tables");
-            return Err(FaultError::Impossible { fault, why });
+            return Err(FaultError::Impossible(format!("the schema `{schema}` has no tables")));
         }
         let table = |(quoted, enabled, forced)| Self { quoted, security: (enabled, forced) };
         Ok(tables.into_iter().map(table).collect())
@@ -291,31 +238,27 @@ impl Table {
 }
 
 /// Opens a connection that the faults do not affect.
-pub(super) async fn connect(fault: Fault, target: &Target) -> Result<PgConnection, FaultError> {
-    let options = target.postgres.connect_options().map_err(refused(fault))?;
-    let options = options.application_name(NAME).options([
+pub(super) async fn connect(target: &Target) -> Result<PgConnection, FaultError> {
+    let options = target.postgres.connect_options()?.application_name(NAME).options([
         ("statement_timeout", "0"),
         ("default_transaction_read_only", "off"),
         ("idle_in_transaction_session_timeout", "0"),
         ("lock_timeout", "10s"),
     ]);
-    let connection = PgConnection::connect_with(&options);
-    match tokio::time::timeout(Duration::from_secs(2), connection).await {
-        Ok(connection) => connection.map_err(refused(fault)),
+    let waited = Duration::from_secs(2);
+    match tokio::time::timeout(waited, PgConnection::connect_with(&options)).await {
+        Ok(connection) => Ok(connection?),
         Err(_) => Err(FaultError::Backend(BackendError::Deadline {
             action: "accept a connection",
             server: "Postgres",
-            waited: Duration::from_secs(2),
+            waited,
         })),
     }
 }
 
 /// Counts the connected clients without the testkit's own.
 pub(super) async fn clients(admin: &mut PgConnection) -> sqlx::Result<u64> {
-    let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {OTHERS}")))
-        .fetch_one(admin)
-        .await?;
-    Ok(u64::try_from(count).unwrap_or_default())
+    count(admin, format!("SELECT count(*) {OTHERS}")).await
 }
 
 /// Returns the next transaction id.
@@ -326,49 +269,34 @@ pub(super) async fn next_id(admin: &mut PgConnection) -> sqlx::Result<u64> {
     next.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
-pub(super) async fn undo(
-    fault: Fault,
-    target: &Target,
-    statements: &[String],
-) -> Result<(), FaultError> {
-    let mut admin = connect(fault, target).await?;
+/// Executes these statements. A failed statement does not stop the others.
+pub(super) async fn undo(target: &Target, statements: &[String]) -> Result<(), FaultError> {
+    let mut admin = connect(target).await?;
     let mut failure = None;
     for statement in statements {
-        // A failed statement does not stop the others.
-        if let Err(error) = execute(fault, &mut admin, statement.clone()).await {
+        if let Err(error) = execute(&mut admin, statement.as_str()).await {
             failure.get_or_insert(error);
         }
     }
-    failure.map_or(Ok(()), Err)
+    failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-async fn execute(
-    fault: Fault,
-    admin: &mut PgConnection,
-    statements: String,
-) -> Result<(), FaultError> {
-    let done = sqlx::raw_sql(AssertSqlSafe(statements)).execute(admin).await;
-    done.map(drop).map_err(refused(fault))
+async fn execute(admin: &mut PgConnection, statements: impl Into<String>) -> sqlx::Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(statements.into())).execute(admin).await.map(drop)
 }
 
 /// Executes statements that lock several tables. A statement that holds one of them and waits for
 /// another causes a deadlock, and Postgres rolls one of the two back. If it is ours, it is
 /// repeated.
-async fn lock_all(
-    fault: Fault,
-    admin: &mut PgConnection,
-    statements: String,
-) -> Result<(), FaultError> {
+async fn lock_all(admin: &mut PgConnection, statements: String) -> sqlx::Result<()> {
     const TRIES: usize = 20;
     for _ in 1..TRIES {
-        match execute(fault, admin, statements.clone()).await {
-            Err(FaultError::Postgres { source, .. }) if is_deadlock(&source) => {
-                execute(fault, admin, "ROLLBACK".to_owned()).await?;
-            }
+        match execute(admin, statements.as_str()).await {
+            Err(error) if is_deadlock(&error) => execute(admin, "ROLLBACK").await?,
             locked => return locked,
         }
     }
-    execute(fault, admin, statements).await
+    execute(admin, statements).await
 }
 
 fn is_deadlock(error: &sqlx::Error) -> bool {
@@ -376,14 +304,7 @@ fn is_deadlock(error: &sqlx::Error) -> bool {
     code.as_deref() == Some("40P01")
 }
 
-async fn one<T>(fault: Fault, admin: &mut PgConnection, query: String) -> Result<T, FaultError>
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
-{
-    let value = sqlx::query_scalar(AssertSqlSafe(query));
-    value.fetch_one(admin).await.map_err(refused(fault))
-}
-
-pub(super) fn refused(fault: Fault) -> impl FnOnce(sqlx::Error) -> FaultError {
-    move |source| FaultError::Postgres { fault, source }
+async fn count(admin: &mut PgConnection, query: String) -> sqlx::Result<u64> {
+    let count: i64 = sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(admin).await?;
+    Ok(count.unsigned_abs())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Fault, FaultError};
+use super::FaultError;
 use crate::{
     backends::{Backends, PostgresServer, RedisServer},
     proxy::Network,
@@ -80,10 +80,11 @@ impl Target {
         self
     }
 
-    pub(super) fn schema_for(&self, fault: Fault) -> Result<&str, FaultError> {
-        self.schema.as_deref().ok_or_else(|| FaultError::Impossible {
-            fault,
-            why: "the tables are unknown. Name their schema with `Target::schema`".to_owned(),
+    /// Returns the schema of the service's tables.
+    pub(super) fn tables(&self) -> Result<&str, FaultError> {
+        self.schema.as_deref().ok_or_else(|| {
+            let why = "the tables are unknown. Name their schema with `Target::schema`";
+            FaultError::Impossible(why.to_owned())
         })
     }
 }
