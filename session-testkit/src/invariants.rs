@@ -69,7 +69,6 @@ macro_rules! invariants {
             pub const ALL: [Self; 14] = [$(Self::$variant),+];
 
             /// Returns the name: `R1`, `R1Δ`, `R2`, …
-            #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+
@@ -77,7 +76,6 @@ macro_rules! invariants {
             }
 
             /// Returns the promise as one line for a report.
-            #[must_use]
             pub const fn promise(self) -> &'static str {
                 match self {
                     $(Self::$variant => $promise,)+
@@ -150,7 +148,6 @@ impl FromStr for Invariant {
 }
 
 /// Checks every promise.
-#[must_use]
 pub fn check(history: &History) -> Verdicts {
     let index = Index::of(history);
     let each = Invariant::ALL.map(|invariant| {

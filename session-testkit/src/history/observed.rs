@@ -52,13 +52,11 @@ impl Fault {
     }
 
     /// Returns whether the fault affects this node.
-    #[must_use]
     pub fn affects(&self, node: u32) -> bool {
         self.nodes.as_ref().is_none_or(|nodes| nodes.contains(&node))
     }
 
     /// Returns the longest span of possible effects.
-    #[must_use]
     pub fn longest(&self) -> (Nanos, Nanos) {
         let healed = self.healed.or(self.until);
         (self.at, healed.unwrap_or(Nanos::MAX))
@@ -66,7 +64,6 @@ impl Fault {
 
     /// Returns the span in which the fault was certainly active. It is empty (it ends before it
     /// begins) if healing began before the injection returned.
-    #[must_use]
     pub fn certain(&self) -> (Nanos, Nanos) {
         let since = self.since.unwrap_or(self.at);
         (since, self.until.unwrap_or(Nanos::MAX))
@@ -98,7 +95,6 @@ pub struct Touched {
 
 impl Touched {
     /// Returns whether nothing was affected.
-    #[must_use]
     pub fn nothing(self) -> bool {
         self == Self::default()
     }
@@ -153,11 +149,6 @@ pub enum Resource {
     Tasks,
     /// Bytes of memory.
     Memory,
-}
-
-impl Resource {
-    /// All resources.
-    pub const ALL: [Self; 3] = [Self::Pools, Self::Tasks, Self::Memory];
 }
 
 /// A search for issued raw tokens.

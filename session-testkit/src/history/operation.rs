@@ -28,7 +28,6 @@ pub struct Operation {
 
 impl Operation {
     /// Returns the end, which is infinity without a response.
-    #[must_use]
     pub fn end(&self) -> Nanos {
         self.ret.unwrap_or(Nanos::MAX)
     }
@@ -151,7 +150,6 @@ fn is_first(token: &u32) -> bool {
 
 impl Op {
     /// Returns the session of the operation, if it has one.
-    #[must_use]
     pub fn session(&self) -> Option<u32> {
         match self {
             Self::Create { session, .. }
@@ -164,7 +162,6 @@ impl Op {
     }
 
     /// Returns the response of a validation.
-    #[must_use]
     pub fn seen(&self) -> Option<&Seen> {
         match self {
             Self::Validate { answer, .. } | Self::ValidateRandom { answer } => answer.as_ref(),
@@ -173,20 +170,25 @@ impl Op {
     }
 
     /// Returns whether this is a validation.
-    #[must_use]
     pub fn is_validation(&self) -> bool {
         matches!(self, Self::Validate { .. } | Self::ValidateRandom { .. })
     }
 
-    fn is_answered(&self) -> bool {
+    /// Returns the response of an update, a revoke, a revoke-all or a rotation.
+    pub fn change(&self) -> Option<&Change> {
         match self {
-            Self::Create { answer, .. } => answer.is_some(),
-            Self::Validate { answer, .. } | Self::ValidateRandom { answer } => answer.is_some(),
             Self::Update { answer, .. }
             | Self::Revoke { answer, .. }
             | Self::RevokeAll { answer, .. }
-            | Self::Rotate { answer, .. } => answer.is_some(),
+            | Self::Rotate { answer, .. } => answer.as_ref(),
+            _ => None,
         }
+    }
+
+    fn is_answered(&self) -> bool {
+        matches!(self, Self::Create { answer: Some(_), .. })
+            || self.seen().is_some()
+            || self.change().is_some()
     }
 }
 
@@ -204,7 +206,6 @@ pub enum Creation {
 
 impl Creation {
     /// Converts a response. Returns `None` for an unsupported operation, because nothing was sent.
-    #[must_use]
     pub fn of<T>(answer: &Result<T, Failed>) -> Option<Self> {
         Some(match answer {
             Ok(_) => Self::Created,
@@ -238,7 +239,6 @@ pub enum Change {
 
 impl Change {
     /// Converts a response. Returns `None` for an unsupported operation, because nothing was sent.
-    #[must_use]
     pub fn of(answer: &Result<Visibility, Failed>) -> Option<Self> {
         Some(match answer {
             Ok(Visibility::Propagated) => Self::Propagated,
@@ -254,7 +254,6 @@ impl Change {
     }
 
     /// Returns how soon a certain change holds on connected nodes and on every node.
-    #[must_use]
     pub fn reach(&self) -> Option<(Duration, Duration)> {
         match self {
             Self::Propagated => Some((Duration::ZERO, Duration::ZERO)),
@@ -266,7 +265,6 @@ impl Change {
     }
 
     /// Returns whether nothing was changed for certain.
-    #[must_use]
     pub fn without_effect(&self) -> bool {
         matches!(self, Self::Nothing | Self::Refused(_))
     }

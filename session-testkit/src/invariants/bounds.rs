@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::index::Index;
-use crate::history::{Change, Nanos, Operation, nanos};
+use crate::history::{Nanos, Operation, nanos};
 
 /// A change that was certainly made.
 #[derive(Debug, Clone, Copy)]
@@ -20,8 +20,8 @@ pub(super) struct Bound<'a> {
 
 impl<'a> Bound<'a> {
     /// Returns `None` if it is not certain that the change was made. `extra` is added: a grace.
-    pub(super) fn of(by: &'a Operation, answer: Option<&Change>, extra: Duration) -> Option<Self> {
-        let (within, at_most) = answer?.reach()?;
+    pub(super) fn of(by: &'a Operation, extra: Duration) -> Option<Self> {
+        let (within, at_most) = by.op.change()?.reach()?;
         Some(Self {
             by,
             from: by.ret?.saturating_add(nanos(extra)),

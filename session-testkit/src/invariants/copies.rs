@@ -2,9 +2,9 @@
 
 use super::{
     findings::Findings,
-    index::{Changing, Index, Kind, proof},
+    index::{Index, proof},
 };
-use crate::history::{Entry, Fault, Nanos, Scan, nanos};
+use crate::history::{Entry, Fault, Nanos, Operation, Scan, nanos};
 
 /// Checks R8: after healing and TTL + 2 s without requests, Redis has no valid entry of an ended
 /// session. The 2 s are the lease.
@@ -27,11 +27,7 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
         for stale in &scan.stale {
             findings.broken(|| {
                 let session = index.sessions.iter().find(|each| each.number == *stale);
-                let revoke = session.and_then(|session| {
-                    let mut revokes = session.changes.iter();
-                    revokes.find(|each| matches!(each.kind, Kind::Revoke))
-                });
-                let mut entries = proof(revoke.map(|each| each.op));
+                let mut entries = proof(session.and_then(|session| session.revokes().next()));
                 entries.push(Entry::Scan(scan.clone()));
                 (format!("Redis has a valid entry of session {stale}, which has ended"), entries)
             });
@@ -58,10 +54,10 @@ fn busy_until(index: &Index<'_>, scan: &Scan) -> Nanos {
 /// Returns when each session was certainly ended, sorted.
 fn ends(index: &Index<'_>) -> Vec<Nanos> {
     let ends = index.sessions.iter().filter_map(|session| {
-        let certain = |each: &&Changing<'_>| each.answer.is_some_and(|it| it.reach().is_some());
-        let revokes = session.changes.iter().filter(|each| matches!(each.kind, Kind::Revoke));
-        let all = index.revoke_alls(session).iter().filter(|each| session.began < each.op.call);
-        revokes.chain(all).filter(certain).map(|each| each.op.end()).min()
+        let certain = |each: &&Operation| each.op.change().is_some_and(|it| it.reach().is_some());
+        let all = index.revoke_alls(session).iter().copied();
+        let all = all.filter(|each| session.began < each.call);
+        session.revokes().chain(all).filter(certain).map(Operation::end).min()
     });
     let mut ends: Vec<_> = ends.collect();
     ends.sort_unstable();

@@ -1,15 +1,15 @@
 //! R5: Valid returns the token's user and data, and no old data after an update.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use super::{
     bounds::{Bound, Bounds},
     findings::Findings,
     format::Named,
-    index::{Index, Kind, Session, Validation, proof},
+    index::{Index, Session, Validation, may_have_effect, proof},
 };
 use crate::{
-    history::{Nanos, Operation},
+    history::{Nanos, Op, Operation},
     subject::Seen,
 };
 
@@ -65,14 +65,14 @@ impl<'a> Writes<'a> {
         let mut by: HashMap<&str, Vec<&Operation>> = HashMap::new();
         by.entry(session.data).or_default().push(session.create);
         let mut updates = Vec::new();
-        for each in &session.changes {
-            let Kind::Update { data } = each.kind else {
+        for &each in &session.changes {
+            let Op::Update { data, .. } = &each.op else {
                 continue;
             };
-            if each.may_have_effect() {
-                by.entry(data).or_default().push(each.op);
+            if may_have_effect(each) {
+                by.entry(data).or_default().push(each);
             }
-            updates.extend(Bound::of(each.op, each.answer, std::time::Duration::ZERO));
+            updates.extend(Bound::of(each, Duration::ZERO));
         }
         Self { by, updates: Bounds::new(updates) }
     }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use super::{
     findings::Findings,
     format::Named,
-    index::{Changing, Index, Kind, Session, proof},
+    index::{Index, Session, may_have_effect, proof},
 };
-use crate::history::{Change, Creation, Nanos, Operation, nanos};
+use crate::history::{Change, Creation, Nanos, Op, Operation, nanos};
 
 const MS: Nanos = 1_000_000;
 
@@ -35,11 +35,11 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
             .validations
             .iter()
             .map(|each| (each.op, each.token, each.is_decided(), each.is_invalid()));
-        let nothings = session.changes.iter().filter_map(|each| {
-            let (Kind::Revoke, Some(Change::Nothing)) = (each.kind, each.answer) else {
-                return None;
-            };
-            Some((each.op, token_of(each.op), true, true))
+        let nothings = session.changes.iter().filter_map(|each| match each.op {
+            Op::Revoke { token, answer: Some(Change::Nothing), .. } => {
+                Some((*each, token, true, true))
+            }
+            _ => None,
         });
         let mut all: Vec<_> = answers.chain(nothings).collect();
         all.sort_by_key(|(op, ..)| op.call);
@@ -67,20 +67,19 @@ struct Tokens {
 
 impl Tokens {
     fn of(index: &Index<'_>, session: &Session<'_>) -> Self {
-        let revokes = session.changes.iter().filter(|each| matches!(each.kind, Kind::Revoke));
-        let ends = revokes
-            .chain(index.revoke_alls(session))
-            .filter(|each| each.may_have_effect())
-            .map(|each| each.op.call);
+        let ends = session
+            .revokes()
+            .chain(index.revoke_alls(session).iter().copied())
+            .filter(|each| may_have_effect(each))
+            .map(|each| each.call);
         let expiry = session.lifetime_ms.map(|lifetime| {
             let end = session.create.call.saturating_add(lifetime.saturating_mul(MS));
             end.saturating_sub(nanos(index.parameters().skew))
         });
         let end = ends.chain(expiry).min().unwrap_or(Nanos::MAX);
-        let rotations: Vec<_> = session
-            .changes
-            .iter()
-            .filter(|each| matches!(each.kind, Kind::Rotate { .. }) && each.may_have_effect())
+        let rotations = session.changes.iter().copied();
+        let rotations: Vec<_> = rotations
+            .filter(|each| matches!(each.op, Op::Rotate { .. }) && may_have_effect(each))
             .collect();
         Self { session: end, rotated: ends_by_rotation(session, &rotations) }
     }
@@ -97,33 +96,33 @@ impl Tokens {
 ///
 /// `rotations` are sorted by call. For a token from rotation i, two kinds count: the later ones,
 /// and the earlier ones without a result by then.
-fn ends_by_rotation(session: &Session<'_>, rotations: &[&Changing<'_>]) -> HashMap<u32, Nanos> {
+fn ends_by_rotation(session: &Session<'_>, rotations: &[&Operation]) -> HashMap<u32, Nanos> {
     let mut ends = HashMap::new();
     // The latest end of the earlier rotations shows whether any was still open.
     let mut open_until = 0;
-    let mut give_out = |token: u32, issued: &Operation, rest: &[&Changing<'_>], open: bool| {
+    let mut issue = |token: u32, issued: &Operation, rest: &[&Operation], open: bool| {
         let mut end = if open { issued.call } else { Nanos::MAX };
         // Rotations of one session are a chain: the first one of another token ends this one at
         // once. The loop therefore visits only a few.
         for each in rest {
-            let Kind::Rotate { token: old, grace_ms, .. } = each.kind else {
+            let Op::Rotate { token: old, grace_ms, .. } = each.op else {
                 continue;
             };
-            if each.op.call >= end {
+            if each.call >= end {
                 break;
             }
             let grace = if old == token { grace_ms.saturating_mul(MS) } else { 0 };
-            end = end.min(each.op.call.saturating_add(grace));
+            end = end.min(each.call.saturating_add(grace));
         }
         ends.insert(token, end);
     };
-    give_out(0, session.create, rotations, false);
+    issue(0, session.create, rotations, false);
     for (at, each) in rotations.iter().enumerate() {
-        if let Kind::Rotate { new: Some(new), .. } = each.kind {
-            let open = open_until >= each.op.call;
-            give_out(new, each.op, rotations.get(at + 1..).unwrap_or_default(), open);
+        if let Op::Rotate { new_token: Some(new), .. } = each.op {
+            let open = open_until >= each.call;
+            issue(new, each, rotations.get(at + 1..).unwrap_or_default(), open);
         }
-        open_until = open_until.max(each.op.end());
+        open_until = open_until.max(each.end());
     }
     ends
 }
@@ -171,12 +170,5 @@ impl LastValid {
             self.last = self.last.max(call);
         }
         self.last
-    }
-}
-
-fn token_of(operation: &Operation) -> u32 {
-    match operation.op {
-        crate::history::Op::Revoke { token, .. } => token,
-        _ => 0,
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     findings::Findings,
     format::Named,
-    index::{Index, Session, proof},
+    index::{Index, Session, may_have_effect, proof},
 };
 use crate::{
     history::{Creation, Nanos, Operation, nanos},
@@ -63,8 +63,8 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
 /// Returns all operations on a session, sorted by call, with the results of validations.
 fn uses<'a>(session: &Session<'a>) -> Vec<(&'a Operation, Option<&'a Seen>)> {
     let validations = session.validations.iter().map(|each| (each.op, each.seen));
-    let changes =
-        session.changes.iter().filter(|each| each.may_have_effect()).map(|each| (each.op, None));
+    let changes = session.changes.iter().copied();
+    let changes = changes.filter(|each| may_have_effect(each)).map(|each| (each, None));
     let mut all: Vec<_> = validations.chain(changes).collect();
     all.sort_by_key(|(op, _)| op.call);
     all

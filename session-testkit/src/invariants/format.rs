@@ -79,11 +79,8 @@ fn write_operation(operation: &Operation, f: &mut fmt::Formatter<'_>) -> fmt::Re
     f.write_str(" → ")?;
     match &operation.op {
         Op::Create { answer, .. } => creation(answer.as_ref(), f)?,
-        Op::Validate { answer, .. } | Op::ValidateRandom { answer } => seen(answer.as_ref(), f)?,
-        Op::Update { answer, .. }
-        | Op::Revoke { answer, .. }
-        | Op::RevokeAll { answer, .. }
-        | Op::Rotate { answer, .. } => change(answer.as_ref(), f)?,
+        op if op.is_validation() => seen(op.seen(), f)?,
+        op => change(op.change(), f)?,
     }
     match (operation.ret, operation.dropped) {
         (Some(ret), _) => write!(f, ", returned at {}", Ms(ret)),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::spans::Spans;
 use crate::{
-    history::{Change, Creation, Entry, Fault, History, Nanos, Op, Operation, Parameters},
+    history::{Creation, Entry, Fault, History, Nanos, Op, Operation, Parameters},
     subject::Seen,
 };
 
@@ -31,27 +31,9 @@ impl Validation<'_> {
     }
 }
 
-/// An update, revoke, rotation or revoke-all, and its result.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Changing<'a> {
-    pub(super) op: &'a Operation,
-    pub(super) answer: Option<&'a Change>,
-    pub(super) kind: Kind<'a>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Kind<'a> {
-    Update { data: &'a str },
-    Revoke,
-    Rotate { token: u32, new: Option<u32>, grace_ms: u64 },
-    RevokeAll,
-}
-
-impl Changing<'_> {
-    /// Returns whether the change may have taken effect from its call on, whatever its result.
-    pub(super) fn may_have_effect(&self) -> bool {
-        self.answer.is_none_or(|answer| !answer.without_effect())
-    }
+/// Returns whether the change may have taken effect from its call on, whatever its result.
+pub(super) fn may_have_effect(change: &Operation) -> bool {
+    change.op.change().is_none_or(|answer| !answer.without_effect())
 }
 
 /// All operations on one session. Its lists are sorted by call.
@@ -66,7 +48,14 @@ pub(super) struct Session<'a> {
     pub(super) idle_ms: Option<u64>,
     pub(super) answer: Option<&'a Creation>,
     pub(super) validations: Vec<Validation<'a>>,
-    pub(super) changes: Vec<Changing<'a>>,
+    /// Updates, revokes and rotations.
+    pub(super) changes: Vec<&'a Operation>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn revokes(&self) -> impl Iterator<Item = &'a Operation> {
+        self.changes.iter().copied().filter(|change| matches!(change.op, Op::Revoke { .. }))
+    }
 }
 
 /// The indexed history.
@@ -77,7 +66,7 @@ pub(super) struct Index<'a> {
     pub(super) sessions: Vec<Session<'a>>,
     pub(super) random: Vec<Validation<'a>>,
     /// Keyed by user.
-    pub(super) revoke_alls: HashMap<&'a str, Vec<Changing<'a>>>,
+    pub(super) revoke_alls: HashMap<&'a str, Vec<&'a Operation>>,
     /// Per node: the times when it was possibly cut off from Postgres.
     maybe_cut: Vec<Spans>,
     /// Per node: the times when it was certainly cut off from Postgres.
@@ -95,36 +84,20 @@ impl<'a> Index<'a> {
             }
         }
         let mut random = Vec::new();
-        let mut revoke_alls: HashMap<&str, Vec<Changing<'_>>> = HashMap::new();
+        let mut revoke_alls: HashMap<&str, Vec<&Operation>> = HashMap::new();
         for op in &history.operations {
             // A history from a file is complete, but one from a test may lack the session.
             let session = op.op.session().and_then(|number| sessions.get_mut(&number));
-            let changing =
-                |answer: &'a Option<Change>, kind| Changing { op, answer: answer.as_ref(), kind };
             match (&op.op, session) {
-                (Op::Validate { token, answer, .. }, Some(session)) => {
-                    session.validations.push(Validation {
-                        op,
-                        token: *token,
-                        seen: answer.as_ref(),
-                    });
+                (Op::Validate { token, .. }, Some(session)) => {
+                    session.validations.push(Validation { op, token: *token, seen: op.op.seen() });
                 }
-                (Op::Update { data, answer, .. }, Some(session)) => {
-                    session.changes.push(changing(answer, Kind::Update { data }));
+                (Op::ValidateRandom { .. }, _) => {
+                    random.push(Validation { op, token: 0, seen: op.op.seen() });
                 }
-                (Op::Revoke { answer, .. }, Some(session)) => {
-                    session.changes.push(changing(answer, Kind::Revoke));
-                }
-                (Op::Rotate { token, new_token, grace_ms, answer, .. }, Some(session)) => {
-                    let kind = Kind::Rotate { token: *token, new: *new_token, grace_ms: *grace_ms };
-                    session.changes.push(changing(answer, kind));
-                }
-                (Op::ValidateRandom { answer }, _) => {
-                    random.push(Validation { op, token: 0, seen: answer.as_ref() });
-                }
-                (Op::RevokeAll { user, answer }, _) => {
-                    let of_user = revoke_alls.entry(user).or_default();
-                    of_user.push(changing(answer, Kind::RevokeAll));
+                (Op::RevokeAll { user, .. }, _) => revoke_alls.entry(user).or_default().push(op),
+                (Op::Update { .. } | Op::Revoke { .. } | Op::Rotate { .. }, Some(session)) => {
+                    session.changes.push(op);
                 }
                 _ => {}
             }
@@ -133,10 +106,10 @@ impl<'a> Index<'a> {
         sessions.sort_by_key(|session| session.number);
         for session in &mut sessions {
             session.validations.sort_by_key(|each| each.op.call);
-            session.changes.sort_by_key(|each| each.op.call);
+            session.changes.sort_by_key(|each| each.call);
         }
         for changes in revoke_alls.values_mut() {
-            changes.sort_by_key(|each| each.op.call);
+            changes.sort_by_key(|each| each.call);
         }
         let faults = || history.faults.iter();
         let cut = |span: fn(&Fault) -> (Nanos, Nanos)| {
@@ -187,7 +160,7 @@ impl<'a> Index<'a> {
     }
 
     /// Returns the revoke-alls of the session's user.
-    pub(super) fn revoke_alls(&self, session: &Session<'_>) -> &[Changing<'a>] {
+    pub(super) fn revoke_alls(&self, session: &Session<'_>) -> &[&'a Operation] {
         self.revoke_alls.get(session.user).map_or(&[], Vec::as_slice)
     }
 }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use super::{
     findings::Findings,
     format::Named,
-    index::{Index, Kind, Session, proof},
+    index::{Index, Session, proof},
 };
-use crate::history::{Creation, Nanos};
+use crate::history::{Creation, Nanos, Op};
 
 /// Checks R4: a token that was not issued is never Valid, whatever Redis contains. This requires a
 /// sealing key.
@@ -48,9 +48,9 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
 
 /// Returns when the operation that issued each token began.
 fn issued(session: &Session<'_>) -> HashMap<u32, Nanos> {
-    let rotations = session.changes.iter().filter_map(|each| match each.kind {
-        Kind::Rotate { new, .. } => Some((new?, each.op.call)),
-        Kind::Update { .. } | Kind::Revoke | Kind::RevokeAll => None,
+    let rotations = session.changes.iter().filter_map(|each| match each.op {
+        Op::Rotate { new_token, .. } => Some((new_token?, each.call)),
+        _ => None,
     });
     std::iter::once((0, session.create.call)).chain(rotations).collect()
 }

@@ -5,7 +5,7 @@ use super::{
     index::{Index, proof},
 };
 use crate::{
-    history::{Change, Op, Operation},
+    history::{Change, Entry, Operation},
     subject::Seen,
 };
 
@@ -26,14 +26,14 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
         }
         findings.examine(denies, || {
             let mut entries = proof([operation]);
-            let felt = index.history.faults.iter().find(|fault| {
+            let outage = index.history.faults.iter().find(|fault| {
                 let (from, to) = fault.certain();
                 fault.no_postgres
                     && fault.affects(operation.node)
                     && from <= operation.end()
                     && operation.call <= to
             });
-            entries.extend(felt.cloned().map(crate::history::Entry::Fault));
+            entries.extend(outage.cloned().map(Entry::Fault));
             ("it was Invalid although Postgres was unreachable".to_owned(), entries)
         });
     }
@@ -42,14 +42,6 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
 
 /// Returns whether the result denies that there is such a session. `None` if there is no result.
 fn denies(operation: &Operation) -> Option<bool> {
-    match &operation.op {
-        Op::Validate { answer, .. } | Op::ValidateRandom { answer } => {
-            answer.as_ref().map(|seen| *seen == Seen::Invalid)
-        }
-        Op::Update { answer, .. }
-        | Op::Revoke { answer, .. }
-        | Op::RevokeAll { answer, .. }
-        | Op::Rotate { answer, .. } => answer.as_ref().map(|answer| *answer == Change::Nothing),
-        Op::Create { .. } => None,
-    }
+    let seen = operation.op.seen().map(|seen| *seen == Seen::Invalid);
+    seen.or_else(|| operation.op.change().map(|change| *change == Change::Nothing))
 }

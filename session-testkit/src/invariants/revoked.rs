@@ -6,9 +6,9 @@ use super::{
     bounds::{Bound, Bounds},
     findings::Findings,
     format::Named,
-    index::{Changing, Index, Kind, Session, Validation, proof},
+    index::{Index, Session, Validation, proof},
 };
-use crate::history::Change;
+use crate::history::{Change, Op, Operation};
 
 /// Checks R1: after a revoke returned `Propagated`, no validate that starts later is Valid.
 ///
@@ -41,8 +41,7 @@ pub(super) fn everywhere(index: &Index<'_>) -> Findings {
         .revoke_alls
         .iter()
         .map(|(user, all)| {
-            let bounds =
-                all.iter().filter_map(|each| Bound::of(each.op, each.answer, Duration::ZERO));
+            let bounds = all.iter().filter_map(|each| Bound::of(each, Duration::ZERO));
             (*user, Bounds::new(bounds))
         })
         .collect();
@@ -62,16 +61,11 @@ pub(super) fn everywhere(index: &Index<'_>) -> Findings {
 
 fn revoked(index: &Index<'_>, mut findings: Findings, counts: fn(&Change) -> bool) -> Findings {
     for session in &index.sessions {
-        let ends = |each: &&Changing<'_>| each.answer.is_some_and(counts);
-        let revokes = session
-            .changes
-            .iter()
-            .filter(ends)
-            .filter(|each| matches!(each.kind, Kind::Revoke))
-            .filter_map(|each| Bound::of(each.op, each.answer, Duration::ZERO));
-        let whole = Bounds::new(revokes);
+        let ends = |each: &&Operation| each.op.change().is_some_and(counts);
+        let revokes = session.revokes().filter(ends);
+        let whole = Bounds::new(revokes.filter_map(|each| Bound::of(each, Duration::ZERO)));
         let mut of_token: HashMap<u32, Vec<Bound<'_>>> = HashMap::new();
-        for each in session.changes.iter().filter(ends) {
+        for each in session.changes.iter().copied().filter(ends) {
             if let Some((token, bound)) = rotated_away(index, each) {
                 of_token.entry(token).or_default().push(bound);
             }
@@ -94,13 +88,13 @@ fn revoked(index: &Index<'_>, mut findings: Findings, counts: fn(&Change) -> boo
 }
 
 /// Returns the token that a rotation ended, and the bound from which it has ended.
-fn rotated_away<'a>(index: &Index<'_>, each: &Changing<'a>) -> Option<(u32, Bound<'a>)> {
-    let Kind::Rotate { token, grace_ms, .. } = each.kind else {
+fn rotated_away<'a>(index: &Index<'_>, each: &'a Operation) -> Option<(u32, Bound<'a>)> {
+    let Op::Rotate { token, grace_ms, .. } = each.op else {
         return None;
     };
     let grace = Duration::from_millis(grace_ms);
     let extra = if grace.is_zero() { grace } else { grace.saturating_add(index.parameters().skew) };
-    Some((token, Bound::of(each.op, each.answer, extra)?))
+    Some((token, Bound::of(each, extra)?))
 }
 
 /// Counts the validation, and reports a Valid as a violation.

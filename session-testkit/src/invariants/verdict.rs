@@ -42,7 +42,6 @@ pub enum Verdict {
 
 impl Verdict {
     /// Returns the outcome without the details.
-    #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Holds { .. } => Outcome::Holds,
@@ -52,25 +51,11 @@ impl Verdict {
     }
 
     /// Returns the number of examined cases.
-    #[must_use]
     pub fn examined(&self) -> u64 {
         match self {
             Self::Holds { examined, .. }
             | Self::Broken { examined, .. }
             | Self::Inconclusive { examined, .. } => *examined,
-        }
-    }
-
-    /// Returns Inconclusive instead of Holds if fewer than `least` cases were examined.
-    #[must_use]
-    pub fn at_least(self, least: u64) -> Self {
-        match self {
-            Self::Holds { examined, of } if examined < least => Self::Inconclusive {
-                examined,
-                of,
-                reasons: vec![format!("only {examined} {of} of the required {least}")],
-            },
-            other => other,
         }
     }
 }
@@ -94,7 +79,7 @@ impl fmt::Display for Verdict {
 }
 
 /// A verdict without its details.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// The promise holds.
     Holds,
@@ -149,7 +134,7 @@ impl Verdicts {
     }
 
     /// Returns each promise with its verdict, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (Invariant, &Verdict)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Invariant, &Verdict)> + Clone {
         self.each.iter().map(|(invariant, verdict)| (*invariant, verdict))
     }
 
@@ -157,7 +142,6 @@ impl Verdicts {
     ///
     /// # Panics
     /// Never, because every promise has a verdict.
-    #[must_use]
     pub fn of(&self, invariant: Invariant) -> &Verdict {
         self.iter()
             .find_map(|(each, verdict)| (each == invariant).then_some(verdict))
@@ -166,38 +150,21 @@ impl Verdicts {
 
     /// Returns why the whole run is inconclusive: due requests were not sent, or a fault had no
     /// effect.
-    #[must_use]
     pub fn doubts(&self) -> &[String] {
         &self.doubts
     }
 
-    /// Requires at least `least` examined cases of a promise, instead of 1.
-    #[must_use]
-    pub fn at_least(mut self, promise: Invariant, least: u64) -> Self {
-        for (invariant, verdict) in &mut self.each {
-            if *invariant == promise {
-                *verdict = verdict.clone().at_least(least);
-            }
-        }
-        self
-    }
-
     /// Returns the outcome of the run. It is broken if any promise was, required or not. It is
     /// inconclusive if a required promise is, or if there are [`doubts`](Self::doubts).
-    #[must_use]
     pub fn overall(&self, required: &[Invariant]) -> Outcome {
-        let is = |outcome| move |(_, verdict): &(Invariant, &Verdict)| verdict.outcome() == outcome;
-        if self.iter().any(|each| is(Outcome::Broken)(&each)) {
+        let mut outcomes = self.iter().map(|(invariant, verdict)| (invariant, verdict.outcome()));
+        if outcomes.clone().any(|(_, outcome)| outcome == Outcome::Broken) {
             return Outcome::Broken;
         }
-        let open = self
-            .iter()
-            .filter(is(Outcome::Inconclusive))
-            .any(|(invariant, _)| required.contains(&invariant));
-        if open || !self.doubts.is_empty() {
-            return Outcome::Inconclusive;
-        }
-        Outcome::Holds
+        let open = outcomes.any(|(invariant, outcome)| {
+            outcome == Outcome::Inconclusive && required.contains(&invariant)
+        });
+        if open || !self.doubts.is_empty() { Outcome::Inconclusive } else { Outcome::Holds }
     }
 }
 
