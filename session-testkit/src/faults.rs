@@ -38,6 +38,7 @@ mod postgres;
 mod redis;
 mod target;
 
+pub(crate) use self::fault::named;
 use self::guard::Undo;
 pub use self::{
     error::FaultError,

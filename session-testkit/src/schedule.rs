@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     draw::Means,
     effect::{Effect, Loss},
-    event::{Event, Lost, Planted, UnknownEventError},
+    event::{Event, Lost, Planted},
     text::{Requested, ScheduleStepError},
 };
 use crate::history::millis;
@@ -71,13 +71,11 @@ pub struct Step {
 
 impl Step {
     /// Returns the affected nodes. `None`: all.
-    #[must_use]
     pub fn affected_nodes(&self) -> Option<Vec<u32>> {
         self.nodes.clone().or_else(|| self.event.default_nodes())
     }
 
     /// Returns the end of the step.
-    #[must_use]
     pub fn until(&self) -> Duration {
         self.at.saturating_add(self.lasts)
     }
@@ -182,19 +180,16 @@ impl Schedule {
     }
 
     /// Returns whether the schedule steps the nodes' clock.
-    #[must_use]
     pub fn steps_the_clock(&self) -> bool {
         self.steps.iter().any(|step| step.event == Event::ClockStep)
     }
 
     /// Returns whether the schedule needs a Redis to fail over to.
-    #[must_use]
     pub fn needs_replica(&self) -> bool {
         self.steps.iter().any(|step| step.event.needs_replica())
     }
 
     /// Returns the first event that damages a server, if there is one.
-    #[must_use]
     pub fn destructive(&self) -> Option<Event> {
         let mut events = self.steps.iter().map(|step| step.event);
         events.find(|event| event.server().is_some())

@@ -30,7 +30,6 @@ pub struct Report {
 
 impl Report {
     /// Returns whether the fault affected anything. If not, a passed test proves nothing.
-    #[must_use]
     pub fn touched_something(self) -> bool {
         self.effects.unwrap_or(self.connections) > 0
     }

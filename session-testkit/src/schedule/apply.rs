@@ -8,14 +8,14 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Effect, Event, Loss, Lost, Schedule, Step, planting, revokes};
+use super::{Effect, Event, Lost, Schedule, Step, planting, revokes};
 use crate::{
     deployment::{Deployment, Restarts},
     history::{Entry, Op, Operation, Touched},
     proxy::{Network, Peer, Toxic, ToxicGuard},
     subject::Subject,
     wall_clock::WallClock,
-    workload::{Break, Failure, Injected, Recorder, Scheduled, Tokens},
+    workload::{Break, Failure, Recorder, Scheduled, Tokens},
 };
 
 /// The share of the matching commands that are lost.
@@ -35,19 +35,10 @@ impl Schedule {
         numbered
             .map(|(step, number)| {
                 let seed = self.seed.wrapping_mul(31).wrapping_add(number);
-                let scheduled = world.make(step, seed);
-                let effect = Effect::of(step.event);
-                let scheduled = match effect.postgres {
-                    Loss::Not => scheduled,
-                    Loss::Perhaps => scheduled.maybe_no_postgres(),
-                    Loss::Surely => scheduled.no_postgres(),
-                };
-                let scheduled = if effect.touch { scheduled.no_touch() } else { scheduled };
-                let scheduled = if effect.redis { scheduled.no_redis() } else { scheduled };
-                match step.affected_nodes() {
-                    Some(nodes) => scheduled.on_nodes(nodes),
-                    None => scheduled,
-                }
+                let mut scheduled = world.make(step, seed);
+                scheduled.nodes = step.affected_nodes();
+                scheduled.effect = Effect::of(step.event);
+                scheduled
             })
             .collect()
     }
@@ -69,7 +60,7 @@ impl World<'_> {
                 if step.nodes.is_some() {
                     target = target.nodes(nodes.iter().map(|node| *node as usize));
                 }
-                scheduled(step, Injected::new(fault, target))
+                Scheduled::fault(fault, &target, step.at, step.lasts)
             }
             Event::Lose(lost) => {
                 let network = Arc::clone(deployment.network());

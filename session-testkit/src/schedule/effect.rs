@@ -8,9 +8,10 @@ use crate::faults::{Command, Fault, Link};
 /// The effect of an event on the affected nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Effect {
-    /// Whether a node is cut off from Postgres.
+    /// Whether a node is cut off from Postgres. Such a node may miss a revoke.
     pub postgres: Loss,
-    /// Whether a touch may fail although the session can be read.
+    /// Whether a touch may fail although the session can be read. An idle timeout may then be that
+    /// much earlier.
     pub touch: bool,
     /// Whether Redis may lose an UNLINK, or not acknowledge it.
     pub redis: bool,
@@ -23,25 +24,19 @@ pub enum Loss {
     Not,
     /// Some requests get a reply and some do not. A node may be behind, or up to date.
     Perhaps,
-    /// No request gets a useful reply while the event lasts.
+    /// No request gets a useful reply while the event lasts. A node must not return Invalid.
     Surely,
 }
 
 impl Effect {
-    const NONE: Self = Self { postgres: Loss::Not, touch: false, redis: false };
+    /// No effect.
+    pub const NONE: Self = Self { postgres: Loss::Not, touch: false, redis: false };
 
     /// Returns the effect of an event on the affected nodes.
     #[must_use]
     pub fn of(event: Event) -> Self {
         match event {
-            Event::Fault(fault) if fault.is_redis() => {
-                Self { redis: loses_unlinks(fault), ..Self::NONE }
-            }
-            Event::Fault(fault) => Self {
-                postgres: postgres(fault),
-                touch: matches!(fault, Fault::PostgresRowLocks | Fault::PostgresReadOnly),
-                ..Self::NONE
-            },
+            Event::Fault(fault) => of_fault(fault),
             // A lost command takes its connection and the other commands on it with it.
             Event::Lose(_) => Self { redis: true, ..Self::NONE },
             // The next UNLINK removes a planted value. A starting node reads both servers.
@@ -56,31 +51,39 @@ impl Effect {
     }
 }
 
-fn loses_unlinks(fault: Fault) -> bool {
+fn of_fault(fault: Fault) -> Effect {
+    let postgres = |postgres| Effect { postgres, ..Effect::NONE };
     match fault {
         // Entries vanish, but UNLINK is executed and acknowledged.
         Fault::RedisFlushAll
         | Fault::RedisEviction
         | Fault::RedisOom
         | Fault::RedisAcl(Command::Evalsha | Command::Set)
-        | Fault::RedisLink(Link::Sliced) => false,
+        | Fault::RedisLink(Link::Sliced) => Effect::NONE,
         // Redis is down, paused, slower than the deadline, demoted, or refuses all writes
         // (MISCONF). Without INFO, CLIENT or GET, a connection may be unusable.
-        _ => true,
-    }
-}
-
-fn postgres(fault: Fault) -> Loss {
-    match fault {
+        Fault::RedisKill
+        | Fault::RedisPause
+        | Fault::RedisOldDump
+        | Fault::RedisAcl(Command::Info | Command::Get | Command::Client)
+        | Fault::RedisMisconf
+        | Fault::RedisClientPause
+        | Fault::RedisClientPauseWrites
+        | Fault::RedisClientKill
+        | Fault::RedisMaxClients
+        | Fault::RedisFailover
+        | Fault::RedisDemotion
+        | Fault::RedisDisconnect
+        | Fault::RedisLink(_) => Effect { redis: true, ..Effect::NONE },
         // Postgres does not reply.
         Fault::PostgresKill
         | Fault::PostgresPause
         | Fault::PostgresImmediateStop
         | Fault::PostgresDisconnect
-        | Fault::PostgresLink(Link::Partition | Link::Down) => Loss::Surely,
+        | Fault::PostgresLink(Link::Partition | Link::Down) => postgres(Loss::Surely),
         // Every read waits, is refused, or misses existing rows.
         Fault::PostgresTableLock | Fault::PostgresForcedRls | Fault::PostgresRevokedGrant => {
-            Loss::Surely
+            postgres(Loss::Surely)
         }
         // Old connections continue, or new ones work, or some replies are in time.
         Fault::PostgresTerminate
@@ -88,53 +91,9 @@ fn postgres(fault: Fault) -> Loss {
         | Fault::PostgresCancel
         | Fault::PostgresLink(
             Link::Latency | Link::Blackhole | Link::Reset | Link::Idle | Link::Truncated,
-        ) => Loss::Perhaps,
-        // Reads are unaffected, also by faults of Redis.
-        _ => Loss::Not,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Checks the whole table, so that every new fault is classified.
-    #[test]
-    fn every_event_has_its_effect() {
-        let of = |effect: Effect| {
-            let all = Event::all().filter(|event| Effect::of(*event) == effect);
-            all.map(Event::name).collect::<Vec<_>>().join(" ")
-        };
-        let effect = |postgres, redis| Effect { postgres, redis, ..Effect::NONE };
-        assert_eq!(
-            of(effect(Loss::Surely, false)),
-            "postgres-kill postgres-pause postgres-immediate-stop postgres-table-lock \
-             postgres-forced-rls postgres-revoked-grant postgres-disconnect \
-             postgres-link-partition postgres-link-down"
-        );
-        assert_eq!(
-            of(effect(Loss::Perhaps, false)),
-            "postgres-terminate postgres-connection-limit postgres-cancel \
-             postgres-link-latency postgres-link-blackhole postgres-link-reset \
-             postgres-link-idle postgres-link-truncated"
-        );
-        assert_eq!(
-            of(effect(Loss::Not, true)),
-            "redis-kill redis-pause redis-old-dump redis-acl-info redis-acl-get redis-acl-client \
-             redis-misconf redis-client-pause redis-client-pause-writes redis-client-kill \
-             redis-maxclients redis-failover redis-demotion redis-disconnect \
-             redis-link-latency redis-link-blackhole redis-link-partition redis-link-down \
-             redis-link-reset redis-link-idle redis-link-truncated \
-             lose-unlinks lose-unlink-replies lose-fences lose-fence-replies"
-        );
-        assert_eq!(
-            of(effect(Loss::Not, false)),
-            "redis-flush-all redis-eviction redis-oom redis-acl-evalsha redis-acl-set \
-             redis-link-sliced postgres-open-transaction postgres-link-sliced \
-             plant-garbage plant-swapped plant-oversized plant-wrong-type \
-             plant-flipped node-restart random-tokens clock-step plain-revoke late-revoke"
-        );
-        let untouched = Effect { touch: true, ..Effect::NONE };
-        assert_eq!(of(untouched), "postgres-row-locks postgres-read-only");
+        ) => postgres(Loss::Perhaps),
+        // Reads are unaffected, but not writes.
+        Fault::PostgresRowLocks | Fault::PostgresReadOnly => Effect { touch: true, ..Effect::NONE },
+        Fault::PostgresOpenTransaction | Fault::PostgresLink(Link::Sliced) => Effect::NONE,
     }
 }

@@ -1,11 +1,9 @@
 //! The events of a schedule, and their names.
 
-use std::{fmt, str::FromStr};
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    faults::{Fault, Link},
+    faults::{Fault, Link, named},
     proxy::Peer,
 };
 
@@ -48,12 +46,6 @@ pub enum Lost {
     FenceReplies,
 }
 
-impl Lost {
-    /// All kinds.
-    pub const ALL: [Self; 4] =
-        [Self::Unlinks, Self::UnlinkReplies, Self::Fences, Self::FenceReplies];
-}
-
 /// The value that is written into Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Planted {
@@ -70,50 +62,40 @@ pub enum Planted {
     Flipped,
 }
 
-impl Planted {
-    /// All values.
-    pub const ALL: [Self; 5] =
-        [Self::Garbage, Self::Swapped, Self::Oversized, Self::WrongType, Self::Flipped];
-}
+/// The events that are no faults of servers or links.
+const OTHERS: [(Event, &str); 14] = [
+    (Event::Lose(Lost::Unlinks), "lose-unlinks"),
+    (Event::Lose(Lost::UnlinkReplies), "lose-unlink-replies"),
+    (Event::Lose(Lost::Fences), "lose-fences"),
+    (Event::Lose(Lost::FenceReplies), "lose-fence-replies"),
+    (Event::Plant(Planted::Garbage), "plant-garbage"),
+    (Event::Plant(Planted::Swapped), "plant-swapped"),
+    (Event::Plant(Planted::Oversized), "plant-oversized"),
+    (Event::Plant(Planted::WrongType), "plant-wrong-type"),
+    (Event::Plant(Planted::Flipped), "plant-flipped"),
+    (Event::NodeRestart, "node-restart"),
+    (Event::RandomTokens, "random-tokens"),
+    (Event::ClockStep, "clock-step"),
+    (Event::PlainRevoke, "plain-revoke"),
+    (Event::LateRevoke, "late-revoke"),
+];
 
 impl Event {
     /// Returns all events.
     pub fn all() -> impl Iterator<Item = Self> {
-        let others = [
-            Self::NodeRestart,
-            Self::RandomTokens,
-            Self::ClockStep,
-            Self::PlainRevoke,
-            Self::LateRevoke,
-        ];
-        let faults = Fault::ALL.into_iter().map(Self::Fault);
-        faults.chain(Lost::ALL.map(Self::Lose)).chain(Planted::ALL.map(Self::Plant)).chain(others)
+        Fault::ALL.into_iter().map(Self::Fault).chain(OTHERS.map(|(event, _)| event))
     }
 
     /// Returns the name, as on a command line.
-    #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Fault(fault) => fault.name(),
-            Self::Lose(Lost::Unlinks) => "lose-unlinks",
-            Self::Lose(Lost::UnlinkReplies) => "lose-unlink-replies",
-            Self::Lose(Lost::Fences) => "lose-fences",
-            Self::Lose(Lost::FenceReplies) => "lose-fence-replies",
-            Self::NodeRestart => "node-restart",
-            Self::RandomTokens => "random-tokens",
-            Self::ClockStep => "clock-step",
-            Self::Plant(Planted::Garbage) => "plant-garbage",
-            Self::Plant(Planted::Swapped) => "plant-swapped",
-            Self::Plant(Planted::Oversized) => "plant-oversized",
-            Self::Plant(Planted::WrongType) => "plant-wrong-type",
-            Self::Plant(Planted::Flipped) => "plant-flipped",
-            Self::PlainRevoke => "plain-revoke",
-            Self::LateRevoke => "late-revoke",
+        if let Self::Fault(fault) = self {
+            return fault.name();
         }
+        let found = OTHERS.iter().find(|(event, _)| *event == self);
+        found.map_or("unnamed", |(_, name)| name)
     }
 
     /// Returns the server that the event damages, if any.
-    #[must_use]
     pub fn server(self) -> Option<Peer> {
         match self {
             Self::Fault(Fault::RedisLink(_) | Fault::PostgresLink(_)) => None,
@@ -124,7 +106,6 @@ impl Event {
     }
 
     /// Returns whether the event can affect some nodes only.
-    #[must_use]
     pub fn affects_single_nodes(self) -> bool {
         matches!(
             self,
@@ -135,7 +116,6 @@ impl Event {
     }
 
     /// Returns the nodes that the event affects by default. `None`: all.
-    #[must_use]
     pub fn default_nodes(self) -> Option<Vec<u32>> {
         let partition = matches!(
             self,
@@ -159,46 +139,7 @@ impl Event {
     }
 }
 
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// The error for a name that no event has.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown fault `{name}`: the faults are {}", names())]
-pub struct UnknownEventError {
-    name: String,
-}
-
-fn names() -> String {
-    Event::all().map(Event::name).collect::<Vec<_>>().join(", ")
-}
-
-impl FromStr for Event {
-    type Err = UnknownEventError;
-
-    fn from_str(name: &str) -> Result<Self, UnknownEventError> {
-        let mut all = Self::all();
-        all.find(|event| event.name() == name)
-            .ok_or_else(|| UnknownEventError { name: name.to_owned() })
-    }
-}
-
-impl From<Event> for String {
-    fn from(event: Event) -> Self {
-        event.name().to_owned()
-    }
-}
-
-impl TryFrom<String> for Event {
-    type Error = UnknownEventError;
-
-    fn try_from(name: String) -> Result<Self, UnknownEventError> {
-        name.parse()
-    }
-}
+named!(Event: Self::all());
 
 #[cfg(test)]
 mod tests {

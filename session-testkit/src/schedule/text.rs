@@ -2,7 +2,8 @@
 
 use std::{str::FromStr, time::Duration};
 
-use super::{Event, Step, UnknownEventError};
+use super::{Event, Step};
+use crate::faults::UnknownFault;
 
 /// A requested step, whose time may be missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct Requested {
 pub enum ScheduleStepError {
     /// No event has this name.
     #[error(transparent)]
-    Unknown(#[from] UnknownEventError),
+    Unknown(#[from] UnknownFault),
     /// The time is missing or malformed.
     #[error("`{0}` is no time: write `@AT+LASTS` in seconds, as in `redis-kill@2+3.5`")]
     Time(String),
@@ -32,7 +33,6 @@ pub enum ScheduleStepError {
 
 impl Requested {
     /// Returns the step, at the given time if it has none.
-    #[must_use]
     pub fn or_at(self, at: Duration, lasts: Duration) -> Step {
         let (at, lasts) = self.time.unwrap_or((at, lasts));
         Step { event: self.event, at, lasts, nodes: self.nodes }

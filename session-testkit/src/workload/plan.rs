@@ -144,7 +144,6 @@ impl Plan {
     }
 
     /// Returns the total number of due requests.
-    #[must_use]
     pub fn total(&self) -> u64 {
         let total = u128::from(self.settings.rate) * self.settings.duration.as_nanos();
         u64::try_from(total / 1_000_000_000).unwrap_or(u64::MAX)

@@ -7,7 +7,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::tally::{Answered, Tally};
+use super::{
+    Counts,
+    tally::{Answered, Tally},
+};
 use crate::history::{Entry, Header, History, Nanos, Operation, nanos};
 
 /// The clock of a run.
@@ -23,7 +26,6 @@ impl Clock {
     }
 
     /// Returns the time since the start.
-    #[must_use]
     pub fn now(&self) -> Nanos {
         nanos(self.start.elapsed())
     }
@@ -48,19 +50,6 @@ struct State {
     tally: Tally,
 }
 
-/// The progress of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Progress {
-    /// The number of requests that were due so far.
-    pub due: u64,
-    /// The number of those that were sent.
-    pub sent: u64,
-    /// The number of those with a response.
-    pub answered: u64,
-    /// The number of those responses that were Unavailable.
-    pub unavailable: u64,
-}
-
 impl Recorder {
     pub(super) fn new(header: Header) -> Self {
         Self {
@@ -73,7 +62,6 @@ impl Recorder {
     }
 
     /// Returns the run's clock, which all times of its history use.
-    #[must_use]
     pub fn clock(&self) -> Clock {
         self.clock
     }
@@ -83,10 +71,9 @@ impl Recorder {
         self.state().history.push(entry);
     }
 
-    /// Returns the progress of the run.
-    #[must_use]
-    pub fn progress(&self) -> Progress {
-        self.state().tally.progress()
+    /// Returns the counts of the run so far.
+    pub fn progress(&self) -> Counts {
+        self.state().tally.total()
     }
 
     /// Counts a request that is due at this time after the load began. It is sent now or never.

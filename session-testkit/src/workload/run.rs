@@ -96,7 +96,6 @@ impl<S: Subject> Runner<S> {
     }
 
     /// Returns the recorder, which accepts other observations until [`run`](Self::run) returns.
-    #[must_use]
     pub fn recorder(&self) -> Recorder {
         self.recorder.clone()
     }

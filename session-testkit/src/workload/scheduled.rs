@@ -3,7 +3,12 @@
 use std::{error::Error, fmt, future::Future, pin::Pin, time::Duration};
 
 use super::Recorder;
-use crate::history::{Entry, Fault, Nanos, Touched, nanos};
+use crate::{
+    backends::chain,
+    faults::{self, Fault, FaultGuard, Target},
+    history::{self, Entry, Nanos, Touched, nanos},
+    schedule::{Effect, Loss},
+};
 
 /// The error of a fault that could not be caused or healed.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -20,71 +25,54 @@ pub trait Break: Send + 'static {
 }
 
 /// A fault with its time, written manually or drawn from a seed.
+#[derive(Debug)]
 pub struct Scheduled {
     name: String,
+    /// The start, after the beginning of the load.
     at: Duration,
     lasts: Duration,
-    nodes: Option<Vec<u32>>,
-    no_postgres: bool,
-    no_touch: bool,
-    uncertain: bool,
-    no_redis: bool,
+    /// The affected nodes. `None`: all.
+    pub(crate) nodes: Option<Vec<u32>>,
+    pub(crate) effect: Effect,
     breaks: Box<dyn Erased>,
 }
 
 impl Scheduled {
-    /// Creates a fault. `at` counts from the beginning of the load.
+    /// Creates a fault without an [`effect`](Self::effect) on the promises. `at` counts from the
+    /// beginning of the load.
     pub fn new(name: impl Into<String>, at: Duration, lasts: Duration, breaks: impl Break) -> Self {
-        Self {
-            name: name.into(),
-            at,
-            lasts,
-            nodes: None,
-            no_postgres: false,
-            no_touch: false,
-            uncertain: false,
-            no_redis: false,
-            breaks: Box::new(breaks),
-        }
+        let breaks = Box::new(breaks);
+        Self { name: name.into(), at, lasts, nodes: None, effect: Effect::NONE, breaks }
     }
 
-    /// Limits the fault to these nodes. By default it affects all.
+    /// Creates a named fault. `at` counts from the beginning of the load.
+    ///
+    /// Redis may lose commands during a fault of Redis. For a fault of Postgres, the caller
+    /// declares the [`effect`](Self::effect). After `postgres-kill` no request gets a reply. After
+    /// `postgres-terminate` the next connection does.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use session_testkit::{backends::Backends, faults::Target, workload::Scheduled};
+    ///
+    /// let servers = Backends::start_own().await?;
+    /// let (at, lasts) = (Duration::from_secs(1), Duration::from_secs(2));
+    /// let killed = Scheduled::fault("redis-kill".parse()?, &Target::new(&servers), at, lasts);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
-    pub fn on_nodes(mut self, nodes: impl IntoIterator<Item = u32>) -> Self {
-        self.nodes = Some(nodes.into_iter().collect());
-        self
+    pub fn fault(fault: Fault, target: &Target, at: Duration, lasts: Duration) -> Self {
+        let injected = Injected { fault, target: target.clone(), guard: None };
+        let effect = Effect { redis: fault.is_redis(), ..Effect::NONE };
+        Self::new(fault.name(), at, lasts, injected).effect(effect)
     }
 
-    /// Declares that the nodes get no useful reply from Postgres while the fault lasts. They are
-    /// cut off, or rows are hidden. The checker relies on it in two ways: such a node may miss a
-    /// revoke, and must not return Invalid.
+    /// Declares the effect on the promises, which the checker relies on.
     #[must_use]
-    pub fn no_postgres(mut self) -> Self {
-        self.no_postgres = true;
-        self
-    }
-
-    /// Declares that nodes may be cut off from Postgres, although some still get replies. Such a
-    /// node may miss a revoke, and may return Invalid.
-    #[must_use]
-    pub fn maybe_no_postgres(mut self) -> Self {
-        (self.no_postgres, self.uncertain) = (true, true);
-        self
-    }
-
-    /// Declares that touches may fail although Postgres replies. An idle timeout may then be that
-    /// much earlier.
-    #[must_use]
-    pub fn no_touch(mut self) -> Self {
-        self.no_touch = true;
-        self
-    }
-
-    /// Declares that Redis may lose commands, or not acknowledge them, while the fault lasts.
-    #[must_use]
-    pub fn no_redis(mut self) -> Self {
-        self.no_redis = true;
-        self
+    pub fn effect(self, effect: Effect) -> Self {
+        Self { effect, ..self }
     }
 
     /// Waits for the fault's time, then causes, heals and records it.
@@ -99,6 +87,7 @@ impl Scheduled {
         match caused {
             Ok(()) => tokio::time::sleep_until(clock.at(since) + self.lasts).await,
             Err(error) => {
+                let error = chain(&*error);
                 failures.push(format!("could not cause the fault {}: {error}", self.name));
             }
         }
@@ -107,36 +96,52 @@ impl Scheduled {
         let touched = match self.breaks.heal().await {
             Ok(touched) => touched,
             Err(error) => {
+                let error = chain(&*error);
                 failures.push(format!("could not heal the fault {}: {error}", self.name));
                 None
             }
         };
         let healed = clock.now();
         failures.into_iter().for_each(|failure| recorder.problem(failure));
-        recorder.record(Entry::Fault(Fault {
+        let uncertain = self.effect.postgres == Loss::Perhaps;
+        recorder.record(Entry::Fault(history::Fault {
             name: self.name,
             at,
             // A fault that failed half-way or is uncertain may have had an effect, but was never
             // certainly active. Its certain span therefore ends before it begins.
-            since: Some(if failed || self.uncertain { healed } else { since }),
+            since: Some(if failed || uncertain { healed } else { since }),
             until: Some(until),
             healed: Some(healed),
             nodes: self.nodes,
-            no_postgres: self.no_postgres,
-            no_touch: self.no_touch,
-            no_redis: self.no_redis,
+            no_postgres: self.effect.postgres != Loss::Not,
+            no_touch: self.effect.touch,
+            no_redis: self.effect.redis,
             touched: if failed { Some(Touched::default()) } else { touched },
         }));
     }
 }
 
-impl fmt::Debug for Scheduled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scheduled")
-            .field("name", &self.name)
-            .field("at", &self.at)
-            .field("lasts", &self.lasts)
-            .finish_non_exhaustive()
+/// A named fault, and the guard that heals it.
+struct Injected {
+    fault: Fault,
+    target: Target,
+    guard: Option<FaultGuard>,
+}
+
+impl Break for Injected {
+    async fn cause(&mut self) -> Result<(), Failure> {
+        self.guard = Some(faults::inject(&self.fault, &self.target).await?);
+        Ok(())
+    }
+
+    async fn heal(&mut self) -> Result<Option<Touched>, Failure> {
+        let Some(guard) = self.guard.take() else {
+            return Ok(None);
+        };
+        let report = guard.heal().await?;
+        // If the server counts effects, only they prove that the fault had one.
+        let connections = report.effects.unwrap_or(report.connections);
+        Ok(Some(Touched { connections, bytes: 0 }))
     }
 }
 
@@ -154,5 +159,11 @@ impl<B: Break> Erased for B {
     }
     fn heal(&mut self) -> Boxed<'_, Result<Option<Touched>, Failure>> {
         Box::pin(Break::heal(self))
+    }
+}
+
+impl fmt::Debug for dyn Erased {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a fault")
     }
 }

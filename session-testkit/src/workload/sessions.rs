@@ -60,13 +60,11 @@ impl Tokens {
     }
 
     /// Returns all tokens so far.
-    #[must_use]
     pub fn all(&self) -> Vec<IssuedToken> {
         lock(&self.0).clone()
     }
 
     /// Returns one of the newest `most` tokens, selected by `draw`. `None` if there is none.
-    #[must_use]
     pub fn recent(&self, most: usize, draw: usize) -> Option<IssuedToken> {
         let all = lock(&self.0);
         let from = all.len().saturating_sub(most.max(1));

@@ -93,7 +93,6 @@ impl Settings {
     }
 
     /// Returns a new seed. The caller should print it.
-    #[must_use]
     pub fn fresh_seed() -> u64 {
         let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
         high ^ low

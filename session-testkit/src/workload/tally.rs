@@ -1,6 +1,6 @@
 //! The growing numbers of a run.
 
-use super::{Counts, Latencies, Progress, Report, Second, Settings};
+use super::{Counts, Latencies, Report, Second, Settings};
 use crate::{
     history::{Change, Creation, Nanos, Op, Operation},
     subject::Seen,
@@ -65,11 +65,19 @@ impl Tally {
             return;
         };
         counts.answered += 1;
-        match outcome(&operation.op) {
-            Outcome::Success => {}
-            Outcome::Unavailable => counts.unavailable += 1,
-            Outcome::Refused => counts.refused += 1,
-            Outcome::Unknown => counts.unknown += 1,
+        let creation = match &operation.op {
+            Op::Create { answer, .. } => answer.as_ref(),
+            _ => None,
+        };
+        match (operation.op.seen(), creation, operation.op.change()) {
+            (Some(Seen::Unavailable), ..) => counts.unavailable += 1,
+            (_, Some(Creation::Refused(_)), _) | (.., Some(Change::Refused(_))) => {
+                counts.refused += 1;
+            }
+            (_, Some(Creation::Unknown(_)), _) | (.., Some(Change::Unknown(_))) => {
+                counts.unknown += 1;
+            }
+            _ => {}
         }
         let latency = ret.saturating_sub(due);
         if operation.op.is_validation() {
@@ -103,16 +111,6 @@ impl Tally {
         total
     }
 
-    pub(super) fn progress(&self) -> Progress {
-        let total = self.total();
-        Progress {
-            due: total.due,
-            sent: total.sent,
-            answered: total.answered,
-            unavailable: total.unavailable,
-        }
-    }
-
     pub(super) fn report(self, settings: Settings, nodes: u32) -> Report {
         let seconds = self.seconds.iter().zip(0..);
         Report {
@@ -132,30 +130,5 @@ impl Tally {
                 .collect(),
             problems: self.problems,
         }
-    }
-}
-
-enum Outcome {
-    Success,
-    Unavailable,
-    Refused,
-    Unknown,
-}
-
-fn outcome(op: &Op) -> Outcome {
-    match op {
-        Op::Validate { answer: Some(Seen::Unavailable), .. }
-        | Op::ValidateRandom { answer: Some(Seen::Unavailable) } => Outcome::Unavailable,
-        Op::Create { answer: Some(Creation::Refused(_)), .. } => Outcome::Refused,
-        Op::Create { answer: Some(Creation::Unknown(_)), .. } => Outcome::Unknown,
-        Op::Update { answer: Some(answer), .. }
-        | Op::Revoke { answer: Some(answer), .. }
-        | Op::RevokeAll { answer: Some(answer), .. }
-        | Op::Rotate { answer: Some(answer), .. } => match answer {
-            Change::Refused(_) => Outcome::Refused,
-            Change::Unknown(_) => Outcome::Unknown,
-            _ => Outcome::Success,
-        },
-        _ => Outcome::Success,
     }
 }

@@ -1,7 +1,6 @@
 //! Runs in virtual time.
 
 use std::{
-    error::Error,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -10,8 +9,12 @@ use super::memory::InMemory;
 use crate::{
     history::{History, Op, Touched},
     invariants::{Invariant, Outcome, check},
-    workload::{Break, Run, Runner, Scheduled, Settings, Shares, WorkloadError},
+    schedule::{Effect, Loss},
+    workload::{Break, Failure, Run, Runner, Scheduled, Settings, Shares, WorkloadError},
 };
+
+/// The effect of a fault that cuts the nodes off from Postgres.
+const CUT: Effect = Effect { postgres: Loss::Surely, ..Effect::NONE };
 
 fn settings() -> Settings {
     let mut settings = Settings::new(11);
@@ -28,21 +31,24 @@ async fn run(subject: InMemory, settings: Settings) -> Run {
 /// A fault that turns a switch on and off.
 struct Switch<F>(F, Option<Touched>);
 
-impl<F: Fn(bool) + Send + 'static> Break for Switch<F> {
-    async fn cause(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
-        (self.0)(true);
-        Ok(())
+impl<F: Fn(bool) -> Result<(), Failure> + Send + 'static> Break for Switch<F> {
+    async fn cause(&mut self) -> Result<(), Failure> {
+        (self.0)(true)
     }
 
-    async fn heal(&mut self) -> Result<Option<Touched>, Box<dyn Error + Send + Sync>> {
-        (self.0)(false);
+    async fn heal(&mut self) -> Result<Option<Touched>, Failure> {
+        (self.0)(false)?;
         Ok(self.1)
     }
 }
 
 fn down(subject: &InMemory, touched: Option<Touched>) -> impl Break + use<> {
     let down = Arc::clone(&subject.down);
-    Switch(move |on| down.store(on, Ordering::Relaxed), touched)
+    let switch = move |on| {
+        down.store(on, Ordering::Relaxed);
+        Ok(())
+    };
+    Switch(switch, touched)
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,7 +102,7 @@ async fn outage_reported_as_invalid_breaks_r7() {
         let touched = Some(Touched { connections: 3, bytes: 0 });
         let (at, lasts) = (Duration::from_secs(3), Duration::from_secs(2));
         let down = down(&subject, touched);
-        let fault = Scheduled::new("memory.down", at, lasts, down).no_postgres();
+        let fault = Scheduled::new("memory.down", at, lasts, down).effect(CUT);
         let run = Runner::new(subject, settings()).fault(fault).run().await.unwrap();
         let verdicts = check(&run.history);
         assert_eq!(verdicts.of(Invariant::R7).outcome(), outcome, "{verdicts}");
@@ -121,22 +127,11 @@ async fn fault_without_effect_makes_the_run_inconclusive() {
     assert!(verdicts.doubts()[0].contains("memory.down had no effect"));
 }
 
-struct Impossible;
-
-impl Break for Impossible {
-    async fn cause(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Err("no such server".into())
-    }
-
-    async fn heal(&mut self) -> Result<Option<Touched>, Box<dyn Error + Send + Sync>> {
-        Ok(None)
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn fault_that_fails_makes_the_run_inconclusive() {
-    let fault = Scheduled::new("redis.kill", Duration::ZERO, Duration::from_secs(1), Impossible)
-        .no_postgres();
+    let second = Duration::from_secs(1);
+    let broken = Switch(|on| if on { Err("no such server".into()) } else { Ok(()) }, None);
+    let fault = Scheduled::new("redis.kill", Duration::ZERO, second, broken).effect(CUT);
     let runner = Runner::new(InMemory::default(), settings()).fault(fault);
     let run = runner.run().await.unwrap();
     let verdicts = check(&run.history);
@@ -155,6 +150,7 @@ async fn stall_delays_every_request_due_meanwhile() {
     let switch = Switch(
         move |on| {
             held.send_replace(on);
+            Ok(())
         },
         None,
     );
