@@ -120,13 +120,11 @@ impl<'a> FaultRun<'a> {
     }
 
     /// Returns the recorder, which knows the progress.
-    #[must_use]
     pub fn recorder(&self) -> Recorder {
         self.runner.recorder()
     }
 
     /// Returns the expected duration without the logins before and the searches after.
-    #[must_use]
     pub fn expected_duration(&self) -> Duration {
         self.settings.duration + longest_entry(&self.settings)
     }
@@ -147,24 +145,16 @@ impl<'a> FaultRun<'a> {
         }
         // Dropping the set ends the observers, also if this future is cancelled.
         let mut observers = JoinSet::new();
-        observers.spawn(observe::watch_bulkheads(deployment.subject(), recorder.clone()));
-        observers.spawn(observe::watch_hits(deployment.subject(), clock, hits.clone()));
+        let nodes = deployment.subject();
+        observers.spawn(observe::watch_nodes(nodes, recorder.clone(), hits.clone()));
         let faults = schedule.on(deployment, &recorder, &tokens);
         let run = runner.faults(faults).run().await?;
         let mut history = run.history;
 
         // Before the entries that could contain a secret expire.
         let issued = tokens.all();
-        let mut tries = Tries::default();
-        let searches = loop {
-            let searches = observe::search(deployment, logs.as_ref(), &issued, || clock.now());
-            if let Some(searches) = tries.check(searches.await).await? {
-                break searches;
-            }
-        };
-        for search in searches {
-            history.push(Entry::Search(search));
-        }
+        let search = || observe::search(deployment, logs.as_ref(), &issued, || clock.now());
+        history.searches.extend(repeated(search).await?);
         tokio::time::sleep(longest_entry(&settings)).await;
         observers.shutdown().await;
         for sample in observe::sample(deployment, || clock.now()).await {
@@ -172,15 +162,8 @@ impl<'a> FaultRun<'a> {
         }
         let (redis, postgres) = (deployment.backends().redis(), deployment.backends().postgres());
         let (namespace, schema) = (deployment.namespace(), deployment.schema());
-        let mut tries = Tries::default();
-        let scan = loop {
-            let at = clock.now();
-            let scan = observe::scan(redis, namespace, postgres, schema, &issued, at);
-            if let Some(scan) = tries.check(scan.await).await? {
-                break scan;
-            }
-        };
-        history.push(Entry::Scan(scan));
+        let scan = || observe::scan(redis, namespace, postgres, schema, &issued, clock.now());
+        history.scans.push(repeated(scan).await?);
 
         let required = required(
             &settings,
@@ -191,7 +174,7 @@ impl<'a> FaultRun<'a> {
         );
         let verdicts = invariants::check(&history);
         Ok(Judged {
-            figures: Figures::of(&history, &run.validates, &hits.looks()),
+            figures: Figures::of(&history, &run.validates, &hits.samples()),
             availability: Availability::of(&history),
             revoked_tried: revoked::tried(&history),
             revoked_wanted: revoked::required(&settings),
@@ -204,27 +187,18 @@ impl<'a> FaultRun<'a> {
     }
 }
 
-/// A count of failed observations, which a busy machine or a server after a fault may cause.
-#[derive(Default)]
-struct Tries(u32);
-
-impl Tries {
-    /// Returns the observation. Returns `None` after a pause if it should be repeated.
-    async fn check<T>(
-        &mut self,
-        observed: Result<T, ObserveError>,
-    ) -> Result<Option<T>, ObserveError> {
-        match observed {
-            Ok(observed) => Ok(Some(observed)),
-            Err(error) if self.0 < MORE_TRIES => {
-                tracing::debug!(%error, "an observation failed and is repeated");
-                self.0 += 1;
-                tokio::time::sleep(BETWEEN_TRIES).await;
-                Ok(None)
-            }
-            Err(error) => Err(error),
+/// Repeats a failed observation, because a busy machine or a server after a fault may cause it.
+async fn repeated<T, F: Future<Output = Result<T, ObserveError>>>(
+    observe: impl Fn() -> F,
+) -> Result<T, ObserveError> {
+    for _ in 0..MORE_TRIES {
+        match observe().await {
+            Err(error) => tracing::debug!(%error, "an observation failed and is repeated"),
+            observed => return observed,
         }
+        tokio::time::sleep(BETWEEN_TRIES).await;
     }
+    observe().await
 }
 
 /// Returns whether the fault only loses single commands, so that both servers remain usable.

@@ -3,7 +3,7 @@
 //! | promise | entry | file |
 //! |---|---|---|
 //! | R8, no stale entry in Redis | [`Scan`](crate::history::Scan) | `copies.rs` |
-//! | R10, reads within the bulkhead | [`InFlight`](crate::history::InFlight) | `reads.rs` |
+//! | R10, reads within the bulkhead | [`InFlight`](crate::history::InFlight) | `nodes.rs` |
 //! | R11, no leaked resources | [`Sample`](crate::history::Sample) | `resources.rs` |
 //! | R12, no raw tokens | [`Search`](crate::history::Search) | `secrets.rs`, `dump.rs`, `logs.rs` |
 //!
@@ -11,20 +11,18 @@
 
 mod copies;
 mod dump;
-mod hits;
 pub(crate) mod keys;
 mod logs;
-mod reads;
+mod nodes;
 mod resources;
 mod secrets;
 
 pub use self::{
     copies::scan,
-    hits::{HitCounts, Hits, watch_hits},
     logs::Logs,
-    reads::{watch_bulkheads, watch_reads},
+    nodes::{HitCounts, Hits, watch_nodes},
     resources::sample,
-    secrets::{Needles, search},
+    secrets::search,
 };
 
 /// The error of an observation.

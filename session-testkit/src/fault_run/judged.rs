@@ -38,7 +38,6 @@ pub struct Judged {
 
 impl Judged {
     /// Returns the verdict on the run.
-    #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self.verdicts.overall(&self.required) {
             Outcome::Holds | Outcome::Inconclusive if self.availability.is_lost() => {
@@ -50,7 +49,6 @@ impl Judged {
     }
 
     /// Returns the promises that the run did not exercise, such as R7 without an outage.
-    #[must_use]
     pub fn unexercised(&self) -> Vec<&'static str> {
         let each = self.verdicts.iter();
         each.filter(|(_, verdict)| verdict.examined() == 0)
@@ -59,7 +57,6 @@ impl Judged {
     }
 
     /// Returns the reasons why the run proves too little.
-    #[must_use]
     pub fn doubts(&self) -> Vec<String> {
         let mut doubts = self.verdicts.doubts().to_vec();
         if self.revoked_tried < self.revoked_wanted {
@@ -82,7 +79,6 @@ impl Judged {
     }
 
     /// Returns everything except the history as JSON.
-    #[must_use]
     pub fn json(&self) -> Value {
         json!({
             "outcome": self.outcome().to_string(),
@@ -184,7 +180,6 @@ impl fmt::Display for Figures {
 impl Availability {
     /// Returns whether over 1 % of the responses were Unavailable, because then the fallback does
     /// not work. A busy machine's deadlines or shed load may cause less than that.
-    #[must_use]
     pub fn is_lost(&self) -> bool {
         self.unavailable_with_postgres.saturating_mul(100) > self.answered_with_postgres
     }

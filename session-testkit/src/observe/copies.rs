@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use redis::cmd;
 use session_layer::TokenDigest;
 use sqlx::AssertSqlSafe;
 
@@ -38,11 +37,8 @@ pub async fn scan(
     let mut redis = redis.connect().await?;
     let mut entries = 0;
     let mut copies: Vec<(TokenDigest, u32)> = Vec::new();
-    for key in keys::all(&mut redis, namespace).await? {
-        // A value of another type, or one that is gone, is no entry.
-        let value: Result<Option<Vec<u8>>, _> = cmd("GET").arg(&key).query_async(&mut redis).await;
-        let Ok(Some(value)) = value else { continue };
-        if value.first() != Some(&b'V') {
+    for (key, value) in keys::entries(&mut redis, namespace).await? {
+        if value.is_none_or(|value| value.first() != Some(&b'V')) {
             continue;
         }
         entries += 1;

@@ -1,5 +1,7 @@
 //! The keys of a namespace.
 
+use std::collections::BTreeMap;
+
 use redis::{RedisResult, aio::MultiplexedConnection, cmd};
 
 /// Runs one step of a SCAN.
@@ -18,25 +20,26 @@ async fn step(
         .await
 }
 
-/// Returns all keys of the namespace.
-pub(super) async fn all(
+/// Returns all keys of the namespace with their values. The value is `None` if it has another type
+/// or is gone.
+pub(super) async fn entries(
     redis: &mut MultiplexedConnection,
     namespace: &str,
-) -> RedisResult<Vec<Vec<u8>>> {
-    let mut keys = Vec::new();
+) -> RedisResult<BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
+    let mut entries = BTreeMap::new();
     let mut cursor = 0;
     loop {
-        let (next, some) = step(redis, cursor, namespace).await?;
-        keys.extend(some);
+        let (next, keys) = step(redis, cursor, namespace).await?;
+        // SCAN may name a key twice.
+        for key in keys {
+            let value = cmd("GET").arg(&key).query_async(redis).await;
+            entries.insert(key, value.unwrap_or_default());
+        }
         if next == 0 {
-            break;
+            return Ok(entries);
         }
         cursor = next;
     }
-    // SCAN may name a key twice.
-    keys.sort_unstable();
-    keys.dedup();
-    Ok(keys)
 }
 
 /// Returns some keys, if there are any, in an order that `draw` selects.

@@ -30,7 +30,6 @@ pub struct Logs(Arc<Mutex<Vec<u8>>>);
 
 impl Logs {
     /// Returns the lines so far, the first 64 MiB at most.
-    #[must_use]
     pub fn text(&self) -> Vec<u8> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

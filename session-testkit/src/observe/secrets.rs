@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 
 use aho_corasick::AhoCorasick;
 use futures_util::TryStreamExt as _;
-use redis::cmd;
 use sqlx::AssertSqlSafe;
 
 use super::{Logs, ObserveError, dump::dump, keys};
 use crate::{
-    backends::{Backends, PostgresServer, RedisServer},
+    backends::{PostgresServer, RedisServer},
     deployment::Deployment,
     history::{Nanos, Place, Search},
     subject::{SessionLayerSubject, Subject as _},
@@ -17,8 +16,7 @@ use crate::{
 };
 
 /// The search patterns: each token as text, and as hex digits, because Postgres prints bytes so.
-#[derive(Debug)]
-pub struct Needles {
+struct Needles {
     automaton: AhoCorasick,
     /// The session of each pattern.
     sessions: Vec<u32>,
@@ -26,10 +24,7 @@ pub struct Needles {
 
 impl Needles {
     /// Creates the patterns for these tokens.
-    ///
-    /// # Errors
-    /// [`ObserveError::Search`] if the patterns are too large (gigabytes).
-    pub fn new(issued: &[IssuedToken]) -> Result<Self, ObserveError> {
+    fn new(issued: &[IssuedToken]) -> Result<Self, ObserveError> {
         let mut patterns = Vec::with_capacity(2 * issued.len());
         let mut sessions = Vec::with_capacity(2 * issued.len());
         for IssuedToken { session, token, .. } in issued {
@@ -46,8 +41,7 @@ impl Needles {
     }
 
     /// Returns the sessions whose token is in this text.
-    #[must_use]
-    pub fn found_in(&self, text: &[u8]) -> BTreeSet<u32> {
+    fn found_in(&self, text: &[u8]) -> BTreeSet<u32> {
         let found = self.automaton.find_overlapping_iter(text);
         found.filter_map(|each| self.sessions.get(each.pattern().as_usize()).copied()).collect()
     }
@@ -77,15 +71,15 @@ pub async fn search(
             found: needles.found_in(text).into_iter().collect(),
         });
     };
-    let backends: &Backends = deployment.backends();
-    looked(Place::Redis, &entries(backends.redis(), deployment.namespace()).await?);
-    looked(Place::Postgres, &rows(backends.postgres(), deployment.schema()).await?);
+    let (redis, postgres) = (deployment.backends().redis(), deployment.backends().postgres());
+    looked(Place::Redis, &entries(redis, deployment.namespace()).await?);
+    looked(Place::Postgres, &rows(postgres, deployment.schema()).await?);
     if let Some(logs) = logs {
         looked(Place::Logs, &logs.text());
     }
     looked(Place::Metrics, diagnostics(&deployment.subject()).as_bytes());
-    if backends.redis().backend().is_some() {
-        looked(Place::RedisDump, &dump(backends.redis()).await?);
+    if redis.backend().is_some() {
+        looked(Place::RedisDump, &dump(redis).await?);
     }
     Ok(searches)
 }
@@ -94,13 +88,12 @@ pub async fn search(
 async fn entries(redis: &RedisServer, namespace: &str) -> Result<Vec<u8>, ObserveError> {
     let mut redis = redis.connect().await?;
     let mut text = Vec::new();
-    for key in keys::all(&mut redis, namespace).await? {
+    for (key, value) in keys::entries(&mut redis, namespace).await? {
         // A value of another type was planted by a test. The dump contains it.
-        let value: Result<Option<Vec<u8>>, _> = cmd("GET").arg(&key).query_async(&mut redis).await;
-        text.extend_from_slice(&key);
-        text.push(b'\n');
-        text.extend(value.ok().flatten().unwrap_or_default());
-        text.push(b'\n');
+        for part in [key, value.unwrap_or_default()] {
+            text.extend(part);
+            text.push(b'\n');
+        }
     }
     Ok(text)
 }
@@ -127,16 +120,11 @@ async fn rows(postgres: &PostgresServer, schema: &str) -> Result<Vec<u8>, Observ
 /// Returns the nodes' metrics, states and errors as text.
 fn diagnostics(subject: &SessionLayerSubject) -> String {
     let nodes = (0..subject.nodes()).filter_map(|node| subject.node(node));
-    nodes
-        .map(|node| {
-            format!(
-                "{:?}\n{:?}\n{:?}\n{node:?}\n",
-                node.metrics(),
-                node.cache_status(),
-                node.recent_errors()
-            )
-        })
-        .collect()
+    let shown = nodes.map(|node| {
+        let (metrics, status, errors) = (node.metrics(), node.cache_status(), node.recent_errors());
+        format!("{metrics:?}\n{status:?}\n{errors:?}\n{node:?}\n")
+    });
+    shown.collect()
 }
 
 #[cfg(test)]
