@@ -32,7 +32,6 @@ const TICK: Duration = Duration::from_millis(25);
 const LONG: Duration = Duration::from_secs(3600);
 
 /// Returns all checks of a cache.
-#[must_use]
 pub fn cache_checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
     [
         leases::checks(),

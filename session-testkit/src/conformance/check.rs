@@ -39,19 +39,16 @@ impl<P> Check<P> {
     }
 
     /// Returns the group: `leases`, `journal`, …
-    #[must_use]
     pub const fn group(&self) -> &'static str {
         self.group
     }
 
     /// Returns the name, unique among the checks of a port: `lapsed_lease_does_not_fill`.
-    #[must_use]
     pub const fn name(&self) -> &'static str {
         self.name
     }
 
     /// Returns the demand, in a few sentences.
-    #[must_use]
     pub const fn demands(&self) -> &'static str {
         self.demands
     }
@@ -173,12 +170,15 @@ pub(super) fn answer<'a, T: 'a, E: std::error::Error + 'static>(
     }))
 }
 
-/// Lists the checks of a group: each a function with its demand.
+/// Lists the checks of a group: each a function of the port, or of this expression, with its demand.
 macro_rules! checks {
-    ($group:literal: $($name:ident: $demands:literal,)*) => {
+    ($group:literal: $($checks:tt)*) => {
+        $crate::conformance::check::checks! {$group |port| port => $($checks)*}
+    };
+    ($group:literal |$port:ident| $argument:expr => $($name:ident: $demands:literal,)*) => {
         vec![$(
-            $crate::conformance::Check::new($group, stringify!($name), $demands, |port| {
-                Box::pin($name(port))
+            $crate::conformance::Check::new($group, stringify!($name), $demands, |$port| {
+                Box::pin(async move { $name($argument).await })
             })
         ),*]
     };

@@ -14,7 +14,6 @@ use super::check::{Check, Failure, Outcome, PATIENCE, checks, ensure, in_time};
 use crate::wait::Patience;
 
 /// Returns all checks of a cache whose server is unreachable or never replies.
-#[must_use]
 pub fn cache_outage_checks<C: SessionCache>() -> Vec<Check<C>> {
     checks! {"outage":
         lookup_fails_for_each_digest: "`get` returns `Failed` for each digest, in time. An outage \
@@ -27,7 +26,6 @@ pub fn cache_outage_checks<C: SessionCache>() -> Vec<Check<C>> {
 }
 
 /// Returns all checks of a store whose server is unreachable or never replies.
-#[must_use]
 pub fn store_outage_checks<S: SessionStore>() -> Vec<Check<S>> {
     checks! {"outage":
         reads_return_errors: "`load`, `digests`, `list`, `login_snapshot` and `journal_since` \

@@ -105,7 +105,6 @@ pub struct NotConforming {
 
 impl NotConforming {
     /// Returns the results of all checks, including those that passed.
-    #[must_use]
     pub const fn report(&self) -> &Report {
         &self.report
     }

@@ -21,7 +21,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 const TICK: Duration = Duration::from_millis(10);
 
 /// Returns all checks of a store.
-#[must_use]
 pub fn store_checks<S: SessionStore>() -> Vec<Check<S>> {
     [
         reads::checks(),

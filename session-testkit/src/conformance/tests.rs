@@ -21,7 +21,6 @@ macro_rules! mistakes {
 }
 use mistakes;
 
-mod down;
 mod store;
 mod toy;
 
@@ -30,12 +29,11 @@ use std::convert::Infallible;
 
 use session_layer::store::SqliteStore;
 
-use self::down::Down;
 use self::store::Wrapped;
 use self::toy::Toy;
 use super::{
-    Check, Failure, Nodes, NotConforming, cache_checks, cache_outage_checks, run, shared_cache,
-    store_checks, store_outage_checks,
+    Check, Failure, Nodes, NotConforming, cache_checks, cache_outage_checks, run, store_checks,
+    store_outage_checks,
 };
 
 /// Returns the bugs that their checks did not find. They run concurrently, because they mostly
@@ -67,7 +65,7 @@ fn untried<P, M>(checks: &[Check<P>], mistakes: &[(M, &str)]) -> Vec<&'static st
 
 /// Returns an SQLite store with this bug.
 async fn wrapped(mistake: store::Mistake) -> Wrapped {
-    Wrapped { store: SqliteStore::open(":memory:").await.unwrap(), mistake }
+    Wrapped { store: SqliteStore::open(":memory:").await.unwrap(), mistake, down: false }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,38 +85,41 @@ async fn every_store_check_catches_a_mistake() {
 
 #[tokio::test]
 async fn every_outage_check_catches_a_false_reply() {
-    let broken = async |lie| Down(Some(lie));
     let checks = cache_outage_checks();
-    assert_eq!(untried(&checks, down::CACHE_LIES), [""; 0]);
-    assert_eq!(survivors(&checks, down::CACHE_LIES, broken).await, [""; 0]);
+    let broken = async |lie| Toy::with(lie).down();
+    assert_eq!(untried(&checks, toy::LIES), [""; 0]);
+    assert_eq!(survivors(&checks, toy::LIES, broken).await, [""; 0]);
     let checks = store_outage_checks();
-    assert_eq!(untried(&checks, down::STORE_LIES), [""; 0]);
-    assert_eq!(survivors(&checks, down::STORE_LIES, broken).await, [""; 0]);
+    let broken = async |lie| Wrapped { down: true, ..wrapped(lie).await };
+    assert_eq!(untried(&checks, store::LIES), [""; 0]);
+    assert_eq!(survivors(&checks, store::LIES, broken).await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn correct_ports_pass_every_check() {
     let cache = async || Ok::<_, Infallible>(Nodes::one(Toy::new()));
     let store = async || Ok::<_, Infallible>(wrapped(store::Mistake::None).await);
-    let down = async || Ok::<_, Infallible>(Down(None));
     run(cache_checks(), cache).await.unwrap();
     run(store_checks(), store).await.unwrap();
-    run(cache_outage_checks(), down).await.unwrap();
-    run(store_outage_checks(), down).await.unwrap();
+    let cache = async || Ok::<_, Infallible>(Toy::new().down());
+    let store =
+        async || Ok::<_, Infallible>(Wrapped { down: true, ..wrapped(store::Mistake::None).await });
+    run(cache_outage_checks(), cache).await.unwrap();
+    run(store_outage_checks(), store).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn store_with_other_data_passes_every_check() {
     let used = SqliteStore::open(":memory:").await.unwrap();
     for _ in 0..2 {
-        super::store(async || Ok::<_, Infallible>(used.clone())).await.unwrap();
+        run(store_checks(), async || Ok::<_, Infallible>(used.clone())).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_separate_caches_fail_as_a_shared_one() {
-    let fresh = async || Ok::<_, Infallible>((Toy::new(), Toy::new()));
-    let error = shared_cache(fresh).await.unwrap_err();
+    let fresh = async || Ok::<_, Infallible>(Nodes::two(Toy::new(), Toy::new()));
+    let error = run(cache_checks(), fresh).await.unwrap_err();
     let failed: BTreeSet<_> = error.report().failed().map(|checked| checked.name).collect();
     for name in [
         "miss_grants_lease_that_fills",
@@ -166,30 +167,23 @@ async fn port_that_panics_or_hangs_fails_its_check() {
 
 #[test]
 fn check_names_are_unique_and_demands_are_sentences() {
-    let lists = [
-        texts(&cache_checks::<Toy>()),
-        texts(&store_checks::<Wrapped>()),
-        texts(&cache_outage_checks::<Down>()),
-        texts(&store_outage_checks::<Down>()),
-    ];
-    for list in lists {
-        let names: BTreeSet<_> = list.iter().map(|(name, _)| name).collect();
-        assert_eq!(names.len(), list.len());
-        for (name, demand) in list {
-            assert!(demand.ends_with('.') && !demand.contains("  "), "{name}");
+    fn verify<P>(checks: &[Check<P>]) {
+        let names: BTreeSet<_> = checks.iter().map(Check::name).collect();
+        assert_eq!(names.len(), checks.len());
+        for check in checks {
+            let demand = check.demands();
+            assert!(demand.ends_with('.') && !demand.contains("  "), "{check:?}");
         }
     }
-}
-
-fn texts<P>(checks: &[Check<P>]) -> Vec<(&'static str, &'static str)> {
-    checks.iter().map(|check| (check.name(), check.demands())).collect()
+    verify(&cache_checks::<Toy>());
+    verify(&store_checks::<Wrapped>());
+    verify(&cache_outage_checks::<Toy>());
+    verify(&store_outage_checks::<Wrapped>());
 }
 
 #[test]
 fn checks_can_be_spawned() {
     fn is_send<T: Send>(_: &T) {}
-    let check = cache_checks::<Toy>()[0];
-    let port = Nodes::one(Toy::new());
-    is_send(&check.run(&port));
-    is_send(&super::cache(|| std::future::ready(Ok::<_, Infallible>(Toy::new()))));
+    let fresh = || std::future::ready(Ok::<_, Infallible>(Nodes::one(Toy::new())));
+    is_send(&run(cache_checks(), fresh));
 }

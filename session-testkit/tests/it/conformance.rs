@@ -1,4 +1,4 @@
-//! Our own ports under the checks that anybody's must pass.
+//! The conformance checks on the ports of session-layer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use tokio::task::JoinSet;
 use crate::harness::{Failure, Outcome, on_each_backend};
 use crate::support::{SOON, cache_within, store};
 
-/// What is checked is what happens, not how fast this machine is.
+/// A deadline that a busy machine does not exceed.
 const PATIENT: Duration = Duration::from_secs(3);
 
-/// So many checks at once: most of them wait for a lease or a fence to lapse.
+/// The number of concurrent checks. Most of them wait for a lease or a fence to lapse.
 const AT_ONCE: usize = 4;
 
-/// Makes all checks, each on a port of its own, and fails with what each broken one says. A port
-/// comes with what has to outlive it.
+/// Runs each check on its own port, and fails with all failures. `fresh` returns a port with a
+/// guard that must outlive it.
 async fn conforms<P, G, T>(checks: Vec<Check<P>>, fresh: impl Fn() -> T) -> Outcome
 where
     P: Send + Sync + 'static,
@@ -78,27 +78,33 @@ async fn postgres_store_conforms(backend: Backend) -> Outcome {
     .await
 }
 
-/// An address that somebody had a moment ago, and nobody has now.
-fn nobody_listens() -> std::io::Result<std::net::SocketAddr> {
+/// Returns an address on which no server listens.
+fn unused_address() -> std::io::Result<std::net::SocketAddr> {
     std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_that_is_not_there() -> Outcome {
-    let url = format!("redis://{}", nobody_listens()?);
-    conformance::cache_in_outage(async || RedisCache::builder(&url).build()).await?;
+async fn unreachable_redis_is_an_outage() -> Outcome {
+    let url = format!("redis://{}", unused_address()?);
+    conformance::run(conformance::cache_outage_checks(), async || {
+        RedisCache::builder(&url).build()
+    })
+    .await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_that_is_not_there() -> Outcome {
-    let url = format!("postgres://nobody@{}/nothing", nobody_listens()?);
-    conformance::store_in_outage(async || PostgresStore::builder(&url).build()).await?;
+async fn unreachable_postgres_is_an_outage() -> Outcome {
+    let url = format!("postgres://user@{}/nothing", unused_address()?);
+    conformance::run(conformance::store_outage_checks(), async || {
+        PostgresStore::builder(&url).build()
+    })
+    .await?;
     Ok(())
 }
 
 on_each_backend!(redis_that_hangs);
-/// It was connected, and then its server falls silent, for new connections too.
+/// Stops the replies of a connected server, also on new connections.
 async fn redis_that_hangs(backend: Backend) -> Outcome {
     let backends = Backends::shared(backend).await?;
     let sandbox = backends.sandbox();
@@ -110,7 +116,7 @@ async fn redis_that_hangs(backend: Backend) -> Outcome {
     }
     let _hang = proxy.inject(Toxic::hold());
     let next = || std::future::ready(hanging.pop().ok_or("no more caches"));
-    conformance::cache_in_outage(next).await?;
+    conformance::run(conformance::cache_outage_checks(), next).await?;
     Ok(())
 }
 
@@ -131,8 +137,11 @@ async fn postgres_that_hangs(backend: Backend) -> Outcome {
         .read_deadline(Duration::from_secs(1))
         .change_deadline(Duration::from_secs(1))
         .build()?;
-    wait::until("Postgres to answer", SOON, async || store.probe().await.is_ok()).await?;
+    wait::until("Postgres to reply", SOON, async || store.probe().await.is_ok()).await?;
     let _hang = proxy.inject(Toxic::hold());
-    conformance::store_in_outage(async || Ok::<_, std::convert::Infallible>(store.clone())).await?;
+    conformance::run(conformance::store_outage_checks(), async || {
+        Ok::<_, std::convert::Infallible>(store.clone())
+    })
+    .await?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::{Case, Check, HOUR, Outcome, conflict, data, ensure, failed, made};
 use crate::conformance::check::{When as _, checks, ensure_eq};
 
 pub(super) fn checks<S: SessionStore>() -> Vec<Check<S>> {
-    checks! {"changes":
+    checks! {"changes" |store| &Case::of(store) =>
         update_compares_the_version: "`update` replaces the data and raises the version, if its \
             version is current. Otherwise it is a `Conflict` and changes nothing.",
         update_with_same_data_raises_version: "`update` with unchanged data raises the version \
@@ -33,8 +33,7 @@ pub(super) fn checks<S: SessionStore>() -> Vec<Check<S>> {
     }
 }
 
-async fn update_compares_the_version<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn update_compares_the_version<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let session = case.login("a", "alice").await?;
     let change = case.update(session.id(), 1, r#"{"n":1}"#).await?;
     let (updated, digests) = made("update", change)?;
@@ -53,8 +52,7 @@ async fn update_compares_the_version<S: SessionStore>(store: &S) -> Outcome {
     Ok(())
 }
 
-async fn update_with_same_data_raises_version<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn update_with_same_data_raises_version<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let session = case.login("a", "alice").await?;
     let same = session.data_json();
     let (updated, _) = made("update", case.update(session.id(), 1, same).await?)?;
@@ -63,8 +61,7 @@ async fn update_with_same_data_raises_version<S: SessionStore>(store: &S) -> Out
     conflict("update of an old version", &late)
 }
 
-async fn concurrent_updates_apply_one<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn concurrent_updates_apply_one<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let session = case.login("a", "alice").await?;
     let texts: Vec<_> = (0..6).map(|number| number.to_string()).collect();
     let updates = texts.iter().map(|text| case.update(session.id(), 1, text));
@@ -85,8 +82,7 @@ async fn concurrent_updates_apply_one<S: SessionStore>(store: &S) -> Outcome {
     Ok(())
 }
 
-async fn rotated_token_is_valid_for_its_grace<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn rotated_token_is_valid_for_its_grace<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let session = case.login("a", "alice").await?;
     // Long enough to be observed on a busy machine. The check waits for its end.
     let grace = Duration::from_secs(1);
@@ -118,8 +114,7 @@ async fn rotated_token_is_valid_for_its_grace<S: SessionStore>(store: &S) -> Out
     Ok(())
 }
 
-async fn rotation_without_grace_ends_old_token<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn rotation_without_grace_ends_old_token<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     case.login("a", "alice").await?;
     case.rotated("a", "b", Duration::ZERO).await?;
     case.absent("a").await?;
@@ -127,8 +122,7 @@ async fn rotation_without_grace_ends_old_token<S: SessionStore>(store: &S) -> Ou
     Ok(())
 }
 
-async fn second_rotation_of_a_token_conflicts<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn second_rotation_of_a_token_conflicts<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     for (name, grace) in [("a", Duration::ZERO), ("b", HOUR)] {
         case.login(name, "alice").await?;
         let (first, second) = (format!("{name} first"), format!("{name} second"));
@@ -141,8 +135,7 @@ async fn second_rotation_of_a_token_conflicts<S: SessionStore>(store: &S) -> Out
     Ok(())
 }
 
-async fn concurrent_rotations_apply_one<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn concurrent_rotations_apply_one<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     case.login("a", "alice").await?;
     let names: Vec<_> = (0..6).map(|number| format!("new {number}")).collect();
     let rotations = names.iter().map(|name| case.rotate("a", name, HOUR));
@@ -164,8 +157,7 @@ async fn concurrent_rotations_apply_one<S: SessionStore>(store: &S) -> Outcome {
     Ok(())
 }
 
-async fn second_rotation_ends_first_token<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn second_rotation_ends_first_token<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     case.login("a", "alice").await?;
     case.rotated("a", "b", HOUR).await?;
     let (_, digests) = case.rotated("b", "c", HOUR).await?;
@@ -176,8 +168,7 @@ async fn second_rotation_ends_first_token<S: SessionStore>(store: &S) -> Outcome
     Ok(())
 }
 
-async fn touch_respects_its_granularity<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn touch_respects_its_granularity<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let mut idle = case.new_session("alice")?;
     idle.idle_timeout = Some(HOUR);
     let session = case.login_as("a", &idle).await?;
@@ -204,8 +195,7 @@ async fn touch_respects_its_granularity<S: SessionStore>(store: &S) -> Outcome {
     Ok(())
 }
 
-async fn inactive_session_is_not_changed<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn inactive_session_is_not_changed<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let revoked = case.login("revoked", "alice").await?;
     case.revoke(&case.by_token("revoked")).await?;
     let short = case.short("alice", Duration::from_millis(1))?;

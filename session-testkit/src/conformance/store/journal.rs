@@ -12,7 +12,7 @@ use super::{Case, Check, HOUR, Outcome, answer, ensure, made};
 use crate::conformance::check::{checks, ensure_eq};
 
 pub(super) fn checks<S: SessionStore>() -> Vec<Check<S>> {
-    checks! {"journal":
+    checks! {"journal" |store| &Case::of(store) =>
         changes_are_journaled_with_old_digests: "The journal has a row for each change, in order. \
             A row has the digests from before the change and the least current version. A login \
             has no row, nor has the revocation of an ended session.",
@@ -61,11 +61,10 @@ fn session_change(row: &JournalRow) -> (Option<i64>, Vec<TokenDigest>) {
     }
 }
 
-async fn changes_are_journaled_with_old_digests<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn changes_are_journaled_with_old_digests<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let session = case.login("a", "alice").await?;
     let id = session.id();
-    let rows = all_of(store, id).await?;
+    let rows = all_of(case.store, id).await?;
     ensure!(rows.is_empty(), "a login is in the journal: {rows:?}");
     made("update", case.update(id, 1, "1").await?)?;
     case.rotated("a", "b", HOUR).await?;
@@ -74,7 +73,7 @@ async fn changes_are_journaled_with_old_digests<S: SessionStore>(store: &S) -> O
         case.revoke(&Target::Id(id)).await?;
     }
 
-    let rows = all_of(store, id).await?;
+    let rows = all_of(case.store, id).await?;
     let found: Vec<_> = rows.iter().map(session_change).collect();
     ensure_eq!(
         "least version and digests of an update, two rotations and a revocation",
@@ -89,36 +88,33 @@ async fn changes_are_journaled_with_old_digests<S: SessionStore>(store: &S) -> O
     Ok(())
 }
 
-async fn touch_is_not_journaled<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn touch_is_not_journaled<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let session = case.login("a", "alice").await?;
     // The store's clock, in ms, must have moved.
     tokio::time::sleep(Duration::from_millis(5)).await;
     made("touch", case.touch(session.id(), Duration::ZERO).await?)?;
-    let rows = all_of(store, session.id()).await?;
+    let rows = all_of(case.store, session.id()).await?;
     ensure!(rows.is_empty(), "a touch is in the journal: {rows:?}");
     Ok(())
 }
 
-async fn position_of_another_life_reads_everything<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn position_of_another_life_reads_everything<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let id = case.login("a", "alice").await?.id();
     case.revoke(&case.by_token("a")).await?;
-    let here = read(store, None).await?.next;
+    let here = read(case.store, None).await?.next;
     let other = JournalPosition { store_id: here.store_id.map(|byte| !byte), ..here };
-    let rows = about(read(store, Some(&other)).await?.rows, &[id]);
+    let rows = about(read(case.store, Some(&other)).await?.rows, &[id]);
     ensure_eq!("the number of rows of one change", rows.len(), 1);
     Ok(())
 }
 
-async fn next_read_misses_no_change<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn next_read_misses_no_change<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let mut ids = Vec::new();
     for name in ["a", "b", "c"] {
         ids.push(case.login(name, "alice").await?.id());
     }
     case.revoke(&case.by_token("a")).await?;
-    let first = read(store, None).await?;
+    let first = read(case.store, None).await?;
     let rows = about(first.rows, &ids);
     ensure_eq!("the number of rows of one change", rows.len(), 1);
     ensure!(
@@ -127,14 +123,14 @@ async fn next_read_misses_no_change<S: SessionStore>(store: &S) -> Outcome {
         first.floor,
         rows[0].xid
     );
-    let second = read(store, Some(&first.next)).await?;
+    let second = read(case.store, Some(&first.next)).await?;
     let again = about(second.rows, &ids);
     ensure!(
         again.iter().all(|row| rows.contains(row)),
         "a second read without a change between has the new rows {again:?}"
     );
     case.revoke(&case.all_of("alice", None)).await?;
-    let third = read(store, Some(&second.next)).await?;
+    let third = read(case.store, Some(&second.next)).await?;
     let user = case.user("alice");
     let of_user = third
         .rows

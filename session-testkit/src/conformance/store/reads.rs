@@ -13,7 +13,7 @@ use super::{Case, Check, Failure, HOUR, Outcome, answer, checked, data, ensure, 
 use crate::conformance::check::{When as _, checks, ensure_eq};
 
 pub(super) fn checks<S: SessionStore>() -> Vec<Check<S>> {
-    checks! {"reads":
+    checks! {"reads" |store| &Case::of(store) =>
         created_session_is_loaded: "`create` returns the requested session at version 1. Its times \
             are of the store's clock, and its idle timeout is rounded up to whole seconds. `load` \
             returns the same session with `now`, and a store id that never changes.",
@@ -38,8 +38,7 @@ pub(super) fn checks<S: SessionStore>() -> Vec<Check<S>> {
     }
 }
 
-async fn created_session_is_loaded<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn created_session_is_loaded<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let new = NewSession::new(case.user("Ünal \u{1F600}"))
         .data(serde_json::json!({ "cart": [1, 2.50, "x"], "nested": { "a": null } }))
         .lifetime(HOUR)
@@ -87,8 +86,7 @@ fn is_as_requested(session: &Session, new: &ValidatedSession) -> Outcome {
     Ok(())
 }
 
-async fn largest_session_is_kept<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn largest_session_is_kept<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let id = case.id.to_string();
     let user = id.clone() + &"\u{1F600}".repeat(MAX_USER_ID_CHARS - id.len());
     let label = "\u{1F600}".repeat(MAX_LABEL_CHARS);
@@ -100,7 +98,7 @@ async fn largest_session_is_kept<S: SessionStore>(store: &S) -> Outcome {
     let loaded = case.alive("a").await?;
     ensure!(loaded.user_id() == user, "the longest user id was changed");
     ensure!(data(&loaded)? == text, "64 KiB of data were changed");
-    let page = answer("list", store.list(&user, None, LIST_PAGE)).await?;
+    let page = answer("list", case.store.list(&user, None, LIST_PAGE)).await?;
     let listed = page.sessions;
     ensure_eq!("the number of listed sessions", listed.len(), 1);
     ensure!(
@@ -110,8 +108,7 @@ async fn largest_session_is_kept<S: SessionStore>(store: &S) -> Outcome {
     Ok(())
 }
 
-async fn results_match_the_order_of_digests<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn results_match_the_order_of_digests<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let mut digests = Vec::new();
     let mut expected = Vec::new();
     for n in 0..20 {
@@ -138,8 +135,7 @@ async fn results_match_the_order_of_digests<S: SessionStore>(store: &S) -> Outco
     Ok(())
 }
 
-async fn used_digest_is_refused<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn used_digest_is_refused<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     case.login("a", "alice").await?;
     let bob = case.new_session("bob")?;
     let taken = async |what| {
@@ -157,9 +153,8 @@ async fn used_digest_is_refused<S: SessionStore>(store: &S) -> Outcome {
     taken("the digest before a rotation").await
 }
 
-async fn concurrent_logins_create_one_session<S: SessionStore>(store: &S) -> Outcome {
+async fn concurrent_logins_create_one_session<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     const LOGINS: usize = 6;
-    let case = Case::of(store);
     let mut sessions = Vec::new();
     for number in 0..LOGINS {
         sessions.push(case.new_session(&format!("user {number}"))?);
@@ -178,8 +173,7 @@ async fn concurrent_logins_create_one_session<S: SessionStore>(store: &S) -> Out
     Ok(())
 }
 
-async fn list_has_active_sessions_newest_first<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn list_has_active_sessions_newest_first<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let described = NewSession::new(case.user("alice"))
         .label("Firefox")
         .ip(IpAddr::from([192, 0, 2, 7]))
@@ -194,7 +188,7 @@ async fn list_has_active_sessions_newest_first<S: SessionStore>(store: &S) -> Ou
 
     let list = async |user| {
         let user = case.user(user);
-        let page = answer("list", store.list(&user, None, LIST_PAGE)).await?;
+        let page = answer("list", case.store.list(&user, None, LIST_PAGE)).await?;
         ensure!(page.next.is_none(), "the last page has a cursor");
         Ok(page.sessions)
     };
@@ -213,8 +207,7 @@ async fn list_has_active_sessions_newest_first<S: SessionStore>(store: &S) -> Ou
     Ok(())
 }
 
-async fn list_is_paginated<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn list_is_paginated<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let mut expected = Vec::new();
     for name in ["a", "b", "c", "d", "e"] {
         expected.push(case.login(name, "alice").await?.id());
@@ -225,7 +218,7 @@ async fn list_is_paginated<S: SessionStore>(store: &S) -> Outcome {
     for limit in 1..=5 {
         let (mut listed, mut after) = (Vec::new(), None);
         loop {
-            let page = answer("list", store.list(&user, after, limit)).await?;
+            let page = answer("list", case.store.list(&user, after, limit)).await?;
             let ids = page.sessions.iter().map(|listed| listed.id);
             let left = expected.len() - listed.len();
             listed.extend(ids);
@@ -239,32 +232,30 @@ async fn list_is_paginated<S: SessionStore>(store: &S) -> Outcome {
         ensure_eq!("all pages together", listed, expected);
     }
     // The session at the cursor may have ended meanwhile.
-    let first = answer("list", store.list(&user, None, 2)).await?;
+    let first = answer("list", case.store.list(&user, None, 2)).await?;
     case.revoke(&case.by_token("d")).await?;
-    let second = answer("list", store.list(&user, first.next, 2)).await?;
+    let second = answer("list", case.store.list(&user, first.next, 2)).await?;
     let ids: Vec<_> = second.sessions.iter().map(|listed| listed.id).collect();
     ensure_eq!("the page after a session that ended", ids, expected[2..4]);
     Ok(())
 }
 
-async fn expired_session_is_absent<S: SessionStore>(store: &S) -> Outcome {
+async fn expired_session_is_absent<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     const SHORT: Duration = Duration::from_millis(300);
-    let case = Case::of(store);
     let session = case.login_as("a", &case.short("alice", SHORT)?).await?;
     case.until_ended("a").await?;
     case.absent("a").await?;
-    over_after(&case, &session, SHORT).await
+    over_after(case, &session, SHORT).await
 }
 
-async fn idle_session_is_absent_after_its_timeout<S: SessionStore>(store: &S) -> Outcome {
+async fn idle_session_is_absent_after_its_timeout<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     const IDLE: Duration = Duration::from_secs(1);
-    let case = Case::of(store);
     let mut idle = case.new_session("alice")?;
     idle.idle_timeout = Some(IDLE);
     let session = case.login_as("a", &idle).await?;
     case.until_ended("a").await?;
     case.absent("a").await?;
-    over_after(&case, &session, IDLE).await
+    over_after(case, &session, IDLE).await
 }
 
 /// Checks that the session's time is over by the store's clock.
@@ -278,8 +269,8 @@ async fn over_after<S: SessionStore>(
     Ok(())
 }
 
-async fn working_store_probes_without_error<S: SessionStore>(store: &S) -> Outcome {
-    answer("probe", store.probe()).await?;
-    ensure!(!store.backend().is_empty(), "`backend` is empty");
+async fn working_store_probes_without_error<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
+    answer("probe", case.store.probe()).await?;
+    ensure!(!case.store.backend().is_empty(), "`backend` is empty");
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::{Case, Check, HOUR, Outcome, answer, ensure, made};
 use crate::conformance::check::{When as _, checks, ensure_eq};
 
 pub(super) fn checks<S: SessionStore>() -> Vec<Check<S>> {
-    checks! {"revocations":
+    checks! {"revocations" |store| &Case::of(store) =>
         session_is_revoked_by_token_id_or_owner: "`revoke` ends the session of this token, or of \
             this id, or of this id if it is this user's. `load` then returns `Revoked`. The result \
             names the digests.",
@@ -46,8 +46,7 @@ fn check_revoked<const N: usize>(
     Ok(())
 }
 
-async fn session_is_revoked_by_token_id_or_owner<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn session_is_revoked_by_token_id_or_owner<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let mut ids = Vec::new();
     for name in ["id", "owner", "other", "token"] {
         ids.push(case.login(name, "alice").await?.id());
@@ -58,44 +57,41 @@ async fn session_is_revoked_by_token_id_or_owner<S: SessionStore>(store: &S) -> 
         ("owner", case.owned_by(ids[1], "alice")),
     ] {
         let revoked = case.revoke(&target).await?;
-        check_revoked(&case, &revoked, (1, 1), [name]).when(format!("revoked by {name}"))?;
+        check_revoked(case, &revoked, (1, 1), [name]).when(format!("revoked by {name}"))?;
         case.revoked(name).await?;
     }
     let not_theirs = case.revoke(&case.owned_by(ids[2], "bob")).await?;
-    check_revoked(&case, &not_theirs, (0, 0), []).when("revoked by another user")?;
+    check_revoked(case, &not_theirs, (0, 0), []).when("revoked by another user")?;
     case.alive("other").await.when("revoked by another user")?;
     Ok(())
 }
 
-async fn second_revoke_finds_and_ends_nothing<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn second_revoke_finds_and_ends_nothing<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let session = case.login("a", "alice").await?;
     case.revoke(&case.by_token("a")).await?;
     for target in [case.by_token("a"), Target::Id(session.id()), case.all_of("alice", None)] {
         let again = case.revoke(&target).await?;
-        check_revoked(&case, &again, (0, 1), ["a"]).when("revoked a second time")?;
+        check_revoked(case, &again, (0, 1), ["a"]).when("revoked a second time")?;
     }
     Ok(())
 }
 
-async fn revoking_unknown_session_is_no_error<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn revoking_unknown_session_is_no_error<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     for target in [case.by_token("a"), Target::Id(case.unknown_id()), case.all_of("bob", None)] {
-        check_revoked(&case, &case.revoke(&target).await?, (0, 0), []).when("without a session")?;
+        check_revoked(case, &case.revoke(&target).await?, (0, 0), []).when("without a session")?;
     }
     let short = case.short("alice", Duration::from_millis(1))?;
     case.login_as("a", &short).await?;
     case.until_ended("a").await?;
     let over = case.revoke(&case.by_token("a")).await?;
-    check_revoked(&case, &over, (0, 1), ["a"]).when("of an expired session")
+    check_revoked(case, &over, (0, 1), ["a"]).when("of an expired session")
 }
 
-async fn previous_token_revokes_within_its_grace<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn previous_token_revokes_within_its_grace<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     case.login("a", "alice").await?;
     case.rotated("a", "b", HOUR).await?;
     let revoked = case.revoke(&case.by_token("a")).await?;
-    check_revoked(&case, &revoked, (1, 1), ["a", "b"]).when("by the previous token")?;
+    check_revoked(case, &revoked, (1, 1), ["a", "b"]).when("by the previous token")?;
     for name in ["a", "b"] {
         case.revoked(name).await?;
     }
@@ -103,20 +99,19 @@ async fn previous_token_revokes_within_its_grace<S: SessionStore>(store: &S) -> 
     case.login("c", "alice").await?;
     case.rotated("c", "d", Duration::ZERO).await?;
     let too_late = case.revoke(&case.by_token("c")).await?;
-    check_revoked(&case, &too_late, (0, 0), []).when("by a previous token without grace")?;
+    check_revoked(case, &too_late, (0, 0), []).when("by a previous token without grace")?;
     case.alive("d").await?;
     Ok(())
 }
 
-async fn revoke_all_can_keep_one_session<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn revoke_all_can_keep_one_session<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     for (name, user) in [("a", "alice"), ("b", "alice"), ("c", "alice"), ("d", "bob")] {
         case.login(name, user).await?;
     }
     let kept = case.alive("b").await?;
     for ended in [2, 0] {
         let revoked = case.revoke(&case.all_of("alice", Some(kept.id()))).await?;
-        check_revoked(&case, &revoked, (ended, 2), ["a", "b", "c"])?;
+        check_revoked(case, &revoked, (ended, 2), ["a", "b", "c"])?;
         case.revoked("a").await?;
         case.revoked("c").await?;
         case.alive("d").await?;
@@ -130,19 +125,18 @@ async fn revoke_all_can_keep_one_session<S: SessionStore>(store: &S) -> Outcome 
     }
     let still = case.alive("b").await?;
     made("update", case.update(still.id(), still.version(), "[]").await?)?;
-    let page = answer("list", store.list(&case.user("alice"), None, LIST_PAGE)).await?;
+    let page = answer("list", case.store.list(&case.user("alice"), None, LIST_PAGE)).await?;
     ensure_eq!("the number of listed sessions", page.sessions.len(), 1);
 
     // Another user's session is not kept.
     let bobs = case.alive("d").await?.id();
     let revoked = case.revoke(&case.all_of("alice", Some(bobs))).await?;
-    check_revoked(&case, &revoked, (1, 3), ["a", "b", "c"]).when("keeping another user's")?;
+    check_revoked(case, &revoked, (1, 3), ["a", "b", "c"]).when("keeping another user's")?;
     case.alive("d").await?;
     Ok(())
 }
 
-async fn login_after_revoke_all_is_active<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn login_after_revoke_all_is_active<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     for name in ["a", "b", "c"] {
         case.login(name, "alice").await?;
         case.alive(name).await.when("after a revoke-all")?;
@@ -157,12 +151,13 @@ async fn login_after_revoke_all_is_active<S: SessionStore>(store: &S) -> Outcome
     Ok(())
 }
 
-async fn login_from_before_revoke_all_is_superseded<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn login_from_before_revoke_all_is_superseded<S: SessionStore>(
+    case: &Case<'_, S>,
+) -> Outcome {
     case.login("known", "alice").await?;
     for user in ["alice", "bob"] {
         let mut from_before = case.new_session(user)?;
-        from_before.begun = Some(answer("login_snapshot", store.login_snapshot()).await?);
+        from_before.begun = Some(answer("login_snapshot", case.store.login_snapshot()).await?);
         case.revoke(&case.all_of(user, None)).await?;
         let before = format!("{user} before");
         let creation = case.create(&before, &from_before).await?;
@@ -173,7 +168,7 @@ async fn login_from_before_revoke_all_is_superseded<S: SessionStore>(store: &S) 
         case.absent(&before).await?;
 
         let mut from_after = case.new_session(user)?;
-        from_after.begun = Some(answer("login_snapshot", store.login_snapshot()).await?);
+        from_after.begun = Some(answer("login_snapshot", case.store.login_snapshot()).await?);
         let after = format!("{user} after");
         let created = case.login_as(&after, &from_after).await;
         created.when("of a login that began after a revoke-all")?;
@@ -182,8 +177,7 @@ async fn login_from_before_revoke_all_is_superseded<S: SessionStore>(store: &S) 
     Ok(())
 }
 
-async fn digests_include_ended_sessions<S: SessionStore>(store: &S) -> Outcome {
-    let case = Case::of(store);
+async fn digests_include_ended_sessions<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
     let session = case.login("a", "alice").await?;
     case.login("b", "alice").await?;
     case.login("c", "bob").await?;
@@ -198,7 +192,7 @@ async fn digests_include_ended_sessions<S: SessionStore>(store: &S) -> Outcome {
         (case.owned_by(session.id(), "bob"), Vec::new()),
         (case.by_token("x"), Vec::new()),
     ] {
-        let mut digests = answer("digests", store.digests(&target)).await?;
+        let mut digests = answer("digests", case.store.digests(&target)).await?;
         digests.sort();
         ensure_eq!(format!("the digests of {target:?}"), digests, expected);
     }

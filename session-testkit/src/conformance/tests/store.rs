@@ -1,4 +1,5 @@
-//! A store with one bug around a correct one.
+//! A store with one bug around a correct one. It may be down, and report it except for one false
+//! reply.
 
 use std::time::Duration;
 
@@ -11,19 +12,84 @@ use session_layer::store::{
 use session_layer::store::{SessionParts, ValidatedSession};
 use session_layer::{ListCursor, LoginSnapshot, Session, SessionId, SessionPage, TokenDigest};
 
-mod mistakes;
+use self::Mistake as M;
 
-use self::mistakes::Mistake as M;
-pub(super) use self::mistakes::{MISTAKES, Mistake};
+super::mistakes! {
+    pub(super) enum Mistake = None;
+    /// Each bug with the checks that must find it.
+    pub(super) const MISTAKES = {
+        StoreIdChanges: "created_session_is_loaded",
+        IdleTimeoutIsCut: "created_session_is_loaded",
+        PersistenceIsForgotten: "created_session_is_loaded",
+        DataAreCut: "largest_session_is_kept",
+        LabelIsCut: "largest_session_is_kept" "list_has_active_sessions_newest_first",
+        RowsAreReversed: "results_match_the_order_of_digests",
+        RowsAreUnique: "results_match_the_order_of_digests",
+        UsedDigestIsAccepted: "used_digest_is_refused",
+        LoginsRace: "concurrent_logins_create_one_session",
+        ListIsOldestFirst: "list_has_active_sessions_newest_first",
+        ListIgnoresTheCursor: "list_is_paginated",
+        ListHasNoLimit: "list_is_paginated",
+        LifetimeIsLonger: "expired_session_is_absent",
+        LifetimeIsShorter: "expired_session_is_absent",
+        IdleTimeoutIsIgnored: "idle_session_is_absent_after_its_timeout",
+        ProbeFails: "working_store_probes_without_error",
+        VersionIsNotCompared:
+            "update_compares_the_version"
+            "concurrent_updates_apply_one",
+        SameDataIsNoChange: "update_with_same_data_raises_version",
+        RotationForgetsTheOldDigest: "rotated_token_is_valid_for_its_grace",
+        GraceIsLonger: "rotated_token_is_valid_for_its_grace",
+        GraceIsNeverZero: "rotation_without_grace_ends_old_token",
+        RotatedTwice: "second_rotation_of_a_token_conflicts" "concurrent_rotations_apply_one",
+        OlderDigestIsForgotten: "second_rotation_ends_first_token",
+        TouchDoesNothing: "touch_respects_its_granularity",
+        TouchIsAlwaysMade: "touch_respects_its_granularity",
+        RevokedAreAbsent: "session_is_revoked_by_token_id_or_owner",
+        InactiveConflicts: "inactive_session_is_not_changed",
+        RevokeDoesNothing: "session_is_revoked_by_token_id_or_owner",
+        OwnerIsNotCompared: "session_is_revoked_by_token_id_or_owner",
+        SecondRevokeFindsNothing: "second_revoke_finds_and_ends_nothing",
+        NothingIsAnError: "revoking_unknown_session_is_no_error",
+        PreviousTokenFindsNothing: "previous_token_revokes_within_its_grace",
+        KeptSessionIsEnded: "revoke_all_can_keep_one_session",
+        LoginAfterRevokeAllIsRefused: "login_after_revoke_all_is_active",
+        LoginStartIsIgnored: "login_from_before_revoke_all_is_superseded",
+        DigestsOfActiveOnly: "digests_include_ended_sessions",
+        JournalForgetsDigests: "changes_are_journaled_with_old_digests",
+        TouchIsAnUpdate: "touch_is_not_journaled",
+        JournalSkips: "next_read_misses_no_change",
+        OtherLifeIsIgnored: "position_of_another_life_reads_everything",
+        SweepTakesAll: "sweep_keeps_recently_ended_sessions",
+        PurgeTakesAll: "purge_keeps_recent_changes",
+    }
+    /// False replies of a store that is down, each with the check that must find it.
+    pub(super) const LIES = {
+        AbsentWhileDown: "reads_return_errors",
+        NoSessionsWhileDown: "reads_return_errors",
+        NothingToRevokeWhileDown: "changes_return_errors",
+        ReadyWhileDown: "store_reports_that_it_is_down",
+    }
+}
 
 pub(super) struct Wrapped {
     pub(super) store: SqliteStore,
     pub(super) mistake: Mistake,
+    pub(super) down: bool,
 }
 
 impl Wrapped {
     fn has(&self, mistake: Mistake) -> bool {
         self.mistake == mistake
+    }
+
+    /// Fails if the store is down, except with this false reply.
+    fn up_or(&self, lie: Mistake) -> Result<(), StoreError> {
+        if self.down && self.mistake != lie { Err(error()) } else { Ok(()) }
+    }
+
+    fn up(&self) -> Result<(), StoreError> {
+        if self.down { Err(error()) } else { Ok(()) }
     }
 
     async fn is_alive(&self, digest: TokenDigest) -> Result<bool, StoreError> {
@@ -44,6 +110,7 @@ fn with_data(session: &Session, data: Box<RawValue>) -> Session {
 
 impl SessionStore for Wrapped {
     async fn load(&self, digests: &[TokenDigest]) -> Result<ReadResult, StoreError> {
+        self.up_or(M::AbsentWhileDown)?;
         let mut loaded = self.store.load(digests).await?;
         match self.mistake {
             M::StoreIdChanges => loaded.store_id = *uuid::Uuid::new_v4().as_bytes(),
@@ -71,6 +138,7 @@ impl SessionStore for Wrapped {
     }
 
     async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
+        self.up()?;
         self.store.login_snapshot().await
     }
 
@@ -79,6 +147,7 @@ impl SessionStore for Wrapped {
         digest: TokenDigest,
         new: &ValidatedSession,
     ) -> Result<Creation, StoreError> {
+        self.up()?;
         let mut new = new.clone();
         match self.mistake {
             M::IdleTimeoutIsCut => {
@@ -114,6 +183,7 @@ impl SessionStore for Wrapped {
     }
 
     async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
+        self.up()?;
         let mut digests = self.store.digests(target).await?;
         if self.has(M::DigestsOfActiveOnly) {
             let mut active = Vec::new();
@@ -128,6 +198,7 @@ impl SessionStore for Wrapped {
     }
 
     async fn revoke(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
+        self.up_or(M::NothingToRevokeWhileDown)?;
         let target = match (self.mistake, target.clone()) {
             (M::OwnerIsNotCompared, Target::OwnedBy(id, _)) => Target::Id(id),
             (M::KeptSessionIsEnded, Target::User { user_id, .. }) => {
@@ -166,6 +237,7 @@ impl SessionStore for Wrapped {
         version: i64,
         data: &RawValue,
     ) -> Result<Change, StoreError> {
+        self.up()?;
         match self.mistake {
             M::VersionIsNotCompared => {
                 for version in 1..20 {
@@ -191,6 +263,7 @@ impl SessionStore for Wrapped {
         new: TokenDigest,
         grace: Duration,
     ) -> Result<Change, StoreError> {
+        self.up()?;
         let grace = match self.mistake {
             M::GraceIsLonger => grace * 100,
             M::GraceIsNeverZero => grace.max(Duration::from_secs(5)),
@@ -216,6 +289,7 @@ impl SessionStore for Wrapped {
     }
 
     async fn touch(&self, id: SessionId, granularity: Duration) -> Result<Change, StoreError> {
+        self.up()?;
         if self.has(M::TouchIsAnUpdate) {
             for version in 1..20 {
                 self.store.update(id, version, RawValue::NULL).await?;
@@ -235,6 +309,7 @@ impl SessionStore for Wrapped {
         after: Option<ListCursor>,
         limit: usize,
     ) -> Result<SessionPage, StoreError> {
+        self.up_or(M::NoSessionsWhileDown)?;
         let after = after.filter(|_| !self.has(M::ListIgnoresTheCursor));
         let limit = if self.has(M::ListHasNoLimit) { usize::MAX } else { limit };
         let mut listed = self.store.list(user_id, after, limit).await?;
@@ -248,6 +323,7 @@ impl SessionStore for Wrapped {
         &self,
         position: Option<&JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
+        self.up()?;
         let mut read = self.store.journal_since(position).await?;
         match self.mistake {
             M::OtherLifeIsIgnored if position.is_some_and(|at| at.store_id != read.store_id) => {
@@ -289,6 +365,7 @@ impl SessionStore for Wrapped {
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
+        self.up_or(M::ReadyWhileDown)?;
         if self.has(M::ProbeFails) {
             return Err(error());
         }

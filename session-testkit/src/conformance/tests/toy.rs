@@ -1,4 +1,4 @@
-//! A simple cache with one bug, or none.
+//! A simple cache with one bug, or none. It may be down, and report it except for one false reply.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,14 +14,78 @@ use session_layer::store::SessionParts;
 use session_layer::{Session, TokenDigest};
 use tokio::time::Instant;
 
-mod mistakes;
+use self::Mistake as M;
 
-use self::mistakes::Mistake as M;
-pub(super) use self::mistakes::{MISTAKES, Mistake};
+super::mistakes! {
+    pub(super) enum Mistake = None, Panics, Hangs;
+    /// Each bug with the checks that must find it.
+    pub(super) const MISTAKES = {
+        FillStoresNothing: "miss_grants_lease_that_fills",
+        LeaseIsTakenOver: "held_lease_blocks_other_fills",
+        LeaseIsCheckedThenSet: "concurrent_misses_grant_one_lease",
+        LeasesOfOneLookUpAreGrantedTogether: "duplicate_digest_gets_one_lease",
+        LeaseLapsesEarly: "lease_lasts_exactly_its_ttl",
+        LeaseNeverLapses:
+            "lease_lasts_exactly_its_ttl"
+            "lapsed_lease_does_not_fill"
+            "dropped_lease_lapses",
+        LapsedLeaseFills: "lapsed_lease_does_not_fill",
+        FillIgnoresTheLease:
+            "lease_lasts_exactly_its_ttl"
+            "lapsed_lease_does_not_fill"
+            "lost_leases_never_fill"
+            "invalidate_removes_leases"
+            "fence_prevents_fills",
+        NonceIsAByte: "lost_leases_never_fill",
+        NonceIsAlwaysTheSame: "lost_leases_never_fill",
+        XminIsLost: "entry_read_back_is_identical",
+        DataAreReformatted: "entry_read_back_is_identical",
+        LifetimeIsIgnored: "entry_expires_after_its_lifetime",
+        LifetimeIsQuartered: "entry_expires_after_its_lifetime",
+        BusyAfterCancellation: "cancelled_operations_leave_cache_consistent",
+        InvalidateDoesNothing: "invalidate_removes_entries",
+        InvalidateTakesTheFirst: "invalidate_removes_entries",
+        InvalidateLeavesTheLease: "invalidate_removes_leases",
+        InvalidateLeavesTheFence: "invalidate_removes_fences",
+        FillChecksThenSets: "invalidate_wins_over_concurrent_fill",
+        NothingIsAnError: "empty_digest_list_is_no_error",
+        FenceDoesNothing: "fence_prevents_fills",
+        FenceSparesTheLease: "fence_prevents_fills",
+        FenceLapsesEarly: "fence_lapses",
+        FenceNeverLapses: "fence_lapses",
+        JudgeIsNotCalled: "fresh_entry_is_served_and_stays",
+        RejectedIsServed: "rejected_entry_is_replaced_by_lease",
+        RejectedEntryStays: "rejected_entry_is_replaced_by_lease",
+        RejectedIsNeverReplaced: "rejected_entry_is_replaced_by_lease",
+        ForeignIsServed: "foreign_entry_is_replaced_by_lease",
+        ForeignIsNeverReplaced: "foreign_entry_is_replaced_by_lease",
+        UnsureIsServed: "undecided_entry_stays",
+        UnsureIsReplaced: "undecided_entry_stays",
+        UnsureIsRemoved: "undecided_entry_stays",
+        LeaseReplacesAnything: "only_the_judged_entry_is_replaced",
+        ResultsAreReversed: "results_match_the_order_of_digests",
+        KeyIsAPrefix: "keys_are_independent",
+        LeasesAreForTheLastKey: "lease_fills_only_its_own_key",
+        BackendHasNoName: "status_is_correct",
+        AvailableExceedsSize: "status_is_correct",
+        ProbeFails: "probe_is_correct",
+        ProbeClearsAll: "probe_is_correct",
+    }
+    /// False replies of a cache that is down, each with the check that must find it.
+    pub(super) const LIES = {
+        Miss: "lookup_fails_for_each_digest",
+        OneReplyForAll: "lookup_fails_for_each_digest",
+        Invalidated: "invalidation_is_never_acknowledged",
+        Connected: "cache_reports_that_it_is_down",
+        ProbeConnected: "cache_reports_that_it_is_down",
+        NoReason: "cache_reports_that_it_is_down",
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Toy {
     mistake: Mistake,
+    down: bool,
     state: Mutex<State>,
 }
 
@@ -75,7 +139,12 @@ impl Toy {
     }
 
     pub(super) fn with(mistake: Mistake) -> Self {
-        Self { mistake, state: Mutex::default() }
+        Self { mistake, down: false, state: Mutex::default() }
+    }
+
+    /// Returns the cache without its server.
+    pub(super) fn down(self) -> Self {
+        Self { down: true, ..self }
     }
 
     fn has(&self, mistake: Mistake) -> bool {
@@ -224,6 +293,14 @@ impl SessionCache for Toy {
         if self.has(M::Hangs) {
             std::future::pending::<()>().await;
         }
+        if self.down {
+            let reply = |_: &TokenDigest| match self.mistake {
+                M::Miss => Lookup::DoNotFill,
+                _ => Lookup::Failed(error("down")),
+            };
+            let replied = if self.has(M::OneReplyForAll) { &digests[..1] } else { digests };
+            return replied.iter().map(reply).collect();
+        }
         let mut answers = Vec::new();
         for digest in digests {
             answers.push(self.look_up(*digest, judge).await);
@@ -285,6 +362,9 @@ impl SessionCache for Toy {
     }
 
     async fn fence(&self, digests: &[TokenDigest]) -> Result<(), CacheError> {
+        if self.down {
+            return Err(error("down"));
+        }
         for digest in digests {
             let key = self.key(digest);
             let mut state = self.state();
@@ -301,6 +381,9 @@ impl SessionCache for Toy {
     }
 
     async fn invalidate(&self, digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
+        if self.down && !self.has(M::Invalidated) {
+            return Err(error("down"));
+        }
         if digests.is_empty() && self.has(M::NothingIsAnError) {
             return Err(error("nothing to remove"));
         }
@@ -324,7 +407,7 @@ impl SessionCache for Toy {
 
     fn status(&self) -> CacheStatus {
         let mut status = CacheStatus::new(if self.has(M::BackendHasNoName) { "" } else { "toy" });
-        status.connected = true;
+        status.connected = !self.down || self.has(M::Connected);
         if self.has(M::AvailableExceedsSize) {
             status.available = 1;
         }
@@ -333,7 +416,10 @@ impl SessionCache for Toy {
 
     async fn probe(&self) -> CacheProbe {
         let mut probe = CacheProbe::default();
-        probe.connected = true;
+        probe.connected = !self.down || self.has(M::ProbeConnected);
+        if self.down && !self.has(M::NoReason) {
+            probe.errors.push("down".to_owned());
+        }
         (probe.ping, probe.get) = (Some(Duration::ZERO), Some(Duration::ZERO));
         probe.set = (!self.has(M::ProbeFails)).then_some(Duration::ZERO);
         if self.has(M::ProbeClearsAll) {
