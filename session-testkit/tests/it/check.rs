@@ -1,44 +1,34 @@
-//! `session-testkit check`: the lines of a good deployment, and each way to fail.
+//! `session-testkit check`: the lines of a correct deployment, and each failure.
 
 mod postgres;
 mod redis;
 
-use std::{
-    process::Output,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use ::redis::AsyncCommands as _;
 use session_testkit::backends::{Backend, Backends, Sandbox};
 use tokio::process::Command;
 
-use crate::harness::{Outcome, on_each_backend, shared};
-use crate::support::store;
+use crate::{
+    command::{run, testkit},
+    harness::{Failure, Outcome, on_each_backend, shared},
+    support::store,
+};
 
 fn check() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_session-testkit"));
-    for name in [
-        "REDIS_URL",
-        "DATABASE_URL",
-        "SESSION_CACHE_NAMESPACE",
-        "SESSION_DB_SCHEMA",
-        "SESSION_CACHE_POOL_SIZE",
-    ] {
-        command.env_remove(name);
-    }
+    let mut command = testkit();
     command.arg("check");
     command
 }
 
-/// Exit code and standard output.
-async fn run(command: &mut Command) -> std::io::Result<(i32, String)> {
-    let Output { status, stdout, stderr } = command.output().await?;
-    let text = String::from_utf8_lossy(&stdout).into_owned();
-    eprintln!("{text}{}", String::from_utf8_lossy(&stderr));
-    Ok((status.code().unwrap_or(-1), text))
+/// Returns the check of one Redis.
+fn check_redis(url: &str) -> Command {
+    let mut command = check();
+    command.args(["--redis-url", url]);
+    command
 }
 
-/// The check of a sandbox on a pair, with the application's own variables.
+/// Returns the check of a sandbox, which the application's variables name.
 fn check_of(sandbox: &Sandbox) -> Command {
     let mut command = check();
     command
@@ -49,13 +39,28 @@ fn check_of(sandbox: &Sandbox) -> Command {
     command
 }
 
+/// Runs the check. It must end with this code, print these parts, and print no password.
+async fn expect(command: &mut Command, code: i32, parts: &[&str]) -> Result<String, Failure> {
+    let text = run(command).await?;
+    assert_eq!(text.code, code, "{}", text.stdout);
+    for part in parts {
+        assert!(text.stdout.contains(part), "no `{part}` in\n{}", text.stdout);
+    }
+    assert!(!text.stdout.contains("s3cret"), "{}", text.stdout);
+    Ok(text.stdout)
+}
+
+/// Returns an address on which no server listens.
+fn unused_address() -> std::io::Result<String> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn good_pair_prints_the_lines_and_exits_0() -> Outcome {
+async fn correct_servers_print_the_lines_and_exit_0() -> Outcome {
     let backends = shared().await?;
     let sandbox = backends.sandbox();
     store(&sandbox).await?;
-    let (code, text) = run(&mut check_of(&sandbox)).await?;
-    assert_eq!(code, 0, "{text}");
+    let text = expect(&mut check_of(&sandbox), 0, &[]).await?;
     let redis = "[RedisConnection] Testing Redis connectivity...\n\
         ✅ Redis connection successful\n\
         ✅ PING response: PONG\n\
@@ -80,88 +85,62 @@ async fn good_pair_prints_the_lines_and_exits_0() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn json_is_one_document_on_standard_output() -> Outcome {
+async fn json_is_one_document_and_check_changes_nothing() -> Outcome {
     let backends = shared().await?;
     let sandbox = backends.sandbox();
-    let (code, text) = run(check_of(&sandbox).arg("--json")).await?;
     // The schema is missing.
-    assert_eq!(code, 1);
+    let text = expect(check_of(&sandbox).arg("--json"), 1, &[]).await?;
     let json: serde_json::Value = serde_json::from_str(&text)?;
     assert_eq!(json["ok"], false);
     assert_eq!(json["servers"][0]["server"], "redis");
     assert_eq!(json["servers"][0]["status"], "ok");
     assert_eq!(json["servers"][0]["steps"][1]["message"], "PING response: PONG");
     assert_eq!(json["servers"][1]["status"], "failed");
-    Ok(())
-}
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leaves_no_key_and_makes_no_schema() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    run(&mut check_of(&sandbox)).await?;
     let mut redis = backends.redis().connect().await?;
     let mut keys = redis.scan_match::<_, String>(format!("{}*", sandbox.namespace())).await?;
     assert!(keys.next_item().await.is_none());
-    let mut postgres = backends.postgres().connect().await?;
-    let schemas: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_namespace WHERE nspname = $1")
-        .bind(sandbox.schema())
-        .fetch_one(&mut postgres)
-        .await?;
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = $1";
+    let schemas = sqlx::query_scalar(schemas).bind(sandbox.schema());
+    let schemas: i64 = schemas.fetch_one(&mut backends.postgres().connect().await?).await?;
     assert_eq!(schemas, 0);
     Ok(())
 }
 
-/// An address where nobody listens.
-fn nobody() -> std::io::Result<String> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
-}
-
-/// What the application refuses to start with is a failure where it is all that the application
-/// gets, and a warning where somebody looks at one server.
+/// The application does not start with Redis alone. That is a failure of the application's settings,
+/// but not of a check that names one server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_application_refuses_is_a_failure() -> Outcome {
+async fn settings_that_the_application_refuses_are_a_failure() -> Outcome {
     let backends = shared().await?;
     let redis = backends.redis().url();
-    let (code, text) = run(check().env("REDIS_URL", redis)).await?;
-    assert_eq!(code, 1, "{text}");
-    assert!(text.contains("does not start"), "{text}");
-    let (code, text) = run(check().args(["--redis-url", redis])).await?;
-    assert_eq!(code, 0, "{text}");
+    expect(check().env("REDIS_URL", redis), 1, &["does not start"]).await?;
+    expect(&mut check_redis(redis), 0, &[]).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_named_exits_2_and_sqlite_has_nothing_to_check() -> Outcome {
-    let (code, _) = run(&mut check()).await?;
-    assert_eq!(code, 2);
-    let (code, text) = run(check().env("DATABASE_URL", "sqlite:app.db")).await?;
-    assert_eq!(code, 0);
-    assert!(
-        text.contains("DATABASE_URL is sqlite:") && text.contains("nothing to check"),
-        "{text}"
-    );
+async fn no_server_exits_2_and_sqlite_needs_no_check() -> Outcome {
+    expect(&mut check(), 2, &[]).await?;
+    let lines = ["DATABASE_URL is sqlite:", "nothing to check"];
+    expect(check().env("DATABASE_URL", "sqlite:app.db"), 0, &lines).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nonsense_for_a_url_is_a_failure_that_does_not_repeat_it() -> Outcome {
+async fn bad_url_is_a_failure_and_is_not_printed() -> Outcome {
     for url in ["s3cret", "http://u:s3cret@h/", "redis://:s3cret@h:notaport/"] {
-        let (code, text) = run(check().args(["--redis-url", url, "--database-url", url])).await?;
-        assert_eq!(code, 1, "{url}");
-        assert!(!text.contains("s3cret"), "{url}: {text}");
+        expect(check_redis(url).args(["--database-url", url]), 1, &[]).await?;
     }
     Ok(())
 }
 
-on_each_backend!(paused_servers_do_not_hang_it);
-async fn paused_servers_do_not_hang_it(backend: Backend) -> Outcome {
+on_each_backend!(check_of_paused_servers_ends);
+async fn check_of_paused_servers_ends(backend: Backend) -> Outcome {
     let backends = Backends::builder().backend(backend).start().await?;
     let _redis = backends.redis().pause().await?;
     let _postgres = backends.postgres().pause().await?;
     let begin = Instant::now();
-    let (code, text) = run(&mut check_of(&backends.sandbox())).await?;
-    assert_eq!(code, 1);
+    let text = expect(&mut check_of(&backends.sandbox()), 1, &[]).await?;
     assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
     assert_eq!(text.matches("no response within 2 s").count(), 2, "{text}");
     Ok(())

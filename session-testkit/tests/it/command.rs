@@ -1,4 +1,4 @@
-//! Running the command `session-testkit`, with nothing of the surrounding environment.
+//! Runs the command `session-testkit` without the variables of the environment.
 
 use std::{io, process::Stdio};
 
@@ -9,9 +9,9 @@ use session_testkit::{
 };
 use tokio::process::Command;
 
-use crate::harness::{Failure, default_backend};
+use crate::harness::{Failure, Outcome, default_backend};
 
-/// What became of it.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: i32,
@@ -19,18 +19,26 @@ pub(crate) struct Ran {
     pub(crate) stderr: String,
 }
 
+/// Returns the command without arguments.
 pub(crate) fn testkit() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_session-testkit"));
-    for name in
-        ["SESSION_TESTKIT_REDIS_URL", "SESSION_TESTKIT_DATABASE_URL", "SESSION_TESTKIT_BACKEND"]
-    {
+    for name in [
+        "SESSION_TESTKIT_REDIS_URL",
+        "SESSION_TESTKIT_DATABASE_URL",
+        "SESSION_TESTKIT_BACKEND",
+        "REDIS_URL",
+        "DATABASE_URL",
+        "SESSION_CACHE_NAMESPACE",
+        "SESSION_DB_SCHEMA",
+        "SESSION_CACHE_POOL_SIZE",
+    ] {
         command.env_remove(name);
     }
     command.kill_on_drop(true).stdin(Stdio::null());
     command
 }
 
-/// On servers that are there already, as if somebody had named them.
+/// Returns the command on running servers, which it uses as named ones.
 pub(crate) fn testkit_on(backends: &Backends) -> Command {
     let mut command = testkit();
     command
@@ -39,6 +47,7 @@ pub(crate) fn testkit_on(backends: &Backends) -> Command {
     command
 }
 
+/// Runs the command to its end.
 pub(crate) async fn run(command: &mut Command) -> io::Result<Ran> {
     let output = command.output().await?;
     let ran = Ran {
@@ -46,12 +55,12 @@ pub(crate) async fn run(command: &mut Command) -> io::Result<Ran> {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     };
-    // Shown where the test fails.
+    // Printed if the test fails.
     eprintln!("{}{}", ran.stdout, ran.stderr);
     Ok(ran)
 }
 
-/// A Redis of the test's own, and a URL under whose user it may do all but this command.
+/// Starts a Redis. Returns it with a URL whose user may send every command except this one.
 pub(crate) async fn denied(command: &str) -> Result<(RedisServer, String), Failure> {
     let redis = Backends::builder().backend(default_backend().await?).start_redis().await?;
     let mut connection = redis.connect().await?;
@@ -69,4 +78,38 @@ pub(crate) async fn hold_first_logins(proxy: &Proxy) {
     let held = proxy.inject(Toxic::hold_from("AS moment"));
     held.touched().await;
     tokio::time::sleep(2 * DEFAULT_CHANGE_WAIT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_arguments_are_explained_and_exit_2() -> Outcome {
+    let faults = ["faults", "--nodes", "2"];
+    let bad: [(&[&str], &[&str], &str); 16] = [
+        (&[], &[], "Usage"),
+        (&["nonsense"], &[], "nonsense"),
+        (&["check", "--nonsense"], &[], "--nonsense"),
+        (&["run"], &[], "Usage"),
+        (&["bench", "--requests", "0"], &[], "--requests"),
+        (&["bench", "--requests", "9", "--duration", "9s"], &[], "--duration"),
+        (&["bench", "--concurrency", "0"], &[], "--concurrency"),
+        (&["verify", "--requests", "9"], &[], "--requests"),
+        (&faults, &["--fault", "redis-kil"], "redis-kill"),
+        (&faults, &["--fault", "redis-kill@1"], "@AT+LASTS"),
+        (&faults, &["--fault", "redis-kill@1+2/0"], "therefore all nodes"),
+        (&faults, &["--fault", "node-restart@1+2/9"], "there are 2"),
+        (&faults, &["--fault", "plant-flipped"], "--sealed"),
+        (&faults, &["--rate", "0"], "--rate"),
+        (&faults, &["--schedule", "/no/such/file"], "/no/such/file"),
+        (&faults, &["--schedule", "x", "--fault", "redis-kill"], "--schedule"),
+    ];
+    for (command, arguments, named) in bad {
+        let ran = run(testkit().args(command).args(arguments)).await?;
+        assert_eq!(ran.code, 2, "{command:?} {arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(named), "no `{named}` in\n{}", ran.stderr);
+    }
+    let mut command = testkit();
+    command.env("SESSION_TESTKIT_BACKEND", "podman").args(["run", "--", "true"]);
+    let ran = run(&mut command).await?;
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("podman") && ran.stderr.contains("`docker` or `native`"));
+    Ok(())
 }

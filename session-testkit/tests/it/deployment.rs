@@ -1,4 +1,4 @@
-//! A deployment under test: its nodes, its role, its restarts, and what is left of it.
+//! A deployment under test: its nodes, its role, its restarts, and its cleanup.
 
 use session_testkit::{
     backends::Backends,
@@ -7,11 +7,11 @@ use session_testkit::{
 };
 use sqlx::AssertSqlSafe;
 
-use crate::harness::{Outcome, shared};
+use crate::harness::{Failure, Outcome, shared};
 use crate::support::roomy;
 
-/// As given servers, which outlive what is done on them.
-pub(crate) async fn given(backends: &Backends) -> Result<Backends, crate::harness::Failure> {
+/// Returns running servers as named ones, which remain after the test.
+pub(crate) async fn given(backends: &Backends) -> Result<Backends, Failure> {
     Ok(Backends::builder()
         .redis_url(backends.redis().url())
         .database_url(backends.postgres().url())
@@ -20,7 +20,7 @@ pub(crate) async fn given(backends: &Backends) -> Result<Backends, crate::harnes
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn its_nodes_share_sessions_and_connections_are_their_own() -> Outcome {
+async fn nodes_share_sessions_and_restart_separately() -> Outcome {
     let backends = shared().await?;
     let deployment = roomy().start(given(&backends).await?).await?;
     let subject = deployment.subject();
@@ -36,28 +36,19 @@ async fn its_nodes_share_sessions_and_connections_are_their_own() -> Outcome {
     let (count, superuser): (i64, Option<bool>) =
         sqlx::query_as(of_node).bind(deployment.application_name(1)).fetch_one(&mut admin).await?;
     assert!(count > 0);
-    assert_eq!(superuser, Some(false), "what a superuser is never denied can't be tested");
-    Ok(())
-}
+    assert_eq!(superuser, Some(false), "no right can be denied to a superuser");
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_restarts_in_its_place() -> Outcome {
-    let backends = shared().await?;
-    let deployment = roomy().start(given(&backends).await?).await?;
-    let subject = deployment.subject();
-    let token = subject.create(0, &Login::new("ann", "data")).await?;
-    assert!(matches!(subject.validate(1, &token).await, Seen::Valid { .. }));
     let counted = |node| subject.node(node).expect("a node").metrics().total();
     assert!(counted(1) > 0);
     deployment.restarts().restart(1).await.expect("a restart");
-    assert_eq!(counted(1), 0, "it is another one");
+    assert_eq!(counted(1), 0, "the node was not replaced");
     assert!(matches!(subject.validate(1, &token).await, Seen::Valid { .. }));
     assert!(deployment.restarts().restart(2).await.is_err());
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_left_on_given_servers() -> Outcome {
+async fn named_servers_keep_nothing_of_a_deployment() -> Outcome {
     let backends = shared().await?;
     let mut admin = backends.postgres().connect().await?;
     for cleaned in [true, false] {
@@ -78,7 +69,7 @@ async fn nothing_is_left_on_given_servers() -> Outcome {
                   + (SELECT count(*) FROM pg_roles WHERE rolname LIKE '{schema}%')"
         );
         let left: i64 = sqlx::query_scalar(AssertSqlSafe(left)).fetch_one(&mut admin).await?;
-        assert_eq!(left, 0, "cleaned up by hand: {cleaned}");
+        assert_eq!(left, 0, "`cleanup` was called: {cleaned}");
         let mut redis = backends.redis().connect().await?;
         let keys: Vec<String> =
             redis::cmd("KEYS").arg(format!("{namespace}*")).query_async(&mut redis).await?;

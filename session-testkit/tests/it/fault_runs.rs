@@ -1,5 +1,4 @@
-//! `session-testkit faults`, and what is under it: short runs on real servers, and the ways to be
-//! red.
+//! `session-testkit faults` and fault runs: short runs on real servers, and each exit code.
 
 use std::{path::Path, time::Duration};
 
@@ -21,20 +20,8 @@ use crate::{
     support::roomy,
 };
 
-/// The command, with room in every deadline.
-fn faults() -> Command {
-    with_room(testkit())
-}
-
-fn on(backends: &Backends) -> Command {
-    with_room(testkit_on(backends))
-}
-
-fn with_room(command: Command) -> Command {
-    at_rate("80", command)
-}
-
-fn at_rate(rate: &str, mut command: Command) -> Command {
+/// Adds the arguments of a short run, with deadlines that a busy machine does not exceed.
+fn faults(mut command: Command, rate: &str) -> Command {
     command.arg("faults");
     command.args(["--seed", "7", "--nodes", "2", "--rate", rate, "--cache-ttl", "2s"]);
     command.args(["--redis-timeout", "2s", "--request-timeout", "5s"]);
@@ -46,7 +33,7 @@ on_each_backend!(every_promise_holds_while_redis_is_killed);
 async fn every_promise_holds_while_redis_is_killed(backend: Backend) -> Outcome {
     let folder = tempfile::tempdir()?;
     let file = |name: &str| folder.path().join(name);
-    let output = faults()
+    let output = faults(testkit(), "80")
         .env("SESSION_TESTKIT_BACKEND", backend.to_string())
         .args(["--duration", "12s", "--fault", "redis-kill", "--json"])
         .arg("--history")
@@ -71,7 +58,7 @@ async fn every_promise_holds_while_redis_is_killed(backend: Backend) -> Outcome 
     assert!(run["revokedTried"].as_u64() >= run["revokedWanted"].as_u64());
     assert_eq!(run["load"]["seconds"].as_array().map(Vec::len), Some(12));
 
-    // The history says the same.
+    // The history leads to the same verdict.
     let history = read(&file("run.jsonl"))?;
     assert_eq!((history.header.seed, history.header.nodes), (7, 2));
     let verdicts = invariants::check(&history);
@@ -84,8 +71,7 @@ async fn every_promise_holds_while_redis_is_killed(backend: Backend) -> Outcome 
     Ok(())
 }
 
-/// A node that starts meanwhile has not heard of Postgres' clock yet.
-// By a library that is loaded before all others.
+/// A library steps the clock. A node that starts meanwhile has not read Postgres' clock yet.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clocks_stepped_by_ten_minutes_change_nothing() -> Outcome {
@@ -95,7 +81,7 @@ async fn clocks_stepped_by_ten_minutes_change_nothing() -> Outcome {
     let steps = r#"{"steps":[{"event":"clock-step","at_ms":3000,"lasts_ms":4000},
         {"event":"node-restart","at_ms":4500,"lasts_ms":1000}]}"#;
     std::fs::write(&schedule, steps)?;
-    let mut command = on(&backends);
+    let mut command = faults(testkit_on(&backends), "80");
     command.args(["--duration", "12s", "--json", "--schedule"]);
     let ran = run(command.arg(schedule)).await?;
     assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -103,14 +89,14 @@ async fn clocks_stepped_by_ten_minutes_change_nothing() -> Outcome {
     let faults = &document["runs"][0]["figures"]["faults"];
     let mut faults = faults.as_array().into_iter().flatten();
     let stepped = faults.find(|fault| fault["name"] == "clock-step");
-    // Both nodes' clock was seen to step.
+    // The clock of both nodes was verified.
     let touched = stepped.map(|fault| &fault["touched"]["connections"]);
     assert_eq!(touched, Some(&Value::from(2)), "{}", ran.stderr);
     Ok(())
 }
 
-on_each_backend!(sealed_nodes_withstand_entries_with_a_bit_turned_over);
-async fn sealed_nodes_withstand_entries_with_a_bit_turned_over(backend: Backend) -> Outcome {
+on_each_backend!(sealed_nodes_reject_flipped_entries);
+async fn sealed_nodes_reject_flipped_entries(backend: Backend) -> Outcome {
     let own = Backends::builder().backend(backend).start().await?;
     let schedule = |steps: &[&str]| {
         let steps: Result<_, _> = steps.iter().map(|step| step.parse()).collect();
@@ -122,7 +108,7 @@ async fn sealed_nodes_withstand_entries_with_a_bit_turned_over(backend: Backend)
     let judged = run.run().await?;
     assert_ne!(judged.outcome(), Verdict::Broken, "{judged}");
     for fault in &judged.history.faults {
-        let touched = fault.touched.expect("it is counted");
+        let touched = fault.touched.expect("a count");
         assert!(!touched.nothing(), "{fault:?}");
     }
     let rejected = |node| {
@@ -130,15 +116,15 @@ async fn sealed_nodes_withstand_entries_with_a_bit_turned_over(backend: Backend)
         node.cache_status().rejected.forged
     };
     assert!(rejected(0) + rejected(1) > 0, "{judged}");
-    for wanted in [Invariant::R3, Invariant::R4, Invariant::R5] {
-        let verdict = judged.verdicts.of(wanted);
+    for required in [Invariant::R3, Invariant::R4, Invariant::R5] {
+        let verdict = judged.verdicts.of(required);
         assert_eq!(verdict.outcome(), Verdict::Holds, "{judged}");
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_history_is_judged_again() -> Outcome {
+async fn replay_judges_a_history() -> Outcome {
     let of = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("histories").join(name);
     for (path, code, says) in [
         (of("r1-late-fill-resurrects.jsonl"), 1, "R1   a revoke"),
@@ -161,7 +147,7 @@ async fn a_history_is_judged_again() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_who_leaves_is_no_error() -> Outcome {
+async fn closed_pipe_is_no_error() -> Outcome {
     let mut shell = Command::new("bash");
     shell.args(["-o", "pipefail", "-c", "\"$0\" faults --list | true"]);
     let ran = run(shell.arg(env!("CARGO_BIN_EXE_session-testkit"))).await?;
@@ -172,8 +158,8 @@ async fn a_reader_who_leaves_is_no_error() -> Outcome {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_runs_end_with_a_table() -> Outcome {
     let backends = shared().await?;
-    let mut command = on(&backends);
-    // Without the services' own servers broken: named ones are shared.
+    let mut command = faults(testkit_on(&backends), "80");
+    // Events that damage no server, because named servers are shared.
     command.args(["--duration", "3s", "--fault", "plain-revoke", "random-tokens"]);
     let ran = run(&mut command).await?;
     let rows: Vec<&str> = ran.stdout.lines().filter(|line| line.starts_with("| ")).collect();
@@ -188,10 +174,9 @@ fn read(path: &Path) -> Result<History, crate::harness::Failure> {
     Ok(History::read(file)?)
 }
 
-on_each_backend!(every_kind_of_event_happens_and_touches_something);
-/// Of each kind of event one, one after the other: nothing is broken, and each says that it touched
-/// something.
-async fn every_kind_of_event_happens_and_touches_something(backend: Backend) -> Outcome {
+on_each_backend!(each_kind_of_event_has_an_effect);
+/// Injects one event of each kind. Each must report an effect, and no promise may be broken.
+async fn each_kind_of_event_has_an_effect(backend: Backend) -> Outcome {
     let steps = [
         "lose-unlinks@0+14",
         "lose-unlink-replies@0+14",
@@ -217,16 +202,16 @@ async fn every_kind_of_event_happens_and_touches_something(backend: Backend) -> 
     let judged = FaultRun::new(&deployment, settings(60, 14), schedule)?.run().await?;
     assert_ne!(judged.outcome(), Verdict::Broken, "{judged}");
     assert_eq!(judged.report.problems, Vec::<String>::new());
-    // How many are lost is up to how many there are: of a few, perhaps none.
+    // Of few commands, perhaps none is lost.
     for fault in &judged.history.faults {
-        let touched = fault.touched.expect("it is counted");
+        let touched = fault.touched.expect("a count");
         assert!(fault.name.starts_with("lose-") || !touched.nothing(), "{fault:?}");
     }
     let lost = judged.history.faults.iter().filter(|fault| fault.name.starts_with("lose-"));
     let lost: u64 = lost.filter_map(|fault| fault.touched).map(|it| it.connections).sum();
     assert!(lost > 0, "{judged}");
-    for wanted in [Invariant::R3, Invariant::R4, Invariant::R8, Invariant::R11] {
-        let verdict = judged.verdicts.of(wanted);
+    for required in [Invariant::R3, Invariant::R4, Invariant::R8, Invariant::R11] {
+        let verdict = judged.verdicts.of(required);
         assert_eq!(verdict.outcome(), Verdict::Holds, "{judged}");
     }
     Ok(())
@@ -242,12 +227,12 @@ fn settings(rate: u32, secs: u64) -> Settings {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_forgets_to_unlink_makes_it_red() -> Outcome {
+async fn node_without_unlinks_breaks_r1() -> Outcome {
     let backends = shared().await?;
     let deployment = roomy()
         .ttl(Duration::from_secs(4))
         .build_with(|parts| async move {
-            // It says that it removed a copy, and does not.
+            // The cache acknowledges UNLINKs and does not send them.
             let cache = BrokenCache {
                 cache: parts.cache()?,
                 broken: Broken::new(Some(Mistake::NeverUnlinks)),
@@ -271,10 +256,10 @@ async fn a_node_that_forgets_to_unlink_makes_it_red() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fault_that_touches_nothing_exits_2() -> Outcome {
+async fn fault_without_effect_exits_2() -> Outcome {
     let backends = shared().await?;
-    // Two requests a second, and the fault between two of them.
-    let output = at_rate("2", testkit_on(&backends))
+    // Two requests per second, and a fault between them.
+    let output = faults(testkit_on(&backends), "2")
         .args(["--duration", "3s", "--fault", "lose-fences@1.25+0.001"])
         .output()
         .await?;
@@ -287,10 +272,10 @@ async fn a_fault_that_touches_nothing_exits_2() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn named_servers_are_damaged_only_if_that_is_allowed() -> Outcome {
+async fn named_servers_are_damaged_only_with_permission() -> Outcome {
     let backends = shared().await?;
     for fault in ["redis-flush-all", "postgres-terminate", "redis-kill"] {
-        let output = on(&backends).args(["--fault", fault]).output().await?;
+        let output = faults(testkit_on(&backends), "80").args(["--fault", fault]).output().await?;
         let text = String::from_utf8(output.stderr)?;
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains("--destructive") && text.contains(fault), "{text}");
@@ -299,32 +284,8 @@ async fn named_servers_are_damaged_only_if_that_is_allowed() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bad_arguments_exit_2() -> Outcome {
-    let bad: [(&[&str], &str); 8] = [
-        (&["--fault", "redis-kil"], "redis-kill"),
-        (&["--fault", "redis-kill@1"], "@AT+LASTS"),
-        (&["--fault", "redis-kill@1+2/0"], "therefore all nodes"),
-        (&["--fault", "node-restart@1+2/9"], "there are 2"),
-        (&["--fault", "plant-flipped"], "--sealed"),
-        (&["--rate", "0"], "--rate"),
-        (&["--schedule", "/no/such/file"], "/no/such/file"),
-        (&["--schedule", "x", "--fault", "redis-kill"], "--schedule"),
-    ];
-    for (arguments, wanted) in bad {
-        // A later `--rate` would be an error of its own.
-        let mut command = testkit();
-        command.args(["faults", "--nodes", "2"]).args(arguments);
-        let output = command.output().await?;
-        let text = String::from_utf8(output.stderr)?;
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
-        assert!(text.contains(wanted), "{arguments:?}: {text}");
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_faults_are_listed() -> Outcome {
-    let output = faults().arg("--list").output().await?;
+async fn list_has_all_faults() -> Outcome {
+    let output = testkit().args(["faults", "--list"]).output().await?;
     let text = String::from_utf8(output.stdout)?;
     assert_eq!(output.status.code(), Some(0));
     for name in ["redis-kill", "postgres-forced-rls", "lose-unlinks", "late-revoke"] {

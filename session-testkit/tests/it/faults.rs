@@ -1,4 +1,4 @@
-//! Every server fault is seen by a plain client, says what it touched, and heals.
+//! Every server fault affects a simple client, reports its effects, and heals.
 
 mod postgres;
 mod redis;
@@ -14,12 +14,15 @@ use session_testkit::{
 use sqlx::{Connection as _, PgConnection};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
-use crate::harness::{Outcome, default_backend, shared};
+use crate::{
+    deployment::given,
+    harness::{Outcome, default_backend, shared},
+};
 
 const SECONDS: Duration = Duration::from_secs(10);
 const MOMENT: Duration = Duration::from_millis(300);
 
-/// What each toxic does is tested with the proxy; here, that each is wired to its lines.
+/// Checks that each fault affects its connections. The tests of the proxy cover the toxics.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn link_faults_affect_their_connections_and_heal() -> Outcome {
     let backends = shared().await?;
@@ -27,20 +30,20 @@ async fn link_faults_affect_their_connections_and_heal() -> Outcome {
     let network = Network::start(2, redis.address(), postgres.address()).await?;
     let network = Arc::new(network);
     let target = Target::new(&backends).network(Arc::clone(&network));
-    let lines = Fault::ALL.into_iter().filter_map(|fault| match fault {
-        Fault::RedisLink(link) => Some((fault, Peer::Redis, link)),
-        Fault::PostgresLink(link) => Some((fault, Peer::Postgres, link)),
-        _ => None,
-    });
-    for (fault, peer, link) in lines {
+    for fault in Fault::ALL {
+        let (peer, link) = match fault {
+            Fault::RedisLink(link) => (Peer::Redis, link),
+            Fault::PostgresLink(link) => (Peer::Postgres, link),
+            _ => continue,
+        };
         let use_it = async |node: usize| {
             let proxy = network.proxy(node, peer);
             match peer {
-                Peer::Redis => talk(&proxy.url(redis.url())).await,
+                Peer::Redis => echo(&proxy.url(redis.url())).await.is_ok(),
                 Peer::Postgres => PgConnection::connect(&proxy.url(postgres.url())).await.is_ok(),
             }
         };
-        // Those used before may still be closing, so the open ones tell nothing.
+        // Earlier connections may still be closing, therefore accepted ones are counted.
         let before = network.proxy(0, peer).traffic().accepted;
         let mut old = TcpStream::connect(network.proxy(0, peer).address()).await?;
         wait::until("the connection to be accepted", SECONDS, async || {
@@ -48,19 +51,18 @@ async fn link_faults_affect_their_connections_and_heal() -> Outcome {
         })
         .await?;
         let mut broken = faults::inject(&fault, &target).await?;
-        // A use may fail or hang; what counts is that it was touched.
+        // A use may fail or hang. The report must count it.
         let _used = timeout(MOMENT, use_it(0)).await;
-        let question: &[u8] = match peer {
+        let request: &[u8] = match peer {
             Peer::Redis => b"ECHO a-text-of-more-than-seven-bytes\r\n",
-            // "May we speak TLS?"
+            // SSLRequest.
             Peer::Postgres => &[0, 0, 0, 8, 4, 210, 22, 47],
         };
-        let _sent = old.write_all(question).await;
-        let touched =
-            wait::until("a touch", SECONDS, async || broken.report().await.touched_something());
-        touched.await?;
+        let _sent = old.write_all(request).await;
+        let affected = async || broken.report().await.touched_something();
+        wait::until("an effect", SECONDS, affected).await?;
         if link == Link::Partition {
-            assert!(use_it(1).await, "{fault} touched the other node");
+            assert!(use_it(1).await, "{fault} affected the other node");
         }
         let report = broken.heal().await?;
         assert!(report.touched_something(), "{fault}: {report}");
@@ -69,37 +71,25 @@ async fn link_faults_affect_their_connections_and_heal() -> Outcome {
     Ok(())
 }
 
-async fn talk(url: &str) -> bool {
-    let Ok(client) = ::redis::Client::open(url) else {
-        return false;
-    };
-    let Ok(mut connection) = client.get_multiplexed_async_connection().await else {
-        return false;
-    };
-    let text = "x".repeat(200);
-    let echo = ::redis::cmd("ECHO").arg(text).exec_async(&mut connection).await;
-    echo.is_ok()
+async fn echo(url: &str) -> ::redis::RedisResult<()> {
+    let mut connection = ::redis::Client::open(url)?.get_multiplexed_async_connection().await?;
+    ::redis::cmd("ECHO").arg("x".repeat(200)).exec_async(&mut connection).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn faults_are_refused_on_given_servers() -> Outcome {
+async fn named_servers_refuse_faults() -> Outcome {
     let backend = default_backend().await?;
     let own = Backends::builder().backend(backend).start().await?;
-    let given = Backends::builder()
-        .redis_url(own.redis().url())
-        .database_url(own.postgres().url())
-        .start()
-        .await?;
-    let target = Target::new(&given);
-    let line = |fault: &Fault| matches!(fault, Fault::RedisLink(_) | Fault::PostgresLink(_));
-    for fault in Fault::ALL.into_iter().filter(|fault| !line(fault)) {
+    let target = Target::new(&given(&own).await?);
+    let link = |fault: &Fault| matches!(fault, Fault::RedisLink(_) | Fault::PostgresLink(_));
+    for fault in Fault::ALL.into_iter().filter(|fault| !link(fault)) {
         let refused = faults::inject(&fault, &target).await;
         assert!(
             matches!(refused, Err(FaultError::Backend(BackendError::NotAllowed { .. }))),
             "{fault}: {refused:?}"
         );
     }
-    // Allowed by name; but nobody can signal what he has not started.
+    // With permission, commands work. Signals still need a process of ours.
     let given = Backends::builder()
         .redis_url(own.redis().url())
         .database_url(own.postgres().url())

@@ -1,68 +1,50 @@
-//! Servers that somebody else started are used, and nothing more.
+//! Servers that the testkit did not start are used, and not damaged.
 
 use redis::AsyncCommands as _;
 use session_testkit::backends::{BackendError, Backends};
 
-use crate::harness::{Outcome, shared};
-
-/// The pair of others, as given servers.
-async fn given(backends: &Backends) -> Result<Backends, BackendError> {
-    Backends::builder()
-        .redis_url(backends.redis().url())
-        .database_url(backends.postgres().url())
-        .start()
-        .await
-}
+use crate::{
+    deployment::given,
+    harness::{Outcome, shared},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn given_servers_refuse_what_would_hurt_others() -> Outcome {
+async fn named_servers_refuse_damage() -> Outcome {
     let backends = shared().await?;
     let given = given(&backends).await?;
     let redis = given.redis();
     assert_eq!(redis.backend(), None);
-    let refused = [
+    for result in [
         redis.kill().await,
         redis.stop().await,
         redis.restart().await,
         redis.pause().await.map(drop),
         given.postgres().kill().await,
         given.postgres().pause().await.map(drop),
-    ];
-    for result in refused {
+    ] {
         assert!(matches!(result, Err(BackendError::NotOurs { .. })), "{result:?}");
     }
-    let refused = [
+    for result in [
         redis.flush_all().await,
         redis.config_set("timeout", "0").await,
         redis.replica_of(None).await,
         redis.save().await,
-    ];
-    for result in refused {
-        assert!(matches!(result, Err(BackendError::NotAllowed { .. })), "{result:?}");
-        let text = result.err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(text.contains("allow_destructive"), "{text}");
+    ] {
+        let error = result.expect_err("a named server is not damaged");
+        assert!(matches!(error, BackendError::NotAllowed { .. }), "{error:?}");
+        assert!(error.to_string().contains("allow_destructive"), "{error}");
     }
-    // Dropping the guard leaves it alone.
+    // A dropped guard does not stop them.
     drop(given);
     backends.redis().ping().await?;
     backends.postgres().ping().await?;
-    Ok(())
-}
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn destruction_is_allowed_by_name() -> Outcome {
-    let backends = shared().await?;
+    // With permission, commands work. Signals still need a process of ours.
     let given = Backends::builder().redis_url(backends.redis().url()).allow_destructive();
     let redis = given.start_redis().await?;
-    // Something that hurts nobody here.
     redis.config_set("slowlog-max-len", "64").await?;
     assert!(matches!(redis.kill().await, Err(BackendError::NotOurs { .. })));
-    Ok(())
-}
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn own_servers_are_never_the_given_ones() -> Outcome {
-    let backends = shared().await?;
     let own = Backends::start_own().await?;
     assert!(own.redis().backend().is_some() && own.postgres().backend().is_some());
     assert_ne!(own.redis().address(), backends.redis().address());
@@ -71,9 +53,9 @@ async fn own_servers_are_never_the_given_ones() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sandboxes_are_apart_and_leave_nothing() -> Outcome {
+async fn sandboxes_are_separate_and_leave_nothing() -> Outcome {
     let backends = shared().await?;
-    // As given servers: only there is something to clean up.
+    // Only named servers are cleaned up, because the others stop.
     let given = given(&backends).await?;
     let (one, two) = (given.sandbox(), given.sandbox());
     assert_ne!(one.schema(), two.schema());
@@ -91,11 +73,8 @@ async fn sandboxes_are_apart_and_leave_nothing() -> Outcome {
     let keys: (bool, bool) = (redis.exists(&gone).await?, redis.exists(&kept).await?);
     assert_eq!(keys, (false, true));
     let exists = "SELECT count(*) FROM pg_namespace WHERE nspname IN ($1, $2)";
-    let count: i64 = sqlx::query_scalar(exists)
-        .bind(&schema)
-        .bind(two.schema())
-        .fetch_one(&mut postgres)
-        .await?;
+    let exists = sqlx::query_scalar(exists).bind(&schema).bind(two.schema());
+    let count: i64 = exists.fetch_one(&mut postgres).await?;
     assert_eq!(count, 1);
     two.cleanup().await?;
     assert!(!redis.exists::<_, bool>(&kept).await?);
@@ -103,12 +82,12 @@ async fn sandboxes_are_apart_and_leave_nothing() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_given_server_that_does_not_answer_is_an_error() -> Outcome {
-    // A port that was free a moment ago.
+async fn unreachable_server_or_bad_url_is_an_error() -> Outcome {
+    // The port of a listener that is closed again.
     let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let started =
         Backends::builder().redis_url(format!("redis://:s3cret@{address}/0")).start_redis();
-    let error = started.await.expect_err("nobody is there");
+    let error = started.await.expect_err("no server listens");
     assert!(matches!(error, BackendError::NotReady { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains(&address.to_string()) && !text.contains("s3cret"), "{text}");
@@ -121,7 +100,7 @@ async fn a_given_server_that_does_not_answer_is_an_error() -> Outcome {
             assert!(matches!(error, BackendError::BadUrl { .. }), "{url}: {error:?}");
             assert!(!format!("{error} {error:?}").contains("s3cret"));
         }
-        assert!(begin.elapsed().as_secs() < 5, "nobody is waited for");
+        assert!(begin.elapsed().as_secs() < 5, "a bad URL was waited for");
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Nothing is left: not after a panic, not after a SIGKILL of the owner, also where servers stand
-//! still at that moment. The owner is this very binary, started once more as a child.
+//! Servers leave nothing: after a drop, a panic, or a SIGKILL of their owner, also while they are
+//! paused. The owner is this binary, started as a child.
 
 mod owner;
 
@@ -11,49 +11,49 @@ use session_testkit::backends::{Backend, Backends};
 use self::owner::{Owner, containers, kill, kill_supervisors, seen};
 use crate::harness::{Outcome, on_each_backend};
 
-/// In the child's environment: a backend and what to do once its servers run.
+/// The variable with the child's task: a backend, and the action once its servers run.
 const CHILD: &str = "SESSION_TESTKIT_TEST_CHILD";
 
-/// The line that the child prints once its servers run. libtest begins a line before it.
+/// The line that the child prints once its servers run. libtest has begun a line before.
 const READY: &str = "\nready";
 
-/// The promise.
+/// The time within which everything must be gone.
 const GONE: Duration = Duration::from_secs(2);
 
-/// What this binary does as a child, told by the variable [`CHILD`].
+/// Performs the task in the variable [`CHILD`].
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the other tests run it, in a process of its own"]
+#[ignore = "the other tests run it as a child"]
 async fn child() -> Outcome {
     let task = env::var(CHILD)?;
-    let (backend, end) = task.split_once(' ').ok_or("a backend and what to do")?;
+    let (backend, end) = task.split_once(' ').ok_or("a backend and an action")?;
     let backends = Backends::builder().backend(backend.parse()?).start().await?;
     let paused = match end {
         "pause" => Some((backends.redis().pause().await?, backends.postgres().pause().await?)),
         _ => None,
     };
     println!("{READY}");
-    assert!(end != "panic", "as told");
+    assert!(end != "panic", "injected panic");
     match end {
         "drop" => {}
-        "drop when told" => drop(std::io::stdin().read_to_end(&mut Vec::new())),
+        "drop at end of input" => drop(std::io::stdin().read_to_end(&mut Vec::new())),
         _ => std::future::pending::<()>().await,
     }
     drop(paused);
     Ok(())
 }
 
-on_each_backend!(when_dropped);
-async fn when_dropped(backend: Backend) -> Outcome {
+on_each_backend!(dropped_servers_leave_nothing);
+async fn dropped_servers_leave_nothing(backend: Backend) -> Outcome {
     let mut owner = Owner::spawn(backend, "drop")?;
     owner.ready()?;
     assert!(owner.child.wait()?.success());
     let left = owner.left(&owner.traces().await).await;
-    assert_eq!(left, "", "a drop returned too early");
+    assert_eq!(left, "", "a drop returned before the end");
     Ok(())
 }
 
-on_each_backend!(after_a_panic_which_prints_the_logs);
-async fn after_a_panic_which_prints_the_logs(backend: Backend) -> Outcome {
+on_each_backend!(panic_prints_the_logs_and_leaves_nothing);
+async fn panic_prints_the_logs_and_leaves_nothing(backend: Backend) -> Outcome {
     let mut owner = Owner::spawn(backend, "panic")?;
     owner.ready()?;
     let mut text = String::new();
@@ -68,28 +68,21 @@ async fn after_a_panic_which_prints_the_logs(backend: Backend) -> Outcome {
     Ok(())
 }
 
-on_each_backend!(after_sigkill);
-async fn after_sigkill(backend: Backend) -> Outcome {
-    let mut owner = Owner::spawn(backend, "wait")?;
-    owner.ready()?;
-    let traces = owner.traces().await;
-    seen(&owner, &traces).await;
-    owner.child.kill()?;
-    owner.leaves_nothing(&traces).await
+on_each_backend!(sigkill_leaves_nothing);
+async fn sigkill_leaves_nothing(backend: Backend) -> Outcome {
+    for task in ["wait", "pause"] {
+        let mut owner = Owner::spawn(backend, task)?;
+        owner.ready()?;
+        let traces = owner.traces().await;
+        seen(&owner, &traces).await;
+        owner.child.kill()?;
+        owner.leaves_nothing(&traces).await?;
+    }
+    Ok(())
 }
 
-on_each_backend!(after_sigkill_while_paused);
-async fn after_sigkill_while_paused(backend: Backend) -> Outcome {
-    let mut owner = Owner::spawn(backend, "pause")?;
-    owner.ready()?;
-    let traces = owner.traces().await;
-    seen(&owner, &traces).await;
-    owner.child.kill()?;
-    owner.leaves_nothing(&traces).await
-}
-
-on_each_backend!(after_sigterm);
-async fn after_sigterm(backend: Backend) -> Outcome {
+on_each_backend!(sigterm_leaves_nothing);
+async fn sigterm_leaves_nothing(backend: Backend) -> Outcome {
     let mut owner = Owner::spawn(backend, "wait")?;
     owner.ready()?;
     let traces = owner.traces().await;
@@ -98,28 +91,22 @@ async fn after_sigterm(backend: Backend) -> Outcome {
     owner.leaves_nothing(&traces).await
 }
 
-on_each_backend!(after_sigkill_in_the_middle_of_a_fault_run);
-async fn after_sigkill_in_the_middle_of_a_fault_run(backend: Backend) -> Outcome {
-    let mut owner = Owner::faults(backend)?;
-    let traces = owner.traces().await;
-    seen(&owner, &traces).await;
-    owner.child.kill()?;
-    owner.leaves_nothing(&traces).await
+on_each_backend!(signal_during_a_fault_run_leaves_nothing);
+async fn signal_during_a_fault_run_leaves_nothing(backend: Backend) -> Outcome {
+    for (signal, code) in [(Signal::KILL, None), (Signal::TERM, Some(128 + 15))] {
+        let mut owner = Owner::faults(backend)?;
+        let traces = owner.traces().await;
+        seen(&owner, &traces).await;
+        kill(owner.child.id().try_into()?, signal);
+        assert_eq!(owner.child.wait()?.code(), code);
+        owner.leaves_nothing(&traces).await?;
+    }
+    Ok(())
 }
 
-on_each_backend!(after_sigterm_in_the_middle_of_a_fault_run);
-async fn after_sigterm_in_the_middle_of_a_fault_run(backend: Backend) -> Outcome {
-    let mut owner = Owner::faults(backend)?;
-    let traces = owner.traces().await;
-    seen(&owner, &traces).await;
-    kill(owner.child.id().try_into()?, Signal::TERM);
-    assert_eq!(owner.child.wait()?.code(), Some(128 + 15));
-    owner.leaves_nothing(&traces).await
-}
-
-on_each_backend!(when_dropped_though_the_supervisors_are_dead);
-async fn when_dropped_though_the_supervisors_are_dead(backend: Backend) -> Outcome {
-    let mut owner = Owner::spawn(backend, "drop when told")?;
+on_each_backend!(dropped_servers_without_supervisors_leave_nothing);
+async fn dropped_servers_without_supervisors_leave_nothing(backend: Backend) -> Outcome {
+    let mut owner = Owner::spawn(backend, "drop at end of input")?;
     owner.ready()?;
     let traces = owner.traces().await;
     seen(&owner, &traces).await;
@@ -130,10 +117,10 @@ async fn when_dropped_though_the_supervisors_are_dead(backend: Backend) -> Outco
     Ok(())
 }
 
-on_each_backend!(at_the_next_start_though_all_were_killed);
-/// Containers are swept by the next process that starts some. (Native servers whose supervisor was
-/// killed together with the owner stay: nobody is left who could tell them from a developer's own.)
-async fn at_the_next_start_though_all_were_killed(backend: Backend) -> Outcome {
+on_each_backend!(next_start_removes_abandoned_containers);
+/// Kills the owner with its supervisors. The next process that starts containers removes theirs.
+/// Native servers remain, because they cannot be distinguished from a developer's.
+async fn next_start_removes_abandoned_containers(backend: Backend) -> Outcome {
     if backend == Backend::Native {
         return Ok(());
     }
@@ -143,7 +130,7 @@ async fn at_the_next_start_though_all_were_killed(backend: Backend) -> Outcome {
     kill_supervisors(&traces);
     owner.child.kill()?;
     owner.child.wait()?;
-    // Other tests may be sweeping at the same time, so nothing is said of the meantime.
+    // Other tests may remove them before.
     let mut next = Owner::spawn(backend, "drop")?;
     next.ready()?;
     assert_eq!(containers(owner.child.id()).await, Vec::<String>::new());
@@ -151,17 +138,17 @@ async fn at_the_next_start_though_all_were_killed(backend: Backend) -> Outcome {
     Ok(())
 }
 
-on_each_backend!(after_sigkill_while_starting);
-/// At several moments of the start: no gap between a server's birth and the supervisor's care.
-async fn after_sigkill_while_starting(backend: Backend) -> Outcome {
+on_each_backend!(sigkill_during_the_start_leaves_nothing);
+/// Kills the owner at several moments of the start, because a supervisor must not miss a server.
+async fn sigkill_during_the_start_leaves_nothing(backend: Backend) -> Outcome {
     let mut killed = Vec::new();
     for step in 0..8_u64 {
         let mut owner = Owner::spawn(backend, "wait")?;
-        // Not a wait for something, but the moment itself.
+        // The moment of the kill.
         tokio::time::sleep(Duration::from_millis(40 * step)).await;
         let mut traces = owner.traces().await;
         if backend == Backend::Docker {
-            // Only supervisors: one whose container never came keeps looking for some seconds.
+            // A supervisor without a container searches for it for some seconds.
             traces.processes.clear();
         }
         owner.child.kill()?;
@@ -169,8 +156,7 @@ async fn after_sigkill_while_starting(backend: Backend) -> Outcome {
         killed.push((owner, traces, tokio::time::Instant::now()));
     }
     for (owner, traces, at) in killed {
-        // The engine may still be making the container: looked at when the promise falls due, for
-        // "nothing there" a moment after the kill says nothing.
+        // The engine may still create a container after the kill. Only the end of the time counts.
         tokio::time::sleep_until(at + GONE).await;
         assert_eq!(owner.left(&traces).await, "");
     }

@@ -6,7 +6,7 @@ use tokio::process::Command;
 
 use crate::harness::Outcome;
 
-/// This binary, on a machine without servers.
+/// Returns this test binary as on a machine without servers.
 fn bare() -> std::io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     command
@@ -17,7 +17,7 @@ fn bare() -> std::io::Result<Command> {
     Ok(command)
 }
 
-/// A test with a case for each backend.
+/// A test with a case per backend.
 const NAME: &str = "backends::both_start_and_answer::docker";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

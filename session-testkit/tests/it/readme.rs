@@ -1,4 +1,4 @@
-//! What the testkit's README shows, run.
+//! The example in the testkit's README runs.
 
 use std::fs;
 use std::path::Path;
@@ -8,21 +8,20 @@ use crate::{
     harness::{Outcome, default_backend},
 };
 
-/// It starts servers of its own; the backend is that of the test.
+/// The example starts its own servers on the backend of the test.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_naive_cache_breaks_r1_and_is_found_out() -> Outcome {
+async fn naive_cache_breaks_r1() -> Outcome {
     let mut example = tokio::process::Command::new(binaries::binary("my_cache").await?);
     example.env("SESSION_TESTKIT_BACKEND", default_backend().await?.to_string());
     let ran = command::run(example.kill_on_drop(true)).await?;
     assert_eq!(ran.code, 0);
-    assert!(ran.stdout.contains("R1: "), "the proof is printed");
+    assert!(ran.stdout.contains("R1: "), "no proof in {}", ran.stdout);
     Ok(())
 }
 
-/// The code in the testkit's README is that of an example, which is compiled and run.
+/// Checks that the code in the README is that of the example, apart from its indentation.
 #[test]
-fn the_readme_shows_the_example_as_it_is() -> Outcome {
-    // As it is, but for how far it is indented.
+fn readme_contains_the_code_of_the_example() -> Outcome {
     let bare = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("\n");
     let kit = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(kit.join("README.md"))?;

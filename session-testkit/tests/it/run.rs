@@ -11,8 +11,8 @@ use crate::{
     harness::{Outcome, on_each_backend, shared},
 };
 
-on_each_backend!(starts_servers_and_names_them_to_the_command);
-async fn starts_servers_and_names_them_to_the_command(backend: Backend) -> Outcome {
+on_each_backend!(command_gets_the_names_of_started_servers);
+async fn command_gets_the_names_of_started_servers(backend: Backend) -> Outcome {
     let script = "echo $SESSION_TESTKIT_BACKEND $SESSION_TESTKIT_REDIS_URL \
                   $SESSION_TESTKIT_DATABASE_URL; exit 7";
     let output = testkit()
@@ -29,14 +29,14 @@ async fn starts_servers_and_names_them_to_the_command(backend: Backend) -> Outco
     let json: serde_json::Value = serde_json::from_str(json)?;
     assert_eq!(json["exitCode"], 7);
     assert_eq!(json["redis"], backend.to_string());
-    // And they are gone.
+    // The servers have stopped.
     let address = session_testkit::url::address(words[1]).expect("an address");
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_backends_names_a_pair_for_each() -> Outcome {
+async fn all_backends_names_a_pair_per_backend() -> Outcome {
     let output = testkit().args(["run", "--all-backends", "--", "env"]).output().await?;
     let text = String::from_utf8(output.stdout)?;
     assert_eq!(output.status.code(), Some(0), "{text}");
@@ -51,7 +51,7 @@ async fn all_backends_names_a_pair_for_each() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn passes_on_the_exit_code() -> Outcome {
+async fn exit_code_is_passed_on() -> Outcome {
     let backends = shared().await?;
     for code in [0, 1, 42] {
         let status = testkit_on(&backends)
@@ -70,7 +70,7 @@ async fn passes_on_the_exit_code() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn passes_on_sigterm_and_ends_with_the_command() -> Outcome {
+async fn sigterm_is_passed_on_and_ends_the_command() -> Outcome {
     let backends = shared().await?;
     let script = "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done";
     let mut child = testkit_on(&backends)
@@ -92,7 +92,7 @@ async fn passes_on_sigterm_and_ends_with_the_command() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_servers_says_what_was_tried_and_exits_2() -> Outcome {
+async fn missing_servers_are_explained_and_exit_2() -> Outcome {
     let output = testkit()
         .env("PATH", "/nowhere")
         .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
@@ -103,22 +103,5 @@ async fn without_servers_says_what_was_tried_and_exits_2() -> Outcome {
     let text = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains("docker: ") && text.contains("install.sh"), "{text}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bad_arguments_exit_2() -> Outcome {
-    for arguments in [&["run"][..], &["nonsense"], &["check", "--nonsense"], &[]] {
-        let output = testkit().args(arguments).output().await?;
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-    }
-    let output = testkit()
-        .env("SESSION_TESTKIT_BACKEND", "podman")
-        .args(["run", "--", "true"])
-        .output()
-        .await?;
-    let text = String::from_utf8(output.stderr)?;
-    assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.contains("podman") && text.contains("`docker` or `native`"), "{text}");
     Ok(())
 }

@@ -1,20 +1,17 @@
-//! What it says of Redis.
+//! The lines about Redis.
 
-use session_testkit::backends::Backends;
+use session_testkit::backends::{Backends, RedisServer};
 
-use super::{check, nobody, run};
-use crate::harness::{Outcome, default_backend};
+use super::{check_redis, expect, unused_address};
+use crate::harness::{Failure, Outcome, default_backend};
 use crate::support::SOON;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_down_says_why_and_what_to_do_without_the_secret() -> Outcome {
-    let address = nobody()?;
-    let (code, text) =
-        run(check().args(["--redis-url", &format!("redis://user:s3cret@{address}/0")])).await?;
-    assert_eq!(code, 1);
-    assert!(text.contains("❌ Redis connection failed\n   why: "), "{text}");
-    assert!(text.contains("that Redis is running") && text.contains(&address), "{text}");
-    assert!(!text.contains("s3cret"), "{text}");
+async fn unreachable_redis_is_explained_without_its_password() -> Outcome {
+    let address = unused_address()?;
+    let url = format!("redis://user:s3cret@{address}/0");
+    let lines = ["❌ Redis connection failed\n   why: ", "that Redis is running", &address];
+    expect(&mut check_redis(&url), 1, &lines).await?;
     Ok(())
 }
 
@@ -26,101 +23,70 @@ async fn replica_and_denied_commands() -> Outcome {
         Backends::builder().backend(backend).start_redis()
     )?;
     replica.replica_of(Some(&master)).await?;
-    let (code, text) = run(check().args(["--redis-url", replica.url()])).await?;
-    assert_eq!(code, 1);
-    assert!(
-        text.contains("❌ SET test failed") && text.contains("this server is a replica"),
-        "{text}"
-    );
-    assert!(text.contains("❌ Role: replica"), "{text}");
+    let lines = ["❌ SET test failed", "this server is a replica", "❌ Role: replica"];
+    expect(&mut check_redis(replica.url()), 1, &lines).await?;
     replica.replica_of(None).await?;
 
+    let scripts = "Scripts are denied: nothing will be cached";
     let mut connection = replica.connect().await?;
-    let user =
-        ["SETUSER", "app", "on", ">s3cret", "~session-layer:*", "+@all", "-info", "-evalsha"];
-    ::redis::cmd("ACL").arg(&user).exec_async(&mut connection).await?;
-    let url = format!("redis://app:s3cret@{}/0", replica.address());
-    let (code, text) = run(check().args(["--redis-url", &url])).await?;
-    assert_eq!(code, 0, "{text}");
-    assert!(text.contains("INFO is denied") && text.contains("✅ Role: master"), "{text}");
-    assert!(text.contains("Scripts are denied: nothing will be cached"), "{text}");
-    for (denied, says) in [
-        ("-evalsha", "Scripts are denied: nothing will be cached"),
-        ("-unlink", "GET test successful, UNLINK denied"),
-        ("-client", "✅ CLIENT is denied: CLIENT LIST does not name"),
+    for (user, rights, lines) in [
+        (
+            "app",
+            &["~session-layer:*", "+@all", "-info", "-evalsha"][..],
+            &["INFO is denied", "✅ Role: master", scripts][..],
+        ),
+        ("poor", &["~*", "+@all", "-evalsha"], &[scripts]),
+        ("poor", &["~*", "+@all", "-unlink"], &["GET test successful, UNLINK denied"]),
+        ("poor", &["~*", "+@all", "-client"], &["✅ CLIENT is denied: CLIENT LIST does not name"]),
     ] {
-        let poor = ["SETUSER", "poor", "reset", "on", ">s3cret", "~*", "+@all"];
-        ::redis::cmd("ACL").arg(&poor).arg(denied).exec_async(&mut connection).await?;
-        let url = format!("redis://poor:s3cret@{}/0", replica.address());
-        let (code, text) = run(check().args(["--redis-url", &url])).await?;
-        assert_eq!(code, 0, "{text}");
-        assert!(text.contains(says), "{denied}: {text}");
+        let set = ["SETUSER", user, "reset", "on", ">s3cret"];
+        ::redis::cmd("ACL").arg(&set).arg(rights).exec_async(&mut connection).await?;
+        let url = format!("redis://{user}:s3cret@{}/0", replica.address());
+        expect(&mut check_redis(&url), 0, lines).await?;
     }
-    // Its namespace is not that of the keys that this user may touch.
-    let (code, text) = run(check().args(["--redis-url", &url, "--namespace", "other"])).await?;
-    assert_eq!(code, 1);
-    assert!(
-        text.contains("❌ SET test failed\n   why: ") && text.contains("ACL SETUSER"),
-        "{text}"
-    );
-    let (code, text) = run(check().args(["--redis-url", &url.replace("s3cret", "wr0ng")])).await?;
-    assert_eq!(code, 1);
-    assert!(text.contains("user and password") && !text.contains("wr0ng"), "{text}");
+    // The user may not use keys of this namespace.
+    let url = format!("redis://app:s3cret@{}/0", replica.address());
+    let lines = ["❌ SET test failed\n   why: ", "ACL SETUSER"];
+    expect(check_redis(&url).args(["--namespace", "other"]), 1, &lines).await?;
+    let url = url.replace("s3cret", "wr0ng");
+    let text = expect(&mut check_redis(&url), 1, &["user and password"]).await?;
+    assert!(!text.contains("wr0ng"), "{text}");
     Ok(())
 }
 
+async fn start(arguments: &[&str]) -> Result<RedisServer, Failure> {
+    let builder = Backends::builder().backend(default_backend().await?);
+    Ok(builder.redis_args(arguments.iter().copied()).start_redis().await?)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn full_redis() -> Outcome {
-    let backend = default_backend().await?;
-    let redis = Backends::builder()
-        .backend(backend)
-        .redis_args(["--maxmemory", "1kb", "--maxclients", "6"])
-        .start_redis()
-        .await?;
-    let (code, text) = run(check().args(["--redis-url", redis.url()])).await?;
-    assert_eq!(code, 1);
-    assert!(text.contains("❌ SET test failed") && text.contains("raise maxmemory"), "{text}");
-    assert!(
-        text.contains("❌ Connection pool not healthy") && text.contains("maxclients"),
-        "{text}"
-    );
+async fn full_redis_fails_set_and_the_pool() -> Outcome {
+    let redis = start(&["--maxmemory", "1kb", "--maxclients", "6"]).await?;
+    let lines =
+        ["❌ SET test failed", "raise maxmemory", "❌ Connection pool not healthy", "maxclients"];
+    expect(&mut check_redis(redis.url()), 1, &lines).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_of_a_cluster_or_short_of_replicas() -> Outcome {
-    let backend = default_backend().await?;
-    let redis = Backends::builder()
-        .backend(backend)
-        .redis_args(["--cluster-enabled", "yes"])
-        .start_redis()
-        .await?;
-    let (code, text) = run(check().args(["--redis-url", redis.url()])).await?;
-    assert_eq!(code, 1);
-    assert!(
-        text.contains("❌ SET test failed") && text.contains("this is a node of a cluster"),
-        "{text}"
-    );
-    // It may have the key that is tried.
+    let redis = start(&["--cluster-enabled", "yes"]).await?;
+    let lines = ["❌ SET test failed", "this is a node of a cluster"];
+    expect(&mut check_redis(redis.url()), 1, &lines).await?;
+    // The node may have the slot of the checked key.
     let mut admin = redis.connect().await?;
     ::redis::cmd("CLUSTER").arg(&["ADDSLOTSRANGE", "0", "16383"]).exec_async(&mut admin).await?;
-    session_testkit::wait::until("a node that has all keys", SOON, async || {
-        let (code, text) =
-            run(check().args(["--redis-url", redis.url()])).await.unwrap_or_default();
-        code == 0 && text.contains("Role: node of a cluster") && text.contains("all keys")
+    session_testkit::wait::until("a node with all keys", SOON, async || {
+        let ran = crate::command::run(&mut check_redis(redis.url())).await;
+        ran.is_ok_and(|ran| {
+            let all = ran.stdout.contains("all keys");
+            ran.code == 0 && all && ran.stdout.contains("Role: node of a cluster")
+        })
     })
     .await?;
 
-    let redis = Backends::builder()
-        .backend(backend)
-        .redis_args(["--min-replicas-to-write", "1"])
-        .start_redis()
-        .await?;
-    let (code, text) = run(check().args(["--redis-url", redis.url()])).await?;
-    assert_eq!(code, 1);
-    assert!(
-        text.contains("❌ SET test failed") && text.contains("min-replicas-to-write"),
-        "{text}"
-    );
+    let redis = start(&["--min-replicas-to-write", "1"]).await?;
+    let lines = ["❌ SET test failed", "min-replicas-to-write"];
+    expect(&mut check_redis(redis.url()), 1, &lines).await?;
     Ok(())
 }

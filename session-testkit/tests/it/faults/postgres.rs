@@ -13,9 +13,10 @@ use tokio::time::timeout;
 
 use crate::harness::{Failure, Outcome, on_each_backend};
 
+const SECONDS: Duration = Duration::from_secs(5);
 const MOMENT: Duration = Duration::from_millis(300);
 
-/// A server with a service's schema: a table with one row, and a role with rights on it.
+/// Starts a server with the schema of a service: a table with one row, and a role with rights.
 async fn start(backend: Backend) -> Result<(Backends, Target), Failure> {
     let backends = Backends::builder().backend(backend).start().await?;
     let mut owner = backends.postgres().connect().await?;
@@ -45,21 +46,22 @@ fn code<T>(result: sqlx::Result<T>) -> String {
     }
 }
 
-async fn answers(server: &PostgresServer) -> bool {
+async fn replies(server: &PostgresServer) -> bool {
     matches!(timeout(MOMENT, server.ping()).await, Ok(Ok(())))
 }
 
-on_each_backend!(postgres_down_and_back);
-async fn postgres_down_and_back(backend: Backend) -> Outcome {
+on_each_backend!(postgres_killed_or_paused_returns);
+async fn postgres_killed_or_paused_returns(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let postgres = backends.postgres();
     for fault in [Fault::PostgresKill, Fault::PostgresPause, Fault::PostgresImmediateStop] {
         let mut client = app(postgres).await?;
         let broken = faults::inject(&fault, &target).await?;
-        assert!(!answers(postgres).await, "{fault}");
-        if fault == Fault::PostgresImmediateStop {
-            assert!(rows(&mut client).await.is_err());
-        }
+        assert!(!replies(postgres).await, "{fault}");
+        // A paused server keeps the connection open, and its process does not reply.
+        let read = timeout(MOMENT, rows(&mut client)).await;
+        let paused = fault == Fault::PostgresPause;
+        assert!(if paused { read.is_err() } else { matches!(read, Ok(Err(_))) }, "{fault}");
         let report = broken.heal().await?;
         assert!(report.touched_something(), "{fault}: {report}");
         postgres.ready().await?;
@@ -70,8 +72,8 @@ async fn postgres_down_and_back(backend: Backend) -> Outcome {
     Ok(())
 }
 
-on_each_backend!(postgres_connections_ended_or_refused);
-async fn postgres_connections_ended_or_refused(backend: Backend) -> Outcome {
+on_each_backend!(postgres_ends_or_refuses_connections);
+async fn postgres_ends_or_refuses_connections(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let postgres = backends.postgres();
     let mut client = app(postgres).await?;
@@ -93,8 +95,8 @@ async fn postgres_connections_ended_or_refused(backend: Backend) -> Outcome {
     Ok(())
 }
 
-on_each_backend!(postgres_settings_for_everyone);
-async fn postgres_settings_for_everyone(backend: Backend) -> Outcome {
+on_each_backend!(postgres_cancels_or_is_read_only);
+async fn postgres_cancels_or_is_read_only(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let postgres = backends.postgres();
     let mut old = app(postgres).await?;
@@ -107,39 +109,30 @@ async fn postgres_settings_for_everyone(backend: Backend) -> Outcome {
         code(written)
     };
     let cancelling = faults::inject(&Fault::PostgresCancel, &target).await?;
-    let seen = wait::until("a cancellation", Duration::from_secs(5), async || {
-        sleep(&mut old).await == "57014"
-    });
-    seen.await?;
+    wait::until("a cancellation", SECONDS, async || sleep(&mut old).await == "57014").await?;
     assert!(cancelling.heal().await?.touched_something());
-    let healed = wait::until("no cancellation", Duration::from_secs(5), async || {
-        sleep(&mut old).await == "none"
-    });
-    healed.await?;
+    wait::until("no cancellation", SECONDS, async || sleep(&mut old).await == "none").await?;
 
     let read_only = faults::inject(&Fault::PostgresReadOnly, &target).await?;
     let mut new = app(postgres).await?;
     assert_eq!(write(&mut new).await, "25006");
     assert_eq!(rows(&mut new).await?, 1);
     drop(read_only);
-    let healed =
-        wait::until("a write", Duration::from_secs(5), async || write(&mut new).await == "none");
-    healed.await?;
+    wait::until("a write", SECONDS, async || write(&mut new).await == "none").await?;
     Ok(())
 }
 
-on_each_backend!(postgres_errors_are_counted_by_who_is_told);
-/// What a fault does to nobody is not what it touched.
-async fn postgres_errors_are_counted_by_who_is_told(backend: Backend) -> Outcome {
+on_each_backend!(postgres_errors_count_if_nodes_receive_them);
+async fn postgres_errors_count_if_nodes_receive_them(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let (redis, postgres) = (backends.redis(), backends.postgres());
     let network = Network::start(1, redis.address(), postgres.address()).await?;
     let network = Arc::new(network);
     let target = target.network(Arc::clone(&network));
-    let line = network.proxy(0, Peer::Postgres).url(postgres.url());
-    // Set from the start: a statement that sets it would be cancelled too.
+    let url = network.proxy(0, Peer::Postgres).url(postgres.url());
+    // Set when connecting, because a statement that sets it would be cancelled too.
     let options =
-        PgConnectOptions::from_str(&line)?.username("the app").options([("lock_timeout", "50")]);
+        PgConnectOptions::from_str(&url)?.username("the app").options([("lock_timeout", "50")]);
     for (fault, statement, error) in [
         (Fault::PostgresCancel, "SELECT pg_sleep(5)", "57014"),
         (Fault::PostgresReadOnly, "UPDATE app.t SET n = n", "25006"),
@@ -153,15 +146,12 @@ async fn postgres_errors_are_counted_by_who_is_told(backend: Backend) -> Outcome
             let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut app).await;
             assert_eq!(code(done), error, "{fault}");
         }
-        // An answer is counted when it has gone, and its receiver may be quicker.
-        let counted = wait::until("both errors to be counted", MOMENT, async || {
-            broken.report().await.effects == Some(2)
-        });
-        counted.await?;
+        // A reply is counted after it was sent, and the receiver may be faster.
+        let counted = async || broken.report().await.effects == Some(2);
+        wait::until("both errors to be counted", MOMENT, counted).await?;
         broken.heal().await?;
     }
-    // Of an open transaction nobody is told anything; it is what others begin meanwhile, the server
-    // itself too.
+    // An open transaction causes no error. The transactions that begin meanwhile are counted.
     let open = faults::inject(&Fault::PostgresOpenTransaction, &target).await?;
     let mut app = PgConnection::connect_with(&options).await?;
     for _ in 0..3 {
@@ -172,8 +162,8 @@ async fn postgres_errors_are_counted_by_who_is_told(backend: Backend) -> Outcome
     Ok(())
 }
 
-on_each_backend!(postgres_locks_and_open_transactions);
-async fn postgres_locks_and_open_transactions(backend: Backend) -> Outcome {
+on_each_backend!(postgres_locks_tables_and_rows_and_holds_the_horizon);
+async fn postgres_locks_tables_and_rows_and_holds_the_horizon(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let postgres = backends.postgres();
     let mut client = app(postgres).await?;
@@ -190,11 +180,11 @@ async fn postgres_locks_and_open_transactions(backend: Backend) -> Outcome {
         assert_eq!(rows(&mut client).await?, 1);
     }
 
-    // The table has one row: it takes a second one for every second one to be locked.
+    // More rows, because every second one is locked.
     let more = "INSERT INTO app.t SELECT generate_series(1, 20)";
     sqlx::query(more).execute(&mut postgres.connect().await?).await?;
     let locked = faults::inject(&Fault::PostgresRowLocks, &target).await?;
-    assert_eq!(rows(&mut client).await?, 21, "they can be read");
+    assert_eq!(rows(&mut client).await?, 21, "locked rows are readable");
     let free = "SELECT count(*) FROM (SELECT FROM app.t FOR UPDATE SKIP LOCKED) free";
     let mut owner = postgres.connect().await?;
     let unlocked: i64 = sqlx::query_scalar(free).fetch_one(&mut owner).await?;
@@ -216,15 +206,13 @@ async fn postgres_locks_and_open_transactions(backend: Backend) -> Outcome {
     change(&mut owner).await?;
     assert_eq!(oldest(&mut owner).await?, held, "the horizon moved");
     drop(open);
-    let moved = wait::until("the horizon to move", Duration::from_secs(5), async || {
-        oldest(&mut owner).await.is_ok_and(|now| now > held)
-    });
-    moved.await?;
+    let moved = async || oldest(&mut owner).await.is_ok_and(|now| now > held);
+    wait::until("the horizon to move", SECONDS, moved).await?;
     Ok(())
 }
 
-on_each_backend!(postgres_rights_hidden_and_revoked);
-async fn postgres_rights_hidden_and_revoked(backend: Backend) -> Outcome {
+on_each_backend!(postgres_hides_rows_or_revokes_rights);
+async fn postgres_hides_rows_or_revokes_rights(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let postgres = backends.postgres();
     let mut client = app(postgres).await?;
@@ -243,12 +231,12 @@ async fn postgres_rights_hidden_and_revoked(backend: Backend) -> Outcome {
     assert_eq!(rows(&mut client).await?, 1);
     sqlx::query("UPDATE app.t SET n = n").execute(&mut client).await?;
     let more = sqlx::query("DELETE FROM app.t").execute(&mut client).await;
-    assert_eq!(code(more), "42501", "more was granted than was revoked");
+    assert_eq!(code(more), "42501", "healing granted more than was revoked");
     Ok(())
 }
 
-on_each_backend!(postgres_disconnected_from_its_network);
-async fn postgres_disconnected_from_its_network(backend: Backend) -> Outcome {
+on_each_backend!(postgres_leaves_its_network);
+async fn postgres_leaves_its_network(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let postgres = backends.postgres();
     let broken = faults::inject(&Fault::PostgresDisconnect, &target).await;
@@ -257,7 +245,7 @@ async fn postgres_disconnected_from_its_network(backend: Backend) -> Outcome {
         return Ok(());
     }
     let broken = broken?;
-    assert!(!answers(postgres).await);
+    assert!(!replies(postgres).await);
     drop(broken);
     postgres.ready().await?;
     assert_eq!(rows(&mut app(postgres).await?).await?, 1);

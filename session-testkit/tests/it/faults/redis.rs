@@ -16,7 +16,7 @@ use crate::harness::{Failure, Outcome, on_each_backend};
 const SECONDS: Duration = Duration::from_secs(10);
 const MOMENT: Duration = Duration::from_millis(300);
 
-/// Servers, and a target for faults. The Postgres is shared by nobody, but a target has one.
+/// Starts servers. A target needs a Postgres too.
 async fn start(backend: Backend) -> Result<(Backends, Target), Failure> {
     let backends = Backends::builder().backend(backend).start().await?;
     let target = Target::new(&backends);
@@ -35,24 +35,24 @@ fn code(result: RedisResult<Value>) -> String {
     }
 }
 
-async fn answers(server: &RedisServer) -> bool {
+async fn replies(server: &RedisServer) -> bool {
     matches!(timeout(MOMENT, server.ping()).await, Ok(Ok(())))
 }
 
-on_each_backend!(redis_down_and_back);
-async fn redis_down_and_back(backend: Backend) -> Outcome {
+on_each_backend!(redis_killed_or_paused_returns);
+async fn redis_killed_or_paused_returns(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let redis = backends.redis();
     let _client = redis.connect().await?;
     for fault in [Fault::RedisKill, Fault::RedisPause] {
-        // Healed by a drop, and by name.
+        // Healed by a drop, and by `heal`.
         let broken = faults::inject(&fault, &target).await?;
-        assert!(!answers(redis).await, "{fault}");
+        assert!(!replies(redis).await, "{fault}");
         drop(broken);
         redis.ready().await?;
         let _client = redis.connect().await?;
         let broken = faults::inject(&fault, &target).await?;
-        assert!(!answers(redis).await, "{fault}");
+        assert!(!replies(redis).await, "{fault}");
         let report = broken.heal().await?;
         assert!(report.touched_something(), "{fault}: {report}");
         redis.ready().await?;
@@ -60,13 +60,13 @@ async fn redis_down_and_back(backend: Backend) -> Outcome {
     Ok(())
 }
 
-on_each_backend!(redis_old_dump_brings_back_what_was_saved);
-async fn redis_old_dump_brings_back_what_was_saved(backend: Backend) -> Outcome {
+on_each_backend!(redis_old_dump_restores_saved_data);
+async fn redis_old_dump_restores_saved_data(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let redis = backends.redis();
     let mut client = redis.connect().await?;
     client.set::<_, _, ()>("k", "old").await?;
-    // A change as soon as the dump is there.
+    // Changes a key as soon as the dump is written.
     let change = async {
         let saved = wait::until("the SAVE", SECONDS, async || {
             let info: RedisResult<String> = cmd("INFO").query_async(&mut client).await;
@@ -78,15 +78,15 @@ async fn redis_old_dump_brings_back_what_was_saved(backend: Backend) -> Outcome 
     let (broken, changed) = tokio::join!(faults::inject(&Fault::RedisOldDump, &target), change);
     changed?;
     let broken = broken?;
-    assert!(!answers(redis).await);
+    assert!(!replies(redis).await);
     assert_eq!(broken.heal().await?.effects, Some(1));
     let value: String = redis.connect().await?.get("k").await?;
     assert_eq!(value, "old");
     Ok(())
 }
 
-on_each_backend!(redis_memory_is_flushed_evicted_full);
-async fn redis_memory_is_flushed_evicted_full(backend: Backend) -> Outcome {
+on_each_backend!(redis_flushed_evicts_or_is_full);
+async fn redis_flushed_evicts_or_is_full(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let mut client = backends.redis().connect().await?;
     let fill = async |client: &mut MultiplexedConnection| {
@@ -108,10 +108,10 @@ async fn redis_memory_is_flushed_evicted_full(backend: Backend) -> Outcome {
     let evicting = faults::inject(&Fault::RedisEviction, &target).await?;
     client.set::<_, _, ()>("one", "more").await?;
     let left = keys(&mut client).await?;
-    assert!((500..1500).contains(&left), "{left} are left");
+    assert!((500..1500).contains(&left), "{left} keys");
     let report = evicting.heal().await?;
-    // Looking may have evicted some more.
-    assert!(report.effects >= Some(2001 - left), "{report}, {left} left");
+    // The report itself may have evicted more.
+    assert!(report.effects >= Some(2001 - left), "{report}, {left} keys");
     fill(&mut client).await?;
     assert!(keys(&mut client).await? >= 2000);
 
@@ -124,8 +124,8 @@ async fn redis_memory_is_flushed_evicted_full(backend: Backend) -> Outcome {
     Ok(())
 }
 
-on_each_backend!(redis_acl_takes_each_command_away);
-async fn redis_acl_takes_each_command_away(backend: Backend) -> Outcome {
+on_each_backend!(redis_acl_denies_each_command);
+async fn redis_acl_denies_each_command(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let mut client = backends.redis().connect().await?;
     let script: String = cmd("SCRIPT").arg(&["LOAD", "return 1"]).query_async(&mut client).await?;
@@ -141,11 +141,11 @@ async fn redis_acl_takes_each_command_away(backend: Backend) -> Outcome {
         let fault = Fault::RedisAcl(denied);
         let broken = faults::inject(&fault, &target).await?;
         if denied == Command::Client {
-            // Everybody has to connect anew.
+            // All connections are closed.
             assert!(run(&mut client, &["PING"]).await.is_err());
             client = backends.redis().connect().await?;
         }
-        // The others go on.
+        // Other commands work.
         run(&mut client, &["PING"]).await?;
         assert_eq!(code(run(&mut client, &words).await), "NOPERM", "{fault}");
         let mut new = backends.redis().connect().await?;
@@ -168,13 +168,13 @@ async fn redis_misconf_refuses_writes(backend: Backend) -> Outcome {
     run(&mut client, &["GET", "k"]).await?;
     assert_eq!(broken.heal().await?.effects, Some(1));
     run(&mut client, &["SET", "k", "v"]).await?;
-    // A dump works again, too.
+    // A dump succeeds again.
     backends.redis().save().await?;
     Ok(())
 }
 
-on_each_backend!(redis_clients_paused);
-async fn redis_clients_paused(backend: Backend) -> Outcome {
+on_each_backend!(redis_pauses_clients);
+async fn redis_pauses_clients(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let mut client = backends.redis().connect().await?;
     let all = faults::inject(&Fault::RedisClientPause, &target).await?;
@@ -192,8 +192,8 @@ async fn redis_clients_paused(backend: Backend) -> Outcome {
     Ok(())
 }
 
-on_each_backend!(redis_clients_killed_too_many);
-async fn redis_clients_killed_too_many(backend: Backend) -> Outcome {
+on_each_backend!(redis_closes_or_refuses_clients);
+async fn redis_closes_or_refuses_clients(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let redis = backends.redis();
     let mut client = redis.connect().await?;
@@ -213,8 +213,8 @@ async fn redis_clients_killed_too_many(backend: Backend) -> Outcome {
     Ok(())
 }
 
-on_each_backend!(redis_fails_over_to_a_lagging_replica_and_back);
-async fn redis_fails_over_to_a_lagging_replica_and_back(backend: Backend) -> Outcome {
+on_each_backend!(redis_fails_over_to_late_replica_and_back);
+async fn redis_fails_over_to_late_replica_and_back(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let replica = Backends::builder().backend(backend).start_redis().await?;
     let redis = backends.redis();
@@ -225,7 +225,7 @@ async fn redis_fails_over_to_a_lagging_replica_and_back(backend: Backend) -> Out
     let client = redis::Client::open(proxy.url(redis.url()))?;
     let mut old = client.get_multiplexed_async_connection().await?;
     old.set::<_, _, ()>("k", 0).await?;
-    // Somebody who writes all the time, until he is refused.
+    // A client that writes until it is refused.
     let writer = tokio::spawn({
         let mut old = old.clone();
         async move {
@@ -239,7 +239,7 @@ async fn redis_fails_over_to_a_lagging_replica_and_back(backend: Backend) -> Out
     });
     let broken = faults::inject(&Fault::RedisFailover, &target).await?;
     let last = timeout(SECONDS, writer).await??;
-    // The old connection sees a replica; a new one the new master, which lacks the last writes.
+    // The old connection leads to a replica. A new one leads to the new master, which lacks writes.
     assert_eq!(code(run(&mut old, &["SET", "k", "v"]).await), "READONLY");
     let mut new = client.get_multiplexed_async_connection().await?;
     let has: i64 = new.get("k").await?;
@@ -247,7 +247,7 @@ async fn redis_fails_over_to_a_lagging_replica_and_back(backend: Backend) -> Out
     new.set::<_, _, ()>("k", "after").await?;
     let report = broken.heal().await?;
     assert!(report.effects > Some(0), "{report}");
-    // Back on the old master, with what the new one took.
+    // The old master is the master again, and has the new one's writes.
     let mut back = client.get_multiplexed_async_connection().await?;
     assert_eq!(back.get::<_, String>("k").await?, "after");
     back.set::<_, _, ()>("k", "back").await?;
@@ -255,8 +255,8 @@ async fn redis_fails_over_to_a_lagging_replica_and_back(backend: Backend) -> Out
     Ok(())
 }
 
-on_each_backend!(redis_demoted_is_loading_and_then_read_only);
-async fn redis_demoted_is_loading_and_then_read_only(backend: Backend) -> Outcome {
+on_each_backend!(redis_demoted_loads_and_is_read_only);
+async fn redis_demoted_loads_and_is_read_only(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let replica = Backends::builder().backend(backend).start_redis().await?;
     let target = target.replica(&replica);
@@ -283,20 +283,20 @@ async fn redis_demoted_is_loading_and_then_read_only(backend: Backend) -> Outcom
     Ok(())
 }
 
-on_each_backend!(redis_disconnected_from_its_network);
-async fn redis_disconnected_from_its_network(backend: Backend) -> Outcome {
+on_each_backend!(redis_leaves_its_network);
+async fn redis_leaves_its_network(backend: Backend) -> Outcome {
     let (backends, target) = start(backend).await?;
     let redis = backends.redis();
     let mut client = redis.connect().await?;
     let broken = faults::inject(&Fault::RedisDisconnect, &target).await;
     if backend == Backend::Native {
-        let why = broken.expect_err("a process has no network of its own");
+        let why = broken.expect_err("a process has no separate network");
         assert!(why.to_string().contains("proxy"), "{why}");
         return Ok(());
     }
     let broken = broken?;
     assert!(run(&mut client, &["PING"]).await.is_err());
-    assert!(!answers(redis).await);
+    assert!(!replies(redis).await);
     broken.heal().await?;
     redis.ready().await?;
     redis.connect().await?;

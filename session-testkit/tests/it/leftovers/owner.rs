@@ -1,4 +1,4 @@
-//! A owner that is started as a process of its own, and what is left of it.
+//! An owner of servers in its own process, and its leftovers.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use testcontainers::{
 use super::{CHILD, GONE};
 use crate::harness::Outcome;
 
-/// A owner in a process of its own, whose folders are in one of ours.
+/// An owner in its own process. Its folders are inside one of ours.
 pub(super) struct Owner {
     pub(super) child: Child,
     folder: tempfile::TempDir,
@@ -27,10 +27,10 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// Starts it; it starts its servers meanwhile.
+    /// Starts the owner, which starts its servers in the background.
     pub(super) fn spawn(backend: Backend, end: &str) -> std::io::Result<Self> {
         let folder = tempfile::tempdir()?;
-        // The servers run under another account when we are root.
+        // The servers of root run under another account.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let child = Command::new(env::current_exe()?)
             .args(["--exact", "leftovers::child", "--ignored", "--nocapture"])
@@ -43,14 +43,13 @@ impl Owner {
         Ok(Self { child, folder, backend })
     }
 
-    /// The command `session-testkit faults`, in the place of a child of ours; answers when its load
-    /// has begun.
+    /// Starts the command `session-testkit faults` as the owner, and waits for its load.
     pub(super) fn faults(backend: Backend) -> std::io::Result<Self> {
         let folder = tempfile::tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let mut child = Command::new(env!("CARGO_BIN_EXE_session-testkit"))
             .args(["faults", "--rate", "20", "--duration", "60s"])
-            // Redis stands still when the owner is killed.
+            // Redis is paused when the owner is killed.
             .args(["--fault", "redis-pause@0+50"])
             .env("SESSION_TESTKIT_BACKEND", backend.to_string())
             .env_remove("SESSION_TESTKIT_REDIS_URL")
@@ -66,7 +65,7 @@ impl Owner {
         while !text.contains("workload begins") {
             assert_ne!(errors.read_line(&mut text)?, 0, "{text}");
         }
-        // Else it would end by writing to a closed pipe.
+        // A closed pipe would end the command.
         std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
         Ok(Self { child, folder, backend })
     }
@@ -79,12 +78,12 @@ impl Owner {
         Ok(())
     }
 
-    /// All that it has started, by what can be seen from outside.
+    /// Returns all processes and memory segments that it has started.
     pub(super) async fn traces(&self) -> Traces {
         Traces { processes: descendants(self.child.id()), segments: segments(self.folder.path()) }
     }
 
-    /// Waits until nothing is left of it; the clock runs from now.
+    /// Waits until nothing is left, for [`GONE`] from now on.
     pub(super) async fn leaves_nothing(&self, traces: &Traces) -> Outcome {
         let begin = Instant::now();
         let mut left = String::new();
@@ -134,7 +133,7 @@ pub(super) struct Traces {
     segments: Vec<String>,
 }
 
-/// The ids of the System V segments that Postgres notes in the seventh line of its pid file.
+/// Returns the ids of System V segments, from the seventh line of Postgres' pid file.
 fn segments(folder: &Path) -> Vec<String> {
     let servers = fs::read_dir(folder).expect("the folder").filter_map(Result::ok);
     let pid_files = servers
@@ -144,13 +143,13 @@ fn segments(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// PID to (parent, name).
+/// Returns the parent and the name of each process.
 fn processes() -> HashMap<i32, (i32, String)> {
     let entries = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
     let stats = entries.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
     stats
         .filter_map(|stat| {
-            // "PID (NAME) STATE PARENT …"; one that waits to be reaped is gone for us.
+            // "PID (NAME) STATE PARENT …". A zombie has ended.
             let (head, rest) = stat.rsplit_once(") ")?;
             let (pid, name) = head.split_once(" (")?;
             let mut rest = rest.split(' ');
@@ -190,7 +189,7 @@ pub(super) async fn containers(owner: u32) -> Vec<String> {
     found.into_iter().map(|one| format!("container {:?}", one.names)).collect()
 }
 
-/// The servers were seen, so that their absence means something.
+/// Checks that the servers run. Otherwise their absence later proves nothing.
 pub(super) async fn seen(owner: &Owner, traces: &Traces) {
     match owner.backend {
         Backend::Native => {
@@ -205,10 +204,10 @@ pub(super) async fn seen(owner: &Owner, traces: &Traces) {
 
 pub(super) fn kill(pid: i32, signal: Signal) {
     let pid = Pid::from_raw(pid).expect("a pid");
-    kill_process(pid, signal).expect("a living process");
+    kill_process(pid, signal).expect("a running process");
 }
 
-/// The owner's shells; its servers have become something else.
+/// Kills the supervisors, which are shells.
 pub(super) fn kill_supervisors(traces: &Traces) {
     let shells = traces.processes.iter().filter(|(_, name)| *name == "sh");
     let killed = shells.map(|(pid, _)| kill(*pid, Signal::KILL)).count();
