@@ -26,7 +26,6 @@ use super::check::{Check, Failure, Outcome, PATIENCE, When, answer, ensure, in_t
 
 /// The tolerance for clocks and timers. It exceeds their resolution, and is below relevant times.
 const TOLERANCE: Duration = Duration::from_millis(500);
-/// The interval at which a condition is polled.
 const TICK: Duration = Duration::from_millis(25);
 /// A lifetime that exceeds every check.
 const LONG: Duration = Duration::from_secs(3600);
@@ -68,7 +67,7 @@ impl<C: SessionCache> Nodes<C> {
     }
 
     /// Waits until both are connected, because a cache may connect in the background.
-    async fn connected(&self) -> Outcome<(&C, &C)> {
+    async fn connected(&self) -> Outcome<(Node<'_, C>, Node<'_, C>)> {
         let end = Instant::now() + PATIENCE;
         while !(self.here.status().connected && self.there.status().connected) {
             ensure!(
@@ -77,7 +76,7 @@ impl<C: SessionCache> Nodes<C> {
             );
             sleep(TICK).await;
         }
-        Ok((&self.here, &self.there))
+        Ok((Node(&*self.here), Node(&*self.there)))
     }
 }
 
@@ -99,7 +98,6 @@ impl Tokens {
     }
 }
 
-/// Returns an entry of a session of this user.
 fn entry(user: &str) -> Entry {
     let at = Timestamp::from_micros(1_700_000_000_000_000);
     let parts = SessionParts {
@@ -163,41 +161,121 @@ impl<L> Held<L> {
     }
 }
 
-/// Looks up one digest with a judge that considers every entry fresh.
-async fn look_up<C: SessionCache>(cache: &C, digest: TokenDigest) -> Outcome<Seen<C::Lease>> {
-    judged(cache, digest, believe).await
-}
+/// The cache of one node.
+struct Node<'a, C>(&'a C);
 
-/// Looks up one digest with this judge.
-async fn judged<C: SessionCache>(
-    cache: &C,
-    digest: TokenDigest,
-    judge: impl Fn(&Entry) -> EntryVerdict + Send + Sync,
-) -> Outcome<Seen<C::Lease>> {
-    let mut seen = look_up_all(cache, &[digest], judge).await?;
-    seen.pop().ok_or_else(|| Failure::new("`get` returned no result"))
+impl<C> Clone for Node<'_, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
 }
+impl<C> Copy for Node<'_, C> {}
 
-/// Looks up many digests, and checks the number of results.
-async fn look_up_all<C: SessionCache>(
-    cache: &C,
-    digests: &[TokenDigest],
-    judge: impl Fn(&Entry) -> EntryVerdict + Send + Sync,
-) -> Outcome<Vec<Seen<C::Lease>>> {
-    let began = Instant::now();
-    let answers = in_time("get", cache.get(digests, &judge)).await?;
-    ensure!(
-        answers.len() == digests.len(),
-        "`get` of {} digests returned {} results",
-        digests.len(),
-        answers.len()
-    );
-    let seen = |answer| Seen { answer, began };
-    Ok(answers.into_iter().map(seen).collect())
+impl<C: SessionCache> Node<'_, C> {
+    /// Looks up one digest with a judge that considers every entry fresh.
+    async fn look_up(self, digest: TokenDigest) -> Outcome<Seen<C::Lease>> {
+        self.judged(digest, believe).await
+    }
+
+    async fn judged(
+        self,
+        digest: TokenDigest,
+        judge: impl Fn(&Entry) -> EntryVerdict + Send + Sync,
+    ) -> Outcome<Seen<C::Lease>> {
+        let mut seen = self.look_up_all(&[digest], judge).await?;
+        seen.pop().ok_or_else(|| Failure::new("`get` returned no result"))
+    }
+
+    /// Looks up many digests, and checks the number of results.
+    async fn look_up_all(
+        self,
+        digests: &[TokenDigest],
+        judge: impl Fn(&Entry) -> EntryVerdict + Send + Sync,
+    ) -> Outcome<Vec<Seen<C::Lease>>> {
+        let began = Instant::now();
+        let answers = in_time("get", self.0.get(digests, &judge)).await?;
+        let (requested, replied) = (digests.len(), answers.len());
+        ensure!(replied == requested, "`get` of {requested} digests returned {replied} results");
+        Ok(answers.into_iter().map(|answer| Seen { answer, began }).collect())
+    }
+
+    /// Takes the lease of a key without a value.
+    async fn lease(self, digest: TokenDigest) -> Outcome<Held<C::Lease>> {
+        self.look_up(digest).await?.leased()
+    }
+
+    async fn fill(
+        self,
+        held: Held<C::Lease>,
+        entry: &Entry,
+        lifetime: Duration,
+    ) -> Outcome<Filled> {
+        answer("fill", self.0.fill(held.lease, entry, lifetime)).await
+    }
+
+    /// Fills under a current lease.
+    async fn store(self, held: Held<C::Lease>, user: &str) -> Outcome {
+        self.store_entry(held, &entry(user), LONG).await
+    }
+
+    async fn store_entry(self, held: Held<C::Lease>, entry: &Entry, lifetime: Duration) -> Outcome {
+        let began = held.began;
+        match self.fill(held, entry, lifetime).await? {
+            Filled::Stored => Ok(()),
+            other => {
+                still_within(LEASE_TTL, began, "a lease")?;
+                Err(Failure::new(format!("a fill under a current lease returned {other:?}")))
+            }
+        }
+    }
+
+    /// Checks that a fill under a lost lease is refused.
+    async fn refused(self, held: Held<C::Lease>, user: &str) -> Outcome {
+        match self.fill(held, &entry(user), LONG).await? {
+            Filled::Refused => Ok(()),
+            other => Err(Failure::new(format!("a fill under a lost lease returned {other:?}"))),
+        }
+    }
+
+    async fn filled(self, digest: TokenDigest, user: &str) -> Outcome {
+        let held = self.lease(digest).await?;
+        self.store(held, user).await
+    }
+
+    async fn invalidate(self, digests: &[TokenDigest]) -> Outcome<Invalidated> {
+        answer("invalidate", self.0.invalidate(digests)).await
+    }
+
+    async fn fence(self, digests: &[TokenDigest]) -> Outcome {
+        answer("fence", self.0.fence(digests)).await
+    }
+
+    /// Looks up until the lease is granted, which must not be before `early` nor long after `late`.
+    async fn leased_again(
+        self,
+        digest: TokenDigest,
+        early: Instant,
+        late: Instant,
+    ) -> Outcome<Held<C::Lease>> {
+        loop {
+            let found = self.look_up(digest).await?;
+            if found.is_leased() {
+                let early = early.saturating_duration_since(Instant::now());
+                ensure!(early < TOLERANCE, "another look-up got the lease {early:?} too early");
+                return found.leased();
+            }
+            found.not_to_fill()?;
+            ensure!(
+                found.began < late + 2 * TOLERANCE,
+                "no look-up gets the lease, {:?} after the previous value should have lapsed",
+                found.began - late
+            );
+            sleep(TICK).await;
+        }
+    }
 }
 
 impl<L> Seen<L> {
-    /// Describes the result.
     fn describe(&self) -> String {
         match &self.answer {
             Lookup::Hit(entry) => format!("a hit, of the user {:?}", entry.session.user_id()),
@@ -213,7 +291,6 @@ impl<L> Seen<L> {
         matches!(self.answer, Lookup::Leased(_))
     }
 
-    /// Checks that the result is a lease.
     fn leased(self) -> Outcome<Held<L>> {
         let found = self.describe();
         match self.answer {
@@ -222,14 +299,12 @@ impl<L> Seen<L> {
         }
     }
 
-    /// Checks that the result is `DoNotFill`.
     fn not_to_fill(&self) -> Outcome {
         let found = self.describe();
         ensure!(matches!(self.answer, Lookup::DoNotFill), "expected `DoNotFill`, got {found}");
         Ok(())
     }
 
-    /// Checks that the result is an entry of this user's session.
     fn hit_of(self, user: &str) -> Outcome<Entry> {
         let found = self.describe();
         match self.answer {
@@ -238,7 +313,6 @@ impl<L> Seen<L> {
         }
     }
 
-    /// Checks that the result is no entry.
     fn no_hit(&self) -> Outcome {
         let found = self.describe();
         ensure!(
@@ -246,88 +320,6 @@ impl<L> Seen<L> {
             "expected no entry, got {found}"
         );
         Ok(())
-    }
-}
-
-/// Takes the lease of a key without a value.
-async fn lease<C: SessionCache>(cache: &C, digest: TokenDigest) -> Outcome<Held<C::Lease>> {
-    look_up(cache, digest).await?.leased()
-}
-
-async fn fill<C: SessionCache>(
-    cache: &C,
-    held: Held<C::Lease>,
-    entry: &Entry,
-    lifetime: Duration,
-) -> Outcome<Filled> {
-    answer("fill", cache.fill(held.lease, entry, lifetime)).await
-}
-
-/// Fills under a current lease.
-async fn store<C: SessionCache>(cache: &C, held: Held<C::Lease>, user: &str) -> Outcome {
-    store_entry(cache, held, &entry(user), LONG).await
-}
-
-/// Fills under a current lease with this entry and lifetime.
-async fn store_entry<C: SessionCache>(
-    cache: &C,
-    held: Held<C::Lease>,
-    entry: &Entry,
-    lifetime: Duration,
-) -> Outcome {
-    let began = held.began;
-    match fill(cache, held, entry, lifetime).await? {
-        Filled::Stored => Ok(()),
-        other => {
-            still_within(LEASE_TTL, began, "a lease")?;
-            Err(Failure::new(format!("a fill under a current lease returned {other:?}")))
-        }
-    }
-}
-
-/// Checks that a fill under a lost lease is refused.
-async fn refused<C: SessionCache>(cache: &C, held: Held<C::Lease>, user: &str) -> Outcome {
-    match fill(cache, held, &entry(user), LONG).await? {
-        Filled::Refused => Ok(()),
-        other => Err(Failure::new(format!("a fill under a lost lease returned {other:?}"))),
-    }
-}
-
-/// Takes the lease and fills.
-async fn filled<C: SessionCache>(cache: &C, digest: TokenDigest, user: &str) -> Outcome {
-    let held = lease(cache, digest).await?;
-    store(cache, held, user).await
-}
-
-async fn invalidate<C: SessionCache>(cache: &C, digests: &[TokenDigest]) -> Outcome<Invalidated> {
-    answer("invalidate", cache.invalidate(digests)).await
-}
-
-async fn fence<C: SessionCache>(cache: &C, digests: &[TokenDigest]) -> Outcome {
-    answer("fence", cache.fence(digests)).await
-}
-
-/// Looks up until the lease is granted, which must not be before `early` nor long after `late`.
-async fn leased_again<C: SessionCache>(
-    cache: &C,
-    digest: TokenDigest,
-    early: Instant,
-    late: Instant,
-) -> Outcome<Held<C::Lease>> {
-    loop {
-        let found = look_up(cache, digest).await?;
-        if found.is_leased() {
-            let early = early.saturating_duration_since(Instant::now());
-            ensure!(early < TOLERANCE, "another look-up got the lease {early:?} too early");
-            return found.leased();
-        }
-        found.not_to_fill()?;
-        ensure!(
-            found.began < late + 2 * TOLERANCE,
-            "no look-up gets the lease, {:?} after the previous value should have lapsed",
-            found.began - late
-        );
-        sleep(TICK).await;
     }
 }
 

@@ -81,7 +81,6 @@ impl Report {
 }
 
 impl fmt::Display for Report {
-    /// Writes a line per check.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, checked) in self.checked.iter().enumerate() {
             if at > 0 {

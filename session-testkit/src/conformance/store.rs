@@ -17,7 +17,6 @@ use tokio::time::{Instant, sleep};
 use super::check::{Check, Failure, Outcome, PATIENCE, answer, ensure};
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// The interval at which a condition is polled.
 const TICK: Duration = Duration::from_millis(10);
 
 /// Returns all checks of a store.
@@ -44,7 +43,6 @@ impl<'a, S: SessionStore> Case<'a, S> {
         Self { store, id }
     }
 
-    /// Returns the digest of the token of this name.
     fn token(&self, name: &str) -> TokenDigest {
         TokenDigest::of(&format!("{} {name}", self.id))
     }
@@ -55,7 +53,6 @@ impl<'a, S: SessionStore> Case<'a, S> {
         digests
     }
 
-    /// Returns the id of the user of this name.
     fn user(&self, name: &str) -> String {
         format!("{name} {}", self.id)
     }
@@ -71,7 +68,6 @@ impl<'a, S: SessionStore> Case<'a, S> {
         Ok(short)
     }
 
-    /// Returns the id of no session.
     fn unknown_id(&self) -> SessionId {
         SessionId::from_bytes(*self.id.as_bytes())
     }
@@ -125,7 +121,6 @@ impl<'a, S: SessionStore> Case<'a, S> {
         }
     }
 
-    /// Waits until the session is no longer active.
     async fn until_ended(&self, name: &str) -> Outcome {
         let end = Instant::now() + PATIENCE;
         while matches!(self.load(name).await?, Row::Alive { .. }) {

@@ -63,7 +63,6 @@ fn untried<P, M>(checks: &[Check<P>], mistakes: &[(M, &str)]) -> Vec<&'static st
     names.filter(|name| mistakes.iter().all(|(_, tried)| tried != name)).collect()
 }
 
-/// Returns an SQLite store with this bug.
 async fn wrapped(mistake: store::Mistake) -> Wrapped {
     Wrapped { store: SqliteStore::open(":memory:").await.unwrap(), mistake, down: false }
 }

@@ -3,8 +3,7 @@
 use session_layer::cache::FENCE_TTL;
 
 use super::{
-    Check, Instant, Nodes, Outcome, SessionCache, Tokens, When as _, dead, ensure, fence, filled,
-    judged, lease, leased_again, look_up, refused, still_within, store,
+    Check, Instant, Nodes, Outcome, SessionCache, Tokens, When as _, dead, ensure, still_within,
 };
 use crate::conformance::check::checks;
 
@@ -20,20 +19,20 @@ pub(super) fn checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
 async fn fence_prevents_fills<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let [nothing, leased, copied] = Tokens::named(["nothing", "leased", "copied"]);
-    filled(here, copied, "alice").await?;
-    let late = lease(here, leased).await?;
+    here.filled(copied, "alice").await?;
+    let late = here.lease(leased).await?;
     let began = Instant::now();
-    fence(there, &[nothing, leased, copied]).await?;
-    fence(there, &[nothing]).await.when("over a fence")?;
-    refused(here, late, "old").await?;
+    there.fence(&[nothing, leased, copied]).await?;
+    there.fence(&[nothing]).await.when("over a fence")?;
+    here.refused(late, "old").await?;
     for node in [here, there] {
         for (what, digest) in [("nothing", nothing), ("a lease", leased)] {
-            let found = look_up(node, digest).await?;
+            let found = node.look_up(digest).await?;
             still_within(FENCE_TTL, began, "a fence")?;
             found.not_to_fill().when(format!("under a fence over {what}"))?;
         }
         // The entry may be served or be gone, because a fence need not remove it.
-        let found = judged(node, copied, dead).await?;
+        let found = node.judged(copied, dead).await?;
         still_within(FENCE_TTL, began, "a fence")?;
         ensure!(!found.is_leased(), "a look-up under a fence over an entry got a lease");
     }
@@ -44,7 +43,7 @@ async fn fence_lapses<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
     let began = Instant::now();
-    fence(there, &[a]).await?;
-    let lease = leased_again(here, a, began + FENCE_TTL, Instant::now() + FENCE_TTL).await?;
-    store(here, lease, "alice").await
+    there.fence(&[a]).await?;
+    let lease = here.leased_again(a, began + FENCE_TTL, Instant::now() + FENCE_TTL).await?;
+    here.store(lease, "alice").await
 }

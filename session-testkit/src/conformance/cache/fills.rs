@@ -6,8 +6,7 @@ use session_layer::limits::{MAX_DATA_BYTES, MAX_USER_ID_CHARS};
 
 use super::{
     Check, Entry, Instant, LONG, Nodes, Outcome, Session, SessionCache, SessionId, SessionParts,
-    TICK, TOLERANCE, Timestamp, Tokens, When as _, believe, ensure, entry, filled, invalidate,
-    json, lease, look_up, sleep, store_entry,
+    TICK, TOLERANCE, Timestamp, Tokens, When as _, believe, ensure, entry, json, sleep,
 };
 use crate::conformance::check::{checks, ensure_eq};
 
@@ -27,10 +26,10 @@ async fn entry_read_back_is_identical<C: SessionCache>(nodes: &Nodes<C>) -> Outc
     let tokens = Tokens::new();
     for (what, before) in samples() {
         let digest = tokens.of(what);
-        let held = lease(here, digest).await.when(what)?;
-        store_entry(here, held, &before, LONG).await.when(what)?;
+        let held = here.lease(digest).await.when(what)?;
+        here.store_entry(held, &before, LONG).await.when(what)?;
         for node in [here, there] {
-            let found = look_up(node, digest).await.when(what)?;
+            let found = node.look_up(digest).await.when(what)?;
             let after = found.hit_of(before.session.user_id()).when(what)?;
             same(&before, &after).when(what)?;
         }
@@ -38,7 +37,6 @@ async fn entry_read_back_is_identical<C: SessionCache>(nodes: &Nodes<C>) -> Outc
     Ok(())
 }
 
-/// Returns entries with one special property each.
 fn samples() -> Vec<(&'static str, Entry)> {
     let plain = || entry("alice").session.parts().clone();
     let at = |micros| Timestamp::from_micros(micros);
@@ -131,12 +129,12 @@ async fn entry_expires_after_its_lifetime<C: SessionCache>(nodes: &Nodes<C>) -> 
     const SHORT: Duration = Duration::from_secs(1);
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    let held = lease(here, a).await?;
+    let held = here.lease(a).await?;
     let began = Instant::now();
-    store_entry(here, held, &entry("alice"), SHORT).await?;
+    here.store_entry(held, &entry("alice"), SHORT).await?;
     let end = Instant::now() + SHORT;
     loop {
-        let found = look_up(there, a).await?;
+        let found = there.look_up(a).await?;
         if found.is_leased() {
             let early = (began + SHORT).saturating_duration_since(Instant::now());
             ensure!(
@@ -161,24 +159,24 @@ async fn cancelled_operations_leave_cache_consistent<C: SessionCache>(nodes: &No
     let tokens = Tokens::new();
     for number in 0..TRIES {
         let a = tokens.of(&number.to_string());
-        let held = lease(here, a).await?;
-        dropped_after(number % 4, here.fill(held.lease, &entry("alice"), LONG)).await;
-        invalidate(there, &[a]).await?;
+        let held = here.lease(a).await?;
+        dropped_after(number % 4, here.0.fill(held.lease, &entry("alice"), LONG)).await;
+        there.invalidate(&[a]).await?;
         // The dropped operation may still be in flight, but must have no effect.
         tokio::task::yield_now().await;
         for node in [here, there] {
-            let found = look_up(node, a).await?;
+            let found = node.look_up(a).await?;
             found.no_hit().when("invalidated after a fill that was dropped half-way")?;
         }
         let b = tokens.of(&format!("{number} b"));
-        dropped_after(number % 4, here.get(&[b], &believe)).await;
-        dropped_after(number % 4, here.fence(&[b])).await;
-        dropped_after(number % 4, here.invalidate(&[b])).await;
+        dropped_after(number % 4, here.0.get(&[b], &believe)).await;
+        dropped_after(number % 4, here.0.fence(&[b])).await;
+        dropped_after(number % 4, here.0.invalidate(&[b])).await;
     }
     // The cache still works.
     let last = tokens.of("last");
-    filled(here, last, "alice").await?;
-    look_up(there, last).await?.hit_of("alice")?;
+    here.filled(last, "alice").await?;
+    there.look_up(last).await?.hit_of("alice")?;
     Ok(())
 }
 

@@ -5,9 +5,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::{
-    Check, EntryVerdict, Failure, Lookup, Nodes, Outcome, Seen, SessionCache, TokenDigest, Tokens,
-    When as _, dead, ensure, filled, invalidate, judged, lease, look_up, on_several_threads,
-    refused, store,
+    Check, EntryVerdict, Failure, Lookup, Node, Nodes, Outcome, Seen, SessionCache, TokenDigest,
+    Tokens, When as _, dead, ensure, on_several_threads,
 };
 use crate::conformance::check::{checks, ensure_eq};
 
@@ -29,16 +28,17 @@ pub(super) fn checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
 async fn fresh_entry_is_served_and_stays<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    filled(here, a, "alice").await?;
+    here.filled(a, "alice").await?;
     for node in [here, there, here] {
         let judged_users = Mutex::new(Vec::new());
-        let found = judged(node, a, |entry| {
-            if let Ok(mut users) = judged_users.lock() {
-                users.push(entry.session.user_id().to_owned());
-            }
-            EntryVerdict::Fresh
-        })
-        .await?;
+        let found = node
+            .judged(a, |entry| {
+                if let Ok(mut users) = judged_users.lock() {
+                    users.push(entry.session.user_id().to_owned());
+                }
+                EntryVerdict::Fresh
+            })
+            .await?;
         found.hit_of("alice").when("a fresh entry")?;
         let users = judged_users.into_inner().unwrap_or_default();
         ensure_eq!("the entries that `judge` was called with", users, ["alice"]);
@@ -49,44 +49,44 @@ async fn fresh_entry_is_served_and_stays<C: SessionCache>(nodes: &Nodes<C>) -> O
 async fn rejected_entry_is_replaced_by_lease<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let [a, b] = Tokens::named(["a", "b"]);
-    filled(here, a, "old").await?;
-    let held = judged(here, a, dead).await?.leased().when("a rejected entry")?;
+    here.filled(a, "old").await?;
+    let held = here.judged(a, dead).await?.leased().when("a rejected entry")?;
     for node in [there, here] {
-        let found = look_up(node, a).await?;
+        let found = node.look_up(a).await?;
         held.stands()?;
         found.not_to_fill().when("after a lease replaced a rejected entry")?;
     }
-    store(here, held, "new").await?;
-    look_up(there, a).await?.hit_of("new")?;
+    here.store(held, "new").await?;
+    there.look_up(a).await?.hit_of("new")?;
 
     // It is a lease like any other.
-    filled(here, b, "old").await?;
-    let late = judged(here, b, dead).await?.leased()?;
-    invalidate(there, &[b]).await?;
-    refused(here, late, "late").await
+    here.filled(b, "old").await?;
+    let late = here.judged(b, dead).await?.leased()?;
+    there.invalidate(&[b]).await?;
+    here.refused(late, "late").await
 }
 
 async fn foreign_entry_is_replaced_by_lease<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    filled(here, a, "another store's").await?;
-    let found = judged(here, a, |_| EntryVerdict::Foreign).await?;
+    here.filled(a, "another store's").await?;
+    let found = here.judged(a, |_| EntryVerdict::Foreign).await?;
     let held = found.leased().when("another store's copy")?;
-    store(here, held, "new").await?;
-    look_up(there, a).await?.hit_of("new")?;
+    here.store(held, "new").await?;
+    there.look_up(a).await?.hit_of("new")?;
     Ok(())
 }
 
 async fn undecided_entry_stays<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    filled(here, a, "alice").await?;
+    here.filled(a, "alice").await?;
     for node in [here, there] {
-        let found = judged(node, a, |_| EntryVerdict::Unverified).await?;
+        let found = node.judged(a, |_| EntryVerdict::Unverified).await?;
         found.not_to_fill().when("an undecided entry")?;
     }
     for node in [here, there] {
-        look_up(node, a)
+        node.look_up(a)
             .await?
             .hit_of("alice")
             .when("after an undecided verdict of another node")?;
@@ -100,10 +100,10 @@ async fn only_the_judged_entry_is_replaced<C: SessionCache>(nodes: &Nodes<C>) ->
     let [a, b] = Tokens::named(["a", "b"]);
 
     // During the verdict, the other node replaces the entry.
-    filled(here, a, "old").await?;
+    here.filled(a, "old").await?;
     let found = overtaken(here, a, async {
-        invalidate(there, &[a]).await?;
-        filled(there, a, "newer").await
+        there.invalidate(&[a]).await?;
+        there.filled(a, "newer").await
     })
     .await?;
     ensure!(
@@ -111,14 +111,14 @@ async fn only_the_judged_entry_is_replaced<C: SessionCache>(nodes: &Nodes<C>) ->
         "a look-up got {} for a rejected entry that was replaced meanwhile",
         found.describe()
     );
-    look_up(here, a).await?.hit_of("newer").when("the entry that replaced it")?;
+    here.look_up(a).await?.hit_of("newer").when("the entry that replaced it")?;
 
     // The same with a lease.
-    filled(here, b, "old").await?;
+    here.filled(b, "old").await?;
     let held = Mutex::new(None);
     let found = overtaken(here, b, async {
-        invalidate(there, &[b]).await?;
-        let taken = lease(there, b).await?;
+        there.invalidate(&[b]).await?;
+        let taken = there.lease(b).await?;
         if let Ok(mut held) = held.lock() {
             *held = Some(taken);
         }
@@ -133,27 +133,28 @@ async fn only_the_judged_entry_is_replaced<C: SessionCache>(nodes: &Nodes<C>) ->
         "a look-up got {} for a rejected entry that another lease replaced meanwhile",
         found.describe()
     );
-    store(there, held, "new").await.when("under the lease that replaced the entry")
+    there.store(held, "new").await.when("under the lease that replaced the entry")
 }
 
 /// Looks up a digest and rejects its entry, after `meanwhile` has run during the verdict.
 async fn overtaken<C: SessionCache>(
-    cache: &C,
+    node: Node<'_, C>,
     digest: TokenDigest,
     meanwhile: impl Future<Output = Outcome> + Send,
 ) -> Outcome<Seen<C::Lease>> {
     let meanwhile = Mutex::new(Some(Box::pin(meanwhile)));
     let outcome = Mutex::new(Ok(()));
     let runtime = tokio::runtime::Handle::current();
-    let found = judged(cache, digest, |_| {
-        let first = meanwhile.lock().ok().and_then(|mut it| it.take());
-        if let (Some(meanwhile), Ok(mut outcome)) = (first, outcome.lock()) {
-            // The judge is synchronous: this thread waits, and other threads execute the rest.
-            *outcome = tokio::task::block_in_place(|| runtime.block_on(meanwhile));
-        }
-        EntryVerdict::Stale
-    })
-    .await?;
+    let found = node
+        .judged(digest, |_| {
+            let first = meanwhile.lock().ok().and_then(|mut it| it.take());
+            if let (Some(meanwhile), Ok(mut outcome)) = (first, outcome.lock()) {
+                // The judge is synchronous: this thread waits, and other threads execute the rest.
+                *outcome = tokio::task::block_in_place(|| runtime.block_on(meanwhile));
+            }
+            EntryVerdict::Stale
+        })
+        .await?;
     outcome.into_inner().unwrap_or_else(PoisonError::into_inner).when("during the verdict")?;
     Ok(found)
 }

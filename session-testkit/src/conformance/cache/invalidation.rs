@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Check, LONG, Nodes, Outcome, SessionCache, Tokens, When as _, at_once, believe, entry, fence,
-    fill, filled, invalidate, lease, look_up, look_up_all, on_several_threads, refused, store,
+    Check, LONG, Node, Nodes, Outcome, SessionCache, Tokens, When as _, at_once, believe, entry,
+    on_several_threads,
 };
 use crate::conformance::check::{answer, checks};
 
@@ -27,17 +27,17 @@ async fn invalidate_removes_entries<C: SessionCache>(nodes: &Nodes<C>) -> Outcom
     let (here, there) = nodes.connected().await?;
     let [a, b, nothing, kept] = Tokens::named(["a", "b", "nothing", "kept"]);
     for digest in [a, b, kept] {
-        filled(here, digest, "alice").await?;
+        here.filled(digest, "alice").await?;
     }
-    invalidate(there, &[a, nothing, b]).await?;
+    there.invalidate(&[a, nothing, b]).await?;
     for digest in [a, b] {
         for node in [here, there] {
-            look_up(node, digest).await?.no_hit().when("after `invalidate` returned")?;
+            node.look_up(digest).await?.no_hit().when("after `invalidate` returned")?;
         }
     }
-    look_up(here, kept).await?.hit_of("alice").when("an entry of another digest")?;
-    invalidate(here, &[a]).await?;
-    invalidate(here, &[a]).await.when("a second time")?;
+    here.look_up(kept).await?.hit_of("alice").when("an entry of another digest")?;
+    here.invalidate(&[a]).await?;
+    here.invalidate(&[a]).await.when("a second time")?;
     Ok(())
 }
 
@@ -45,26 +45,26 @@ async fn invalidate_removes_leases<C: SessionCache>(nodes: &Nodes<C>) -> Outcome
     let (here, there) = nodes.connected().await?;
     let [a, b] = Tokens::named(["a", "b"]);
 
-    let late = lease(here, a).await?;
-    invalidate(there, &[a]).await?;
-    refused(here, late, "old").await?;
-    look_up(there, a).await?.no_hit().when("after a late fill")?;
+    let late = here.lease(a).await?;
+    there.invalidate(&[a]).await?;
+    here.refused(late, "old").await?;
+    there.look_up(a).await?.no_hit().when("after a late fill")?;
 
-    let late = lease(here, b).await?;
-    invalidate(there, &[b]).await?;
-    let new = lease(there, b).await.when("after `invalidate`")?;
-    refused(here, late, "old").await?;
-    store(there, new, "new").await?;
-    look_up(here, b).await?.hit_of("new")?;
+    let late = here.lease(b).await?;
+    there.invalidate(&[b]).await?;
+    let new = there.lease(b).await.when("after `invalidate`")?;
+    here.refused(late, "old").await?;
+    there.store(new, "new").await?;
+    here.look_up(b).await?.hit_of("new")?;
     Ok(())
 }
 
 async fn invalidate_removes_fences<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    fence(there, &[a]).await?;
-    invalidate(there, &[a]).await?;
-    look_up(here, a).await?.leased().when("after a fence and `invalidate`")?;
+    there.fence(&[a]).await?;
+    there.invalidate(&[a]).await?;
+    here.look_up(a).await?.leased().when("after a fence and `invalidate`")?;
     Ok(())
 }
 
@@ -75,13 +75,13 @@ async fn invalidate_wins_over_concurrent_fill<C: SessionCache>(nodes: &Nodes<C>)
     let tokens = Tokens::new();
     for round in 0..ROUNDS {
         let a = tokens.of(&round.to_string());
-        let held = lease(here, a).await?;
+        let held = here.lease(a).await?;
         let start = Arc::new(tokio::sync::Barrier::new(2));
         let filling = {
             let (node, start) = (Arc::clone(&nodes.here), Arc::clone(&start));
             async move {
                 start.wait().await;
-                fill(&*node, held, &entry("old"), LONG).await?;
+                Node(&*node).fill(held, &entry("old"), LONG).await?;
                 Ok(())
             }
         };
@@ -93,22 +93,22 @@ async fn invalidate_wins_over_concurrent_fill<C: SessionCache>(nodes: &Nodes<C>)
             async move {
                 start.wait().await;
                 tokio::time::sleep(later).await;
-                invalidate(&*node, &[a]).await?;
+                Node(&*node).invalidate(&[a]).await?;
                 Ok(())
             }
         };
         let both: [std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>>; 2] =
             [Box::pin(filling), Box::pin(invalidating)];
         at_once(both).await?;
-        look_up(here, a).await?.no_hit().when("after a fill concurrent with `invalidate`")?;
+        here.look_up(a).await?.no_hit().when("after a fill concurrent with `invalidate`")?;
     }
     Ok(())
 }
 
 async fn empty_digest_list_is_no_error<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, _) = nodes.connected().await?;
-    look_up_all(here, &[], believe).await?;
-    answer("fence", here.fence(&[])).await?;
-    answer("invalidate", here.invalidate(&[])).await?;
+    here.look_up_all(&[], believe).await?;
+    answer("fence", here.0.fence(&[])).await?;
+    answer("invalidate", here.0.invalidate(&[])).await?;
     Ok(())
 }

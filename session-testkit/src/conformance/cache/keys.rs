@@ -2,8 +2,7 @@
 
 use super::{
     Check, Entry, EntryVerdict, Held, Instant, LEASE_TTL, Lookup, Nodes, Outcome, SessionCache,
-    TokenDigest, Tokens, When as _, believe, fence, filled, invalidate, lease, look_up,
-    look_up_all, still_within, store,
+    TokenDigest, Tokens, When as _, believe, still_within,
 };
 use crate::conformance::check::{checks, ensure_eq};
 
@@ -24,16 +23,16 @@ async fn results_match_the_order_of_digests<C: SessionCache>(nodes: &Nodes<C>) -
     let digests = Tokens::named(names);
     let [alice, _, dead, held, fenced, bob, _] = digests;
     for (digest, user) in [(alice, "alice"), (dead, "dead"), (bob, "bob")] {
-        filled(here, digest, user).await?;
+        here.filled(digest, user).await?;
     }
-    fence(there, &[fenced]).await?;
+    there.fence(&[fenced]).await?;
     let began = Instant::now();
-    let _held = lease(there, held).await?;
+    let _held = there.lease(held).await?;
     let judge = |entry: &Entry| match entry.session.user_id() {
         "dead" => EntryVerdict::Stale,
         _ => EntryVerdict::Fresh,
     };
-    let seen = look_up_all(here, &digests, judge).await?;
+    let seen = here.look_up_all(&digests, judge).await?;
     still_within(LEASE_TTL, began, "a lease")?;
     let kinds: Vec<_> = seen
         .iter()
@@ -52,8 +51,8 @@ async fn results_match_the_order_of_digests<C: SessionCache>(nodes: &Nodes<C>) -
     // The leases are in order too.
     for ((digest, name), seen) in digests.into_iter().zip(names).zip(seen) {
         if seen.is_leased() {
-            store(here, seen.leased()?, name).await.when(name)?;
-            look_up(there, digest).await?.hit_of(name)?;
+            here.store(seen.leased()?, name).await.when(name)?;
+            there.look_up(digest).await?.hit_of(name)?;
         }
     }
     Ok(())
@@ -78,16 +77,16 @@ async fn keys_are_independent<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let digests: Vec<_> = digests.into_iter().map(TokenDigest::from_bytes).collect();
     let user = |number: usize| format!("user {number}");
     for (number, digest) in digests.iter().enumerate() {
-        filled(here, *digest, &user(number)).await.when("under a new digest")?;
+        here.filled(*digest, &user(number)).await.when("under a new digest")?;
     }
     let (gone, kept) = (digests[1], 2);
-    invalidate(there, &[gone]).await?;
+    there.invalidate(&[gone]).await?;
     for (number, digest) in digests.iter().enumerate().filter(|(_, it)| **it != gone) {
-        look_up(there, *digest).await?.hit_of(&user(number)).when("under its own key")?;
+        there.look_up(*digest).await?.hit_of(&user(number)).when("under its own key")?;
     }
-    look_up(here, gone).await?.no_hit()?;
-    fence(there, &digests[..1]).await?;
-    look_up(here, digests[kept]).await?.hit_of(&user(kept)).when("next to a fence")?;
+    here.look_up(gone).await?.no_hit()?;
+    there.fence(&digests[..1]).await?;
+    here.look_up(digests[kept]).await?.hit_of(&user(kept)).when("next to a fence")?;
     Ok(())
 }
 
@@ -95,23 +94,23 @@ async fn lease_fills_only_its_own_key<C: SessionCache>(nodes: &Nodes<C>) -> Outc
     let (here, there) = nodes.connected().await?;
     let digests = Tokens::named(["a", "b", "c"]);
     let mut leases = Vec::new();
-    for seen in look_up_all(here, &digests, believe).await? {
+    for seen in here.look_up_all(&digests, believe).await? {
         leases.push(seen.leased()?);
     }
     // The last lease first.
     if let Some(last) = leases.pop() {
-        store(here, last, "c").await?;
+        here.store(last, "c").await?;
     }
     for digest in [digests[0], digests[1]] {
-        let found = look_up(there, digest).await?;
+        let found = there.look_up(digest).await?;
         leases.iter().try_for_each(Held::stands)?;
         found.not_to_fill().when("under a key with an unused lease")?;
     }
     for (held, user) in leases.into_iter().zip(["a", "b"]) {
-        store(here, held, user).await?;
+        here.store(held, user).await?;
     }
     for (digest, user) in digests.into_iter().zip(["a", "b", "c"]) {
-        look_up(there, digest).await?.hit_of(user)?;
+        there.look_up(digest).await?.hit_of(user)?;
     }
     Ok(())
 }

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Check, Held, Instant, LEASE_TTL, Nodes, Outcome, SessionCache, TOLERANCE, Tokens, When as _,
-    at_once, believe, ensure, invalidate, lease, leased_again, look_up, look_up_all,
-    on_several_threads, refused, sleep, still_within, store,
+    Check, Held, Instant, LEASE_TTL, Node, Nodes, Outcome, SessionCache, TOLERANCE, Tokens,
+    When as _, at_once, believe, ensure, on_several_threads, sleep, still_within,
 };
 use crate::conformance::check::checks;
 
@@ -33,10 +32,10 @@ pub(super) fn checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
 async fn miss_grants_lease_that_fills<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    let lease = lease(here, a).await.when("after a miss")?;
-    store(here, lease, "alice").await?;
+    let lease = here.lease(a).await.when("after a miss")?;
+    here.store(lease, "alice").await?;
     for node in [here, there] {
-        look_up(node, a).await?.hit_of("alice").when("after a fill")?;
+        node.look_up(a).await?.hit_of("alice").when("after a fill")?;
     }
     Ok(())
 }
@@ -44,13 +43,13 @@ async fn miss_grants_lease_that_fills<C: SessionCache>(nodes: &Nodes<C>) -> Outc
 async fn held_lease_blocks_other_fills<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    let held = lease(here, a).await?;
+    let held = here.lease(a).await?;
     for node in [there, here, there] {
-        let second = look_up(node, a).await?;
+        let second = node.look_up(a).await?;
         held.stands()?;
         second.not_to_fill().when("while another look-up has the lease")?;
     }
-    store(here, held, "alice").await.when("after other look-ups")
+    here.store(held, "alice").await.when("after other look-ups")
 }
 
 async fn concurrent_misses_grant_one_lease<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
@@ -68,7 +67,7 @@ async fn concurrent_misses_grant_one_lease<C: SessionCache>(nodes: &Nodes<C>) ->
             let start = Arc::clone(&start);
             async move {
                 start.wait().await;
-                look_up(&*node, a).await
+                Node(&*node).look_up(a).await
             }
         });
         let seen = at_once(look_ups).await?;
@@ -86,7 +85,7 @@ async fn concurrent_misses_grant_one_lease<C: SessionCache>(nodes: &Nodes<C>) ->
 async fn duplicate_digest_gets_one_lease<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, _) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    let seen = look_up_all(here, &[a, a], believe).await?;
+    let seen = here.look_up_all(&[a, a], believe).await?;
     let leases = seen.iter().filter(|seen| seen.is_leased()).count();
     ensure!(leases == 1, "one look-up of a digest twice got {leases} leases");
     Ok(())
@@ -95,33 +94,33 @@ async fn duplicate_digest_gets_one_lease<C: SessionCache>(nodes: &Nodes<C>) -> O
 async fn lease_lasts_exactly_its_ttl<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    let late = lease(here, a).await?;
+    let late = here.lease(a).await?;
     let (early, end) = (late.began + LEASE_TTL, Instant::now() + LEASE_TTL);
-    let new = leased_again(there, a, early, end).await?;
-    refused(here, late, "late").await?;
-    store(there, new, "new").await?;
-    look_up(here, a).await?.hit_of("new")?;
+    let new = there.leased_again(a, early, end).await?;
+    here.refused(late, "late").await?;
+    there.store(new, "new").await?;
+    here.look_up(a).await?.hit_of("new")?;
     Ok(())
 }
 
 async fn lapsed_lease_does_not_fill<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    let late = lease(here, a).await?;
+    let late = here.lease(a).await?;
     // A look-up would take the lease, so the check must wait.
     sleep(LEASE_TTL + TOLERANCE).await;
-    refused(here, late, "late").await?;
-    look_up(there, a).await?.no_hit().when("after a late fill")
+    here.refused(late, "late").await?;
+    there.look_up(a).await?.no_hit().when("after a late fill")
 }
 
 async fn dropped_lease_lapses<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let a = Tokens::new().of("a");
-    drop(lease(here, a).await?);
+    drop(here.lease(a).await?);
     // A cache may release the lease at once, which is better than required.
     let now = Instant::now();
-    let lease = leased_again(there, a, now, now + LEASE_TTL).await?;
-    store(there, lease, "alice").await
+    let lease = there.leased_again(a, now, now + LEASE_TTL).await?;
+    there.store(lease, "alice").await
 }
 
 async fn lost_leases_never_fill<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
@@ -131,19 +130,19 @@ async fn lost_leases_never_fill<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let a = Tokens::new().of("a");
     let mut lost = Vec::new();
     for _ in 0..LOST {
-        lost.push(lease(here, a).await?);
-        invalidate(there, &[a]).await?;
+        lost.push(here.lease(a).await?);
+        there.invalidate(&[a]).await?;
     }
     let over_a_copy = lost.split_off(LOST - 20);
     let tried = async |lost: Vec<Held<C::Lease>>| {
-        let tries = lost.into_iter().map(|late| refused(here, late, "late"));
+        let tries = lost.into_iter().map(|late| here.refused(late, "late"));
         futures_util::future::try_join_all(tries).await
     };
-    let present = lease(there, a).await?;
+    let present = there.lease(a).await?;
     // Concurrently, because the current lease lasts for two seconds only.
     tried(lost).await.when("while another lease is held")?;
-    store(there, present, "present").await.when("after fills under lost leases")?;
+    there.store(present, "present").await.when("after fills under lost leases")?;
     tried(over_a_copy).await.when("over an entry")?;
-    look_up(here, a).await?.hit_of("present").when("after fills under lost leases")?;
+    here.look_up(a).await?.hit_of("present").when("after fills under lost leases")?;
     Ok(())
 }

@@ -1,9 +1,6 @@
 //! Checks of a cache's status and probe.
 
-use super::{
-    Check, Failure, Nodes, Outcome, SessionCache, Tokens, When as _, ensure, filled, in_time,
-    lease, look_up, store,
-};
+use super::{Check, Failure, Nodes, Outcome, SessionCache, Tokens, When as _, ensure, in_time};
 use crate::conformance::check::checks;
 
 pub(super) fn checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
@@ -17,8 +14,8 @@ pub(super) fn checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
 
 async fn status_is_correct<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
-    filled(here, Tokens::new().of("a"), "alice").await?;
-    for status in [here.status(), there.status()] {
+    here.filled(Tokens::new().of("a"), "alice").await?;
+    for status in [here.0.status(), there.0.status()] {
         ensure!(
             !["", "none"].contains(&status.backend),
             "`backend` is {:?}, which names no cache",
@@ -38,10 +35,10 @@ async fn status_is_correct<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
 async fn probe_is_correct<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
     let (here, there) = nodes.connected().await?;
     let [copied, leased] = Tokens::named(["copied", "leased"]);
-    filled(here, copied, "alice").await?;
-    let held = lease(here, leased).await?;
+    here.filled(copied, "alice").await?;
+    let held = here.lease(leased).await?;
     for node in [here, there] {
-        let probe = in_time("probe", node.probe()).await?;
+        let probe = in_time("probe", node.0.probe()).await?;
         let (ping, set, get) = (probe.ping, probe.set, probe.get);
         ensure!(
             probe.connected && ping.is_some() && set.is_some() && get.is_some(),
@@ -53,6 +50,6 @@ async fn probe_is_correct<C: SessionCache>(nodes: &Nodes<C>) -> Outcome {
             return Err(Failure::new(format!("`probe` of a working cache reports: {error}")));
         }
     }
-    look_up(there, copied).await?.hit_of("alice").when("after `probe`")?;
-    store(here, held, "bob").await.when("after `probe`")
+    there.look_up(copied).await?.hit_of("alice").when("after `probe`")?;
+    here.store(held, "bob").await.when("after `probe`")
 }

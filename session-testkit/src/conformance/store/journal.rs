@@ -24,7 +24,6 @@ pub(super) fn checks<S: SessionStore>() -> Vec<Check<S>> {
     }
 }
 
-/// Reads all pages of the journal.
 async fn read<S: SessionStore>(store: &S, from: Option<&JournalPosition>) -> Outcome<JournalRead> {
     let mut read = answer("journal_since", store.journal_since(from)).await?;
     while !read.is_complete() {

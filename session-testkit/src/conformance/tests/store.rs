@@ -102,7 +102,6 @@ fn error() -> StoreError {
     StoreError::new(StoreErrorKind::Unreachable, "injected error")
 }
 
-/// Returns the session with other data.
 fn with_data(session: &Session, data: Box<RawValue>) -> Session {
     let parts = session.parts().clone();
     Session::from(SessionParts { data, ..parts })

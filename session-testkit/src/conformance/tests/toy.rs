@@ -142,7 +142,6 @@ impl Toy {
         Self { mistake, down: false, state: Mutex::default() }
     }
 
-    /// Returns the cache without its server.
     pub(super) fn down(self) -> Self {
         Self { down: true, ..self }
     }
