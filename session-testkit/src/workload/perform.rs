@@ -51,16 +51,7 @@ impl<S: Subject> Shared<S> {
                     idle,
                     begun: None,
                 };
-                let millis = |span: Duration| nanos(span) / 1_000_000;
-                let pending = begin(Op::Create {
-                    session,
-                    user: login.user.clone(),
-                    data: login.data.clone(),
-                    began: None,
-                    lifetime_ms: lifetime.map(millis),
-                    idle_ms: idle.map(millis),
-                    answer: None,
-                });
+                let pending = begin(create_op(session, &login));
                 let logged_in = log_in(&this.subject, this.recorder.clock(), node, login);
                 match pending.run(logged_in, set_creation).await {
                     Some(Ok((token, _began))) => {
@@ -223,7 +214,6 @@ impl Drop for Pending<'_> {
     }
 }
 
-/// Stores the result of a change in its operation.
 pub(super) fn changed(op: &mut Op, answer: &Result<Visibility, Failed>) -> bool {
     set_change(op, Change::of(answer))
 }
@@ -240,6 +230,20 @@ fn set_change(op: &mut Op, change: Option<Change>) -> bool {
     supported
 }
 
+/// Returns the operation of a login without a result.
+pub(super) fn create_op(session: u32, login: &Login) -> Op {
+    let millis = |span: Duration| nanos(span) / 1_000_000;
+    Op::Create {
+        session,
+        user: login.user.clone(),
+        data: login.data.clone(),
+        began: None,
+        lifetime_ms: login.lifetime.map(millis),
+        idle_ms: login.idle.map(millis),
+        answer: None,
+    }
+}
+
 /// Runs a whole login. Returns the token, and when the login had certainly begun, if that is known.
 pub(super) async fn log_in(
     subject: &impl Subject,
@@ -253,7 +257,6 @@ pub(super) async fn log_in(
     Ok((token, began))
 }
 
-/// Stores the result of [`log_in`] in its operation.
 pub(super) fn set_creation(op: &mut Op, created: &Result<(Token, Option<Nanos>), Failed>) -> bool {
     let creation = Creation::of(created);
     let supported = creation.is_some();
@@ -264,7 +267,6 @@ pub(super) fn set_creation(op: &mut Op, created: &Result<(Token, Option<Nanos>),
     supported
 }
 
-/// Stores the result of a validation in its operation.
 pub(super) fn set_seen(op: &mut Op, seen: &crate::subject::Seen) -> bool {
     if let Op::Validate { answer, .. } | Op::ValidateRandom { answer } = op {
         *answer = Some(seen.clone());

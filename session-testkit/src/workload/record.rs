@@ -20,7 +20,6 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts a clock at 0.
     pub(super) fn start() -> Self {
         Self { start: Instant::now() }
     }
@@ -30,7 +29,6 @@ impl Clock {
         nanos(self.start.elapsed())
     }
 
-    /// Returns the instant of this time.
     pub(super) fn at(&self, time: Nanos) -> Instant {
         self.start + Duration::from_nanos(time)
     }

@@ -115,7 +115,6 @@ impl fmt::Display for Latency {
 }
 
 impl fmt::Display for Report {
-    /// Writes a line per second, then the totals.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seed, rate, nodes) = (self.settings.seed, self.settings.rate, self.nodes);
         writeln!(f, "seed {seed}: {rate} requests/s due, {nodes} nodes")?;

@@ -121,7 +121,6 @@ impl Scheduled {
     }
 }
 
-/// A named fault, and the guard that heals it.
 struct Injected {
     fault: Fault,
     target: Target,

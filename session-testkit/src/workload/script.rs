@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Recorder,
-    perform::{Pending, changed, log_in, set_creation, set_seen},
+    perform::{Pending, changed, create_op, log_in, set_creation, set_seen},
 };
 use crate::{
     history::{End, Entry, Header, History, Op, Parameters},
@@ -89,16 +89,7 @@ impl<S: Subject> Script<S> {
     /// The subject's error, or [`Failed::Unknown`] after a timeout.
     pub async fn create(&self, node: u32, login: &Login) -> Result<Issued, Failed> {
         let session = self.sessions.fetch_add(1, Relaxed);
-        let millis = |span: Duration| crate::history::nanos(span) / 1_000_000;
-        let op = Op::Create {
-            session,
-            user: login.user.clone(),
-            data: login.data.clone(),
-            began: None,
-            lifetime_ms: login.lifetime.map(millis),
-            idle_ms: login.idle.map(millis),
-            answer: None,
-        };
+        let op = create_op(session, login);
         let logged_in = log_in(&self.subject, self.recorder.clock(), node, login.clone());
         let created = self.begin(node, op).run(logged_in, set_creation);
         let (token, _began) = created.await.unwrap_or_else(no_answer)?;

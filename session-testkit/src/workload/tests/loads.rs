@@ -28,7 +28,6 @@ async fn run(subject: InMemory, settings: Settings) -> Run {
     Runner::new(subject, settings).run().await.unwrap()
 }
 
-/// A fault that turns a switch on and off.
 struct Switch<F>(F, Option<Touched>);
 
 impl<F: Fn(bool) -> Result<(), Failure> + Send + 'static> Break for Switch<F> {
