@@ -30,7 +30,6 @@ pub struct Availability {
 }
 
 impl Availability {
-    /// Counts the validations of a history.
     pub(super) fn of(history: &History) -> Self {
         let mut counts = Self::default();
         for operation in &history.operations {

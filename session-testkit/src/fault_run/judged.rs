@@ -150,7 +150,6 @@ fn p99(latency: &Latency) -> String {
 }
 
 impl fmt::Display for Figures {
-    /// Writes one line per fault.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "p99 in ms: healthy {}", p99(&self.healthy))?;
         write!(

@@ -3,7 +3,6 @@
 use super::{Fault, Target};
 use crate::proxy::{Peer, Toxic, ToxicGuard};
 
-/// Returns the SQLSTATEs that a fault causes.
 fn errors_of(fault: Fault) -> &'static [&'static str] {
     match fault {
         Fault::PostgresConnectionLimit => &["53300"],

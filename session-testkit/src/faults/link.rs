@@ -47,7 +47,6 @@ impl Link {
         !matches!(self, Self::Partition | Self::Down)
     }
 
-    /// Returns the toxic and the number of nodes.
     fn toxic(self, peer: Peer) -> (Toxic, usize) {
         let all = usize::MAX;
         match self {

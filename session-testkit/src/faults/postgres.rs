@@ -140,7 +140,6 @@ async fn configure(
     Ok(())
 }
 
-/// Returns when the server last read its configuration.
 async fn load_time(admin: &mut PgConnection) -> sqlx::Result<String> {
     sqlx::query_scalar("SELECT pg_conf_load_time()::text").fetch_one(admin).await
 }
@@ -171,7 +170,6 @@ async fn revoke(
     Ok(execute(admin, revoke).await?)
 }
 
-/// The affected role.
 struct Role {
     quoted: String,
     limit: i32,
@@ -193,7 +191,6 @@ impl Role {
     }
 }
 
-/// A table of the service.
 struct Table {
     quoted: String,
     /// The former state of row-level security: enabled, forced.

@@ -53,7 +53,6 @@ pub(super) fn check(index: &Index<'_>) -> Findings {
     findings
 }
 
-/// The writes into one session.
 struct Writes<'a> {
     /// The writes of each data, rarely more than one.
     by: HashMap<&'a str, Vec<&'a Operation>>,

@@ -62,7 +62,6 @@ impl Findings {
         }
     }
 
-    /// Adds a reason why the evidence is insufficient.
     pub(super) fn doubt(&mut self, why: impl Into<String>) {
         self.reasons.push(why.into());
     }

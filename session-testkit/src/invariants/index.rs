@@ -159,7 +159,6 @@ impl<'a> Index<'a> {
         self.redis.overlap(from, to)
     }
 
-    /// Returns the revoke-alls of the session's user.
     pub(super) fn revoke_alls(&self, session: &Session<'_>) -> &[&'a Operation] {
         self.revoke_alls.get(session.user).map_or(&[], Vec::as_slice)
     }
@@ -187,7 +186,6 @@ fn created(op: &Operation) -> Option<Session<'_>> {
     })
 }
 
-/// Returns the operations as a proof.
 pub(super) fn proof<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> Vec<Entry> {
     operations.into_iter().cloned().map(Entry::Op).collect()
 }

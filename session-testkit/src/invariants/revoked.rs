@@ -87,7 +87,6 @@ fn revoked(index: &Index<'_>, mut findings: Findings, counts: fn(&Change) -> boo
     findings
 }
 
-/// Returns the token that a rotation ended, and the bound from which it has ended.
 fn rotated_away<'a>(index: &Index<'_>, each: &'a Operation) -> Option<(u32, Bound<'a>)> {
     let Op::Rotate { token, grace_ms, .. } = each.op else {
         return None;

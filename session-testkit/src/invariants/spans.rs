@@ -21,7 +21,6 @@ impl Spans {
         Self(merged)
     }
 
-    /// Returns whether a span overlaps this one.
     pub(super) fn overlap(&self, from: Nanos, to: Nanos) -> bool {
         // The spans are disjoint and sorted. Their ends are therefore sorted too.
         let first = self.0.partition_point(|(_, end)| *end < from);

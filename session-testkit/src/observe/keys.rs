@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use redis::{RedisResult, aio::MultiplexedConnection, cmd};
 
-/// Runs one step of a SCAN.
 async fn step(
     redis: &mut MultiplexedConnection,
     cursor: u64,

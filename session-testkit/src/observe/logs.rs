@@ -7,7 +7,6 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The maximum size of the buffer.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// The log lines of a `tracing-subscriber` layer, which writes to it. All clones share one buffer.

@@ -66,7 +66,6 @@ fn look(deployment: &Deployment, at: Nanos) -> Vec<Sample> {
     samples
 }
 
-/// Returns the resident memory of this process in bytes.
 fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -23,7 +23,6 @@ struct Needles {
 }
 
 impl Needles {
-    /// Creates the patterns for these tokens.
     fn new(issued: &[IssuedToken]) -> Result<Self, ObserveError> {
         let mut patterns = Vec::with_capacity(2 * issued.len());
         let mut sessions = Vec::with_capacity(2 * issued.len());
@@ -40,7 +39,6 @@ impl Needles {
         Ok(Self { automaton: AhoCorasick::new(patterns).map_err(ObserveError::Search)?, sessions })
     }
 
-    /// Returns the sessions whose token is in this text.
     fn found_in(&self, text: &[u8]) -> BTreeSet<u32> {
         let found = self.automaton.find_overlapping_iter(text);
         found.filter_map(|each| self.sessions.get(each.pattern().as_usize()).copied()).collect()
@@ -84,7 +82,6 @@ pub async fn search(
     Ok(searches)
 }
 
-/// Returns all keys and values of a namespace.
 async fn entries(redis: &RedisServer, namespace: &str) -> Result<Vec<u8>, ObserveError> {
     let mut redis = redis.connect().await?;
     let mut text = Vec::new();
@@ -98,7 +95,6 @@ async fn entries(redis: &RedisServer, namespace: &str) -> Result<Vec<u8>, Observ
     Ok(text)
 }
 
-/// Returns all rows of all tables of a schema, as text.
 async fn rows(postgres: &PostgresServer, schema: &str) -> Result<Vec<u8>, ObserveError> {
     let mut postgres = postgres.connect().await?;
     let tables = "SELECT format('SELECT t::text FROM %I.%I t', n.nspname, t.relname) \
@@ -117,7 +113,6 @@ async fn rows(postgres: &PostgresServer, schema: &str) -> Result<Vec<u8>, Observ
     Ok(text)
 }
 
-/// Returns the nodes' metrics, states and errors as text.
 fn diagnostics(subject: &SessionLayerSubject) -> String {
     let nodes = (0..subject.nodes()).filter_map(|node| subject.node(node));
     let shown = nodes.map(|node| {

@@ -131,7 +131,6 @@ impl Operator {
     }
 }
 
-/// A transaction that revokes sessions and commits late.
 pub(super) struct Late {
     operator: Operator,
     open: Option<(PgConnection, Vec<Ended>)>,

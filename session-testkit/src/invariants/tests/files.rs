@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use super::super::{Invariant, Outcome, Verdict, check};
 use crate::history::History;
 
-/// Returns each history with its file name.
 fn files() -> Vec<(String, History)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("histories");
     let mut files: Vec<_> = fs::read_dir(folder)

@@ -248,7 +248,6 @@ impl Simulation {
         oldest
     }
 
-    /// Applies the step's effect.
     fn point(&mut self, at: usize, call: Nanos, point: Nanos, ret: Nanos) {
         let step = self.plan.steps[at];
         let op = match step.kind {

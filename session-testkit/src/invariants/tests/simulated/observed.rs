@@ -48,7 +48,6 @@ impl Simulation {
         }
     }
 
-    /// Records the samples, scans and searches.
     pub(super) fn observe(&mut self, last: Nanos) {
         let bug = self.bug;
         let is = |invariant| bug == Some(invariant);
