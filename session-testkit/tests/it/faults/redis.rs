@@ -198,7 +198,8 @@ async fn redis_closes_or_refuses_clients(backend: Backend) -> Outcome {
     let redis = backends.redis();
     let mut client = redis.connect().await?;
     let report = faults::inject(&Fault::RedisClientKill, &target).await?.heal().await?;
-    assert_eq!(report.effects, Some(1));
+    // The last connection of the testkit may still be closing, and then counts too.
+    assert!(report.effects >= Some(1), "{report}");
     assert!(run(&mut client, &["PING"]).await.is_err());
 
     let mut client = redis.connect().await?;
