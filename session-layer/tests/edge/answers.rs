@@ -8,7 +8,7 @@ use http::{Request, Response};
 use session_layer::{LookupInfo, SessionCacheLayer, Source};
 use tower::{Layer as _, ServiceExt as _};
 
-use crate::stub::{Stub, answer, echo_user, get, outcome, preflight};
+use super::stub::{Stub, answer, echo_user, get, outcome, preflight};
 
 fn stub() -> Stub {
     Stub::new().active(0, "alice")

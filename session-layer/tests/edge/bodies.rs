@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, Empty, Full};
 use session_layer::SessionCacheLayer;
 use tower::{Layer as _, Service, ServiceExt as _};
 
-use crate::stub::{Stub, get};
+use super::stub::{Stub, get};
 
 /// A body whose data is not `Bytes`, with its own error, trailers, and an unknown length.
 #[derive(Default)]

@@ -11,7 +11,8 @@ use axum::routing::{any, get};
 use session_layer::{Session, SessionCookie, SessionToken, Validation};
 use tower::ServiceExt as _;
 
-use crate::stub::{Stub, token};
+use super::stub::Stub;
+use crate::ports::token;
 
 async fn required(session: Session) -> String {
     session.user_id().to_owned()
@@ -140,7 +141,7 @@ async fn passed_preflight_has_no_session() {
     let layer = stub().layer().danger_pass_preflights_unguarded(true);
     let app = routes().layer(layer);
     for (path, expected) in [("/required", 401), ("/if-any", 200)] {
-        let preflight = crate::stub::preflight().map(Body::new);
+        let preflight = super::stub::preflight().map(Body::new);
         let (mut parts, body) = preflight.into_parts();
         parts.uri = path.parse().unwrap();
         parts.headers.insert(COOKIE, alice().parse().unwrap());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use session_layer::{SessionToken, Validation};
 
-use crate::stub::Stub;
+use super::stub::Stub;
 
 // A node limits the pending invalidations that it keeps while the cache is down.
 #[tokio::test]

@@ -5,7 +5,8 @@ use http::{HeaderValue, Request};
 use http_body_util::Full;
 use proptest::prelude::*;
 
-use crate::stub::{Stub, outcome, token};
+use super::stub::{Stub, outcome};
+use crate::ports::token;
 
 /// Generates a field that is nearly valid, or arbitrary bytes. Tokens 0 and 2 are active and belong
 /// to different users. Token 1 is unknown.
@@ -16,7 +17,7 @@ fn field() -> impl Strategy<Value = (bool, Vec<u8>)> {
             " ", "\t", "\"", "x",
         ])
         .prop_map(|part| part.as_bytes().to_vec()),
-        3 => (0_u8..3).prop_map(|n| token(n).into_bytes()),
+        3 => (0_usize..3).prop_map(|n| token(n).into_bytes()),
         1 => prop::collection::vec(any::<u8>(), 0..6),
     ];
     let value = prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat());
@@ -42,7 +43,7 @@ proptest! {
             let stub = Stub::new().active(0, "alice").active(2, "bob");
             outcome(stub.layer(), request).await
         });
-        let sends = |n: u8| {
+        let sends = |n: usize| {
             let token = token(n).into_bytes();
             fields.iter().any(|(_, bytes)| bytes.windows(43).any(|part| part == token))
         };

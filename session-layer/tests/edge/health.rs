@@ -10,7 +10,8 @@ use session_layer::health::HealthStatus;
 use session_layer::{CacheMode, HealthService};
 use tower::ServiceExt as _;
 
-use crate::stub::{Stub, token};
+use super::stub::Stub;
+use crate::ports::token;
 
 async fn ask(service: HealthService, method: Method) -> Response<Value> {
     // The service accepts any body.
@@ -37,7 +38,7 @@ async fn document_is_served_as_json() {
     assert_eq!(response.status(), 503);
     let document = response.body();
     assert_eq!(document["status"], "unhealthy");
-    assert_eq!(document["errors"][0], "session cache: the stub's cache is down");
+    assert_eq!(document["errors"][0], "session cache: the test makes this call fail");
     assert_eq!(document["sessionCache"]["pool"]["available"], 0);
 }
 

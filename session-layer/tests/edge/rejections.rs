@@ -10,7 +10,8 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tower::{Layer as _, ServiceExt as _};
 
-use crate::stub::{Stub, answer, get, token};
+use super::stub::{Stub, answer, get};
+use crate::ports::token;
 
 #[tokio::test]
 async fn rejected_request_does_not_reach_the_inner_service() {

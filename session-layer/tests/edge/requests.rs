@@ -6,7 +6,8 @@ use http::header::{
 };
 use session_layer::{Rejection, TokenDigest, Validation};
 
-use crate::stub::{Stub, answer, get, outcome, preflight, token};
+use super::stub::{Stub, answer, get, outcome, preflight};
+use crate::ports::token;
 
 const BEARER: HeaderName = AUTHORIZATION;
 

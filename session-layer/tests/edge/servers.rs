@@ -28,7 +28,8 @@ use tonic::service::Routes;
 use tonic::{Status, Streaming};
 use tower::{Layer as _, Service, ServiceExt as _};
 
-use crate::stub::{Stub, token};
+use super::stub::Stub;
+use crate::ports::token;
 
 const PATH: &str = "/admin.v1.Admin/DeleteAll";
 /// One gRPC message of no bytes.

@@ -9,7 +9,7 @@ use session_layer::{Error, NewSession, RevokeTarget, SessionId, Sessions, Valida
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::ports::{Cache, HOUR, Store, token, until};
+use crate::ports::{Cache, HOUR, Store, token, until, valid};
 
 const WAIT: Duration = Duration::from_millis(400);
 
@@ -27,9 +27,7 @@ fn unknown(n: u8) -> SessionId {
 #[tokio::test(start_paused = true)]
 async fn change_of_unknown_session_costs_one_read() {
     let (cache, store, sessions) = harness();
-    let Validation::Valid(known) = sessions.validate(&token(1)).await else {
-        panic!("the session is active");
-    };
+    let known = valid(&sessions, 1).await;
     let mut parts = known.parts().clone();
     parts.id = unknown(0);
     let nothing = sessions.revoke(unknown(0)).await.unwrap();
@@ -39,20 +37,20 @@ async fn change_of_unknown_session_costs_one_read() {
     let updated = sessions.update(&parts.into(), 1).await;
     assert!(matches!(updated, Err(Error::NoSession)), "{updated:?}");
     assert_eq!(store.calls(), ["digests"; 3]);
-    assert_eq!((cache.fences(), cache.invalidations()), (0, 0));
+    assert_eq!((cache.count("fence"), cache.count("invalidate")), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn change_of_unknown_token_costs_a_read_and_a_removal() {
     let (cache, store, sessions) = harness();
-    store.absent(1);
+    store.remove(1);
     let nothing = sessions.revoke(&token(1)).await.unwrap();
     assert_eq!((nothing.value, nothing.visibility), (0, Visibility::Nothing));
-    assert_eq!((cache.fences(), cache.invalidations()), (0, 1));
+    assert_eq!((cache.count("fence"), cache.count("invalidate")), (0, 1));
     let rotated = sessions.rotate(&token(1), HOUR).await;
     assert!(matches!(rotated, Err(Error::NoSession)), "{rotated:?}");
     assert_eq!(store.calls(), ["digests"; 2]);
-    assert_eq!((cache.fences(), cache.invalidations()), (0, 2));
+    assert_eq!((cache.count("fence"), cache.count("invalidate")), (0, 2));
 }
 
 // A login of the user may be in progress.
@@ -75,7 +73,7 @@ fn beginning(sessions: &Sessions) -> JoinHandle<String> {
 #[tokio::test(start_paused = true)]
 async fn concurrent_logins_share_the_next_read() {
     let (_, store, sessions) = harness();
-    store.holds_calls();
+    store.hold_calls();
     let mut first = Vec::new();
     for reads in 1..=2 {
         first.push(beginning(&sessions));
@@ -98,7 +96,7 @@ async fn concurrent_logins_share_the_next_read() {
 #[tokio::test(start_paused = true)]
 async fn login_is_shed_if_its_read_does_not_begin_in_time() {
     let (_, store, sessions) = harness();
-    store.holds_calls();
+    store.hold_calls();
     let mut held = Vec::new();
     for reads in 1..=2 {
         held.push(beginning(&sessions));
@@ -137,7 +135,7 @@ fn revoking(sessions: &Sessions, user: &'static str, n: u8) -> JoinHandle<Result
 #[tokio::test(start_paused = true)]
 async fn flood_of_one_user_leaves_the_last_slot_and_is_shed() {
     let (_, store, sessions) = harness();
-    store.holds_calls();
+    store.hold_calls();
     let flood: Vec<_> = (0..6_000).map(|_| revoking(&sessions, "mallory", 0)).collect();
     until("the flood to wait", || sessions.metrics().changes_waiting == 6_000 - 3).await;
     assert_eq!(store.count("digests"), 3);
@@ -164,7 +162,7 @@ async fn flood_of_one_user_leaves_the_last_slot_and_is_shed() {
 #[tokio::test(start_paused = true)]
 async fn change_that_cannot_begin_in_time_is_shed_at_once() {
     let (_, store, sessions) = harness();
-    store.takes(WAIT / 4);
+    store.state().takes = WAIT / 4;
     for _ in 0..20 {
         revoking(&sessions, "mallory", 0).await.unwrap().unwrap();
     }
@@ -184,7 +182,7 @@ async fn change_that_cannot_begin_in_time_is_shed_at_once() {
 #[tokio::test(start_paused = true)]
 async fn cancelled_callers_release_their_turns() {
     let (_, store, sessions) = harness();
-    store.holds_calls();
+    store.hold_calls();
     let flood: Vec<_> = (0..100).map(|_| revoking(&sessions, "mallory", 0)).collect();
     until("the flood to wait", || sessions.metrics().changes_waiting == 97).await;
     let alice: Vec<_> = (0..3).map(|_| revoking(&sessions, "alice", 1)).collect();
@@ -203,7 +201,7 @@ async fn cancelled_callers_release_their_turns() {
 #[tokio::test(start_paused = true)]
 async fn shutdown_waits_for_logins_in_flight() {
     let (_, store, sessions) = harness();
-    store.holds_calls();
+    store.hold_calls();
     let creating: Vec<_> = (0..40)
         .map(|n| {
             let sessions = sessions.clone();
@@ -232,7 +230,7 @@ async fn shutdown_waits_for_logins_in_flight() {
 #[tokio::test(start_paused = true)]
 async fn immediate_retries_let_other_tasks_run() {
     let store = Store::new();
-    store.takes(HOUR);
+    store.state().takes = HOUR;
     let sessions = Sessions::builder(NoCache, store.clone())
         .max_concurrent_reads(1)
         .change_wait(Duration::ZERO)

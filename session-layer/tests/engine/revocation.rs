@@ -5,12 +5,11 @@ use std::time::Duration;
 use session_layer::error::InputError;
 use session_layer::store::Target;
 use session_layer::{
-    Error, RevokeTarget, Session, SessionId, SessionToken, Sessions, TokenDigest, Validation,
-    Visibility,
+    Error, RevokeTarget, SessionId, SessionToken, Sessions, TokenDigest, Validation, Visibility,
 };
 use tokio::time::Instant;
 
-use crate::ports::{CROWD, Cache, Store, token};
+use crate::ports::{CROWD, Cache, Store, token, valid};
 
 /// D, with the default journal interval.
 const WITHIN: Duration = Duration::from_secs(2);
@@ -18,13 +17,6 @@ const LONG: Duration = Duration::from_secs(60);
 
 fn sessions(store: &Store) -> Sessions {
     Sessions::builder(Cache::default(), store.clone()).build().unwrap()
-}
-
-async fn session(sessions: &Sessions) -> Session {
-    match sessions.validate(&token(1)).await {
-        Validation::Valid(session) => session,
-        other => panic!("not valid: {other:?}"),
-    }
 }
 
 fn of_user(user_id: &str, keep: Option<SessionId>) -> Target {
@@ -35,7 +27,7 @@ fn of_user(user_id: &str, keep: Option<SessionId>) -> Target {
 async fn every_target_reaches_the_store_with_its_reason() {
     let store = Store::new();
     let sessions = sessions(&store);
-    let session = session(&sessions).await;
+    let session = valid(&sessions, 1).await;
     let (id, user) = (session.id(), session.user_id());
     let (text, own) = (token(1), SessionToken::generate().unwrap());
     let digest = TokenDigest::of(&text);
@@ -50,9 +42,9 @@ async fn every_target_reaches_the_store_with_its_reason() {
         (RevokeTarget::others_of(&session), of_user(user, Some(id)), others),
     ] {
         let _ = sessions.revoke(target).await.unwrap();
-        assert_eq!(store.revocations().pop(), Some((expected.clone(), reason.to_owned())));
+        assert_eq!(store.state().revocations.pop(), Some((expected.clone(), reason.to_owned())));
         let _ = sessions.revoke(target).reason("stolen").await.unwrap();
-        assert_eq!(store.revocations().pop(), Some((expected, "stolen".to_owned())));
+        assert_eq!(store.state().revocations.pop(), Some((expected, "stolen".to_owned())));
     }
 }
 
@@ -78,7 +70,7 @@ async fn token_is_accepted_wherever_its_text_is() {
 async fn bad_input_is_refused_before_the_store_is_queried() {
     let store = Store::new();
     let sessions = sessions(&store);
-    let session = session(&sessions).await;
+    let session = valid(&sessions, 1).await;
     let id = session.id();
     let refused = sessions.revoke("no token").await;
     assert!(matches!(refused, Err(Error::NotAToken(_))), "{refused:?}");
@@ -98,15 +90,14 @@ async fn bad_input_is_refused_before_the_store_is_queried() {
         };
         assert_eq!(named, what);
     }
-    assert_eq!(store.revocations(), []);
+    assert_eq!(store.state().revocations, []);
     let longest = "\u{e9}".repeat(200);
     assert!(sessions.revoke(id).reason(longest).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn user_is_revoked_once_and_waited_for() {
-    let store = Store::new();
-    store.shared();
+    let store = Store::shared();
     let sessions = sessions(&store);
     let everywhere = || sessions.revoke(RevokeTarget::user(CROWD));
     let began = Instant::now();
@@ -120,7 +111,7 @@ async fn user_is_revoked_once_and_waited_for() {
     assert_eq!(began.elapsed(), WITHIN);
     let left = Visibility::Committed { within: Duration::ZERO, at_most: at_most - WITHIN };
     assert_eq!((waited.value, waited.visibility), (9, left));
-    assert_eq!(store.revocations().len(), 2, "a second try would end later logins");
+    assert_eq!(store.state().revocations.len(), 2, "a second try would end later logins");
 
     let impatient = everywhere().wait(WITHIN / 4).await.unwrap();
     assert_eq!(began.elapsed(), WITHIN * 5 / 4);
@@ -130,16 +121,15 @@ async fn user_is_revoked_once_and_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn outage_is_waited_out_until_the_deadline() {
-    let store = Store::new();
-    store.shared();
+    let store = Store::shared();
     let sessions = sessions(&store);
     for target in [RevokeTarget::user(CROWD), RevokeTarget::from(&token(1))] {
-        store.outages(3);
-        let before = store.revocations().len();
+        store.state().outages = 3;
+        let before = store.state().revocations.len();
         let revoked = sessions.revoke(target).wait(LONG).await;
         assert!(revoked.is_ok(), "{target:?}: {revoked:?}");
-        assert!(store.revocations().len() >= before + 4);
-        store.outages(usize::MAX);
+        assert!(store.state().revocations.len() >= before + 4);
+        store.state().outages = usize::MAX;
         let began = Instant::now();
         let failed = sessions.revoke(target).wait(WITHIN).await;
         assert!(failed.is_err_and(|error| error.is_outage()), "{target:?}");
@@ -151,7 +141,7 @@ async fn outage_is_waited_out_until_the_deadline() {
 async fn revocation_of_a_user_that_hangs_is_unknown_at_the_deadline() {
     let store = Store::new();
     let sessions = sessions(&store);
-    store.holds_calls();
+    store.hold_calls();
     let began = Instant::now();
     let hanging = sessions.revoke(RevokeTarget::user(CROWD)).wait(WITHIN).await;
     assert!(matches!(hanging, Err(Error::Unknown(_))), "{hanging:?}");
@@ -161,10 +151,9 @@ async fn revocation_of_a_user_that_hangs_is_unknown_at_the_deadline() {
 /// The first attempt may have ended sessions whose rows are gone by the second.
 #[tokio::test(start_paused = true)]
 async fn nothing_found_after_a_lost_reply_is_still_waited_for() {
-    let store = Store::new();
-    store.shared();
+    let store = Store::shared();
     let sessions = sessions(&store);
-    store.lost_replies(1);
+    store.state().lost_replies = 1;
     let revoked = sessions.revoke(RevokeTarget::user("alice")).wait(LONG).await.unwrap();
     let Visibility::Committed { within, .. } = revoked.visibility else {
         panic!("{revoked:?}");
@@ -177,18 +166,17 @@ async fn nothing_found_after_a_lost_reply_is_still_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn journal_is_read_until_the_last_revocation_has_ended() {
-    let store = Store::new();
-    store.shared();
+    let store = Store::shared();
     let sessions = sessions(&store);
     let revocation = sessions.revoke(RevokeTarget::user(CROWD)).wait(LONG);
     drop(sessions);
-    let before = store.journal_reads();
+    let before = store.count("journal");
     let revoked = revocation.await.unwrap();
     assert!(matches!(revoked.visibility, Visibility::Committed { .. }), "{revoked:?}");
-    assert!(store.journal_reads() >= before + 3, "a change may wait for the journal");
+    assert!(store.count("journal") >= before + 3, "a change may wait for the journal");
     // The loops have ended with their last user.
     tokio::task::yield_now().await;
-    let after = store.journal_reads();
+    let after = store.count("journal");
     tokio::time::sleep(LONG).await;
-    assert_eq!(store.journal_reads(), after);
+    assert_eq!(store.count("journal"), after);
 }

@@ -1,26 +1,18 @@
 //! Coalescing and the bulkhead, over a store whose reads are held.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared, join_all};
-use serde_json::value::RawValue;
+use futures_util::future::join_all;
+use session_layer::Sessions;
 use session_layer::cache::NoCache;
-use session_layer::error::StoreError;
-use session_layer::store::ValidatedSession;
-use session_layer::store::{
-    Change, Creation, JournalPosition, JournalRead, ReadResult, Revoked, SessionStore, Target,
-};
-use session_layer::{ListCursor, LoginSnapshot, SessionId, SessionPage, Sessions, TokenDigest};
 use tokio::time::{Instant, sleep};
 
-use crate::ports::{Cache, HOUR, Store, ask, until};
+use crate::ports::{Cache, HOUR, How, Store, ask, until};
 
 const BUDGET: Duration = Duration::from_millis(250);
 
-fn sessions(store: impl SessionStore, max_concurrent_reads: usize, budget: Duration) -> Sessions {
+fn sessions(store: Store, max_concurrent_reads: usize, budget: Duration) -> Sessions {
     Sessions::builder(NoCache, store)
         .max_concurrent_reads(max_concurrent_reads)
         .validation_timeout(budget)
@@ -65,8 +57,8 @@ async fn validation_does_not_join_a_read_in_flight() {
 #[tokio::test(start_paused = true)]
 async fn joining_a_read_in_flight_accepts_a_revoked_session() {
     let store = Store::held();
-    let mutant = JoinsInFlight { store: store.clone(), reads: Arc::default() };
-    let sessions = sessions(mutant, 2, HOUR);
+    store.state().joined = Some(HashMap::new());
+    let sessions = sessions(store.clone(), 2, HOUR);
     assert_eq!(result_after_the_revocation(&sessions, &store).await, "valid");
 }
 
@@ -110,7 +102,7 @@ async fn waiting_tokens_share_one_read_up_to_a_limit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn reads_in_flight_never_exceed_the_bulkhead() {
     let store = Store::new();
-    store.takes(Duration::from_millis(1));
+    store.state().takes = Duration::from_millis(1);
     let sessions = sessions(store.clone(), 3, HOUR);
     let answers = join_all((0..5_000).map(|n| asking(&sessions, n % 700))).await;
     assert!(answers.into_iter().all(|answer| answer.unwrap() == "valid"));
@@ -146,7 +138,7 @@ async fn read_continues_and_fills_after_its_callers_left() {
     leaves.abort();
     assert!(leaves.await.unwrap_err().is_cancelled());
     store.let_pass(1);
-    until("the fill", || cache.fills() == 1).await;
+    until("the fill", || cache.count("fill") == 1).await;
 }
 
 // A cache that loses its leases grants a second one for the same token. A granted lease may have
@@ -155,10 +147,10 @@ async fn read_continues_and_fills_after_its_callers_left() {
 #[tokio::test(start_paused = true)]
 async fn invalid_removes_the_key_also_with_its_own_lease() {
     let (cache, store) = (Cache::default(), Store::new());
-    store.absent(1);
+    store.remove(1);
     let sessions = Sessions::builder(cache.clone(), store).build().unwrap();
     assert_eq!(ask(&sessions, 1).await, "invalid");
-    assert_eq!(cache.invalidations(), 1);
+    assert_eq!(cache.count("invalidate"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,13 +170,13 @@ async fn callers_that_share_a_read_fill_once() {
         assert_eq!(one.await.unwrap(), "valid");
     }
     sessions.shutdown(HOUR).await.unwrap();
-    assert_eq!(cache.fills(), 2, "one fill for each token");
+    assert_eq!(cache.count("fill"), 2, "one fill for each token");
 }
 
 #[tokio::test(start_paused = true)]
 async fn overloaded_store_sheds_at_once_until_it_recovers() {
     let store = Store::new();
-    store.takes(Duration::from_millis(200));
+    store.state().takes = Duration::from_millis(200);
     let sessions = sessions(store.clone(), 1, BUDGET);
     // After a slow read, the store is known to be slow.
     for n in 0..6 {
@@ -200,7 +192,7 @@ async fn overloaded_store_sheds_at_once_until_it_recovers() {
     assert!(sessions.recent_errors()[0].contains("load was shed"));
     assert_eq!(in_flight.await.unwrap(), "valid");
     // With a free slot, a read is tried. After a few fast reads, the store is known to be fast.
-    store.takes(Duration::from_millis(1));
+    store.state().takes = Duration::from_millis(1);
     for n in 0..4 {
         assert_eq!(ask(&sessions, n).await, "valid");
     }
@@ -226,14 +218,14 @@ async fn waiting_validation_is_unavailable_at_its_deadline() {
 async fn panicking_read_affects_only_its_own_callers() {
     let store = Store::held();
     let sessions = sessions(store.clone(), 1, HOUR);
-    store.panics(1);
+    store.port_calls().break_next("load", How::Panics, 1);
     assert_eq!(ask(&sessions, 1).await, "unavailable");
     assert!(sessions.recent_errors()[0].contains("panicked"));
     store.let_pass(2);
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!(sessions.metrics().reads_in_flight, 0);
     // The same holds for callers that waited behind it.
-    store.panics(1);
+    store.port_calls().break_next("load", How::Panics, 1);
     let both = join_all([asking(&sessions, 1), asking(&sessions, 2)]).await;
     assert_eq!(both.len(), 2);
     assert_eq!(sessions.metrics().reads_waiting, 0);
@@ -288,83 +280,4 @@ fn sessions_outlive_a_runtime() {
     drop(first);
     store.let_pass(2);
     assert_eq!(runtime().block_on(ask(&sessions, 2)), "valid");
-}
-
-type InFlight = Shared<BoxFuture<'static, Arc<Result<ReadResult, StoreError>>>>;
-
-/// The bug, as a store: a request for a token that is being read gets the reply of that read.
-struct JoinsInFlight {
-    store: Store,
-    reads: Arc<Mutex<HashMap<TokenDigest, InFlight>>>,
-}
-
-impl SessionStore for JoinsInFlight {
-    async fn load(&self, digests: &[TokenDigest]) -> Result<ReadResult, StoreError> {
-        let [digest] = *digests else {
-            return self.store.load(digests).await;
-        };
-        let (store, reads) = (self.store.clone(), Arc::clone(&self.reads));
-        let read = async move {
-            let loaded = store.load(&[digest]).await;
-            reads.lock().unwrap().remove(&digest);
-            Arc::new(loaded)
-        };
-        let joined = {
-            let mut reads = self.reads.lock().unwrap();
-            reads.entry(digest).or_insert_with(|| read.boxed().shared()).clone()
-        };
-        match &*joined.await {
-            Ok(loaded) => Ok(loaded.clone()),
-            Err(error) => Err(StoreError::new(error.kind(), error.to_string())),
-        }
-    }
-    async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
-        self.store.login_snapshot().await
-    }
-    async fn create(&self, d: TokenDigest, new: &ValidatedSession) -> Result<Creation, StoreError> {
-        self.store.create(d, new).await
-    }
-    async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
-        self.store.digests(target).await
-    }
-    async fn revoke(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
-        self.store.revoke(target, reason).await
-    }
-    async fn update(&self, id: SessionId, v: i64, data: &RawValue) -> Result<Change, StoreError> {
-        self.store.update(id, v, data).await
-    }
-    async fn rotate(
-        &self,
-        old: TokenDigest,
-        new: TokenDigest,
-        grace: Duration,
-    ) -> Result<Change, StoreError> {
-        self.store.rotate(old, new, grace).await
-    }
-    async fn touch(&self, id: SessionId, granularity: Duration) -> Result<Change, StoreError> {
-        self.store.touch(id, granularity).await
-    }
-    async fn list(
-        &self,
-        user_id: &str,
-        after: Option<ListCursor>,
-        limit: usize,
-    ) -> Result<SessionPage, StoreError> {
-        self.store.list(user_id, after, limit).await
-    }
-    async fn journal_since(
-        &self,
-        position: Option<&JournalPosition>,
-    ) -> Result<JournalRead, StoreError> {
-        self.store.journal_since(position).await
-    }
-    fn backend(&self) -> &'static str {
-        self.store.backend()
-    }
-    async fn probe(&self) -> Result<(), StoreError> {
-        self.store.probe().await
-    }
-    async fn close(&self) {
-        self.store.close().await;
-    }
 }

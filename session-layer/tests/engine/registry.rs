@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use session_layer::{Validation, Visibility};
+use session_layer::Visibility;
 use tokio::time::sleep;
 
-use crate::own_changes::{INTERVAL, node};
-use crate::ports::{ask, token};
+use super::own_changes::{INTERVAL, node};
+use crate::ports::{ask, token, valid};
 
 /// The longest life of a registration after its last renewal: the TTL, D and a margin.
 const LAPSED: Duration = Duration::from_secs(400);
@@ -17,12 +17,12 @@ async fn cache_that_is_not_registered_serves_nothing() {
     cache.put_back(&session, 1);
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!(sessions.metrics().hits, 1, "the cache was registered at the start");
-    let first = store.nodes();
+    let first = store.state().nodes.clone();
     assert_eq!(first.len(), 1);
 
     // Connections now lead to another server. Other nodes never removed its entries.
-    store.refuses_nodes(true);
-    cache.becomes(1);
+    store.state().refuses_nodes = true;
+    cache.state().server = Some(1);
     assert_eq!(ask(&sessions, 1).await, "valid");
     sleep(INTERVAL * 2).await;
     assert_eq!(ask(&sessions, 1).await, "valid");
@@ -30,11 +30,11 @@ async fn cache_that_is_not_registered_serves_nothing() {
     let errors = sessions.recent_errors().join("\n");
     assert!(errors.contains("registering this node"), "{errors}");
 
-    store.refuses_nodes(false);
+    store.state().refuses_nodes = false;
     sleep(INTERVAL * 2).await;
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!(sessions.metrics().hits, 2);
-    let second = store.nodes();
+    let second = store.state().nodes.clone();
     assert_eq!(second.len(), 1, "the first registration was removed");
     assert_ne!(second[0].id, first[0].id);
     assert_ne!(second[0].cache, first[0].cache);
@@ -44,17 +44,15 @@ async fn cache_that_is_not_registered_serves_nothing() {
 #[tokio::test(start_paused = true)]
 async fn node_that_cannot_renew_its_registration_stops_serving() {
     let (cache, store, sessions, session) = node().await;
-    store.refuses_nodes(true);
+    store.state().refuses_nodes = true;
     sleep(INTERVAL * 20).await;
     cache.put_back(&session, 1);
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!(sessions.metrics().hits, 1, "the registration remains valid for a while");
     sleep(LAPSED).await;
-    let lapsed = store.nodes()[0].lasts;
+    let lapsed = store.state().nodes[0].lasts;
     assert!(lapsed > Duration::from_secs(302) && lapsed < LAPSED, "{lapsed:?}");
-    let Validation::Valid(session) = sessions.validate(&token(1)).await else {
-        panic!("the session is active");
-    };
+    let session = valid(&sessions, 1).await;
     cache.put_back(&session, 1);
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!(sessions.metrics().hits, 1);
@@ -63,10 +61,10 @@ async fn node_that_cannot_renew_its_registration_stops_serving() {
 #[tokio::test(start_paused = true)]
 async fn revocation_is_propagated_only_while_all_nodes_share_the_cache() {
     let (_, store, sessions, _) = node().await;
-    store.other_cache(true);
+    store.state().other_cache = true;
     let committed = sessions.revoke(&token(1)).await.unwrap().visibility;
     assert!(matches!(committed, Visibility::Committed { .. }), "{committed:?}");
-    store.other_cache(false);
+    store.state().other_cache = false;
     let again = sessions.revoke(&token(1)).await.unwrap().visibility;
     assert_eq!(again, Visibility::Propagated);
 }
@@ -74,9 +72,9 @@ async fn revocation_is_propagated_only_while_all_nodes_share_the_cache() {
 #[tokio::test(start_paused = true)]
 async fn node_that_shuts_down_is_forgotten() {
     let (_, store, sessions, _) = node().await;
-    assert_eq!(store.nodes().len(), 1);
+    assert_eq!(store.state().nodes.len(), 1);
     sessions.shutdown(INTERVAL).await.unwrap();
-    assert_eq!(store.nodes(), []);
+    assert_eq!(store.state().nodes, []);
 }
 
 // After a cut-over with the old server still running, reads and the journal come from two servers.
@@ -84,7 +82,7 @@ async fn node_that_shuts_down_is_forgotten() {
 async fn read_of_another_life_than_the_journal_is_unavailable() {
     let (_, store, sessions, _) = node().await;
     assert_eq!(ask(&sessions, 1).await, "valid");
-    store.journal_elsewhere(true);
+    store.state().journal_elsewhere = true;
     sleep(INTERVAL * 2).await;
     assert_eq!(ask(&sessions, 1).await, "unavailable");
     sleep(INTERVAL).await;
@@ -92,7 +90,7 @@ async fn read_of_another_life_than_the_journal_is_unavailable() {
     assert!(errors.contains("cut-over"), "{errors}");
     // The journal is read at once, and a request that waits for it succeeds.
     let reads = sessions.metrics().journal_reads;
-    store.journal_elsewhere(false);
+    store.state().journal_elsewhere = false;
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!(sessions.metrics().journal_reads, reads + 1);
 }
@@ -104,7 +102,7 @@ async fn copy_of_another_life_is_not_served() {
     cache.put_back(&session, 1);
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!(sessions.metrics().hits, 1);
-    store.journal_elsewhere(true);
+    store.state().journal_elsewhere = true;
     sleep(INTERVAL * 2).await;
     let _ = ask(&sessions, 1).await;
     assert_eq!(sessions.metrics().hits, 1);

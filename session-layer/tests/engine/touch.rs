@@ -13,7 +13,7 @@ const BUDGET: Duration = Duration::from_millis(250);
 
 fn due() -> (Store, Sessions) {
     let store = Store::new();
-    store.due(HOUR);
+    store.state().idle = Some(HOUR);
     let sessions = Sessions::builder(NoCache, store.clone()).validation_timeout(BUDGET);
     (store, sessions.build().unwrap())
 }
@@ -25,7 +25,7 @@ async fn slow_touch_does_not_delay_the_response() {
     let began = Instant::now();
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!(began.elapsed(), BUDGET / 5);
-    assert_eq!(store.touches(), 1);
+    assert_eq!(store.count("touch"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -39,16 +39,16 @@ async fn concurrent_requests_cause_one_touch() {
     for answer in join_all(first).await {
         assert_eq!(answer.unwrap(), "valid");
     }
-    assert_eq!(store.touches(), 1);
+    assert_eq!(store.count("touch"), 1);
     // While the touch is in flight, no request waits.
     let began = Instant::now();
     assert_eq!(ask(&sessions, 1).await, "valid");
-    assert_eq!((store.touches(), began.elapsed()), (1, Duration::ZERO));
+    assert_eq!((store.count("touch"), began.elapsed()), (1, Duration::ZERO));
     // The touch found the row locked, and the next one tries again.
     store.let_touches_pass(1);
     tokio::time::sleep(BUDGET).await;
     let again = asking(1);
-    until("another touch", || store.touches() == 2).await;
+    until("another touch", || store.count("touch") == 2).await;
     assert_eq!(again.await.unwrap(), "valid");
 }
 
@@ -62,14 +62,14 @@ async fn use_during_a_touch_is_recorded_after_it() {
     for n in 2..6 {
         assert_eq!(ask(&sessions, n).await, "valid");
     }
-    assert_eq!((store.touches(), began.elapsed()), (1, Duration::ZERO));
+    assert_eq!((store.count("touch"), began.elapsed()), (1, Duration::ZERO));
     for passed in 1..5 {
         store.let_touches_pass(1);
-        until("the next touch", || store.touches() == passed + 1).await;
+        until("the next touch", || store.count("touch") == passed + 1).await;
     }
     store.let_touches_pass(1);
     tokio::time::sleep(BUDGET).await;
-    assert_eq!(store.touches(), 5, "one touch per session");
+    assert_eq!(store.count("touch"), 5, "one touch per session");
 }
 
 // This holds for any store.
@@ -78,9 +78,9 @@ async fn hanging_touch_does_not_block_the_next() {
     let (store, sessions) = due();
     assert_eq!(ask(&sessions, 1).await, "valid");
     assert_eq!(ask(&sessions, 2).await, "valid");
-    assert_eq!(store.touches(), 1);
+    assert_eq!(store.count("touch"), 1);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(store.touches(), 2);
+    assert_eq!(store.count("touch"), 2);
     let errors = sessions.recent_errors().join("\n");
     assert!(errors.contains("touching a session"), "{errors}");
 }

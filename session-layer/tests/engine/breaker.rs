@@ -53,9 +53,9 @@ async fn hanging_cache_opens_breaker_within_200ms() {
     assert_eq!(after.errors, before.errors + 1_000);
     assert_eq!(after.breaker_opened, 1);
     // Only probes query it, one per 100 ms plus its duration.
-    let gets = cache.gets();
+    let gets = cache.count("get");
     sleep(1_500 * MS).await;
-    assert_eq!(cache.gets() - gets, 10);
+    assert_eq!(cache.count("get") - gets, 10);
     assert!(sessions.recent_errors()[0].contains("the test makes this call fail"));
 }
 
@@ -78,10 +78,10 @@ async fn invalid_with_open_breaker_waits_10ms_for_removal() {
     // A cache that is being probed responds in time.
     cache.takes(5 * MS);
     cache.fails(None);
-    let (begin, asked) = (Instant::now(), cache.invalidations());
+    let (begin, asked) = (Instant::now(), cache.count("invalidate"));
     assert_eq!(ask(&sessions, 1).await, "invalid");
     assert_eq!(begin.elapsed(), 5 * MS);
-    assert_eq!(cache.invalidations(), asked + 1);
+    assert_eq!(cache.count("invalidate"), asked + 1);
 }
 
 // The request has already waited for the cache's whole deadline once.
@@ -138,7 +138,7 @@ async fn changes_reach_the_cache_with_an_open_breaker() {
     all_valid(&sessions, 1).await;
     assert_eq!(sessions.breaker(), BreakerState::Open);
     let _ = sessions.revoke(&token(1)).await.unwrap();
-    assert_eq!(cache.invalidations(), 1);
+    assert_eq!(cache.count("invalidate"), 1);
 }
 
 // A cache that does not limit the duration of a call leaves the store half of the budget.

@@ -20,15 +20,15 @@ async fn store_is_cleaned_each_minute_also_after_an_error() {
         .build()
         .unwrap();
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(store.cleaned(), []);
+    assert_eq!(store.state().cleaned, []);
     // Both halves of the first round fail.
     sleep(MINUTE).await;
     let round = [("purge", (TTL + LEASE_TTL) * 2), ("sweep", HOUR)];
-    assert_eq!(store.cleaned(), round);
+    assert_eq!(store.state().cleaned, round);
     let errors = sessions.recent_errors().join("\n");
     for what in ["purging the journal", "sweeping ended sessions"] {
         assert!(errors.contains(what), "{errors}");
     }
     sleep(MINUTE).await;
-    assert_eq!(store.cleaned(), [round, round].concat());
+    assert_eq!(store.state().cleaned, [round, round].concat());
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use session_layer::Sessions;
 use tokio::time::sleep;
 
-use crate::ports::{Cache, Store};
+use crate::ports::{Cache, How, Store};
 
 // Otherwise the node would serve its entries forever, and no error would be reported.
 #[tokio::test(start_paused = true)]
 async fn panicking_read_is_reported_and_retried() {
-    let store = Store::new();
-    store.shared();
+    let store = Store::shared();
+    store.port_calls().break_next("journal", How::Panics, 1);
     let sessions = Sessions::builder(Cache::default(), store)
         .journal_interval(Duration::from_millis(500))
         .build()
