@@ -1,20 +1,19 @@
-//! What the documents say of the code is looked up in the code.
+//! The documents agree with the code.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is a failure with its location")]
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The root of the repository.
+/// Returns the root of the repository.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Every link of the failure page leads somewhere. A `[name](file)` names a test that this file
-/// declares.
+// Every link has a target. A `[name](file)` names a test of this file.
 #[test]
-fn the_failure_page_names_tests_that_exist() {
+fn failure_page_names_existing_tests() {
     let docs = root().join("docs");
     let page = fs::read_to_string(docs.join("failure-modes.md")).unwrap();
     let mut sources: HashMap<String, String> = HashMap::new();
@@ -51,16 +50,15 @@ fn anchors(page: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// Joins the lines of a string literal that goes on after a `\`.
+/// Joins the lines of string literals that continue after a `\`.
 fn without_continuations(source: &str) -> String {
     let mut lines = source.split("\\\n");
     let first = lines.next().unwrap_or_default().to_owned();
     lines.fold(first, |joined, line| joined + line.trim_start())
 }
 
-/// What the log says, as the page quotes it, is what the code logs.
 #[test]
-fn the_failure_page_quotes_the_log_as_it_is() {
+fn failure_page_quotes_existing_log_lines() {
     let root = root();
     let page = fs::read_to_string(root.join("docs/failure-modes.md")).unwrap();
     let table = page.split("### What the log says").nth(1).unwrap();
@@ -79,10 +77,10 @@ fn the_failure_page_quotes_the_log_as_it_is() {
     let rows = table.lines().filter(|line| line.starts_with("| `"));
     let mut seen = 0;
     for row in rows {
-        // The two first cells; the third says where to look.
+        // The third cell has no quotations.
         for cell in row.split('|').skip(1).take(2) {
             for quoted in cell.split('`').skip(1).step_by(2) {
-                assert!(logged.contains(quoted), "nothing logs `{quoted}`");
+                assert!(logged.contains(quoted), "no code logs `{quoted}`");
                 seen += 1;
             }
         }
@@ -90,8 +88,8 @@ fn the_failure_page_quotes_the_log_as_it_is() {
     assert!(seen > 10, "only {seen} were found");
 }
 
-/// A test is a function with a test's attribute, one that runs on each backend, or a cell of the
-/// table of bounds.
+/// Returns whether a file declares a test of this name: a function with a test's attribute, one
+/// that runs on each backend, or a cell of the table of bounds.
 fn is_test(name: &str, source: &str) -> bool {
     let declared = format!("on_each_backend!({name});");
     is_test_function(name, source)
@@ -105,27 +103,18 @@ fn cells(source: &str) -> impl Iterator<Item = &str> {
     table.lines().take_while(|line| *line != "}").map(str::trim).filter(|line| !line.is_empty())
 }
 
-/// A function that is not run by itself (a helper) is no test.
 fn is_test_function(name: &str, source: &str) -> bool {
-    let declared = format!("fn {name}(");
-    source.match_indices(&declared).any(|(at, _)| {
-        let before = &source[..at];
-        // What stands over it, up to the end of whatever comes before.
-        let over = before.lines().rev().skip(1).map(str::trim);
-        let mut over = over.take_while(|line| line.starts_with("#[") || line.starts_with("//"));
-        over.any(|line| line == "#[test]" || line.starts_with("#[tokio::test"))
-            && !is_comment(before)
+    source.match_indices(&format!("fn {name}(")).any(|(at, _)| {
+        // The line of the function, and the attributes and comments above it.
+        let mut above = source[..at].lines().rev().map(str::trim);
+        let is_comment = above.next().is_some_and(|line| line.starts_with("//"));
+        let mut above = above.take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+        !is_comment && above.any(|line| line == "#[test]" || line.starts_with("#[tokio::test"))
     })
 }
 
-/// Is the last line of this one?
-fn is_comment(before: &str) -> bool {
-    let last = before.lines().next_back();
-    last.is_some_and(|line| line.trim_start().starts_with("//"))
-}
-
 #[test]
-fn a_name_is_a_tests_where_it_is_declared_as_one() {
+fn only_declared_tests_are_found() {
     let source = r#"
 on_each_backend!(one);
 // on_each_backend!(gone);
@@ -163,8 +152,7 @@ fn section<'a>(page: &'a str, name: &str) -> &'a str {
     rest.split("\n## ").next().unwrap()
 }
 
-/// Every fault has its four labels once, in order and with a text, and its last line links to a
-/// test.
+// Every fault has its four labels once, in order and with a text. Its last line links to a test.
 #[test]
 fn every_fault_has_a_symptom_a_bound_an_action_and_a_test() {
     let docs = root().join("docs");
@@ -184,7 +172,7 @@ fn every_fault_has_a_symptom_a_bound_an_action_and_a_test() {
             assert!(!["–", "-"].contains(&texts[0]), "{name}: no symptom");
             let last = text.trim_end().lines().next_back().unwrap();
             assert_eq!(last, format!("- **Test**: {}", texts[3]), "{name}");
-            // `the_failure_page_names_tests_that_exist` looks the link up.
+            // `failure_page_names_existing_tests` looks the link up.
             assert!(is_link_to_source(texts[3]), "{name}: no test");
             faults += 1;
         }
@@ -199,9 +187,9 @@ fn is_link_to_source(text: &str) -> bool {
     target.is_some_and(|(file, _)| file.ends_with(".rs"))
 }
 
-/// No cell of a table is too long to read in a terminal.
+// Longer cells cannot be read in a terminal.
 #[test]
-fn the_cells_of_the_failure_page_are_short() {
+fn cells_of_the_failure_page_are_short() {
     let docs = root().join("docs");
     let page = fs::read_to_string(docs.join("failure-modes.md")).unwrap();
     for row in page.lines().filter(|line| line.starts_with('|')) {
@@ -211,8 +199,8 @@ fn the_cells_of_the_failure_page_are_short() {
     }
 }
 
-/// Each cell of the table of bounds has its tests in the list below it, which check the bound of
-/// that cell. No test checks a cell that is not in the table.
+// The list below the table names the tests of each cell, which test its bound. Every test belongs
+// to a cell.
 #[test]
 fn every_cell_of_the_table_of_bounds_is_tested_for_its_bound() {
     let page = fs::read_to_string(root().join("docs/failure-modes.md")).unwrap();

@@ -12,6 +12,7 @@ mod request {
 mod changes {
     mod adapter_mutants;
     mod bounds;
+    mod broken_ports;
     mod journal;
     mod logins;
     mod lost_invalidations;
@@ -31,7 +32,6 @@ mod redis_down {
 /// What happens while Postgres is down, overloaded, or rejects statements?
 mod postgres_down {
     mod crash;
-    mod hidden_rows;
     mod outages;
     mod overload;
     mod rejected_statements;
@@ -47,19 +47,17 @@ mod security {
 /// Which deployments work?
 mod deployment {
     mod copied_database;
-    mod embedded;
     mod rolling_change;
 }
 
 /// What does an operator see?
 mod operation {
     mod degraded_links;
-    pub(crate) mod health_errors;
     mod log_events;
 }
 
-/// Does each store keep its own promises? `session-testkit/tests/it/conformance.rs` has those that
-/// stores share.
+/// Does each store keep its own promises? `session-testkit/tests/it/conformance.rs` has the
+/// promises that stores share.
 mod stores;
 
 /// Do the examples work?

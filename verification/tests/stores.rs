@@ -1,9 +1,9 @@
-//! What is each store's own.
+//! The promises that a store does not share with others.
 
 #![allow(
     clippy::unwrap_used,
     unreachable_pub,
-    reason = "a test that cannot go on fails; nothing here is for others"
+    reason = "in a test, a panic is a failure with its location"
 )]
 
 mod postgres;

@@ -1,27 +1,23 @@
 //! How long a revoked session remains valid: the table of `docs/failure-modes.md`, "Bounds by
 //! visibility and node", cell by cell.
 //!
-//! A bound counts from the answer, and is about validations that *begin*: none that begins after it
-//! may be valid. Nothing is added for a slow machine. Where it stalled so long that a cell could
-//! not be looked at (the copy too old, the node that is to be in touch out of it by its own
-//! account), the same is done once more.
+//! A bound counts from the reply. No validation that *begins* after it may be valid, and no margin
+//! is added for a slow machine. If the machine stalled for so long that a cell was not tested (the
+//! entry was too old, or a connected node reports that it was not), the test is repeated.
 //!
-//! No cell is proved by a Redis that is empty: it loses the removal, and each test looks for the
-//! copy that it kept.
+//! Redis loses the removal, and each test checks that the entry remained.
 //!
-//! - *One server* acknowledges the UNLINK and does not carry it out
+//! - *One server* acknowledges the UNLINK and does not execute it
 //!   ([`Forgetful`](crate::changes::lost_invalidations::Forgetful)).
-//! - *With a replica* a real one takes over that never got the UNLINK. The reader is one that may
-//!   not ask INFO, as with some managed services: any other sees that the copies are another
-//!   incarnation's, and serves none from the start (`redis_down/old_data.rs`). Here all rests on
-//!   the journal and on the TTL.
+//! - *With a replica*, a real replica without the UNLINK takes over. The reader may not execute
+//!   INFO, as with some managed services. Any other node observes another incarnation and serves
+//!   none of its entries (`redis_down/old_data.rs`). Here only the journal and the TTL remain.
 
 mod scene;
 
 use std::time::Duration;
 
 use session_layer::{Created, Error, PartitionPolicy, Visibility};
-use session_testkit::backends::Backends;
 use session_testkit::proxy::{Peer, Toxic};
 use session_testkit::wait;
 use tokio::time::Instant;
@@ -29,20 +25,19 @@ use tokio::time::Instant;
 use self::Answer::{Committed, PlainSql, Propagated, Unknown};
 use self::Reader::{CutOff, InTouch};
 use self::Redis::{OneServer, WithReplica};
-use self::scene::{COPY, READER, REVOKER, Scene};
+use self::scene::{ENTRY, READER, REVOKER, Scene};
 use crate::changes::lost_invalidations::{AT_MOST, D, lives_on};
-use crate::harness::{Failure, Outcome, shared};
-use crate::support::{SOON, ask};
+use crate::harness::{Failure, Outcome};
+use crate::support::{SOON, until};
 
 const AVAILABLE: Reader = CutOff(PartitionPolicy::Available);
 const FAIL_CLOSED: Reader = CutOff(PartitionPolicy::FailClosed);
 const AT_ONCE: Duration = Duration::ZERO;
-/// A copy that has so much left outlives D, on a machine that stalls for seconds as well.
+/// An entry with this remaining TTL outlives D, also on a machine that stalls for seconds.
 const YOUNG: Duration = Duration::from_secs(4);
 
-/// Makes a test of each cell: what came of the change, the reader, Redis, and the bound.
-///
-/// With a replica nothing is `Propagated`: that is part of what the cells of `Committed` say.
+/// Makes a test of each cell: the result of the change, the reader, Redis, and the bound. With a
+/// replica, no result is `Propagated`.
 macro_rules! cells {
     ($($test:ident: $answer:expr, $reader:expr, $redis:expr, $bound:expr;)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,23 +83,23 @@ struct Cell {
     bound: Duration,
 }
 
-/// What came of ending the session.
+/// The result of the change that ends the session.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
     Propagated,
     Committed,
-    /// The change was made, but Postgres' answer was lost.
+    /// The change was made, but Postgres' reply was lost.
     Unknown,
-    /// Nobody was asked: neither cache nor any node knows.
+    /// Direct SQL, which neither the cache nor a node observes.
     PlainSql,
 }
 
 /// The state of the node that reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reader {
-    /// With Postgres, under either policy.
+    /// Connected to Postgres, under either policy.
     InTouch,
-    /// From Postgres, before the session ends.
+    /// Partitioned from Postgres before the session ends.
     CutOff(PartitionPolicy),
 }
 
@@ -116,25 +111,19 @@ enum Redis {
 
 impl Cell {
     async fn test(&self) -> Outcome {
-        let backends = shared().await?;
-        match self.reader {
-            InTouch => {
-                self.holds(&backends, PartitionPolicy::Available).await?;
-                self.holds(&backends, PartitionPolicy::FailClosed).await
-            }
-            CutOff(policy) => self.holds(&backends, policy).await,
+        let policies = match self.reader {
+            InTouch => vec![PartitionPolicy::Available, PartitionPolicy::FailClosed],
+            CutOff(policy) => vec![policy],
+        };
+        for policy in policies {
+            while !self.is_tested(policy).await? {}
         }
-    }
-
-    async fn holds(&self, backends: &Backends, policy: PartitionPolicy) -> Outcome {
-        while !self.shown(backends, policy).await? {}
         Ok(())
     }
 
-    /// False if the machine stalled, and nothing was shown.
-    async fn shown(&self, backends: &Backends, policy: PartitionPolicy) -> Result<bool, Failure> {
-        let sandbox = backends.sandbox();
-        let scene = Scene::start(backends, &sandbox, policy, self.redis).await?;
+    /// Tests the bound. Returns `false` if the machine stalled, and nothing was tested.
+    async fn is_tested(&self, policy: PartitionPolicy) -> Result<bool, Failure> {
+        let scene = Scene::start(policy, self.redis).await?;
         let alice = scene.cached().await?;
         let line = scene.network.proxy(READER, Peer::Postgres);
         let cut = (self.reader != InTouch).then(|| line.inject(Toxic::down()));
@@ -143,10 +132,10 @@ impl Cell {
             scene.lose_removals().await?;
         }
         let ended = self.end(&scene, &alice, policy).await?;
-        // Nor is there a fence, which would keep a copy away for 5 s.
+        // A fence would replace the entry for 5 s.
         match scene.there(&alice).await? {
-            Some((COPY, left)) if lost && left < YOUNG => return Ok(false),
-            Some((COPY, _)) if lost => {}
+            Some((ENTRY, left)) if lost && left < YOUNG => return Ok(false),
+            Some((ENTRY, _)) if lost => {}
             None if !lost => {}
             other => panic!("{other:?}"),
         }
@@ -162,31 +151,33 @@ impl Cell {
         assert!(lived.is_within(self.bound), "{lived:?}");
         let afterwards = if cut.is_some() { "unavailable" } else { "invalid" };
         assert_eq!(lived.answer, afterwards);
-        // Not because there was nothing to serve.
+        // The entry remained, and was served if the policy allows it.
         match self.reader {
-            AVAILABLE if lost => assert!(!lived.is_within(D), "it ended too soon: {lived:?}"),
+            AVAILABLE if lost => {
+                assert!(!lived.is_within(D), "the entry was not served: {lived:?}");
+            }
             FAIL_CLOSED if lost => {
                 let there = scene.there(&alice).await?;
-                assert!(matches!(there, Some((COPY, _))), "{there:?}");
+                assert!(matches!(there, Some((ENTRY, _))), "{there:?}");
+                let health = serde_json::to_value(scene.reader.health().await)?;
+                let journal = &health["journal"];
+                assert!(journal["ageMs"].as_u64() > journal["withinMs"].as_u64(), "{health}");
             }
             _ => {}
         }
 
         drop(cut);
-        wait::until("Postgres to be asked again", SOON, async || {
-            ask(&scene.reader, &alice).await == "invalid"
-        })
-        .await?;
-        // To call again is safe, above all where the answer was lost.
+        until(&scene.reader, &alice, "invalid").await?;
+        // A second call is safe, also after a lost reply.
         let again = scene.revoker.revoke(alice.token.reveal()).await?;
         assert_eq!(again.value, 0, "{again:?}");
         Ok(true)
     }
 
-    /// Ends the session; the answer is as the cell says, and came at this moment.
+    /// Ends the session with the result of the cell. Returns the moment of the reply.
     async fn end(
         &self,
-        scene: &Scene<'_>,
+        scene: &Scene,
         alice: &Created,
         policy: PartitionPolicy,
     ) -> Result<Instant, Failure> {
@@ -203,11 +194,11 @@ impl Cell {
                 assert_eq!(revoking.await?.visibility, visibility);
             }
             Unknown => {
-                // A parameter of the statement that revokes: its length, and the reason.
+                // The reason is a parameter of the revocation's statement, after its length.
                 let revocation = b"\0\0\0\x07revoked";
                 let line = scene.network.proxy(REVOKER, Peer::Postgres);
                 let lost = line.inject(Toxic::lose_reply(revocation));
-                let error = revoking.await.expect_err("its answer was lost");
+                let error = revoking.await.expect_err("its reply was lost");
                 assert!(matches!(error, Error::Unknown(_)), "{error:?}");
                 assert!(lost.heal().touched_something());
                 wait::until("the change, which was made", SOON, async || {
@@ -215,13 +206,14 @@ impl Cell {
                 })
                 .await?;
             }
-            // Both statements count alike; each policy gets one.
+            // Each policy is tested with one of the statements.
             PlainSql => {
                 let change = match policy {
-                    PartitionPolicy::FailClosed => "DELETE FROM {}.sessions",
-                    _ => "UPDATE {}.sessions SET revoked_at = now()",
+                    PartitionPolicy::FailClosed => "DELETE FROM sessions",
+                    _ => "UPDATE sessions SET revoked_at = now()",
                 };
-                scene.run(change, alice).await?;
+                let id = alice.session.id();
+                scene.servers.sql(format!("{change} WHERE id = '{id}'")).await?;
             }
         }
         Ok(Instant::now())

@@ -1,49 +1,49 @@
-//! What the journal of changes gives: a bound for every change, whatever Redis does, and for plain
-//! SQL too.
-//!
-//! How long a session lives on after each answer of `revoke` is in `bounds.rs`; here is what the
-//! journal is made of. Redis "loses" what the tests say: its UNLINKs are acknowledged and not
-//! carried out (`lost_invalidations.rs`).
+//! The journal of changes ends entries within D, whatever Redis does, also after direct SQL.
+//! `bounds.rs` has the bounds of each result of `revoke`. Redis loses removals as
+//! `lost_invalidations.rs` describes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis::AsyncCommands as _;
 use session_layer::store::PostgresStore;
-use session_layer::{Created, PartitionPolicy, Sessions, Visibility};
-use session_testkit::backends::{Backends, Sandbox};
+use session_layer::{Created, NewSession, PartitionPolicy, Sessions, Validation, Visibility};
 use session_testkit::proxy::{Proxy, Toxic};
 use session_testkit::wait;
 use tokio::time::Instant;
 
-use crate::changes::lost_invalidations::{D, lives_on, node, store_on};
-use crate::harness::{Failure, Outcome, shared};
-use crate::support::{SOON, ask, execute, key, login, sessions, until_hit};
+use crate::changes::lost_invalidations::{D, lives_on, node, patient_store};
+use crate::harness::{Failure, Outcome};
+use crate::support::{
+    SOON, Servers, ask, login, run, until, until_hit, until_journal_is_read, until_journal_reads,
+};
 
-/// Two nodes on one Redis, which loses every UNLINK and fence from now on.
+/// Two nodes on one Redis, which can lose every UNLINK and fence.
 struct Pair {
+    servers: Servers,
     revoker: Sessions,
     reader: Sessions,
-    /// Between the reader and Postgres.
+    /// The line between the reader and Postgres.
     line: Proxy,
     loses: Arc<AtomicBool>,
 }
 
 impl Pair {
-    async fn start(
-        backends: &Backends,
-        sandbox: &Sandbox,
-        policy: PartitionPolicy,
-    ) -> Result<Self, Failure> {
-        let loses = Arc::new(AtomicBool::new(false));
-        let line = Proxy::start(backends.postgres().address()).await?;
-        let near = store_on(sandbox.database_url(), sandbox).await?;
-        let far = store_on(&line.url(sandbox.database_url()), sandbox).await?;
-        let node = |store| node(sandbox.redis_url(), store, sandbox, policy, &loses);
-        Ok(Self { revoker: node(near)?, reader: node(far)?, line, loses })
+    async fn start() -> Result<Self, Failure> {
+        let servers = Servers::shared().await?;
+        let loses = Arc::default();
+        let line = Proxy::start(servers.postgres().address()).await?;
+        let near = patient_store(servers.database_url(), &servers).await?;
+        let far = patient_store(&line.url(servers.database_url()), &servers).await?;
+        let revoker = available(&servers, near, &loses)?;
+        Ok(Self { revoker, reader: available(&servers, far, &loses)?, servers, line, loses })
     }
 
-    /// A session that both nodes serve from Redis.
+    fn lose_removals(&self) {
+        self.loses.store(true, Ordering::SeqCst);
+    }
+
+    /// Creates a session that both nodes serve from Redis.
     async fn cached(&self, user: &str) -> Result<Created, Failure> {
         let created = login(&self.revoker, user).await?;
         until_hit(&self.revoker, &created).await?;
@@ -51,239 +51,149 @@ impl Pair {
         Ok(created)
     }
 
-    /// The session has just ended, and this node hears of it from the journal alone.
-    async fn ends_within_d(&self, created: &Created) -> Outcome {
+    /// Asserts that the reader ends a session within D that has just ended in Postgres.
+    async fn assert_ends_within_d(&self, created: &Created) -> Outcome {
         let lived = lives_on(&self.reader, created, Instant::now(), D).await?;
         assert!(lived.is_within(D) || lived.out_of_touch, "{lived:?}");
-        wait::until("the session to end", SOON, async || {
-            ask(&self.reader, created).await == "invalid"
-        })
-        .await?;
-        Ok(())
+        until(&self.reader, created, "invalid").await
     }
 }
 
-/// Nobody was revoked.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fail_closed_serves_nothing_when_cut_off() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let pair = Pair::start(&backends, &sandbox, PartitionPolicy::FailClosed).await?;
-    let bob = pair.cached("bob").await?;
-    let cut = pair.line.inject(Toxic::down());
-    let lived = lives_on(&pair.reader, &bob, Instant::now(), D).await?;
-    assert!(lived.is_within(D), "{lived:?}");
-    assert_eq!(lived.answer, "unavailable");
-    // The health document says why.
-    let health = serde_json::to_value(pair.reader.health().await)?;
-    let journal = &health["journal"];
-    assert!(journal["ageMs"].as_u64() > journal["withinMs"].as_u64(), "{health}");
-    drop(cut);
-    wait::until("Postgres to be asked again", SOON, async || {
-        ask(&pair.reader, &bob).await == "valid"
-    })
-    .await?;
-    Ok(())
+fn available(
+    servers: &Servers,
+    store: PostgresStore,
+    loses: &Arc<AtomicBool>,
+) -> Result<Sessions, Failure> {
+    node(servers.redis.url(), store, &servers.sandbox, PartitionPolicy::Available, loses)
 }
 
-/// Its transaction id is older than those of changes that were read long before it: a reader that
-/// goes by the last id, or by a window of time, never sees it.
+// The transaction's id is older than those of changes that were read long before its COMMIT. A
+// reader that continues after the last id, or reads a window of time, misses it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_that_commits_late_is_seen() -> Outcome {
-    let backends = shared().await?;
-    use sqlx::Connection as _;
-
-    let sandbox = backends.sandbox();
-    let pair = Pair::start(&backends, &sandbox, PartitionPolicy::Available).await?;
+async fn change_that_commits_late_ends_its_entry() -> Outcome {
+    let pair = Pair::start().await?;
     let alice = pair.cached("alice").await?;
-    pair.loses.store(true, Ordering::SeqCst);
-    let mut person = backends.postgres().connect().await?;
-    let mut open = person.begin().await?;
-    let revoke = format!(
-        "UPDATE {}.sessions SET revoked_at = now() WHERE id = '{}'",
-        sandbox.schema(),
-        alice.session.id()
-    );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(revoke)).execute(&mut *open).await?;
-    // Others commit meanwhile, and are read: several times over.
+    pair.lose_removals();
+    let mut open = pair.servers.operator().await?;
+    let id = alice.session.id();
+    let revoke = format!("BEGIN; UPDATE sessions SET revoked_at = now() WHERE id = '{id}'");
+    run(&mut open, revoke).await?;
     for user in ["bob", "carol", "dave"] {
         let other = login(&pair.revoker, user).await?;
         let _ = pair.revoker.revoke(other.token.reveal()).await?;
-        let reads = pair.reader.metrics().journal_reads;
-        wait::until("two reads of the journal", SOON, async || {
-            pair.reader.metrics().journal_reads >= reads + 2
-        })
-        .await?;
+        until_journal_is_read(&pair.reader).await?;
         assert_eq!(ask(&pair.reader, &alice).await, "valid", "not committed");
     }
-    open.commit().await?;
-    pair.ends_within_d(&alice).await?;
-    Ok(())
+    run(&mut open, "COMMIT").await?;
+    pair.assert_ends_within_d(&alice).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_starting_node_believes_nothing_before_its_first_read() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let pair = Pair::start(&backends, &sandbox, PartitionPolicy::Available).await?;
+async fn starting_node_serves_nothing_before_its_first_read() -> Outcome {
+    let pair = Pair::start().await?;
     let (alice, bob) = (pair.cached("alice").await?, pair.cached("bob").await?);
-    pair.loses.store(true, Ordering::SeqCst);
+    pair.lose_removals();
     let _ = pair.revoker.revoke(alice.token.reveal()).await?;
-    // It can't read the journal, and so serves neither copy, though both look well.
+    // The node cannot read the journal, and therefore serves neither entry.
     let cut = pair.line.inject(Toxic::down());
-    let store = store_on_lazily(&pair.line.url(sandbox.database_url()), &sandbox)?;
-    let keeps = Arc::default();
-    let fresh = node(sandbox.redis_url(), store, &sandbox, PartitionPolicy::Available, &keeps)?;
+    let url = pair.line.url(pair.servers.database_url());
+    let store = PostgresStore::builder(url).schema(pair.servers.schema()).build()?;
+    let new = available(&pair.servers, store, &Arc::default())?;
     for _ in 0..5 {
-        assert_eq!(ask(&fresh, &alice).await, "unavailable");
-        assert_eq!(ask(&fresh, &bob).await, "unavailable");
+        assert_eq!(ask(&new, &alice).await, "unavailable");
+        assert_eq!(ask(&new, &bob).await, "unavailable");
     }
-    assert_eq!((fresh.metrics().hits, fresh.metrics().journal_reads), (0, 0));
+    assert_eq!((new.metrics().hits, new.metrics().journal_reads), (0, 0));
     drop(cut);
-    wait::until("a first read of the journal", SOON, async || fresh.metrics().journal_reads > 0)
-        .await?;
-    assert_eq!(ask(&fresh, &alice).await, "invalid");
-    until_hit(&fresh, &bob).await?;
-    Ok(())
-}
-
-fn store_on_lazily(url: &str, sandbox: &Sandbox) -> Result<PostgresStore, Failure> {
-    Ok(PostgresStore::builder(url).schema(sandbox.schema()).build()?)
+    until_journal_reads(&new, 1).await?;
+    assert_eq!(ask(&new, &alice).await, "invalid");
+    until_hit(&new, &bob).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn old_data_is_contradicted_although_the_copy_is_there() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let pair = Pair::start(&backends, &sandbox, PartitionPolicy::Available).await?;
+async fn old_data_is_rejected_although_its_entry_remains() -> Outcome {
+    let pair = Pair::start().await?;
     let alice = pair.cached("alice").await?;
-    pair.loses.store(true, Ordering::SeqCst);
+    pair.lose_removals();
     let changed = pair.revoker.update(&alice.session, "new").await?;
     assert!(matches!(changed.visibility, Visibility::Committed { within, .. } if within == D));
     wait::until("the new data", SOON, async || {
         match pair.reader.validate(alice.token.reveal()).await {
-            session_layer::Validation::Valid(session) => {
-                session.data::<String>().is_ok_and(|data| data == "new")
-            }
+            Validation::Valid(session) => session.data::<String>().is_ok_and(|data| data == "new"),
             other => panic!("{other:?}"),
         }
     })
     .await?;
-    // The first reader replaced the old copy; from then on there are hits.
-    until_hit(&pair.reader, &alice).await?;
-    Ok(())
+    // The first reader replaced the old entry.
+    until_hit(&pair.reader, &alice).await
 }
 
-/// By a node that reads of it. The copy would live for its TTL else, which nobody here waits for.
+// The node that reads of the change removes the entry. No request needs it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_ended_elsewhere_is_removed_though_nobody_asks() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let sessions = sessions(&sandbox).await?;
-    let alice = login(&sessions, "alice").await?;
-    until_hit(&sessions, &alice).await?;
-    let end = format!("UPDATE {}.sessions SET revoked_at = now()", sandbox.schema());
-    execute(backends.postgres(), end).await?;
-    let mut redis = backends.redis().connect().await?;
-    wait::until("the copy to be removed", SOON, async || {
-        let there: Result<bool, _> = redis.exists(key(&sandbox, &alice)).await;
+async fn entry_of_a_session_ended_by_sql_is_removed_without_a_request() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (_sessions, alice) = servers.cached().await?;
+    servers.revoke_by_sql(&alice).await?;
+    let mut redis = servers.redis().await?;
+    wait::until("the entry to be removed", SOON, async || {
+        let there: Result<bool, _> = redis.exists(servers.key(&alice)).await;
         there.is_ok_and(|there| !there)
     })
     .await?;
     Ok(())
 }
 
+// A transaction that empties the journal removes the rows of its own changes too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_truncate_ends_every_copy() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let pair = Pair::start(&backends, &sandbox, PartitionPolicy::Available).await?;
-    let alice = pair.cached("alice").await?;
-    let truncate = format!("TRUNCATE {}.sessions", sandbox.schema());
-    execute(backends.postgres(), truncate).await?;
-    pair.ends_within_d(&alice).await?;
-    pair.cached("bob").await?;
-    Ok(())
-}
-
-/// In one transaction: the rows that tell of its own changes are gone with the others.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_ends_sessions_and_empties_the_journal_ends_copies() -> Outcome {
-    let backends = shared().await?;
-    for empties in ["DELETE FROM", "TRUNCATE"] {
-        let sandbox = backends.sandbox();
-        let pair = Pair::start(&backends, &sandbox, PartitionPolicy::Available).await?;
-        let alice = pair.cached("alice").await?;
-        let schema = sandbox.schema();
-        let end = format!(
-            "BEGIN; UPDATE {schema}.sessions SET revoked_at = now(); {empties} \
-             {schema}.session_journal; COMMIT"
-        );
-        execute(backends.postgres(), end).await?;
-        pair.ends_within_d(&alice).await?;
+async fn truncate_emptied_journal_and_raised_epoch_end_every_entry() -> Outcome {
+    for change in [
+        "TRUNCATE sessions",
+        "BEGIN; UPDATE sessions SET revoked_at = now(); DELETE FROM session_journal; COMMIT",
+        "BEGIN; UPDATE sessions SET revoked_at = now(); TRUNCATE session_journal; COMMIT",
+        "UPDATE session_users SET epoch = epoch + 1 WHERE user_id = 'alice'",
+    ] {
+        let pair = Pair::start().await?;
+        let (alice, bob) = (pair.cached("alice").await?, pair.cached("bob").await?);
+        pair.servers.sql(change).await?;
+        pair.assert_ends_within_d(&alice).await?;
+        if change.contains("alice") {
+            assert_eq!(ask(&pair.reader, &bob).await, "valid", "another user");
+        }
+        pair.cached("alice").await?;
     }
     Ok(())
 }
 
+// An uncommitted UPDATE locks sessions that are due for a touch. They stay valid, and other changes
+// count within D.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_epoch_raised_by_hand_ends_every_copy() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let pair = Pair::start(&backends, &sandbox, PartitionPolicy::Available).await?;
-    let alice = pair.cached("alice").await?;
-    let bob = pair.cached("bob").await?;
-    let raise = format!(
-        "UPDATE {}.session_users SET epoch = epoch + 1 WHERE user_id = 'alice'",
-        sandbox.schema()
-    );
-    execute(backends.postgres(), raise).await?;
-    pair.ends_within_d(&alice).await?;
-    assert_eq!(ask(&pair.reader, &bob).await, "valid");
-    pair.cached("alice").await?;
-    Ok(())
-}
-
-/// An UPDATE that nobody has committed yet, of sessions that are due to be touched. They are valid
-/// meanwhile, and what else is changed counts within D.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_locked_by_hand_hold_up_nobody() -> Outcome {
-    let backends = shared().await?;
-    use sqlx::Connection as _;
-    let sandbox = backends.sandbox();
-    let pair = Pair::start(&backends, &sandbox, PartitionPolicy::Available).await?;
+async fn rows_locked_by_sql_delay_no_other_session() -> Outcome {
+    let pair = Pair::start().await?;
     let zed = pair.cached("zed").await?;
     let mut locked = Vec::new();
     for n in 0..12 {
-        let new = session_layer::NewSession::new(format!("locked {n}")).idle_timeout(SOON * 60);
+        let new = NewSession::new(format!("locked {n}")).idle_timeout(SOON * 60);
         locked.push(pair.revoker.create(new).await?);
     }
-    let mut person = backends.postgres().connect().await?;
-    let run = |sql: &str| sqlx::AssertSqlSafe(sql.replace("{}", sandbox.schema()));
-    let unused = "UPDATE {}.sessions SET last_seen_at = now() - interval '2 minutes' WHERE user_id \
-                  LIKE 'locked%'";
-    sqlx::raw_sql(run(unused)).execute(&mut person).await?;
-    let mut transaction = person.begin().await?;
-    let lock = "UPDATE {}.sessions SET label = 'x' WHERE user_id LIKE 'locked%'";
-    sqlx::raw_sql(run(lock)).execute(&mut *transaction).await?;
-    let polling = locked.iter().map(|one| {
-        let (reader, token) = (pair.reader.clone(), one.token.reveal().to_owned());
+    let mut operator = pair.servers.operator().await?;
+    let unused = "UPDATE sessions SET last_seen_at = now() - interval '2 minutes'";
+    run(&mut operator, format!("{unused} WHERE user_id LIKE 'locked%'")).await?;
+    let lock = "BEGIN; UPDATE sessions SET label = 'x' WHERE user_id LIKE 'locked%'";
+    run(&mut operator, lock).await?;
+    let polling = locked.into_iter().map(|created| {
+        let reader = pair.reader.clone();
         tokio::spawn(async move {
             for _ in 0..20 {
-                assert!(matches!(
-                    reader.validate(&token).await,
-                    session_layer::Validation::Valid(_)
-                ));
+                assert_eq!(ask(&reader, &created).await, "valid");
             }
         })
     });
     let polling: Vec<_> = polling.collect();
-    let end = "UPDATE {}.sessions SET revoked_at = now() WHERE user_id = 'zed'";
-    execute(backends.postgres(), end.replace("{}", sandbox.schema())).await?;
-    pair.ends_within_d(&zed).await?;
-    pair.reader.create(session_layer::NewSession::new("another")).await?;
+    pair.servers.revoke_by_sql(&zed).await?;
+    pair.assert_ends_within_d(&zed).await?;
+    login(&pair.reader, "another").await?;
     for one in polling {
         one.await?;
     }
-    transaction.rollback().await?;
-    Ok(())
+    run(&mut operator, "ROLLBACK").await
 }

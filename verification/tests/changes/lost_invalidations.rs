@@ -1,5 +1,5 @@
-//! Nodes whose Redis acknowledges UNLINKs and fences and loses them, as by a failover right after:
-//! what a revoked session still lives by then, and by what bound it ends.
+//! Nodes whose Redis acknowledges UNLINKs and fences and loses them, as in a failover right after.
+//! The entries remain, and the bounds decide how long they are served.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,20 +15,19 @@ use tokio::time::Instant;
 
 use crate::harness::Failure;
 use crate::mutants::{BreaksCache, BrokenCache};
-use crate::support::{SOON, ask, cache};
+use crate::support::{SOON, Servers, ask, cache_within};
 
-/// So often the journal is read by these nodes; D is four of it.
+/// The nodes' journal interval. D is four of it.
 const INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) const D: Duration = Duration::from_secs(1);
-/// Short, so that `at_most` can be waited for; long enough for a copy to outlive D on a busy
-/// machine.
+/// A TTL that a test can wait for, and that exceeds D on a busy machine.
 const TTL: Duration = Duration::from_secs(6);
-/// A copy that nobody removes: the TTL, and what a lease may take.
+/// The bound of an entry that is not removed: the TTL, and the lifetime of a lease.
 pub(crate) const AT_MOST: Duration = Duration::from_secs(8);
-/// How long after a bound is over it is still looked at.
+/// How long the tests validate after a bound.
 const BEYOND: Duration = Duration::from_millis(300);
 
-/// How a Redis is broken that acknowledges UNLINKs and loses them, for as long as it is told to.
+/// A Redis that acknowledges removals and loses them while the flag is set.
 pub(crate) struct Forgetful {
     loses: Arc<AtomicBool>,
 }
@@ -40,7 +39,7 @@ impl<C: SessionCache> BreaksCache<C> for Forgetful {
         }
         cache.fence(digests).await
     }
-    /// What is lost this way may come back, so it is `Here` only.
+    /// Acknowledges with `Here`, because what was lost may return.
     async fn invalidate(
         &self,
         cache: &C,
@@ -53,13 +52,13 @@ impl<C: SessionCache> BreaksCache<C> for Forgetful {
     }
 }
 
-/// Migrated, and with room in every deadline: a login on a busy machine must not fail by them.
-pub(crate) async fn store_on(
+/// Returns a migrated store whose deadlines fit a busy machine.
+pub(crate) async fn patient_store(
     database_url: &str,
-    sandbox: &Sandbox,
+    servers: &Servers,
 ) -> Result<PostgresStore, Failure> {
     let store = PostgresStore::builder(database_url)
-        .schema(sandbox.schema())
+        .schema(servers.schema())
         .read_deadline(SOON)
         .change_deadline(SOON)
         .build()?;
@@ -67,7 +66,7 @@ pub(crate) async fn store_on(
     Ok(store)
 }
 
-/// A node that loses its removals while `loses` says so. The cache is not given up for being slow.
+/// Creates a node that loses its removals while `loses` is set. A slow cache stays in use.
 pub(crate) fn node(
     redis_url: &str,
     store: PostgresStore,
@@ -76,7 +75,10 @@ pub(crate) fn node(
     loses: &Arc<AtomicBool>,
 ) -> Result<Sessions, Failure> {
     let loses = Arc::clone(loses);
-    let cache = BrokenCache { cache: cache(redis_url, sandbox)?, broken: Forgetful { loses } };
+    let cache = BrokenCache {
+        cache: cache_within(Duration::from_millis(500), redis_url, sandbox)?,
+        broken: Forgetful { loses },
+    };
     let sessions = Sessions::builder(cache, store)
         .validation_timeout(Duration::from_secs(5))
         .slow_lookup_threshold(SOON)
@@ -86,17 +88,16 @@ pub(crate) fn node(
     Ok(sessions.build()?)
 }
 
-/// How a session that has ended went on, on one node.
+/// How long one node served a session after its end.
 #[derive(Debug)]
 pub(crate) struct Lived {
-    /// When the last validation *began* that was valid. The bounds are about beginnings: how long
-    /// an answer takes on a busy machine does not matter to them, so nothing has to be added for
-    /// it.
+    /// When the last valid validation *began*. The bounds apply to the beginning of a validation,
+    /// therefore its duration on a busy machine does not count.
     pub(crate) valid_until: Option<Duration>,
-    /// What was answered once the bound was over.
+    /// The result after the bound.
     pub(crate) answer: &'static str,
-    /// The node had not read the journal for D. Where nobody cut it off, the machine stalled: then
-    /// it was not in touch with Postgres, and the bound for that is another.
+    /// Whether the node had not read the journal for D. If the test did not cut it off, the machine
+    /// stalled, and the bound of a partitioned node applies.
     pub(crate) out_of_touch: bool,
 }
 
@@ -106,7 +107,7 @@ impl Lived {
     }
 }
 
-/// Asks again and again, until some time after the bound: what is over has to stay over.
+/// Validates until some time after the bound.
 pub(crate) async fn lives_on(
     reader: &Sessions,
     created: &Created,

@@ -1,8 +1,7 @@
-//! Random sequences of everything that can be asked, against a model of a few sessions: two nodes
-//! on real servers must answer exactly what the model says. A sequence that fails is shrunk and
-//! printed.
+//! Random sequences of all operations, beside a model of a few sessions. Two nodes on real servers
+//! must return exactly what the model returns. A sequence that fails is shrunk and printed.
 //!
-//! `MODEL_SEED` replays a run (it prints its seed), or is `fresh`; without it the seed is 1.
+//! `MODEL_SEED` replays a run, which prints its seed, or is `fresh`. Defaults to 1.
 
 mod reference;
 mod subject;
@@ -13,53 +12,46 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine as _, StateMachineTest as _};
-use session_testkit::backends::Backends;
 use tokio::runtime::Handle;
 
 use self::reference::{Reference, Step};
-use self::subject::{Rig, Subject};
-use crate::harness::{Failure, Outcome, shared};
+use self::subject::{Harness, Subject};
+use crate::harness::{Failure, Outcome};
 use crate::mutants::Mistake;
-use crate::support::OwnRedis;
+use crate::support::Servers;
 
-/// Sequences, and steps in each at most.
+/// The number of sequences, and the maximum number of steps in each.
 const CASES: u32 = 8;
 const STEPS: usize = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_nodes_answer_as_the_model_says() -> Outcome {
-    let backends = shared().await?;
-    if let Some(steps) = counterexample(&backends, None).await? {
-        panic!("session-layer does not do what the model says:\n{steps:#?}");
+async fn two_nodes_agree_with_the_model() -> Outcome {
+    if let Some(steps) = counterexample(None).await? {
+        panic!("session-layer differs from the model:\n{steps:#?}");
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_never_unlinks_is_caught() -> Outcome {
-    let backends = shared().await?;
-    let steps = counterexample(&backends, Some(Mistake::NeverUnlinks)).await?;
-    let steps = steps.expect("a node that never unlinks serves what has ended");
+async fn node_that_never_unlinks_is_caught() -> Outcome {
+    let steps = counterexample(Some(Mistake::NeverUnlinks)).await?;
+    let steps = steps.expect("a node that never unlinks serves ended sessions");
     eprintln!("caught by {steps:#?}");
-    // A copy has to come about, its session to change, and somebody to look.
+    // It needs an entry, a change of its session, and a validation.
     assert!(steps.len() <= 8, "it was not shrunk");
     Ok(())
 }
 
-/// The shortest sequence found that goes wrong.
-async fn counterexample(
-    backends: &Arc<Backends>,
-    mistake: Option<Mistake>,
-) -> Result<Option<Vec<Step>>, Failure> {
+/// Returns the shortest sequence found that differs.
+async fn counterexample(mistake: Option<Mistake>) -> Result<Option<Vec<Step>>, Failure> {
     let seed = seed();
     eprintln!("seed {seed} (MODEL_SEED={seed} replays this run)");
-    let rig = Arc::new(Rig {
-        redis: OwnRedis::start(backends).await?,
-        backends: Arc::clone(backends),
+    let harness = Arc::new(Harness {
+        servers: Servers::own_redis().await?,
         runtime: Handle::current(),
         mistake,
     });
-    // The sequences are run one after the other, on a thread that may block.
+    // The sequences run one after the other on a thread that may block.
     let found = tokio::task::spawn_blocking(move || {
         let config = Config {
             cases: CASES,
@@ -71,7 +63,7 @@ async fn counterexample(
         let mut runner = TestRunner::new_with_rng(config.clone(), rng);
         let sequences = Reference::sequential_strategy(1..STEPS);
         let run = runner.run(&sequences, |(mut reference, steps, seen)| {
-            reference.rig = Some(Arc::clone(&rig));
+            reference.harness = Some(Arc::clone(&harness));
             Subject::test_sequential(config.clone(), reference, steps, seen);
             Ok(())
         });

@@ -1,169 +1,136 @@
-//! What changes a session: update, rotate, revoke of one, of another's, of all.
+//! Updates, rotations and revocations, on servers and with the embedded pair of SQLite and the
+//! in-process cache.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::AsyncCommands as _;
 use session_layer::cache::{MemoryCache, NoCache, RedisCache};
 use session_layer::store::{PostgresStore, SessionStore as _, SqliteStore};
 use session_layer::{Error, NewSession, RevokeTarget, Sessions, Validation, Visibility};
-use session_testkit::wait;
 
-use crate::harness::{Outcome, shared};
+use crate::harness::{Failure, Outcome};
 use crate::support::{
-    SOON, ask, built, by_leases_alone, cache, execute, key, lives_for_ever, login, sessions, store,
-    until_connected, until_hit,
+    Servers, ask, assert_longest_durations_work, built, login, until, until_connected, until_hit,
 };
 
-/// Nobody reads the journal here: it is the revoke that removes the copy.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const GRACE: Duration = Duration::from_secs(60);
+
+async fn embedded() -> Result<Sessions, Failure> {
+    Ok(built(MemoryCache::new(1_000), SqliteStore::open(":memory:").await?))
+}
+
+// The nodes do not read the journal, therefore the revocation removes the entry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn revoked_after_its_row_was_deleted() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let node = async || {
-        let cache = cache(sandbox.redis_url(), &sandbox)?;
-        by_leases_alone(cache, store(&sandbox).await?).await
-    };
-    let (reader, one) = (node().await?, node().await?);
+async fn revocation_after_a_delete_by_sql_removes_the_entry() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (reader, one) = (servers.by_leases_alone().await?, servers.by_leases_alone().await?);
     let alice = login(&one, "alice").await?;
     until_hit(&reader, &alice).await?;
     until_connected(&one).await?;
-    let delete = format!("DELETE FROM {}.sessions", sandbox.schema());
-    execute(backends.postgres(), delete).await?;
+    servers.delete_by_sql(&alice).await?;
     assert_eq!(ask(&reader, &alice).await, "valid", "from the cache");
     let changed = one.revoke(alice.token.reveal()).await?;
-    assert_eq!(changed.visibility, Visibility::Nothing, "there was none to end");
+    assert_eq!(changed.visibility, Visibility::Nothing);
     assert_eq!(ask(&reader, &alice).await, "invalid");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn update_is_seen_everywhere_and_a_lost_race_says_so() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let (one, other) = (sessions(&sandbox).await?, sessions(&sandbox).await?);
+async fn update_and_rotation_are_visible_on_every_node() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (one, other) = (servers.sessions().await?, servers.sessions().await?);
+    assert_updates_and_rotates(&one, &other).await?;
+    // The entry of the old token does not outlive the grace.
+    let old = login(&one, "alice").await?;
+    let _ = one.rotate(old.token.reveal(), GRACE).await?;
+    until_hit(&one, &old).await?;
+    let left: i64 = servers.redis().await?.pttl(servers.key(&old)).await?;
+    assert!(left > 0 && left <= 60_000, "{left}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn update_and_rotation_work_embedded() -> Outcome {
+    let sessions = embedded().await?;
+    assert_updates_and_rotates(&sessions, &sessions).await
+}
+
+async fn assert_updates_and_rotates(one: &Sessions, other: &Sessions) -> Outcome {
     let alice = one.create(NewSession::new("alice").data("old")).await?;
-    until_hit(&other, &alice).await?;
-    until_connected(&one).await?;
+    let old = alice.token.reveal();
+    until_hit(other, &alice).await?;
+    until_connected(one).await?;
     let changed = one.update(&alice.session, "new").await?;
     assert_eq!(changed.visibility, Visibility::Propagated);
-    let Validation::Valid(seen) = other.validate(alice.token.reveal()).await else { panic!() };
+    let Validation::Valid(seen) = other.validate(old).await else { panic!("not valid") };
     assert_eq!(seen.data::<String>()?, "new");
     assert_eq!(seen.version(), changed.value.version());
     let lost = other.update(&alice.session, "newer").await;
     assert!(matches!(lost, Err(Error::VersionConflict)), "{lost:?}");
-    let _ = one.revoke(alice.token.reveal()).await?;
-    let gone = one.update(&seen, "newest").await;
-    assert!(matches!(gone, Err(Error::NoSession)), "{gone:?}");
-    Ok(())
-}
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rotate_with_grace_serves_both_tokens_until_revoked() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let sessions = sessions(&sandbox).await?;
-    let old = login(&sessions, "alice").await?;
-    until_hit(&sessions, &old).await?;
-    let rotated = sessions.rotate(old.token.reveal(), Duration::from_secs(60)).await?;
+    let rotated = one.rotate(old, GRACE).await?;
     assert_eq!(rotated.visibility, Visibility::Propagated);
-    let new = rotated.value;
-    assert_eq!(new.session.id(), old.session.id());
-    until_hit(&sessions, &old).await?;
-    let Validation::Valid(seen) = sessions.validate(new.token.reveal()).await else { panic!() };
-    assert_eq!(seen.id(), old.session.id());
-    // The old token's copy lives no longer than the grace.
-    let mut redis = backends.redis().connect().await?;
-    let left: i64 = redis.pttl(key(&sandbox, &old)).await?;
-    assert!(left > 0 && left <= 60_000, "{left}");
-    // Revoking by the new token ends the old one too.
-    assert_eq!(sessions.revoke(new.token.reveal()).await?.visibility, Visibility::Propagated);
-    assert_eq!(ask(&sessions, &old).await, "invalid");
-    assert!(matches!(sessions.validate(new.token.reveal()).await, Validation::Invalid));
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rotate_without_grace_ends_the_old_token_at_once() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let sessions = sessions(&sandbox).await?;
-    let old = login(&sessions, "alice").await?;
-    until_hit(&sessions, &old).await?;
-    let new = sessions.rotate(old.token.reveal(), Duration::ZERO).await?.value;
-    assert_eq!(ask(&sessions, &old).await, "invalid");
-    assert!(matches!(sessions.validate(new.token.reveal()).await, Validation::Valid(_)));
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_rotation_gets_no_token() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let sessions = sessions(&sandbox).await?;
-    let old = login(&sessions, "alice").await?;
-    let grace = Duration::from_secs(60);
-    let (a, b) = tokio::join!(
-        sessions.rotate(old.token.reveal(), grace),
-        sessions.rotate(old.token.reveal(), grace)
-    );
-    let (won, lost) = if a.is_ok() { (a, b) } else { (b, a) };
-    assert!(matches!(lost, Err(Error::AlreadyRotated)), "{lost:?}");
-    let won = won?.value;
-    assert!(matches!(sessions.validate(won.token.reveal()).await, Validation::Valid(_)));
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn revoke_owned_touches_only_the_owners() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let sessions = sessions(&sandbox).await?;
-    let (alice, bob) = (login(&sessions, "alice").await?, login(&sessions, "bob").await?);
-    let others = sessions.revoke(RevokeTarget::owned("bob", alice.session.id())).await?;
-    assert_eq!((others.value, others.visibility), (0, Visibility::Nothing));
-    assert_eq!(ask(&sessions, &alice).await, "valid");
-    assert_eq!(sessions.revoke(RevokeTarget::owned("bob", bob.session.id())).await?.value, 1);
-    assert_eq!(ask(&sessions, &bob).await, "invalid");
-    assert_eq!(sessions.revoke(alice.session.id()).await?.value, 1);
-    assert_eq!(ask(&sessions, &alice).await, "invalid");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn revoke_all_ends_all_or_all_but_one() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let sessions = sessions(&sandbox).await?;
-    let (one, two) = (login(&sessions, "alice").await?, login(&sessions, "alice").await?);
-    let bob = login(&sessions, "bob").await?;
-    for created in [&one, &two, &bob] {
-        until_hit(&sessions, created).await?;
+    let new = rotated.value.token;
+    let twice = other.rotate(old, GRACE).await;
+    assert!(matches!(twice, Err(Error::AlreadyRotated)), "{twice:?}");
+    for token in [old, new.reveal()] {
+        let Validation::Valid(seen) = other.validate(token).await else { panic!("not valid") };
+        assert_eq!(seen.id(), alice.session.id());
     }
-    let listed: Vec<_> =
-        sessions.list("alice").await?.sessions.iter().map(|listed| listed.id).collect();
-    assert_eq!(listed.len(), 2);
+    until_hit(other, &alice).await?;
+    // A revocation by the new token ends the old one too.
+    let revoked = one.revoke(new.reveal()).await?;
+    assert_eq!((revoked.value, revoked.visibility), (1, Visibility::Propagated));
+    for token in [old, new.reveal()] {
+        assert!(matches!(other.validate(token).await, Validation::Invalid));
+    }
+    let ended = one.update(&seen, "newest").await;
+    assert!(matches!(ended, Err(Error::NoSession)), "{ended:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoke_all_ends_all_sessions_or_all_but_one() -> Outcome {
+    let servers = Servers::shared().await?;
+    assert_revokes_all(&servers.sessions().await?).await?;
+    assert_revokes_all(&embedded().await?).await
+}
+
+async fn assert_revokes_all(sessions: &Sessions) -> Outcome {
+    let (one, two) = (login(sessions, "alice").await?, login(sessions, "alice").await?);
+    let bob = login(sessions, "bob").await?;
+    for created in [&one, &two, &bob] {
+        until_hit(sessions, created).await?;
+    }
+    assert_eq!(sessions.list("alice").await?.sessions.len(), 2);
+    // One user cannot end the session of another.
+    let others = sessions.revoke(RevokeTarget::owned("bob", one.session.id())).await?;
+    assert_eq!((others.value, others.visibility), (0, Visibility::Nothing));
     let changed = sessions.revoke(RevokeTarget::others_of(&one.session)).await?;
     assert_eq!((changed.value, changed.visibility), (1, Visibility::Propagated));
-    assert_eq!([ask(&sessions, &one).await, ask(&sessions, &two).await], ["valid", "invalid"]);
+    assert_eq!([ask(sessions, &one).await, ask(sessions, &two).await], ["valid", "invalid"]);
     assert_eq!(sessions.revoke(RevokeTarget::user("alice")).await?.value, 1);
-    assert_eq!([ask(&sessions, &one).await, ask(&sessions, &bob).await], ["invalid", "valid"]);
+    assert_eq!([ask(sessions, &one).await, ask(sessions, &bob).await], ["invalid", "valid"]);
     assert!(sessions.list("alice").await?.sessions.is_empty());
-    // A login after it is not hindered.
-    let three = login(&sessions, "alice").await?;
-    assert_eq!(ask(&sessions, &three).await, "valid");
+    assert_eq!(sessions.revoke(RevokeTarget::owned("bob", bob.session.id())).await?.value, 1);
+    assert_eq!(ask(sessions, &bob).await, "invalid");
+    // A later login is not affected.
+    let three = login(sessions, "alice").await?;
+    assert_eq!(ask(sessions, &three).await, "valid");
+    assert_eq!(sessions.revoke(three.session.id()).await?.value, 1);
+    assert_eq!(ask(sessions, &three).await, "invalid");
     Ok(())
 }
 
-/// Used every half second, a session with an idle timeout of 3 s lives for more than 3 s; left
-/// alone, it ends. The one test that has to let time pass.
+// A session with an idle timeout of 3 s is used every half second. This test needs real time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_session_lives_while_it_is_used() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let sessions = sessions(&sandbox).await?;
+async fn session_outlives_its_idle_timeout_while_it_is_used() -> Outcome {
+    let servers = Servers::shared().await?;
+    let sessions = servers.sessions().await?;
     let idle = Duration::from_secs(3);
     let alice = sessions.create(NewSession::new("alice").idle_timeout(idle)).await?;
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     while begin.elapsed() < idle * 2 {
         assert_eq!(ask(&sessions, &alice).await, "valid");
         tokio::time::sleep(idle / 6).await;
@@ -173,42 +140,43 @@ async fn an_idle_session_lives_while_it_is_used() -> Outcome {
     Ok(())
 }
 
-/// Other processes have copies of their own.
+fn is_committed(visibility: Visibility) -> bool {
+    matches!(visibility, Visibility::Committed { within, .. } if !within.is_zero())
+}
+
+// Other processes have entries of their own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_shared_cache_it_is_committed() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let (one, other) = (
-        built(MemoryCache::new(100), store(&sandbox).await?),
-        built(MemoryCache::new(100), store(&sandbox).await?),
-    );
+async fn change_without_a_shared_cache_is_committed() -> Outcome {
+    let servers = Servers::shared().await?;
+    let one = built(MemoryCache::new(100), servers.store().await?);
+    let other = built(MemoryCache::new(100), servers.store().await?);
     let alice = login(&one, "alice").await?;
     until_hit(&one, &alice).await?;
     until_hit(&other, &alice).await?;
     let changed = one.update(&alice.session, "new").await?;
-    let committed = |visibility| matches!(visibility, Visibility::Committed { within, .. } if !within.is_zero());
-    assert!(committed(changed.visibility), "{changed:?}");
+    assert!(is_committed(changed.visibility), "{changed:?}");
     let revoked = one.revoke(alice.token.reveal()).await?;
-    assert!(committed(revoked.visibility), "{revoked:?}");
+    assert!(is_committed(revoked.visibility), "{revoked:?}");
     assert_eq!(ask(&one, &alice).await, "invalid");
-    wait::until("the other process to have read of it", SOON, async || {
-        ask(&other, &alice).await == "invalid"
-    })
-    .await?;
-    let uncached = built(NoCache, store(&sandbox).await?);
+    until(&other, &alice, "invalid").await?;
+    let uncached = built(NoCache, servers.store().await?);
     let alice = login(&uncached, "alice").await?;
     let revoked = uncached.revoke(alice.token.reveal()).await?;
-    assert!(committed(revoked.visibility), "{revoked:?}");
+    assert!(is_committed(revoked.visibility), "{revoked:?}");
+    // No other process can have an entry of a session in SQLite.
+    let embedded = built(NoCache, SqliteStore::open(":memory:").await?);
+    let alice = login(&embedded, "alice").await?;
+    let revoked = embedded.revoke(alice.token.reveal()).await?;
+    assert_eq!((revoked.value, revoked.visibility), (1, Visibility::Propagated));
     Ok(())
 }
 
-/// What a failover of its Redis brings back, no journal ends: it is not read.
+// The journal of such a store is not read, therefore it ends no entry after a failover of Redis.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_a_store_of_one_process_the_journal_is_no_bound() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let cache = RedisCache::builder(sandbox.redis_url())
-        .namespace(sandbox.namespace())
+async fn store_of_one_process_with_replicated_redis_has_the_ttl_as_bound() -> Outcome {
+    let servers = Servers::shared().await?;
+    let cache = RedisCache::builder(servers.redis.url())
+        .namespace(servers.namespace())
         .replicated(true)
         .build()?;
     let sessions = built(cache, SqliteStore::open(":memory:").await?);
@@ -224,26 +192,30 @@ async fn over_a_store_of_one_process_the_journal_is_no_bound() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_duration_is_too_long() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let cache = RedisCache::builder(sandbox.redis_url())
-        .namespace(sandbox.namespace())
-        .deadline(Duration::from_secs(24 * 3600))
+async fn longest_durations_are_accepted() -> Outcome {
+    let servers = Servers::shared().await?;
+    let cache = RedisCache::builder(servers.redis.url())
+        .namespace(servers.namespace())
+        .deadline(DAY)
         .build()?;
-    let store = PostgresStore::builder(sandbox.database_url())
-        .schema(sandbox.schema())
+    let store = PostgresStore::builder(servers.database_url())
+        .schema(servers.schema())
         .read_deadline(Duration::from_secs(60))
         .change_deadline(Duration::from_secs(60))
         .build()?;
     store.migrate().await?;
     assert_eq!(store.sweep(Duration::MAX, 1).await?, 0);
     store.purge_journal(Duration::MAX).await?;
-    let sessions = Sessions::builder(cache, store)
-        .ttl(Duration::from_secs(24 * 3600))
-        .validation_timeout(Duration::from_secs(24 * 3600))
-        .build()?;
-    lives_for_ever(&sessions).await?;
-    sessions.shutdown(Duration::MAX).await?;
+    let on_servers = Sessions::builder(cache, store).ttl(DAY).validation_timeout(DAY).build()?;
+
+    let store = SqliteStore::open(":memory:").await?;
+    assert_eq!(store.sweep(Duration::MAX, 1).await?, 0);
+    assert_eq!(store.purge_journal(Duration::MAX).await?, 0);
+    let builder = Sessions::builder(MemoryCache::new(100), store);
+    let embedded = builder.ttl(DAY).validation_timeout(DAY).build()?;
+    for sessions in [on_servers, embedded] {
+        assert_longest_durations_work(&sessions).await?;
+        sessions.shutdown(Duration::MAX).await?;
+    }
     Ok(())
 }

@@ -1,38 +1,33 @@
-//! A rolling change of where the cache is: for a while, nodes of one service serve copies from two
-//! caches.
+//! A rolling change of the cache. For a while, the nodes of one service use two caches.
 
 use session_layer::cache::RedisCache;
 use session_layer::{Sessions, Visibility};
-use session_testkit::backends::Sandbox;
 use session_testkit::wait;
 
-use crate::harness::{Failure, Outcome, shared};
-use crate::support::{OwnRedis, SOON, ask, built, login, sessions, store, until_hit};
+use crate::harness::{Failure, Outcome};
+use crate::support::{SOON, Servers, ask, built, login, until_hit};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_namespace_makes_revocations_committed() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let other = format!("{}-next", sandbox.namespace());
-    while_both_run(&sandbox, sandbox.redis_url(), &other).await
+    let servers = Servers::shared().await?;
+    let other = format!("{}-next", servers.namespace());
+    while_both_run(&servers, servers.redis.url(), &other).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_redis_database_makes_revocations_committed() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let url = sandbox.redis_url().trim_end_matches('/');
+    let servers = Servers::shared().await?;
+    let url = servers.redis.url().trim_end_matches('/');
     let (server, _number) = url.split_at(url.find("://").map_or(0, |at| at + 3));
     let address = url[server.len()..].split('/').next().unwrap_or_default();
     let other = format!("{server}{address}/9");
-    while_both_run(&sandbox, &other, sandbox.namespace()).await
+    while_both_run(&servers, &other, servers.namespace()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_redis_server_makes_revocations_committed() -> Outcome {
-    let backends = shared().await?;
-    let own = OwnRedis::start(&backends).await?;
-    while_both_run(&own.sandbox, own.redis.url(), own.sandbox.namespace()).await
+    let (servers, other) = (Servers::shared().await?, Servers::own_redis().await?);
+    while_both_run(&servers, other.redis.url(), servers.namespace()).await
 }
 
 async fn revoke(node: &Sessions, user: &str) -> Result<Visibility, Failure> {
@@ -41,14 +36,13 @@ async fn revoke(node: &Sessions, user: &str) -> Result<Visibility, Failure> {
     Ok(node.revoke(session.token.reveal()).await?.visibility)
 }
 
-/// `Propagated` says that no node honours the session any more. It is not said while a node serves
-/// copies from a cache that the others do not know.
-async fn while_both_run(sandbox: &Sandbox, redis_url: &str, namespace: &str) -> Outcome {
-    let old = sessions(sandbox).await?;
+/// Asserts that no revocation is `Propagated` while a node serves entries from another cache.
+async fn while_both_run(servers: &Servers, redis_url: &str, namespace: &str) -> Outcome {
+    let old = servers.sessions().await?;
     assert_eq!(revoke(&old, "before").await?, Visibility::Propagated);
 
     let cache = RedisCache::builder(redis_url).namespace(namespace).deadline(SOON).build()?;
-    let new = built(cache, store(sandbox).await?);
+    let new = built(cache, servers.store().await?);
     let alice = login(&old, "alice").await?;
     until_hit(&old, &alice).await?;
     until_hit(&new, &alice).await?;
@@ -56,12 +50,12 @@ async fn while_both_run(sandbox: &Sandbox, redis_url: &str, namespace: &str) -> 
         let visibility = revoke(node, "meanwhile").await?;
         assert!(matches!(visibility, Visibility::Committed { .. }), "{visibility:?}");
     }
-    // Its bound is kept: the other cache still has the copy.
+    // The bound holds although the other cache has the entry.
     let visibility = old.revoke(alice.token.reveal()).await?.visibility;
     let Visibility::Committed { within, .. } = visibility else {
         return Err(format!("{visibility:?}").into());
     };
-    wait::until("the journal to end the other copy", within, async || {
+    wait::until("the journal to end the other entry", within, async || {
         ask(&new, &alice).await == "invalid"
     })
     .await?;

@@ -1,5 +1,5 @@
-//! A client of HTTP/1.1 for tests: one request per connection, and header fields exactly as the
-//! test wrote them, twice the same one included.
+//! A client of HTTP/1.1 for tests. Each request has its own connection, and header fields exactly
+//! as the test writes them, also repeated ones.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// No answer may take this long, whatever is broken behind the server.
+/// The deadline of every response, whatever is broken behind the server.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -21,7 +21,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The field of this name (in lower case), if there is exactly one.
+    /// Returns the field of this name (in lower case), if there is exactly one.
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         match self.fields(name).as_slice() {
             [one] => Some(one),
@@ -29,13 +29,13 @@ impl Answer {
         }
     }
 
-    /// Every field of this name.
+    /// Returns every field of this name.
     pub(crate) fn fields(&self, name: &str) -> Vec<&str> {
         let wanted = self.fields.iter().filter(|(n, _)| n == name);
         wanted.map(|(_, value)| value.as_str()).collect()
     }
 
-    /// The body as JSON; `null` if it is none.
+    /// Returns the body as JSON, or `null` if it is none.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
@@ -52,7 +52,7 @@ impl Answer {
     }
 }
 
-/// Sends one request and reads the whole answer.
+/// Sends one request and reads the whole response.
 pub(crate) async fn send(
     address: &str,
     method: &str,
@@ -74,6 +74,6 @@ pub(crate) async fn send(
         Answer::parse(&bytes).ok_or_else(|| io::Error::other(format!("no HTTP: {bytes:?}")))
     };
     timeout(DEADLINE, exchange).await.map_err(|_| {
-        io::Error::new(ErrorKind::TimedOut, format!("{method} {path} was not answered"))
+        io::Error::new(ErrorKind::TimedOut, format!("{method} {path} had no response"))
     })?
 }

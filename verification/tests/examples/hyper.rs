@@ -1,4 +1,4 @@
-//! The hyper example as a process of its own: the layer without a framework.
+//! The hyper example as a process: the layer without a framework.
 
 use std::{process::Stdio, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::{
 use crate::{binaries, examples::http_client as http, harness::Outcome};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn guards_on_plain_hyper() -> Outcome {
+async fn layer_guards_plain_hyper() -> Outcome {
     let folder = TempDir::new()?;
     let mut child = Command::new(binaries::binary("hyper-example").await?)
         .current_dir(folder.path())
@@ -25,7 +25,7 @@ async fn guards_on_plain_hyper() -> Outcome {
     let mut lines = BufReader::new(stdout).lines();
     let line = timeout(Duration::from_secs(30), lines.next_line()).await??;
     let address = line.as_deref().and_then(|line| line.strip_prefix("http://"));
-    let address = address.ok_or("it did not say where it listens")?;
+    let address = address.ok_or("it did not print its address")?;
 
     let login = http::send(address, "POST", "/login", &[], "alice").await?;
     assert_eq!(login.status, 201, "{login:?}");
@@ -33,7 +33,7 @@ async fn guards_on_plain_hyper() -> Outcome {
     let fields = [("Authorization", bearer.as_str())];
     let me = http::send(address, "GET", "/me", &fields, "").await?;
     assert_eq!((me.status, me.body.as_str()), (200, "you are alice\n"));
-    // What nobody thought of is guarded.
+    // Unknown paths are guarded.
     for path in ["/me", "/nothing", "/login/", "//login", "/health/x"] {
         let answer = http::send(address, "GET", path, &[], "").await?;
         assert_eq!(answer.status, 401, "{path}: {answer:?}");

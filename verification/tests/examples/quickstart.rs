@@ -1,5 +1,5 @@
-//! The quickstart driven from outside, as its own process: every row of CONTRACT, embedded and on
-//! Redis and Postgres, with each of them broken.
+//! The quickstart as a process: every row of CONTRACT, embedded and on Redis and Postgres, and with
+//! each of them broken.
 
 mod faults;
 pub(crate) mod process;
@@ -10,14 +10,14 @@ use self::process::App;
 use crate::harness::{Outcome, shared};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_row_of_the_contract_embedded() -> Outcome {
+async fn every_row_of_the_contract_holds_embedded() -> Outcome {
     let app = App::embedded().await?;
     rows::all(&app).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_row_of_the_contract() -> Outcome {
+async fn every_row_of_the_contract_holds() -> Outcome {
     let backends = shared().await?;
     let app = App::on(&backends).await?;
     rows::all(&app).await?;

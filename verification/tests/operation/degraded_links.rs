@@ -1,20 +1,20 @@
-//! What happens to lines and servers without ending them, as a session's owner sees it: under load
-//! `session-testkit faults` counts it, here each is looked at alone.
+//! Faults of links and servers that end neither, one by one. `session-testkit faults` counts their
+//! effects under load.
 
-use session_testkit::{
-    backends::Backends,
-    deployment::Deployment,
-    faults::{self, Fault, FaultGuard, Link},
-    subject::{Login, Seen, Subject as _, Token},
-    wait,
-};
+use session_testkit::deployment::Deployment;
+use session_testkit::faults::{self, Fault, FaultGuard, Link};
+use session_testkit::subject::{Login, Seen, Subject as _, Token};
+use session_testkit::{backends::Backends, wait};
 
-use crate::{
-    harness::{Failure, Outcome, default_backend},
-    support::{SOON, roomy},
-};
+use crate::harness::{Failure, Outcome, default_backend};
+use crate::support::{SOON, roomy};
 
-/// Until a node has served it from the cache.
+async fn start() -> Result<Deployment, Failure> {
+    let own = Backends::builder().backend(default_backend().await?).start().await?;
+    Ok(roomy().start(own).await?)
+}
+
+/// Waits until every node has served the session from the cache.
 async fn until_hit(deployment: &Deployment, token: &Token) -> Outcome {
     let subject = deployment.subject();
     for number in 0..deployment.nodes() {
@@ -29,20 +29,19 @@ async fn until_hit(deployment: &Deployment, token: &Token) -> Outcome {
     Ok(())
 }
 
-/// What all nodes say, again and again until the fault has touched something, and ten times at
-/// least.
-async fn asked(
+/// Validates on all nodes until the fault has affected something, and at least ten times.
+async fn validations(
     deployment: &Deployment,
     broken: &mut FaultGuard,
     token: &Token,
 ) -> Result<Vec<Seen>, Failure> {
     let subject = deployment.subject();
     let mut seen = Vec::new();
-    wait::until("the fault to touch something", SOON, async || {
+    wait::until("the fault to affect something", SOON, async || {
         for node in 0..deployment.nodes() {
             seen.push(subject.validate(node, token).await);
         }
-        // A login needs both servers, and writes to both.
+        // A login writes to both servers.
         let _either = subject.create(0, &Login::new("another", "data")).await;
         seen.len() >= 10 && broken.report().await.touched_something()
     })
@@ -50,12 +49,10 @@ async fn asked(
     Ok(seen)
 }
 
-/// Nobody notices: Postgres answers.
+// Postgres replaces it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_behind_a_bad_link_is_not_noticed() -> Outcome {
-    let backend = default_backend().await?;
-    let own = Backends::builder().backend(backend).start().await?;
-    let deployment = roomy().start(own).await?;
+async fn redis_behind_a_bad_link_fails_no_validation() -> Outcome {
+    let deployment = start().await?;
     let subject = deployment.subject();
     let token = subject.create(0, &Login::new("ann", "data")).await?;
     for fault in [
@@ -69,7 +66,7 @@ async fn redis_behind_a_bad_link_is_not_noticed() -> Outcome {
     ] {
         until_hit(&deployment, &token).await?;
         let mut broken = faults::inject(&fault, deployment.target()).await?;
-        for seen in asked(&deployment, &mut broken, &token).await? {
+        for seen in validations(&deployment, &mut broken, &token).await? {
             assert!(matches!(seen, Seen::Valid { .. }), "{fault}: {seen:?}");
         }
         broken.heal().await?;
@@ -77,12 +74,10 @@ async fn redis_behind_a_bad_link_is_not_noticed() -> Outcome {
     until_hit(&deployment, &token).await
 }
 
-/// Who has a copy is served; nobody is told "invalid", and all is well afterwards.
+// Cached sessions are served. The others are "unavailable", and valid afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_behind_a_bad_link_makes_nothing_invalid() -> Outcome {
-    let backend = default_backend().await?;
-    let own = Backends::builder().backend(backend).start().await?;
-    let deployment = roomy().start(own).await?;
+    let deployment = start().await?;
     let subject = deployment.subject();
     let login = |user: &str| {
         let login = Login::new(user, "data");
@@ -93,11 +88,11 @@ async fn postgres_behind_a_bad_link_makes_nothing_invalid() -> Outcome {
         let fault = Fault::PostgresLink(link);
         let token = login("ann").await?;
         let mut broken = faults::inject(&fault, deployment.target()).await?;
-        for seen in asked(&deployment, &mut broken, &token).await? {
+        for seen in validations(&deployment, &mut broken, &token).await? {
             assert_ne!(seen, Seen::Invalid, "{fault}");
         }
         broken.heal().await?;
-        wait::until("an answer of Postgres", SOON, async || {
+        wait::until("a reply of Postgres", SOON, async || {
             let token = login("bob").await;
             let Ok(token) = token else { return false };
             matches!(subject.validate(1, &token).await, Seen::Valid { .. })

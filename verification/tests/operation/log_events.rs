@@ -1,25 +1,20 @@
-//! What an operator reads in the log: one event when something begins, one when it is over, nothing
-//! in between.
+//! The log of an outage: one event at its beginning, one at its end, and none in between.
 
 use std::time::{Duration, Instant};
 
-use session_layer::{BreakerState, SealingKeys, Sessions};
-use session_testkit::backends::{Backends, Sandbox};
+use session_layer::cache::RedisCache;
+use session_layer::{BreakerState, CacheMode, SealingKeys, Sessions};
 use session_testkit::observe::Logs;
 use session_testkit::wait;
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::{Layer as _, fmt, layer::SubscriberExt as _};
 
-use crate::harness::{Failure, Outcome, default_backend, shared};
-use crate::support::{
-    OwnRedis, SOON, ask, built, fill_disk, free_disk, login, sessions, sessions_on, store,
-    until_hit,
-};
+use crate::harness::{Failure, Outcome};
+use crate::support::{SOON, Servers, ask, built, login, run, until_hit};
 
-/// For as long as something has to last for more than one event to show.
+/// The duration of an outage in which a repeated event would show.
 const A_WHILE: Duration = Duration::from_secs(3);
 
 const OPENED: &str = "WARN the breaker opened";
@@ -28,14 +23,14 @@ const STORE_GONE: &str = "WARN the session store cannot be read:";
 const STORE_BACK: &str = "INFO the session store can be read";
 const JOURNAL_LOST: &str = "WARN the journal of changed sessions cannot be read";
 const JOURNAL_BACK: &str = "INFO the journal of changed sessions can be read again";
-const REFUSES: &str = "WARN the session cache rejected a command";
-const DOES_AGAIN: &str = "INFO the session cache accepts the rejected command again";
-const STORE_REFUSES: &str = "WARN a call of the session store failed";
-const STORE_DOES_AGAIN: &str = "INFO the session store executes the failed call again";
+const REJECTS: &str = "WARN the session cache rejected a command";
+const ACCEPTS: &str = "INFO the session cache accepts the rejected command again";
+const STORE_FAILS: &str = "WARN a call of the session store failed";
+const STORE_EXECUTES: &str = "INFO the session store executes the failed call again";
 const UNSEALED: &str = "WARN sessions in Redis are not sealed";
 
-/// Keeps the events of session-layer, for as long as the guard lives. Such a test has a runtime of
-/// one thread, so other tests may run beside it.
+/// Records the events of session-layer until the guard is dropped. The tests have runtimes of one
+/// thread, therefore they do not record the events of others.
 fn keep() -> (Logs, DefaultGuard) {
     let logs = Logs::default();
     let ours = Targets::new().with_target("session_layer", LevelFilter::INFO);
@@ -49,7 +44,7 @@ fn keep() -> (Logs, DefaultGuard) {
     (logs, guard)
 }
 
-/// Each event as the constant that it begins with, or whole.
+/// Returns each event as the constant that it begins with, or whole.
 fn events(logs: &Logs) -> Vec<String> {
     let known = [
         OPENED,
@@ -58,10 +53,10 @@ fn events(logs: &Logs) -> Vec<String> {
         STORE_BACK,
         JOURNAL_LOST,
         JOURNAL_BACK,
-        REFUSES,
-        DOES_AGAIN,
-        STORE_REFUSES,
-        STORE_DOES_AGAIN,
+        REJECTS,
+        ACCEPTS,
+        STORE_FAILS,
+        STORE_EXECUTES,
         UNSEALED,
     ];
     let text = String::from_utf8_lossy(&logs.text()).into_owned();
@@ -82,13 +77,10 @@ async fn until_logged(logs: &Logs, event: &str) -> Outcome {
 #[tokio::test]
 async fn breaker_that_opens_and_closes_is_logged_twice() -> Outcome {
     let (logs, _guard) = keep();
-    let backends = shared().await?;
-    let own = OwnRedis::start(&backends).await?;
-    let sessions = own.sessions().await?;
-    let alice = login(&sessions, "alice").await?;
-    until_hit(&sessions, &alice).await?;
+    let servers = Servers::own_redis().await?;
+    let (sessions, alice) = servers.cached().await?;
     logs.clear();
-    own.redis.kill().await?;
+    servers.redis.kill().await?;
     wait::until("the breaker to open", SOON, async || {
         assert_eq!(ask(&sessions, &alice).await, "valid");
         sessions.breaker() != BreakerState::Closed
@@ -101,7 +93,7 @@ async fn breaker_that_opens_and_closes_is_logged_twice() -> Outcome {
     assert_eq!(events(&logs), [OPENED]);
     let text = String::from_utf8(logs.text())?;
     assert!(text.contains("why=no connection to Redis"), "the reason: {text}");
-    own.redis.restart().await?;
+    servers.redis.restart().await?;
     until_logged(&logs, CLOSED).await?;
     until_hit(&sessions, &alice).await?;
     assert_eq!(events(&logs), [OPENED, CLOSED]);
@@ -111,15 +103,13 @@ async fn breaker_that_opens_and_closes_is_logged_twice() -> Outcome {
 #[tokio::test]
 async fn postgres_that_is_down_and_back_is_logged_twice() -> Outcome {
     let (logs, _guard) = keep();
-    let backend = default_backend().await?;
-    let backends = Backends::builder().backend(backend).start().await?;
-    let sandbox = backends.sandbox();
-    let sessions = sessions(&sandbox).await?;
+    let servers = Servers::own().await?;
+    let sessions = servers.sessions().await?;
     let alice = login(&sessions, "alice").await?;
     let bob = login(&sessions, "bob").await?;
     until_hit(&sessions, &alice).await?;
     logs.clear();
-    backends.postgres().kill().await?;
+    servers.postgres().kill().await?;
     let began = Instant::now();
     while began.elapsed() < A_WHILE {
         assert_eq!(ask(&sessions, &bob).await, "unavailable");
@@ -130,17 +120,16 @@ async fn postgres_that_is_down_and_back_is_logged_twice() -> Outcome {
     let mut begun = events(&logs);
     begun.sort_unstable();
     assert_eq!(begun, [JOURNAL_LOST, STORE_GONE]);
-    // One cause, told once, whoever met it.
-    let told = sessions.recent_errors();
-    assert_eq!(told.len(), 1, "{told:#?}");
+    // One cause is reported once, whichever calls failed.
+    let errors = sessions.recent_errors();
+    assert_eq!(errors.len(), 1, "{errors:#?}");
     assert!(
-        told[0].contains("reading the journal") && told[0].contains(" times, last "),
-        "{told:#?}"
+        errors[0].contains("reading the journal") && errors[0].contains(" times, last "),
+        "{errors:#?}"
     );
-    // Who asks all the time is answered in the first moment, and then has a copy: nobody reads any
-    // more.
-    let asking = wait::until("an answer", SOON, async || ask(&sessions, &bob).await == "valid");
-    let (restarted, answered) = tokio::join!(backends.postgres().restart(), asking);
+    // After the first reply the session is cached, and no request reads Postgres any more.
+    let asking = wait::until("a reply", SOON, async || ask(&sessions, &bob).await == "valid");
+    let (restarted, answered) = tokio::join!(servers.postgres().restart(), asking);
     restarted?;
     answered?;
     until_hit(&sessions, &bob).await?;
@@ -151,39 +140,32 @@ async fn postgres_that_is_down_and_back_is_logged_twice() -> Outcome {
     Ok(())
 }
 
-/// Somebody who holds this table, until ROLLBACK.
-async fn locking(
-    backends: &Backends,
-    sandbox: &Sandbox,
-    table: &str,
-) -> Result<PgConnection, Failure> {
-    let mut person = backends.postgres().connect().await?;
-    let lock = format!("BEGIN; LOCK TABLE {}.{table} IN ACCESS EXCLUSIVE MODE", sandbox.schema());
-    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut person).await?;
-    Ok(person)
+/// Locks a table until the connection rolls back.
+async fn locking(servers: &Servers, table: &str) -> Result<PgConnection, Failure> {
+    let mut operator = servers.operator().await?;
+    run(&mut operator, format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")).await?;
+    Ok(operator)
 }
 
-/// What is easier than a validation may be answered all the while: that is no end.
+// Other statements than a validation may succeed meanwhile. They do not end the outage.
 #[tokio::test]
 async fn outage_with_few_requests_is_logged_once() -> Outcome {
     let (logs, _guard) = keep();
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let sessions = sessions(&sandbox).await?;
+    let servers = Servers::shared().await?;
+    let sessions = servers.sessions().await?;
     let alice = login(&sessions, "alice").await?;
-    // The event has another text until the store has answered a read once. Alice must stay
-    // uncached.
+    // The event has another text before the first reply of the store. Alice must stay uncached.
     let bob = login(&sessions, "bob").await?;
     until_hit(&sessions, &bob).await?;
     logs.clear();
-    let mut person = locking(&backends, &sandbox, "session_users").await?;
+    let mut operator = locking(&servers, "session_users").await?;
     for _ in 0..3 {
         assert_eq!(ask(&sessions, &alice).await, "unavailable");
-        // Longer than an outage has to be quiet for an answer to be its end.
+        // A reply ends an outage only after a shorter time without failures.
         tokio::time::sleep(Duration::from_millis(2_500)).await;
     }
     assert_eq!(events(&logs), [STORE_GONE]);
-    sqlx::raw_sql("ROLLBACK").execute(&mut person).await?;
+    run(&mut operator, "ROLLBACK").await?;
     assert_eq!(ask(&sessions, &alice).await, "valid");
     assert_eq!(events(&logs), [STORE_GONE, STORE_BACK]);
     Ok(())
@@ -192,15 +174,12 @@ async fn outage_with_few_requests_is_logged_once() -> Outcome {
 #[tokio::test]
 async fn journal_that_fails_and_recovers_is_logged_twice() -> Outcome {
     let (logs, _guard) = keep();
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let sessions = sessions(&sandbox).await?;
-    let alice = login(&sessions, "alice").await?;
-    until_hit(&sessions, &alice).await?;
+    let servers = Servers::shared().await?;
+    let (sessions, alice) = servers.cached().await?;
     logs.clear();
-    let mut person = locking(&backends, &sandbox, "session_journal").await?;
+    let mut operator = locking(&servers, "session_journal").await?;
     until_logged(&logs, JOURNAL_LOST).await?;
-    // It goes on failing, and what can be read is answered.
+    // The journal still fails, and validations succeed.
     let failed = |times: &str| sessions.recent_errors().join("\n").contains(times);
     wait::until("another failure", SOON, async || {
         assert_eq!(ask(&sessions, &alice).await, "valid");
@@ -208,13 +187,13 @@ async fn journal_that_fails_and_recovers_is_logged_twice() -> Outcome {
     })
     .await?;
     assert_eq!(events(&logs), [JOURNAL_LOST]);
-    sqlx::raw_sql("ROLLBACK").execute(&mut person).await?;
+    run(&mut operator, "ROLLBACK").await?;
     until_logged(&logs, JOURNAL_BACK).await?;
     assert_eq!(events(&logs), [JOURNAL_LOST, JOURNAL_BACK]);
     Ok(())
 }
 
-/// Asks for one that has no copy: that takes a lease.
+/// Validates an uncached session, which takes a lease.
 async fn miss(sessions: &Sessions) -> Outcome {
     let new = login(sessions, "new").await?;
     assert_eq!(ask(sessions, &new).await, "valid");
@@ -224,42 +203,39 @@ async fn miss(sessions: &Sessions) -> Outcome {
 #[tokio::test]
 async fn redis_that_rejects_and_recovers_is_logged_twice() -> Outcome {
     let (logs, _guard) = keep();
-    let backends = shared().await?;
-    let own = OwnRedis::start(&backends).await?;
-    let sessions = own.sessions().await?;
-    // Also the fill behind an answer is over then: it would be one more.
+    let servers = Servers::own_redis().await?;
+    let sessions = servers.sessions().await?;
+    // The fill in the background has ended as well. It would be one more command.
     let first = login(&sessions, "first").await?;
     until_hit(&sessions, &first).await?;
     logs.clear();
-    own.redis.config_set("maxmemory-policy", "noeviction").await?;
-    own.redis.config_set("maxmemory", "1").await?;
+    servers.redis.config_set("maxmemory-policy", "noeviction").await?;
+    servers.redis.config_set("maxmemory", "1").await?;
     for _ in 0..20 {
         miss(&sessions).await?;
     }
-    assert_eq!(events(&logs), [REFUSES]);
-    own.redis.config_set("maxmemory", "0").await?;
+    assert_eq!(events(&logs), [REJECTS]);
+    servers.redis.config_set("maxmemory", "0").await?;
     wait::until("the end to be logged", SOON, async || {
         miss(&sessions).await.is_ok() && events(&logs).len() > 1
     })
     .await?;
     miss(&sessions).await?;
-    assert_eq!(events(&logs), [REFUSES, DOES_AGAIN]);
+    assert_eq!(events(&logs), [REJECTS, ACCEPTS]);
     let text = String::from_utf8(logs.text())?;
     assert!(text.contains("OOM") && text.contains("times=20"), "how often, and what: {text}");
     Ok(())
 }
 
-/// Of a full disk: what is there can be read, and nothing can be changed.
+// With a full disk, rows can be read but not changed.
 #[tokio::test]
 async fn postgres_that_rejects_and_recovers_is_logged_twice() -> Outcome {
     let (logs, _guard) = keep();
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let sessions = sessions(&sandbox).await?;
+    let servers = Servers::shared().await?;
+    let sessions = servers.sessions().await?;
     let alice = login(&sessions, "alice").await?;
-    let schema = sandbox.schema();
-    fill_disk(backends.postgres(), schema).await?;
-    sessions.set_mode(session_layer::CacheMode::Bypass);
+    servers.fill_disk().await?;
+    sessions.set_mode(CacheMode::Bypass);
     logs.clear();
     let began = Instant::now();
     let mut times = 0;
@@ -268,15 +244,15 @@ async fn postgres_that_rejects_and_recovers_is_logged_twice() -> Outcome {
         let revoked = sessions.revoke(alice.token.reveal()).await;
         assert!(revoked.is_err(), "{revoked:?}");
         times += 1;
-        // What succeeds over a second after a failure is no end of it.
+        // A success over a second after a failure does not end the outage.
         wait::until("Postgres to be read for a while", SOON, async || {
             assert_eq!(ask(&sessions, &alice).await, "valid");
             began.elapsed() > Duration::from_millis(1_200) * times
         })
         .await?;
     }
-    assert_eq!(events(&logs), [STORE_REFUSES]);
-    free_disk(backends.postgres(), schema).await?;
+    assert_eq!(events(&logs), [STORE_FAILS]);
+    servers.free_disk().await?;
     wait::until("the end to be logged", SOON, async || {
         let new = login(&sessions, "new").await.ok();
         if let Some(new) = new {
@@ -285,7 +261,7 @@ async fn postgres_that_rejects_and_recovers_is_logged_twice() -> Outcome {
         events(&logs).len() > 1
     })
     .await?;
-    assert_eq!(events(&logs), [STORE_REFUSES, STORE_DOES_AGAIN]);
+    assert_eq!(events(&logs), [STORE_FAILS, STORE_EXECUTES]);
     let text = String::from_utf8(logs.text())?;
     assert!(text.contains(&format!("times={times}")), "{times}: {text}");
     Ok(())
@@ -294,27 +270,26 @@ async fn postgres_that_rejects_and_recovers_is_logged_twice() -> Outcome {
 #[tokio::test]
 async fn missing_sealing_key_is_logged_once() -> Outcome {
     let (logs, _guard) = keep();
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let said = || events(&logs).iter().filter(|e| *e == UNSEALED).count();
-    let plain = sessions_on(sandbox.redis_url(), &sandbox).await?;
-    assert_eq!(said(), 1, "at the start");
+    let servers = Servers::shared().await?;
+    let unsealed = || events(&logs).iter().filter(|e| *e == UNSEALED).count();
+    let plain = servers.sessions().await?;
+    assert_eq!(unsealed(), 1, "at the start");
     for _ in 0..10 {
         let alice = login(&plain, "alice").await?;
         until_hit(&plain, &alice).await?;
     }
-    assert_eq!(said(), 1, "and never again");
+    assert_eq!(unsealed(), 1, "and not again");
     let text = String::from_utf8(logs.text())?;
     assert!(text.contains("SESSION_CACHE_KEY"), "what to do: {text}");
     logs.clear();
     let keys: SealingKeys = "1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".parse()?;
-    let cache = session_layer::cache::RedisCache::builder(sandbox.redis_url())
-        .namespace(sandbox.namespace())
+    let cache = RedisCache::builder(servers.redis.url())
+        .namespace(servers.namespace())
         .encryption_keys(keys)
         .build()?;
-    let sealed = built(cache, store(&sandbox).await?);
+    let sealed = built(cache, servers.store().await?);
     let bob = login(&sealed, "bob").await?;
     until_hit(&sealed, &bob).await?;
-    assert_eq!(said(), 0, "with a key there is nothing to say");
+    assert_eq!(unsealed(), 0, "with a key");
     Ok(())
 }

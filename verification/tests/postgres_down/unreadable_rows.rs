@@ -1,32 +1,26 @@
-//! A row that no client of ours would write concerns its own session, and nobody else.
+//! A row that no client would write affects only its own session.
 
 use futures_util::future::join_all;
 use session_layer::limits::LIST_PAGE;
 use session_layer::store::{JournalChange, Row, SessionStore as _};
 use session_layer::{CacheMode, NewSession, TokenDigest};
-use session_testkit::backends::Backends;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use crate::harness::{Outcome, default_backend, shared};
-use crate::support::{ask, execute, login, sessions, store_on};
+use crate::harness::Outcome;
+use crate::support::{Servers, ask, execute, login};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_unreadable_row_fails_its_own_session_alone() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let node = sessions(&sandbox).await?;
+async fn unreadable_row_fails_only_its_own_session() -> Outcome {
+    let servers = Servers::shared().await?;
+    let node = servers.sessions().await?;
     node.set_mode(CacheMode::Bypass);
     let mut created = Vec::new();
     for _ in 0..40 {
         created.push(login(&node, "alice").await?);
     }
     let bad = created[7].session.id();
-    let large = format!(
-        "UPDATE {}.sessions SET data = ('\"' || repeat('x', 70000) || '\"')::json WHERE id = \
-         '{bad}'",
-        sandbox.schema()
-    );
-    execute(backends.postgres(), large).await?;
+    let large = r#"('"' || repeat('x', 70000) || '"')::json"#;
+    servers.sql(format!("UPDATE sessions SET data = {large} WHERE id = '{bad}'")).await?;
     let answers = join_all(created.iter().map(|created| ask(&node, created))).await;
     for (created, answer) in created.iter().zip(answers) {
         let expected = if created.session.id() == bad { "unavailable" } else { "valid" };
@@ -39,20 +33,18 @@ async fn one_unreadable_row_fails_its_own_session_alone() -> Outcome {
     Ok(())
 }
 
-/// In a database without an encoding of its own anything can be stored, and Postgres itself fails a
-/// statement that would return it.
+// A database without an encoding stores any bytes. Postgres fails a statement that would return
+// them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn text_that_is_not_utf8_fails_its_own_row_alone() -> Outcome {
-    let backend = default_backend().await?;
-    let backends = Backends::builder().backend(backend).start().await?;
-    let sandbox = backends.sandbox();
+async fn text_that_is_not_utf8_fails_only_its_own_row() -> Outcome {
+    let servers = Servers::own().await?;
     let create =
         "CREATE DATABASE bytes ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
-    execute(backends.postgres(), create.to_owned()).await?;
+    execute(servers.postgres(), create.to_owned()).await?;
     let (server, _) =
-        sandbox.database_url().rsplit_once('/').ok_or("a database URL names its database")?;
+        servers.database_url().rsplit_once('/').ok_or("a database URL names its database")?;
     let url = format!("{server}/bytes");
-    let store = store_on(&url, &sandbox).await?;
+    let store = servers.store_at(&url).await?;
     let mut digests = Vec::new();
     let mut ids = Vec::new();
     for n in 0..20 {
@@ -64,7 +56,7 @@ async fn text_that_is_not_utf8_fails_its_own_row_alone() -> Outcome {
     }
     let mut operator = PgConnection::connect(&url).await?;
     let mut run = async |sql: String| {
-        let sql = AssertSqlSafe(format!("SET search_path = {}; {sql}", sandbox.schema()));
+        let sql = AssertSqlSafe(format!("SET search_path = {}; {sql}", servers.schema()));
         sqlx::raw_sql(sql).execute(&mut operator).await
     };
     let bytes = r"convert_from('\xff', 'SQL_ASCII')";
@@ -86,7 +78,10 @@ async fn text_that_is_not_utf8_fails_its_own_row_alone() -> Outcome {
     run(format!("UPDATE sessions SET revoked_at = now() WHERE id = '{}'", ids[5])).await?;
     let rows = store.journal_since(None).await?.rows;
     assert!(rows.iter().any(|row| row.change == JournalChange::All));
-    let is_end = |change: &JournalChange| matches!(change, JournalChange::Session { id, least_version: None, .. } if *id == ids[5]);
+    let is_end = |change: &JournalChange| match change {
+        JournalChange::Session { id, least_version: None, .. } => *id == ids[5],
+        _ => false,
+    };
     assert!(rows.iter().any(|row| is_end(&row.change)), "{rows:?}");
     Ok(())
 }

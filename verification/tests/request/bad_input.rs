@@ -7,13 +7,12 @@ use session_layer::store::{SessionStore as _, SqliteStore};
 use session_layer::{
     BreakerState, Created, Error, NewSession, RevokeTarget, Sessions, TokenDigest,
 };
-use session_testkit::backends::Backends;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
 use crate::examples::quickstart::process::{App, env_of};
-use crate::harness::{Failure, Outcome, default_backend, shared};
-use crate::support::{ask, built, cache, execute, login, sessions, store_on};
+use crate::harness::{Failure, Outcome};
+use crate::support::{Servers, ask, built, execute, login, run};
 
 #[track_caller]
 fn is_input<T: std::fmt::Debug>(outcome: Result<T, Error>, of: &str) {
@@ -26,8 +25,8 @@ fn raw(json: &str) -> Result<Box<RawValue>, Failure> {
     Ok(RawValue::from_string(json.to_owned())?)
 }
 
-/// An outage would be in the health document.
-async fn is_well(sessions: &Sessions, alice: &Created) {
+/// Asserts that the health document reports no outage.
+async fn assert_well(sessions: &Sessions, alice: &Created) {
     assert_eq!(sessions.recent_errors(), Vec::<String>::new());
     assert_eq!(sessions.breaker(), BreakerState::Closed);
     let report = sessions.health().await;
@@ -62,22 +61,21 @@ async fn every_entry_point(sessions: &Sessions) -> Outcome {
         is_input(sessions.create(new).await, label);
     }
     assert_eq!(sessions.list("alice").await?.sessions.len(), 1);
-    is_well(sessions, &alice).await;
+    assert_well(sessions, &alice).await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_input_is_typed_and_no_outage() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    every_entry_point(&sessions(&sandbox).await?).await
+    let servers = Servers::shared().await?;
+    every_entry_point(&servers.sessions().await?).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_input_is_typed_and_no_outage_embedded() -> Outcome {
     let store = SqliteStore::open(":memory:").await?;
     every_entry_point(&built(MemoryCache::new(1_000), store.clone())).await?;
-    // A caller of the port may leave our checks out.
+    // A caller of the port may omit the checks.
     let mut new = NewSession::new("alice").check()?;
     new.user_id = "a".repeat(201);
     let refused = store.create(TokenDigest::of("t"), &new).await;
@@ -86,20 +84,17 @@ async fn bad_input_is_typed_and_no_outage_embedded() -> Outcome {
     Ok(())
 }
 
-/// A database with an encoding of its own, and a constraint that an operator added.
+// The database has an encoding of its own, and a constraint that an operator added.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_only_postgres_refuses_is_input_and_no_outage() -> Outcome {
-    let backend = default_backend().await?;
-    let backends = Backends::builder().backend(backend).start().await?;
-    let sandbox = backends.sandbox();
+async fn input_that_only_postgres_rejects_is_typed_and_no_outage() -> Outcome {
+    let servers = Servers::own().await?;
     let create =
         "CREATE DATABASE western ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
-    execute(backends.postgres(), create.to_owned()).await?;
+    execute(servers.postgres(), create.to_owned()).await?;
     let (server, _) =
-        sandbox.database_url().rsplit_once('/').ok_or("a database URL names its database")?;
+        servers.database_url().rsplit_once('/').ok_or("a database URL names its database")?;
     let url = format!("{server}/western");
-    let store = store_on(&url, &sandbox).await?;
-    let sessions = built(cache(sandbox.redis_url(), &sandbox)?, store);
+    let sessions = built(servers.cache()?, servers.store_at(&url).await?);
     let alice = login(&sessions, "älice").await?;
 
     let euro = "€";
@@ -114,17 +109,14 @@ async fn what_only_postgres_refuses_is_input_and_no_outage() -> Outcome {
     is_input(sessions.create(new().data(euro)).await, "data");
     is_input(sessions.update(&alice.session, euro).await, "update");
 
-    let table = format!("{}.sessions", sandbox.schema());
-    let constraint = format!("ALTER TABLE {table} ADD CHECK (label <> 'forbidden')");
-    sqlx::raw_sql(AssertSqlSafe(constraint))
-        .execute(&mut PgConnection::connect(&url).await?)
-        .await?;
-    let forbidden = sessions.create(new().label("forbidden")).await;
-    let said = forbidden.as_ref().map(|_| ()).map_err(ToString::to_string);
-    assert!(matches!(forbidden, Err(Error::Input(InputError::Refused(_)))), "{said:?}");
-    is_well(&sessions, &alice).await;
+    let add = format!("ALTER TABLE {}.sessions ADD CHECK (label <> 'rejected')", servers.schema());
+    run(&mut PgConnection::connect(&url).await?, add).await?;
+    let rejected = sessions.create(new().label("rejected")).await;
+    let shown = rejected.as_ref().map(|_| ()).map_err(ToString::to_string);
+    assert!(matches!(rejected, Err(Error::Input(InputError::Refused(_)))), "{shown:?}");
+    assert_well(&sessions, &alice).await;
 
-    let mut env = env_of(&sandbox);
+    let mut env = env_of(&servers.sandbox);
     env.retain(|(name, _)| *name != "DATABASE_URL");
     env.push(("DATABASE_URL", url));
     let app = App::start(TempDir::new()?, &env).await?;

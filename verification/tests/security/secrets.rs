@@ -1,5 +1,4 @@
-//! A password in a URL appears in nothing that the application or the testkit prints, wherever in
-//! the URL it stands.
+//! Neither the application nor the testkit prints a password of a URL, wherever in the URL it is.
 
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -18,8 +17,8 @@ use tracing_subscriber::{fmt, layer::SubscriberExt as _};
 use crate::binaries::binary;
 use crate::harness::{Outcome, shared};
 
-/// How a URL may hold a password: `{}` is the password, `{r}` and `{p}` are the addresses of Redis
-/// and Postgres.
+/// The forms of URLs with a password: `{}` is the password, `{r}` and `{p}` are the addresses of
+/// Redis and Postgres.
 const REDIS: [&str; 10] = [
     "{}",
     ":{}@{r}",
@@ -47,7 +46,8 @@ const POSTGRES: [&str; 12] = [
     "postgres://postgres@{p}/postgres?user={}",
 ];
 
-/// A password with reserved characters, raw and percent-encoded. No other text has `QXZJ` in it.
+/// Generates a password with reserved characters, raw and percent-encoded. No other text contains
+/// `QXZJ`.
 fn passwords() -> impl Strategy<Value = String> {
     let reserved = prop::sample::select(vec![
         "", "/", "?", "#", "@", ":", "[", "%", "&", "=", "+", " ", "%2F", "%3F", "%23", "%40",
@@ -111,8 +111,8 @@ async fn password_in_any_url_is_printed_by_no_command() -> Outcome {
             run.args(["run", "--", "true"])
                 .env("SESSION_TESTKIT_DATABASE_URL", postgres)
                 .env("SESSION_TESTKIT_REDIS_URL", backends.redis().url());
-            // A server that lets nobody in is waited for, which tells nothing more than `check`
-            // does.
+            // `run` waits for a server that rejects connections, and prints nothing else than
+            // `check`.
             if redis.parse::<ServerUrl>().is_err() {
                 run.env("SESSION_TESTKIT_REDIS_URL", redis);
                 printed(&mut run, redis).await;
@@ -125,7 +125,7 @@ async fn password_in_any_url_is_printed_by_no_command() -> Outcome {
     .await
 }
 
-/// The command `session-testkit`, with nothing of the surrounding environment.
+/// Returns the command `session-testkit` without the variables of the environment.
 async fn testkit() -> Command {
     let path = binary("session-testkit").await.expect("the command is built");
     let mut command = Command::new(path);
@@ -138,7 +138,7 @@ async fn testkit() -> Command {
     command
 }
 
-/// Runs a command with all that a library would log.
+/// Runs a command with every log line of the libraries.
 async fn printed(command: &mut Command, url: &str) -> Output {
     let ran = command.env("RUST_LOG", "trace").output().await;
     let ran = ran.expect("the command runs");
@@ -147,7 +147,7 @@ async fn printed(command: &mut Command, url: &str) -> Output {
     ran
 }
 
-/// Each runs on a thread whose log is kept: also what the libraries say at the finest level.
+// Each case runs on a thread whose log is kept, at the finest level.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn password_in_any_url_is_printed_by_no_node() -> Outcome {
     let backends = shared().await?;
@@ -164,7 +164,7 @@ async fn password_in_any_url_is_printed_by_no_node() -> Outcome {
     .await
 }
 
-/// All that a node says which has one of these URLs, and for the other server a good one.
+/// Returns everything that a node prints with one of these URLs and a correct one.
 async fn node(backends: &Backends, redis: &str, postgres: &str) -> String {
     let sandbox = backends.sandbox();
     let mut shown = String::new();

@@ -1,5 +1,4 @@
-//! The binaries that tests run, and that are not of the test's own package: Cargo does not tell a
-//! test their paths.
+//! The binaries of other packages that tests run. Cargo does not tell a test their paths.
 
 use std::{
     collections::HashMap,
@@ -11,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tokio::{process::Command, sync::OnceCell};
 
-/// The binary of this name, built if need be.
+/// Returns the path of a binary, and builds it if necessary.
 pub async fn binary(name: &str) -> io::Result<&'static Path> {
     static BUILT: OnceCell<HashMap<String, PathBuf>> = OnceCell::const_new();
     let built = BUILT.get_or_try_init(build).await?;
@@ -19,8 +18,8 @@ pub async fn binary(name: &str) -> io::Result<&'static Path> {
     path.ok_or_else(|| io::Error::other(format!("cargo did not build {name}")))
 }
 
-/// The features are those of `cargo test --workspace --all-features`, which takes naming the
-/// workspace and its tests: so all that the binaries depend on is compiled already.
+/// Builds the binaries with the features of `cargo test --workspace --all-features`, so that their
+/// dependencies are compiled already. This requires the workspace and its tests as arguments.
 async fn build() -> io::Result<HashMap<String, PathBuf>> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
@@ -32,8 +31,8 @@ async fn build() -> io::Result<HashMap<String, PathBuf>> {
         .args((!cfg!(debug_assertions)).then_some("--release"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit());
-    // What cargo tells the test about the test is not for another cargo: build scripts that look at
-    // it (ring's) would run again, and all that stands on them be compiled again.
+    // The test's own variables would make build scripts that read them (ring's) run again, and
+    // their dependents compile again.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {

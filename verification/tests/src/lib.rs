@@ -1,5 +1,5 @@
-//! What the tests on real servers share. The tests are in the folders beside `src`, one folder per
-//! question.
+//! The code that the tests on real servers share. The tests are in the folders beside `src`, one
+//! per question.
 
 #![allow(
     missing_docs,

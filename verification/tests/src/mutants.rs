@@ -1,9 +1,9 @@
-//! Broken variants of the protocol, built around any cache and any store: what is broken by them
-//! must be caught. `verification/simulation/README.md` has the table of which check catches which.
+//! Broken variants of the protocol around any cache and any store.
+//! `verification/simulation/README.md` has the table of the checks that catch them.
 //!
-//! The mistakes that only an adapter can make are switched on in the simulated ones
-//! (`verification/simulation/src/cache.rs`, `store.rs`); on a real Redis the same are forced in
-//! `changes/adapter_mutants.rs`.
+//! The simulated adapters (`verification/simulation/src/cache.rs`, `store.rs`) make the mistakes
+//! that only an adapter can make. `changes/adapter_mutants.rs` makes the same on a real Redis.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,65 +29,74 @@ pub enum Mistake {
     // Of an adapter:
     /// A fill is a plain SET.
     WithoutALease,
-    /// A fill is a SET NX, and what ends a session leaves a tombstone there instead of UNLINK.
+    /// A fill is a SET NX, and a revocation sets a tombstone instead of an UNLINK.
     TombstoneAndSetNx,
     /// All leases are the same bytes.
     NonceReused,
-    /// A copy does not say of which life of which server it is.
+    /// An entry does not name the incarnation of its server.
     WithoutIncarnation,
-    /// A fill takes the link and the incarnation of now, not those of its lease.
+    /// A fill uses the present link and incarnation, not those of its lease.
     SealedWithThePresent,
-    /// Neither cache, nor store, nor driver has a deadline.
+    /// Neither the cache, nor the store, nor the engine has a deadline.
     NoDeadline,
-    /// Whether a copy is contradicted is looked at first, and after a while how old the journal is.
+    /// An entry is compared with the changed set first, and with the journal's age later.
     AgeAfterTheSet,
-    /// A read of the journal returns what was written since the last one, by the clock.
+    /// A read of the journal returns the rows since the last one by the clock.
     JournalByTime,
     /// Rows of the journal are purged, and its floor is not raised.
     PurgeLeavesTheFloor,
-    /// Rows are purged also of transactions that came after one still running; the floor stays
-    /// below that one, lest no fresh copy be believed.
+    /// Rows of transactions after a running one are purged too. The floor stays below the running
+    /// one, so that fresh entries are served.
     PurgesPastTheRunning,
-    // Around any:
-    /// The copies are removed before the COMMIT, and not after it.
+    // Around any port:
+    /// The entries are removed before the COMMIT, and not after it.
     UnlinkBeforeCommitOnly,
-    /// No fence, no UNLINK, ever.
+    /// No fence and no UNLINK is sent.
     NeverUnlinks,
-    /// Whoever asks the store while a read is under way gets that one's answer.
+    /// A read joins one that is in flight.
     JoinsAReadUnderWay,
     /// An update does not UNLINK.
     UpdateSkipsUnlink,
     /// A rotation does not UNLINK.
     RotateSkipsUnlink,
-    /// A row that row-level security hides is one that is not there.
+    /// A row that row-level security hides counts as absent.
     HiddenIsInvalid,
-    /// So is one that could not be read.
+    /// A row that could not be read counts as absent.
     ErrorIsInvalid,
-    /// So is one that a touch found locked, as often as it looked.
+    /// A row that a touch finds locked counts as absent.
     LockedIsInvalid,
-    /// The journal is read, and nothing made of it.
+    /// The journal is read, and its rows are dropped.
     JournalUnread,
-    /// The next read of the journal begins behind the last row of this one.
+    /// The next read of the journal begins after the last row of this one.
     JournalFromTheLastRow,
-    /// A node that starts takes nothing for its journal, until the third read of it.
+    /// A new node takes the journal as empty until the third read.
     BelievesBeforeTheFirstLoad,
 }
 
-/// What the two wrappers of one node have in common.
+/// The shared state of the two wrappers of one node.
 #[derive(Clone, Default)]
 pub struct Broken(Arc<BrokenState>);
 
 #[derive(Default)]
 struct BrokenState {
     mistake: Option<Mistake>,
-    /// Whose UNLINK is skipped.
+    /// The digests whose UNLINK is skipped.
     skipped: Mutex<BTreeSet<TokenDigest>>,
     reads: Mutex<BTreeMap<Vec<TokenDigest>, SharedRead>>,
-    /// What the store said last beside its rows.
-    said: Mutex<Option<ReadResult>>,
+    /// The store's last reply.
+    last: Mutex<Option<ReadResult>>,
 }
 
 type SharedRead = Shared<BoxFuture<'static, Result<ReadResult, Arc<StoreError>>>>;
+
+/// Implements methods of a port by the same methods of the field `$port`.
+macro_rules! delegate {
+    ($port:ident: $(fn $name:ident($($arg:ident: $type:ty),*) -> $out:ty;)*) => {$(
+        async fn $name(&self, $($arg: $type),*) -> $out {
+            self.$port.$name($($arg),*).await
+        }
+    )*};
+}
 
 impl Broken {
     pub fn new(mistake: Option<Mistake>) -> Self {
@@ -109,8 +118,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How a cache is broken: what is not said here, the cache itself does.
+/// The broken methods of a cache. By default, the cache itself handles a call.
 pub trait BreaksCache<C: SessionCache>: Send + Sync + 'static {
+    /// Runs after a lease was granted.
+    fn granted(&self, _: &TokenDigest) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     fn fill(
         &self,
         cache: &C,
@@ -138,14 +152,14 @@ pub trait BreaksCache<C: SessionCache>: Send + Sync + 'static {
     }
 }
 
-/// A cache that is broken so; by default, with the mistakes that can be made around any.
+/// A broken cache, by default with the mistakes that are possible around any cache.
 pub struct BrokenCache<C, B = Broken> {
     pub cache: C,
     pub broken: B,
 }
 
 impl<C: SessionCache, B: BreaksCache<C>> SessionCache for BrokenCache<C, B> {
-    /// With the digest, for who breaks a fill.
+    /// The digest tells a broken fill its key.
     type Lease = (TokenDigest, C::Lease);
 
     async fn get(
@@ -153,15 +167,20 @@ impl<C: SessionCache, B: BreaksCache<C>> SessionCache for BrokenCache<C, B> {
         digests: &[TokenDigest],
         judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<Self::Lease>> {
-        let found = self.cache.get(digests, judge).await;
-        let with_digest = |(digest, lookup): (&TokenDigest, Lookup<C::Lease>)| match lookup {
-            Lookup::Hit(entry) => Lookup::Hit(entry),
-            Lookup::Leased(lease) => Lookup::Leased((*digest, lease)),
-            Lookup::Refused(error) => Lookup::Refused(error),
-            Lookup::Failed(error) => Lookup::Failed(error),
-            _ => Lookup::DoNotFill,
-        };
-        digests.iter().zip(found).map(with_digest).collect()
+        let mut lookups = Vec::with_capacity(digests.len());
+        for (digest, lookup) in digests.iter().zip(self.cache.get(digests, judge).await) {
+            lookups.push(match lookup {
+                Lookup::Hit(entry) => Lookup::Hit(entry),
+                Lookup::Leased(lease) => {
+                    self.broken.granted(digest).await;
+                    Lookup::Leased((*digest, lease))
+                }
+                Lookup::Refused(error) => Lookup::Refused(error),
+                Lookup::Failed(error) => Lookup::Failed(error),
+                _ => Lookup::DoNotFill,
+            });
+        }
+        lookups
     }
 
     async fn fill(
@@ -184,11 +203,9 @@ impl<C: SessionCache, B: BreaksCache<C>> SessionCache for BrokenCache<C, B> {
     fn status(&self) -> CacheStatus {
         self.cache.status()
     }
-    async fn probe(&self) -> CacheProbe {
-        self.cache.probe().await
-    }
-    async fn close(&self) {
-        self.cache.close().await;
+    delegate! { cache:
+        fn probe() -> CacheProbe;
+        fn close() -> ();
     }
 }
 
@@ -224,11 +241,11 @@ impl<C: SessionCache> BreaksCache<C> for Broken {
     }
 }
 
-/// What [`Mistake::BelievesBeforeTheFirstLoad`] leaves as the position after its first read.
+/// The position after the first read under [`Mistake::BelievesBeforeTheFirstLoad`].
 const ONCE: &str = "once";
 
-/// As if a journal in which nothing is had been read.
-fn nothing_yet(seen: &str) -> JournalRead {
+/// Returns a read of an empty journal.
+fn empty_journal(seen: &str) -> JournalRead {
     JournalRead {
         store_id: *b"simulated store!",
         rows: Vec::new(),
@@ -238,7 +255,7 @@ fn nothing_yet(seen: &str) -> JournalRead {
     }
 }
 
-/// How a store is broken: what is not said here, the store itself does.
+/// The broken methods of a store. By default, the store itself handles a call.
 pub trait BreaksStore<S: SessionStore>: Send + Sync + 'static {
     fn load(
         &self,
@@ -253,7 +270,7 @@ pub trait BreaksStore<S: SessionStore>: Send + Sync + 'static {
         4
     }
 
-    /// What came of a change of the data.
+    /// Returns the result of a change of the data.
     fn updated(&self, change: Result<Change, StoreError>) -> Result<Change, StoreError> {
         change
     }
@@ -275,7 +292,7 @@ pub trait BreaksStore<S: SessionStore>: Send + Sync + 'static {
     }
 }
 
-/// A store that is broken so; by default, with the mistakes that can be made around any.
+/// A broken store, by default with the mistakes that are possible around any store.
 pub struct BrokenStore<S, B = Broken> {
     pub store: Arc<S>,
     pub broken: B,
@@ -287,20 +304,6 @@ impl<S: SessionStore, B: BreaksStore<S>> SessionStore for BrokenStore<S, B> {
     }
     fn max_concurrent_reads(&self) -> usize {
         self.broken.max_concurrent_reads()
-    }
-
-    async fn create(
-        &self,
-        digest: TokenDigest,
-        new: &ValidatedSession,
-    ) -> Result<Creation, StoreError> {
-        self.store.create(digest, new).await
-    }
-    async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
-        self.store.digests(target).await
-    }
-    async fn revoke(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
-        self.store.revoke(target, reason).await
     }
 
     async fn update(
@@ -324,17 +327,6 @@ impl<S: SessionStore, B: BreaksStore<S>> SessionStore for BrokenStore<S, B> {
     async fn touch(&self, id: SessionId, granularity: Duration) -> Result<Change, StoreError> {
         self.broken.touched(self.store.touch(id, granularity).await)
     }
-    async fn list(
-        &self,
-        user_id: &str,
-        after: Option<ListCursor>,
-        limit: usize,
-    ) -> Result<SessionPage, StoreError> {
-        self.store.list(user_id, after, limit).await
-    }
-    async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
-        self.store.login_snapshot().await
-    }
 
     async fn journal_since(
         &self,
@@ -343,46 +335,34 @@ impl<S: SessionStore, B: BreaksStore<S>> SessionStore for BrokenStore<S, B> {
         self.broken.journal_since(&self.store, position).await
     }
 
-    async fn end_rows(
-        &self,
-        user: &EndedUser,
-        reason: &str,
-        after: Option<ListCursor>,
-    ) -> Result<Option<ListCursor>, StoreError> {
-        self.store.end_rows(user, reason, after).await
-    }
-    async fn register_node(&self, node: &NodeRegistration) -> Result<Option<StoreId>, StoreError> {
-        self.store.register_node(node).await
-    }
-    async fn forget_node(&self, id: RegistrationId) -> Result<(), StoreError> {
-        self.store.forget_node(id).await
-    }
-    async fn is_one_cache(&self, cache: &CacheId) -> Result<bool, StoreError> {
-        self.store.is_one_cache(cache).await
+    delegate! { store:
+        fn create(digest: TokenDigest, new: &ValidatedSession) -> Result<Creation, StoreError>;
+        fn digests(target: &Target) -> Result<Vec<TokenDigest>, StoreError>;
+        fn revoke(target: &Target, reason: &str) -> Result<Revoked, StoreError>;
+        fn list(user: &str, after: Option<ListCursor>, limit: usize)
+            -> Result<SessionPage, StoreError>;
+        fn login_snapshot() -> Result<LoginSnapshot, StoreError>;
+        fn end_rows(user: &EndedUser, reason: &str, after: Option<ListCursor>)
+            -> Result<Option<ListCursor>, StoreError>;
+        fn register_node(node: &NodeRegistration) -> Result<Option<StoreId>, StoreError>;
+        fn forget_node(id: RegistrationId) -> Result<(), StoreError>;
+        fn is_one_cache(cache: &CacheId) -> Result<bool, StoreError>;
+        fn purge_journal(keep: Duration) -> Result<u64, StoreError>;
+        fn sweep(retention: Duration, most: u32) -> Result<u64, StoreError>;
+        fn probe() -> Result<(), StoreError>;
+        fn close() -> ();
     }
 
-    async fn purge_journal(&self, keep: Duration) -> Result<u64, StoreError> {
-        self.store.purge_journal(keep).await
-    }
-    async fn sweep(&self, retention: Duration, most: u32) -> Result<u64, StoreError> {
-        self.store.sweep(retention, most).await
-    }
     fn is_exclusive(&self) -> bool {
         self.store.is_exclusive()
     }
     fn backend(&self) -> &'static str {
         self.store.backend()
     }
-    async fn probe(&self) -> Result<(), StoreError> {
-        self.store.probe().await
-    }
-    async fn close(&self) {
-        self.store.close().await;
-    }
 }
 
 impl Broken {
-    /// Whoever asks while a read is under way gets that one's answer.
+    /// Returns the reply of a read in flight of these digests, or of a new one.
     async fn join<S: SessionStore>(
         &self,
         store: &Arc<S>,
@@ -406,15 +386,15 @@ impl Broken {
         loaded.map_err(|error| StoreError::new(error.kind(), error.to_string()))
     }
 
-    /// As if no row were there.
+    /// Returns the last reply with absent rows.
     fn nothing(
         &self,
         digests: &[TokenDigest],
         error: StoreError,
     ) -> Result<ReadResult, StoreError> {
-        let mut said = lock(&self.0.said).clone().ok_or(error)?;
-        said.rows = vec![Row::Absent; digests.len()];
-        Ok(said)
+        let mut last = lock(&self.0.last).clone().ok_or(error)?;
+        last.rows = vec![Row::Absent; digests.len()];
+        Ok(last)
     }
 }
 
@@ -431,7 +411,7 @@ impl<S: SessionStore> BreaksStore<S> for Broken {
         };
         match loaded {
             Ok(loaded) => {
-                *lock(&self.0.said) = Some(loaded.clone());
+                *lock(&self.0.last) = Some(loaded.clone());
                 Ok(loaded)
             }
             Err(error)
@@ -474,14 +454,14 @@ impl<S: SessionStore> BreaksStore<S> for Broken {
         if self.is(Mistake::BelievesBeforeTheFirstLoad) {
             // The second read follows at once, when the node is registered.
             match position {
-                None => return Ok(nothing_yet(ONCE)),
-                Some(position) if &*position.seen == ONCE => return Ok(nothing_yet("")),
+                None => return Ok(empty_journal(ONCE)),
+                Some(position) if &*position.seen == ONCE => return Ok(empty_journal("")),
                 Some(_) => {}
             }
         }
         let mut read = store.journal_since(position).await?;
-        // A node reads the journal before it serves copies of another incarnation, and so would be
-        // saved by that.
+        // A node reads the journal before it serves entries of another incarnation, which would
+        // hide these mistakes.
         let incarnation_alone =
             [Mistake::WithoutIncarnation, Mistake::SealedWithThePresent].map(|it| self.is(it));
         if self.is(Mistake::JournalUnread) || incarnation_alone.contains(&true) {

@@ -1,35 +1,31 @@
-//! What is `SQLite`'s own: the file, and who has it.
+//! The store of `SQLite`: its file, and the process that has it open.
+
+use std::path::PathBuf;
 
 use session_layer::error::StoreErrorKind;
 use session_layer::store::{Creation, Row, SessionStore, SqliteStore, Target};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
+use tempfile::TempDir;
 
 use crate::stores::support::{alive, changed, load, login, new, of_user, token};
 
-/// A folder that is gone with the test.
-struct Folder(std::path::PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("stores-{}-{name}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self) -> std::path::PathBuf {
-        self.0.join("sessions.db")
-    }
+fn file(folder: &TempDir) -> PathBuf {
+    folder.path().join("sessions.db")
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// Executes direct SQL in a file that no store has opened.
+async fn run(folder: &TempDir, sql: &'static str) {
+    let options = SqliteConnectOptions::new().filename(file(folder));
+    let mut operator = options.connect().await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut operator).await.unwrap();
+    operator.close().await.unwrap();
 }
 
 #[tokio::test]
 async fn sessions_outlive_the_process() {
-    let folder = Folder::new("outlive");
-    let store = SqliteStore::open(folder.file()).await.unwrap();
+    let folder = TempDir::new().unwrap();
+    let store = SqliteStore::open(file(&folder)).await.unwrap();
     let id = store.load(&[]).await.unwrap().store_id;
     login(&store, "a", "alice").await;
     login(&store, "b", "alice").await;
@@ -39,64 +35,58 @@ async fn sessions_outlive_the_process() {
     let error = store.load(&[]).await.unwrap_err();
     assert!(error.to_string().contains("closed"));
 
-    let store = SqliteStore::open(folder.file()).await.unwrap();
+    let store = SqliteStore::open(file(&folder)).await.unwrap();
     assert_eq!(store.load(&[]).await.unwrap().store_id, id);
     alive(load(&store, "a").await);
     assert!(matches!(load(&store, "b").await, Row::Revoked));
-    // Bob's epoch was raised by the process before: no login of this one is refused for it.
+    // Bob's epoch was raised before the restart. It refuses no later login.
     login(&store, "c", "bob").await;
     store.close().await;
 }
 
 #[tokio::test]
-async fn two_at_one_file_are_refused() {
-    let folder = Folder::new("refused");
-    let store = SqliteStore::open(folder.file()).await.unwrap();
-    let refused = SqliteStore::open(folder.file()).await.unwrap_err();
+async fn second_store_of_a_file_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let store = SqliteStore::open(file(&folder)).await.unwrap();
+    let refused = SqliteStore::open(file(&folder)).await.unwrap_err();
     let session_layer::ConfigError::Store(error) = refused else { panic!("{refused}") };
     assert_eq!(error.kind(), StoreErrorKind::Unreachable);
     assert!(error.to_string().contains("another process"), "{error}");
     login(&store, "a", "alice").await;
     store.close().await;
-    SqliteStore::open(folder.file()).await.unwrap();
+    SqliteStore::open(file(&folder)).await.unwrap();
 }
 
 #[tokio::test]
-async fn what_is_no_file_of_ours_is_an_error() {
-    let folder = Folder::new("errors");
-    let missing = folder.0.join("missing").join("sessions.db");
+async fn missing_folder_and_other_file_are_errors() {
+    let folder = TempDir::new().unwrap();
+    let missing = folder.path().join("missing").join("sessions.db");
     let error = SqliteStore::open(missing).await.unwrap_err();
     assert!(error.to_string().contains("folder"), "{error}");
-    std::fs::write(folder.file(), "This is a letter to nobody. ".repeat(100)).unwrap();
-    let error = SqliteStore::open(folder.file()).await.unwrap_err();
+    std::fs::write(file(&folder), "not a database ".repeat(100)).unwrap();
+    let error = SqliteStore::open(file(&folder)).await.unwrap_err();
     assert!(error.to_string().contains("no SQLite file"), "{error}");
 }
 
 #[tokio::test]
-async fn plain_sql_counts_as_well() {
-    use sqlx::{ConnectOptions as _, Connection as _};
-
-    let folder = Folder::new("sql");
-    let store = SqliteStore::open(folder.file()).await.unwrap();
+async fn direct_sql_is_in_the_journal() {
+    let folder = TempDir::new().unwrap();
+    let store = SqliteStore::open(file(&folder)).await.unwrap();
     for name in ["a", "b", "c", "d"] {
         login(&store, name, "alice").await;
     }
     store.close().await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.file());
-    let mut person = options.connect().await.unwrap();
-    sqlx::raw_sql(
+    run(
+        &folder,
         "UPDATE sessions SET last_seen_at = last_seen_at + 1;
          UPDATE sessions SET revoked_at = 1 WHERE rowid = 1;
          UPDATE sessions SET data = '7', version = -5 WHERE rowid = 2;
          UPDATE sessions SET expires_at = 0 WHERE rowid = 3;
          DELETE FROM sessions WHERE rowid IN (1, 3, 4)",
     )
-    .execute(&mut person)
-    .await
-    .unwrap();
-    person.close().await.unwrap();
+    .await;
 
-    let store = SqliteStore::open(folder.file()).await.unwrap();
+    let store = SqliteStore::open(file(&folder)).await.unwrap();
     assert_eq!(alive(load(&store, "b").await).version(), 2);
     let rows = store.journal_since(None).await.unwrap().rows;
     let versions: Vec<_> =
@@ -113,29 +103,23 @@ async fn plain_sql_counts_as_well() {
 }
 
 #[tokio::test]
-async fn a_row_that_cannot_be_read_is_unavailable_alone() {
-    use sqlx::{ConnectOptions as _, Connection as _};
-
-    let folder = Folder::new("odd");
-    let store = SqliteStore::open(folder.file()).await.unwrap();
+async fn unreadable_row_affects_only_its_session() {
+    let folder = TempDir::new().unwrap();
+    let store = SqliteStore::open(file(&folder)).await.unwrap();
     let names = ["a", "b", "c", "d"];
     for name in names {
         login(&store, name, "alice").await;
     }
     store.close().await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.file());
-    let mut person = options.connect().await.unwrap();
-    sqlx::raw_sql(
+    run(
+        &folder,
         "UPDATE sessions SET data = json_quote(hex(zeroblob(40000))) WHERE rowid IN (1, 3);
          UPDATE sessions SET revoked_at = 1 WHERE rowid = 3;
          UPDATE sessions SET expires_at = 'soon' WHERE rowid = 2",
     )
-    .execute(&mut person)
-    .await
-    .unwrap();
-    person.close().await.unwrap();
+    .await;
 
-    let store = SqliteStore::open(folder.file()).await.unwrap();
+    let store = SqliteStore::open(file(&folder)).await.unwrap();
     let rows = store.load(&names.map(token)).await.unwrap().rows;
     assert!(matches!(
         rows[..],
@@ -147,10 +131,10 @@ async fn a_row_that_cannot_be_read_is_unavailable_alone() {
 }
 
 #[tokio::test]
-async fn a_login_under_way_is_refused_by_a_revoke_all() {
+async fn login_beside_a_revoke_all_is_refused_or_ended() {
     let store = SqliteStore::open(":memory:").await.unwrap();
     login(&store, "old", "alice").await;
-    // Both are asked at once, and take turns: whichever comes second knows of the first.
+    // The store serializes both calls. The second knows of the first.
     for round in 0..50 {
         let name = format!("a{round}");
         let (asked, all) = (new("alice"), of_user("alice"));
@@ -165,7 +149,7 @@ async fn a_login_under_way_is_refused_by_a_revoke_all() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_dropped_leaves_nothing_open() {
+async fn cancelled_call_leaves_no_transaction_open() {
     let store = SqliteStore::open(":memory:").await.unwrap();
     for round in 0..50 {
         let name = format!("a{round}");

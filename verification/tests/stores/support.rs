@@ -9,10 +9,13 @@ use session_layer::store::{
     SessionStore, Target,
 };
 use session_layer::{NewSession, Session, SessionId, TokenDigest};
+use session_testkit::wait;
+
+use crate::support::SOON;
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 
-/// A digest that stands for the token `name`.
+/// Returns the digest of the token `name`.
 pub fn token(name: &str) -> TokenDigest {
     TokenDigest::of(name)
 }
@@ -50,7 +53,6 @@ pub fn alive(row: Row) -> Session {
 pub fn made(change: Change) -> (Session, Vec<TokenDigest>) {
     match change {
         Change::Made { session, mut digests } => {
-            // Their order means nothing.
             digests.sort();
             (session, digests)
         }
@@ -64,7 +66,7 @@ pub async fn revoke(store: &impl SessionStore, target: Target) -> Revoked {
     revoked
 }
 
-/// A row of the journal about one session: which, the digests from before, the least version that
+/// Returns the session of a journal row, its digests before the change, and the least version that
 /// is still right.
 #[track_caller]
 pub fn changed(row: &JournalRow) -> (SessionId, Vec<TokenDigest>, Option<i64>) {
@@ -78,7 +80,7 @@ pub fn changed(row: &JournalRow) -> (SessionId, Vec<TokenDigest>, Option<i64>) {
     }
 }
 
-/// The rest of the journal, page by page.
+/// Reads the rest of the journal, page by page.
 pub async fn journal_from(
     store: &impl SessionStore,
     position: Option<&JournalPosition>,
@@ -102,13 +104,8 @@ pub fn sorted<const N: usize>(names: [&str; N]) -> Vec<TokenDigest> {
     digests
 }
 
-/// Waits until `name` is no longer alive; at most 5 s.
-pub async fn until_over(store: &impl SessionStore, name: &str) {
-    for _ in 0..500 {
-        if !matches!(load(store, name).await, Row::Alive { .. }) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{name} is still alive");
+/// Waits until the session of the token `name` has ended.
+pub async fn until_ended(store: &impl SessionStore, name: &str) {
+    let ended = async || !matches!(load(store, name).await, Row::Alive { .. });
+    wait::until("the session to end", SOON, ended).await.unwrap();
 }

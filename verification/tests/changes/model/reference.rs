@@ -1,4 +1,4 @@
-//! The model: what each session is, and so what must be answered.
+//! The model: the state of each session, and therefore the expected results.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,15 +7,15 @@ use proptest::prelude::*;
 use proptest::strategy::Union;
 use proptest_state_machine::ReferenceStateMachine;
 
-use super::subject::Rig;
+use super::subject::Harness;
 
-/// Of this many users.
+/// The number of users.
 const USERS: u8 = 2;
-/// No more sessions are created than this.
+/// The maximum number of sessions.
 const SESSIONS: usize = 4;
 
-/// What is asked of a node (0 or 1), or done to the servers. Sessions and tokens are named by the
-/// order in which they came.
+/// A call of a node (0 or 1), or a change of the servers. Sessions and tokens are numbered in the
+/// order of their creation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     Create {
@@ -45,7 +45,7 @@ pub(crate) enum Step {
         node: usize,
         user: u8,
     },
-    /// By hand in Postgres; and then a node has noticed.
+    /// Direct SQL, and then a validation on a node.
     PlainSql {
         node: usize,
         session: usize,
@@ -63,15 +63,15 @@ pub(crate) enum Step {
 pub(crate) struct Session {
     pub(crate) user: u8,
     pub(crate) ended: bool,
-    /// Which write its data is of.
+    /// The number of the write of its data.
     pub(crate) data: usize,
     pub(crate) tokens: usize,
-    /// The token before the newest is good still.
+    /// Whether the token before the newest is still accepted.
     pub(crate) grace: bool,
 }
 
 impl Session {
-    /// Does this token name the session, alive or not?
+    /// Returns whether this token names the session, active or not.
     pub(crate) fn is_named_by(&self, token: usize) -> bool {
         token + 1 == self.tokens || self.grace && token + 2 == self.tokens
     }
@@ -86,8 +86,8 @@ impl Session {
 pub(crate) struct Reference {
     pub(crate) sessions: Vec<Session>,
     writes: usize,
-    /// The servers, for the subject.
-    pub(crate) rig: Option<Arc<Rig>>,
+    /// The servers of the subject.
+    pub(crate) harness: Option<Arc<Harness>>,
 }
 
 impl fmt::Debug for Reference {
@@ -97,7 +97,7 @@ impl fmt::Debug for Reference {
 }
 
 impl Reference {
-    /// How many of the user's are alive, before a step.
+    /// Returns the number of the user's active sessions.
     pub(crate) fn alive(&self, user: u8) -> u64 {
         let alive = self.sessions.iter().filter(|each| each.user == user && !each.ended);
         alive.count() as u64
@@ -123,67 +123,56 @@ impl ReferenceStateMachine for Reference {
         }
         let tokens: Vec<usize> = state.sessions.iter().map(|each| each.tokens).collect();
         let session = 0..tokens.len();
-        let presented =
+        let sent =
             session.clone().prop_flat_map(move |session| (Just(session), 0..tokens[session]));
         let on_session = (node.clone(), session);
-        let on_token = (node.clone(), presented);
-        let rotate = (on_session.clone(), any::<bool>());
-        Union::new_weighted(
-            vec![
-                (u32::from(state.sessions.len() < SESSIONS) * 3, create),
-                (
-                    12,
-                    on_token
-                        .clone()
-                        .prop_map(|(node, (session, token))| Step::Validate {
-                            node,
-                            session,
-                            token,
-                        })
-                        .boxed(),
-                ),
-                (
-                    3,
-                    on_session
-                        .clone()
-                        .prop_map(|(node, session)| Step::Update { node, session })
-                        .boxed(),
-                ),
-                (
-                    3,
-                    rotate
-                        .prop_map(|((node, session), with_grace)| Step::Rotate {
-                            node,
-                            session,
-                            with_grace,
-                        })
-                        .boxed(),
-                ),
-                (
-                    2,
-                    on_token
-                        .prop_map(|(node, (session, token))| Step::Revoke { node, session, token })
-                        .boxed(),
-                ),
-                (
-                    1,
-                    (node.clone(), user)
-                        .prop_map(|(node, user)| Step::RevokeAll { node, user })
-                        .boxed(),
-                ),
-                (
-                    1,
-                    on_session.prop_map(|(node, session)| Step::PlainSql { node, session }).boxed(),
-                ),
-                (1, (node, any::<bool>()).prop_map(|(node, on)| Step::Bypass { node, on }).boxed()),
-                (1, Just(Step::Flush).boxed()),
-                (1, Just(Step::RestartRedis).boxed()),
-            ]
-            .into_iter()
-            .filter(|(weight, _)| *weight > 0)
-            .collect(),
-        )
-        .boxed()
+        let on_token = (node.clone(), sent);
+        let mut steps = vec![
+            (
+                12,
+                on_token
+                    .clone()
+                    .prop_map(|(node, (session, token))| Step::Validate { node, session, token })
+                    .boxed(),
+            ),
+            (
+                3,
+                on_session
+                    .clone()
+                    .prop_map(|(node, session)| Step::Update { node, session })
+                    .boxed(),
+            ),
+            (
+                3,
+                (on_session.clone(), any::<bool>())
+                    .prop_map(|((node, session), with_grace)| Step::Rotate {
+                        node,
+                        session,
+                        with_grace,
+                    })
+                    .boxed(),
+            ),
+            (
+                2,
+                on_token
+                    .prop_map(|(node, (session, token))| Step::Revoke { node, session, token })
+                    .boxed(),
+            ),
+            (
+                1,
+                (node.clone(), user)
+                    .prop_map(|(node, user)| Step::RevokeAll { node, user })
+                    .boxed(),
+            ),
+            (1, on_session.prop_map(|(node, session)| Step::PlainSql { node, session }).boxed()),
+            (1, (node, any::<bool>()).prop_map(|(node, on)| Step::Bypass { node, on }).boxed()),
+            (1, Just(Step::Flush).boxed()),
+            (1, Just(Step::RestartRedis).boxed()),
+        ];
+        if state.sessions.len() < SESSIONS {
+            steps.push((3, create));
+        }
+        Union::new_weighted(steps).boxed()
     }
 
     fn preconditions(state: &Self, step: &Step) -> bool {

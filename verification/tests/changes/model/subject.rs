@@ -1,16 +1,13 @@
-//! session-layer on two nodes over real servers, step by step beside the model.
+//! Two nodes on real servers, which execute the steps beside the model.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
-use session_layer::cache::RedisCache;
-use session_layer::store::PostgresStore;
 use session_layer::{
     CacheMode, Created, Error, NewSession, RevokeTarget, SessionId, Sessions, Validation,
     Visibility,
 };
-use session_testkit::backends::{Backends, Sandbox};
 use session_testkit::wait;
 use tokio::runtime::Handle;
 
@@ -18,29 +15,28 @@ use super::reference::{Reference, Step};
 use crate::harness::Failure;
 use crate::mutants::{Broken, BrokenCache, BrokenStore, Mistake};
 use crate::support::{
-    OwnRedis, SOON, built, cache_within, store, until_connected, until_disconnected, word,
+    SOON, Servers, built, cache_within, until_connected, until_disconnected, word,
 };
 
 const GRACE: Duration = Duration::from_secs(3600);
-/// What is compared must not depend on how busy the machine is.
+/// A deadline that a busy machine does not exceed.
 const PATIENT: Duration = Duration::from_secs(4);
 
-/// The servers of all sequences: a Redis that they may break, and the shared Postgres.
-pub(crate) struct Rig {
-    pub(super) redis: OwnRedis,
-    pub(super) backends: Arc<Backends>,
+/// The servers of all sequences: a Redis that they restart, and the shared Postgres.
+pub(crate) struct Harness {
+    pub(super) servers: Servers,
     pub(super) runtime: Handle,
     pub(super) mistake: Option<Mistake>,
 }
 
-/// Two nodes, in a sandbox of this sequence's own.
+/// Two nodes, in the sandbox of one sequence.
 pub(crate) struct Subject {
-    rig: Arc<Rig>,
-    sandbox: Sandbox,
+    harness: Arc<Harness>,
+    servers: Servers,
     nodes: [Sessions; 2],
     /// Each session's id and tokens.
     known: Vec<(SessionId, Vec<String>)>,
-    /// What the model knew before the step.
+    /// The model before the step.
     before: Reference,
 }
 
@@ -49,14 +45,14 @@ impl StateMachineTest for Subject {
     type Reference = Reference;
 
     fn init_test(reference: &Reference) -> Self {
-        let rig = Arc::clone(reference.rig.as_ref().expect("a rig"));
-        let runtime = rig.runtime.clone();
-        let started = runtime.block_on(Self::start(rig, reference.clone()));
+        let harness = Arc::clone(reference.harness.as_ref().expect("a harness"));
+        let runtime = harness.runtime.clone();
+        let started = runtime.block_on(Self::start(harness, reference.clone()));
         started.unwrap_or_else(|failure| match failure {})
     }
 
     fn apply(mut subject: Self, reference: &Reference, step: Step) -> Self {
-        let runtime = subject.rig.runtime.clone();
+        let runtime = subject.harness.runtime.clone();
         let done = runtime.block_on(subject.step(reference, &step));
         done.unwrap_or_else(|failure| match failure {});
         subject.before = <Reference as ReferenceStateMachine>::apply(subject.before, &step);
@@ -64,31 +60,34 @@ impl StateMachineTest for Subject {
     }
 
     fn teardown(subject: Self, _reference: Reference) {
-        let runtime = subject.rig.runtime.clone();
+        let runtime = subject.harness.runtime.clone();
         runtime.block_on(async {
             for node in &subject.nodes {
                 node.shutdown(SOON).await.expect("nothing is under way");
             }
-            subject.sandbox.cleanup().await.expect("the sandbox is removed");
+            subject.servers.sandbox.cleanup().await.expect("the sandbox is removed");
         });
     }
 }
 
 impl Subject {
-    async fn start(rig: Arc<Rig>, before: Reference) -> Result<Self, Failure> {
-        let sandbox = rig.backends.sandbox();
-        let nodes = [node(&rig, &sandbox).await?, node(&rig, &sandbox).await?];
-        let subject = Self { rig, sandbox, nodes, known: Vec::new(), before };
+    async fn start(harness: Arc<Harness>, before: Reference) -> Result<Self, Failure> {
+        let servers = Servers {
+            redis: harness.servers.redis.clone(),
+            ..Servers::on(Arc::clone(&harness.servers.backends))
+        };
+        let nodes = [node(&harness, &servers).await?, node(&harness, &servers).await?];
+        let subject = Self { harness, servers, nodes, known: Vec::new(), before };
         subject.until_ready().await?;
         Ok(subject)
     }
 
-    /// Until Redis is in use by both nodes, and every link leads to the one server there is.
+    /// Waits until both nodes use Redis, and revocations are propagated.
     async fn until_ready(&self) -> Result<(), Failure> {
         for node in &self.nodes {
             until_connected(node).await?;
             let ready = async || {
-                let created = node.create(NewSession::new("nobody")).await;
+                let created = node.create(NewSession::new("carol")).await;
                 let Ok(Created { token, .. }) = created else {
                     return false;
                 };
@@ -100,7 +99,7 @@ impl Subject {
         Ok(())
     }
 
-    /// Does the step and compares. `now` is the model after it.
+    /// Executes the step and compares. `now` is the model after it.
     async fn step(&mut self, now: &Reference, step: &Step) -> Result<(), Failure> {
         match *step {
             Step::Create { node, user } => {
@@ -135,8 +134,8 @@ impl Subject {
                 self.known[session].1.push(token);
             }
             Step::Revoke { node, session, token } => {
-                let presented = self.known[session].1[token].clone();
-                let revoked = self.nodes[node].revoke(&presented).await?;
+                let sent = self.known[session].1[token].clone();
+                let revoked = self.nodes[node].revoke(&sent).await?;
                 let was = &self.before.sessions[session];
                 assert_eq!(revoked.value, u64::from(was.is_valid(token)), "{step:?}");
                 let visibility = if was.is_named_by(token) {
@@ -153,19 +152,19 @@ impl Subject {
                 let visibility = if any { Visibility::Propagated } else { Visibility::Nothing };
                 assert_eq!(revoked.visibility, visibility, "{step:?}");
             }
-            Step::PlainSql { node, session } => self.end_by_hand(node, session).await?,
+            Step::PlainSql { node, session } => self.end_by_sql(node, session).await?,
             Step::Bypass { node, on } => {
                 self.nodes[node].set_mode(if on { CacheMode::Bypass } else { CacheMode::On });
             }
-            Step::Flush => self.rig.redis.redis.flush_all().await?,
+            Step::Flush => self.servers.redis.flush_all().await?,
             Step::RestartRedis => {
-                self.rig.redis.redis.kill().await?;
-                // A node that does not unlink notices only when it checks its connections. Until
-                // then it is registered with the server that was killed.
+                self.servers.redis.kill().await?;
+                // A node that does not unlink observes the end of its connections later. Until then
+                // it is registered with the killed server.
                 for node in &self.nodes {
                     until_disconnected(node).await?;
                 }
-                self.rig.redis.redis.restart().await?;
+                self.servers.redis.restart().await?;
                 self.until_ready().await?;
             }
         }
@@ -187,36 +186,30 @@ impl Subject {
         let answer = self.nodes[node].validate(&self.known[session].1[token]).await;
         match answer {
             Validation::Valid(seen) => {
-                assert!(model.is_valid(token), "session {session} was honoured after its end");
+                assert!(model.is_valid(token), "session {session} is valid after its end");
                 assert_eq!(seen.id(), self.known[session].0);
                 assert_eq!(seen.user_id(), name(model.user));
                 assert_eq!(seen.data::<usize>()?, model.data, "old data of session {session}");
             }
             Validation::Invalid => {
-                assert!(!model.is_valid(token), "session {session} was denied");
+                assert!(!model.is_valid(token), "session {session} is invalid before its end");
             }
-            other => panic!("{other:?}, and both servers are there"),
+            other => panic!("{other:?}, but both servers are up"),
         }
         Ok(())
     }
 
-    /// Nobody unlinks its keys; but a node that has asked Postgres has seen to it that no other
-    /// says "valid" after its "invalid".
-    async fn end_by_hand(&self, node: usize, session: usize) -> Result<(), Failure> {
+    /// Ends a session by direct SQL. Its entries remain, but once a node has returned "invalid", no
+    /// node returns "valid".
+    async fn end_by_sql(&self, node: usize, session: usize) -> Result<(), Failure> {
         let (id, tokens) = &self.known[session];
-        let end = format!(
-            "UPDATE {}.sessions SET revoked_at = now() WHERE id = '{id}'",
-            self.sandbox.schema()
-        );
-        sqlx::raw_sql(sqlx::AssertSqlSafe(end))
-            .execute(&mut self.rig.backends.postgres().connect().await?)
-            .await?;
+        let end = format!("UPDATE sessions SET revoked_at = now() WHERE id = '{id}'");
+        self.servers.sql(end).await?;
         let node = &self.nodes[node];
         let mode = node.mode();
         node.set_mode(CacheMode::Bypass);
         for token in tokens {
-            let answer = node.validate(token).await;
-            assert_eq!(word(&answer), "invalid", "ended by hand");
+            assert_eq!(word(&node.validate(token).await), "invalid", "ended by SQL");
         }
         node.set_mode(mode);
         Ok(())
@@ -227,12 +220,9 @@ fn name(user: u8) -> &'static str {
     ["ann", "bob"][usize::from(user)]
 }
 
-async fn node(rig: &Rig, sandbox: &Sandbox) -> Result<Sessions, Failure> {
-    let broken = Broken::new(rig.mistake);
-    let redis: RedisCache = cache_within(PATIENT, rig.redis.redis.url(), sandbox)?;
-    let postgres: PostgresStore = store(sandbox).await?;
-    Ok(built(
-        BrokenCache { cache: redis, broken: broken.clone() },
-        BrokenStore { store: Arc::new(postgres), broken },
-    ))
+async fn node(harness: &Harness, servers: &Servers) -> Result<Sessions, Failure> {
+    let broken = Broken::new(harness.mistake);
+    let cache = cache_within(PATIENT, servers.redis.url(), &servers.sandbox)?;
+    let store = Arc::new(servers.store().await?);
+    Ok(built(BrokenCache { cache, broken: broken.clone() }, BrokenStore { store, broken }))
 }

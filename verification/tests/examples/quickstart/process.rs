@@ -1,4 +1,4 @@
-//! The quickstart as a process of its own, driven over HTTP like anybody would.
+//! The quickstart as a process, and its client.
 
 use std::{
     io,
@@ -20,36 +20,35 @@ use crate::{
     examples::http_client::{self as http, Answer},
 };
 
-/// Starting, with the tables to be made, on a busy machine.
+/// The deadline of a start with migrations on a busy machine.
 const START: Duration = Duration::from_secs(30);
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
 
-/// A running quickstart. Killed when dropped; if the test failed, its log is printed first.
+/// A running quickstart. Its drop kills it, and prints its log if the test failed.
 #[derive(Debug)]
 pub(crate) struct App {
     child: Child,
     pub(crate) address: String,
     pub(crate) admin: String,
-    /// What it printed on standard output when it had started.
+    /// The text that it printed on standard output at its start.
     pub(crate) banner: String,
     folder: TempDir,
-    /// After the process: what it wrote on servers that outlive the test goes last.
+    /// Dropped after the process, because it removes what the process wrote.
     sandbox: Option<Sandbox>,
 }
 
-/// What a login answered.
+/// The response to a login.
 #[derive(Debug)]
 pub(crate) struct Login {
     pub(crate) id: String,
-    pub(crate) token: String,
-    /// `Cookie`'s value.
+    /// The value of `Cookie`.
     pub(crate) cookie: String,
-    /// `Authorization`'s value.
+    /// The value of `Authorization`.
     pub(crate) bearer: String,
 }
 
-/// The environment that leads to these servers, into a schema and namespace of its own.
+/// Returns the environment with the servers, schema and namespace of a sandbox.
 pub(crate) fn env_of(sandbox: &Sandbox) -> Vec<(&'static str, String)> {
     vec![
         ("DATABASE_URL", sandbox.database_url().to_owned()),
@@ -60,12 +59,12 @@ pub(crate) fn env_of(sandbox: &Sandbox) -> Vec<(&'static str, String)> {
 }
 
 impl App {
-    /// The embedded pair, in a new folder.
+    /// Starts it with the embedded pair in a new folder.
     pub(crate) async fn embedded() -> io::Result<Self> {
         Self::start(TempDir::new()?, &[]).await
     }
 
-    /// On a Redis and a Postgres.
+    /// Starts it on a Redis and a Postgres.
     pub(crate) async fn on(backends: &Backends) -> io::Result<Self> {
         let sandbox = backends.sandbox();
         let mut app = Self::start(TempDir::new()?, &env_of(&sandbox)).await?;
@@ -73,8 +72,7 @@ impl App {
         Ok(app)
     }
 
-    /// Starts it in this folder with this environment and nothing else of ours, and waits until it
-    /// says that it listens.
+    /// Starts it in this folder with only this environment, and waits until it listens.
     pub(crate) async fn start(folder: TempDir, env: &[(&str, String)]) -> io::Result<Self> {
         let mut child = command(&folder, env).await?.spawn()?;
         let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
@@ -93,12 +91,12 @@ impl App {
             let host = urls.next()?.split(['/', ' ']).next()?;
             Some(host.to_owned())
         };
-        let told = address().zip(address());
-        let (address, admin) =
-            told.ok_or_else(|| io::Error::other(format!("said {first:?}; {}", app.log())))?;
+        let addresses = address().zip(address());
+        let (address, admin) = addresses
+            .ok_or_else(|| io::Error::other(format!("printed {first:?}; {}", app.log())))?;
         (app.address, app.admin) = (address, admin);
         app.banner = first;
-        // The rest is there at once or not at all; the pipe stays open while the process lives.
+        // The pipe stays open, therefore the end of the banner is a pause.
         while let Ok(Ok(Some(line))) = timeout(Duration::from_millis(200), lines.next_line()).await
         {
             app.banner += "\n";
@@ -107,7 +105,7 @@ impl App {
         Ok(app)
     }
 
-    /// A start that has to fail: how it ended, and what it said on standard error.
+    /// Asserts that a start fails. Returns its status and its standard error.
     pub(crate) async fn start_in_vain(env: &[(&str, String)]) -> io::Result<(ExitStatus, String)> {
         let folder = TempDir::new()?;
         let mut child = command(&folder, env).await?.spawn()?;
@@ -115,7 +113,7 @@ impl App {
         Ok((status, std::fs::read_to_string(folder.path().join("log"))?))
     }
 
-    /// What it wrote on standard error so far.
+    /// Returns its standard error so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -131,7 +129,7 @@ impl App {
         timeout(Duration::from_secs(20), self.child.wait()).await?
     }
 
-    /// SIGTERM, the end, and the folder with what was left in it.
+    /// Sends SIGTERM and waits for its end. Returns its folder as well.
     pub(crate) async fn stop(mut self) -> io::Result<(ExitStatus, Duration, TempDir)> {
         let begin = Instant::now();
         self.terminate()?;
@@ -140,12 +138,12 @@ impl App {
         Ok((status, begin.elapsed(), folder))
     }
 
-    /// The schema of its tables, for statements of the test's own.
+    /// Returns the schema of its tables.
     pub(crate) fn schema(&self) -> &str {
         self.sandbox.as_ref().map_or("", Sandbox::schema)
     }
 
-    /// One request, one answer: where an outage is to be seen.
+    /// Sends one request. Tests of outages use it.
     pub(crate) async fn send(
         &self,
         method: &str,
@@ -155,9 +153,8 @@ impl App {
         http::send(&self.address, method, path, fields, "").await
     }
 
-    /// The answer to a client that does as a 503 says, and tries again: where there is no outage.
-    /// Other tests and compilers starve this process for longer than its 50 ms for Redis and 250 ms
-    /// for Postgres, and then a 503 is right.
+    /// Sends a request, and repeats it after a 503. Without an outage, a busy machine may still
+    /// exceed the 50 ms for Redis and the 250 ms for Postgres.
     pub(crate) async fn ask(
         &self,
         method: &str,
@@ -167,7 +164,7 @@ impl App {
         self.ask_with(method, path, fields, "").await
     }
 
-    /// The same with a body.
+    /// Does the same with a body.
     pub(crate) async fn ask_with(
         &self,
         method: &str,
@@ -180,23 +177,23 @@ impl App {
             if answer.status != 503 {
                 return Ok(answer);
             }
-            eprintln!("{method} {path} was answered with 503; again");
+            eprintln!("{method} {path} returned 503, repeating");
             sleep(Duration::from_millis(200)).await;
         }
         http::send(&self.address, method, path, fields, body).await
     }
 
-    /// `GET` with a cookie.
+    /// Sends a `GET` with a cookie.
     pub(crate) async fn get(&self, path: &str, login: &Login) -> io::Result<Answer> {
         self.ask("GET", path, &[("Cookie", &login.cookie)]).await
     }
 
-    /// Who is this? By the Bearer token.
+    /// Sends `GET /me` with the Bearer token.
     pub(crate) async fn me(&self, login: &Login) -> io::Result<Answer> {
         self.ask("GET", "/me", &[("Authorization", &login.bearer)]).await
     }
 
-    /// Who said who this is: `hit` or `store`, from `Server-Timing`.
+    /// Returns the source of a validation from `Server-Timing`: `hit` or `store`.
     pub(crate) async fn source(&self, login: &Login) -> io::Result<String> {
         Ok(source(&self.me(login).await?))
     }
@@ -216,7 +213,6 @@ impl App {
             id: text("sessionId"),
             cookie: cookie.unwrap_or_default().to_owned(),
             bearer: format!("Bearer {}", text("token")),
-            token: text("token"),
         })
     }
 
@@ -224,7 +220,7 @@ impl App {
         self.send("GET", "/api/health/redis", &[]).await
     }
 
-    /// `PUT /mode` with this body, on the address for administrators.
+    /// Sends `PUT /mode` with this body to the address for administrators.
     pub(crate) async fn put_mode(&self, body: &str) -> io::Result<Answer> {
         http::send(&self.admin, "PUT", "/mode", &[], body).await
     }

@@ -10,17 +10,17 @@ use tokio::{
     time::sleep,
 };
 
-use super::process::{App, env_of};
-use crate::harness::{Outcome, default_backend, shared};
+use super::process::App;
+use crate::harness::{Outcome, default_backend};
 
-/// What orchestrators give before they kill.
+/// The time that orchestrators wait before they kill.
 const GRACE: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn embedded_says_so_and_keeps_sessions_over_a_restart() -> Outcome {
+async fn embedded_is_reported_and_keeps_sessions_over_a_restart() -> Outcome {
     let app = App::embedded().await?;
-    for said in ["Embedded", "DATABASE_URL=postgres://", "REDIS_URL=redis://"] {
-        assert!(app.banner.contains(said), "{}", app.banner);
+    for text in ["Embedded", "DATABASE_URL=postgres://", "REDIS_URL=redis://"] {
+        assert!(app.banner.contains(text), "{}", app.banner);
     }
     let warned = "WARN session_layer::sessions::env: neither DATABASE_URL nor REDIS_URL is set";
     assert!(app.log().contains(warned), "{}", app.log());
@@ -40,29 +40,13 @@ async fn embedded_says_so_and_keeps_sessions_over_a_restart() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_on_the_same_servers() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    let app = App::start(TempDir::new()?, &env_of(&sandbox)).await?;
-    assert!(!app.banner.contains("Embedded"), "{}", app.banner);
-    let (alice, ended) = (app.login("alice").await?, app.login("alice").await?);
-    app.ask("POST", "/logout", &[("Cookie", &ended.cookie)]).await?;
-    let (status, _, folder) = app.stop().await?;
-    assert!(status.success(), "{status}");
-    let app = App::start(folder, &env_of(&sandbox)).await?;
-    assert_eq!(app.me(&alice).await?.status, 200);
-    assert_eq!(app.me(&ended).await?.status, 401);
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_that_fails_says_why_in_one_message() -> Outcome {
+async fn failed_start_prints_one_message() -> Outcome {
     let taken = TcpListener::bind("127.0.0.1:0").await?;
     let taken = taken.local_addr()?.to_string();
-    // Nobody listens there; the listener that had the port is gone.
-    let nobody = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
-    let nowhere = format!("postgres://app:hunter2@{nobody}/app");
-    for (env, says) in [
+    // No server listens there any more.
+    let unused = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    let nowhere = format!("postgres://app:hunter2@{unused}/app");
+    for (env, words) in [
         (vec![("SECURE_COOKIES", "yes")], vec!["SECURE_COOKIES", "yes", "true, false, 1 or 0"]),
         (vec![("SESSION_CACHE_TTL", "soon")], vec!["SESSION_CACHE_TTL", "soon"]),
         (vec![("RUST_LOG", "a=b=c")], vec!["RUST_LOG", "a=b=c"]),
@@ -94,8 +78,8 @@ async fn a_start_that_fails_says_why_in_one_message() -> Outcome {
         assert!(!status.success() && status.code().is_some(), "{env:?}: {status}");
         let message: Vec<_> = log.lines().filter(|line| line.starts_with("quickstart")).collect();
         assert_eq!(message.len(), 1, "{env:?}: {log}");
-        for said in says {
-            assert!(message[0].contains(said), "{said:?} is missing in {log}");
+        for word in words {
+            assert!(message[0].contains(word), "{word:?} is missing in {log}");
         }
         assert!(!log.contains("panicked") && !log.contains("hunter2"), "{log}");
     }
@@ -114,7 +98,7 @@ async fn secure_cookies_have_the_host_prefix() -> Outcome {
         app.ask("GET", "/me", &[("Cookie", &cookie)]).await.map(|answer| answer.status)
     };
     assert_eq!(status("__Host-session").await?, 200);
-    assert_eq!(status("session").await?, 401, "the name comes from the configuration");
+    assert_eq!(status("session").await?, 401, "the cookie of another name");
     Ok(())
 }
 
@@ -126,7 +110,7 @@ async fn sigterm_does_not_wait_for_silent_clients() -> Outcome {
     idle.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await?;
     let mut half = TcpStream::connect(&app.admin).await?;
     half.write_all(b"PUT /mode HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{").await?;
-    // In flight when the signal comes, and complete a little later: it is answered.
+    // A request in flight at the signal completes later, and gets its response.
     let mut slow = TcpStream::connect(&app.address).await?;
     let body = r#"{"user":"alice"}"#;
     let head = format!(

@@ -1,80 +1,72 @@
-//! The way in is wrong: to a standby, with credentials that are not, through a pooler.
+//! Connections to a standby, with wrong credentials, and through a pooler.
 
-use session_layer::CacheMode;
 use session_layer::store::PostgresStore;
 use session_testkit::wait;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::Service;
-use crate::harness::{Outcome, default_backend};
-use crate::support::{SOON, ask, built, cache, execute, login};
+use super::{ROLE, Service};
+use crate::harness::Outcome;
+use crate::support::{SOON, ask, login, until_journal_reads};
 
-/// It answers, and may be behind: what it says of a session is not believed, in neither direction.
+// A standby may be behind, therefore neither "valid" nor "invalid" is based on it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_is_a_standby() -> Outcome {
-    let backend = default_backend().await?;
-    let service = Service::start(backend).await?;
+async fn postgres_that_is_a_standby_is_unavailable() -> Outcome {
+    let service = Service::start().await?;
     let ended = login(&service.owner, "ended").await?;
     let _ = service.owner.revoke(ended.token.reveal()).await?;
-    let mark = "COPY (SELECT) TO PROGRAM 'cat > standby.signal'".to_owned();
-    execute(service.backends.postgres(), mark).await?;
-    service.backends.postgres().restart().await?;
+    service.execute("COPY (SELECT) TO PROGRAM 'cat > standby.signal'").await?;
+    service.servers.postgres().restart().await?;
     let node = service.lazy(&service.url)?;
     assert_eq!(ask(&node, &ended).await, "unavailable");
-    service.refused(&node, &["replica in recovery", "primary"]).await?;
-    execute(service.backends.postgres(), "SELECT pg_promote()".to_owned()).await?;
+    service.assert_outage(&node, &["replica in recovery", "primary"]).await?;
+    service.execute("SELECT pg_promote()").await?;
     service.until_valid(&node).await?;
     assert_eq!(ask(&node, &ended).await, "invalid");
     Ok(())
 }
 
-/// A wrong password, a user and a database that there are not.
+// A wrong password, an unknown user and an unknown database.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_28p01_28000_3d000_lets_us_not_in() -> Outcome {
-    let backend = default_backend().await?;
-    let service = Service::start(backend).await?;
-    let asked = format!(
+async fn postgres_28p01_28000_3d000_rejects_the_connection() -> Outcome {
+    let service = Service::start().await?;
+    let demand_password = format!(
         "COPY (SELECT) TO PROGRAM
-           'cp pg_hba.conf was.conf; echo host all {} all scram-sha-256 | cat - was.conf > \
+           'cp pg_hba.conf was.conf; echo host all {ROLE} all scram-sha-256 | cat - was.conf > \
            pg_hba.conf';
-         SELECT pg_reload_conf()",
-        service.role
+         SELECT pg_reload_conf()"
     );
-    execute(service.backends.postgres(), asked).await?;
+    service.execute(demand_password).await?;
     let wrong = service.url.replace(":secret@", ":wr0ng@");
-    // The server reads the file in its own time. A node that connects before that stays connected.
-    wait::until("a wrong password to be refused", SOON, async || {
+    // The server reads the file later. A node that connects before that stays connected.
+    wait::until("a wrong password to be rejected", SOON, async || {
         PgConnection::connect(&wrong).await.is_err()
     })
     .await?;
     let credentials = &["user or password", "DATABASE_URL", "pg_hba.conf"][..];
     let (server, _) = service.url.rsplit_once('/').unwrap_or_default();
-    for (url, says) in [
+    for (url, words) in [
         (wrong, credentials),
-        (service.url.replace("the_app:", "nobody_here:"), credentials),
+        (service.url.replace("the_app:", "unknown_user:"), credentials),
         (format!("{server}/nowhere"), &["database of DATABASE_URL", "does not exist"]),
     ] {
         let node = service.lazy(&url)?;
-        service.refused(&node, says).await?;
+        service.assert_outage(&node, words).await?;
         let errors = node.recent_errors().join("\n");
         assert!(!errors.contains("wr0ng"), "{errors}");
     }
-    // The password is changed under a node: its connections go on, and it gets no others.
+    // After a change of the password, open connections work and new ones are rejected.
     let node = service.lazy(&service.url)?;
     service.until_valid(&node).await?;
-    // It is registered, so it opens no connection in the background for the next seconds. One that
-    // is authenticated while the password changes would come after the others were ended.
-    wait::until("the first two reads of the journal", SOON, async || {
-        node.metrics().journal_reads >= 2
-    })
-    .await?;
-    let password = |word: &str| format!("ALTER ROLE {} PASSWORD '{word}'", service.role);
-    execute(service.backends.postgres(), password("another")).await?;
+    // The node is registered and opens no connection in the background for the next seconds.
+    // Otherwise one could be authenticated after the others have ended.
+    until_journal_reads(&node, 2).await?;
+    let password = |word: &str| format!("ALTER ROLE {ROLE} PASSWORD '{word}'");
+    service.execute(password("another")).await?;
     assert_eq!(ask(&node, &service.alice).await, "valid");
-    // Reads and changes have connections of their own. One that was being authenticated when the
-    // password changed may appear after the others were ended, and is ended by the next round.
+    // A connection that was being authenticated when the password changed may appear after the
+    // others have ended. The next round ends it.
     let rounds = AtomicUsize::new(0);
     wait::until("its connections to be gone in three rounds", SOON, async || {
         let gone = service.end_connections().await.is_ok()
@@ -85,18 +77,16 @@ async fn postgres_28p01_28000_3d000_lets_us_not_in() -> Outcome {
         round == 3
     })
     .await?;
-    service.refused(&node, credentials).await?;
-    execute(service.backends.postgres(), password("secret")).await?;
+    service.assert_outage(&node, credentials).await?;
+    service.execute(password("secret")).await?;
     service.until_valid(&node).await
 }
 
-/// What was prepared over one connection to Postgres is missing on the next, or its name is taken
-/// there, or it is another statement there, whose answer looks like ours. Hooks of a pool do all
-/// three here.
+// Behind a pooler, a prepared statement is missing on the next connection, its name is taken there,
+// or it is another statement of the same form. Hooks of a pool produce all three.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_26000_42p05_behind_a_pooler() -> Outcome {
-    let backend = default_backend().await?;
-    let service = Service::start(backend).await?;
+    let service = Service::start().await?;
     let forgets = PgPoolOptions::new().before_acquire(|connection, _| {
         Box::pin(async move {
             sqlx::raw_sql("DEALLOCATE ALL").execute(connection).await?;
@@ -117,7 +107,7 @@ async fn postgres_26000_42p05_behind_a_pooler() -> Outcome {
                 .await?;
             for row in prepared {
                 let (name, was): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-                // Asks for none of the tokens.
+                // It reads none of the tokens.
                 let none = was.replace("unnest($1::bytea[])", "unnest(($1::bytea[])[2:1])");
                 if none != was {
                     let replace = format!("DEALLOCATE {name}; PREPARE {name} AS {none}");
@@ -133,13 +123,12 @@ async fn postgres_26000_42p05_behind_a_pooler() -> Outcome {
     {
         let pool = options.max_connections(1).connect(&service.url).await?;
         let store =
-            PostgresStore::from_pool(pool.clone()).schema(service.sandbox.schema()).build()?;
-        let node = built(cache(service.sandbox.redis_url(), &service.sandbox)?, store);
-        node.set_mode(CacheMode::Bypass);
-        wait::until("a request that is refused", SOON, async || {
+            PostgresStore::from_pool(pool.clone()).schema(service.servers.schema()).build()?;
+        let node = service.over(store)?;
+        wait::until("a request that is rejected", SOON, async || {
             let answer = ask(&node, &service.alice).await;
             assert_ne!(answer, "invalid");
-            // The pool's one connection may be in use as well, by the journal.
+            // The journal may be using the pool's only connection.
             let errors = node.recent_errors().join("\n");
             answer == "unavailable" && says.iter().all(|text| errors.contains(text))
         })

@@ -1,4 +1,4 @@
-//! What is Postgres' own: triggers, rights, snapshots, lost connections.
+//! The store of Postgres: triggers, rights, snapshots, lost connections.
 
 mod faults;
 mod housekeeping;
@@ -8,7 +8,6 @@ mod lives;
 mod migrations;
 mod odd_rows;
 mod plain_sql;
-mod proxy;
 mod races;
 mod rights;
 mod support;

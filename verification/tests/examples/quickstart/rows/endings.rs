@@ -1,11 +1,14 @@
-//! Everything that ends sessions.
+//! Requests that end sessions.
 
 use serde_json::json;
 
 use crate::examples::http_client::Answer;
 
 use super::super::process::{App, Login};
-use super::{Outcome, assert_cleared, assert_moment, assert_problem, assert_unauthorized, keys};
+use super::{
+    Outcome, assert_cleared, assert_moment, assert_problem, assert_revoked, assert_unauthorized,
+    keys,
+};
 
 pub(super) async fn own_and_other_sessions(app: &App) -> Outcome {
     let carol = app.login("carol").await?;
@@ -38,27 +41,23 @@ pub(super) async fn own_and_other_sessions(app: &App) -> Outcome {
     }
     bodies.dedup();
     assert_eq!(bodies.len(), 1, "all alike: {bodies:?}");
-    assert_eq!(app.me(&bob).await?.status, 200, "it was not hers to end");
+    assert_eq!(app.me(&bob).await?.status, 200, "a session of another user");
 
     assert_eq!(app.me(&elsewhere).await?.status, 200);
     let ended = delete(&elsewhere.id).await?;
-    assert_eq!(
-        (ended.status, ended.json()),
-        (200, json!({ "revoked": "propagated" })),
-        "{ended:?}"
-    );
-    assert_eq!(ended.field("set-cookie"), None, "her own session goes on");
+    assert_revoked(&ended, "propagated");
+    assert_eq!(ended.field("set-cookie"), None, "her own session remains");
     assert_unauthorized(&app.me(&elsewhere).await?);
     assert_eq!(app.me(&carol).await?.status, 200);
 
     let own = delete(&carol.id).await?;
-    assert_eq!((own.status, own.json()), (200, json!({ "revoked": "propagated" })), "{own:?}");
+    assert_revoked(&own, "propagated");
     assert_cleared(&own);
     assert_unauthorized(&app.me(&carol).await?);
     Ok(())
 }
 
-/// The list is the newest page, and its `Link` leads to the next.
+/// Checks that the list is the newest page, and that its `Link` leads to the next.
 pub(super) async fn many_sessions(app: &App) -> Outcome {
     let mut logins = Vec::new();
     for _ in 0..103 {
@@ -93,33 +92,25 @@ pub(super) async fn logout(app: &App) -> Outcome {
     {
         assert_eq!(app.me(login).await?.status, 200);
         let answer = logout(&[field]).await?;
-        assert_eq!(
-            (answer.status, answer.json()),
-            (200, json!({ "revoked": "propagated" })),
-            "{answer:?}"
-        );
+        assert_revoked(&answer, "propagated");
         assert_cleared(&answer);
         assert_unauthorized(&app.me(login).await?);
     }
-    // After a change of the cookie's domain a browser sends two. Both sessions end, or the next
-    // request would be let in by the other; also where they are those of two users.
+    // After a change of the cookie's domain, a browser sends two. Both sessions end, also those of
+    // two users. Otherwise the next request would be valid with the other.
     for user in ["dave", "erin"] {
         let (one, two) = (app.login("dave").await?, app.login(user).await?);
         let both = format!("{}; {}", one.cookie, two.cookie);
         let answer = logout(&[("Cookie", &both)]).await?;
-        assert_eq!(answer.json(), json!({ "revoked": "propagated" }));
+        assert_revoked(&answer, "propagated");
         for login in [&one, &two] {
             assert_unauthorized(&app.me(login).await?);
         }
     }
-    // Whoever has no session is logged out already, and their cookie goes all the same.
+    // Without a session, the cookie is cleared as well.
     for fields in [vec![("Cookie", &*first.cookie)], vec![("Cookie", "session=no token")], vec![]] {
         let answer = logout(&fields).await?;
-        assert_eq!(
-            (answer.status, answer.json()),
-            (200, json!({ "revoked": "nothing" })),
-            "{answer:?}"
-        );
+        assert_revoked(&answer, "nothing");
         assert_cleared(&answer);
     }
     assert_problem(&logout(&[("Authorization", "Bearer no-token")]).await?, 400);
@@ -169,7 +160,8 @@ pub(super) async fn login_replaces(app: &App) -> Outcome {
     assert_eq!(who(&again).await?, None);
     assert_eq!(who(&hugo).await?, Some(json!("hugo")));
 
-    // Cookies of two users let nobody in. The browser replaces one of them, and sends the other on.
+    // Cookies of two users are rejected. The browser replaces one of them and still sends the
+    // other.
     let (gina, ida) = (app.login("gina").await?, app.login("ida").await?);
     let both = format!("{}; {}", gina.cookie, ida.cookie);
     assert_eq!(who(&both).await?, None);
@@ -180,8 +172,7 @@ pub(super) async fn login_replaces(app: &App) -> Outcome {
     let sent = format!("{}; {new}", gina.cookie);
     assert_eq!(who(&sent).await?, Some(json!("hugo")));
 
-    // A session that was not carried in a cookie goes on, and so does a login whose cookies are
-    // none.
+    // A session that no cookie carried remains. Malformed cookies do not prevent a login.
     let gina = app.login("gina").await?;
     for fields in [
         vec![("Authorization", &*gina.bearer)],
@@ -196,11 +187,11 @@ pub(super) async fn login_replaces(app: &App) -> Outcome {
     log_in("hugo", &[unknown, ("Cookie", &gina.cookie)]).await?;
     assert_unauthorized(&app.me(&gina).await?);
 
-    // A login that is refused ends nothing.
+    // A rejected login ends nothing.
     let ida = app.login("ida").await?;
     let fields = [("Cookie", &*ida.cookie), ("Content-Type", "application/json")];
-    let refused = app.ask_with("POST", "/login", &fields, r#"{"user":""}"#).await?;
-    assert_problem(&refused, 400);
+    let rejected = app.ask_with("POST", "/login", &fields, r#"{"user":""}"#).await?;
+    assert_problem(&rejected, 400);
     assert_eq!(app.me(&ida).await?.status, 200);
     Ok(())
 }

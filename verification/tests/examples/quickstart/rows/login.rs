@@ -1,4 +1,4 @@
-//! Logging in, and the page that does it.
+//! Logins and the page.
 
 use super::super::process::App;
 use super::{Outcome, assert_moment, assert_problem, keys};
@@ -10,7 +10,7 @@ pub(super) async fn page(app: &App) -> Outcome {
     assert_eq!(page.field("content-type"), Some("text/html; charset=utf-8"));
     let policy = page.field("content-security-policy").unwrap_or_default();
     assert!(policy.contains("default-src 'none'"), "{policy}");
-    // Nothing is loaded from anywhere: what the page names by address are XML namespaces.
+    // The page loads nothing. Its only addresses are XML namespaces.
     let addresses =
         page.body.matches("http").count() - page.body.matches("http://www.w3.org/2000/svg").count();
     assert_eq!(addresses, 0);
@@ -24,15 +24,15 @@ pub(super) async fn login(app: &App) -> Outcome {
         let answer = app.ask_with("POST", "/login", &fields, body).await?;
         assert_eq!(answer.status, 201, "{answer:?}");
         assert_eq!(answer.field("content-type"), Some("application/json"));
-        let told = answer.json();
-        assert_eq!(keys(&told), ["expiresAt", "sessionId", "token"]);
-        assert_moment(&told["expiresAt"]);
-        let token = told["token"].as_str().unwrap_or_default();
-        assert_eq!(token.len(), 43, "{told}");
+        let document = answer.json();
+        assert_eq!(keys(&document), ["expiresAt", "sessionId", "token"]);
+        assert_moment(&document["expiresAt"]);
+        let token = document["token"].as_str().unwrap_or_default();
+        assert_eq!(token.len(), 43, "{document}");
         let expected = format!("session={token}; HttpOnly; SameSite=Lax; Path=/");
         assert_eq!(answer.field("set-cookie"), Some(expected.as_str()));
     }
-    // "Remember me": kept by the browser as long as it may go unused.
+    // With "remember me", the browser keeps the cookie for the idle timeout.
     for (fields, body) in
         [(json, r#"{"user":"alice","remember":true}"#), (form, "user=alice&remember=true")]
     {

@@ -1,4 +1,4 @@
-//! What operators look at and switch.
+//! Routes for operators.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ pub(super) async fn health(app: &App) -> Outcome {
     let answer = app.ask("GET", "/api/health/redis", &[]).await?;
     assert_eq!(answer.status, 200, "{answer:?}");
     let document = answer.json();
-    // A busy machine has errors to tell of; where there are none, all is well.
+    // A busy machine may report errors.
     let well = document["errors"].as_array().is_some_and(Vec::is_empty);
     assert_eq!(document["status"], if well { "healthy" } else { "degraded" }, "{document:#}");
     assert_moment(&document["timestamp"]);
@@ -48,10 +48,10 @@ pub(super) async fn admin(app: &App) -> Outcome {
     let get = async || http::send(&app.admin, "GET", "/mode", &[], "").await;
     assert_eq!(get().await?.json(), json!({ "mode": "on" }));
     for mode in ["bypass", "bypass", "on"] {
-        let asked = json!({ "mode": mode });
-        let answer = app.put_mode(&asked.to_string()).await?;
-        assert_eq!((answer.status, answer.json()), (200, asked.clone()));
-        assert_eq!(get().await?.json(), asked);
+        let wanted = json!({ "mode": mode });
+        let answer = app.put_mode(&wanted.to_string()).await?;
+        assert_eq!((answer.status, answer.json()), (200, wanted.clone()));
+        assert_eq!(get().await?.json(), wanted);
     }
     let large = format!(r#"{{"mode":"{}"}}"#, "x".repeat(3_000_000));
     for bad in [
@@ -68,8 +68,8 @@ pub(super) async fn admin(app: &App) -> Outcome {
         let shown = bad.get(..40).unwrap_or(bad);
         assert_eq!(answer.status, 400, "{shown}: {answer:?}");
     }
-    assert_eq!(get().await?.json(), json!({ "mode": "on" }), "what was refused changed nothing");
-    // Not where everybody can reach it.
+    assert_eq!(get().await?.json(), json!({ "mode": "on" }), "a rejected mode changed something");
+    // The public address has no such route.
     assert_eq!(app.ask("GET", "/mode", &[]).await?.status, 404);
     assert_eq!(app.ask("PUT", "/mode", &[]).await?.status, 404);
     Ok(())
