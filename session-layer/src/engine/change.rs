@@ -93,7 +93,7 @@ impl Visibility {
 }
 
 /// How long a revocation that waits pauses between two attempts.
-const RETRY_EVERY: Duration = Duration::from_millis(250);
+const ATTEMPT_EVERY: Duration = Duration::from_millis(250);
 
 /// The revocations, updates, rotations and creations of one engine.
 #[derive(Debug)]
@@ -292,7 +292,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
                 }
                 Err(outage) => uncertain |= matches!(outage, Error::Unknown(_)),
             }
-            tokio::time::sleep_until(deadline.min(now + RETRY_EVERY)).await;
+            tokio::time::sleep_until(deadline.min(now + ATTEMPT_EVERY)).await;
         }
     }
 

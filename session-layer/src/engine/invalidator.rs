@@ -15,7 +15,7 @@ use crate::engine::tasks::Tasks;
 use crate::model::token::TokenDigest;
 
 /// How often an invalidation that was not acknowledged is repeated.
-const RETRY_EVERY: Duration = Duration::from_millis(500);
+const REPEAT_UNLINK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long a response "invalid" waits for its invalidation if the breaker is not closed or the
 /// look-up failed: 10 ms, twice what a healthy validation may take. A cache that has recovered
@@ -119,7 +119,7 @@ impl<C: SessionCache> Invalidator<C> {
     /// Repeats until the cache has acknowledged everything, or every entry has expired.
     async fn repeat(&self, life: Duration) -> Option<()> {
         loop {
-            self.tasks.or_shutdown(sleep(RETRY_EVERY)).await?;
+            self.tasks.or_shutdown(sleep(REPEAT_UNLINK_EVERY)).await?;
             // Batch after batch while the cache replies. After a failure the task waits again.
             loop {
                 let began = Instant::now();

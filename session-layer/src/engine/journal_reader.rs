@@ -15,7 +15,7 @@ use crate::model::error::StoreError;
 use crate::store::{JournalPosition, SessionStore};
 
 /// The least time between two reads, however often a read is requested.
-const AT_LEAST_APART: Duration = Duration::from_millis(20);
+const MIN_READ_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The reader of one node's journal.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl<C: SessionCache, S: SessionStore> JournalReader<C, S> {
                 tokio::select! {
                     () = sleep_until(began + interval) => {}
                     () = journal.read_requested() => {
-                        sleep_until(began + AT_LEAST_APART.min(interval)).await;
+                        sleep_until(began + MIN_READ_INTERVAL.min(interval)).await;
                     }
                 }
             };

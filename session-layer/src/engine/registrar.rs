@@ -20,7 +20,7 @@ const EXAMINE_EVERY: Duration = Duration::from_millis(500);
 /// The pause after a failure.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// The least time between two registrations that look-ups request.
-const AT_LEAST_APART: Duration = Duration::from_millis(20);
+const MIN_REGISTRATION_INTERVAL: Duration = Duration::from_millis(20);
 /// How long renewals may fail before it costs a hit: a registration outlives by this the time that
 /// a node may serve without the store.
 const RENEWALS_MAY_FAIL_FOR: Duration = Duration::from_secs(30);
@@ -47,7 +47,7 @@ impl<C: SessionCache, S: SessionStore> Registrar<C, S> {
             let next = async {
                 tokio::select! {
                     () = sleep(pause) => {}
-                    () = registry.wanted() => sleep(AT_LEAST_APART).await,
+                    () = registry.wanted() => sleep(MIN_REGISTRATION_INTERVAL).await,
                 }
             };
             tasks.or_end(next).await?;

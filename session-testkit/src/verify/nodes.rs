@@ -22,7 +22,7 @@ pub(super) const SOON: Duration = Duration::from_secs(10);
 
 /// How many times the defaults of an application the deadlines are, because speed is not judged
 /// here.
-const PATIENCE: u32 = 10;
+const DEADLINE_FACTOR: u32 = 10;
 
 const LOOK: &str = "`session-testkit check` checks each server alone. \
                     RUST_LOG=session_layer=debug shows the layer's errors";
@@ -49,8 +49,8 @@ impl<'a> Nodes<'a> {
     pub(super) fn store(&self, url: &str) -> Result<PostgresStore, Finding> {
         PostgresStore::builder(url)
             .schema(self.sandbox.schema())
-            .read_deadline(PATIENCE * store::DEFAULT_READ_DEADLINE)
-            .change_deadline(PATIENCE * store::DEFAULT_CHANGE_DEADLINE)
+            .read_deadline(DEADLINE_FACTOR * store::DEFAULT_READ_DEADLINE)
+            .change_deadline(DEADLINE_FACTOR * store::DEFAULT_CHANGE_DEADLINE)
             .build()
             .map_err(|error| failed("Postgres can't be used", &error))
     }
@@ -63,12 +63,12 @@ impl<'a> Nodes<'a> {
     pub(super) fn node_on(&self, redis: &str, postgres: &str) -> Result<App, Finding> {
         let cache = RedisCache::builder(redis)
             .namespace(self.sandbox.namespace())
-            .deadline(PATIENCE * cache::DEFAULT_DEADLINE)
+            .deadline(DEADLINE_FACTOR * cache::DEFAULT_DEADLINE)
             .build()
             .map_err(|error| failed("Redis is not usable", &error))?;
         let sessions = Sessions::builder(cache, self.store(postgres)?)
-            .validation_timeout(PATIENCE * DEFAULT_VALIDATION_TIMEOUT)
-            .change_wait(PATIENCE * DEFAULT_CHANGE_WAIT)
+            .validation_timeout(DEADLINE_FACTOR * DEFAULT_VALIDATION_TIMEOUT)
+            .change_wait(DEADLINE_FACTOR * DEFAULT_CHANGE_WAIT)
             .build();
         Ok(App::new(sessions.map_err(|error| failed("a setting is not allowed", &error))?))
     }

@@ -13,13 +13,13 @@ use crate::cache::CacheProbe;
 use crate::model::error::CacheError;
 
 /// The timeout of each step. It far exceeds a request's wait, to distinguish slow from unreachable.
-const PATIENCE: Duration = Duration::from_millis(500);
+const STEP_TIMEOUT: Duration = Duration::from_millis(500);
 /// The TTL of the probe's key, in case its UNLINK is lost.
 const KEY_LIFE_MS: u64 = 5_000;
 
 pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
     let mut found = CacheProbe::default();
-    let link = match timeout(PATIENCE, cache.links.any()).await {
+    let link = match timeout(STEP_TIMEOUT, cache.links.any()).await {
         Ok(Ok(link)) => link,
         Ok(Err(error)) => return failed(found, &error),
         Err(_elapsed) => return failed(found, &timed_out()),
@@ -156,7 +156,7 @@ async fn take<T: FromRedisValue>(
 ) -> Result<(T, Duration), ProbeFailure> {
     let mut connection = connection.clone();
     let asked = Instant::now();
-    match timeout(PATIENCE, command.query_async(&mut connection)).await {
+    match timeout(STEP_TIMEOUT, command.query_async(&mut connection)).await {
         Ok(Ok(value)) => Ok((value, asked.elapsed())),
         Ok(Err(error)) => Err(ProbeFailure::Refused(error)),
         Err(_elapsed) => Err(ProbeFailure::TimedOut),

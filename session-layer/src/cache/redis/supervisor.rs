@@ -19,7 +19,7 @@ use crate::model::lock::{read, write};
 const RECHECK_EVERY: Duration = Duration::from_secs(1);
 /// The retry interval of a link that is down or suspect. It leaves a margin for the promise that
 /// hits resume 2 s after Redis responds to PING.
-const RETRY_EVERY: Duration = Duration::from_millis(200);
+const RETRY_LINKS_EVERY: Duration = Duration::from_millis(200);
 
 /// The number of times in a row that connections closed at once are reopened without a pause.
 const AT_ONCE: u32 = 5;
@@ -47,7 +47,7 @@ impl Links {
             });
             closed_again = 0;
             let all_well = self.count().0 >= self.target.load(Ordering::Relaxed);
-            let pause = if all_well { RECHECK_EVERY } else { RETRY_EVERY };
+            let pause = if all_well { RECHECK_EVERY } else { RETRY_LINKS_EVERY };
             let next = Instant::now() + pause;
             tokio::select! {
                 () = sleep_until(next) => {}
@@ -66,7 +66,7 @@ impl Links {
     /// its own task. Therefore no hanging link and no connect delays the check of another link.
     async fn watch(self: Arc<Self>, link: Arc<Link>) {
         while !link.is_closed() {
-            let pause = if link.is_usable() { RECHECK_EVERY } else { RETRY_EVERY };
+            let pause = if link.is_usable() { RECHECK_EVERY } else { RETRY_LINKS_EVERY };
             let next = Instant::now() + pause;
             tokio::select! {
                 () = sleep_until(next) => {}

@@ -21,7 +21,7 @@ use crate::model::token::TokenDigest;
 use crate::store::Change;
 
 /// How often a touch tries a row that is locked or has just changed.
-const TRIES: u32 = 4;
+const CHANGE_TRIES: u32 = 4;
 /// The delay between tries, which is longer than another touch takes.
 const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 
@@ -72,7 +72,7 @@ impl PostgresStore {
                 .bind(Uuid::from_bytes(*id.as_bytes()))
                 .bind(micros(granularity))
         };
-        for tried in 0..TRIES {
+        for tried in 0..CHANGE_TRIES {
             if tried > 0 {
                 sleep(BETWEEN_TRIES).await;
             }

@@ -7,7 +7,7 @@
 //! (`connection.rs`).
 //!
 //! ```text
-//! callers connect ── none after PATIENCE ──▶ probe ── success or timeout ──▶ callers connect
+//! callers connect ── none after CONNECT_SILENCE ──▶ probe ── success or timeout ──▶ callers connect
 //!                                             ▲  │ rejected
 //!                             the next caller │  ▼
 //!                                      VALID_FOR: all callers get the error at once
@@ -30,7 +30,7 @@ use crate::model::lock::lock;
 
 /// How long a caller waits before a probe. Connecting to a healthy server in the same network takes
 /// a few ms.
-const PATIENCE: Duration = Duration::from_millis(20);
+const CONNECT_SILENCE: Duration = Duration::from_millis(20);
 /// How long the result of a probe is valid. Each of a node's pools then probes at most ten times a
 /// second, which does not harm a server that is starting.
 const VALID_FOR: Duration = Duration::from_millis(100);
@@ -74,7 +74,7 @@ impl ConnectFailure {
     /// it returns at once.
     pub(super) async fn until_over(&self, pool: &PgPool) {
         while self.is_recent() && self.in_use.load(Ordering::SeqCst) == 0 && pool.num_idle() == 0 {
-            sleep(PATIENCE / 4).await;
+            sleep(CONNECT_SILENCE / 4).await;
         }
     }
 
@@ -98,7 +98,7 @@ impl ConnectFailure {
     ) -> StoreError {
         let mut full_before = false;
         loop {
-            sleep(PATIENCE).await;
+            sleep(CONNECT_SILENCE).await;
             if self.in_use.load(Ordering::SeqCst) > 0 {
                 continue;
             }

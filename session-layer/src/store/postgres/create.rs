@@ -10,7 +10,7 @@ use sqlx::types::Uuid;
 
 use super::PostgresStore;
 use super::errors::Progress;
-use super::execute::{TRIES, micros, statement, within};
+use super::execute::{STATEMENT_TRIES, micros, statement, within};
 use super::rows::{self, Facts, unexpected};
 use crate::model::error::{StoreError, StoreErrorKind};
 use crate::model::session::{LoginSnapshot, ValidatedSession};
@@ -75,7 +75,7 @@ impl PostgresStore {
                     begun = Some(moment);
                     // If the reply is lost, no session was created all the same.
                     let add = || statement(&self.statements.add_user).bind(new.user_id.clone());
-                    self.change(&Progress::default(), TRIES, add).await?;
+                    self.change(&Progress::default(), STATEMENT_TRIES, add).await?;
                 }
             }
         }
@@ -100,7 +100,7 @@ impl PostgresStore {
         });
         // Without a moment from before the first try, a second one would miss a revoke-all that the
         // first one met.
-        let tries = if begun.is_some() { TRIES } else { 1 };
+        let tries = if begun.is_some() { STATEMENT_TRIES } else { 1 };
         let create = || {
             statement(&self.statements.create)
                 .bind(Uuid::from_bytes(*new.id.as_bytes()))

@@ -34,7 +34,7 @@ const BEGIN_WRITING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
 /// The maximum of tries of a statement that Postgres rolls back. The next try mostly has no
 /// conflict, and the call's deadline limits all of them.
-pub(super) const TRIES: u32 = 10;
+pub(super) const STATEMENT_TRIES: u32 = 10;
 
 /// The timeouts of a call, over all its tries: one for the connection, and one for the reply, from
 /// when the statement is first sent.
@@ -124,7 +124,7 @@ impl PostgresStore {
         let writing = async {
             let mut connection = self.acquire_for_change().await?;
             progress.reading();
-            match self.send(&mut connection, Some(BEGIN_WRITING), TRIES, change).await {
+            match self.send(&mut connection, Some(BEGIN_WRITING), STATEMENT_TRIES, change).await {
                 Ok(rows) => {
                     connection.release();
                     Ok(rows)
@@ -171,7 +171,7 @@ impl PostgresStore {
         change: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, StoreError> {
         let progress = Progress::default();
-        within(self.change_deadline, &progress, self.change(&progress, TRIES, change)).await
+        within(self.change_deadline, &progress, self.change(&progress, STATEMENT_TRIES, change)).await
     }
 
     /// Reads the whole reply, and releases the connection if it is still good. The reply to an
@@ -194,12 +194,12 @@ impl PostgresStore {
         mut connection: Connection,
         query: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let mut fetched = self.send(&mut connection, self.begin(), TRIES, &query).await;
+        let mut fetched = self.send(&mut connection, self.begin(), STATEMENT_TRIES, &query).await;
         if fetched.as_ref().is_ok_and(|rows| rows::lacks_a_life(rows)) {
             let begin = || statement(&self.statements.begin_life);
-            fetched = self.send(&mut connection, Some(BEGIN_WRITING), TRIES, begin).await;
+            fetched = self.send(&mut connection, Some(BEGIN_WRITING), STATEMENT_TRIES, begin).await;
             if fetched.is_ok() {
-                fetched = self.send(&mut connection, self.begin(), TRIES, &query).await;
+                fetched = self.send(&mut connection, self.begin(), STATEMENT_TRIES, &query).await;
             }
         }
         self.release(connection, &fetched);
@@ -273,7 +273,7 @@ impl PostgresStore {
     async fn role_and_hidden_table(&self) -> Option<(String, Option<String>)> {
         let connection = self.connections.acquire().await.ok()?;
         let query = || statement(&self.statements.hidden);
-        let found = self.fetch(connection, TRIES, query).await.ok()?;
+        let found = self.fetch(connection, STATEMENT_TRIES, query).await.ok()?;
         let row = found.first()?;
         Some((row.try_get("role").ok()?, row.try_get("hidden").ok()?))
     }

@@ -21,7 +21,7 @@ const COPIES: i64 = 10_000;
 /// The number of rows that are marked at once. Their locks are held for about 50 ms.
 const ROWS_AT_ONCE: i64 = 1_000;
 /// The maximum of tries to revoke a session that changes at the same time.
-const TRIES: u32 = 4;
+const REVOKE_TRIES: u32 = 4;
 
 impl PostgresStore {
     pub(super) async fn revoke_target(
@@ -41,7 +41,7 @@ impl PostgresStore {
     /// reported as an end.
     async fn revoke_one(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
         let began = Instant::now();
-        for tries in 0..TRIES {
+        for tries in 0..REVOKE_TRIES {
             if tries > 0 && began.elapsed() > self.change_deadline {
                 break;
             }

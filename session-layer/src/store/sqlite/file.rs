@@ -13,7 +13,7 @@ use crate::model::error::{StoreError, StoreErrorKind as Kind};
 /// The table that lists the applied migrations.
 const BOOKKEEPING: &str = "session_layer_migrations";
 /// How long another process, such as one being replaced, may take to release the file.
-const PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Returns the migrations. Once released, later ones only add.
 fn migrations() -> [Migration; 1] {
@@ -52,7 +52,7 @@ async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
     };
     let mut connection = options
         .locking_mode(SqliteLockingMode::Exclusive)
-        .busy_timeout(PATIENCE)
+        .busy_timeout(LOCK_TIMEOUT)
         .disable_statement_logging()
         .connect()
         .await?;
