@@ -9,7 +9,7 @@ use super::document::{
 use crate::cache::{CacheProbe, CacheStatus};
 use crate::engine::breaker::BreakerState;
 use crate::engine::cache_mode::CacheMode;
-use crate::engine::diagnostics::{Cause, Origin, RecentError, ReportedError};
+use crate::engine::diagnostics::{Cause, MAX_ERRORS, Origin, RecentError, ReportedError};
 use crate::engine::metrics::Metrics;
 use crate::model::clock::Timestamp;
 use crate::sessions::probe::Probed;
@@ -17,7 +17,6 @@ use crate::sessions::probe::Probed;
 /// The duration of PING above which the cache is degraded. Postgres takes one or a few ms, so that
 /// a slower cache costs time instead of saving it.
 const SLOW_PING: Duration = Duration::from_millis(100);
-const MOST_ERRORS: usize = 10;
 
 #[derive(Debug, Clone)]
 pub(super) struct ReportInput<'a> {
@@ -119,7 +118,7 @@ fn errors(probed: &Probed, reported: Vec<ReportedError>) -> Vec<String> {
     let mut errors: Vec<String> = cache.chain(store).collect();
     let news = reported.into_iter().filter(|reported| !probe_found(probed, &reported.error));
     errors.extend(news.map(|recorded| recorded.to_string()));
-    errors.truncate(MOST_ERRORS);
+    errors.truncate(MAX_ERRORS);
     errors
 }
 

@@ -14,7 +14,7 @@ use crate::model::lock::lock;
 /// The time for which an error is reported.
 const REPORTED_FOR: Duration = Duration::from_secs(60);
 /// The limit of distinct errors that are reported.
-const MAX_ERRORS: usize = 10;
+pub(crate) const MAX_ERRORS: usize = 10;
 
 /// The errors of the last minute, newest first. Each cause appears once, with its number of
 /// occurrences.

@@ -15,7 +15,7 @@ use crate::world::{Call, State, Step};
 
 pub(super) const LINKS: usize = 2;
 const RECHECK_EVERY: Duration = Duration::from_secs(1);
-const RETRY_EVERY: Duration = Duration::from_millis(200);
+const RETRY_LINKS_EVERY: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Link {
@@ -170,7 +170,7 @@ impl SimulatedCache {
             self.0.reachable.store(usable > 0 || !failed, Ordering::Relaxed);
             self.0.opened.notify_waiters();
             let until = recheck.saturating_duration_since(Instant::now());
-            let wait = if usable == LINKS { until } else { until.min(RETRY_EVERY) };
+            let wait = if usable == LINKS { until } else { until.min(RETRY_LINKS_EVERY) };
             let _ = timeout(wait, self.0.check.notified()).await;
             // Reports of callers must not cause a storm of connection attempts.
             sleep(Duration::from_millis(1)).await;
