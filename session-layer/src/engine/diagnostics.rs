@@ -16,7 +16,9 @@ mod recent_errors;
 mod rejections;
 
 use self::outage::Outage;
-pub(crate) use self::recent_errors::{Cause, MAX_ERRORS, Origin, RecentError, RecentErrors, ReportedError};
+pub(crate) use self::recent_errors::{
+    Cause, MAX_ERRORS, Origin, RecentError, RecentErrors, ReportedError,
+};
 pub(crate) use self::rejections::Operation;
 use self::rejections::{EndedRejection, Rejections};
 use crate::cache::Lookup;

@@ -113,7 +113,7 @@ impl SessionStore for PostgresStore {
     }
 
     async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
-        self.moment().await
+        self.read_login_snapshot().await
     }
 
     async fn create(

@@ -71,7 +71,7 @@ impl SessionStore for SqliteStore {
     }
 
     async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
-        self.moment()
+        self.read_login_snapshot()
     }
 
     async fn create(

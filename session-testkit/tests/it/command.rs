@@ -75,7 +75,7 @@ pub(crate) async fn denied(command: &str) -> Result<(RedisServer, String), Failu
 
 /// Holds the read with which a login begins, for longer than an application lets a login wait.
 pub(crate) async fn hold_first_logins(proxy: &Proxy) {
-    let held = proxy.inject(Toxic::hold_from("AS moment"));
+    let held = proxy.inject(Toxic::hold_from("AS login_snapshot"));
     held.touched().await;
     tokio::time::sleep(2 * DEFAULT_CHANGE_WAIT).await;
 }

@@ -114,8 +114,8 @@ impl NewSession {
     }
 
     /// Sets when the login began.
-    pub(crate) fn begun(mut self, moment: LoginSnapshot) -> Self {
-        self.begun = Some(moment);
+    pub(crate) fn begun(mut self, snapshot: LoginSnapshot) -> Self {
+        self.begun = Some(snapshot);
         self
     }
 

@@ -20,20 +20,21 @@ use crate::store::Creation;
 /// The result of one try.
 enum Attempt {
     Done(Creation),
-    /// No life of the database has begun. Holds the moment of this try, without a life.
+    /// No life of the database has begun. Holds the snapshot of this try, without a life.
     NoLife(String),
-    /// The user has never logged in. Holds the moment of this try, which the next one uses.
+    /// The user has never logged in. Holds the snapshot of this try, which the next one uses.
     UnknownUser(String),
 }
 
 impl PostgresStore {
     /// Reads the life and the snapshot of Postgres as text.
-    pub(super) async fn moment(&self) -> Result<LoginSnapshot, StoreError> {
-        let query = || statement(&self.statements.moment);
+    pub(super) async fn read_login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
+        let query = || statement(&self.statements.login_snapshot);
         let found = self.read_for_change(query).await?;
         Facts::of(&found)?;
-        let moment: String = found[0].try_get("moment").map_err(unexpected)?;
-        LoginSnapshot::new(moment).map_err(|error| unexpected(sqlx::Error::Decode(Box::new(error))))
+        let snapshot: String = found[0].try_get("login_snapshot").map_err(unexpected)?;
+        LoginSnapshot::new(snapshot)
+            .map_err(|error| unexpected(sqlx::Error::Decode(Box::new(error))))
     }
 
     pub(super) async fn create_new(
@@ -42,10 +43,12 @@ impl PostgresStore {
         new: &ValidatedSession,
     ) -> Result<Creation, StoreError> {
         let begun = match &new.begun {
-            Some(moment) => Some(moment.to_string()),
+            Some(snapshot) => Some(snapshot.to_string()),
             // The application's pool may use another isolation level, under which a try may be
-            // rolled back. The next try needs a moment from before.
-            None if !self.connections.is_own() => Some(self.moment().await?.to_string()),
+            // rolled back. The next try needs a snapshot from before.
+            None if !self.connections.is_own() => {
+                Some(self.read_login_snapshot().await?.to_string())
+            }
             None => None,
         };
         let progress = Progress::default();
@@ -65,14 +68,14 @@ impl PostgresStore {
         for _ in 0..4 {
             match self.attempt(digest, new, begun.clone(), progress).await? {
                 Attempt::Done(creation) => return Ok(creation),
-                Attempt::NoLife(moment) => {
-                    // The moment is of this server run, and so of the life that begins in it.
+                Attempt::NoLife(snapshot) => {
+                    // The snapshot is of this server run, and so of the life that begins in it.
                     let life = self.begin_life().await?;
-                    begun.get_or_insert_with(|| format!("{life}{moment}"));
+                    begun.get_or_insert_with(|| format!("{life}{snapshot}"));
                 }
-                Attempt::UnknownUser(moment) => {
-                    // A later moment would miss a revoke-all between the tries.
-                    begun = Some(moment);
+                Attempt::UnknownUser(snapshot) => {
+                    // A later snapshot would miss a revoke-all between the tries.
+                    begun = Some(snapshot);
                     // If the reply is lost, no session was created all the same.
                     let add = || statement(&self.statements.add_user).bind(new.user_id.clone());
                     self.change(&Progress::default(), STATEMENT_TRIES, add).await?;
@@ -98,7 +101,7 @@ impl PostgresStore {
             let seconds = idle.as_secs() + u64::from(idle.subsec_nanos() > 0);
             i32::try_from(seconds).unwrap_or(i32::MAX)
         });
-        // Without a moment from before the first try, a second one would miss a revoke-all that the
+        // Without a snapshot from before the first try, a second one would miss a revoke-all that the
         // first one met.
         let tries = if begun.is_some() { STATEMENT_TRIES } else { 1 };
         let create = || {
@@ -119,13 +122,13 @@ impl PostgresStore {
         let facts = Facts::of(&found)?;
         let row = found.first().ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
         if facts.life.is_none() {
-            return Ok(Attempt::NoLife(row.try_get("moment").map_err(unexpected)?));
+            return Ok(Attempt::NoLife(row.try_get("login_snapshot").map_err(unexpected)?));
         }
         if let Some(session) = rows::session(row).map_err(unexpected)? {
             return Ok(Attempt::Done(Creation::Created(session)));
         }
         if !row.try_get::<bool, _>("user_known").map_err(unexpected)? {
-            return Ok(Attempt::UnknownUser(row.try_get("moment").map_err(unexpected)?));
+            return Ok(Attempt::UnknownUser(row.try_get("login_snapshot").map_err(unexpected)?));
         }
         Ok(Attempt::Done(if row.try_get("superseded").map_err(unexpected)? {
             Creation::Superseded

@@ -171,7 +171,8 @@ impl PostgresStore {
         change: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, StoreError> {
         let progress = Progress::default();
-        within(self.change_deadline, &progress, self.change(&progress, STATEMENT_TRIES, change)).await
+        within(self.change_deadline, &progress, self.change(&progress, STATEMENT_TRIES, change))
+            .await
     }
 
     /// Reads the whole reply, and releases the connection if it is still good. The reply to an

@@ -384,10 +384,10 @@ fn summary(row: &PgRow, id: SessionId) -> Result<SessionSummary, sqlx::Error> {
     let ip: Option<String> = row.try_get("ip")?;
     Ok(SessionSummary {
         id,
-        created_at: rows::moment(row, "created_at")?,
-        authenticated_at: rows::moment(row, "authenticated_at")?,
-        last_seen_at: rows::moment(row, "last_seen_at")?,
-        expires_at: rows::moment(row, "expires_at")?,
+        created_at: rows::timestamp(row, "created_at")?,
+        authenticated_at: rows::timestamp(row, "authenticated_at")?,
+        last_seen_at: rows::timestamp(row, "last_seen_at")?,
+        expires_at: rows::timestamp(row, "expires_at")?,
         idle_timeout: rows::idle_timeout(row)?,
         persistent: row.try_get("persistent")?,
         label: row.try_get("label")?,

@@ -182,7 +182,7 @@ impl PostgresStore {
         let Some(id) = rows::session_id(&found[0], "last").map_err(unexpected)? else {
             return Ok(None);
         };
-        let created_at = rows::moment(&found[0], "last_created_at").map_err(unexpected)?;
+        let created_at = rows::timestamp(&found[0], "last_created_at").map_err(unexpected)?;
         Ok(Some(ListCursor::new(created_at, id)))
     }
 }

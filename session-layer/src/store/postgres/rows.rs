@@ -181,7 +181,7 @@ pub(super) fn session_id(row: &PgRow, column: &str) -> Result<Option<SessionId>,
     Ok(row.try_get::<Option<Uuid>, _>(column)?.map(|id| SessionId::from_bytes(id.into_bytes())))
 }
 
-pub(super) fn moment(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {
+pub(super) fn timestamp(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {
     row.try_get(column).map(Timestamp::from_micros)
 }
 
@@ -196,16 +196,16 @@ pub(super) fn session(row: &PgRow) -> Result<Option<Session>, sqlx::Error> {
     let Some(id) = session_id(row, "id")? else {
         return Ok(None);
     };
-    let moment = |column| moment(row, column);
+    let timestamp = |column| timestamp(row, column);
     Ok(Some(
         SessionParts {
             id,
             user_id: row.try_get("user_id")?,
             version: row.try_get("version")?,
-            created_at: moment("created_at")?,
-            authenticated_at: moment("authenticated_at")?,
-            last_seen_at: moment("last_seen_at")?,
-            expires_at: moment("expires_at")?,
+            created_at: timestamp("created_at")?,
+            authenticated_at: timestamp("authenticated_at")?,
+            last_seen_at: timestamp("last_seen_at")?,
+            expires_at: timestamp("expires_at")?,
             idle_timeout: idle_timeout(row)?,
             persistent: row.try_get("persistent")?,
             data: parse_data(row.try_get("data")?).map_err(sqlx::Error::Decode)?,

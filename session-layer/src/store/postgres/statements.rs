@@ -20,7 +20,7 @@ pub(super) struct Statements {
     pub(super) digests_of_user: SqlStr,
     pub(super) revoke: PerTarget,
     pub(super) add_user: SqlStr,
-    pub(super) moment: SqlStr,
+    pub(super) login_snapshot: SqlStr,
     pub(super) create: SqlStr,
     pub(super) raise_epoch: SqlStr,
     pub(super) count_ended: SqlStr,
@@ -143,7 +143,7 @@ impl Statements {
             add_user: sql(format!(
                 "INSERT INTO {users} (user_id) VALUES ($1) ON CONFLICT DO NOTHING"
             )),
-            moment: sql(format!("SELECT f.*, {MOMENT} AS moment FROM {facts} f")),
+            login_snapshot: sql(format!("SELECT f.*, {SNAPSHOT} AS login_snapshot FROM {facts} f")),
             create: sql(create(users, sessions, facts, columns, &quoted)),
             // $1 user, $2 the spared session (or NULL). The epoch is not raised if that session may
             // be hidden. The triggers record the transaction, and write one journal row for all
@@ -310,11 +310,11 @@ fn read_journal(facts: &str, quoted: &str) -> String {
     )
 }
 
-/// The moment of a login: the life, and a snapshot of earlier commits.
-const MOMENT: &str = "concat_ws(':', coalesce(f.life::text, ''), pg_current_snapshot())";
+/// The snapshot of a login: the life, and the commits that Postgres had made.
+const SNAPSHOT: &str = "concat_ws(':', coalesce(f.life::text, ''), pg_current_snapshot())";
 
 /// Returns the statement that creates a session. $1 id, $2 user, $3 digest, $4 data, $5 label, $6
-/// ip, $7 user agent, $8 idle timeout in seconds, $9 lifetime in microseconds, $10 the moment at
+/// ip, $7 user agent, $8 idle timeout in seconds, $9 lifetime in microseconds, $10 the snapshot at
 /// which the login began (NULL: now), $11 persistent.
 ///
 /// The user's row is locked first. After the wait for a revoke-all that holds it, the statement has
@@ -329,9 +329,9 @@ fn create(users: &str, sessions: &str, facts: &str, columns: &str, quoted: &str)
          who AS MATERIALIZED ( \
            SELECT u.epoch, u.raised_by, u.raised_in FROM {users} u WHERE u.user_id = $2 FOR \
          SHARE), begun AS MATERIALIZED ( \
-           SELECT moment, split_part(moment, ':', 1) AS life, \
-             substring(moment FROM '^[^:]*:(.*)$')::pg_snapshot AS snapshot \
-           FROM (SELECT coalesce($10, {MOMENT}) AS moment FROM f) m), \
+           SELECT login_snapshot, split_part(login_snapshot, ':', 1) AS life, \
+             substring(login_snapshot FROM '^[^:]*:(.*)$')::pg_snapshot AS snapshot \
+           FROM (SELECT coalesce($10, {SNAPSHOT}) AS login_snapshot FROM f) m), \
          since AS MATERIALIZED ( \
            SELECT begun.life <> coalesce(f.life::text, '') \
              OR EXISTS (SELECT FROM who WHERE NOT pg_visible_in_snapshot(who.raised_by, \
@@ -347,7 +347,7 @@ fn create(users: &str, sessions: &str, facts: &str, columns: &str, quoted: &str)
            WHERE NOT since.superseded AND f.life IS NOT NULL \
              AND NOT EXISTS (SELECT FROM {sessions} p WHERE p.previous_digest = $3) \
            ON CONFLICT DO NOTHING RETURNING s.*) \
-         SELECT f.*, {columns}, begun.moment, who.epoch IS NOT NULL AS user_known, \
+         SELECT f.*, {columns}, begun.login_snapshot, who.epoch IS NOT NULL AS user_known, \
          since.superseded FROM f CROSS JOIN begun CROSS JOIN since LEFT JOIN who ON true LEFT JOIN \
          made s ON true"
     )

@@ -13,16 +13,16 @@ use crate::model::session::{LoginSnapshot, SessionId, ValidatedSession};
 use crate::model::token::TokenDigest;
 use crate::store::{Change, Creation, Revoked, Target};
 
-/// Reads the moment of a login: the number of the last revoke-all before it.
-fn raise_number(moment: &LoginSnapshot) -> Result<i64, StoreError> {
-    moment.as_str().parse().map_err(|error| {
+/// Reads the snapshot of a login: the number of the last revoke-all before it.
+fn raise_number(snapshot: &LoginSnapshot) -> Result<i64, StoreError> {
+    snapshot.as_str().parse().map_err(|error| {
         StoreError::new(StoreErrorKind::Input, "the login began in another store: begin it again")
             .with_source(error)
     })
 }
 
 impl SqliteStore {
-    pub(super) fn moment(&self) -> Result<LoginSnapshot, StoreError> {
+    pub(super) fn read_login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
         LoginSnapshot::new(self.connection.raises().to_string()).map_err(|error| {
             StoreError::new(StoreErrorKind::Other, "the number of the last revoke-all is malformed")
                 .with_source(error)
@@ -35,7 +35,7 @@ impl SqliteStore {
         new: ValidatedSession,
     ) -> Result<Creation, StoreError> {
         let begun = match &new.begun {
-            Some(moment) => raise_number(moment)?,
+            Some(snapshot) => raise_number(snapshot)?,
             None => self.connection.raises(),
         };
         self.connection.change(move |turn| Box::pin(create(turn, digest, new, begun))).await

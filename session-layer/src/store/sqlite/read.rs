@@ -148,10 +148,10 @@ fn listed(row: &SqliteRow) -> Result<SessionSummary, sqlx::Error> {
     let ip: Option<String> = row.try_get("ip")?;
     Ok(SessionSummary {
         id: record::id(row)?,
-        created_at: record::moment(row, "created_at")?,
-        authenticated_at: record::moment(row, "authenticated_at")?,
-        last_seen_at: record::moment(row, "last_seen_at")?,
-        expires_at: record::moment(row, "expires_at")?,
+        created_at: record::timestamp(row, "created_at")?,
+        authenticated_at: record::timestamp(row, "authenticated_at")?,
+        last_seen_at: record::timestamp(row, "last_seen_at")?,
+        expires_at: record::timestamp(row, "expires_at")?,
         idle_timeout: record::idle_timeout(row)?,
         persistent: row.try_get("persistent")?,
         label: row.try_get("label")?,

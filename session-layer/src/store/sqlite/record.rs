@@ -131,9 +131,9 @@ impl Record {
             id: id(row)?,
             session: session(row),
             version: row.try_get("version")?,
-            last_seen_at: moment(row, "last_seen_at")?,
+            last_seen_at: timestamp(row, "last_seen_at")?,
             user_id: row.try_get("user_id")?,
-            expires_at: moment(row, "expires_at")?,
+            expires_at: timestamp(row, "expires_at")?,
             idle_timeout: idle_timeout(row)?,
             token: digest(&row.try_get::<Vec<u8>, _>("token_digest")?)?,
             previous: previous.as_deref().map(digest).transpose()?,
@@ -164,10 +164,10 @@ fn session(row: &SqliteRow) -> Result<Session, sqlx::Error> {
         id: id(row)?,
         user_id: row.try_get("user_id")?,
         version: row.try_get("version")?,
-        created_at: moment(row, "created_at")?,
-        authenticated_at: moment(row, "authenticated_at")?,
-        last_seen_at: moment(row, "last_seen_at")?,
-        expires_at: moment(row, "expires_at")?,
+        created_at: timestamp(row, "created_at")?,
+        authenticated_at: timestamp(row, "authenticated_at")?,
+        last_seen_at: timestamp(row, "last_seen_at")?,
+        expires_at: timestamp(row, "expires_at")?,
         idle_timeout: idle_timeout(row)?,
         persistent: row.try_get("persistent")?,
         data: parse_data(row.try_get("data")?).map_err(sqlx::Error::Decode)?,
@@ -179,7 +179,7 @@ pub(super) fn id(row: &SqliteRow) -> Result<SessionId, sqlx::Error> {
     row.try_get::<String, _>("id")?.parse().map_err(decode)
 }
 
-pub(super) fn moment(row: &SqliteRow, column: &str) -> Result<Timestamp, sqlx::Error> {
+pub(super) fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp, sqlx::Error> {
     row.try_get(column).map(Timestamp::from_micros)
 }
 

@@ -53,13 +53,13 @@ async fn login_begun_before_a_revoke_all_commits_is_rejected() {
             .await
     });
     is_raised.await.unwrap();
-    let during = store.moment().unwrap();
+    let during = store.read_login_snapshot().unwrap();
     let mut at_once = std::pin::pin!(created(&store, "at once", None));
     // It has begun, and waits for the connection.
     assert_eq!(at_once.as_mut().now_or_never(), None);
     commit.send(()).unwrap();
     revoke_all.await.unwrap().unwrap();
-    let after = store.moment().unwrap();
+    let after = store.read_login_snapshot().unwrap();
     assert!(!at_once.await);
     assert!(!created(&store, "during", Some(&during)).await);
     assert!(created(&store, "after", Some(&after)).await);
@@ -69,9 +69,9 @@ async fn login_begun_before_a_revoke_all_commits_is_rejected() {
 async fn repeated_revoke_all_rejects_earlier_logins_each_time() {
     let store = SqliteStore::open(":memory:").await.unwrap();
     for round in 0..3 {
-        let before = store.moment().unwrap();
+        let before = store.read_login_snapshot().unwrap();
         revoke_all(&store).await;
-        let after = store.moment().unwrap();
+        let after = store.read_login_snapshot().unwrap();
         assert!(!created(&store, &format!("before {round}"), Some(&before)).await);
         assert!(created(&store, &format!("after {round}"), Some(&after)).await);
         assert_eq!(revoke_all(&store).await.ended, 1);
@@ -82,7 +82,7 @@ async fn repeated_revoke_all_rejects_earlier_logins_each_time() {
 #[tokio::test]
 async fn failed_revoke_all_rejects_no_login() {
     let store = SqliteStore::open(":memory:").await.unwrap();
-    let before = store.moment().unwrap();
+    let before = store.read_login_snapshot().unwrap();
     let failed = store.connection.change(|turn| {
         Box::pin(async move {
             raised(turn).await?;
