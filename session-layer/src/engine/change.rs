@@ -119,7 +119,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     ) -> Result<Applied<T>, Error>
     where
         T: Send + 'static,
-        F: Future<Output = Result<Committed<T>, StoreError>> + Send + 'static,
+        F: Future<Output = Result<CommitOutcome<T>, StoreError>> + Send + 'static,
     {
         let changes = Arc::clone(&self);
         let task = self.tasks.spawn(async move {
@@ -150,7 +150,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
             let committed = committed?;
             let visibility = match committed.changed_a_session {
                 true if committed.has_all_digests => visibility,
-                true => changes.committed(),
+                true => changes.journal_bounds(),
                 false => Visibility::Nothing,
             };
             committed.value.map(|value| Applied { value, visibility })
@@ -163,7 +163,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     fn reject_older_entries<T>(
         &self,
         digests: &[TokenDigest],
-        committed: &Result<Committed<T>, StoreError>,
+        committed: &Result<CommitOutcome<T>, StoreError>,
     ) {
         let least_version = match committed {
             Ok(committed) if committed.changed_a_session => committed.least_version,
@@ -190,7 +190,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
             Some(Invalidated::Everywhere) if is_one_cache && self.cache.identity() == cache => {
                 Visibility::Propagated
             }
-            _ => self.committed(),
+            _ => self.journal_bounds(),
         }
     }
 
@@ -203,7 +203,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     }
 
     /// Returns the bounds of a change that was committed, whatever Redis does.
-    fn committed(&self) -> Visibility {
+    fn journal_bounds(&self) -> Visibility {
         let timing = self.freshness.journal.timing();
         let bound = timing.staleness_bound();
         let longest = self.settings.longest_entry_life().max(bound);
@@ -233,7 +233,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
                 changes.freshness.journal.raised(&user);
                 changes.end_rows_in_background(user, reason);
             }
-            Ok(Committed {
+            Ok(CommitOutcome {
                 value: Ok(ended),
                 digests,
                 has_all_digests: complete,
@@ -276,7 +276,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
                 Ok(mut last) => {
                     // An attempt of unknown outcome may have ended sessions whose rows are gone.
                     if uncertain && (is_user || last.visibility == Visibility::Nothing) {
-                        last.visibility = self.committed();
+                        last.visibility = self.journal_bounds();
                     }
                     if is_user {
                         return Ok(wait_for_journals(last, now, deadline).await);
@@ -313,7 +313,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         let Target::Token(digest) = target else {
             return;
         };
-        if let Ok(read) = self.store.look_up(*digest).await
+        if let Ok(read) = self.store.load_before_change(*digest).await
             && let Some(Row::Alive { session, .. }) = read.rows.first()
         {
             *target = Target::Id(session.id());
@@ -348,7 +348,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         let no_session = || Err(Error::NoSession);
         self.change(Target::Id(id), no_session, move |changes| async move {
             let change = changes.store.update(id, version, &data).await?;
-            Ok(Committed::of(change, Error::VersionConflict))
+            Ok(CommitOutcome::of(change, Error::VersionConflict))
         })
         .await
     }
@@ -363,7 +363,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         let (no_session, digest) = (|| Err(Error::NoSession), new.digest());
         let rotated = self.change(Target::Token(old), no_session, move |changes| async move {
             let change = changes.store.rotate(old, digest, grace).await?;
-            Ok(Committed::of(change, Error::AlreadyRotated))
+            Ok(CommitOutcome::of(change, Error::AlreadyRotated))
         });
         let Applied { value, visibility } = rotated.await?;
         Ok(Applied { value: (new, value), visibility })
@@ -436,7 +436,7 @@ fn unknown_outcome(task: tokio::task::JoinError) -> Error {
 }
 
 /// The result of step 2.
-struct Committed<T> {
+struct CommitOutcome<T> {
     value: Result<T, Error>,
     digests: Vec<TokenDigest>,
     /// Whether these are all digests under which there may be entries.
@@ -447,7 +447,7 @@ struct Committed<T> {
     least_version: Option<i64>,
 }
 
-impl Committed<Session> {
+impl CommitOutcome<Session> {
     fn of(change: Change, conflict: Error) -> Self {
         let rejected = |error| Self {
             value: Err(error),
