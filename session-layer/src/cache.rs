@@ -172,7 +172,7 @@ pub trait SessionCache: Send + Sync + 'static {
     fn get(
         &self,
         digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
+        verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> impl Future<Output = Vec<Lookup<Self::Lease>>> + Send;
 
     /// Replaces the lease by `entry` for `lifetime`, if the lease is still in place.

@@ -130,12 +130,12 @@ impl MemoryCache {
     fn look_up(
         &self,
         digest: TokenDigest,
-        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
+        verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Lookup<MemoryLease> {
         let rejected = match self.values.get(&digest).map(|value| value.content) {
             None => None,
             Some(Content::Lease(_) | Content::Fence) => return Lookup::DoNotFill,
-            Some(Content::Session(entry)) => match judge(&entry) {
+            Some(Content::Session(entry)) => match verdict(&entry) {
                 EntryVerdict::Fresh => return Lookup::Hit(entry),
                 EntryVerdict::Stale | EntryVerdict::Foreign => Some(entry),
                 EntryVerdict::Unverified => return Lookup::DoNotFill,
@@ -144,7 +144,7 @@ impl MemoryCache {
         let nonce = self.nonces.fetch_add(1, Ordering::Relaxed);
         let mut granted = false;
         self.values.entry(digest).and_compute_with(|found| {
-            // Only the judged entry is replaced: another client may have filled since.
+            // Only the rejected entry is replaced: another client may have filled since.
             granted = match (found.map(|found| found.into_value().content), &rejected) {
                 (None, _) => true,
                 (Some(Content::Session(now)), Some(rejected)) => is_same(&now, rejected),
@@ -192,9 +192,9 @@ impl SessionCache for MemoryCache {
     async fn get(
         &self,
         digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
+        verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<MemoryLease>> {
-        digests.iter().map(|digest| self.look_up(*digest, judge)).collect()
+        digests.iter().map(|digest| self.look_up(*digest, verdict)).collect()
     }
 
     async fn fill(

@@ -25,7 +25,7 @@ impl SessionCache for NoCache {
     async fn get(
         &self,
         digests: &[TokenDigest],
-        _judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
+        _verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<Self::Lease>> {
         digests.iter().map(|_| Lookup::DoNotFill).collect()
     }

@@ -53,7 +53,7 @@ return 0";
 #[derive(Debug, Clone)]
 pub struct RedisCache {
     links: Arc<Links>,
-    /// Stops the keeper of the links when the last clone is dropped.
+    /// Stops the supervisor of the links when the last clone is dropped.
     _stop: Arc<DropGuard>,
     namespace: Arc<str>,
     database: i64,
@@ -183,9 +183,9 @@ impl SessionCache for RedisCache {
     async fn get(
         &self,
         digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
+        verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<RedisLease>> {
-        self.look_up(digests, judge).await
+        self.look_up(digests, verdict).await
     }
 
     async fn fill(

@@ -69,11 +69,11 @@ struct LaneState {
 }
 
 impl Admission {
-    pub(crate) fn new(at_once: usize) -> Self {
+    pub(crate) fn new(max_concurrent: usize) -> Self {
         Self(std::array::from_fn(|_| {
             Arc::new(Lane(Mutex::new(LaneState {
-                bulkhead: Bulkhead::new(at_once),
-                callers: FairQueue::new(at_once),
+                bulkhead: Bulkhead::new(max_concurrent),
+                callers: FairQueue::new(max_concurrent),
             })))
         }))
     }

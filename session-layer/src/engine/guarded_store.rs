@@ -149,7 +149,10 @@ impl<S: SessionStore> GuardedStore<S> {
 
     /// Reads the session of a token before a change. A failure is not recorded here, because the
     /// change that follows fails as well and is recorded.
-    pub(crate) async fn load_before_change(&self, digest: TokenDigest) -> Result<ReadResult, StoreError> {
+    pub(crate) async fn load_before_change(
+        &self,
+        digest: TokenDigest,
+    ) -> Result<ReadResult, StoreError> {
         let digests = [digest];
         let reading = deadline::read(self.settings.call_deadline(), self.store.load(&digests));
         self.in_turn(TurnKind::LookUp, Party::Token(digest), reading).await

@@ -31,16 +31,16 @@ struct QueueState<K, C> {
 /// The queue's current figures.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Gauges {
-    pub(crate) at_once: usize,
+    pub(crate) max_concurrent: usize,
     pub(crate) in_flight: usize,
-    pub(crate) most_in_flight: usize,
+    pub(crate) peak_in_flight: usize,
     pub(crate) waiting: usize,
 }
 
 impl<K: Copy + Eq + Hash, C> Queue<K, C> {
-    pub(crate) fn new(at_once: usize) -> Self {
+    pub(crate) fn new(max_concurrent: usize) -> Self {
         Self(Mutex::new(QueueState {
-            bulkhead: Bulkhead::new(at_once),
+            bulkhead: Bulkhead::new(max_concurrent),
             waiting: CoalescingQueue::default(),
         }))
     }
@@ -48,9 +48,9 @@ impl<K: Copy + Eq + Hash, C> Queue<K, C> {
     pub(crate) fn gauges(&self) -> Gauges {
         let state = self.lock();
         Gauges {
-            at_once: state.bulkhead.limit(),
+            max_concurrent: state.bulkhead.limit(),
             in_flight: state.bulkhead.in_flight(),
-            most_in_flight: state.bulkhead.peak(),
+            peak_in_flight: state.bulkhead.peak(),
             waiting: state.waiting.callers(),
         }
     }

@@ -13,7 +13,7 @@ pub(crate) fn judge(answers: Answers) -> (Result<Session, Rejection>, Source) {
     // Only tokens that were sent are looked up.
     const UNAUTHORIZED: Rejection = Rejection::Unauthorized { token_sent: true };
     let mut valid: Option<Session> = None;
-    let mut unsaid = false;
+    let mut unavailable = false;
     for validation in answers.validations {
         match (validation, &valid) {
             (Validation::Valid(session), None) => valid = Some(session),
@@ -21,12 +21,12 @@ pub(crate) fn judge(answers: Answers) -> (Result<Session, Rejection>, Source) {
                 return (Err(UNAUTHORIZED), answers.source);
             }
             (Validation::Valid(_) | Validation::Invalid, _) => {}
-            (Validation::Unavailable, _) => unsaid = true,
+            (Validation::Unavailable, _) => unavailable = true,
         }
     }
     match (valid, answers.source) {
         (Some(session), source) => (Ok(session), source),
-        (None, source) if unsaid => (Err(Rejection::Unavailable), source),
+        (None, source) if unavailable => (Err(Rejection::Unavailable), source),
         (None, source) => (Err(UNAUTHORIZED), source),
     }
 }
@@ -43,29 +43,33 @@ mod tests {
     }
 
     #[test]
-    fn many_answers_become_one() {
-        let (alice, invalid, unsaid) =
+    fn several_results_become_one() {
+        let (alice, invalid, unknown) =
             (|id| valid("alice", id), Validation::Invalid, Validation::Unavailable);
         let unauthorized = Err(Rejection::Unauthorized { token_sent: true });
         let unavailable = Err(Rejection::Unavailable);
         for (validations, source, expected) in [
             (vec![alice(1)], Source::Cache, (Ok(1), Source::Cache)),
             (vec![invalid.clone()], Source::Store, (unauthorized, Source::Store)),
-            (vec![unsaid.clone()], Source::None, (unavailable, Source::None)),
+            (vec![unknown.clone()], Source::None, (unavailable, Source::None)),
             (vec![invalid.clone(), alice(2)], Source::Store, (Ok(2), Source::Store)),
             (vec![alice(1), alice(2)], Source::Cache, (Ok(1), Source::Cache)),
             (vec![alice(1), valid("bob", 2)], Source::Store, (unauthorized, Source::Store)),
-            (vec![unsaid.clone(), alice(3)], Source::Cache, (Ok(3), Source::Cache)),
-            (vec![invalid.clone(), unsaid.clone()], Source::None, (unavailable, Source::None)),
+            (vec![unknown.clone(), alice(3)], Source::Cache, (Ok(3), Source::Cache)),
+            (vec![invalid.clone(), unknown.clone()], Source::None, (unavailable, Source::None)),
             (vec![invalid.clone(), invalid], Source::Store, (unauthorized, Source::Store)),
-            (vec![alice(1), unsaid, valid("bob", 2)], Source::Cache, (unauthorized, Source::Cache)),
+            (
+                vec![alice(1), unknown, valid("bob", 2)],
+                Source::Cache,
+                (unauthorized, Source::Cache),
+            ),
         ] {
             let what = format!("{validations:?}");
             let degraded = false;
-            let (verdict, said) =
+            let (verdict, from) =
                 judge(Answers { validations, source, degraded, renewals: Vec::new() });
             let verdict = verdict.map(|session| session.id().as_bytes()[0]);
-            assert_eq!((verdict, said), expected, "{what}");
+            assert_eq!((verdict, from), expected, "{what}");
         }
     }
 }

@@ -16,7 +16,7 @@ impl RedisCache {
     pub(super) async fn look_up(
         &self,
         digests: &[TokenDigest],
-        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
+        verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<RedisLease>> {
         let deadline = Instant::now() + self.deadline;
         let keys: Vec<String> = digests.iter().map(|digest| self.key(digest)).collect();
@@ -37,7 +37,7 @@ impl RedisCache {
         let mut asked = Vec::new();
         for ((digest, key), reply) in digests.iter().zip(keys).zip(replies) {
             let place = EntryContext { key: &key, digest, incarnation };
-            let step = self.judge(reply, &place, judge);
+            let step = self.judge(reply, &place, verdict);
             let at = answers.len();
             answers.push(Lookup::DoNotFill);
             let replaced = match step {
@@ -100,7 +100,7 @@ impl RedisCache {
         &self,
         reply: Value,
         place: &EntryContext<'_>,
-        judge: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
+        verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Result<LookupStep, RedisError> {
         let value = match reply {
             Value::Nil => return Ok(LookupStep::Lease),
@@ -117,7 +117,7 @@ impl RedisCache {
             }
         };
         Ok(match codec::decode(&value, place, self.keys.as_ref()) {
-            Found::Entry(entry) => match judge(&entry) {
+            Found::Entry(entry) => match verdict(&entry) {
                 EntryVerdict::Fresh => LookupStep::Answer(Lookup::Hit(entry)),
                 EntryVerdict::Stale => LookupStep::Replace(value),
                 EntryVerdict::Foreign => {

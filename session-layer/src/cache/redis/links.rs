@@ -27,7 +27,7 @@ use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::lock::{read, write};
 
 /// The timeout of connecting and of checks by the supervisor. No request waits for these.
-pub(super) const KEEPER_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const SUPERVISOR_TIMEOUT: Duration = Duration::from_secs(1);
 /// The initial number of links. One that hangs or transfers a large value does not block all.
 const AT_LEAST: usize = 2;
 /// The number of commands in flight on the least busy link that triggers another link.
@@ -70,7 +70,7 @@ impl Links {
         deadline: Duration,
     ) -> Result<Arc<Self>, managed::BuildError> {
         let links = Self::closed(connector, size, deadline)?;
-        tokio::spawn(Arc::clone(&links).keep());
+        tokio::spawn(Arc::clone(&links).supervise());
         Ok(links)
     }
 
@@ -84,7 +84,7 @@ impl Links {
             .max_size(size)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(Duration::ZERO))
-            .create_timeout(Some(KEEPER_PATIENCE))
+            .create_timeout(Some(SUPERVISOR_TIMEOUT))
             .build()?;
         Ok(Arc::new(Self {
             pool,

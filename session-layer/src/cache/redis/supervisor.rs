@@ -1,4 +1,4 @@
-//! The keeper: the task that opens and replaces links, and publishes whether there are any. A
+//! The supervisor: the task that opens and replaces links, and publishes whether there are any. A
 //! second task per link checks it.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::errors::timed_out;
 use super::identity;
 use super::link::Link;
-use super::links::{KEEPER_PATIENCE, Links, Phase, closed};
+use super::links::{Links, Phase, SUPERVISOR_TIMEOUT, closed};
 use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::lock::{read, write};
 
@@ -25,7 +25,7 @@ const RETRY_LINKS_EVERY: Duration = Duration::from_millis(200);
 const AT_ONCE: u32 = 5;
 
 impl Links {
-    pub(super) async fn keep(self: Arc<Self>) {
+    pub(super) async fn supervise(self: Arc<Self>) {
         let mut closed_again = 0;
         while !self.stop.is_cancelled() {
             let failure = self.replace_missing().await;
@@ -96,7 +96,7 @@ impl Links {
             if !missing || self.stop.is_cancelled() {
                 return None;
             }
-            match timeout(KEEPER_PATIENCE * 2, self.pool.get()).await {
+            match timeout(SUPERVISOR_TIMEOUT * 2, self.pool.get()).await {
                 Ok(Ok(link)) => {
                     tokio::spawn(Arc::clone(self).watch(Arc::clone(&link)));
                     write(&self.live).push(link);
@@ -144,7 +144,7 @@ impl Links {
             }
             Err(_) => {
                 link.set_suspect(true);
-                match timeout_at(asked + KEEPER_PATIENCE, answer).await {
+                match timeout_at(asked + SUPERVISOR_TIMEOUT, answer).await {
                     Ok(answered) => answered,
                     Err(_) => return self.close_link(link),
                 }
