@@ -35,7 +35,7 @@ async fn every_promise_holds_while_redis_is_killed(backend: Backend) -> Outcome 
     let file = |name: &str| folder.path().join(name);
     let output = faults(testkit(), "80")
         .env("SESSION_TESTKIT_BACKEND", backend.to_string())
-        .args(["--duration", "12s", "--fault", "redis-kill", "--json"])
+        .args(["--duration", "12s", "--fault", "redis-kill@1+3", "--json"])
         .arg("--history")
         .arg(file("run.jsonl"))
         .arg("--report")

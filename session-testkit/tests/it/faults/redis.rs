@@ -1,6 +1,6 @@
 //! The faults of Redis.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error as _, sync::Arc, time::Duration};
 
 use redis::{AsyncCommands as _, RedisResult, Value, aio::MultiplexedConnection, cmd};
 use session_testkit::{
@@ -291,8 +291,9 @@ async fn redis_leaves_its_network(backend: Backend) -> Outcome {
     let mut client = redis.connect().await?;
     let broken = faults::inject(&Fault::RedisDisconnect, &target).await;
     if backend == Backend::Native {
-        let why = broken.expect_err("a process has no separate network");
-        assert!(why.to_string().contains("proxy"), "{why}");
+        let error = broken.expect_err("a process has no separate network");
+        let why = error.source().map(ToString::to_string).unwrap_or_default();
+        assert!(why.contains("proxy"), "{error}: {why}");
         return Ok(());
     }
     let broken = broken?;
