@@ -144,8 +144,7 @@ pub enum Invalidated {
 /// This trait and the types that only it uses are outside of semantic versioning until 1.0. Any
 /// release may change them, because the protocol may need more of a cache.
 ///
-/// The functions `conformance::cache` and `conformance::shared_cache` of the crate
-/// `session-testkit` check this contract.
+/// `conformance::run` of the crate `session-testkit` checks this contract with its `cache_checks`.
 ///
 /// Every method limits its own duration: it returns within the cache's deadline, with a result or
 /// an error. No method may reconnect silently. A lease belongs to the connection, and thereby to

@@ -328,7 +328,7 @@ impl JournalRead {
 /// This trait and the types that only it uses are outside of semantic versioning until 1.0. Any
 /// release may change them, because the protocol may need more of a store.
 ///
-/// The function `conformance::store` of the crate `session-testkit` checks this contract.
+/// `conformance::run` of the crate `session-testkit` checks this contract with its `store_checks`.
 ///
 /// # Methods
 ///

@@ -2,13 +2,15 @@
 
 use std::convert::Infallible;
 use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, LOCATION, ORIGIN};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use session_layer::{Rejection, SessionCacheService, SessionCookie, TokenSource};
-use tower::ServiceExt as _;
+use tower::{Layer as _, ServiceExt as _};
 
 use super::stub::{Stub, answer, get, outcome, preflight};
 
@@ -83,6 +85,67 @@ async fn preflight_reaches_an_inner_service_that_is_open_to_it() {
     let cookie = get(&[(COOKIE, "session={0}")]).headers()[COOKIE].clone();
     with_a_cookie.headers_mut().insert(COOKIE, cookie);
     assert_eq!(outcome(optional, with_a_cookie).await, (200, "alice".to_owned()));
+}
+
+// The service routes by path and ignores the method, as tonic's do.
+#[tokio::test]
+async fn unauthenticated_method_does_not_reach_path_router() {
+    let methods = [
+        "OPTIONS", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "PRI",
+        "PROPFIND", "options", "Options",
+    ];
+    let versions =
+        [Version::HTTP_09, Version::HTTP_10, Version::HTTP_11, Version::HTTP_2, Version::HTTP_3];
+    let fields = [
+        ("origin", "https://elsewhere.example"),
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization"),
+        ("access-control-request-private-network", "true"),
+        ("x-http-method-override", "OPTIONS"),
+        ("content-type", "application/grpc"),
+        ("authorization", "Basic dTpw"),
+        ("cookie", "session=x"),
+    ];
+    let stub = stub();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let deletes = || {
+        let calls = Arc::clone(&calls);
+        tower::service_fn(move |request: Request<Full<Bytes>>| {
+            assert_eq!(request.uri().path(), "/admin.v1.Admin/DeleteAll");
+            calls.fetch_add(1, Ordering::SeqCst);
+            ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())))
+        })
+    };
+    let service = stub.layer().layer(deletes());
+    for method in methods {
+        for version in versions {
+            for chosen in 0..1 << fields.len() {
+                let mut request = Request::builder()
+                    .method(method)
+                    .version(version)
+                    .uri("http://example.com/admin.v1.Admin/DeleteAll");
+                for (at, (name, value)) in fields.iter().enumerate() {
+                    if chosen & (1 << at) != 0 {
+                        request = request.header(*name, *value);
+                    }
+                }
+                let request = request.body(Full::from("all")).unwrap();
+                let response = service.clone().oneshot(request).await.unwrap();
+                let is_preflight = method == "OPTIONS" && chosen & 0b11 == 0b11;
+                let expected = if is_preflight { 204 } else { 401 };
+                assert_eq!(response.status(), expected, "{method} {version:?} {chosen:b}");
+            }
+        }
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+    assert_eq!(stub.asked(), 0);
+
+    let mut request = preflight();
+    *request.uri_mut() = "/admin.v1.Admin/DeleteAll".parse().unwrap();
+    let unguarded = stub.layer().danger_pass_preflights_unguarded(true);
+    let response = unguarded.layer(deletes()).oneshot(request).await;
+    assert_eq!(response.unwrap().status(), 200);
+    assert_eq!(calls.load(Ordering::SeqCst), 1, "the inner service executes any method");
 }
 
 fn named(name: &'static str) -> SessionCookie {

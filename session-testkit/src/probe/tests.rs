@@ -25,7 +25,9 @@ where
 }
 
 fn rules(error: &RulesBroken) -> Vec<Rule> {
-    error.violations.iter().map(|broken| broken.rule).collect()
+    let rules: Vec<Rule> = error.violations.iter().map(|broken| broken.rule).collect();
+    assert!(!rules.is_empty(), "an error without a broken rule");
+    rules
 }
 
 #[tokio::test]

@@ -97,3 +97,48 @@ fn of_fault(fault: Fault) -> Effect {
         Fault::PostgresOpenTransaction | Fault::PostgresLink(Link::Sliced) => Effect::NONE,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The checker excuses what this table allows. A wrong line would hide a broken promise.
+    #[test]
+    fn every_event_has_its_effect() {
+        let of = |effect: Effect| {
+            let all = Event::all().filter(|event| Effect::of(*event) == effect);
+            all.map(Event::name).collect::<Vec<_>>().join(" ")
+        };
+        let effect = |postgres, redis| Effect { postgres, redis, ..Effect::NONE };
+        assert_eq!(
+            of(effect(Loss::Surely, false)),
+            "postgres-kill postgres-pause postgres-immediate-stop postgres-table-lock \
+             postgres-forced-rls postgres-revoked-grant postgres-disconnect \
+             postgres-link-partition postgres-link-down"
+        );
+        assert_eq!(
+            of(effect(Loss::Perhaps, false)),
+            "postgres-terminate postgres-connection-limit postgres-cancel \
+             postgres-link-latency postgres-link-blackhole postgres-link-reset \
+             postgres-link-idle postgres-link-truncated"
+        );
+        assert_eq!(
+            of(effect(Loss::Not, true)),
+            "redis-kill redis-pause redis-old-dump redis-acl-info redis-acl-get redis-acl-client \
+             redis-misconf redis-client-pause redis-client-pause-writes redis-client-kill \
+             redis-maxclients redis-failover redis-demotion redis-disconnect \
+             redis-link-latency redis-link-blackhole redis-link-partition redis-link-down \
+             redis-link-reset redis-link-idle redis-link-truncated \
+             lose-unlinks lose-unlink-replies lose-fences lose-fence-replies"
+        );
+        assert_eq!(
+            of(effect(Loss::Not, false)),
+            "redis-flush-all redis-eviction redis-oom redis-acl-evalsha redis-acl-set \
+             redis-link-sliced postgres-open-transaction postgres-link-sliced \
+             plant-garbage plant-swapped plant-oversized plant-wrong-type \
+             plant-flipped node-restart random-tokens clock-step plain-revoke late-revoke"
+        );
+        let untouched = Effect { touch: true, ..Effect::NONE };
+        assert_eq!(of(untouched), "postgres-row-locks postgres-read-only");
+    }
+}

@@ -1,5 +1,5 @@
-//! The quickstart as a process: every row of CONTRACT, embedded and on Redis and Postgres, and with
-//! each of them broken.
+//! The quickstart as a process: its requests, embedded and on Redis and Postgres, and with each of
+//! them broken.
 
 mod faults;
 pub(crate) mod process;

@@ -92,22 +92,26 @@ async fn hanging_postgres_gets_a_limited_number_of_reads() -> Outcome {
     let alice = login(&harness.sessions, "alice").await?;
     assert_eq!(ask(&harness.sessions, &alice).await, "valid");
     harness.lock().await?;
-    let mut asking = Vec::new();
+    let (mut asking, mut most_active) = (Vec::new(), 0);
     while harness.sessions.metrics().shed < 100 {
         for _ in 0..20 {
             let token = SessionToken::generate()?.reveal().to_owned();
             asking.extend(spawn_all(&harness.sessions, vec![token]));
         }
-        let (connections, _) = harness.seen().await?;
+        let (connections, active) = harness.seen().await?;
         assert!(connections <= 10, "{connections} connections");
         let metrics = harness.sessions.metrics();
         assert!(metrics.reads_in_flight <= READS, "{metrics:?}");
+        // Postgres agrees with the gauge. One more statement is the probe of an outage.
+        assert!(active <= i64::try_from(READS)? + 1, "{active} statements at once in Postgres");
+        most_active = most_active.max(active);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     for answer in join_all(asking).await {
         assert_eq!(answer?, "unavailable", "never invalid");
     }
     assert_eq!(harness.sessions.metrics().peak_reads_in_flight, READS);
+    assert!(most_active >= i64::try_from(READS)?, "the slots were not used in Postgres");
     let errors = harness.sessions.recent_errors();
     assert!(errors.iter().any(|e| e.contains("load was shed")), "{errors:?}");
     harness.unlock().await?;

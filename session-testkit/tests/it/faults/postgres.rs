@@ -148,7 +148,7 @@ async fn postgres_errors_count_if_nodes_receive_them(backend: Backend) -> Outcom
         }
         // A reply is counted after it was sent, and the receiver may be faster.
         let counted = async || broken.report().await.effects == Some(2);
-        wait::until("both errors to be counted", MOMENT, counted).await?;
+        wait::until("both errors to be counted", SECONDS, counted).await?;
         broken.heal().await?;
     }
     // An open transaction causes no error. The transactions that begin meanwhile are counted.

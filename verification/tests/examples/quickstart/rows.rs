@@ -1,4 +1,4 @@
-//! Every row of CONTRACT's tables, for any store and cache.
+//! The requests of the quickstart and their responses, for any store and cache.
 
 mod endings;
 mod login;
