@@ -102,11 +102,19 @@ fn common(extra: &[String]) -> Vec<String> {
     arguments
 }
 
+/// Opens a connection, once more if it breaks meanwhile: another fault of the same schedule may
+/// close all connections.
 async fn connect(url: &ServerUrl) -> Result<MultiplexedConnection, RedisError> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(ANSWER))
         .set_response_timeout(Some(ANSWER));
-    Client::open(url.expose().clone())?.get_multiplexed_async_connection_with_config(&config).await
+    let client = Client::open(url.expose().clone())?;
+    match client.get_multiplexed_async_connection_with_config(&config).await {
+        Err(error) if error.is_connection_dropped() => {
+            client.get_multiplexed_async_connection_with_config(&config).await
+        }
+        connected => connected,
+    }
 }
 
 impl Server<Redis> {

@@ -9,7 +9,8 @@ use tower::{Service, ServiceExt as _};
 
 use super::{
     document::{FIELD_COUNT, not_down, not_up, objections},
-    nodes::{Nodes, SOON, no_proxy},
+    judge::USER,
+    nodes::{Nodes, SOON, login, no_proxy},
     report::Outcome,
 };
 use crate::{
@@ -26,6 +27,8 @@ pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Steps<'_>) -> Outcome {
     let route = checks.need("healthy", nodes.redis_route().await)?;
     let redis_url = route.as_ref().map_or(nodes.sandbox.redis_url(), |route| &route.url);
     let app = checks.need("healthy", nodes.node_on(redis_url, nodes.sandbox.database_url()))?;
+    // This opens a connection to Postgres. A probe has less time than that may take.
+    checks.need("healthy", login(&app, USER, "one").await)?;
     let up = until_status(&app, 200).await;
     checks.must("healthy", healthy("Redis reachable: 200", &up))?;
     let ping = up.body["performance"]["ping"].as_f64().unwrap_or_default();
