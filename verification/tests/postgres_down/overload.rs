@@ -280,7 +280,8 @@ async fn hanging_connection_attempt_is_repeated() -> Outcome {
         .schema(servers.schema())
         .change_deadline(SOON)
         .build()?;
-    let sessions = Sessions::builder(NoCache, store).build()?;
+    // The logins wait for the attempts, and are not shed.
+    let sessions = Sessions::builder(NoCache, store).change_wait(SOON).build()?;
     let away = proxy.inject(Toxic::hold());
     let before = proxy.traffic().accepted;
     let asking = (0..8).map(|n| {
