@@ -1,5 +1,4 @@
-//! `session-testkit verify`: all is well on good servers, and what is broken fails the stage that
-//! says so.
+//! `session-testkit verify`: good servers pass all stages, and a broken one fails its stage.
 
 use std::{process::Stdio, time::Duration};
 
@@ -11,14 +10,17 @@ use session_testkit::{
     proxy::Proxy,
     wait,
 };
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    process::Command,
+};
 
 use crate::{
     command::{Ran, denied, hold_first_logins, run, testkit, testkit_on},
-    harness::{Outcome, on_each_backend, shared},
+    harness::{Failure, Outcome, on_each_backend, shared},
 };
 
-/// The stages in their order, and the status of each.
+/// Returns the stages in order, each with its status.
 fn statuses(report: &Value) -> Vec<(&str, &str)> {
     let stages = report["stages"].as_array().expect("stages").iter();
     stages
@@ -27,7 +29,8 @@ fn statuses(report: &Value) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// Every stage but the benchmark, in which a busy machine may leave requests unanswered, passed.
+/// Asserts that all stages passed. Only the benchmark may fail, because a busy machine may leave
+/// requests without a response.
 fn assert_good(ran: &Ran) -> Result<Value, serde_json::Error> {
     let report: Value = serde_json::from_str(&ran.stdout)?;
     let statuses = statuses(&report);
@@ -41,14 +44,14 @@ fn assert_good(ran: &Ran) -> Result<Value, serde_json::Error> {
     assert_eq!(ran.code, i32::from(benchmark["status"] == "failed"));
     assert_eq!(report["ok"], ran.code == 0);
     assert!(benchmark["bench"]["figures"]["hit"]["count"].as_u64() > Some(0));
-    // Standard error has the lines for people.
+    // Standard error has the text for operators.
     for line in ["[3/6] caching integration: ", "of 6 stages passed, "] {
         assert!(ran.stderr.contains(line), "{}", ran.stderr);
     }
     Ok(report)
 }
 
-/// The names of a stage's steps.
+/// Returns the names of a stage's steps.
 fn steps<'a>(report: &'a Value, stage: &str) -> Vec<&'a str> {
     let stages = report["stages"].as_array().expect("stages");
     let stage = stages.iter().find(|it| it["stage"] == stage);
@@ -69,25 +72,52 @@ async fn own_servers_are_killed_and_pass_all_stages(backend: Backend) -> Outcome
     Ok(())
 }
 
+/// Runs the command. The first logins of its last stage wait for longer than an application would
+/// let them. The stage judges no speed, and must not fail for that.
+async fn run_with_slow_last_logins(command: &mut Command, proxy: &Proxy) -> Result<Ran, Failure> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut stdout = child.stdout.take().expect("a pipe");
+    let mut document = String::new();
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    let progress = async {
+        let mut stderr = String::new();
+        while let Some(line) = lines.next_line().await? {
+            if line.contains("[5/6]") {
+                hold_first_logins(proxy).await;
+            }
+            stderr.extend([line.as_str(), "\n"]);
+        }
+        Ok::<_, std::io::Error>(stderr)
+    };
+    let (read, stderr) = tokio::join!(stdout.read_to_string(&mut document), progress);
+    read?;
+    let code = child.wait().await?.code().unwrap_or(-1);
+    Ok(Ran { code, stdout: document, stderr: stderr? })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn named_servers_pass_and_nothing_is_harmed_or_left() -> Outcome {
+async fn given_servers_pass_and_keep_their_data() -> Outcome {
     let backends = shared().await?;
     let sandbox = backends.sandbox();
     let canary = format!("{}:canary", sandbox.namespace());
     let mut redis = backends.redis().connect().await?;
     let _: () = redis.set(&canary, "alive").await?;
 
-    let ran = run(testkit_on(&backends).args(["verify", "--json"])).await?;
+    let proxy = Proxy::start(backends.postgres().address()).await?;
+    let url = proxy.url(backends.postgres().url());
+    let mut command = testkit_on(&backends);
+    command.args(["verify", "--json", "--database-url", &url]);
+    let ran = run_with_slow_last_logins(&mut command, &proxy).await?;
     let report = assert_good(&ran)?;
     assert_eq!((&report["redis"], &report["postgres"]), (&"given".into(), &"given".into()));
     assert_eq!(steps(&report, "fallback"), ["cut off", "hanging"]);
 
     let alive: Option<String> = redis.get(&canary).await?;
-    assert_eq!(alive.as_deref(), Some("alive"), "nobody flushed");
+    assert_eq!(alive.as_deref(), Some("alive"), "Redis was flushed");
     assert_nothing_left(&backends, &schema(&ran.stdout)).await
 }
 
-/// The schema that it made, which stands in the first step's line.
+/// Returns the schema of the run, which the first step names.
 fn schema(text: &str) -> String {
     let begin = text.find("schema testkit_").expect("a schema") + "schema ".len();
     let word = text[begin..].chars();
@@ -107,35 +137,10 @@ async fn assert_nothing_left(backends: &Backends, schema: &str) -> Outcome {
     Ok(())
 }
 
-/// The first logins of the last stage wait for longer than an application would let them. The stage
-/// judges no speed, and must not fail for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fallback_passes_with_slow_first_logins() -> Outcome {
+async fn flush_requires_destructive() -> Outcome {
     let backends = shared().await?;
-    let proxy = Proxy::start(backends.postgres().address()).await?;
-    let url = proxy.url(backends.postgres().url());
-    let mut command = testkit_on(&backends);
-    command.args(["verify", "--database-url", &url]).stdout(Stdio::piped());
-    let mut child = command.spawn()?;
-    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-    let mut last = String::new();
-    while let Some(line) = lines.next_line().await? {
-        if line.contains("[5/6]") {
-            hold_first_logins(&proxy).await;
-        }
-        if line.contains("[6/6]") {
-            last = line;
-        }
-    }
-    child.wait().await?;
-    assert!(last.starts_with('\u{2705}'), "{last}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn destructive_is_what_allows_a_flush() -> Outcome {
-    let backends = shared().await?;
-    // Nobody else's: it will be flushed.
+    // This Redis is of this test alone, because it will be flushed.
     let (redis, url) = denied("debug").await?;
     let mut command = testkit_on(&backends);
     command.args(["verify", "--json", "--destructive", "--redis-url", &url]);
@@ -148,7 +153,7 @@ async fn destructive_is_what_allows_a_flush() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_evalsha_the_caching_stage_fails() -> Outcome {
+async fn denied_evalsha_fails_the_caching_stage() -> Outcome {
     let backends = shared().await?;
     let (redis, url) = denied("evalsha").await?;
     let mut command = testkit_on(&backends);
@@ -156,11 +161,11 @@ async fn without_evalsha_the_caching_stage_fails() -> Outcome {
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     let report: Value = serde_json::from_str(&ran.stdout)?;
     let expected = [
-        // It says that scripts are denied; a deployment can live with it.
+        // Scripts are denied, which a deployment may accept.
         ("connection", "warning"),
         ("benchmark", "failed"),
         ("caching", "failed"),
-        // `degraded`, for it names the refusal.
+        // `degraded` with the reason.
         ("health", "warning"),
         ("errors", "ok"),
         ("fallback", "skipped"),
@@ -175,9 +180,9 @@ async fn without_evalsha_the_caching_stage_fails() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_postgres_without_rights_fails_the_first_stage() -> Outcome {
+async fn postgres_without_rights_fails_the_first_stage() -> Outcome {
     let backends = shared().await?;
-    // A role that may connect, and may make nothing.
+    // This role may connect, and may not create anything.
     let role = format!("{}_reader", backends.sandbox().schema());
     let mut postgres = backends.postgres().connect().await?;
     let execute = async |postgres: &mut sqlx::PgConnection, statement: String| {
@@ -199,9 +204,9 @@ async fn a_postgres_without_rights_fails_the_first_stage() -> Outcome {
     Ok(())
 }
 
-on_each_backend!(sigterm_removes_what_it_made);
-async fn sigterm_removes_what_it_made(backend: Backend) -> Outcome {
-    // Named to it, and nobody else's: so all that is there afterwards was left behind.
+on_each_backend!(sigterm_removes_the_schema_and_the_keys);
+async fn sigterm_removes_the_schema_and_the_keys(backend: Backend) -> Outcome {
+    // These servers are of this test alone, so all that remains was left behind.
     let backends = Backends::builder().backend(backend).start().await?;
     let mut child = testkit_on(&backends).args(["verify"]).stdout(Stdio::piped()).spawn()?;
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
