@@ -1,15 +1,14 @@
 #!/bin/sh
-# Makes a machine ready for the tests: what is there is left alone, what is missing is installed.
+# Installs what the tests need and this machine lacks.
 #
 #   install.sh
 #
-# - redis-server (or valkey-server), postgres, and libfaketime (to step a clock), from the distribution's
-#   packages (Debian, Ubuntu; as root, or with sudo); the distribution's own servers are not started;
-# - where a Docker engine answers: images of both, built by ../images/build.sh unless the official
-#   ones are there;
+# - redis-server (or valkey-server), postgres, and libfaketime (to step a clock), from the packages of
+#   Debian or Ubuntu, as root or with sudo. The distribution's own servers are not started.
+# - Images of both if a Docker engine runs. ../images/build.sh builds them unless the official ones exist.
 # - cargo-nextest, by cargo.
 #
-# Exit code 0: all is there; 1: something could not be had, and the last lines say what and how.
+# Exit code 0: nothing is missing. 1: something is missing, and the last lines say what to do.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -56,15 +55,15 @@ have_postgres || packages="$packages postgresql"
 
 install_packages() {
     if ! have apt-get; then
-        lack "missing:$packages; this script can install on Debian and Ubuntu only: use this system's package manager"
+        lack "missing:$packages. This script installs on Debian and Ubuntu only: use this system's package manager"
         return
     fi
     if [ "$as_root" = none ]; then
-        lack "missing:$packages; run as root: apt-get install$packages"
+        lack "missing:$packages. Run as root: apt-get install$packages"
         return
     fi
     say "installing$packages"
-    # Asked by every package that wants to start a service; 101 is "not allowed".
+    # Every package runs this file before it starts a service. 101 stands for "not allowed".
     policy=/usr/sbin/policy-rc.d
     ours=
     if [ ! -e "$policy" ]; then
