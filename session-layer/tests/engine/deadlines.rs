@@ -112,10 +112,8 @@ async fn change_is_made_although_a_call_of_the_cache_hangs() {
         // The store's result is an error, but no outage.
         ("rotate", "refused"),
     ] {
-        for (call, how) in [("fence", BOTH), ("invalidate", BOTH)]
-            .into_iter()
-            .flat_map(|(call, both)| both.map(|how| (call, how)))
-        {
+        let calls = ["fence", "invalidate"];
+        for (call, how) in calls.into_iter().flat_map(|call| BOTH.map(|how| (call, how))) {
             let about = format!("{operation} while {call} {how:?}");
             let harness = harness();
             harness.break_call(call, how);
@@ -234,7 +232,7 @@ async fn health_is_reported_although_probes_hang() {
         let harness = harness();
         harness.break_call("probe", how);
         let report = timeout(Duration::from_secs(1), harness.sessions.health()).await.unwrap();
-        // The last look-ups decide about a cache whose probe hangs. A panic counts as no connection.
+        // The last look-ups decide about a cache whose probe hangs. A panic is no connection.
         let (status, says) = match how {
             How::Hangs => (200, "the probe had not ended"),
             How::Panics => (503, "the probe was cancelled"),

@@ -133,7 +133,8 @@ impl Statements {
                        WHERE {matches} AND {alive} \
                        RETURNING s.id, s.token_digest, s.previous_digest, s.former_digests) \
                      SELECT f.*, s.id, s.token_digest, s.previous_digest, s.former_digests, \
-                       {alive} AS alive, e.id AS ended, e.token_digest AS ended_token, e.previous_digest AS ended_previous, \
+                       {alive} AS alive, e.id AS ended, e.token_digest AS ended_token, \
+                       e.previous_digest AS ended_previous, \
                        e.former_digests AS ended_former_digests \
                      FROM {facts} f LEFT JOIN {sessions} s ON {matches} \
                      LEFT JOIN ended e ON e.id = s.id"
@@ -168,7 +169,8 @@ impl Statements {
                    UPDATE {sessions} s SET user_epoch = raised.epoch FROM raised, looked l \
                    WHERE s.id = l.id AND l.in_time AND l.user_epoch >= raised.epoch - 1) \
                  SELECT f.*, raised.epoch, was.epoch AS was, \
-                   pg_current_xact_id()::text::bigint AS xid FROM f CROSS JOIN was LEFT JOIN raised ON true"
+                   pg_current_xact_id()::text::bigint AS xid \
+                 FROM f CROSS JOIN was LEFT JOIN raised ON true"
             )),
             // $1 user, $2 the epoch now, $3 the epoch before
             count_ended: sql(format!(
