@@ -61,11 +61,7 @@ pub(crate) async fn without_redis<S: Subject>(
     Ok(findings)
 }
 
-async fn load<S: Subject>(
-    harness: &Harness,
-    subject: S,
-    fault: Fault,
-) -> Result<History, Failure> {
+async fn load<S: Subject>(harness: &Harness, subject: S, fault: Fault) -> Result<History, Failure> {
     let settings = Settings {
         rate: 150,
         sessions: 40,
