@@ -144,11 +144,11 @@ impl Sessions {
     /// # Errors
     /// [`TokenError`] if the text is longer than [`MAX_TOKEN_BYTES`], or if the scheme does not
     /// accept it.
-    pub(crate) fn digest(&self, presented: &str) -> Result<TokenDigest, TokenError> {
-        if presented.len() > MAX_TOKEN_BYTES {
+    pub(crate) fn digest(&self, sent: &str) -> Result<TokenDigest, TokenError> {
+        if sent.len() > MAX_TOKEN_BYTES {
             return Err(TokenError);
         }
-        self.scheme.digest(presented)
+        self.scheme.digest(sent)
     }
 
     /// Looks up several digests at once. This is the only boxed future of a request.

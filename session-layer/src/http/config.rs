@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode};
 
 use crate::http::cookie::{SessionCookie, SetCookie};
-use crate::http::extract::{Extracted, TokenSource, extract, presented_in_cookie, sends_token};
+use crate::http::extract::{Extracted, TokenSource, extract, sends_token, sent_in_cookie};
 use crate::http::finish::Finish;
 use crate::http::reject::Rejection;
 use crate::model::session::{Session, SessionId};
@@ -89,7 +89,7 @@ impl Config {
                 Next::AnswerPreflight
             };
         }
-        let digest = |presented: &str| self.sessions.digest(presented);
+        let digest = |sent: &str| self.sessions.digest(sent);
         match extract(&parts.headers, &self.sources, &self.cookie, digest) {
             Extracted::Candidates(digests) => Next::LookUp(digests),
             Extracted::Malformed => Next::Reject(Rejection::BadRequest),
@@ -130,8 +130,8 @@ impl Config {
         if !self.sources.iter().any(reads_it) {
             return None;
         }
-        let digest = |presented: &str| self.sessions.digest(presented);
-        let token = presented_in_cookie(&parts.headers, cookie.name(), *wanted, digest)?;
+        let digest = |sent: &str| self.sessions.digest(sent);
+        let token = sent_in_cookie(&parts.headers, cookie.name(), *wanted, digest)?;
         Some(cookie.keep(token, session))
     }
 

@@ -136,8 +136,8 @@ impl SessionCookie {
     }
 
     /// Creates the `Set-Cookie` field that keeps the token that a request sent in this cookie.
-    pub(crate) fn keep(&self, presented: &str, session: &Session) -> SetCookie {
-        let mut cookie = self.with_value(presented);
+    pub(crate) fn keep(&self, token: &str, session: &Session) -> SetCookie {
+        let mut cookie = self.with_value(token);
         if session.is_persistent() {
             cookie.set_max_age(max_age(session));
         }

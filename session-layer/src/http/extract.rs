@@ -75,11 +75,11 @@ pub(crate) fn extract(
     own: &SessionCookie,
     digest: impl Fn(&str) -> Result<TokenDigest, TokenError>,
 ) -> Extracted {
-    let digest = |presented: &[u8]| {
-        if presented.is_empty() || presented.len() > MAX_TOKEN_BYTES {
+    let digest = |sent: &[u8]| {
+        if sent.is_empty() || sent.len() > MAX_TOKEN_BYTES {
             return Err(TokenError);
         }
-        digest(std::str::from_utf8(presented).map_err(|_not_text| TokenError)?)
+        digest(std::str::from_utf8(sent).map_err(|_not_text| TokenError)?)
     };
     let mut undecided = Extracted::Nothing;
     for source in sources {
@@ -110,13 +110,13 @@ fn bearer(
     headers: &HeaderMap,
     digest: impl Fn(&[u8]) -> Result<TokenDigest, TokenError>,
 ) -> Extracted {
-    let mut presented =
+    let mut credentials =
         headers.get_all(AUTHORIZATION).iter().filter_map(|field| after_bearer(field.as_bytes()));
-    let Some(token) = presented.next() else {
+    let Some(token) = credentials.next() else {
         return Extracted::Nothing;
     };
     // Choosing one of two is unsafe: a proxy in front of this service may choose the other.
-    if presented.next().is_some() {
+    if credentials.next().is_some() {
         return Extracted::Malformed;
     }
     match digest(token) {
@@ -142,7 +142,7 @@ fn after_bearer(field: &[u8]) -> Option<&[u8]> {
 }
 
 /// Returns the token with the digest `wanted` from the cookies of this name.
-pub(crate) fn presented_in_cookie<'a>(
+pub(crate) fn sent_in_cookie<'a>(
     headers: &'a HeaderMap,
     name: &str,
     wanted: TokenDigest,

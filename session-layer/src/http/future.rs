@@ -69,8 +69,8 @@ where
     fn step(mut self, mut answers: Answers, finish: &mut Finish) -> State<S, ReqBody, S::Future> {
         let degraded = answers.degraded;
         let renewals = std::mem::take(&mut answers.renewals);
-        let presented = RequestSessions::among(&answers.validations);
-        self.parts.extensions.insert(presented);
+        let sessions = RequestSessions::among(&answers.validations);
+        self.parts.extensions.insert(sessions);
         let (verdict, source) = judge(answers);
         finish.answered = Some(LookupInfo { source, degraded, elapsed: self.since.elapsed() });
         match verdict {

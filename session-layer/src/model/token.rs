@@ -162,14 +162,14 @@ pub struct TokenError;
 /// The digest must stand for at least 128 bits of entropy or for a verified signature. A client
 /// that can guess the digested text holds the session.
 pub trait TokenScheme: Send + Sync + 'static {
-    /// Returns the digest under which `presented` is looked up.
+    /// Returns the digest under which `sent` is looked up.
     ///
     /// It is called for every request that carries a token, before any store. Keep it quick and
     /// free of I/O. It never receives more than [`MAX_TOKEN_BYTES`].
     ///
     /// # Errors
     /// [`TokenError`] for a text that this scheme would never have issued.
-    fn digest(&self, presented: &str) -> Result<TokenDigest, TokenError>;
+    fn digest(&self, sent: &str) -> Result<TokenDigest, TokenError>;
 }
 
 /// The tokens that this crate issues: exactly 43 characters of base64url that stand for 32 bytes.
@@ -178,14 +178,14 @@ pub trait TokenScheme: Send + Sync + 'static {
 pub struct OpaqueTokens;
 
 impl TokenScheme for OpaqueTokens {
-    fn digest(&self, presented: &str) -> Result<TokenDigest, TokenError> {
+    fn digest(&self, sent: &str) -> Result<TokenDigest, TokenError> {
         let mut bits = Zeroizing::new([0_u8; 33]);
-        if presented.len() != OWN_TOKEN_CHARS
-            || URL_SAFE_NO_PAD.decode_slice(presented, bits.as_mut_slice()) != Ok(32)
+        if sent.len() != OWN_TOKEN_CHARS
+            || URL_SAFE_NO_PAD.decode_slice(sent, bits.as_mut_slice()) != Ok(32)
         {
             return Err(TokenError);
         }
-        Ok(TokenDigest::of(presented))
+        Ok(TokenDigest::of(sent))
     }
 }
 

@@ -48,11 +48,8 @@ impl Sessions {
     /// # Errors
     /// As a [`Revocation`](crate::Revocation). Some of them may have ended. Calling it again is
     /// safe.
-    pub async fn revoke_presented(
-        &self,
-        presented: &RequestSessions,
-    ) -> Result<Applied<u64>, Error> {
-        let revoking = presented.iter().map(|session| self.revoke(session.id()).into_future());
+    pub async fn revoke_presented(&self, sent: &RequestSessions) -> Result<Applied<u64>, Error> {
+        let revoking = sent.iter().map(|session| self.revoke(session.id()).into_future());
         let mut all = Applied { value: 0, visibility: Visibility::Nothing };
         for revoked in join_all(revoking).await {
             let revoked = revoked?;
@@ -85,14 +82,14 @@ impl Login {
     ///
     /// async fn log_in(
     ///     State(sessions): State<Sessions>,
-    ///     presented: RequestSessions,
+    ///     sent: RequestSessions,
     ///     Json(credentials): Json<Credentials>,
     /// ) -> Result<impl IntoResponse, StatusCode> {
     ///     let outage = |_| StatusCode::SERVICE_UNAVAILABLE;
     ///     let login = sessions.begin_login().await.map_err(outage)?;
     ///     // … check the password …
     ///     let new = NewSession::new(credentials.user);
-    ///     let created = login.create_replacing(&presented, new).await.map_err(outage)?.value;
+    ///     let created = login.create_replacing(&sent, new).await.map_err(outage)?.value;
     ///     let cookie = SessionCookie::host_prefixed();
     ///     Ok((cookie.issue(&created.token, &created.session), "welcome"))
     /// }
@@ -118,12 +115,12 @@ impl Login {
     /// the client keeps its cookie and may retry.
     pub async fn create_replacing(
         &self,
-        presented: &RequestSessions,
+        sent: &RequestSessions,
         new: NewSession,
     ) -> Result<Applied<Created>, Error> {
         // In this order, a login that fails ends no session.
         let created = self.create(new).await?;
-        let ended = self.sessions().revoke_presented(presented).await?;
+        let ended = self.sessions().revoke_presented(sent).await?;
         Ok(Applied { value: created, visibility: ended.visibility })
     }
 }
