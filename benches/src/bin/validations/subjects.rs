@@ -12,10 +12,14 @@ use redis::aio::MultiplexedConnection;
 use session_benches::key;
 use session_layer::cache::RedisCache;
 use session_layer::store::PostgresStore;
-use session_layer::{CacheMode, Session, SessionCacheLayer, SessionCacheService, Sessions, TokenDigest};
+use session_layer::{
+    CacheMode, Session, SessionCacheLayer, SessionCacheService, Sessions, TokenDigest,
+};
 use session_testkit::backends::{Backends, Sandbox};
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgPool, Row as _, SqlSafeStr as _, SqlStr};
+use sqlx::{
+    AssertSqlSafe, Connection as _, Executor as _, PgPool, Row as _, SqlSafeStr as _, SqlStr,
+};
 use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 
 use crate::Error;
@@ -132,7 +136,8 @@ impl Deployment {
         );
         let digests: Vec<Vec<u8>> =
             load.tokens.iter().map(|token| TokenDigest::of(token).as_bytes().to_vec()).collect();
-        let insert = sqlx::query(AssertSqlSafe(insert).into_sql_str()).bind(digests).bind(&load.data);
+        let insert =
+            sqlx::query(AssertSqlSafe(insert).into_sql_str()).bind(digests).bind(&load.data);
         insert.execute(&mut connection).await?;
         connection.execute("VACUUM ANALYZE").await?;
         connection.close().await?;
@@ -149,7 +154,9 @@ impl Deployment {
         if sealed {
             cache = cache.encryption_keys(format!("bench:{}A=", "b".repeat(42)).parse()?);
         }
-        Ok(Sessions::builder(cache.build()?, self.store()?).ttl(std::time::Duration::from_secs(3600)).build()?)
+        Ok(Sessions::builder(cache.build()?, self.store()?)
+            .ttl(std::time::Duration::from_secs(3600))
+            .build()?)
     }
 
     /// Starts a subject, with all sessions in its cache.

@@ -270,6 +270,10 @@ impl PostgresStoreBuilder {
             ("row_security", "off".to_owned()),
             // Our statements are too short to be worth compiling.
             ("jit", "off".to_owned()),
+            // Planning a read takes ten times as long as its execution. Every look-up has an index.
+            // A plan that was made while a table was empty must use it too.
+            ("plan_cache_mode", "force_generic_plan".to_owned()),
+            ("enable_seqscan", "off".to_owned()),
             ("default_transaction_isolation", "read committed".to_owned()),
             // Operators and functions of a schema that other roles may write to must not replace
             // those of Postgres.

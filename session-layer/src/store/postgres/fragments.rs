@@ -3,19 +3,9 @@
 use super::schema::SchemaName;
 use crate::model::session::{MAX_DATA_BYTES, MAX_LABEL_CHARS, MAX_USER_AGENT_CHARS};
 
-/// Returns SQL for a moment as microseconds since 1970. `infinity`, which an operator may have
-/// written, is cut to the range of RFC 3339. Otherwise one such row would fail every read that
-/// includes it. It must not be applied to NULL, which `least` and `greatest` skip.
-pub(super) fn micros(moment: &str) -> String {
-    format!(
-        "(extract(epoch FROM least(greatest({moment}, timestamptz '0001-01-01Z'), \
-         timestamptz '9999-12-31Z')) * 1000000)::bigint"
-    )
-}
-
 /// Returns the columns of a [`Session`](crate::Session), from the row `s`.
 fn columns() -> String {
-    format!("{}, s.user_id, s.user_epoch, s.version, {DATA} AS data", summary())
+    format!("{SUMMARY}, s.user_id, s.user_epoch, s.version, {DATA} AS data")
 }
 
 /// The data, or NULL if it is larger than a session may hold, because an operator may have written
@@ -28,22 +18,13 @@ const _: () = assert!(MAX_DATA_BYTES == 65_536);
 /// operator may have written a label of any length. $5: whether to return text columns.
 fn listed() -> String {
     format!(
-        "{}, CASE WHEN $5 THEN left(s.label, {MAX_LABEL_CHARS}) END AS label, host(s.ip) AS ip, \
-         CASE WHEN $5 THEN left(s.user_agent, {MAX_USER_AGENT_CHARS}) END AS user_agent",
-        summary()
+        "{SUMMARY}, CASE WHEN $5 THEN left(s.label, {MAX_LABEL_CHARS}) END AS label, host(s.ip) AS ip, \
+         CASE WHEN $5 THEN left(s.user_agent, {MAX_USER_AGENT_CHARS}) END AS user_agent"
     )
 }
 
-fn summary() -> String {
-    format!(
-        "s.id, s.idle_timeout_s, s.persistent, {} AS created_at, {} AS authenticated_at, {} AS \
-         last_seen_at, {} AS expires_at",
-        micros("s.created_at"),
-        micros("s.authenticated_at"),
-        micros("s.last_seen_at"),
-        micros("s.expires_at"),
-    )
-}
+const SUMMARY: &str = "s.id, s.idle_timeout_s, s.persistent, s.created_at, s.authenticated_at, \
+     s.last_seen_at, s.expires_at";
 
 /// The condition that a session has not expired by Postgres' clock. The interval is subtracted from
 /// now, because it cannot be added to a date at the end of the calendar. Such a row would fail
@@ -90,10 +71,9 @@ impl Fragments {
                  row_security_active('{sessions}') AS sessions_hidden, \
                  row_security_active('{users}') AS users_hidden, \
                  row_security_active('{journal}') AS journal_hidden, \
-                 current_user::text AS role, '{schema}' AS schema, {} AS now, \
+                 current_user::text AS role, '{schema}' AS schema, now() AS now, \
                  pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin \
-                 FROM {quoted}.this_life() l)",
-                micros("now()")
+                 FROM {quoted}.this_life() l)"
             ),
             alive: format!(
                 "(s.revoked_at IS NULL AND {IN_TIME} AND s.user_epoch >= coalesce({epoch}, 0))"

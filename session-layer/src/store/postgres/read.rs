@@ -10,9 +10,8 @@ use sqlx::types::Uuid;
 use super::PostgresStore;
 use super::errors;
 use super::execute::{Statement, Timeouts, statement};
-use super::rows::{self, DIGESTS, Facts, unexpected};
+use super::rows::{self, DIGESTS, Facts, YEAR_ONE, unexpected};
 use super::statements::PerTarget;
-use crate::model::clock::Timestamp;
 use crate::model::error::{StoreError, StoreErrorKind};
 use crate::model::session::{ListCursor, SessionId, SessionPage, SessionSummary};
 use crate::model::token::TokenDigest;
@@ -342,17 +341,15 @@ fn decide(row: &PgRow) -> Result<Row, sqlx::Error> {
     if !row.try_get::<bool, _>("in_time")? {
         return Ok(Row::Absent);
     }
-    let previous_until: Option<i64> = row.try_get("counts_until")?;
     Ok(Row::Alive {
         session: rows::session(row)?.ok_or(sqlx::Error::RowNotFound)?,
         user_epoch: row.try_get("user_epoch")?,
-        previous_until: previous_until.map(Timestamp::from_micros),
+        previous_until: rows::optional_timestamp(row, "counts_until")?,
     })
 }
 
-/// Returns the moment and the id after which a page begins. A moment that
-/// [`micros`](super::fragments::micros) cut at its lower end counts as the earliest of all.
-/// Otherwise a page of such rows would be followed by itself.
+/// Returns the moment and the id after which a page begins. A moment that was cut at its lower end
+/// when it was read counts as the earliest of all. Otherwise a page of such rows would be followed by itself.
 pub(super) fn place(after: Option<ListCursor>) -> (String, Uuid) {
     let Some(cursor) = after else {
         return ("infinity".to_owned(), Uuid::max());
@@ -364,9 +361,6 @@ pub(super) fn place(after: Option<ListCursor>) -> (String, Uuid) {
     };
     (moment, Uuid::from_bytes(*cursor.id().as_bytes()))
 }
-
-/// 0001-01-01T00:00:00Z.
-const YEAR_ONE: Timestamp = Timestamp::from_micros(-62_135_596_800_000_000);
 
 /// Returns `None` without a session, and for an unreadable row, which grants no access.
 fn listed(row: &PgRow) -> Option<SessionSummary> {

@@ -45,7 +45,7 @@ impl Facts {
             return Ok(None);
         }
         Ok(Some(Self {
-            now: Timestamp::from_micros(row.try_get("now")?),
+            now: timestamp(row, "now")?,
             life: row.try_get::<Option<Uuid>, _>("life")?.map(Uuid::into_bytes),
             xmin: transaction(row, "xmin")?,
             journal_floor: row
@@ -182,8 +182,30 @@ pub(super) fn session_id(row: &PgRow, column: &str) -> Result<Option<SessionId>,
 }
 
 pub(super) fn timestamp(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {
-    row.try_get(column).map(Timestamp::from_micros)
+    optional_timestamp(row, column)?.ok_or_else(|| sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: Box::new(sqlx::error::UnexpectedNullError),
+    })
 }
+
+/// Reads a `timestamptz`. Postgres sends the microseconds since 2000. `infinity`, which an operator
+/// may have written, is cut to the range of RFC 3339.
+pub(super) fn optional_timestamp(
+    row: &PgRow,
+    column: &str,
+) -> Result<Option<Timestamp>, sqlx::Error> {
+    let since_2000: Option<i64> = row.try_get_unchecked(column)?;
+    Ok(since_2000.map(|micros| {
+        Timestamp::from_micros(micros.saturating_add(YEAR_2000)).clamp(YEAR_ONE, YEAR_9999)
+    }))
+}
+
+/// 2000-01-01T00:00:00Z in microseconds since 1970.
+const YEAR_2000: i64 = 946_684_800_000_000;
+/// 0001-01-01T00:00:00Z.
+pub(super) const YEAR_ONE: Timestamp = Timestamp::from_micros(-62_135_596_800_000_000);
+/// 9999-12-31T00:00:00Z.
+const YEAR_9999: Timestamp = Timestamp::from_micros(253_402_214_400_000_000);
 
 pub(super) fn idle_timeout(row: &PgRow) -> Result<Option<Duration>, sqlx::Error> {
     let seconds: Option<i32> = row.try_get("idle_timeout_s")?;

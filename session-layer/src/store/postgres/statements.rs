@@ -5,7 +5,7 @@
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-use super::fragments::{Fragments, IN_TIME, MAY_BE_CACHED, micros};
+use super::fragments::{Fragments, IN_TIME, MAY_BE_CACHED};
 use super::schema::SchemaName;
 
 /// The statements of one store. `SqlStr` is shared, so cloning one copies nothing.
@@ -68,23 +68,22 @@ impl Statements {
             &Fragments::new(schema);
         let quoted = schema.quoted();
         Self {
-            // $1 digests
+            // $1 digests. The facts come with the row of the first digest alone, and the user's
+            // epoch is looked up once per session.
             load: sql(format!(
-                "SELECT f.*, d.n, {columns}, {epoch} AS epoch, \
-                 s.revoked_at IS NOT NULL OR s.user_epoch < coalesce({epoch}, 0) AS revoked, \
-                 {IN_TIME} AS in_time, \
-                 CASE WHEN s.counts_until IS NOT NULL THEN {} END AS counts_until \
-                 FROM {facts} f \
-                 LEFT JOIN unnest($1::bytea[]) WITH ORDINALITY AS d(digest, n) ON true \
+                "SELECT f.*, d.n, {columns}, s.epoch, s.counts_until, \
+                 s.revoked_at IS NOT NULL OR s.user_epoch < coalesce(s.epoch, 0) AS revoked, \
+                 {IN_TIME} AS in_time \
+                 FROM (SELECT f.*, 1::bigint AS one FROM {facts} f) f \
+                 FULL JOIN unnest($1::bytea[]) WITH ORDINALITY AS d(digest, n) ON d.n = f.one \
                  LEFT JOIN LATERAL ( \
-                   SELECT c.*, NULL::timestamptz AS counts_until \
-                   FROM {sessions} c WHERE c.token_digest = d.digest \
+                   SELECT s.*, {epoch} AS epoch, NULL::timestamptz AS counts_until \
+                   FROM {sessions} s WHERE s.token_digest = d.digest \
                    UNION ALL \
-                   SELECT c.*, c.previous_until FROM {sessions} c \
-                   WHERE c.previous_digest = d.digest AND c.previous_until > now() \
+                   SELECT s.*, {epoch}, s.previous_until FROM {sessions} s \
+                   WHERE s.previous_digest = d.digest AND s.previous_until > now() \
                  ) s ON true \
-                 ORDER BY d.n, s.counts_until NULLS FIRST",
-                micros("s.counts_until")
+                 ORDER BY d.n, s.counts_until NULLS FIRST"
             )),
             // $1 user, $2 and $3 the place after which the page begins, $4 the limit, $5 whether to
             // return texts. The epoch is that of $1, not of each row, to look it up once.
@@ -190,11 +189,10 @@ impl Statements {
                      SELECT l.id FROM {sessions} l WHERE l.id IN (SELECT p.id FROM page p) \
                        AND l.revoked_at IS NULL AND l.user_epoch < $2 AND l.expires_at > now() \
                      FOR NO KEY UPDATE SKIP LOCKED)) \
-                 SELECT f.*, p.id AS last, {} AS \
-                 last_created_at FROM {facts} f LEFT JOIN LATERAL ( \
+                 SELECT f.*, p.id AS last, p.created_at AS last_created_at \
+                 FROM {facts} f LEFT JOIN LATERAL ( \
                    SELECT p.id, p.created_at FROM page p ORDER BY p.created_at, p.id LIMIT 1) p ON \
-                   true",
-                micros("p.created_at")
+                   true"
             )),
             // $1 id, $2 version, $3 data. Setting the version makes it a change even if the data is
             // the same, because the caller's copy is out of date either way.
