@@ -154,6 +154,7 @@ impl RedisCacheBuilder {
             keys: self.keys,
             rejections: Arc::default(),
             known_as: Arc::default(),
+            gets: Arc::default(),
         })
     }
 }
