@@ -25,6 +25,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use smallvec::SmallVec;
 use tokio::task::coop;
 use tokio::time::Instant;
 
@@ -84,7 +85,7 @@ use self::tasks::{KeepLoops, Tasks};
 use self::touch::Toucher;
 use self::validation::{Answers, Source, Validation};
 use crate::cache::{Entry, Lookup, SessionCache};
-use crate::model::token::TokenDigest;
+use crate::model::token::{Digests, TokenDigest};
 use crate::store::SessionStore;
 
 /// One cache and one store, and the parts that work on them.
@@ -107,7 +108,7 @@ pub(crate) struct Engine<C: SessionCache, S> {
 /// Validations.
 impl<C: SessionCache, S: SessionStore> Engine<C, S> {
     /// Validates digests, in one round trip to the cache and, if need be, one to the store.
-    pub(crate) async fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Answers {
+    pub(crate) async fn validate(self: Arc<Self>, digests: Digests) -> Answers {
         // A hit in this process and a read that is shed wait for nothing. A caller that tries again
         // at once must still let other tasks run.
         coop::consume_budget().await;
@@ -119,7 +120,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
             }
             CacheMode::On => self.look_up(&digests).await,
         };
-        let mut validations = Vec::with_capacity(digests.len());
+        let mut validations = SmallVec::with_capacity(digests.len());
         let mut misses = Vec::new();
         let mut renewals = Vec::new();
         for (at, (digest, lookup)) in digests.iter().zip(found).enumerate() {

@@ -29,7 +29,7 @@ use crate::model::session::{
     data_to_json,
 };
 use crate::model::token::{
-    AsToken, MAX_TOKEN_BYTES, SessionToken, TokenDigest, TokenError, TokenScheme,
+    AsToken, Digests, MAX_TOKEN_BYTES, SessionToken, TokenDigest, TokenError, TokenScheme,
 };
 use crate::sessions::probe::Probing;
 use crate::sessions::revocation::{Revocation, RevokeTarget};
@@ -132,7 +132,7 @@ impl Sessions {
     pub async fn validate(&self, token: impl AsToken) -> Validation {
         match self.digest(token.text()) {
             Ok(digest) => {
-                let mut answers = self.look_up(vec![digest]).await;
+                let mut answers = self.look_up(smallvec::smallvec![digest]).await;
                 answers.validations.pop().unwrap_or(Validation::Unavailable)
             }
             Err(TokenError) => Validation::Invalid,
@@ -152,7 +152,7 @@ impl Sessions {
     }
 
     /// Looks up several digests at once. This is the only boxed future of a request.
-    pub(crate) fn look_up(&self, digests: Vec<TokenDigest>) -> Boxed<Answers> {
+    pub(crate) fn look_up(&self, digests: Digests) -> Boxed<Answers> {
         Arc::clone(&self.engine).validate(digests)
     }
 

@@ -4,6 +4,7 @@
 /// What happens to a request?
 mod request {
     mod bad_input;
+    mod batches;
     mod cookies;
     mod validate;
 }

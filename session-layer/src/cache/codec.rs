@@ -14,6 +14,7 @@
 //! The key contains [`FORMAT`], so that two versions of a service do not compete for one key. Each
 //! version sees only values that it can read. A value that does not decode is a miss.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -50,7 +51,11 @@ pub(crate) type Nonce = [u8; 16];
 /// Returns the key of a session: `<namespace>:<format>:<digest>`. It contains no braces, which
 /// would be a hash tag in a cluster.
 pub(crate) fn key(namespace: &str, digest: &TokenDigest) -> String {
-    format!("{namespace}:{FORMAT}:{}", digest.to_base64url())
+    let mut key = String::with_capacity(namespace.len() + 64);
+    // Writing into a string cannot fail.
+    let _ = write!(key, "{namespace}:{FORMAT}:");
+    digest.push_base64url(&mut key);
+    key
 }
 
 pub(crate) fn lease_value(nonce: &Nonce) -> Vec<u8> {

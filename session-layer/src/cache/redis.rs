@@ -119,7 +119,12 @@ impl RedisCache {
     {
         let mut lost = 0;
         loop {
-            let link = timeout_at(deadline, self.links.pick()).await.map_err(|_| timed_out())??;
+            let link = match self.links.least_busy() {
+                Some(link) => link,
+                None => {
+                    timeout_at(deadline, self.links.pick()).await.map_err(|_| timed_out())??
+                }
+            };
             match self.run_on(&link, deadline, operation(link.0.connection())).await {
                 Ok(value) => return Ok((value, link)),
                 Err(CommandFailure::Lost(_)) if lost < self.links.size() => lost += 1,

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::cache::{CacheIdentity, Entry, EntryVerdict, Lookup};
@@ -47,7 +48,7 @@ pub(crate) struct Freshness {
 pub(crate) struct LookupCheck {
     began: Instant,
     is_registered: bool,
-    rejected: Vec<Option<RejectedVersions>>,
+    rejected: SmallVec<[Option<RejectedVersions>; 1]>,
 }
 
 impl Freshness {

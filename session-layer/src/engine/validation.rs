@@ -1,5 +1,7 @@
 //! The result of a validation.
 
+use smallvec::SmallVec;
+
 use crate::model::session::{Session, SessionId};
 use crate::model::token::TokenDigest;
 
@@ -44,7 +46,7 @@ impl Source {
 #[derive(Debug, Clone)]
 pub(crate) struct Answers {
     /// One answer per digest, in order.
-    pub(crate) validations: Vec<Validation>,
+    pub(crate) validations: SmallVec<[Validation; 1]>,
     /// The source of the answers.
     pub(crate) source: Source,
     /// Whether the cache should have been queried and failed.

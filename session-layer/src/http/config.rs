@@ -13,7 +13,7 @@ use crate::http::extract::{Extracted, TokenSource, extract, sends_token, sent_in
 use crate::http::finish::Finish;
 use crate::http::reject::Rejection;
 use crate::model::session::{Session, SessionId};
-use crate::model::token::TokenDigest;
+use crate::model::token::{Digests, TokenDigest};
 use crate::sessions::Sessions;
 
 type Skip = Arc<dyn Fn(&Parts) -> bool + Send + Sync>;
@@ -56,7 +56,7 @@ pub(crate) enum Next {
     Pass(Mark),
     AnswerPreflight,
     Reject(Rejection),
-    LookUp(Vec<TokenDigest>),
+    LookUp(Digests),
 }
 
 impl Config {

@@ -17,9 +17,10 @@
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
+use smallvec::smallvec;
 
 use crate::http::cookie::SessionCookie;
-use crate::model::token::{MAX_TOKEN_BYTES, TokenDigest, TokenError};
+use crate::model::token::{Digests, MAX_TOKEN_BYTES, TokenDigest, TokenError};
 
 /// The maximum number of cookies of the name, whatever they contain. A browser has more than one
 /// after the cookie's domain or path was changed. Four leaves room for both, twice.
@@ -64,7 +65,7 @@ pub(crate) enum Extracted {
     TooMany,
     /// The digests to look up, in the order of the request and without duplicates: one from a
     /// Bearer field, or up to [`MOST_CANDIDATES`] from cookies.
-    Candidates(Vec<TokenDigest>),
+    Candidates(Digests),
 }
 
 /// Extracts the tokens from a request's headers. `own` is the layer's cookie, and `digest` is the
@@ -120,7 +121,7 @@ fn bearer(
         return Extracted::Malformed;
     }
     match digest(token) {
-        Ok(digest) => Extracted::Candidates(vec![digest]),
+        Ok(digest) => Extracted::Candidates(smallvec![digest]),
         Err(TokenError) => Extracted::Malformed,
     }
 }
@@ -172,7 +173,7 @@ fn cookies(
     if values(headers, name).nth(MOST_CANDIDATES).is_some() {
         return Extracted::TooMany;
     }
-    let mut candidates = Vec::new();
+    let mut candidates = Digests::new();
     let mut nothing = Extracted::Nothing;
     for value in values(headers, name) {
         let Ok(digest) = digest(value) else {

@@ -66,8 +66,12 @@ mod tests {
         ] {
             let what = format!("{validations:?}");
             let degraded = false;
-            let (verdict, from) =
-                judge(Answers { validations, source, degraded, renewals: Vec::new() });
+            let (verdict, from) = judge(Answers {
+                validations: validations.into(),
+                source,
+                degraded,
+                renewals: Vec::new(),
+            });
             let verdict = verdict.map(|session| session.id().as_bytes()[0]);
             assert_eq!((verdict, from), expected, "{what}");
         }

@@ -8,6 +8,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
+use smallvec::SmallVec;
 use zeroize::Zeroizing;
 
 use crate::model::error::RandomError;
@@ -137,6 +138,12 @@ impl TokenDigest {
     pub fn to_base64url(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
+
+    /// Appends the 43 characters to a text.
+    #[cfg(feature = "redis")]
+    pub(crate) fn push_base64url(&self, text: &mut String) {
+        URL_SAFE_NO_PAD.encode_string(self.0, text);
+    }
 }
 
 impl fmt::Debug for TokenDigest {
@@ -145,6 +152,9 @@ impl fmt::Debug for TokenDigest {
         write!(f, "TokenDigest({}…)", &self.to_base64url()[..8])
     }
 }
+
+/// The digests of the tokens of a request, which mostly is one.
+pub(crate) type Digests = SmallVec<[TokenDigest; 1]>;
 
 /// An error for a text that cannot be a token. No store is queried for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -21,7 +21,7 @@ use crate::model::error::{Error, StoreError};
 use crate::model::session::{
     ListCursor, LoginSnapshot, Session, SessionId, SessionPage, ValidatedSession,
 };
-use crate::model::token::{SessionToken, TokenDigest};
+use crate::model::token::{Digests, SessionToken, TokenDigest};
 use crate::store::{Creation, SessionStore, Target};
 
 /// The boxed future of a call. Every look-up has one.
@@ -29,7 +29,7 @@ pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// [`Engine`] without its type parameters. The types of the cache and the store end here.
 pub(crate) trait AnyEngine: Send + Sync {
-    fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Boxed<Answers>;
+    fn validate(self: Arc<Self>, digests: Digests) -> Boxed<Answers>;
     fn create(
         self: Arc<Self>,
         digest: TokenDigest,
@@ -82,7 +82,7 @@ pub(crate) trait AnyEngine: Send + Sync {
 }
 
 impl<C: SessionCache, S: SessionStore> AnyEngine for Engine<C, S> {
-    fn validate(self: Arc<Self>, digests: Vec<TokenDigest>) -> Boxed<Answers> {
+    fn validate(self: Arc<Self>, digests: Digests) -> Boxed<Answers> {
         Box::pin(self.validate(digests))
     }
     fn create(

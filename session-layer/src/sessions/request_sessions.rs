@@ -1,8 +1,7 @@
 //! All valid sessions of a request, and their end at a login or a logout.
 
-use std::sync::Arc;
-
 use futures_util::future::join_all;
+use smallvec::SmallVec;
 
 use crate::engine::change::{Applied, Visibility};
 use crate::engine::validation::Validation;
@@ -23,7 +22,7 @@ use crate::sessions::{Created, Sessions};
 /// an extractor, which is empty if no token was looked up. No token is looked up if the request has
 /// more than four cookies of the name.
 #[derive(Debug, Clone, Default)]
-pub struct RequestSessions(Arc<[Session]>);
+pub struct RequestSessions(SmallVec<[Session; 1]>);
 
 impl RequestSessions {
     /// Collects the valid sessions.

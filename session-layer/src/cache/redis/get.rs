@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use redis::{RedisError, Value};
+use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
 use super::batch::{Got, get_each};
@@ -20,14 +21,18 @@ impl RedisCache {
         verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<RedisLease>> {
         let deadline = Instant::now() + self.deadline;
-        let keys: Vec<String> = digests.iter().map(|digest| self.key(digest)).collect();
+        let keys: SmallVec<[String; 1]> = digests.iter().map(|digest| self.key(digest)).collect();
         let got = match keys.as_slice() {
-            [key] => {
-                self.get_one(key, deadline).await.map(|Got { value, link }| (vec![value], link))
+            [key] => self
+                .get_one(key, deadline)
+                .await
+                .map(|Got { value, link }| (smallvec![value], link)),
+            keys => {
+                let gets = self.run(deadline, |link| get_each(keys, link)).await;
+                gets.map(|(values, link)| (values.into(), link))
             }
-            keys => self.run(deadline, |link| get_each(keys, link)).await,
         };
-        let (replies, link) = match got {
+        let (replies, link): (SmallVec<[Value; 1]>, _) = match got {
             Ok(got) => got,
             Err(error) => return all_failed(digests.len(), &error),
         };

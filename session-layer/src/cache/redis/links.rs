@@ -104,12 +104,9 @@ impl Links {
         self.stop.clone().drop_guard()
     }
 
-    /// Acquires the least busy usable link. Waits while one is being opened. Fails at once if all
+    /// Waits for the least busy usable link while one is being opened. Fails at once if all
     /// links hang or none can be opened. The caller limits the wait.
     pub(super) async fn pick(&self) -> Result<Borrowed, CacheError> {
-        if let Some(link) = self.least_busy() {
-            return Ok(link);
-        }
         let _waiting = WaitingGuard::new(&self.waiting);
         let mut phase = self.phase.subscribe();
         loop {
@@ -139,7 +136,8 @@ impl Links {
         }
     }
 
-    fn least_busy(&self) -> Option<Borrowed> {
+    /// Returns the least busy usable link, if there is one.
+    pub(super) fn least_busy(&self) -> Option<Borrowed> {
         let live = read(&self.live);
         let link = live.iter().filter(|link| link.is_usable()).min_by_key(|link| link.load())?;
         if link.load() >= BUSY && live.len() < self.size() {
