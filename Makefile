@@ -39,7 +39,8 @@ subject:
 	cd $(SUBJECT) && cargo clippy -- -D warnings
 	$(SUBJECT)/test.sh
 
-## Ratios on real servers, by criterion.
+## Ratios on real servers: criterion's, and validations beside bare commands as a table.
 bench:
 	cargo build -p session-testkit
 	$(TARGET)/debug/session-testkit run -- cargo bench -p session-benches
+	$(TARGET)/debug/session-testkit run -- cargo run --release -p session-benches --bin validations

@@ -4,7 +4,6 @@
 /// What happens to a request?
 mod request {
     mod bad_input;
-    mod batches;
     mod cookies;
     mod validate;
 }

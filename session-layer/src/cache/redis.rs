@@ -8,7 +8,6 @@ use redis::{Pipeline, RedisError, RedisResult, Value};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::DropGuard;
 
-mod batch;
 mod builder;
 mod errors;
 mod get;
@@ -19,7 +18,6 @@ mod probe;
 mod rejected;
 mod supervisor;
 
-use self::batch::Gets;
 pub use self::builder::{
     DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCacheBuilder,
 };
@@ -66,7 +64,6 @@ pub struct RedisCache {
     keys: Option<SealingKeys>,
     rejections: Arc<Rejections>,
     known_as: Arc<Mutex<Option<(Incarnation, CacheId)>>>,
-    gets: Arc<Gets>,
 }
 
 /// The right to fill one key: its nonce, on the link that granted it.

@@ -154,7 +154,6 @@ impl RedisCacheBuilder {
             keys: self.keys,
             rejections: Arc::default(),
             known_as: Arc::default(),
-            gets: Arc::default(),
         })
     }
 }

@@ -1,12 +1,11 @@
-//! The look-up: one round trip for the entries, and after misses a second one for the leases.
+//! The look-up: one GET per digest, and after misses a second round trip for the leases.
 
 use std::sync::Arc;
 
 use redis::{RedisError, Value};
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::batch::{Got, get_each};
 use super::errors::classify;
 use super::{COMPARE_AND_SET, RedisCache, RedisLease, millis, new_nonce, pipe, send};
 use crate::cache::codec::{self, EntryContext, EntryRejection, Found};
@@ -22,18 +21,12 @@ impl RedisCache {
     ) -> Vec<Lookup<RedisLease>> {
         let deadline = Instant::now() + self.deadline;
         let keys: SmallVec<[String; 1]> = digests.iter().map(|digest| self.key(digest)).collect();
-        let got = match keys.as_slice() {
-            [key] => self
-                .get_one(key, deadline)
-                .await
-                .map(|Got { value, link }| (smallvec![value], link)),
-            keys => {
-                let gets = self.run(deadline, |link| get_each(keys, link)).await;
-                gets.map(|(values, link)| (values.into(), link))
-            }
-        };
-        let (replies, link): (SmallVec<[Value; 1]>, _) = match got {
-            Ok(got) => got,
+        let mut gets = pipe();
+        for key in &keys {
+            gets.get(key);
+        }
+        let (replies, link) = match self.run(deadline, |link| send(&gets, link)).await {
+            Ok(found) => found,
             Err(error) => return all_failed(digests.len(), &error),
         };
         // An entry must be of the incarnation that was known when the reply arrived.
@@ -180,6 +173,6 @@ fn all_failed(count: usize, error: &CacheError) -> Vec<Lookup<RedisLease>> {
 }
 
 /// Copies an error. Its source stays with the original.
-pub(super) fn again(error: &CacheError) -> CacheError {
+fn again(error: &CacheError) -> CacheError {
     CacheError::new(error.kind(), error.to_string())
 }

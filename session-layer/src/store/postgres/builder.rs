@@ -75,7 +75,9 @@ impl PostgresStore {
     ///
     /// The pool keeps its settings. Set `statement_timeout` and `lock_timeout` there, below
     /// [`DEFAULT_CHANGE_DEADLINE`], so that Postgres stops a statement when the store stops
-    /// waiting for it. [`close`](crate::store::SessionStore::close) leaves the pool open.
+    /// waiting for it. Set `plan_cache_mode=force_generic_plan` and `enable_seqscan=off` as well, or
+    /// Postgres plans each read anew. [`close`](crate::store::SessionStore::close) leaves the pool
+    /// open.
     pub fn from_pool(pool: PgPool) -> PostgresStoreBuilder {
         PostgresStoreBuilder::new(Pool::OfTheApplication(pool))
     }

@@ -254,7 +254,7 @@ impl Connections {
     }
 
     fn connection(&self, held: Held) -> Connection {
-        Connection { held: Some(held), pool: self.pool.clone(), idle: Arc::clone(&self.idle) }
+        Connection { held: Some(held), idle: Arc::clone(&self.idle) }
     }
 
     fn explain(&self, error: sqlx::Error) -> StoreError {
@@ -288,7 +288,6 @@ impl Connections {
 #[derive(Debug)]
 pub(super) struct Connection {
     held: Option<Held>,
-    pool: PgPool,
     idle: Arc<Idle>,
 }
 
@@ -318,9 +317,18 @@ impl Sibling {
 
 impl Connection {
     /// Releases the connection, after every reply was read to its end.
-    pub(super) fn release(mut self) {
+    pub(super) fn release(self) {
+        self.release_after(false);
+    }
+
+    /// Releases the connection after a statement that Postgres rejected.
+    pub(super) fn release_failed(self) {
+        self.release_after(true);
+    }
+
+    fn release_after(mut self, failed: bool) {
         if let Some(held) = self.held.take() {
-            self.idle.release(held, &self.pool);
+            self.idle.release(held, failed);
         }
     }
 }

@@ -224,8 +224,9 @@ impl PostgresStore {
                 self.lives.suspect();
                 drop(connection);
             }
+            Err(_) => connection.release_failed(),
             Ok(rows) if self.lives.contradict(rows) => drop(connection),
-            _ => connection.release(),
+            Ok(_) => connection.release(),
         }
     }
 

@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
-use sqlx::{PgPool, Postgres};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::connect_failure::InUse;
 use crate::model::lock::lock;
@@ -58,24 +60,42 @@ pub(super) struct Idle {
     pub(super) returned: Notify,
     /// Whether another pool needs a connection. The next one that is released is then closed.
     close_next: AtomicBool,
+    /// Ends the task that gives unused connections back.
+    stop: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
     /// The connections, and when each was released. The last one is taken first.
     connections: Vec<(Held, Instant)>,
-    /// Whether a task gives unused connections back.
-    has_task: bool,
+    /// Whether the pool is being closed. No connection is kept any more.
+    is_closed: bool,
+}
+
+impl Drop for Idle {
+    /// Closes the connections. Given to sqlx, they would need a runtime, which may have ended.
+    fn drop(&mut self) {
+        self.stop.cancel();
+        for (held, _) in lock(&self.kept).connections.drain(..) {
+            drop(held.connection.detach());
+        }
+    }
 }
 
 impl Idle {
+    /// Must be called within a runtime if connections are kept.
     pub(super) fn new(keeps: bool) -> Arc<Self> {
-        Arc::new(Self {
+        let idle = Arc::new(Self {
             keeps,
             kept: Mutex::default(),
             returned: Notify::new(),
             close_next: AtomicBool::new(false),
-        })
+            stop: CancellationToken::new(),
+        });
+        if keeps {
+            tokio::spawn(give_back_unused(Arc::downgrade(&idle), idle.stop.clone()));
+        }
+        idle
     }
 
     /// Takes the connection that was released last.
@@ -91,13 +111,18 @@ impl Idle {
         self.close_next.store(true, Ordering::SeqCst);
     }
 
-    /// Takes a connection back from its caller.
-    pub(super) fn release(self: &Arc<Self>, held: Held, pool: &PgPool) {
+    /// Takes a connection back from its caller. After an error it is given to sqlx, because a
+    /// rollback may have to be sent.
+    pub(super) fn release(self: &Arc<Self>, held: Held, failed: bool) {
         let close = self.close_next.swap(false, Ordering::SeqCst);
-        if !close && self.keeps && held.taken.elapsed() < AWAY && !pool.is_closed() {
-            self.keep(held);
-            self.returned.notify_one();
-            return;
+        if !close && !failed && self.keeps && held.taken.elapsed() < AWAY {
+            let mut kept = lock(&self.kept);
+            if !kept.is_closed {
+                kept.connections.push((held, Instant::now()));
+                drop(kept);
+                self.returned.notify_one();
+                return;
+            }
         }
         let this = Arc::clone(self);
         tokio::spawn(async move {
@@ -110,14 +135,6 @@ impl Idle {
         });
     }
 
-    fn keep(self: &Arc<Self>, held: Held) {
-        let mut kept = lock(&self.kept);
-        kept.connections.push((held, Instant::now()));
-        if !std::mem::replace(&mut kept.has_task, true) {
-            tokio::spawn(give_back_unused(Task(Arc::downgrade(self))));
-        }
-    }
-
     /// Takes the connections that were released at `before` or earlier.
     fn take_unused(&self, before: Instant) -> Vec<(Held, Instant)> {
         let mut kept = lock(&self.kept);
@@ -127,41 +144,26 @@ impl Idle {
 
     /// Gives all connections back, for the end of the pool.
     pub(super) async fn give_all_back(&self) {
-        let all = std::mem::take(&mut lock(&self.kept).connections);
-        for (held, _) in all {
-            held.give_back().await;
-        }
+        self.stop.cancel();
+        let all = {
+            let mut kept = lock(&self.kept);
+            kept.is_closed = true;
+            std::mem::take(&mut kept.connections)
+        };
+        join_all(all.into_iter().map(|(held, _)| held.give_back())).await;
     }
 }
 
-/// The task that gives unused connections back. Its drop records its end, also if it ended with its
-/// runtime.
-struct Task(Weak<Idle>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        if let Some(idle) = self.0.upgrade() {
-            lock(&idle.kept).has_task = false;
-        }
-    }
-}
-
-/// Gives unused connections back until none is kept.
-async fn give_back_unused(mut task: Task) {
-    loop {
-        sleep(UNUSED).await;
-        let Some(idle) = task.0.upgrade() else { return };
-        for (held, _) in idle.take_unused(Instant::now() - UNUSED) {
+/// Gives unused connections back, those of one round at once. It ends with the runtime on which the
+/// store was built.
+async fn give_back_unused(idle: Weak<Idle>, stop: CancellationToken) {
+    while stop.run_until_cancelled(sleep(UNUSED)).await.is_some() {
+        let Some(idle) = idle.upgrade() else { return };
+        let unused = idle.take_unused(Instant::now() - UNUSED);
+        join_all(unused.into_iter().map(async |(held, _)| {
             held.give_back().await;
             idle.returned.notify_one();
-        }
-        let mut kept = lock(&idle.kept);
-        if kept.connections.is_empty() {
-            // Recorded under the lock, so that the next connection to be kept starts a task.
-            kept.has_task = false;
-            drop(kept);
-            task.0 = Weak::new();
-            return;
-        }
+        }))
+        .await;
     }
 }
