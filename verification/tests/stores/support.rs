@@ -109,3 +109,15 @@ pub async fn until_ended(store: &impl SessionStore, name: &str) {
     let ended = async || !matches!(load(store, name).await, Row::Alive { .. });
     wait::until("the session to end", SOON, ended).await.unwrap();
 }
+
+/// Purges until this number of rows is removed. Transactions of other tests delay it.
+pub async fn purged(store: &impl SessionStore, keep: Duration, wanted: u64) {
+    let mut removed = 0;
+    wait::until("the purge", SOON, async || {
+        removed += store.purge_journal(keep).await.expect("an answer");
+        removed >= wanted
+    })
+    .await
+    .expect("old rows are removed");
+    assert_eq!(removed, wanted);
+}

@@ -3,31 +3,17 @@
 use std::time::Duration;
 
 use session_layer::cache::CacheId;
-use session_layer::store::{
-    JournalChange, NodeRegistration, PostgresStore, Row, SessionStore, Target,
-};
+use session_layer::store::{JournalChange, NodeRegistration, Row, SessionStore, Target};
 
 use session_testkit::wait;
 
 use super::support::Schema;
 use crate::stores::support::{
-    HOUR, alive, changed, journal_from, load, login, of_user, revoke, token,
+    HOUR, alive, changed, journal_from, load, login, of_user, purged, revoke, token,
 };
 use crate::support::SOON;
 
 const OLD: &str = "UPDATE session_journal SET at = now() - interval '1 hour'";
-
-/// Purges until this number of rows is removed. Transactions of other tests delay it.
-async fn purged(store: &PostgresStore, keep: Duration, wanted: u64) {
-    let mut removed = 0;
-    wait::until("the purge", SOON, async || {
-        removed += store.purge_journal(keep).await.unwrap();
-        removed >= wanted
-    })
-    .await
-    .unwrap();
-    assert_eq!(removed, wanted);
-}
 
 #[tokio::test]
 async fn purging_raises_the_floor_past_what_it_removes() {

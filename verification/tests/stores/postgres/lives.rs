@@ -7,7 +7,7 @@ use session_layer::store::{Creation, JournalChange, Row, SessionStore as _, Targ
 
 use super::support::{Operator, Schema};
 use crate::stores::support::{
-    HOUR, alive, changed, journal_from, load, login, new, of_user, revoke, token,
+    HOUR, alive, changed, journal_from, load, login, new, of_user, purged, revoke, token,
 };
 
 /// Ends the life, as a start of the server does.
@@ -45,7 +45,7 @@ async fn transaction_that_was_open_when_a_life_began_blocks_nothing_and_is_read(
 
     // Its row is purged by its age. Entries from before it are not served then.
     operator.run("UPDATE session_journal SET at = now() - interval '2 hours'").await;
-    assert_eq!(store.purge_journal(HOUR).await.unwrap(), 2);
+    purged(&store, HOUR, 2).await;
     assert!(store.journal_since(None).await.unwrap().floor > read.xmin);
 }
 

@@ -141,7 +141,9 @@ impl Drop for Schema {
         std::thread::scope(|scope| {
             let dropped = scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.unwrap().block_on(tokio::time::timeout(SOON, dropping))
+                // The timeout needs the runtime's clock.
+                let dropping = async { tokio::time::timeout(SOON, dropping).await };
+                runtime.unwrap().block_on(dropping)
             });
             if !matches!(dropped.join(), Ok(Ok(()))) {
                 eprintln!("the schema {} could not be dropped", self.name);
