@@ -1,5 +1,6 @@
 //! The store of Postgres: triggers, rights, snapshots, lost connections.
 
+mod connections;
 mod faults;
 mod housekeeping;
 mod isolation;
