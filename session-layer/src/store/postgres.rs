@@ -3,7 +3,7 @@
 //! |---|---|
 //! | `builder.rs` | the settings, and a pool of our own |
 //! | `schema.rs`, `fragments.rs`, `statements.rs` | the schema's name, and every statement with it in |
-//! | `connection.rs`, `idle.rs`, `connect_failure.rs`, `execute.rs` | connections and deadlines |
+//! | `connection.rs`, `connect_failure.rs`, `execute.rs` | connections and deadlines |
 //! | `lives.rs` | all connections lead to one run of one server |
 //! | `errors.rs`, `rows.rs` | the replies, and whether they prove anything |
 //! | `read.rs`, `create.rs`, `change.rs`, `revoke.rs` | the operations |
@@ -37,7 +37,6 @@ mod errors;
 mod execute;
 mod fragments;
 mod housekeeping;
-mod idle;
 mod lives;
 mod migrate;
 mod options;

@@ -72,7 +72,7 @@ type Guarded = SessionCacheService<tower::util::ServiceFn<Inner>>;
 #[derive(Clone)]
 pub(crate) enum Subject {
     Redis(MultiplexedConnection, Arc<[String]>),
-    Layer(Guarded, Arc<[HeaderValue]>),
+    Layer(Guarded, Arc<[HeaderValue]>, Sessions),
     Postgres(PgPool, SqlStr, Arc<[TokenDigest]>),
 }
 
@@ -84,14 +84,15 @@ impl Subject {
                 let value: Vec<u8> = connection.get(&keys[session]).await?;
                 if value.is_empty() { Err("the session is not in Redis".into()) } else { Ok(()) }
             }
-            Self::Layer(service, headers) => {
+            Self::Layer(service, headers, sessions) => {
                 let mut request = Request::new(());
                 request.headers_mut().insert(AUTHORIZATION, headers[session].clone());
                 let response = service.ready().await?.call(request).await?;
                 if response.status().is_success() {
                     Ok(())
                 } else {
-                    Err(format!("the layer's answer was {}", response.status()).into())
+                    let reasons = sessions.health().await.errors.join("\n");
+                    Err(format!("the layer's answer was {}: {reasons}", response.status()).into())
                 }
             }
             Self::Postgres(pool, statement, digests) => {
@@ -205,10 +206,10 @@ impl Deployment {
 }
 
 fn layer(sessions: Sessions, load: &Load) -> Result<Subject, Error> {
-    let service = SessionCacheLayer::new(sessions).layer(service_fn(answer as Inner));
+    let service = SessionCacheLayer::new(sessions.clone()).layer(service_fn(answer as Inner));
     let header = |token| HeaderValue::try_from(format!("Bearer {token}"));
     let headers = load.tokens.iter().map(header).collect::<Result<_, _>>()?;
-    Ok(Subject::Layer(service, headers))
+    Ok(Subject::Layer(service, headers, sessions))
 }
 
 /// Validates each session until the cache has answered for all of them.

@@ -6,23 +6,20 @@
 //! - A future dropped between query and reply returns its connection to the pool. Its cleanup there
 //!   waits for a reply that never comes, and keeps the permit. A [`Connection`] that was not
 //!   [released](Connection::release) leaves the pool instead.
-//! - sqlx pings a connection that it gets back, without a timeout. Here the ping has one, and most
-//!   releases need none (`idle.rs`).
+//! - sqlx pings a connection when it is released, without a timeout. Here the ping has one.
 
 use std::ops::{Deref, DerefMut};
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connect_failure::ConnectFailure;
+use super::connect_failure::{ConnectFailure, InUse};
 use super::errors;
-use super::idle::{Held, Idle};
 use crate::model::error::StoreError;
 use crate::model::lock::lock;
 
@@ -41,6 +38,8 @@ const OPENED_AT_ONCE: u32 = 3;
 /// How soon a connection that was closed in another pool is opened here. sqlx may wait for tens of
 /// ms between attempts.
 const TAKEN_WITHIN: Duration = Duration::from_millis(200);
+/// How long the ping may take when a connection is released.
+const RELEASING: Duration = Duration::from_secs(1);
 
 /// The pool, which is the store's own or the application's.
 #[derive(Debug, Clone)]
@@ -53,9 +52,18 @@ pub(super) struct Connections {
     /// The current limit of an attempt, in ms.
     attempt_limit: Arc<AtomicU64>,
     failure: ConnectFailure,
-    idle: Arc<Idle>,
+    state: PoolState,
     /// The store's other pools, which close a connection if this one gets none.
     siblings: Arc<[Sibling]>,
+}
+
+/// The state of a pool that a released connection needs. Clones share it.
+#[derive(Debug, Clone, Default)]
+struct PoolState {
+    /// Notified when a connection has been released.
+    returned: Arc<Notify>,
+    /// Whether another pool needs a connection. The next one that is released is then closed.
+    close_next: Arc<AtomicBool>,
 }
 
 /// Another pool of the same store.
@@ -76,7 +84,7 @@ impl Connections {
             opening: Arc::new(Semaphore::new(OPENED_AT_ONCE as usize)),
             attempt_limit: Arc::default(),
             failure: ConnectFailure::default(),
-            idle: Idle::new(own),
+            state: PoolState::default(),
             siblings: Arc::default(),
         }
     }
@@ -116,8 +124,8 @@ impl Connections {
         }
         // An idle connection of the store's own pool is used as it is. An application's pool may
         // have hooks that prepare it, which run in `acquire` only.
-        if let Some(idle) = self.take_idle() {
-            return Ok(idle);
+        if let Some(idle) = self.pool.try_acquire() {
+            return Ok(self.wrap(idle));
         }
         if let Some(failed) = self.failure.now() {
             return Err(failed);
@@ -126,17 +134,13 @@ impl Connections {
             self.failure.until_over(&self.pool).await;
             self.open().await
         };
-        // sqlx does not notice a connection that was released. If the server has none left, it does
-        // not even look for one.
+        // If the server has no connection left, sqlx does not notice a released one.
         let returned = async {
             loop {
-                let mut returned = pin!(self.idle.returned.notified());
-                // A connection that is released from here on wakes this task.
-                returned.as_mut().enable();
-                if let Some(idle) = self.take_idle() {
+                self.state.returned.notified().await;
+                if let Some(idle) = self.pool.try_acquire() {
                     return idle;
                 }
-                returned.await;
             }
         };
         let siblings = Arc::clone(&self.siblings);
@@ -146,16 +150,9 @@ impl Connections {
         tokio::select! {
             biased;
             opened = opened => opened,
-            idle = returned => Ok(idle),
+            idle = returned => Ok(self.wrap(idle)),
             failed = failed => Err(failed),
         }
-    }
-
-    /// Takes an idle connection.
-    fn take_idle(&self) -> Option<Connection> {
-        let kept = self.idle.take();
-        kept.map(|held| self.connection(held))
-            .or_else(|| self.pool.try_acquire().map(|idle| self.wrap(idle)))
     }
 
     /// Acquires a connection as [`acquire`](Self::acquire) does, with a timeout at `by`, which is
@@ -224,13 +221,8 @@ impl Connections {
     /// place in a queue, and keeps it.
     async fn attempt(&self) -> Option<Result<Connection, StoreError>> {
         let limit = if self.own { self.attempt_limit() } else { OPENING };
-        let may_connect = self.pool.size() < self.most();
         let began = Instant::now();
         let opened = timeout(limit, self.wait()).await.ok();
-        // Nothing is learnt from a wait for a connection in use.
-        if !may_connect {
-            return opened;
-        }
         let next = match opened {
             None => limit * 2,
             Some(_) => began.elapsed() * 2,
@@ -249,12 +241,8 @@ impl Connections {
         self.pool.acquire().await.map(|got| self.wrap(got)).map_err(|error| self.explain(error))
     }
 
-    fn wrap(&self, connection: PoolConnection<Postgres>) -> Connection {
-        self.connection(Held::new(connection, self.failure.count_use()))
-    }
-
-    fn connection(&self, held: Held) -> Connection {
-        Connection { held: Some(held), idle: Arc::clone(&self.idle) }
+    fn wrap(&self, in_use: PoolConnection<Postgres>) -> Connection {
+        Connection(Some((in_use, self.failure.count_use(), self.state.clone())))
     }
 
     fn explain(&self, error: sqlx::Error) -> StoreError {
@@ -269,16 +257,14 @@ impl Connections {
     /// Returns the number of connections, if all that the pool may have are in use.
     fn all_in_use(&self) -> Option<u32> {
         let size = self.pool.size();
-        let idle = self.pool.num_idle() + self.idle.count();
-        (size >= self.most() && idle == 0).then_some(size)
+        (size >= self.most() && self.pool.num_idle() == 0).then_some(size)
     }
 
     /// Closes the pool if it is the store's own.
     pub(super) async fn close(&self) {
         if self.own {
             // It waits for connections in use. They are released or dropped by then.
-            let closing = async { tokio::join!(self.pool.close(), self.idle.give_all_back()) };
-            let _ = timeout(OPENING, closing).await;
+            let _ = timeout(OPENING, self.pool.close()).await;
         }
     }
 }
@@ -286,10 +272,7 @@ impl Connections {
 /// A connection in use. It is closed if it is dropped before its release, because its caller left
 /// before the end of a reply.
 #[derive(Debug)]
-pub(super) struct Connection {
-    held: Option<Held>,
-    idle: Arc<Idle>,
-}
+pub(super) struct Connection(Option<(PoolConnection<Postgres>, InUse, PoolState)>);
 
 impl Sibling {
     /// Closes a connection of this pool: an idle one now, or else the next one released. Returns
@@ -305,39 +288,38 @@ impl Sibling {
             return false;
         }
         *closed = Some(Instant::now());
-        match connections.take_idle().and_then(|mut idle| idle.held.take()) {
+        match connections.pool.try_acquire() {
             Some(idle) => {
-                tokio::spawn(idle.close());
+                tokio::spawn(timeout(RELEASING, idle.close()));
             }
-            None => connections.idle.close_next(),
+            None => connections.state.close_next.store(true, Ordering::SeqCst),
         }
         true
     }
 }
 
 impl Connection {
-    /// Releases the connection, after every reply was read to its end.
-    pub(super) fn release(self) {
-        self.release_after(false);
-    }
-
-    /// Releases the connection after a statement that Postgres rejected.
-    pub(super) fn release_failed(self) {
-        self.release_after(true);
-    }
-
-    fn release_after(mut self, failed: bool) {
-        if let Some(held) = self.held.take() {
-            self.idle.release(held, failed);
+    /// Releases the connection to the pool, after every reply was read to its end.
+    pub(super) fn release(mut self) {
+        if let Some((mut connection, in_use, state)) = self.0.take() {
+            tokio::spawn(async move {
+                // A timeout drops these futures, which closes the connection.
+                if state.close_next.swap(false, Ordering::SeqCst) {
+                    let _ = timeout(RELEASING, connection.close()).await;
+                } else {
+                    let _ = timeout(RELEASING, connection.return_to_pool()).await;
+                }
+                drop(in_use);
+                state.returned.notify_one();
+            });
         }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(held) = self.held.take() {
-            drop(held.connection.detach());
-            self.idle.returned.notify_one();
+        if let Some((connection, ..)) = self.0.take() {
+            drop(connection.detach());
         }
     }
 }
@@ -348,12 +330,12 @@ impl Deref for Connection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.held.as_ref().expect(PRESENT).connection
+        &self.0.as_ref().expect(PRESENT).0
     }
 }
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.held.as_mut().expect(PRESENT).connection
+        &mut self.0.as_mut().expect(PRESENT).0
     }
 }

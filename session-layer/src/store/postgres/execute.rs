@@ -224,9 +224,8 @@ impl PostgresStore {
                 self.lives.suspect();
                 drop(connection);
             }
-            Err(_) => connection.release_failed(),
             Ok(rows) if self.lives.contradict(rows) => drop(connection),
-            Ok(_) => connection.release(),
+            _ => connection.release(),
         }
     }
 

@@ -1,6 +1,5 @@
 //! The store of Postgres: triggers, rights, snapshots, lost connections.
 
-mod connections;
 mod faults;
 mod housekeeping;
 mod isolation;
