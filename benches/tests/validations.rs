@@ -5,7 +5,7 @@ use std::process::Command;
 #[test]
 fn short_run_prints_a_row_for_each_subject() {
     let output = Command::new(env!("CARGO_BIN_EXE_validations"))
-        .args(["--sessions", "50", "--callers", "1,8", "--millis", "20", "--rounds", "1"])
+        .args(["--sessions", "50", "--callers", "1,8", "--duration", "20ms", "--rounds", "1"])
         .output()
         .expect("the program starts");
     let text = String::from_utf8_lossy(&output.stdout);

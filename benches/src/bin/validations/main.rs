@@ -41,9 +41,9 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256], value_name = "N")]
     callers: Vec<usize>,
 
-    /// Milliseconds of one measurement.
-    #[arg(long, default_value_t = 1_000, value_name = "MS")]
-    millis: u64,
+    /// Duration of one measurement, such as 500ms or 2s.
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = duration)]
+    duration: Duration,
 
     /// Number of rounds. The table has their median.
     #[arg(long, default_value_t = 5, value_name = "N")]
@@ -52,6 +52,16 @@ struct Arguments {
     /// Subjects to measure. Defaults to all.
     #[arg(value_enum, value_name = "SUBJECT")]
     subjects: Vec<Kind>,
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1),
+        None => (text.strip_suffix('s').unwrap_or_default(), 1_000),
+    };
+    let millis = number.parse().ok().filter(|number| (1..=60_000).contains(number));
+    let expected = "a duration is 1 to 60000 with its unit, such as 500ms or 2s";
+    millis.map(|number: u64| Duration::from_millis(number * unit)).ok_or(expected)
 }
 
 #[tokio::main]
@@ -80,8 +90,8 @@ async fn run(arguments: &Arguments) -> Result<(), Error> {
     for _ in 0..arguments.rounds {
         for (at, callers) in arguments.callers.iter().enumerate() {
             for (kind, subject) in kinds.iter().zip(&subjects) {
-                let span = Duration::from_millis(arguments.millis);
-                table.add(*kind, at, load.measure(subject, *callers, span).await?);
+                let measured = load.measure(subject, *callers, arguments.duration).await?;
+                table.add(*kind, at, measured);
             }
         }
     }

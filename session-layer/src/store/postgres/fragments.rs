@@ -18,8 +18,8 @@ const _: () = assert!(MAX_DATA_BYTES == 65_536);
 /// operator may have written a label of any length. $5: whether to return text columns.
 fn listed() -> String {
     format!(
-        "{SUMMARY}, CASE WHEN $5 THEN left(s.label, {MAX_LABEL_CHARS}) END AS label, host(s.ip) AS ip, \
-         CASE WHEN $5 THEN left(s.user_agent, {MAX_USER_AGENT_CHARS}) END AS user_agent"
+        "{SUMMARY}, CASE WHEN $5 THEN left(s.label, {MAX_LABEL_CHARS}) END AS label, \
+         host(s.ip) AS ip, CASE WHEN $5 THEN left(s.user_agent, {MAX_USER_AGENT_CHARS}) END AS user_agent"
     )
 }
 

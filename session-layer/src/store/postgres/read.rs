@@ -349,7 +349,8 @@ fn decide(row: &PgRow) -> Result<Row, sqlx::Error> {
 }
 
 /// Returns the moment and the id after which a page begins. A moment that was cut at its lower end
-/// when it was read counts as the earliest of all. Otherwise a page of such rows would be followed by itself.
+/// when it was read counts as the earliest of all. Otherwise a page of such rows would be followed
+/// by itself.
 pub(super) fn place(after: Option<ListCursor>) -> (String, Uuid) {
     let Some(cursor) = after else {
         return ("infinity".to_owned(), Uuid::max());
