@@ -11,6 +11,7 @@ mod fill;
 mod journal;
 mod links;
 mod lookup;
+mod near;
 mod pending;
 mod promises;
 mod read;
@@ -74,6 +75,7 @@ impl<const N: usize> Model for Protocol<N> {
             self.fill(s, n, out);
             self.retry_pending(s, n, out);
             self.read_journal(s, n, out);
+            self.drop_changed(s, n, out);
         }
         for r in 0..self.0.revokers {
             self.change(s, r, out);
@@ -89,8 +91,9 @@ impl<const N: usize> Model for Protocol<N> {
             if self.0.settles {
                 self.judge_settled(step);
             }
-            // The node that makes the change itself is not interchangeable.
-            if !self.0.own_change {
+            // The node that makes the change itself, or alone has a near cache, is not
+            // interchangeable.
+            if !self.0.own_change && self.0.near != Near::First {
                 step.to = step.to.canonical();
             }
         }

@@ -12,7 +12,8 @@ use crate::submodels;
 /// Returns all runs.
 #[must_use]
 pub fn all() -> Vec<Run> {
-    let core = [one_server(), mutants(), bounds(), failovers(), removals(), rejected(), own()];
+    let core =
+        [one_server(), mutants(), bounds(), failovers(), removals(), rejected(), own(), near()];
     core.into_iter().chain(submodels::runs()).flatten().collect()
 }
 
@@ -319,5 +320,112 @@ fn own() -> Vec<Run> {
             .reaches(NEW_HIT),
         mutant("H8", "older entries are served", &[OwnChangeServed], OWN_HOSTILE).breaks(OWN),
         mutant("H9", "until any journal read ends", &[HeldUntilAnyRead], OWN_HOSTILE).breaks(OWN),
+    ]
+}
+
+/// Q: a near cache, in the memory of a node and in front of Redis. In Q1 and Q2, each node has its
+/// own. In Q3 and Q4, all validations are of one node.
+fn near() -> Vec<Run> {
+    [near_each(), near_one()].into_iter().flatten().collect()
+}
+
+fn near_each() -> Vec<Run> {
+    const EACH: Config = Config { near: Near::Each, monotone: true, ..BUILT };
+    const CRASH: Config = Config { unlink_loss: true, crash: 1, ..EACH };
+    const FAULTS: Config = Config { evict: 1, save: 1, late_replies: true, ..CRASH };
+    const FIRST: Config = Config { near: Near::First, ..CRASH };
+    const OWN_EACH: Config = Config { near: Near::Each, monotone: true, ..OWN_CHANGE };
+    const D: Config = Config { near: Near::Each, ..BOUND };
+    const LOST: Config = Config { near: Near::Each, ..UNREPORTED };
+    const UPDATE: Config = Config { mode: Mode::Update, ..D };
+    const HOSTILE: Config = Config { direct_sql: true, hostile: true, node_restart: 1, ..D };
+    vec![
+        run("Q1", "near caches on both nodes: a crash, lost UNLINKs", CRASH)
+            .holds(R1 | R3 | HERE)
+            .reaches(HIT_AFTER | NEAR_ALONE | NEAR_LATE | COMMITTED | INVALID),
+        run("Q1a", "the same, and an eviction, an old dump, late replies", FAULTS)
+            .holds(R1 | R3 | HERE)
+            .reaches(NEAR_ALONE | NEAR_LATE | COMMITTED | INVALID)
+            .slow(),
+        run("Q1b", "as Q1, on one of the two nodes", FIRST)
+            .holds(R1 | R3 | HERE)
+            .reaches(NEAR_ALONE | NEAR_LATE | COMMITTED | INVALID),
+        run("Q1c", "limit: R2 across nodes before D", EACH)
+            .holds(R1 | R3 | HERE)
+            .breaks(R2)
+            .reaches(NEAR | INVALID),
+        mutant("Q1d", "a node registers under the id of Redis", &[SharedRegistration], EACH)
+            .breaks(R1),
+        run("Q1e", "the first node makes the change: lost UNLINKs, late replies", OWN_EACH)
+            .holds(R1 | R3 | HERE | OWN)
+            .reaches(NEAR_LATE | COMMITTED | RETRIED),
+        run("Q2", "D after the COMMIT: near caches on both nodes", D)
+            .holds(RD)
+            .reaches(NEAR_LATE | LATE | COMMITTED),
+        run("Q2a", "the same: lost UNLINK and fence", LOST)
+            .holds(RD)
+            .reaches(NEAR_LATE | LATE | COMMITTED)
+            .slow(),
+        run("Q2b", "as Q2a, on one of the two nodes", Config { near: Near::First, ..LOST })
+            .holds(RD)
+            .reaches(NEAR_LATE | LATE | COMMITTED)
+            .slow(),
+        run("Q2c", "Redis replays any sealed entry, a node restarts, direct SQL", HOSTILE)
+            .holds(RD)
+            .reaches(NEAR_LATE | LATE)
+            .slow(),
+        run("Q2d", "as Q2, an update", UPDATE).holds(RD).reaches(NEAR_LATE | NEW_HIT | LATE),
+        mutant("Q2e", "a near hit without the changed-set", &[NearWithoutSet], D).breaks(RD),
+        mutant("Q2f", "the same, an update", &[NearWithoutSet], UPDATE).breaks(RD),
+        mutant("Q2g", "a near hit without the journal's age", &[NearWithoutAge], D).breaks(RD),
+    ]
+}
+
+fn near_one() -> Vec<Run> {
+    const ONE: Config = Config { near: Near::Shared, monotone: true, late_replies: true, ..BUILT };
+    const SQL: Config = Config { direct_sql: true, unlink_loss: true, ..ONE };
+    const GONE: Config = Config { mode: Mode::Delete, crash: 1, save: 1, evict: 1, ..SQL };
+    const OWN_NEAR: Config = Config { near: Near::Shared, monotone: true, ..OWN_CHANGE };
+    const FAULTS: Config = Config { fence_loss: true, crash: 1, ..OWN_NEAR };
+    const HELD: Config = Config { near: Near::Shared, ..OWN_HOSTILE };
+    const FAILOVER: Config = Config { hostile: false, servers: 2, promote: 1, ..HELD };
+    vec![
+        run("Q3", "two validations of one node, direct SQL, lost UNLINKs", SQL)
+            .holds(R3 | HERE)
+            .reaches(NEAR_LATE | RETRIED | INVALID),
+        run("Q3a", "a row is deleted by direct SQL: the same, an eviction, a crash, a dump", GONE)
+            .holds(R3 | HERE)
+            .reaches(NEAR_ALONE | NEAR_LATE | INVALID),
+        mutant("Q3b", "no drop before Invalid", &[KeepsNear], SQL).breaks(HERE),
+        mutant("Q3c", "the drop precedes the UNLINK", &[DropsNearBeforeUnlink], SQL).breaks(HERE),
+        mutant("Q3d", "an insertion without a ticket", &[NoTicket], SQL).breaks(HERE),
+        mutant("Q3e", "the ticket is taken after the GET", &[TicketAfterGet], SQL).breaks(HERE),
+        mutant("Q3f", "as Q3, near hits ignore pending invalidations", &[NearWithoutPending], SQL)
+            .holds(R3 | HERE),
+        run("Q4", "the one node makes the change, lost UNLINKs", OWN_NEAR)
+            .holds(R1 | R3 | HERE | OWN)
+            .reaches(NEAR | PROPAGATED | COMMITTED | RETRIED),
+        run("Q4a", "the same, and lost fences, a crash", FAULTS)
+            .holds(R1 | R3 | HERE | OWN)
+            .reaches(NEAR_ALONE | PROPAGATED | COMMITTED | RETRIED)
+            .slow(),
+        mutant("Q4b", "no drop after the change", &[KeepsOwnNear], OWN_NEAR).breaks(R1 | OWN),
+        mutant("Q4c", "the drop precedes the UNLINK", &[DropsOwnNearBeforeUnlink], OWN_NEAR)
+            .breaks(R1 | OWN),
+        mutant("Q4d", "an insertion without a ticket", &[NoTicket], OWN_NEAR).breaks(R1 | OWN),
+        run("Q4e", "as H7: a hostile Redis, no older entry until the journal is read", HELD)
+            .holds(R1 | OWN)
+            .reaches(NEAR | PROPAGATED),
+        run("Q4f", "the same, an update", Config { mode: Mode::Update, ..HELD })
+            .holds(R1 | OWN)
+            .reaches(NEAR | NEW_HIT),
+        mutant("Q4g", "Q4e needs neither drop nor ticket", &[KeepsOwnNear, NoTicket], HELD)
+            .holds(R1 | OWN),
+        mutant("Q4h", "older entries are served", &[KeepsOwnNear, OwnChangeServed], HELD)
+            .breaks(R1 | OWN),
+        run("Q4i", "a failover, and the registration stays the same", FAILOVER)
+            .holds(R1 | OWN)
+            .reaches(NEAR | PROPAGATED)
+            .slow(),
     ]
 }

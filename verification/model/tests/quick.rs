@@ -10,8 +10,9 @@ const ONE_SERVER: &[&str] = &["K"];
 const MUTANTS: &[&str] = &["mutant", "F", "G", "H"];
 const BOUNDS: &[&str] = &["B"];
 const FAILOVERS: &[&str] = &["C", "D"];
+const NEAR: &[&str] = &["Q"];
 const SUBMODELS: &[&str] = &["E", "J", "L", "N", "O", "P", "S", "T", "U"];
-const GROUPS: [&[&str]; 5] = [ONE_SERVER, MUTANTS, BOUNDS, FAILOVERS, SUBMODELS];
+const GROUPS: [&[&str]; 6] = [ONE_SERVER, MUTANTS, BOUNDS, FAILOVERS, NEAR, SUBMODELS];
 
 #[test]
 fn one_server() {
@@ -31,6 +32,11 @@ fn bounds() {
 #[test]
 fn failovers() {
     explore(FAILOVERS);
+}
+
+#[test]
+fn near_caches() {
+    explore(NEAR);
 }
 
 #[test]

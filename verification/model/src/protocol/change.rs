@@ -2,7 +2,7 @@
 
 use super::promises::{COMMITTED, PROPAGATED};
 use super::state::{Link, Row, Stage, State, Value, name};
-use super::{Mistake, Protocol};
+use super::{Mistake, Near, Protocol};
 use crate::explore::Steps;
 
 impl<const N: usize> Protocol<N> {
@@ -71,6 +71,9 @@ impl<const N: usize> Protocol<N> {
         }
         t.row = Row::After;
         t.revokers[r].stage = Stage::Committed;
+        if self.is_own(r) && self.makes(Mistake::DropsOwnNearBeforeUnlink) {
+            self.drop_near(&mut t, 0);
+        }
         out.go(t, ("R{n}: COMMIT", name(r)));
     }
 
@@ -82,8 +85,12 @@ impl<const N: usize> Protocol<N> {
             t.server_mut(at).value = if is_tombstone { Value::Fence } else { Value::Nothing };
             let mut lost = t;
             self.finish(&mut t, r, true);
-            let label = ("R{n}: UNLINK on {s}, returns PROPAGATED", name(r), at.letter());
-            out.go(t, label).reaches(PROPAGATED);
+            let (text, reached) = if self.is_one_cache(r) {
+                ("R{n}: UNLINK on {s}, returns PROPAGATED", PROPAGATED)
+            } else {
+                ("R{n}: UNLINK on {s}, other caches exist, returns COMMITTED", COMMITTED)
+            };
+            out.go(t, (text, name(r), at.letter())).reaches(reached);
             if self.0.unlink_loss {
                 self.finish(&mut lost, r, false);
                 let label = ("R{n}: UNLINK on {s}, reply lost, COMMITTED", name(r), at.letter());
@@ -97,15 +104,35 @@ impl<const N: usize> Protocol<N> {
         }
     }
 
+    /// Returns whether the change is one of the first node's own.
+    fn is_own(&self, r: usize) -> bool {
+        self.0.own_change && r == 0
+    }
+
+    /// Returns whether every registration names the cache of the node that makes the change. A node
+    /// with a near cache registers a cache of its own.
+    fn is_one_cache(&self, r: usize) -> bool {
+        match self.0.near {
+            Near::None => true,
+            _ if self.makes(Mistake::SharedRegistration) => true,
+            Near::Shared => self.is_own(r),
+            Near::Each | Near::First => false,
+        }
+    }
+
     fn finish(&self, s: &mut State<N>, r: usize, acknowledged: bool) {
         s.revokers[r].stage = Stage::Returned;
         s.revokers[r].link = None;
-        if self.0.own_change && r == 0 {
-            s.nodes[0].own = true;
-            s.nodes[0].held |= self.0.holds_own && !self.makes(Mistake::OwnChangeServed);
-            s.nodes[0].pending |= !acknowledged;
+        if self.is_own(r) {
+            for node in &mut s.nodes[self.process(0)] {
+                node.own = true;
+                node.held |= self.0.holds_own && !self.makes(Mistake::OwnChangeServed);
+                node.pending |= !acknowledged;
+            }
+            let keeps_near = &[Mistake::KeepsOwnNear, Mistake::DropsOwnNearBeforeUnlink];
+            self.drop_near_unless(keeps_near, s, 0);
         }
-        if acknowledged && !s.past.propagated {
+        if acknowledged && self.is_one_cache(r) && !s.past.propagated {
             s.past.propagated = true;
             s.nodes.iter_mut().for_each(|node| node.rechecked = false);
         }

@@ -27,6 +27,17 @@ pub(crate) enum Bound {
     Recheck,
 }
 
+/// Which nodes have a near cache.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Near {
+    None,
+    Each,
+    First,
+    /// All validations are of one node, and share its memory. Each has a link of its own. The first
+    /// revoker also runs there, if the run says so, and no other node is registered.
+    Shared,
+}
+
 /// A rule that a mutant drops. Its run in `runs.rs` describes it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Mistake {
@@ -58,6 +69,16 @@ pub(crate) enum Mistake {
     AgeFromEnd,
     SetBeforeAge,
     TimeWindow,
+    NearWithoutSet,
+    NearWithoutAge,
+    NearWithoutPending,
+    NoTicket,
+    TicketAfterGet,
+    KeepsNear,
+    DropsNearBeforeUnlink,
+    KeepsOwnNear,
+    DropsOwnNearBeforeUnlink,
+    SharedRegistration,
 }
 
 /// Declares the fields of a configuration, with their values in the protocol as it is built, on one
@@ -82,6 +103,7 @@ config! {
     own_change: bool = false,
     /// That node rejects older entries until it has read the journal.
     holds_own: bool = false,
+    near: Near = Near::None,
     /// TTL + 2 s may pass, after which a pending invalidation is dropped.
     ages: bool = false,
     /// Redis executes a GET, and its reply arrives later.

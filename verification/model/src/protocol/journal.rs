@@ -14,11 +14,14 @@ impl<const N: usize> Protocol<N> {
         if node.reading != Reading::No {
             self.end_reading(s, n, out);
         } else if !matches!(node.known, Known::Changed | Known::Missed) {
-            t.nodes[n].reading = match s.row {
+            let reading = match s.row {
                 Row::After if self.makes(Mistake::TimeWindow) => Reading::Skipping,
                 Row::After => Reading::With,
                 Row::Absent | Row::Before => Reading::Without,
             };
+            for node in &mut t.nodes[self.process(n)] {
+                node.reading = reading;
+            }
             out.go(t, ("N{n}: a journal read begins", name(n)));
         }
         if self.0.settles && node.known == Known::Changed && !node.unlinked {
@@ -27,11 +30,14 @@ impl<const N: usize> Protocol<N> {
         if s.left.node_restart > 0 {
             let mut t = *s;
             t.left.node_restart -= 1;
-            t.end(n);
-            self.set_link(&mut t, n, None);
-            let node = &mut t.nodes[n];
-            (node.reading, node.known, node.unlinked) = (Reading::No, Known::NotLoaded, false);
-            (node.pending, node.held, node.own) = (false, false, false);
+            for n in self.process(n) {
+                t.end(n);
+                self.set_link(&mut t, n, None);
+                let node = &mut t.nodes[n];
+                (node.reading, node.known, node.unlinked) = (Reading::No, Known::NotLoaded, false);
+                (node.pending, node.held, node.own) = (false, false, false);
+                (node.invalid, node.near) = (false, Row::Absent);
+            }
             out.go(t, ("N{n}: the process restarts", name(n))).fault();
         }
     }
@@ -43,16 +49,20 @@ impl<const N: usize> Protocol<N> {
         // after it does not make the node fresh.
         let is_fresh = !s.past.elapsed || c.bound != Bound::D || !c.fail_closed;
         let mut t = *s;
-        t.nodes[n].reading = Reading::No;
+        for node in &mut t.nodes[self.process(n)] {
+            node.reading = Reading::No;
+        }
         out.go(t, ("N{n}: the journal read fails", name(n))).fault();
-        t.nodes[n].known = match (node.reading, node.known) {
+        let known = match (node.reading, node.known) {
             (Reading::With, _) | (_, Known::Changed) => Known::Changed,
             (Reading::Skipping, _) => Known::Missed,
             (Reading::Without, _) if is_fresh || self.makes(Mistake::AgeFromEnd) => Known::Fresh,
             _ => Known::Stale,
         };
-        if node.reading == Reading::With || self.makes(Mistake::HeldUntilAnyRead) {
-            t.nodes[n].held = false;
+        let is_shown = node.reading == Reading::With || self.makes(Mistake::HeldUntilAnyRead);
+        for node in &mut t.nodes[self.process(n)] {
+            node.known = known;
+            node.held &= !is_shown;
         }
         out.go(t, ("N{n}: the journal read ends", name(n)));
     }

@@ -10,6 +10,7 @@ impl<const N: usize> Protocol<N> {
     pub(super) fn validate(&self, s: &State<N>, n: usize, out: &mut Steps<State<N>>) {
         match s.nodes[n].op {
             Op::Idle => return self.start_validation(s, n, out),
+            Op::Near(row) => self.judge_near(s, n, row, out),
             Op::Get => self.get(s, n, out),
             Op::Got(value) => {
                 self.fail(s, n, "N{n}: GET's reply is lost, reads Postgres", out);
@@ -35,12 +36,18 @@ impl<const N: usize> Protocol<N> {
         node.since = s.past;
         node.since_own = node.own;
         node.since_pending = node.pending && !self.makes(Mistake::PendingAtReplyOnly);
+        node.since_invalid = node.invalid;
         node.since_changed = self.makes(Mistake::SetBeforeAge) && node.known == Known::Changed;
         if self.makes(Mistake::ReadBeforeLease) {
             node.read = s.row;
         }
         let late = if s.past.elapsed { LATE } else { 0 };
         out.go(t, ("N{n}: a validation starts", name(n))).reaches(late);
+        let near = s.nodes[n].near;
+        if near != Row::Absent {
+            t.nodes[n].op = Op::Near(near);
+            out.go(t, ("N{n}: a validation starts, finds a near entry", name(n))).reaches(late);
+        }
     }
 
     /// Continues with Postgres.
@@ -59,6 +66,7 @@ impl<const N: usize> Protocol<N> {
         self.fail(s, n, "N{n}: GET fails, reads Postgres", out);
         if self.0.hostile && s.sealed && self.is_served(s, n, false) {
             let mut t = *s;
+            self.insert_near(&mut t, n, Row::Before);
             let broken = return_valid(&mut t, n);
             out.go(t, ("N{n}: GET -> an entry replayed by Redis: VALID", name(n))).breaks(broken);
         }
@@ -133,6 +141,8 @@ impl<const N: usize> Protocol<N> {
     fn hit(&self, s: &State<N>, n: usize, new: bool, link: Link, out: &mut Steps<State<N>>) {
         let here = |text| (text, name(n), link.at.letter());
         let mut t = *s;
+        t.nodes[n].refused &= !self.makes(Mistake::TicketAfterGet);
+        self.insert_near(&mut t, n, if new { Row::After } else { Row::Before });
         if new {
             let broken = self.return_invalid(&mut t, n);
             out.go(t, here("N{n}: GET on {s} -> the new data (hit)"))
@@ -150,7 +160,7 @@ impl<const N: usize> Protocol<N> {
     }
 
     /// Returns whether this node serves an entry of the row before (or after) the change.
-    fn is_served(&self, s: &State<N>, n: usize, new: bool) -> bool {
+    pub(super) fn is_served(&self, s: &State<N>, n: usize, new: bool) -> bool {
         let node = &s.nodes[n];
         let is_pending = node.pending || node.since_pending;
         if is_pending && !self.makes(Mistake::PendingServed) || node.held && !new {

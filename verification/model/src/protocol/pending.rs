@@ -18,7 +18,7 @@ impl<const N: usize> Protocol<N> {
                 if self.0.unlink_loss {
                     out.go(t, here("N{n} retries UNLINK on {s}, the reply is lost")).fault();
                 }
-                t.nodes[n].pending = false;
+                self.end_pending(&mut t, n);
                 out.go(t, here("N{n} retries UNLINK on {s}: acknowledged")).reaches(RETRIED);
             } else {
                 self.set_link(&mut t, n, None);
@@ -28,11 +28,17 @@ impl<const N: usize> Protocol<N> {
         let is_early = self.makes(Mistake::ForgottenEarly);
         if is_early || self.0.ages && !has_old_reads(s) {
             let mut t = *s;
-            t.nodes[n].pending = false;
+            self.end_pending(&mut t, n);
             if !is_early {
                 expire_old_entries(&mut t);
             }
             out.go(t, ("N{n}: drops its pending invalidation", name(n))).reaches(FORGOTTEN);
+        }
+    }
+
+    fn end_pending(&self, s: &mut State<N>, n: usize) {
+        for node in &mut s.nodes[self.process(n)] {
+            node.pending = false;
         }
     }
 }
@@ -48,8 +54,11 @@ fn expire_old_entries<const N: usize>(s: &mut State<N>) {
     let is_old = |value: &Value| matches!(value, Value::Entry { new: false, .. });
     s.values().filter(|value| is_old(value)).for_each(|value| *value = Value::Nothing);
     for node in &mut s.nodes {
-        if matches!(node.op, Op::Got(value) if is_old(&value)) {
+        if matches!(node.op, Op::Got(value) if is_old(&value)) || node.op == Op::Near(Row::Before) {
             node.op = Op::Get;
+        }
+        if node.near == Row::Before {
+            node.near = Row::Absent;
         }
     }
 }

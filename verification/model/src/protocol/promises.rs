@@ -3,7 +3,7 @@
 
 use super::links::opens;
 use super::state::{Known, Op, Reading, Row, Stage, State, Value};
-use super::{Mode, Protocol};
+use super::{Mode, Near, Protocol};
 use crate::explore::Step;
 use crate::run::Names;
 
@@ -14,6 +14,7 @@ pub(crate) const R3: u32 = 8;
 pub(crate) const R8: u32 = 16;
 pub(crate) const OWN: u32 = 32;
 pub(crate) const TAKEN: u32 = 64;
+pub(crate) const HERE: u32 = 128;
 
 /// README.md states what breaks each.
 pub(crate) const PROMISES: Names = &[
@@ -24,6 +25,7 @@ pub(crate) const PROMISES: Names = &[
     (R8, "R8"),
     (OWN, "own change seen"),
     (TAKEN, "only rejected values replaced"),
+    (HERE, "R2 on one node"),
 ];
 
 pub(crate) const HIT: u32 = 1;
@@ -37,6 +39,9 @@ pub(crate) const NEW_HIT: u32 = 128;
 pub(crate) const REPLACED: u32 = 256;
 pub(crate) const RETRIED: u32 = 512;
 pub(crate) const FORGOTTEN: u32 = 1024;
+pub(crate) const NEAR: u32 = 2048;
+pub(crate) const NEAR_ALONE: u32 = 4096;
+pub(crate) const NEAR_LATE: u32 = 8192;
 
 pub(crate) const MARKS: Names = &[
     (HIT, "a hit before the change"),
@@ -50,6 +55,9 @@ pub(crate) const MARKS: Names = &[
     (REPLACED, "a rejected value replaced by a lease"),
     (RETRIED, "a pending invalidation acknowledged"),
     (FORGOTTEN, "a pending invalidation dropped"),
+    (NEAR, "a near hit"),
+    (NEAR_ALONE, "a near hit while Redis is down"),
+    (NEAR_LATE, "a near hit on the old row after the COMMIT"),
 ];
 
 impl<const N: usize> Protocol<N> {
@@ -58,6 +66,11 @@ impl<const N: usize> Protocol<N> {
         let since = s.nodes[n].since;
         s.end(n);
         s.past.invalid |= self.0.monotone && since.created;
+        if self.0.monotone && self.0.near != Near::None {
+            for node in &mut s.nodes[self.process(n)] {
+                node.invalid |= since.created;
+            }
+        }
         let started = s.row == Row::After || s.revokers.iter().any(|r| r.stage != Stage::Idle);
         if since.created && !started && self.0.mode != Mode::Update { R3 } else { 0 }
     }
@@ -103,4 +116,5 @@ pub(super) fn return_valid<const N: usize>(s: &mut State<N>, n: usize) -> u32 {
         | broken(RD, node.since.elapsed)
         | broken(R2, node.since.invalid)
         | broken(OWN, node.since_own)
+        | broken(HERE, node.since_invalid)
 }

@@ -58,6 +58,7 @@ impl<const N: usize> Protocol<N> {
         let here = |text| (text, name(n));
         let mut t = *s;
         if node.read == Row::Before {
+            self.insert_near(&mut t, n, Row::Before);
             let broken = return_valid(&mut t, n);
             out.go(t, here("N{n}: VALID (Postgres), fills if it has the lease")).breaks(broken);
             return;
@@ -71,9 +72,15 @@ impl<const N: usize> Protocol<N> {
         };
         if removes {
             t.drop_lease(n);
+            if self.makes(Mistake::DropsNearBeforeUnlink) {
+                self.drop_near(&mut t, n);
+            }
             (t.nodes[n].op, t.nodes[n].read) = (Op::Remove, Row::Absent);
             out.go(t, here("N{n}: no active session, removes the key first"));
             return;
+        }
+        if node.read == Row::After {
+            self.insert_near(&mut t, n, Row::After);
         }
         let broken = self.return_invalid(&mut t, n);
         out.go(t, here("N{n}: INVALID (Postgres)")).breaks(broken).reaches(INVALID);
@@ -83,14 +90,18 @@ impl<const N: usize> Protocol<N> {
     pub(super) fn remove(&self, s: &State<N>, n: usize, out: &mut Steps<State<N>>) {
         let link = s.live(s.nodes[n].link);
         let writable = link.filter(|link| s.is_writable(*link));
+        let keeps_near = &[Mistake::KeepsNear, Mistake::DropsNearBeforeUnlink];
         if self.0.unlink_loss || writable.is_none() {
             let mut t = *s;
+            self.drop_near_unless(keeps_near, &mut t, n);
             let broken = self.return_invalid(&mut t, n);
             // This node serves no such entry. For the others, R2 then holds after D only.
             if !self.0.unacknowledged {
                 t.past.invalid = s.past.invalid;
             }
-            t.nodes[n].pending = true;
+            for node in &mut t.nodes[self.process(n)] {
+                node.pending = true;
+            }
             out.go(t, ("N{n}: UNLINK lost, INVALID", name(n))).breaks(broken).reaches(INVALID);
         }
         let Some(link) = link else {
@@ -104,6 +115,7 @@ impl<const N: usize> Protocol<N> {
             return;
         }
         t.server_mut(link.at).value = Value::Nothing;
+        self.drop_near_unless(keeps_near, &mut t, n);
         let broken = self.return_invalid(&mut t, n);
         out.go(t, here("N{n}: UNLINK on server {s}, INVALID")).breaks(broken).reaches(INVALID);
     }

@@ -74,6 +74,8 @@ impl Value {
 pub(super) enum Op {
     #[default]
     Idle,
+    /// Judge this entry of the near cache.
+    Near(Row),
     Get,
     /// GET was executed, and its reply is in the network.
     Got(Value),
@@ -132,13 +134,17 @@ pub(super) enum Known {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub(super) struct Node {
     pub(super) op: Op,
-    /// As of the start of the validation, like the next three.
+    /// As of the start of the validation, like the next four.
     pub(super) since: Past,
     /// The node's own change had returned.
     pub(super) since_own: bool,
     pub(super) since_pending: bool,
     /// The session was in the changed-set.
     pub(super) since_changed: bool,
+    /// A validation on this node had returned Invalid.
+    pub(super) since_invalid: bool,
+    /// The ticket is invalid, because the node has dropped the digest since.
+    pub(super) refused: bool,
     /// The link and incarnation that granted the lease.
     pub(super) lease: Option<Link>,
     pub(super) read: Row,
@@ -155,6 +161,10 @@ pub(super) struct Node {
     pub(super) held: bool,
     /// The node's own change has returned.
     pub(super) own: bool,
+    /// A validation on this node has returned Invalid.
+    pub(super) invalid: bool,
+    /// The row in the near cache.
+    pub(super) near: Row,
 }
 
 /// A fill in the network.
@@ -277,6 +287,7 @@ impl<const N: usize> State<N> {
         let node = &mut self.nodes[n];
         (node.op, node.read, node.since) = (Op::Idle, Row::Absent, Past::default());
         (node.since_own, node.since_pending, node.since_changed) = (false, false, false);
+        (node.since_invalid, node.refused) = (false, false);
     }
 
     fn swap_nodes(&self, i: usize, j: usize) -> Self {

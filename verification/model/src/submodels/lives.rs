@@ -8,15 +8,17 @@
 //! One session, an entry, a change that ends the session, a purge at any time, and a node that
 //! reads the journal. Redis never loses the entry. Postgres crashes or restarts, a standby is
 //! promoted, or the database is copied. A copy has its own nodes on the same Redis with the same
-//! namespace.
+//! namespace. Nodes may have near caches.
 
 use super::{P, Q, SEEN, SEEN_TOO, Snapshot, broken, letter};
-use crate::explore::{Model, Steps};
+use crate::explore::{Model, Step, Steps};
 use crate::run::{Names, Run};
 
 /// A third promise, and a third mark.
 const APART: u32 = 4;
 const LATER_LIFE: u32 = 4;
+/// A fourth mark.
+const NEAR: u32 = 8;
 
 /// A rule that a mutant drops. Its run describes it.
 #[derive(Clone, Copy, PartialEq)]
@@ -31,6 +33,8 @@ enum Mistake {
     FromNextId,
     PurgesUnread,
     NoFloor,
+    UnboundNearEntry,
+    NoFloorOfNearEntry,
 }
 
 /// Postgres, and what may happen to it.
@@ -45,6 +49,7 @@ struct Lives {
     copied: bool,
     /// The transaction that ends the session may be prepared, which outlives a crash.
     prepares: bool,
+    near: bool,
     /// No transaction id is larger.
     most: u8,
 }
@@ -128,6 +133,8 @@ struct State {
     databases: [Database; 2],
     nodes: [Option<Node>; 2],
     entry: Option<Entry>,
+    /// The near caches.
+    near: [Option<Entry>; 2],
     faults: u8,
     lives: u8,
     runs: u8,
@@ -140,6 +147,7 @@ pub(super) fn runs() -> Vec<Run> {
             (SEEN, "a hit"),
             (SEEN_TOO, "a hit of a session created after the TRUNCATE"),
             (LATER_LIFE, "a hit in a later life"),
+            (NEAR, "a near hit"),
         ],
     );
     const ONE: Lives = Lives {
@@ -148,14 +156,18 @@ pub(super) fn runs() -> Vec<Run> {
         faults: 1,
         copied: false,
         prepares: false,
+        near: false,
         most: 5,
     };
     const COPIED: Lives = Lives { copied: true, faults: 0, most: 4, ..ONE };
     const TRUNCATED: Lives = Lives { truncates: true, ..COPIED };
+    const WITH_NEAR: Lives = Lives { near: true, most: 4, ..ONE };
+    const NEAR_TWICE: Lives = Lives { prepares: true, faults: 2, ..WITH_NEAR };
     let run = |name, about, model| Run::new(name, about, NAMES, model);
     let one = |name, about, mistake| run(name, about, Lives { mistake, ..ONE });
     let prepared =
         |name, about, mistake| run(name, about, Lives { mistake, prepares: true, ..ONE });
+    let near = |name, about, mistake| run(name, about, Lives { mistake, ..WITH_NEAR });
     let copied = |name, about, mistake| run(name, about, Lives { mistake, ..COPIED });
     let truncated = |name, about, mistake| run(name, about, Lives { mistake, ..TRUNCATED });
     vec![
@@ -195,6 +207,15 @@ pub(super) fn runs() -> Vec<Run> {
         truncated("J3b", "ids that this server has not reached are read", Mistake::ForeignRows)
             .breaks(Q),
         truncated("J3c", "the floor of the life before is kept", Mistake::UnboundFloor).breaks(Q),
+        near("J4", "as J1, with a near cache", Mistake::None)
+            .holds(P | Q)
+            .reaches(SEEN | LATER_LIFE | NEAR),
+        run("J4a", "the same, two of them, and the change may be prepared", NEAR_TWICE)
+            .holds(P | Q)
+            .reaches(SEEN | LATER_LIFE | NEAR)
+            .slow(),
+        near("J4b", "near entries of another life are served", Mistake::UnboundNearEntry).breaks(P),
+        near("J4c", "a near entry's xmin is not compared", Mistake::NoFloorOfNearEntry).breaks(P),
     ]
 }
 
@@ -327,6 +348,12 @@ impl Lives {
             "{s}: a read returns valid, xmin {n}, and its fill"
         };
         out.go(t, (text, entry.xmin, letter(d)));
+        if self.near && s.nodes[d].is_some_and(|node| node.life == life.id) {
+            let mut t = *s;
+            t.near[d] = Some(entry);
+            let text = "{s}: a read returns valid, xmin {n}, into the near cache";
+            out.go(t, (text, entry.xmin, letter(d)));
+        }
     }
 
     fn purge(&self, s: &State, d: usize, out: &mut Steps<State>) {
@@ -390,25 +417,30 @@ impl Lives {
     }
 
     fn hit(&self, s: &State, d: usize, out: &mut Steps<State>) {
-        let (Some(node), Some(entry)) = (s.nodes[d], s.entry) else {
+        let Some(node) = s.nodes[d] else {
             return;
         };
-        let database = &s.databases[d];
-        let is_rejected = node.changed.is_some_and(|id| !self.truncates || entry.xmin <= id);
-        let is_of_this_life = entry.life == node.life || self.mistake == Mistake::UnboundEntry;
-        let is_in_journal = entry.xmin >= node.begins || self.mistake == Mistake::NoFloor;
-        let here = |text| (text, letter(d));
-        if is_of_this_life && is_in_journal && !is_rejected {
-            let is_from_elsewhere = usize::from(entry.database) != d;
-            let is_wrong = database.has_ended() && !entry.later_session;
-            out.go(*s, here("{s}: a hit, VALID"))
-                .breaks(broken(P, node.read_after_end && !entry.later_session))
-                .breaks(broken(APART, is_wrong && is_from_elsewhere))
-                .reaches(SEEN)
-                .reaches(if entry.later_session { SEEN_TOO } else { 0 })
-                .reaches(if entry.life > 1 { LATER_LIFE } else { 0 });
+        let is_served = |entry: &Entry, unbound, no_floor| {
+            let is_rejected = node.changed.is_some_and(|id| !self.truncates || entry.xmin <= id);
+            let is_of_this_life = entry.life == node.life || self.mistake == unbound;
+            let is_in_journal = entry.xmin >= node.begins || self.mistake == no_floor;
+            is_of_this_life && is_in_journal && !is_rejected
+        };
+        if let Some(entry) = s.near[d]
+            && is_served(&entry, Mistake::UnboundNearEntry, Mistake::NoFloorOfNearEntry)
+        {
+            serve(s, d, entry, (*s, "{s}: a near hit, VALID"), out).reaches(NEAR);
+        }
+        let Some(entry) = s.entry else {
+            return;
+        };
+        if is_served(&entry, Mistake::UnboundEntry, Mistake::NoFloor) {
+            let mut t = *s;
+            t.near[d] = if self.near { Some(entry) } else { None };
+            serve(s, d, entry, (t, "{s}: a hit, VALID"), out).reaches(SEEN);
             return;
         }
+        let database = &s.databases[d];
         let this_life = self.this_life(database).map(|life| life.id);
         let is_true = database.session == Session::Active || entry.later_session;
         let is_fresh = is_true
@@ -418,7 +450,8 @@ impl Lives {
             && this_life == Some(entry.life)
             && this_life == Some(node.life);
         if is_fresh {
-            out.go(*s, here("{s}: the node rejects an entry that was read just now")).breaks(Q);
+            out.go(*s, ("{s}: the node rejects an entry that was read just now", letter(d)))
+                .breaks(Q);
         }
     }
 
@@ -447,6 +480,24 @@ impl Lives {
             }
         }
     }
+}
+
+/// Serves an entry, and judges it.
+fn serve<'o>(
+    s: &State,
+    d: usize,
+    entry: Entry,
+    (t, text): (State, &'static str),
+    out: &'o mut Steps<State>,
+) -> &'o mut Step<State> {
+    let read_after_end = s.nodes[d].is_some_and(|node| node.read_after_end);
+    let is_from_elsewhere = usize::from(entry.database) != d;
+    let is_wrong = s.databases[d].has_ended() && !entry.later_session;
+    out.go(t, (text, letter(d)))
+        .breaks(broken(P, read_after_end && !entry.later_session))
+        .breaks(broken(APART, is_wrong && is_from_elsewhere))
+        .reaches(if entry.later_session { SEEN_TOO } else { 0 })
+        .reaches(if entry.life > 1 { LATER_LIFE } else { 0 })
 }
 
 fn roll_back(database: &mut Database) {

@@ -33,6 +33,7 @@ enum Mistake {
     OneRow,
     KeepsOldCache,
     LeavesEarly,
+    Unregistered,
 }
 
 /// The registry of caches.
@@ -144,6 +145,7 @@ pub(super) fn runs() -> Vec<Run> {
         mutant("P5b", "one row for each node, which a late statement overwrites", Mistake::OneRow),
         mutant("P5c", "the same, and the old cache serves meanwhile", Mistake::KeepsOldCache),
         mutant("P6", "a node removes its row before it stops serving", Mistake::LeavesEarly),
+        mutant("P7", "a near cache serves without a registration", Mistake::Unregistered),
     ]
 }
 
@@ -341,14 +343,17 @@ impl Registry {
     }
 
     fn hit(&self, s: &State, out: &mut Steps<State>) {
-        let (Some(serves), Some(read_at)) = (s.node.serves, s.copy) else {
+        let Some(read_at) = s.copy else {
             return;
         };
-        let registered = s.node.registrations[serves.registration];
-        let is_its_cache = registered.is_some_and(|registered| registered.cache == 1)
-            || self.mistake == Mistake::UnregisteredCache;
-        let is_in_time = s.now <= serves.deadline || self.mistake == Mistake::CountsFromEntry;
-        if is_its_cache && is_in_time && s.now <= read_at + AT_MOST {
+        let is_admitted = s.node.serves.is_some_and(|serves| {
+            let registered = s.node.registrations[serves.registration];
+            let is_its_cache = registered.is_some_and(|registered| registered.cache == 1)
+                || self.mistake == Mistake::UnregisteredCache;
+            let is_in_time = s.now <= serves.deadline || self.mistake == Mistake::CountsFromEntry;
+            is_its_cache && is_in_time
+        }) || self.mistake == Mistake::Unregistered;
+        if is_admitted && s.now <= read_at + AT_MOST {
             let seen = if s.revoker == Revoker::Begun { SEEN } else { 0 };
             out.go(*s, "the node hits the entry in cache B: VALID")
                 .breaks(broken(P, s.revoker == Revoker::Propagated))

@@ -9,6 +9,8 @@ use crate::run::{Names, Run};
 struct Touched {
     /// Nothing is filled if the touch returns another version than was read.
     compares_versions: bool,
+    /// The entry is in the near cache of the reader. It needs no lease, and no UNLINK removes it.
+    near: bool,
 }
 
 #[derive(Clone, Copy, Hash, Default)]
@@ -38,11 +40,16 @@ enum Reader {
 pub(super) fn runs() -> Vec<Run> {
     const NAMES: (Names, Names) = (&[(P, "R1Δ")], &[(SEEN, "a hit")]);
     let run = |name, about, compares_versions| {
-        Run::new(name, about, NAMES, Touched { compares_versions })
+        Run::new(name, about, NAMES, Touched { compares_versions, near: false })
+    };
+    let near = |name, about, compares_versions| {
+        Run::new(name, about, NAMES, Touched { compares_versions, near: true })
     };
     vec![
         run("N1", "a fill after a touch, whatever its version", false).breaks(P),
         run("N2", "no fill if the version changed", true).holds(P).reaches(SEEN),
+        near("N3", "as N1, into a near cache", false).breaks(P),
+        near("N4", "as N2, into a near cache", true).holds(P).reaches(SEEN),
     ]
 }
 
@@ -58,7 +65,8 @@ impl Model for Touched {
         if !s.rotated {
             let rotated = State { rotated: true, ..*s };
             out.go(rotated, "rotate: COMMIT, its UNLINK is lost");
-            let unlinked = State { lease: false, entry: None, ..rotated };
+            let entry = s.entry.filter(|_| self.near);
+            let unlinked = State { lease: false, entry, ..rotated };
             out.go(unlinked, "rotate: COMMIT, UNLINK");
         }
         if s.rotated && s.least == 0 {
@@ -91,7 +99,7 @@ impl Touched {
                 out.go(t, "reader: touches the session");
             }
             Reader::Touched(version) => {
-                let fills = s.lease && (version == 0 || !self.compares_versions);
+                let fills = (s.lease || self.near) && (version == 0 || !self.compares_versions);
                 let t = State {
                     reader: Reader::Done,
                     lease: s.lease && !fills,
