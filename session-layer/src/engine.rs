@@ -25,6 +25,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 use tokio::task::coop;
 use tokio::time::Instant;
@@ -144,7 +145,9 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
             return Answers { validations, source: Source::Cache, degraded, renewals };
         }
         let mut source = if misses.len() < digests.len() { Source::Cache } else { Source::None };
-        for (at, answer) in self.reads.read(misses, deadline).await {
+        // In an allocation of its own, which a hit does not need.
+        let reading = self.reads.read(misses, deadline).boxed();
+        for (at, answer) in reading.await {
             match &answer.validation {
                 Validation::Unavailable => continue,
                 Validation::Valid(session) if answer.renews_cookie => {

@@ -33,7 +33,7 @@ pub(crate) struct Answer {
 
 impl App {
     pub(crate) fn new(sessions: Sessions) -> Self {
-        let layer = SessionCacheLayer::new(sessions.clone());
+        let layer = SessionCacheLayer::new(sessions.clone()).lookup_info(true);
         Self { sessions, layer }
     }
 

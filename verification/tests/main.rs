@@ -4,6 +4,7 @@
 /// What happens to a request?
 mod request {
     mod bad_input;
+    mod batched_look_ups;
     mod cookies;
     mod validate;
 }

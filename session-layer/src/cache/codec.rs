@@ -14,11 +14,11 @@
 //! The key contains [`FORMAT`], so that two versions of a service do not compete for one key. Each
 //! version sees only values that it can read. A value that does not decode is a miss.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 mod sealed;
 
@@ -31,7 +31,7 @@ use crate::model::session::{MAX_DATA_BYTES, SessionId, SessionParts};
 use crate::model::token::TokenDigest;
 
 /// The version of the encoding below. Any change to a released encoding takes the next number.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: &str = "2";
 
 pub(crate) const FENCE_VALUE: &[u8] = b"T";
 
@@ -48,14 +48,23 @@ pub(crate) struct Incarnation(pub(crate) [u8; 16]);
 /// The random part of a lease.
 pub(crate) type Nonce = [u8; 16];
 
-/// Returns the key of a session: `<namespace>:<format>:<digest>`. It contains no braces, which
-/// would be a hash tag in a cluster.
-pub(crate) fn key(namespace: &str, digest: &TokenDigest) -> String {
-    let mut key = String::with_capacity(namespace.len() + 64);
-    // Writing into a string cannot fail.
-    let _ = write!(key, "{namespace}:{FORMAT}:");
-    digest.push_base64url(&mut key);
-    key
+/// The Redis key of a session: `<namespace>:<format>:<digest>`. It contains no braces, which would
+/// be a hash tag in a cluster. Namespaces of up to 34 characters need no allocation.
+#[derive(Debug, Clone)]
+pub(crate) struct Key(SmallVec<[u8; 80]>);
+
+impl Key {
+    pub(crate) fn new(namespace: &str, digest: &TokenDigest) -> Self {
+        let mut key = SmallVec::new();
+        for part in [namespace.as_bytes(), b":", FORMAT.as_bytes(), b":", &digest.base64url()] {
+            key.extend_from_slice(part);
+        }
+        Self(key)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 pub(crate) fn lease_value(nonce: &Nonce) -> Vec<u8> {
@@ -65,7 +74,7 @@ pub(crate) fn lease_value(nonce: &Nonce) -> Vec<u8> {
 /// The location to which an entry is bound.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EntryContext<'a> {
-    pub(crate) key: &'a str,
+    pub(crate) key: &'a [u8],
     pub(crate) digest: &'a TokenDigest,
     pub(crate) incarnation: Incarnation,
 }

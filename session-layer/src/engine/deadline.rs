@@ -77,15 +77,18 @@ impl Interrupted {
 }
 
 /// Runs `call` until it ends, panics, or reaches its outer deadline.
-pub(crate) async fn run<T>(
+///
+/// It is no `async fn`, because such a future would have room for `call` twice: as the argument,
+/// and as what it waits for. Every request would allocate that.
+pub(crate) fn run<T>(
     longest: Duration,
     call: impl Future<Output = T>,
-) -> Result<T, Interrupted> {
-    match timeout(longest, AssertUnwindSafe(call).catch_unwind()).await {
+) -> impl Future<Output = Result<T, Interrupted>> {
+    timeout(longest, AssertUnwindSafe(call).catch_unwind()).map(|ended| match ended {
         Ok(Ok(ended)) => Ok(ended),
         Ok(Err(_panic)) => Err(Interrupted::Panicked),
         Err(_elapsed) => Err(Interrupted::Late),
-    }
+    })
 }
 
 /// Runs a read of the store.

@@ -30,14 +30,15 @@ pub(crate) struct Config {
     pub(crate) on_reject: Option<OnReject>,
     pub(crate) pass_preflights: bool,
     pub(crate) server_timing: bool,
+    pub(crate) lookup_info: bool,
     pub(crate) cache_headers: bool,
 }
 
-/// The mark of the layer in a request's extensions. It lets the extractors distinguish a request
-/// without a session from one that no layer validated.
+/// The mark of the layer in the extensions of a request of which it looked no token up. It lets the
+/// extractors distinguish a request without a session from one that no layer validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
-    /// A validated request. Extractors need not know whether a session was required.
+    /// A request without a session. Extractors need not know whether one was required.
     Guarded {
         /// The same as in [`Rejection::Unauthorized`].
         token_sent: bool,
@@ -71,6 +72,7 @@ impl Config {
             on_reject: None,
             pass_preflights: false,
             server_timing: false,
+            lookup_info: false,
             cache_headers: true,
         }
     }
@@ -112,6 +114,7 @@ impl Config {
         Finish {
             cache_headers: guarded && self.cache_headers,
             server_timing: self.server_timing,
+            lookup_info: self.lookup_info,
             cookie_name: self.cookie.shared_name(),
             ..Finish::default()
         }
@@ -177,6 +180,7 @@ impl fmt::Debug for Config {
             .field("on_reject", &self.on_reject.is_some())
             .field("pass_preflights", &self.pass_preflights)
             .field("server_timing", &self.server_timing)
+            .field("lookup_info", &self.lookup_info)
             .field("cache_headers", &self.cache_headers)
             .finish_non_exhaustive()
     }

@@ -13,8 +13,9 @@ use crate::http::cookie::SetCookie;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// The result of a request's token look-up, for tracing and tests. The response's extensions
-/// contain it, with any status, if there was a token to look up.
+/// The result of a request's token look-up, for tracing and tests. With
+/// [`SessionCacheLayer::lookup_info`](crate::SessionCacheLayer::lookup_info), the response's
+/// extensions contain it, with any status, if there was a token to look up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LookupInfo {
@@ -31,6 +32,7 @@ pub struct LookupInfo {
 pub(crate) struct Finish {
     pub(crate) cache_headers: bool,
     pub(crate) server_timing: bool,
+    pub(crate) lookup_info: bool,
     pub(crate) cookie_name: Cow<'static, str>,
     pub(crate) answered: Option<LookupInfo>,
     /// The request's cookie with a new `Max-Age`, if its renewal is due.
@@ -75,7 +77,7 @@ impl Finish {
         }
         // The inner one of nested layers decided. Its result stays.
         let extensions = response.extensions_mut();
-        if extensions.get::<LookupInfo>().is_none() {
+        if self.lookup_info && extensions.get::<LookupInfo>().is_none() {
             extensions.insert(answered);
         }
     }
@@ -155,6 +157,7 @@ mod tests {
         let finish = Finish {
             cache_headers: true,
             server_timing: true,
+            lookup_info: true,
             answered: Some(LOOKED_UP),
             ..Finish::default()
         };
@@ -162,6 +165,13 @@ mod tests {
         assert_eq!(all(&response, CACHE_CONTROL), ["public"]);
         assert_eq!(all(&response, SERVER_TIMING), ["db;dur=5", "session;desc=\"hit\";dur=0.31"]);
         assert_eq!(response.extensions().get(), Some(&LOOKED_UP));
+    }
+
+    #[test]
+    fn lookup_info_is_off_by_default() {
+        let mut response = Response::new(());
+        Finish { answered: Some(LOOKED_UP), ..Finish::default() }.apply(&mut response);
+        assert!(response.extensions().is_empty());
     }
 
     #[test]
@@ -248,7 +258,7 @@ mod tests {
         let outer = LookupInfo { source: Source::Store, ..LOOKED_UP };
         for answered in [LOOKED_UP, outer] {
             let answered = Some(answered);
-            Finish { answered, ..Finish::default() }.apply(&mut response);
+            Finish { lookup_info: true, answered, ..Finish::default() }.apply(&mut response);
         }
         assert_eq!(response.extensions().get(), Some(&LOOKED_UP));
     }

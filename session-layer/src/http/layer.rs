@@ -17,9 +17,8 @@ use crate::sessions::Sessions;
 /// A layer that lets only requests with a valid session reach the inner service.
 ///
 /// The layer inserts a [`Session`](crate::Session) into the request's extensions. With the feature
-/// `axum`, the session is also an extractor. The response's extensions contain a
-/// [`LookupInfo`](crate::LookupInfo) if a token was looked up, and the [`Rejection`] of a rejected
-/// request. A 401 after a look-up has both.
+/// `axum`, the session is also an extractor. The response's extensions contain the [`Rejection`] of
+/// a rejected request, and a [`LookupInfo`](crate::LookupInfo) if [that is on](Self::lookup_info).
 ///
 /// ```
 /// # #[cfg(feature = "axum")] mod example {
@@ -134,6 +133,13 @@ impl SessionCacheLayer {
     /// false, because the field shows clients how warm the cache is.
     pub fn server_timing(self, on: bool) -> Self {
         self.set(|config| config.server_timing = on)
+    }
+
+    /// Sets whether the extensions of responses contain a [`LookupInfo`](crate::LookupInfo), for
+    /// middleware outside of this layer. Those of a request without a token contain none. Defaults
+    /// to false, because it costs three allocations for each request.
+    pub fn lookup_info(self, on: bool) -> Self {
+        self.set(|config| config.lookup_info = on)
     }
 
     /// Sets where tokens are read from, in this order. The first source that a request uses decides

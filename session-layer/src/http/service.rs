@@ -94,7 +94,6 @@ where
                 ResponseFuture::answering(self.config.reject(&parts, rejection), finish)
             }
             Next::LookUp(digests) => {
-                parts.extensions.insert(Mark::Guarded { token_sent: true });
                 let look_up = self.config.sessions.look_up(digests);
                 // `poll_ready` made *this* inner service ready. One instance holds a permit or a
                 // slot in a buffer, and a clone may not be ready. The future therefore takes the

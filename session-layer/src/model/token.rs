@@ -139,10 +139,13 @@ impl TokenDigest {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 
-    /// Appends the 43 characters to a text.
+    /// Returns the 43 characters without an allocation.
     #[cfg(feature = "redis")]
-    pub(crate) fn push_base64url(&self, text: &mut String) {
-        URL_SAFE_NO_PAD.encode_string(self.0, text);
+    pub(crate) fn base64url(&self) -> [u8; 43] {
+        let mut text = [0; 43];
+        // 32 bytes always become 43 characters.
+        let _ = URL_SAFE_NO_PAD.encode_slice(self.0, &mut text);
+        text
     }
 }
 

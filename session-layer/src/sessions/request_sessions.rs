@@ -22,7 +22,11 @@ use crate::sessions::{Created, Sessions};
 /// an extractor, which is empty if no token was looked up. No token is looked up if the request has
 /// more than four cookies of the name.
 #[derive(Debug, Clone, Default)]
-pub struct RequestSessions(SmallVec<[Session; 1]>);
+pub struct RequestSessions {
+    valid: SmallVec<[Session; 1]>,
+    /// Whether a layer looked tokens up. No other code can create such a value.
+    looked_up: bool,
+}
 
 impl RequestSessions {
     /// Collects the valid sessions.
@@ -31,12 +35,18 @@ impl RequestSessions {
             Validation::Valid(session) => Some(session.clone()),
             _ => None,
         });
-        Self(valid.collect())
+        Self { valid: valid.collect(), looked_up: true }
+    }
+
+    /// Returns whether a layer has looked the tokens of the request up.
+    #[cfg(feature = "axum")]
+    pub(crate) fn come_from_a_look_up(&self) -> bool {
+        self.looked_up
     }
 
     /// Returns the sessions, in the order of the request.
     pub fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.0.iter()
+        self.valid.iter()
     }
 }
 

@@ -103,7 +103,7 @@ async fn server_timing_is_sent_if_a_token_was_looked_up() {
 #[tokio::test]
 async fn extensions_name_the_source_of_the_verdict() {
     let info_of = async |layer: SessionCacheLayer, field: &str| {
-        let response = answer(layer, get(&[(COOKIE, field)])).await;
+        let response = answer(layer.lookup_info(true), get(&[(COOKIE, field)])).await;
         response.extensions().get::<LookupInfo>().copied()
     };
     let healthy = info_of(stub().layer(), "session={0}").await.unwrap();

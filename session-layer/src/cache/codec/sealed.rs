@@ -10,6 +10,7 @@
 
 use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
+use smallvec::SmallVec;
 
 use super::{EntryRejection, Header, Incarnation};
 use crate::cache::seal::{MAX_KEY_ID_CHARS, SealingKey, SealingKeys};
@@ -25,14 +26,14 @@ const TAG_BYTES: usize = 16;
 pub(super) fn seal(
     keys: &SealingKeys,
     header: &Header,
-    redis_key: &str,
+    redis_key: &[u8],
     body: impl FnOnce(Vec<u8>) -> Vec<u8>,
 ) -> Result<Vec<u8>, RandomError> {
     let sealing = keys.first();
     let mut nonce = [0; NONCE_BYTES];
     getrandom::fill(&mut nonce).map_err(RandomError::from_source)?;
     let mut value = clear_part(header, &sealing.id);
-    let associated = associated(&value, redis_key);
+    let associated = associated(&[&value, redis_key]);
     value.extend_from_slice(&nonce);
     let start = value.len();
     let mut value = body(value);
@@ -52,17 +53,16 @@ pub(super) fn seal(
 /// Opens `value`, which lacks its mark, for this Redis key. Returns its header and its plain body.
 pub(super) fn open(
     keys: &SealingKeys,
-    redis_key: &str,
+    redis_key: &[u8],
     value: &[u8],
 ) -> Result<(Header, Vec<u8>), EntryRejection> {
     let parts = split(value).ok_or(EntryRejection::Undecodable)?;
     let key = keys.find(parts.key_id).ok_or(EntryRejection::UnknownKey)?;
-    let clear = [MARK.as_slice(), parts.clear].concat();
     let mut body = parts.sealed.to_vec();
     cipher(key)
         .decrypt_inout_detached(
             &XNonce::from(*parts.nonce),
-            &associated(&clear, redis_key),
+            &associated(&[MARK, parts.clear, redis_key]),
             body.as_mut_slice().into(),
             &Tag::from(*parts.tag),
         )
@@ -78,10 +78,12 @@ fn clear_part(header: &Header, key_id: &str) -> Vec<u8> {
         .concat()
 }
 
-/// Returns the associated data. The clear part contains its own length, so that no two pairs of
-/// clear part and Redis key are equal.
-fn associated(clear: &[u8], redis_key: &str) -> Vec<u8> {
-    [clear, redis_key.as_bytes()].concat()
+/// Returns the associated data: the clear part and the Redis key. The clear part contains its own
+/// length, so that no two pairs of them are equal.
+fn associated(parts: &[&[u8]]) -> SmallVec<[u8; 160]> {
+    let mut data = SmallVec::new();
+    parts.iter().for_each(|part| data.extend_from_slice(part));
+    data
 }
 
 fn cipher(key: &SealingKey) -> XChaCha20Poly1305 {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 const HERE: Incarnation = Incarnation([7; 16]);
 const ALICE: TokenDigest = TokenDigest::from_bytes([5; 32]);
 const BOB: TokenDigest = TokenDigest::from_bytes([6; 32]);
-const KEY: &str = "app:2:alice";
+const KEY: &[u8] = b"app:2:alice";
 const AT: EntryContext<'_> = EntryContext { key: KEY, digest: &ALICE, incarnation: HERE };
 
 /// Returns sealing keys with these IDs. Each secret is derived from its ID.
@@ -150,8 +150,8 @@ fn sealed_entry_opens_only_in_its_own_place() {
     let places = [
         (AT, None),
         // The keys of another session and of another application.
-        (EntryContext { key: "app:2:bob", digest: &BOB, ..AT }, Some(EntryRejection::Forged)),
-        (EntryContext { key: "shop:2:alice", ..AT }, Some(EntryRejection::Forged)),
+        (EntryContext { key: b"app:2:bob", digest: &BOB, ..AT }, Some(EntryRejection::Forged)),
+        (EntryContext { key: b"shop:2:alice", ..AT }, Some(EntryRejection::Forged)),
         (
             EntryContext { incarnation: Incarnation([8; 16]), ..AT },
             Some(EntryRejection::StaleIncarnation),
@@ -242,7 +242,7 @@ fn leases_and_fences_are_held() {
 
 #[test]
 fn a_plain_entry_copied_from_another_key_is_undecodable() {
-    let bobs = EntryContext { key: "app:2:bob", digest: &BOB, ..AT };
+    let bobs = EntryContext { key: b"app:2:bob", digest: &BOB, ..AT };
     let value = entry_value(&entry("bob", "d", 5), &bobs, None).unwrap();
     assert_eq!(rejected(&read(&value)), Some(EntryRejection::Undecodable));
     assert!(matches!(decode(&value, &bobs, None), Found::Entry(_)));
@@ -253,7 +253,7 @@ fn a_plain_entry_copied_from_another_key_is_undecodable() {
 #[test]
 fn plain_encoding_matches_its_format_number() {
     let expected = [b"Vp".as_slice(), &[7; 16], &[5; 32], &[9; 16], &BODY_OF_ALICE].concat();
-    assert_eq!((FORMAT, plain(&entry("alice", "d", 4))), (2, expected));
+    assert_eq!((FORMAT, plain(&entry("alice", "d", 4))), ("2", expected));
 }
 
 // The same for the sealed encoding. libsodium sealed this value.
@@ -263,7 +263,7 @@ fn sealed_encoding_matches_its_format_number() {
     let Found::Entry(opened) = unseal(&sealed_once, "new old") else {
         panic!("the value is not an entry")
     };
-    assert_eq!((FORMAT, plain(&opened)), (2, plain(&entry("alice", "d", 4))));
+    assert_eq!((FORMAT, plain(&opened)), ("2", plain(&entry("alice", "d", 4))));
 }
 
 const BODY_OF_ALICE: [u8; 38] =
@@ -280,5 +280,6 @@ const SEALED_ONCE: [u8; 24 + 38 + 16] =
 #[test]
 fn a_key_has_namespace_format_and_digest() {
     let digest = TokenDigest::from_bytes([0; 32]);
-    assert_eq!(key("app", &digest), format!("app:2:{}", "A".repeat(43)));
+    let expected = format!("app:2:{}", "A".repeat(43));
+    assert_eq!(Key::new("app", &digest).as_bytes(), expected.as_bytes());
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{AsyncConnectionConfig, IntoConnectionInfo};
 
+use super::batch::Lookups;
 use super::links::Links;
 use super::{COMPARE_AND_SET, RedisCache};
 use crate::cache::seal::SealingKeys;
-use crate::cache::{NAMESPACE, is_namespace};
+use crate::cache::{NAMESPACE, codec, is_namespace};
 use crate::model::clock::A_DAY;
 use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
@@ -141,19 +142,20 @@ impl RedisCacheBuilder {
                  Set SESSION_CACHE_KEY, or call RedisCacheBuilder::encryption_keys"
             );
         }
-        let links = Links::open(connector, self.pool_size, self.deadline)
+        let database = database.to_be_bytes();
+        let place = [&database, self.namespace.as_bytes(), b":", codec::FORMAT.as_bytes()].concat();
+        let links = Links::open(connector, place.into(), self.pool_size, self.deadline)
             .map_err(|error| ConfigError::redis_url(URL, error))?;
         Ok(RedisCache {
             _stop: Arc::new(links.stop_on_drop()),
+            lookups: Lookups::start(Arc::clone(&links)),
             links,
             namespace: self.namespace.into(),
-            database,
             deadline: self.deadline,
             replicated: self.replicated,
             compare_and_set: Arc::new(redis::Script::new(COMPARE_AND_SET)),
             keys: self.keys,
             rejections: Arc::default(),
-            known_as: Arc::default(),
         })
     }
 }

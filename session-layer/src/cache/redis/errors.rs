@@ -109,6 +109,11 @@ pub(super) fn timed_out() -> CacheError {
     CacheError::new(CacheErrorKind::TimedOut, "Redis did not respond in time")
 }
 
+/// Copies an error for another caller. Its source stays with the original.
+pub(super) fn again(error: &CacheError) -> CacheError {
+    CacheError::new(error.kind(), error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

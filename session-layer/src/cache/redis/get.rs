@@ -1,14 +1,18 @@
-//! The look-up: one GET per digest, and after misses a second round trip for the leases.
+//! The look-up: one round trip for the values, and after misses a second one for the leases.
 
 use std::sync::Arc;
 
-use redis::{RedisError, Value};
-use smallvec::SmallVec;
+use futures_util::FutureExt as _;
+use redis::{Cmd, Pipeline, RedisError, Value};
+use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
-use super::errors::classify;
-use super::{COMPARE_AND_SET, RedisCache, RedisLease, millis, new_nonce, pipe, send};
-use crate::cache::codec::{self, EntryContext, EntryRejection, Found};
+use super::batch::Found;
+use super::command::{pipe, send};
+use super::errors::{again, classify};
+use super::link::{Borrowed, Link};
+use super::{COMPARE_AND_SET, RedisCache, RedisLease, millis, new_nonce};
+use crate::cache::codec::{self, EntryContext, EntryRejection, Key, Nonce};
 use crate::cache::{Entry, EntryVerdict, LEASE_TTL, Lookup};
 use crate::model::error::CacheError;
 use crate::model::token::TokenDigest;
@@ -20,24 +24,21 @@ impl RedisCache {
         verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
     ) -> Vec<Lookup<RedisLease>> {
         let deadline = Instant::now() + self.deadline;
-        let keys: SmallVec<[String; 1]> = digests.iter().map(|digest| self.key(digest)).collect();
-        let mut gets = pipe();
-        for key in &keys {
-            gets.get(key);
-        }
-        let (replies, link) = match self.run(deadline, |link| send(&gets, link)).await {
+        let keys: SmallVec<[Key; 1]> = digests.iter().map(|digest| self.key(digest)).collect();
+        let Replies { values, link, by_mget } = match self.fetch(&keys, deadline).await {
             Ok(found) => found,
             Err(error) => return all_failed(digests.len(), &error),
         };
         // An entry must be of the incarnation that was known when the reply arrived.
-        let incarnation = link.0.incarnation();
+        let incarnation = link.incarnation();
         // A hit also requires that every link leads to the cache that the node has registered.
-        let is_settled = self.links.one_incarnation() == Some(incarnation);
+        let is_settled =
+            self.links.settled().is_some_and(|settled| settled.incarnation == incarnation);
         let mut answers = Vec::with_capacity(digests.len());
         let mut second = pipe();
         let mut asked = Vec::new();
-        for ((digest, key), reply) in digests.iter().zip(keys).zip(replies) {
-            let place = EntryContext { key: &key, digest, incarnation };
+        for ((digest, key), reply) in digests.iter().zip(keys).zip(values) {
+            let place = EntryContext { key: key.as_bytes(), digest, incarnation };
             let step = self.judge(reply, &place, verdict);
             let at = answers.len();
             answers.push(Lookup::DoNotFill);
@@ -52,7 +53,7 @@ impl RedisCache {
                     continue;
                 }
                 Ok(LookupStep::Unlink) => {
-                    second.cmd("UNLINK").arg(&key);
+                    second.cmd("UNLINK").arg(key.as_bytes());
                     asked.push((at, None));
                     continue;
                 }
@@ -60,29 +61,37 @@ impl RedisCache {
                 Ok(LookupStep::Replace(value)) => Some(value),
             };
             let Ok(nonce) = new_nonce() else { continue };
-            let lease = codec::lease_value(&nonce);
-            let millis = millis(LEASE_TTL);
-            match replaced {
-                None => second.cmd("SET").arg(&key).arg(lease).arg("NX").arg("PX").arg(millis),
-                Some(value) => second
-                    .cmd("EVAL")
-                    .arg(COMPARE_AND_SET)
-                    .arg(1)
-                    .arg(&key)
-                    .arg(value)
-                    .arg(lease)
-                    .arg(millis),
-            };
-            let link = Arc::clone(&link.0);
+            second.add_command(request_lease(&key, &nonce, replaced));
+            let link = Arc::clone(&link);
             asked.push((at, Some(RedisLease { digest: *digest, key, nonce, link, incarnation })));
         }
-        if asked.is_empty() {
-            return answers;
+        if !asked.is_empty() {
+            // In an allocation of its own, which a hit does not need.
+            let asking = self.request_leases(second, asked, link, by_mget, deadline, &mut answers);
+            asking.boxed().await;
         }
-        match self.run_on(&link, deadline, send(&second, link.0.connection())).await {
+        answers
+    }
+
+    /// Sends the requests for leases, over the link that replied, and sets the answers.
+    async fn request_leases(
+        &self,
+        requests: Pipeline,
+        asked: Vec<(usize, Option<RedisLease>)>,
+        link: Arc<Link>,
+        by_mget: bool,
+        deadline: Instant,
+        answers: &mut [Lookup<RedisLease>],
+    ) {
+        let link = Borrowed::new(link);
+        match self.links.run_on(&link, deadline, send(&requests, link.0.connection())).await {
             Ok(replies) => {
                 for ((at, lease), reply) in asked.into_iter().zip(replies) {
-                    self.note_demotion(&link.0, error_code(&reply));
+                    self.links.note_demotion(&link.0, error_code(&reply));
+                    let unseen = lease.as_ref().filter(|_| by_mget && reply == Value::Nil);
+                    if let Some(RedisLease { key, .. }) = unseen {
+                        self.remove_wrong_type(key, &link, deadline).await;
+                    }
                     answers[at] = granted(lease, reply);
                 }
             }
@@ -93,7 +102,38 @@ impl RedisCache {
                 }
             }
         }
-        answers
+    }
+
+    /// Gets the values of these keys in one round trip. The look-up of one key may travel together
+    /// with those of other requests.
+    async fn fetch(&self, keys: &[Key], deadline: Instant) -> Result<Replies, CacheError> {
+        if let [key] = keys {
+            let Found { value, link, by_mget } = self.lookups.get(key, deadline).await?;
+            return Ok(Replies { values: smallvec![value], link, by_mget });
+        }
+        let mut gets = pipe();
+        for key in keys {
+            gets.get(key.as_bytes());
+        }
+        let sending = self.links.run(deadline, |link| send(&gets, link));
+        let (values, link) = sending.boxed().await?;
+        let link = Arc::clone(&link.0);
+        Ok(Replies { values: values.into(), link, by_mget: false })
+    }
+
+    /// Removes a value of a wrong type, which an MGET has reported as missing. Otherwise the key
+    /// would be in the way of every fill. Its removal is best effort.
+    async fn remove_wrong_type(&self, key: &Key, link: &Borrowed, deadline: Instant) {
+        let mut get = pipe();
+        get.get(key.as_bytes());
+        let got = self.links.run_on(link, deadline, send(&get, link.0.connection())).await;
+        let Ok(replies) = got else { return };
+        if replies.first().and_then(error_code) == Some(WRONG_TYPE) {
+            self.rejections.count(EntryRejection::Undecodable);
+            let mut unlink = pipe();
+            unlink.cmd("UNLINK").arg(key.as_bytes());
+            let _ = self.links.run_on(link, deadline, send(&unlink, link.0.connection())).await;
+        }
     }
 
     /// Judges the reply to a GET.
@@ -106,8 +146,7 @@ impl RedisCache {
         let value = match reply {
             Value::Nil => return Ok(LookupStep::Lease),
             Value::BulkString(value) => value,
-            // WRONGTYPE has no kind of its own, only a code.
-            Value::ServerError(error) if error.code() == "WRONGTYPE" => {
+            Value::ServerError(error) if error.code() == WRONG_TYPE => {
                 self.rejections.count(EntryRejection::Undecodable);
                 return Ok(LookupStep::Unlink);
             }
@@ -118,7 +157,7 @@ impl RedisCache {
             }
         };
         Ok(match codec::decode(&value, place, self.keys.as_ref()) {
-            Found::Entry(entry) => match verdict(&entry) {
+            codec::Found::Entry(entry) => match verdict(&entry) {
                 EntryVerdict::Fresh => LookupStep::Answer(Lookup::Hit(entry)),
                 EntryVerdict::Stale => LookupStep::Replace(value),
                 EntryVerdict::Foreign => {
@@ -127,8 +166,8 @@ impl RedisCache {
                 }
                 EntryVerdict::Unverified => LookupStep::Answer(Lookup::DoNotFill),
             },
-            Found::Held => LookupStep::Answer(Lookup::DoNotFill),
-            Found::Rejected(why) => {
+            codec::Found::Held => LookupStep::Answer(Lookup::DoNotFill),
+            codec::Found::Rejected(why) => {
                 self.rejections.count(why);
                 match why {
                     // Too large to be sent back for a comparison.
@@ -137,6 +176,34 @@ impl RedisCache {
                 }
             }
         })
+    }
+}
+
+/// The code of the error for a key that holds no string. It has no kind of its own.
+const WRONG_TYPE: &str = "WRONGTYPE";
+
+/// The values of some keys, in order.
+struct Replies {
+    values: SmallVec<[Value; 1]>,
+    link: Arc<Link>,
+    by_mget: bool,
+}
+
+/// Returns the command that puts a lease where no value is, or in the place of a rejected one.
+fn request_lease(key: &Key, nonce: &Nonce, replaced: Option<Vec<u8>>) -> Cmd {
+    let (lease, millis) = (codec::lease_value(nonce), millis(LEASE_TTL));
+    match replaced {
+        None => {
+            let mut set = redis::cmd("SET");
+            set.arg(key.as_bytes()).arg(lease).arg("NX").arg("PX").arg(millis);
+            set
+        }
+        Some(value) => {
+            let mut replace = redis::cmd("EVAL");
+            replace.arg(COMPARE_AND_SET).arg(1).arg(key.as_bytes());
+            replace.arg(value).arg(lease).arg(millis);
+            replace
+        }
     }
 }
 
@@ -170,9 +237,4 @@ fn granted(lease: Option<RedisLease>, reply: Value) -> Lookup<RedisLease> {
 
 fn all_failed(count: usize, error: &CacheError) -> Vec<Lookup<RedisLease>> {
     (0..count).map(|_| Lookup::Failed(again(error))).collect()
-}
-
-/// Copies an error. Its source stays with the original.
-fn again(error: &CacheError) -> CacheError {
-    CacheError::new(error.kind(), error.to_string())
 }

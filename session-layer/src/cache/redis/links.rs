@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::errors::timed_out;
 use super::link::{Borrowed, Link, LinkManager};
+use crate::cache::CacheId;
 use crate::cache::codec::Incarnation;
 use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::lock::{read, write};
@@ -43,11 +44,22 @@ pub(super) enum Phase {
     Down(CacheErrorKind, Arc<str>),
 }
 
+/// The cache to which links lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Settled {
+    pub(super) incarnation: Incarnation,
+    pub(super) cache: CacheId,
+}
+
 /// All connections to one Redis.
 #[derive(Debug)]
 pub(super) struct Links {
     pub(super) pool: Pool<LinkManager>,
     pub(super) live: RwLock<Vec<Object<LinkManager>>>,
+    /// The cache to which every open link leads, if it is one. Set by [`settle`](Self::settle).
+    settled: RwLock<Option<Settled>>,
+    /// What identifies the cache within an incarnation: the database and the prefix of the keys.
+    place: Box<[u8]>,
     pub(super) phase: watch::Sender<Phase>,
     /// The maximum number of links.
     size: usize,
@@ -66,10 +78,11 @@ impl Links {
     /// Opens the links to this server and starts the supervisor. Must be called within a runtime.
     pub(super) fn open(
         connector: Connector,
+        place: Box<[u8]>,
         size: usize,
         deadline: Duration,
     ) -> Result<Arc<Self>, managed::BuildError> {
-        let links = Self::closed(connector, size, deadline)?;
+        let links = Self::closed(connector, place, size, deadline)?;
         tokio::spawn(Arc::clone(&links).supervise());
         Ok(links)
     }
@@ -77,6 +90,7 @@ impl Links {
     /// Creates the links without opening one.
     pub(super) fn closed(
         connector: Connector,
+        place: Box<[u8]>,
         size: usize,
         deadline: Duration,
     ) -> Result<Arc<Self>, managed::BuildError> {
@@ -89,6 +103,8 @@ impl Links {
         Ok(Arc::new(Self {
             pool,
             live: RwLock::default(),
+            settled: RwLock::default(),
+            place,
             phase: watch::Sender::new(Phase::Connecting),
             size,
             target: AtomicUsize::new(AT_LEAST.min(size)),
@@ -150,6 +166,7 @@ impl Links {
     /// Closes a link that is lost or leads to a server that is not the master.
     pub(super) fn close_link(&self, link: &Link) {
         if link.close() {
+            self.settle();
             link.report();
             self.look.notify_one();
         }
@@ -187,9 +204,24 @@ impl Links {
         one.is_known() && !one.replicated && self.each().iter().all(same)
     }
 
-    /// Returns the incarnation to which every open link leads. Returns `None` if there is no link,
-    /// or if the links lead to different incarnations.
-    pub(super) fn one_incarnation(&self) -> Option<Incarnation> {
+    /// Returns the cache to which every open link leads. Returns `None` if there is no link, or if
+    /// the links lead to different incarnations.
+    pub(super) fn settled(&self) -> Option<Settled> {
+        *read(&self.settled)
+    }
+
+    /// Determines again to which cache the links lead. It is called after each change of the links
+    /// or of an identity, because every look-up needs the result.
+    pub(super) fn settle(&self) {
+        // The links are examined under the lock. Otherwise an older result could replace a newer.
+        let mut settled = write(&self.settled);
+        *settled = self.one_incarnation().map(|incarnation| match *settled {
+            Some(same) if same.incarnation == incarnation => same,
+            _ => Settled { incarnation, cache: CacheId::of(&[&incarnation.0, &self.place]) },
+        });
+    }
+
+    fn one_incarnation(&self) -> Option<Incarnation> {
         let live = read(&self.live);
         let mut incarnations =
             live.iter().filter(|link| !link.is_closed()).map(|link| link.incarnation());
@@ -200,6 +232,7 @@ impl Links {
     pub(super) async fn close(&self) {
         self.stop.cancel();
         write(&self.live).clear();
+        self.settle();
         self.pool.close();
         self.publish(Phase::Down(CacheErrorKind::Unreachable, "the cache was closed".into()));
     }

@@ -100,6 +100,7 @@ impl Links {
                 Ok(Ok(link)) => {
                     tokio::spawn(Arc::clone(self).watch(Arc::clone(&link)));
                     write(&self.live).push(link);
+                    self.settle();
                     self.publish(Phase::Up);
                 }
                 // The connection was cut or refused. One immediate retry precedes the report to
@@ -153,6 +154,7 @@ impl Links {
         match answered {
             Ok(identity) if identity.is_master => {
                 link.set_identity(identity);
+                self.settle();
             }
             Ok(_) | Err(_) => self.close_link(link),
         }
@@ -238,7 +240,7 @@ mod tests {
 
     fn links() -> Arc<Links> {
         let connector = deadpool_redis::Manager::new("redis://127.0.0.1:1").unwrap();
-        Links::closed(connector, 2, Duration::from_millis(50)).unwrap()
+        Links::closed(connector, Box::default(), 2, Duration::from_millis(50)).unwrap()
     }
 
     #[tokio::test(start_paused = true)]

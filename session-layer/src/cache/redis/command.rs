@@ -1,0 +1,116 @@
+//! Commands on a link: its choice, the deadline, and what a failure shows about the link.
+
+use std::future::Future;
+
+use futures_util::FutureExt as _;
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, RedisError, RedisResult, Value};
+use tokio::time::{Instant, timeout_at};
+
+use super::errors::{classify, timed_out};
+use super::identity::is_lost;
+use super::link::{Borrowed, Link};
+use super::links::Links;
+use crate::model::error::CacheError;
+
+impl Links {
+    /// Runs `operation` on the least busy link, within the deadline. If the server had closed the
+    /// idle link, another link is tried, and then a new one.
+    pub(super) async fn run<T, F>(
+        &self,
+        deadline: Instant,
+        operation: impl Fn(MultiplexedConnection) -> F,
+    ) -> Result<(T, Borrowed), CacheError>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let mut lost = 0;
+        loop {
+            let link = match self.least_busy() {
+                Some(link) => link,
+                None => timeout_at(deadline, self.pick()).await.map_err(|_| timed_out())??,
+            };
+            match self.run_on(&link, deadline, operation(link.0.connection())).await {
+                Ok(value) => return Ok((value, link)),
+                Err(CommandFailure::Lost(_)) if lost < self.size() => lost += 1,
+                Err(failure) => return Err(failure.into_error()),
+            }
+        }
+    }
+
+    /// Runs one command on this link only, and updates the state of the link.
+    ///
+    /// It is no `async fn`, because such a future would have room for `operation` twice.
+    pub(super) fn run_on<T>(
+        &self,
+        link: &Borrowed,
+        deadline: Instant,
+        operation: impl Future<Output = RedisResult<T>>,
+    ) -> impl Future<Output = Result<T, CommandFailure>> {
+        timeout_at(deadline, operation).map(|ended| match ended {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) if is_lost(&error) => {
+                self.close_link(&link.0);
+                Err(CommandFailure::Lost(error))
+            }
+            Ok(Err(error)) => {
+                self.note_demotion(&link.0, error.code());
+                Err(CommandFailure::Refused(error))
+            }
+            Err(_elapsed) => {
+                self.suspect(&link.0);
+                Err(CommandFailure::TimedOut)
+            }
+        })
+    }
+
+    /// Closes the link if the server replied READONLY. The server was demoted, but would continue
+    /// to reply to GET on this connection.
+    pub(super) fn note_demotion(&self, link: &Link, code: Option<&str>) {
+        if code == Some("READONLY") {
+            self.close_link(link);
+        }
+    }
+}
+
+/// The failure of a command, by its effect on the link.
+pub(super) enum CommandFailure {
+    Lost(RedisError),
+    Refused(RedisError),
+    TimedOut,
+}
+
+impl CommandFailure {
+    pub(super) fn into_error(self) -> CacheError {
+        match self {
+            Self::Lost(error) | Self::Refused(error) => classify(error),
+            Self::TimedOut => timed_out(),
+        }
+    }
+}
+
+/// Creates a pipeline that returns the error of each command.
+pub(super) fn pipe() -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline.ignore_errors();
+    pipeline
+}
+
+pub(super) async fn send(
+    pipeline: &Pipeline,
+    mut link: MultiplexedConnection,
+) -> RedisResult<Vec<Value>> {
+    // The client reports an empty pipeline as an error.
+    if pipeline.is_empty() {
+        return Ok(Vec::new());
+    }
+    pipeline.query_async(&mut link).await
+}
+
+/// Sends a pipeline in which every command must succeed.
+pub(super) async fn send_all(pipeline: &Pipeline, link: MultiplexedConnection) -> RedisResult<()> {
+    for reply in send(pipeline, link).await? {
+        reply.extract_error()?;
+    }
+    Ok(())
+}
