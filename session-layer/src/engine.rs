@@ -5,6 +5,8 @@
 //! the read.
 //!
 //! ```text
+//! near_hit (near_cache) ─▶ verdict (freshness) ─▶ a hit: the answer
+//!    │ miss, or no near cache
 //! validate ─▶ look_up (guarded_cache) ─▶ verdict (freshness) ─▶ a hit: the answer
 //!                 │ miss
 //!                 ▼
@@ -26,7 +28,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt as _;
-use smallvec::SmallVec;
 use tokio::task::coop;
 use tokio::time::Instant;
 
@@ -50,6 +51,7 @@ pub(crate) mod journal_reader;
 pub(crate) mod lifetime;
 pub(crate) mod login_snapshots;
 pub(crate) mod metrics;
+pub(crate) mod near_cache;
 pub(crate) mod observed_store;
 pub(crate) mod pending_invalidations;
 pub(crate) mod queue;
@@ -75,6 +77,7 @@ use self::journal_reader::JournalReader;
 use self::lifetime::renewal_is_due;
 use self::login_snapshots::LoginSnapshots;
 use self::metrics::{Counters, Metrics};
+use self::near_cache::NearCache;
 use self::observed_store::ObservedStore;
 use self::pending_invalidations::PendingInvalidations;
 use self::queue::Queue;
@@ -85,7 +88,8 @@ use self::store_reads::{Miss, StoreReads};
 use self::tasks::{KeepLoops, Tasks};
 use self::touch::Toucher;
 use self::validation::{Answers, Source, Validation};
-use crate::cache::{Entry, Lookup, SessionCache};
+use crate::cache::{Entry, EntryVerdict, Lookup, SessionCache};
+use crate::model::session::Session;
 use crate::model::token::{Digests, TokenDigest};
 use crate::store::SessionStore;
 
@@ -98,6 +102,7 @@ pub(crate) struct Engine<C: SessionCache, S> {
     pub(crate) diagnostics: Arc<Diagnostics>,
     pub(crate) changes: Arc<Changes<C, S>>,
     pub(crate) logins: Arc<LoginSnapshots<S>>,
+    near: Option<Arc<NearCache>>,
     reads: Arc<StoreReads<C, S>>,
     invalidator: Arc<Invalidator<C>>,
     counters: Arc<Counters>,
@@ -108,60 +113,92 @@ pub(crate) struct Engine<C: SessionCache, S> {
 
 /// Validations.
 impl<C: SessionCache, S: SessionStore> Engine<C, S> {
+    /// Answers from the near cache, if it has a fresh entry for every digest. It waits for nothing.
+    pub(crate) fn near_hit(&self, digests: &[TokenDigest]) -> Option<Answers> {
+        let near = self.near.as_deref().filter(|_| self.mode() == CacheMode::On)?;
+        let mut answers = Answers::of(Source::Near);
+        for digest in digests {
+            let entry = near.get(digest)?;
+            match self.freshness.verdict_now(digest, &entry, Instant::now()) {
+                EntryVerdict::Fresh => self.add_hit(&mut answers, digest, entry.session),
+                EntryVerdict::Unverified => return None,
+                EntryVerdict::Stale | EntryVerdict::Foreign => {
+                    near.remove(digest);
+                    return None;
+                }
+            }
+        }
+        self.counters.near_hits.add_one();
+        Some(answers)
+    }
+
+    fn add_hit(&self, answers: &mut Answers, digest: &TokenDigest, session: Session) {
+        // No session whose cookie is renewed has an entry under a replaced token.
+        if renewal_is_due(self.freshness.observed.now(), &session) {
+            answers.renewals.push((session.id(), *digest));
+        }
+        answers.validations.push(Validation::Valid(session));
+    }
+
     /// Validates digests, in one round trip to the cache and, if need be, one to the store.
     pub(crate) async fn validate(self: Arc<Self>, digests: Digests) -> Answers {
         // A hit in this process and a read that is shed wait for nothing. A caller that tries again
         // at once must still let other tasks run.
         coop::consume_budget().await;
         let deadline = Instant::now() + self.settings.validation_timeout;
-        let (found, degraded) = match self.mode() {
+        let (found, degraded, near) = match self.mode() {
             CacheMode::Bypass => {
                 self.counters.bypassed.add_one();
-                (digests.iter().map(|_| Lookup::DoNotFill).collect(), false)
+                (digests.iter().map(|_| Lookup::DoNotFill).collect(), false, None)
             }
-            CacheMode::On => self.look_up(&digests).await,
+            CacheMode::On => {
+                let near = self.near.as_deref().map(|near| (near, near.tickets(&digests)));
+                let (found, failed) = self.look_up(&digests).await;
+                (found, failed, near)
+            }
         };
-        let mut validations = SmallVec::with_capacity(digests.len());
+        let mut answers = Answers { degraded, ..Answers::of(Source::Cache) };
         let mut misses = Vec::new();
-        let mut renewals = Vec::new();
         for (at, (digest, lookup)) in digests.iter().zip(found).enumerate() {
+            let ticket = near.as_ref().map(|(_, tickets)| tickets[at]);
             let (lease, cache_failed) = match lookup {
                 Lookup::Hit(entry) => {
-                    // No session whose cookie is renewed has an entry under a replaced token.
-                    if renewal_is_due(self.freshness.observed.now(), &entry.session) {
-                        renewals.push((entry.session.id(), *digest));
+                    if let Some((near, tickets)) = &near {
+                        near.insert(digest, tickets[at], &entry);
                     }
-                    validations.push(Validation::Valid(entry.session));
+                    self.add_hit(&mut answers, digest, entry.session);
                     continue;
                 }
                 Lookup::Leased(lease) => (Some(lease), false),
                 Lookup::DoNotFill | Lookup::Refused(_) => (None, false),
                 Lookup::Failed(_) => (None, true),
             };
-            validations.push(Validation::Unavailable);
-            misses.push(Miss { at, digest: *digest, lease, cache_failed });
+            answers.validations.push(Validation::Unavailable);
+            misses.push(Miss { at, digest: *digest, lease, ticket, cache_failed });
         }
         if misses.is_empty() {
-            return Answers { validations, source: Source::Cache, degraded, renewals };
+            return answers;
         }
-        let mut source = if misses.len() < digests.len() { Source::Cache } else { Source::None };
+        if misses.len() == digests.len() {
+            answers.source = Source::None;
+        }
         // In an allocation of its own, which a hit does not need.
         let reading = self.reads.read(misses, deadline).boxed();
         for (at, answer) in reading.await {
             match &answer.validation {
                 Validation::Unavailable => continue,
                 Validation::Valid(session) if answer.renews_cookie => {
-                    renewals.push((session.id(), digests[at]));
+                    answers.renewals.push((session.id(), digests[at]));
                 }
                 Validation::Valid(_) | Validation::Invalid => {}
             }
-            source = Source::Store;
-            validations[at] = answer.validation;
+            answers.source = Source::Store;
+            answers.validations[at] = answer.validation;
         }
-        if source == Source::None {
+        if answers.source == Source::None {
             self.counters.unavailable.add_one();
         }
-        Answers { validations, source, degraded, renewals }
+        answers
     }
 
     /// Looks digests up in the cache. Returns also whether the cache failed.
@@ -207,16 +244,18 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         } else {
             Journal::new(settings.journal)
         };
+        let near = settings.near_cache_bytes.map(|bytes| Arc::new(NearCache::new(bytes.get())));
         let freshness = Arc::new(Freshness {
             journal: Arc::new(journal),
             pending: Arc::clone(&pending),
-            registry: Arc::new(Registry::new()),
+            registry: Arc::new(Registry::new(near.is_some())),
             observed,
             ttl: settings.ttl,
             has_journal: !is_exclusive && cache.is_present(),
         });
         let invalidator = Arc::new(Invalidator {
             cache: Arc::clone(&cache),
+            near: near.clone(),
             pending,
             settings,
             tasks: tasks.clone(),
@@ -233,6 +272,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         let reads = Arc::new(StoreReads {
             queue: Arc::new(Queue::new(reads_at_once)),
             cache: Arc::clone(&cache),
+            near: near.clone(),
             store: Arc::clone(&store),
             freshness: Arc::clone(&freshness),
             invalidator: Arc::clone(&invalidator),
@@ -257,6 +297,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
             diagnostics,
             changes,
             logins,
+            near,
             reads,
             invalidator,
             counters,
@@ -311,6 +352,9 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
     pub(crate) fn set_mode(&self, mode: CacheMode) {
         let bypass = mode == CacheMode::Bypass || !self.cache.is_present();
         if self.bypass.swap(bypass, Ordering::SeqCst) != bypass {
+            if let Some(near) = &self.near {
+                near.clear();
+            }
             tracing::info!(?mode, "the session cache's mode was changed");
         }
     }
@@ -318,8 +362,13 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
     /// Returns the counters and gauges.
     pub(crate) fn metrics(&self) -> Metrics {
         let (c, reads, journal) = (&self.counters, self.reads.gauges(), &self.freshness.journal);
+        let near_hits = c.near_hits.get();
+        let (near_entries, near_bytes) = self.near.as_ref().map_or((0, 0), |near| near.size());
         Metrics {
-            hits: c.hits.get(),
+            hits: c.hits.get() + near_hits,
+            near_hits,
+            near_entries,
+            near_bytes,
             misses: c.misses.get(),
             errors: c.errors.get(),
             skipped_by_breaker: c.skipped_by_breaker.get(),

@@ -132,7 +132,10 @@ impl Sessions {
     pub async fn validate(&self, token: impl AsToken) -> Validation {
         match self.digest(token.text()) {
             Ok(digest) => {
-                let mut answers = self.look_up(smallvec::smallvec![digest]).await;
+                let mut answers = match self.near_hit(&[digest]) {
+                    Some(answers) => answers,
+                    None => self.look_up(smallvec::smallvec![digest]).await,
+                };
                 answers.validations.pop().unwrap_or(Validation::Unavailable)
             }
             Err(TokenError) => Validation::Invalid,
@@ -149,6 +152,11 @@ impl Sessions {
             return Err(TokenError);
         }
         self.scheme.digest(sent)
+    }
+
+    /// Answers from the near cache, if there is one and it has a fresh entry for every digest.
+    pub(crate) fn near_hit(&self, digests: &[TokenDigest]) -> Option<Answers> {
+        self.engine.near_hit(digests)
     }
 
     /// Looks up several digests at once. This is the only boxed future of a request.

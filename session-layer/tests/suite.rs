@@ -13,6 +13,7 @@ mod engine {
     mod deadlines;
     mod housekeeping;
     mod journal;
+    mod near_cache;
     mod own_changes;
     mod reads;
     mod registry;

@@ -52,6 +52,8 @@ pub struct NodeParts {
     pub budget: Duration,
     /// The policy of a partitioned node.
     pub policy: PartitionPolicy,
+    /// The bytes of the node's near cache. 0: it has none.
+    pub near_cache: usize,
     replicated: bool,
     keys: Option<SealingKeys>,
 }
@@ -159,6 +161,11 @@ impl Deployment {
     /// Returns the TTL of an entry.
     pub fn ttl(&self) -> Duration {
         self.parts().ttl
+    }
+
+    /// Returns whether the nodes have near caches.
+    pub fn near_caches(&self) -> bool {
+        self.parts().near_cache > 0
     }
 
     /// Returns the policy of a partitioned node.

@@ -101,6 +101,7 @@ impl<'a> FaultRun<'a> {
         let first = deployment.subject().node(0);
         settings.parameters.bulkhead = first.map(|node| node.metrics().max_concurrent_reads);
         settings.parameters.single_server = !deployment.replicated();
+        settings.parameters.near_caches = deployment.near_caches();
         settings.parameters.memory_slack =
             BUFFERS.saturating_add(requests.saturating_mul(PER_REQUEST));
         Ok(Self {
@@ -219,7 +220,9 @@ fn required(
     replicated: bool,
     searched_everywhere: bool,
 ) -> Vec<Invariant> {
-    let revoked = if replicated { Invariant::R1Delta } else { Invariant::R1 };
+    // With replicas or near caches, no change is `Propagated`.
+    let committed = replicated || settings.parameters.near_caches;
+    let revoked = if committed { Invariant::R1Delta } else { Invariant::R1 };
     let mut required = vec![
         revoked,
         Invariant::R2,

@@ -160,6 +160,9 @@ pub struct Parameters {
     /// Whether Redis is one server without replicas that acknowledges removals. R2 then holds at
     /// once if no fault affected Redis. Defaults to false.
     pub single_server: bool,
+    /// Whether nodes keep entries of their own in front of Redis. R2 then holds at once on one node
+    /// only. Defaults to false.
+    pub near_caches: bool,
     /// The permitted rise of memory after a fault, in bytes. Defaults to 16 MiB.
     pub memory_slack: u64,
 }
@@ -176,6 +179,7 @@ impl Default for Parameters {
             budget_slack: Duration::ZERO,
             bulkhead: None,
             single_server: false,
+            near_caches: false,
             memory_slack: 16 * 1024 * 1024,
         }
     }

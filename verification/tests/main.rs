@@ -6,6 +6,7 @@ mod request {
     mod bad_input;
     mod batched_look_ups;
     mod cookies;
+    mod near_cache;
     mod validate;
 }
 

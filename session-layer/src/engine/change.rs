@@ -196,8 +196,8 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
 
     /// Returns whether an invalidation in this cache reaches every node. Ask after the COMMIT.
     async fn is_one_cache(&self, cache: CacheIdentity) -> bool {
-        match cache {
-            CacheIdentity::Shared(id) => self.store.is_one_cache(&id).await,
+        match (cache, self.freshness.registry.id_of(cache)) {
+            (CacheIdentity::Shared(_), Some(id)) => self.store.is_one_cache(&id).await,
             _ => false,
         }
     }

@@ -78,6 +78,22 @@ impl Freshness {
         verdict(entry, self.observed.now(), self.store_id(), self.ttl, journal)
     }
 
+    /// Returns the verdict on an entry of this process. There is no reply to wait for, so one look
+    /// is enough: at the pending invalidations first, because the journal ends them.
+    pub(crate) fn verdict_now(
+        &self,
+        digest: &TokenDigest,
+        entry: &Entry,
+        now: Instant,
+    ) -> EntryVerdict {
+        let check = self.begin_check(&[*digest], CacheIdentity::OfThisNode, now);
+        let version = entry.session.version();
+        if check.rejected.iter().flatten().any(|rejected| rejected.contains(version)) {
+            return EntryVerdict::Stale;
+        }
+        self.verdict(&check, entry, now)
+    }
+
     /// Ends the check. Hits that were rejected meanwhile become misses.
     pub(crate) fn end_check<L>(
         &self,
@@ -128,7 +144,10 @@ impl Freshness {
 
     /// Returns whether entries of this cache may be served.
     fn is_registered(&self, cache: CacheIdentity, now: Instant) -> bool {
-        !self.has_journal || self.registry.admits(cache, self.journal.last_read(), now)
+        // Of a cache whose connections lead nowhere, or to several servers, nothing is served.
+        !self.has_journal
+            || cache != CacheIdentity::Unsettled
+                && self.registry.admits(cache, self.journal.last_read(), now)
     }
 }
 

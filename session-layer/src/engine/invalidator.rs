@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::cache::{Invalidated, SessionCache};
 use crate::engine::breaker::BreakerState;
 use crate::engine::guarded_cache::{COMMAND_BATCH, GuardedCache};
+use crate::engine::near_cache::NearCache;
 use crate::engine::pending_invalidations::PendingInvalidations;
 use crate::engine::settings::Settings;
 use crate::engine::tasks::Tasks;
@@ -39,6 +40,7 @@ pub(crate) enum Invalid {
 #[derive(Debug)]
 pub(crate) struct Invalidator<C> {
     pub(crate) cache: Arc<GuardedCache<C>>,
+    pub(crate) near: Option<Arc<NearCache>>,
     pub(crate) pending: Arc<PendingInvalidations>,
     pub(crate) settings: Settings,
     pub(crate) tasks: Tasks,
@@ -48,10 +50,25 @@ impl<C: SessionCache> Invalidator<C> {
     /// Invalidates entries, a batch at a time: a user may have had thousands of sessions, and each
     /// batch must end within the cache's deadline. Returns the least that any batch proves. `None`:
     /// the cache did not acknowledge a batch, and the rest is repeated in the background.
+    ///
+    /// The near cache drops them last. A look-up that begins after the drop finds them neither in
+    /// the shared cache nor, while they are pending, fresh.
     pub(crate) async fn invalidate(
         self: &Arc<Self>,
         digests: &[TokenDigest],
     ) -> Option<Invalidated> {
+        let removed = self.invalidate_shared(digests).await;
+        self.drop_near(digests);
+        removed
+    }
+
+    fn drop_near(&self, digests: &[TokenDigest]) {
+        if let Some(near) = &self.near {
+            near.drop_entries(digests);
+        }
+    }
+
+    async fn invalidate_shared(self: &Arc<Self>, digests: &[TokenDigest]) -> Option<Invalidated> {
         let mut least = Invalidated::Everywhere;
         for (at, batch) in digests.chunks(COMMAND_BATCH).enumerate() {
             match self.cache.invalidate(batch).await {
@@ -104,6 +121,7 @@ impl<C: SessionCache> Invalidator<C> {
         if !removed && (why == Invalid::Ended || self.pending.len() < MOST_UNKNOWN) {
             self.repeat_later(&[digest]);
         }
+        self.drop_near(&[digest]);
     }
 
     /// Repeats an invalidation until the cache acknowledges it. Until then this node rejects the

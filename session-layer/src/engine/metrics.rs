@@ -8,8 +8,14 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Metrics {
-    /// Validations that the cache alone served.
+    /// Validations that a cache alone served: the near cache or the shared one.
     pub hits: u64,
+    /// Validations that the [near cache](crate::SessionsBuilder::near_cache) served. Part of `hits`.
+    pub near_hits: u64,
+    /// Entries in the near cache now.
+    pub near_entries: u64,
+    /// Bytes that the near cache takes now.
+    pub near_bytes: u64,
     /// Validations for which the cache had nothing to serve.
     pub misses: u64,
     /// Validations for which the cache failed or could not be queried.
@@ -107,6 +113,7 @@ impl Counter {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) hits: Counter,
+    pub(crate) near_hits: Counter,
     pub(crate) misses: Counter,
     pub(crate) errors: Counter,
     pub(crate) skipped_by_breaker: Counter,

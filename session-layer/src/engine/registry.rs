@@ -39,6 +39,8 @@ const MOST_FORMER: usize = 100;
 pub(crate) struct Registry {
     /// The id of a cache that only this node uses.
     own_cache: CacheId,
+    /// Whether this node serves entries from a near cache, whatever cache it shares.
+    has_near_cache: bool,
     state: Mutex<RegistryState>,
     wanted: Notify,
 }
@@ -81,8 +83,9 @@ pub(crate) enum Due {
 }
 
 impl Registry {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(has_near_cache: bool) -> Self {
         Self {
+            has_near_cache,
             own_cache: CacheId::of(&[b"node", Uuid::new_v4().as_bytes()]),
             state: Mutex::default(),
             wanted: Notify::new(),
@@ -110,8 +113,11 @@ impl Registry {
         admitted
     }
 
-    fn id_of(&self, identity: CacheIdentity) -> Option<CacheId> {
+    /// Returns the id under which this node registers. With a near cache it is this node's own: no
+    /// removal in a shared cache reaches its entries, and it serves them without a shared cache.
+    pub(crate) fn id_of(&self, identity: CacheIdentity) -> Option<CacheId> {
         match identity {
+            _ if self.has_near_cache => Some(self.own_cache),
             CacheIdentity::Shared(id) => Some(id),
             CacheIdentity::OfThisNode => Some(self.own_cache),
             CacheIdentity::Unsettled => None,

@@ -1,5 +1,6 @@
 //! The settings of one engine.
 
+use std::num::NonZero;
 use std::time::Duration;
 
 use crate::cache::LEASE_TTL;
@@ -16,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) slow_lookup_threshold: Duration,
     /// The limit of concurrent reads of the store. `None`: the store's own advice.
     pub(crate) max_concurrent_reads: Option<usize>,
+    /// How many bytes of entries this process keeps. `None`: there is no near cache.
+    pub(crate) near_cache_bytes: Option<NonZero<usize>>,
     /// How long a login, a change or a list may wait before it begins.
     pub(crate) change_wait: Duration,
     /// How the journal is read.

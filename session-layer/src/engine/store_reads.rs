@@ -22,6 +22,7 @@ use crate::engine::guarded_store::{GuardedStore, shed_read};
 use crate::engine::invalidator::{Invalid, Invalidator};
 use crate::engine::lifetime::{lifetime, renewal_is_due, touch_granularity};
 use crate::engine::metrics::Counters;
+use crate::engine::near_cache::{NearCache, Ticket};
 use crate::engine::queue::{Gauges, Queue, Slot};
 use crate::engine::settings::Settings;
 use crate::engine::tasks::{KeepLoops, Tasks};
@@ -40,6 +41,8 @@ pub(crate) struct Miss<L> {
     pub(crate) at: usize,
     pub(crate) digest: TokenDigest,
     pub(crate) lease: Option<L>,
+    /// The ticket for the near cache, if there is one.
+    pub(crate) ticket: Option<Ticket>,
     /// Whether the cache failed, which took its time.
     pub(crate) cache_failed: bool,
 }
@@ -57,6 +60,8 @@ pub(crate) struct Answer {
 pub(crate) struct Caller<L> {
     /// A lease that was granted before the caller joined, and so before the read began.
     lease: Option<L>,
+    /// The same for the near cache.
+    ticket: Option<Ticket>,
     cache_failed: bool,
     /// Closed if the caller has left.
     reply: oneshot::Sender<Answer>,
@@ -66,6 +71,7 @@ pub(crate) struct Caller<L> {
 pub(crate) struct StoreReads<C: SessionCache, S> {
     pub(crate) queue: Arc<ReadQueue<C>>,
     pub(crate) cache: Arc<GuardedCache<C>>,
+    pub(crate) near: Option<Arc<NearCache>>,
     pub(crate) store: Arc<GuardedStore<S>>,
     pub(crate) freshness: Arc<Freshness>,
     pub(crate) invalidator: Arc<Invalidator<C>>,
@@ -101,6 +107,12 @@ struct Background<L> {
     touch: Option<(SessionId, Duration)>,
 }
 
+/// What permits to keep the row of one read: a lease in the cache, a ticket in the near cache.
+struct Rights<L> {
+    lease: Option<L>,
+    ticket: Option<Ticket>,
+}
+
 struct Fill<L> {
     lease: L,
     entry: Entry,
@@ -116,9 +128,9 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
         deadline: Instant,
     ) -> Vec<(usize, Answer)> {
         let (mut callers, mut replies) = (Vec::new(), Vec::new());
-        for Miss { at, digest, lease, cache_failed } in misses {
+        for Miss { at, digest, lease, ticket, cache_failed } in misses {
             let (reply, replied) = oneshot::channel();
-            callers.push((digest, Caller { lease, cache_failed, reply }));
+            callers.push((digest, Caller { lease, ticket, cache_failed, reply }));
             replies.push((at, replied));
         }
         let Some(joined) = self.queue.join(callers, Instant::now(), deadline) else {
@@ -177,16 +189,18 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
         row: Row,
         callers: Vec<Caller<C::Lease>>,
     ) {
-        let (mut lease, mut cache_failed) = (None, false);
+        let (mut rights, mut cache_failed) = (Rights { lease: None, ticket: None }, false);
         let mut replies = Vec::with_capacity(callers.len());
         for caller in callers {
             // Each lease was granted before the read, so each may fill. If there are several, the
             // cache lost the earlier ones, and only the last can still be valid.
-            lease = caller.lease.or(lease);
+            rights.lease = caller.lease.or(rights.lease);
+            // The last ticket is void only if all are.
+            rights.ticket = caller.ticket.or(rights.ticket);
             cache_failed |= caller.cache_failed;
             replies.push(caller.reply);
         }
-        let (answer, background) = self.answer_row(read, digest, row, lease, cache_failed).await;
+        let (answer, background) = self.answer_row(read, digest, row, rights, cache_failed).await;
         for reply in replies {
             let _ = reply.send(answer.clone());
         }
@@ -206,7 +220,7 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
         read: ReadContext,
         digest: TokenDigest,
         row: Row,
-        lease: Option<C::Lease>,
+        rights: Rights<C::Lease>,
         cache_failed: bool,
     ) -> (Answer, Option<Background<C::Lease>>) {
         let invalid = async |why| {
@@ -245,20 +259,21 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
         let renews_cookie = previous_until.is_none() && renewal_is_due(read.now, &session);
         let ttl = self.settings.ttl;
         let lifetime = lifetime(read.now, ttl, digest, &session, previous_until, is_touched);
+        let entry = lifetime.map(|lifetime| Entry {
+            session: session.clone(),
+            user_epoch,
+            store_id: read.store_id,
+            xmin: read.xmin,
+            read_at: read.now,
+            not_after: read.now.after(lifetime),
+        });
+        if let (Some(near), Some(ticket), Some(entry)) = (&self.near, rights.ticket, &entry) {
+            near.insert(&digest, ticket, entry);
+        }
+        let fill = rights.lease.zip(entry.zip(lifetime));
         let background = Background {
             touch: late_touch.then_some((session.id(), granularity)),
-            fill: lease.zip(lifetime).map(|(lease, lifetime)| Fill {
-                lease,
-                lifetime,
-                entry: Entry {
-                    session: session.clone(),
-                    user_epoch,
-                    store_id: read.store_id,
-                    xmin: read.xmin,
-                    read_at: read.now,
-                    not_after: read.now.after(lifetime),
-                },
-            }),
+            fill: fill.map(|(lease, (entry, lifetime))| Fill { lease, entry, lifetime }),
         };
         (Answer { validation: Validation::Valid(session), renews_cookie }, Some(background))
     }

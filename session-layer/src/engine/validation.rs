@@ -22,6 +22,8 @@ pub enum Validation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Source {
+    /// The near cache of this process ([`near_cache`](crate::SessionsBuilder::near_cache)).
+    Near,
     /// The cache alone.
     Cache,
     /// The store.
@@ -31,10 +33,11 @@ pub enum Source {
 }
 
 impl Source {
-    /// Returns `hit`, `store` or `unavailable`, as in the `Server-Timing` header.
+    /// Returns `near`, `hit`, `store` or `unavailable`, as in the `Server-Timing` header.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Near => "near",
             Self::Cache => "hit",
             Self::Store => "store",
             Self::None => "unavailable",
@@ -54,4 +57,11 @@ pub(crate) struct Answers {
     /// The sessions whose cookie is to be renewed, and the digests that they were found under. A
     /// digest that a rotation has replaced is never among them.
     pub(crate) renewals: Vec<(SessionId, TokenDigest)>,
+}
+
+impl Answers {
+    /// Creates answers from this source, to which the answer on each digest is added.
+    pub(crate) fn of(source: Source) -> Self {
+        Self { validations: SmallVec::new(), source, degraded: false, renewals: Vec::new() }
+    }
 }

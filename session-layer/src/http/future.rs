@@ -44,7 +44,8 @@ pin_project! {
         // The token is being looked up, in the only boxed future of a request.
         Validating {
             look_up: Boxed<Answers>,
-            waiting: Option<Waiting<S, ReqBody>>,
+            // The request, and the inner service that was polled ready for it.
+            waiting: Option<(Waiting<ReqBody>, S)>,
         },
         Calling { #[pin] future: F },
         // The layer responds without the inner service.
@@ -53,20 +54,20 @@ pin_project! {
 }
 
 /// A request that waits for its look-up.
-pub(crate) struct Waiting<S, ReqBody> {
+pub(crate) struct Waiting<ReqBody> {
     pub(crate) parts: Parts,
     pub(crate) body: ReqBody,
-    /// The inner service that was polled ready for this request.
-    pub(crate) ready: S,
     pub(crate) config: Arc<Config>,
     pub(crate) since: Instant,
 }
 
-impl<S, ReqBody> Waiting<S, ReqBody>
-where
-    S: Service<Request<ReqBody>>,
-{
-    fn step(mut self, mut answers: Answers, finish: &mut Finish) -> State<S, ReqBody, S::Future> {
+impl<ReqBody> Waiting<ReqBody> {
+    /// Decides what the answers mean: the request for the inner service, or the response instead.
+    pub(crate) fn decide(
+        mut self,
+        mut answers: Answers,
+        finish: &mut Finish,
+    ) -> Result<Request<ReqBody>, Response<Bytes>> {
         let degraded = answers.degraded;
         let renewals = std::mem::take(&mut answers.renewals);
         let sessions = RequestSessions::among(&answers.validations);
@@ -79,13 +80,9 @@ where
                 self.parts.extensions.insert(session);
             }
             Err(Rejection::Unauthorized { .. }) if self.config.optional => {}
-            Err(rejection) => {
-                let response = self.config.reject(&self.parts, rejection);
-                return State::Answering { response: Some(response) };
-            }
+            Err(rejection) => return Err(self.config.reject(&self.parts, rejection)),
         }
-        let request = Request::from_parts(self.parts, self.body);
-        State::Calling { future: self.ready.call(request) }
+        Ok(Request::from_parts(self.parts, self.body))
     }
 }
 
@@ -95,10 +92,11 @@ where
 {
     pub(crate) fn validating(
         look_up: Boxed<Answers>,
-        waiting: Waiting<S, ReqBody>,
+        waiting: Waiting<ReqBody>,
+        ready: S,
         finish: Finish,
     ) -> Self {
-        let waiting = Some(waiting);
+        let waiting = Some((waiting, ready));
         let state = State::Validating { look_up, waiting };
         Self { state, finish }
     }
@@ -128,9 +126,11 @@ where
             match this.state.as_mut().project() {
                 StateProj::Validating { look_up, waiting } => {
                     let answers = ready!(look_up.as_mut().poll(cx));
-                    let waiting = waiting.take().expect(AFTER_END);
-                    let next = waiting.step(answers, this.finish);
-                    this.state.set(next);
+                    let (waiting, mut ready) = waiting.take().expect(AFTER_END);
+                    this.state.set(match waiting.decide(answers, this.finish) {
+                        Ok(request) => State::Calling { future: ready.call(request) },
+                        Err(response) => State::Answering { response: Some(response) },
+                    });
                 }
                 StateProj::Calling { future } => {
                     break ready!(future.poll(cx))?.map(ResponseBody::inner);

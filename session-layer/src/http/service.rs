@@ -94,20 +94,23 @@ where
                 ResponseFuture::answering(self.config.reject(&parts, rejection), finish)
             }
             Next::LookUp(digests) => {
+                let config = Arc::clone(&self.config);
+                let waiting = Waiting { parts, body, config, since: Instant::now() };
+                // A hit in this process is answered here, by the service that is ready.
+                if let Some(answers) = self.config.sessions.near_hit(&digests) {
+                    let mut finish = finish;
+                    return match waiting.decide(answers, &mut finish) {
+                        Ok(request) => ResponseFuture::calling(self.inner.call(request), finish),
+                        Err(response) => ResponseFuture::answering(response, finish),
+                    };
+                }
                 let look_up = self.config.sessions.look_up(digests);
                 // `poll_ready` made *this* inner service ready. One instance holds a permit or a
                 // slot in a buffer, and a clone may not be ready. The future therefore takes the
                 // ready instance. The clone stays behind and is polled before it is called.
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
-                let waiting = Waiting {
-                    parts,
-                    body,
-                    ready,
-                    config: Arc::clone(&self.config),
-                    since: Instant::now(),
-                };
-                ResponseFuture::validating(look_up, waiting, finish)
+                ResponseFuture::validating(look_up, waiting, ready, finish)
             }
         }
     }

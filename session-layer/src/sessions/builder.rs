@@ -1,5 +1,7 @@
 //! Building [`Sessions`].
 
+use std::num::NonZero;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,12 +31,16 @@ pub const DEFAULT_VALIDATION_TIMEOUT: Duration = Duration::from_millis(250);
 /// steps, and therefore ends within about 5 s.
 pub const DEFAULT_CHANGE_WAIT: Duration = Duration::from_millis(400);
 
+/// The sizes that a near cache may have. A smaller one would not hold one large session.
+const NEAR_CACHE: RangeInclusive<usize> = 1 << 20..=1 << 40;
+
 /// The configuration of [`Sessions`]. [`Sessions::builder`] creates it.
 #[must_use]
 pub struct SessionsBuilder<C, S> {
     cache: C,
     store: S,
     settings: Settings,
+    near_cache: usize,
     mode: CacheMode,
     scheme: Arc<dyn TokenScheme>,
 }
@@ -51,6 +57,7 @@ impl Sessions {
                 validation_timeout: DEFAULT_VALIDATION_TIMEOUT,
                 slow_lookup_threshold: DEFAULT_SLOW_LOOKUP_THRESHOLD,
                 max_concurrent_reads: None,
+                near_cache_bytes: None,
                 change_wait: DEFAULT_CHANGE_WAIT,
                 journal: JournalTiming {
                     interval: DEFAULT_JOURNAL_INTERVAL,
@@ -58,6 +65,7 @@ impl Sessions {
                 },
                 retention: Some(DEFAULT_RETENTION),
             },
+            near_cache: 0,
             mode: CacheMode::On,
             scheme: Arc::new(OpaqueTokens),
         }
@@ -84,6 +92,26 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     /// [`DEFAULT_SLOW_LOOKUP_THRESHOLD`].
     pub fn slow_lookup_threshold(mut self, slow: Duration) -> Self {
         self.settings.slow_lookup_threshold = slow;
+        self
+    }
+
+    /// Sets how many bytes of entries this process keeps itself, in front of the cache: 0, or 1 MiB
+    /// to 1 TiB. An entry takes about 300 bytes beside the session's data. Defaults to 0: there is
+    /// no near cache.
+    ///
+    /// A hit in the near cache costs no round trip, and needs neither Redis nor Postgres. The
+    /// journal of changes bounds how old it may be, as it bounds every entry: a node that reaches
+    /// Postgres honors another node's change within D
+    /// ([`journal_interval`](Self::journal_interval): 2 s), and a partitioned one within the TTL,
+    /// or not at all under [`FailClosed`](PartitionPolicy::FailClosed). On the node that makes it, a
+    /// change is visible at once.
+    ///
+    /// While any node has a near cache and there are several nodes, every change is
+    /// [`Committed`](crate::Visibility::Committed) with `within` = D, and never `Propagated`. The
+    /// nodes find this out by themselves. Without a cache, and in bypass, there is no near cache
+    /// either.
+    pub fn near_cache(mut self, bytes: usize) -> Self {
+        self.near_cache = bytes;
         self
     }
 
@@ -156,8 +184,13 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     /// # Errors
     /// [`ConfigError::BadValue`] names a setting that is not allowed.
     /// [`ConfigError::NoRuntime`] reports a call outside of a Tokio runtime.
-    pub fn build(self) -> Result<Sessions, ConfigError> {
+    pub fn build(mut self) -> Result<Sessions, ConfigError> {
         check(&self.settings)?;
+        if self.near_cache > 0 {
+            let name = "SessionsBuilder::near_cache";
+            ConfigError::check_range(name, self.near_cache, &NEAR_CACHE, "0, or 1 MiB to 1 TiB")?;
+        }
+        self.settings.near_cache_bytes = NonZero::new(self.near_cache);
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
@@ -195,6 +228,7 @@ impl<C, S> std::fmt::Debug for SessionsBuilder<C, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SessionsBuilder")
             .field("settings", &self.settings)
+            .field("near_cache", &self.near_cache)
             .field("mode", &self.mode)
             .finish_non_exhaustive()
     }

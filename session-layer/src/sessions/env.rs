@@ -27,6 +27,7 @@ impl Sessions {
     /// | `SESSION_CACHE_TTL` | `300` | how long an entry may be served, in seconds |
     /// | `SESSION_CACHE_POOL_SIZE` | `10` | maximum number of Redis connections |
     /// | `SESSION_CACHE_REPLICATED` | `false` | `true`: Redis has replicas or fails over |
+    /// | `SESSION_NEAR_CACHE_MB` | `0`: none | size of the [near cache](crate::SessionsBuilder::near_cache) of this process, in MiB |
     /// | `SESSION_DB_POOL_SIZE` | `10` | maximum number of Postgres connections of this process |
     /// | `SESSION_DB_SCHEMA` | `session_layer` | Postgres schema of our tables |
     /// | `SESSION_DB_MIGRATE` | `true` | create and migrate the tables at start |
@@ -53,7 +54,7 @@ impl Sessions {
     expect(unused_variables, reason = "without a store there is nothing to set")
 )]
 async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
-    let Plan { stores, ttl, mode, policy } = plan;
+    let Plan { stores, ttl, mode, policy, near_cache } = plan;
     match stores {
         #[cfg(feature = "sqlite")]
         Stores::Embedded { path, is_default } => {
@@ -68,7 +69,7 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
             let store = crate::store::SqliteStore::open(&path).await?;
             let cache = crate::cache::MemoryCache::new(EMBEDDED_CAPACITY);
             let sessions = Sessions::builder(cache, store).ttl(ttl).mode(mode);
-            sessions.policy(policy).build()
+            sessions.policy(policy).near_cache(near_cache).build()
         }
         #[cfg(not(feature = "sqlite"))]
         Stores::Embedded { .. } => Err(ConfigError::MissingFeature {
@@ -89,7 +90,7 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
             let cache = cache.build()?;
             let store = open_postgres(database).await?;
             let sessions = Sessions::builder(cache, store).ttl(ttl).mode(mode);
-            sessions.policy(policy).build()
+            sessions.policy(policy).near_cache(near_cache).build()
         }
         #[cfg(feature = "postgres")]
         Stores::StoreOnly { database } => {

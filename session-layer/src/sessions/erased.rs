@@ -29,6 +29,7 @@ pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// [`Engine`] without its type parameters. The types of the cache and the store end here.
 pub(crate) trait AnyEngine: Send + Sync {
+    fn near_hit(&self, digests: &[TokenDigest]) -> Option<Answers>;
     fn validate(self: Arc<Self>, digests: Digests) -> Boxed<Answers>;
     fn create(
         self: Arc<Self>,
@@ -82,6 +83,9 @@ pub(crate) trait AnyEngine: Send + Sync {
 }
 
 impl<C: SessionCache, S: SessionStore> AnyEngine for Engine<C, S> {
+    fn near_hit(&self, digests: &[TokenDigest]) -> Option<Answers> {
+        self.near_hit(digests)
+    }
     fn validate(self: Arc<Self>, digests: Digests) -> Boxed<Answers> {
         Box::pin(self.validate(digests))
     }

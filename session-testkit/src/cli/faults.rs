@@ -134,6 +134,10 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "available", value_name = "POLICY", value_parser = policy)]
     policy: PartitionPolicy,
 
+    /// The size of each node's near cache in MiB, or 0 for none.
+    #[arg(long, default_value_t = 0, value_name = "MIB", value_parser = clap::value_parser!(u32).range(0..=1024))]
+    near_cache: u32,
+
     /// Give the nodes a sealing key, which encrypts the entries in Redis.
     #[arg(long)]
     sealed: bool,
@@ -305,6 +309,7 @@ async fn execute(arguments: &Arguments, run: PlannedRun, logs: &Logs) -> Result<
         .ttl(arguments.cache_ttl)
         .deadlines(arguments.redis_timeout, arguments.request_timeout)
         .policy(arguments.policy)
+        .near_cache(arguments.near_cache as usize * 1024 * 1024)
         .sealed(arguments.sealed)
         .replica(schedule.needs_replica())
         .start(backends)

@@ -32,6 +32,7 @@ pub struct DeploymentBuilder {
     redis_deadline: Duration,
     budget: Duration,
     policy: PartitionPolicy,
+    near_cache: usize,
     replica: bool,
     sealed: bool,
     build: Box<Build>,
@@ -51,6 +52,7 @@ impl Default for DeploymentBuilder {
             redis_deadline: DEFAULT_DEADLINE,
             budget: DEFAULT_VALIDATION_TIMEOUT,
             policy: PartitionPolicy::default(),
+            near_cache: 0,
             replica: false,
             sealed: false,
             build: Box::new(|parts| Box::pin(async move { as_in_production(&parts) })),
@@ -61,7 +63,7 @@ impl Default for DeploymentBuilder {
 fn as_in_production(parts: &NodeParts) -> Result<Sessions, Failure> {
     let builder = Sessions::builder(parts.cache()?, parts.store()?);
     let builder = builder.ttl(parts.ttl).validation_timeout(parts.budget);
-    Ok(builder.policy(parts.policy).build()?)
+    Ok(builder.policy(parts.policy).near_cache(parts.near_cache).build()?)
 }
 
 impl DeploymentBuilder {
@@ -87,6 +89,12 @@ impl DeploymentBuilder {
     /// Sets the policy of a partitioned node. Defaults to [`PartitionPolicy::Available`].
     pub fn policy(mut self, policy: PartitionPolicy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Gives each node a near cache of so many bytes. Defaults to 0: none.
+    pub fn near_cache(mut self, bytes: usize) -> Self {
+        self.near_cache = bytes;
         self
     }
 
@@ -162,6 +170,7 @@ impl DeploymentBuilder {
             redis_deadline: self.redis_deadline,
             budget: self.budget,
             policy: self.policy,
+            near_cache: self.near_cache,
             replicated: self.replica,
             keys: keys.clone(),
         });

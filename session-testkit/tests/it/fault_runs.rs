@@ -71,6 +71,24 @@ async fn every_promise_holds_while_redis_is_killed(backend: Backend) -> Outcome 
     Ok(())
 }
 
+// The bound of another node's change is D then, also while Redis or Postgres is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_promise_holds_with_near_caches() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let schedule = folder.path().join("schedule.json");
+    let steps = r#"{"steps":[{"event":"redis-kill","at_ms":1000,"lasts_ms":3000},
+        {"event":"postgres-link-partition","at_ms":6000,"lasts_ms":3000},
+        {"event":"node-restart","at_ms":7500,"lasts_ms":500}]}"#;
+    std::fs::write(&schedule, steps)?;
+    let mut command = faults(testkit(), "80");
+    command.args(["--near-cache", "16", "--duration", "12s", "--json", "--schedule"]);
+    let ran = run(command.arg(schedule)).await?;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let document: Value = serde_json::from_str(&ran.stdout)?;
+    assert_eq!(document["outcome"], "holds", "{}", ran.stdout);
+    Ok(())
+}
+
 /// A library steps the clock. A node that starts meanwhile has not read Postgres' clock yet.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

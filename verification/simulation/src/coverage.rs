@@ -14,6 +14,7 @@ macro_rules! events {
 }
 events! {
     Hit: "a hit",
+    NearHit: "a hit in a near cache",
     Fill: "a fill",
     RefusedLease: "a refused lease",
     RefusedFill: "a refused fill",

@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     /// The lag of Redis' replica, if there is one.
     pub(crate) replica: Option<Millis>,
     pub(crate) fail_closed: bool,
+    /// Whether the nodes have near caches.
+    pub(crate) near_caches: bool,
     pub(crate) operations: Vec<Planned>,
     pub(crate) faults: Vec<(Millis, Breaks)>,
     pub(crate) end: Millis,
@@ -105,6 +107,7 @@ impl Plan {
             network,
             replica,
             fail_closed: seed % 4 == 3,
+            near_caches: seed % 3 == 1,
             operations: Vec::new(),
             faults: Vec::new(),
             end: 0,
@@ -259,8 +262,12 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { replica, fail_closed, network, .. } = self;
-        writeln!(f, "lag of the replica {replica:?}, fail-closed {fail_closed}, {network:?}")?;
+        let Self { replica, fail_closed, near_caches, network, .. } = self;
+        writeln!(
+            f,
+            "lag of the replica {replica:?}, fail-closed {fail_closed}, near caches {near_caches}, \
+             {network:?}"
+        )?;
         for Planned { at, node, action, dropped_after } in &self.operations {
             write!(f, "{at:>7} ms  node {node}: {action:?}")?;
             match dropped_after {

@@ -28,6 +28,16 @@ const TTL: Duration = Duration::from_secs(5);
 const D: Duration = session_layer::defaults::DEFAULT_JOURNAL_INTERVAL.saturating_mul(4);
 const BUDGET: Duration = session_layer::defaults::DEFAULT_VALIDATION_TIMEOUT;
 
+/// The bytes of a near cache.
+const NEAR_CACHE: usize = 1 << 20;
+
+/// The settings of the nodes of a schedule.
+#[derive(Debug, Clone, Copy)]
+struct NodeSettings {
+    policy: PartitionPolicy,
+    near_cache: usize,
+}
+
 /// The result of a plan.
 pub(crate) struct Ran {
     pub(crate) history: History,
@@ -52,7 +62,7 @@ pub(crate) fn run(plan: &Plan, mistake: Option<Mistake>, trace: bool) -> Ran {
 struct Schedule {
     world: Arc<World>,
     mistake: Option<Mistake>,
-    policy: PartitionPolicy,
+    settings: NodeSettings,
     /// Every node is a separate process.
     subject: SessionLayerSubject,
     /// The tokens by session. The index of a token is its number.
@@ -78,16 +88,19 @@ impl Schedule {
     async fn run(plan: &Plan, mistake: Option<Mistake>, trace: bool) -> Ran {
         let redis = Redis::new(plan.replica);
         let world = World::new(plan.seed, plan.network, redis, Postgres::new(), trace);
-        let policy = match plan.fail_closed {
-            true => PartitionPolicy::FailClosed,
-            false => PartitionPolicy::Available,
+        let settings = NodeSettings {
+            policy: match plan.fail_closed {
+                true => PartitionPolicy::FailClosed,
+                false => PartitionPolicy::Available,
+            },
+            near_cache: if plan.near_caches { NEAR_CACHE } else { 0 },
         };
-        let nodes = (0..NODES).map(|node| start(&world, policy, mistake, node, 0));
+        let nodes = (0..NODES).map(|node| start(&world, settings, mistake, node, 0));
         let schedule = Arc::new(Self {
             subject: SessionLayerSubject::new(nodes),
             world: Arc::clone(&world),
             mistake,
-            policy,
+            settings,
             tokens: Mutex::default(),
             operations: Mutex::default(),
         });
@@ -107,7 +120,7 @@ impl Schedule {
     /// Kills the process, and starts another one.
     fn restart_node(&self, node: u32) {
         let life = self.world.lock().end_life(node);
-        let started = start(&self.world, self.policy, self.mistake, node, life);
+        let started = start(&self.world, self.settings, self.mistake, node, life);
         drop(self.subject.replace(node, started));
     }
 
@@ -121,6 +134,7 @@ impl Schedule {
         parameters.budget_slack = Duration::from_millis(3);
         parameters.touch = TTL.min(Duration::from_secs(2));
         parameters.single_server = plan.replica.is_none();
+        parameters.near_caches = plan.near_caches;
         let mut history = History::new(header);
         let count = operations.len() as u64;
         history.operations = operations;
@@ -134,7 +148,9 @@ impl Schedule {
         let state = self.world.lock();
         let mut coverage = state.coverage;
         coverage.add(state.postgres.coverage);
-        coverage.saw_if(Event::FailClosed, self.policy == PartitionPolicy::FailClosed);
+        coverage.saw_if(Event::FailClosed, self.settings.policy == PartitionPolicy::FailClosed);
+        let near_hit = |node| self.subject.node(node).is_some_and(|it| it.metrics().near_hits > 0);
+        coverage.saw_if(Event::NearHit, (0..NODES).any(near_hit));
         for operation in &history.operations {
             match operations::answer_of(&mut operation.op.clone()) {
                 Some(Some(Change::Propagated)) => coverage.saw(Event::Propagated),
@@ -150,7 +166,7 @@ impl Schedule {
 /// Starts the process of a node.
 fn start(
     world: &Arc<World>,
-    policy: PartitionPolicy,
+    settings: NodeSettings,
     mistake: Option<Mistake>,
     node: u32,
     life: u32,
@@ -169,7 +185,8 @@ fn start(
     Sessions::builder(cache, store)
         .ttl(TTL)
         .validation_timeout(budget)
-        .policy(policy)
+        .policy(settings.policy)
+        .near_cache(settings.near_cache)
         .token_scheme(Aliased(Arc::clone(world)))
         .build()
         .expect("the settings are allowed")

@@ -19,13 +19,14 @@ const BOOLEAN: &str = "true, false, 1 or 0";
 
 /// The variables that have an effect only with Postgres or Redis. A deployment that sets one of
 /// them expects these servers, so the default of a SQLite file would be a mistake there.
-const NEEDS_SERVERS: [&str; 10] = [
+const NEEDS_SERVERS: [&str; 11] = [
     "SESSION_CACHE_NAMESPACE",
     "SESSION_CACHE_POLICY",
     "SESSION_CACHE_KEY",
     "SESSION_CACHE_KEY_FILE",
     "SESSION_CACHE_POOL_SIZE",
     "SESSION_CACHE_REPLICATED",
+    "SESSION_NEAR_CACHE_MB",
     "SESSION_DB_SCHEMA",
     "SESSION_DB_MIGRATE",
     "SESSION_DB_POOLED",
@@ -39,6 +40,8 @@ pub(super) struct Plan {
     pub(super) ttl: Duration,
     pub(super) mode: CacheMode,
     pub(super) policy: PartitionPolicy,
+    /// The bytes of the near cache. 0: there is none.
+    pub(super) near_cache: usize,
 }
 
 /// The store and the cache. There are only three combinations, so that an in-process cache never
@@ -104,6 +107,7 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
     let seconds =
         number(&get, "SESSION_CACHE_TTL", "300", "whole seconds from 1 to 86400", 1..=86_400)?;
     let pool_size = number(&get, "SESSION_CACHE_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
+    let near_cache = number(&get, "SESSION_NEAR_CACHE_MB", "0", "0 to 1048576", 0..=1 << 20)? << 20;
     let connections = number(&get, "SESSION_DB_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
     let replicated = boolean(&get, "SESSION_CACHE_REPLICATED", "false")?;
     let migrate = boolean(&get, "SESSION_DB_MIGRATE", "true")?;
@@ -167,7 +171,7 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
         }
     };
     let mode = if enabled { CacheMode::On } else { CacheMode::Bypass };
-    Ok(Plan { stores, ttl: Duration::from_secs(seconds as u64), mode, policy })
+    Ok(Plan { stores, ttl: Duration::from_secs(seconds as u64), mode, policy, near_cache })
 }
 
 fn keys(get: Get<'_>) -> Result<Option<Keys>, ConfigError> {

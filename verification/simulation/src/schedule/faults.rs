@@ -46,7 +46,7 @@ impl Schedule {
             }),
             Breaks::PostgresDown(down_for) => {
                 let is_stale = Duration::from_millis(down_for) > D
-                    && self.policy == PartitionPolicy::FailClosed;
+                    && self.settings.policy == PartitionPolicy::FailClosed;
                 world.at(at, move |state| {
                     state.coverage.saw_if(Event::StaleNode, is_stale);
                     state.coverage.saw(Event::PostgresDown);

@@ -225,7 +225,7 @@ impl Schedule {
     /// Returns what `Sessions` returns if Redis acknowledged nothing.
     fn committed(&self) -> Change {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        let at_most = match self.policy {
+        let at_most = match self.settings.policy {
             PartitionPolicy::FailClosed => D,
             _ => TTL + session_layer::cache::LEASE_TTL,
         };

@@ -32,6 +32,7 @@ fn both_addresses_are_the_shared_pair() {
         ("SESSION_CACHE_TTL", "7"),
         ("SESSION_CACHE_POOL_SIZE", "3"),
         ("SESSION_CACHE_REPLICATED", "1"),
+        ("SESSION_NEAR_CACHE_MB", "64"),
         ("SESSION_CACHE_ENABLED", "0"),
         ("SESSION_CACHE_POLICY", "fail-closed"),
         ("SESSION_DB_MIGRATE", "false"),
@@ -64,6 +65,7 @@ fn both_addresses_are_the_shared_pair() {
             ttl: Duration::from_secs(7),
             mode: CacheMode::Bypass,
             policy: PartitionPolicy::FailClosed,
+            near_cache: 64 << 20,
         }
     );
 }
@@ -93,6 +95,7 @@ fn bad_values_name_variable_value_and_choice() {
         ("SESSION_DB_MIGRATE", "no", "true, false, 1 or 0"),
         ("SESSION_DB_POOLED", "on", "true, false, 1 or 0"),
         ("SESSION_CACHE_POLICY", "open", "available or fail-closed"),
+        ("SESSION_NEAR_CACHE_MB", "64M", "0 to 1048576"),
         ("SESSION_CACHE_NAMESPACE", "a{b}c", "without braces"),
         ("SESSION_DB_SCHEMA", "Auth", "a-z"),
         ("SESSION_DB_POOL_SIZE", "1001", "1 to 1000"),
@@ -129,7 +132,7 @@ fn setting_for_servers_without_urls_is_refused() {
         let value = match name {
             "SESSION_CACHE_KEY" => KEY,
             "SESSION_CACHE_POLICY" => "available",
-            name if name.ends_with("SIZE") => "5",
+            name if name.ends_with("SIZE") || name.ends_with("MB") => "5",
             name if name.ends_with("NAMESPACE") || name.ends_with("SCHEMA") => "shop",
             name if name.ends_with("FILE") => "/run/secrets/key",
             _ => "true",

@@ -1,0 +1,214 @@
+//! The near cache: entries in this process, in front of the shared cache.
+//!
+//! It holds entries that were fresh, and proves nothing: every hit passes the verdict of
+//! `engine/freshness.rs` again, as an entry of Redis does. Other nodes' invalidations do not reach
+//! it. A change is therefore visible here within D, when this node has read the journal, and a node
+//! with a near cache registers as one with a cache of its own.
+//!
+//! On its own node a change is visible at once, and after an "invalid" there is no "valid". A
+//! *ticket* ensures this, as a lease does in Redis. It is taken before a look-up begins. Each drop
+//! of an entry voids the tickets of its digest, so that an older copy is not inserted after it. A
+//! drop follows the invalidation of the shared cache, or the record that it is pending. A look-up
+//! that begins between the two could otherwise insert what it reads there.
+
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Mutex;
+
+use quick_cache::sync::Cache;
+use quick_cache::{OptionsBuilder, Weighter};
+use smallvec::SmallVec;
+
+use crate::cache::Entry;
+use crate::model::lock::lock;
+use crate::model::session::SessionParts;
+use crate::model::token::TokenDigest;
+
+/// The groups into which digests are divided. A drop voids all tickets of a group.
+const GROUPS: usize = 256;
+/// What an entry costs beside its own bytes: the table's share, and the rounding of its three
+/// allocations. Measured by `benches/tests/allocations.rs`.
+const OVERHEAD_BYTES: usize = 120;
+/// The least share of one shard. An entry larger than its shard's share is not kept.
+const MIN_SHARD_BYTES: usize = 512 * 1024;
+/// The mean size of an entry that the table is laid out for at first. It grows as needed.
+const USUAL_ENTRY_BYTES: usize = 512;
+
+/// Entries by digest, bounded in bytes.
+#[derive(Debug)]
+pub(crate) struct NearCache {
+    entries: Cache<TokenDigest, Entry, EntryBytes, BuildHasherDefault<DigestHasher>>,
+    /// How often entries of each group were dropped.
+    drops: Box<[Mutex<u64>]>,
+}
+
+/// The right to insert one entry, unless it was dropped meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);
+
+impl NearCache {
+    /// Creates a cache that holds at most so many bytes.
+    pub(crate) fn new(bytes: usize) -> Self {
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(bytes / USUAL_ENTRY_BYTES)
+            .weight_capacity(bytes as u64)
+            .shards((bytes / MIN_SHARD_BYTES).clamp(1, 4 * available_cores()))
+            .build()
+            .expect("both capacities are set");
+        let (hashers, lifecycle) = Default::default();
+        let entries = Cache::with_options(options, EntryBytes, hashers, lifecycle);
+        Self { entries, drops: (0..GROUPS).map(|_| Mutex::default()).collect() }
+    }
+
+    pub(crate) fn get(&self, digest: &TokenDigest) -> Option<Entry> {
+        self.entries.get(digest)
+    }
+
+    /// Takes the ticket for an insertion. Take it before the look-up whose result is inserted.
+    pub(crate) fn ticket(&self, digest: &TokenDigest) -> Ticket {
+        Ticket(*lock(self.drops_of(digest)))
+    }
+
+    /// Takes the tickets for a look-up of these digests, in order.
+    pub(crate) fn tickets(&self, digests: &[TokenDigest]) -> SmallVec<[Ticket; 1]> {
+        digests.iter().map(|digest| self.ticket(digest)).collect()
+    }
+
+    /// Inserts an entry, unless its digest was dropped since the ticket was taken.
+    pub(crate) fn insert(&self, digest: &TokenDigest, ticket: Ticket, entry: &Entry) {
+        let drops = lock(self.drops_of(digest));
+        if Ticket(*drops) == ticket {
+            self.entries.insert(*digest, entry.clone());
+        }
+    }
+
+    /// Drops the entries under these digests, and voids their tickets.
+    pub(crate) fn drop_entries(&self, digests: &[TokenDigest]) {
+        for digest in digests {
+            let mut drops = lock(self.drops_of(digest));
+            *drops += 1;
+            self.entries.remove(digest);
+        }
+    }
+
+    /// Removes an entry that the verdict rejected. It would only take room.
+    pub(crate) fn remove(&self, digest: &TokenDigest) {
+        self.entries.remove(digest);
+    }
+
+    /// Removes all entries.
+    pub(crate) fn clear(&self) {
+        self.entries.clear();
+    }
+
+    /// Returns the number of entries, and their bytes.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        (self.entries.len() as u64, self.entries.weight())
+    }
+
+    fn drops_of(&self, digest: &TokenDigest) -> &Mutex<u64> {
+        &self.drops[usize::from(digest.as_bytes()[0]) % GROUPS]
+    }
+}
+
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The weight of an entry: the bytes that it takes in this process.
+#[derive(Debug, Clone)]
+struct EntryBytes;
+
+impl Weighter<TokenDigest, Entry> for EntryBytes {
+    fn weight(&self, _: &TokenDigest, entry: &Entry) -> u64 {
+        let parts = entry.session.parts();
+        let own = size_of::<TokenDigest>() + size_of::<Entry>() + size_of::<SessionParts>();
+        let texts = parts.user_id.len() + parts.data.get().len();
+        (own + texts + OVERHEAD_BYTES) as u64
+    }
+}
+
+/// The hash of a digest: its last 8 bytes, which are as good as any.
+#[derive(Debug, Default)]
+struct DigestHasher(u64);
+
+impl Hasher for DigestHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(last) = bytes.last_chunk() {
+            self.0 = u64::from_le_bytes(*last);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::clock::Timestamp;
+    use crate::model::session::SessionId;
+
+    fn entry(user: &str, data: usize) -> Entry {
+        let now = Timestamp::from_micros(1_000_000);
+        let parts = SessionParts::new(SessionId::from_bytes([1; 16]), user, now);
+        let data = serde_json::value::to_raw_value(&"d".repeat(data)).unwrap();
+        Entry {
+            session: SessionParts { data, ..parts }.into(),
+            user_epoch: 0,
+            store_id: [1; 16],
+            xmin: 0,
+            read_at: now,
+            not_after: now,
+        }
+    }
+
+    fn user(near: &NearCache, digest: &TokenDigest) -> Option<String> {
+        near.get(digest).map(|entry| entry.session.user_id().to_owned())
+    }
+
+    #[test]
+    fn drop_voids_the_tickets_of_its_digest() {
+        let near = NearCache::new(1 << 20);
+        let digest = TokenDigest::of("a");
+        let early = near.ticket(&digest);
+        near.insert(&digest, early, &entry("alice", 10));
+        assert_eq!(user(&near, &digest).as_deref(), Some("alice"));
+        near.drop_entries(&[digest]);
+        assert_eq!(user(&near, &digest), None);
+        near.insert(&digest, early, &entry("alice", 10));
+        assert_eq!(user(&near, &digest), None, "the read began before the drop");
+        near.insert(&digest, near.ticket(&digest), &entry("bob", 10));
+        assert_eq!(user(&near, &digest).as_deref(), Some("bob"));
+    }
+
+    #[test]
+    fn rejected_entry_leaves_tickets_valid() {
+        let near = NearCache::new(1 << 20);
+        let digest = TokenDigest::of("a");
+        let ticket = near.ticket(&digest);
+        near.insert(&digest, ticket, &entry("old", 10));
+        near.remove(&digest);
+        near.insert(&digest, ticket, &entry("new", 10));
+        assert_eq!(user(&near, &digest).as_deref(), Some("new"));
+        near.clear();
+        assert_eq!(near.size(), (0, 0));
+    }
+
+    #[test]
+    fn bytes_are_bounded() {
+        const BOUND: usize = 1 << 20;
+        let near = NearCache::new(BOUND);
+        for n in 0..5_000 {
+            let digest = TokenDigest::of(&n.to_string());
+            near.insert(&digest, near.ticket(&digest), &entry("alice", n % 2_000));
+            assert!(near.size().1 <= BOUND as u64);
+        }
+        assert!(near.size().0 > 300, "{:?}", near.size());
+        // An entry beyond a shard's share is not kept, and no older one stays in its place.
+        let digest = TokenDigest::of("large");
+        near.insert(&digest, near.ticket(&digest), &entry("small", 10));
+        near.insert(&digest, near.ticket(&digest), &entry("large", BOUND));
+        assert_eq!(user(&near, &digest), None);
+    }
+}
