@@ -7,16 +7,31 @@ use futures_util::future::join_all;
 use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
 use session_benches::Service;
-use session_layer::{SessionCacheLayer, Sessions};
+use session_layer::cache::RedisCache;
+use session_layer::store::PostgresStore;
+use session_layer::{NewSession, SessionCacheLayer, Sessions, Validation};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tokio::sync::Mutex;
 use tower::{Layer as _, Service as _, service_fn};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
+/// Held by a test, because the allocator counts for the whole process.
+static COUNTING: Mutex<()> = Mutex::const_new(());
+
 /// Requests that are in flight at once.
 const CALLERS: usize = 64;
 const ROUNDS: usize = 50;
+
+/// Returns a node with a near cache over the servers of `service`.
+async fn with_a_near_cache(service: &Service) -> Sessions {
+    let sandbox = &service.sandbox;
+    let cache = RedisCache::builder(sandbox.redis_url()).namespace(sandbox.namespace());
+    let store = PostgresStore::builder(sandbox.database_url()).schema(sandbox.schema());
+    let (cache, store) = (cache.build().unwrap(), store.build().unwrap());
+    Sessions::builder(cache, store).near_cache(64 << 20).build().unwrap()
+}
 
 /// Returns the mean number of allocations of a request, those of the request itself included.
 async fn allocations(sessions: &Sessions, token: &str) -> f64 {
@@ -46,7 +61,8 @@ async fn allocations(sessions: &Sessions, token: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_hit_allocates_little() {
+async fn hit_allocates_little() {
+    let _alone = COUNTING.lock().await;
     let service = Service::start().await.expect("the servers start");
     let plain = allocations(&service.sessions, service.warm.token.reveal()).await;
     let sealed = allocations(&service.sealed, service.warm_sealed.token.reveal()).await;
@@ -56,4 +72,46 @@ async fn a_hit_allocates_little() {
     assert!(plain < 18.5, "{plain}");
     // One more: the decrypted body.
     assert!(sealed < 19.5, "{sealed}");
+
+    let near = with_a_near_cache(&service).await;
+    while near.metrics().near_hits == 0 {
+        let Validation::Valid(_) = near.validate(service.warm.token.reveal()).await else {
+            panic!("the session is not valid");
+        };
+    }
+    let near = allocations(&near, service.warm.token.reveal()).await;
+    println!("{near:.2} allocations per near hit");
+    // The request and this test have 3, the extensions 4, and the response's header fields 2.
+    assert!(near < 9.1, "{near}");
+}
+
+/// Sessions that are read into a near cache to measure its memory.
+const SESSIONS: u64 = 2_000;
+
+// The bound is in bytes of the process, so an entry must count as what it takes.
+#[tokio::test]
+async fn near_entry_weighs_what_it_takes() {
+    let _alone = COUNTING.lock().await;
+    let service = Service::start().await.expect("the servers start");
+    let sessions = with_a_near_cache(&service).await;
+    let mut tokens = Vec::new();
+    for n in 0..SESSIONS {
+        let new = NewSession::new(format!("user-{n}")).data("d".repeat(198));
+        tokens.push(sessions.create(new).await.expect("a login").token);
+    }
+    let region = Region::new(ALLOCATOR);
+    for token in &tokens {
+        let Validation::Valid(_) = sessions.validate(token).await else {
+            panic!("the session is not valid");
+        };
+    }
+    let change = region.change();
+    let taken = change.bytes_allocated as f64 - change.bytes_deallocated as f64;
+    let metrics = sessions.metrics();
+    assert_eq!(metrics.near_entries, SESSIONS);
+    let (taken, weight) = (taken / SESSIONS as f64, metrics.near_bytes as f64 / SESSIONS as f64);
+    println!("{taken:.0} bytes for an entry with 200 bytes of data, which counts as {weight:.0}");
+    // The tables double as they grow, and how full they are depends on the number of shards.
+    assert!(taken < weight * 1.25, "{taken} {weight}");
+    assert!(weight < taken * 1.25, "{taken} {weight}");
 }

@@ -11,7 +11,9 @@ fn short_run_prints_a_row_for_each_subject() {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{text}\n{errors}");
-    for row in ["bare GET", "Redis hit", "Redis hit, sealed", "bare look-up", "Postgres alone"] {
+    for row in
+        ["bare GET", "Redis hit", "Redis hit, sealed", "near hit", "bare look-up", "Postgres alone"]
+    {
         assert!(text.contains(&format!("\n| {row}")), "{row}: {text}");
     }
 }

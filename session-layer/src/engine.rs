@@ -142,8 +142,8 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
 
     /// Validates digests, in one round trip to the cache and, if need be, one to the store.
     pub(crate) async fn validate(self: Arc<Self>, digests: Digests) -> Answers {
-        // A hit in this process and a read that is shed wait for nothing. A caller that tries again
-        // at once must still let other tasks run.
+        // A hit of a cache in this process and a read that is shed wait for nothing. A caller that
+        // tries again at once must still let other tasks run.
         coop::consume_budget().await;
         let deadline = Instant::now() + self.settings.validation_timeout;
         let (found, degraded, near) = match self.mode() {
@@ -244,14 +244,17 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         } else {
             Journal::new(settings.journal)
         };
-        let near = settings.near_cache_bytes.map(|bytes| Arc::new(NearCache::new(bytes.get())));
+        // Without a journal, nothing would bound what another handle on the same store changes.
+        let has_journal = !is_exclusive && cache.is_present();
+        let near_bytes = settings.near_cache_bytes.filter(|_| has_journal);
+        let near = near_bytes.map(|bytes| Arc::new(NearCache::new(bytes.get())));
         let freshness = Arc::new(Freshness {
             journal: Arc::new(journal),
             pending: Arc::clone(&pending),
             registry: Arc::new(Registry::new(near.is_some())),
             observed,
             ttl: settings.ttl,
-            has_journal: !is_exclusive && cache.is_present(),
+            has_journal,
         });
         let invalidator = Arc::new(Invalidator {
             cache: Arc::clone(&cache),

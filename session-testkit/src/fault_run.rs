@@ -101,7 +101,7 @@ impl<'a> FaultRun<'a> {
         let first = deployment.subject().node(0);
         settings.parameters.bulkhead = first.map(|node| node.metrics().max_concurrent_reads);
         settings.parameters.single_server = !deployment.replicated();
-        settings.parameters.near_caches = deployment.near_caches();
+        settings.parameters.near_caches = deployment.near_caches() && deployment.nodes() > 1;
         settings.parameters.memory_slack =
             BUFFERS.saturating_add(requests.saturating_mul(PER_REQUEST));
         Ok(Self {

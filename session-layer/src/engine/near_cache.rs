@@ -27,8 +27,9 @@ use crate::model::token::TokenDigest;
 const GROUPS: usize = 256;
 /// What an entry costs beside its own bytes: the table's share, and the rounding of its three
 /// allocations. Measured by `benches/tests/allocations.rs`.
-const OVERHEAD_BYTES: usize = 120;
-/// The least share of one shard. An entry larger than its shard's share is not kept.
+const OVERHEAD_BYTES: usize = 160;
+/// The least share of one shard, at least half of which is left after the number of shards is
+/// rounded up. An entry larger than its shard's share is not kept.
 const MIN_SHARD_BYTES: usize = 512 * 1024;
 /// The mean size of an entry that the table is laid out for at first. It grows as needed.
 const USUAL_ENTRY_BYTES: usize = 512;
@@ -46,7 +47,7 @@ pub(crate) struct NearCache {
 pub(crate) struct Ticket(u64);
 
 impl NearCache {
-    /// Creates a cache that holds at most so many bytes.
+    /// Creates a cache whose entries take at most so many bytes.
     pub(crate) fn new(bytes: usize) -> Self {
         let options = OptionsBuilder::new()
             .estimated_items_capacity(bytes / USUAL_ENTRY_BYTES)
@@ -95,8 +96,11 @@ impl NearCache {
         self.entries.remove(digest);
     }
 
-    /// Removes all entries.
+    /// Removes all entries, and voids all tickets.
     pub(crate) fn clear(&self) {
+        for drops in &self.drops {
+            *lock(drops) += 1;
+        }
         self.entries.clear();
     }
 

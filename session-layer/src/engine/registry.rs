@@ -8,7 +8,8 @@
 //! 1. A node registers its cache. It serves entries only after a read of the journal that *began
 //!    later* has succeeded. Each change is then either in its changed set, or was committed after
 //!    the registration, which that change then finds.
-//! 2. A node serves entries only while its cache is the registered one. It registers another cache
+//! 2. A node serves entries only while its cache is the registered one. With a near cache that is
+//!    a cache of its own, which never changes. It registers another cache
 //!    first. While that registration is under way the node serves no entries, because it may have
 //!    been made.
 //! 3. A registration lasts longer in the store than this node relies on it. The node renews it

@@ -195,7 +195,7 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
             // Each lease was granted before the read, so each may fill. If there are several, the
             // cache lost the earlier ones, and only the last can still be valid.
             rights.lease = caller.lease.or(rights.lease);
-            // The last ticket is void only if all are.
+            // Each ticket was taken before the read.
             rights.ticket = caller.ticket.or(rights.ticket);
             cache_failed |= caller.cache_failed;
             replies.push(caller.reply);

@@ -128,7 +128,7 @@ impl SessionCacheLayer {
     }
 
     /// Sets whether responses have a `Server-Timing` field with the source and the duration of the
-    /// validation in ms: `session;desc="hit";dur=0.31`. The source is `hit`, `store` or
+    /// validation in ms: `session;desc="hit";dur=0.31`. The source is `near`, `hit`, `store` or
     /// `unavailable`. Requests without a token and 400 responses have no such field. Defaults to
     /// false, because the field shows clients how warm the cache is.
     pub fn server_timing(self, on: bool) -> Self {

@@ -32,7 +32,7 @@ pub const DEFAULT_VALIDATION_TIMEOUT: Duration = Duration::from_millis(250);
 pub const DEFAULT_CHANGE_WAIT: Duration = Duration::from_millis(400);
 
 /// The sizes that a near cache may have. A smaller one would not hold one large session.
-const NEAR_CACHE: RangeInclusive<usize> = 1 << 20..=1 << 40;
+const NEAR_CACHE: RangeInclusive<usize> = 1 << 20..=usize::MAX;
 
 /// The configuration of [`Sessions`]. [`Sessions::builder`] creates it.
 #[must_use]
@@ -95,8 +95,8 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
         self
     }
 
-    /// Sets how many bytes of entries this process keeps itself, in front of the cache: 0, or 1 MiB
-    /// to 1 TiB. An entry takes about 300 bytes beside the session's data. Defaults to 0: there is
+    /// Sets how many bytes of entries this process keeps itself, in front of the cache: 0, or at
+    /// least 1 MiB. An entry takes about 350 bytes beside the session's data. Defaults to 0: there is
     /// no near cache.
     ///
     /// A hit in the near cache costs no round trip, and needs neither Redis nor Postgres. The
@@ -108,8 +108,8 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     ///
     /// While any node has a near cache and there are several nodes, every change is
     /// [`Committed`](crate::Visibility::Committed) with `within` = D, and never `Propagated`. The
-    /// nodes find this out by themselves. Without a cache, and in bypass, there is no near cache
-    /// either.
+    /// nodes find this out by themselves. There is no near cache over a store that only one process
+    /// uses (SQLite), without a cache, and in bypass.
     pub fn near_cache(mut self, bytes: usize) -> Self {
         self.near_cache = bytes;
         self
@@ -188,7 +188,7 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
         check(&self.settings)?;
         if self.near_cache > 0 {
             let name = "SessionsBuilder::near_cache";
-            ConfigError::check_range(name, self.near_cache, &NEAR_CACHE, "0, or 1 MiB to 1 TiB")?;
+            ConfigError::check_range(name, self.near_cache, &NEAR_CACHE, "0, or at least 1 MiB")?;
         }
         self.settings.near_cache_bytes = NonZero::new(self.near_cache);
         if tokio::runtime::Handle::try_current().is_err() {

@@ -1,5 +1,6 @@
 //! The near cache: what it answers, and what ends an entry of it.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::ready;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::ports::{Cache, HOUR, Store, ask, entry, session, token, valid};
 
 const TTL: Duration = Duration::from_secs(300);
 const MIB: usize = 1 << 20;
+const STEP: Duration = Duration::from_millis(5);
 
 /// Returns a node with a near cache, which has read the journal.
 async fn node(cache: &Cache, store: &Store) -> Sessions {
@@ -82,6 +84,7 @@ async fn change_of_this_node_is_visible_at_once() {
 
     let (_, _, sessions) = warm_node().await;
     let visibility = sessions.revoke(&token(1)).await.unwrap().visibility;
+    assert_eq!(sessions.metrics().near_entries, 0, "it was dropped");
     assert_eq!(ask_near(&sessions).await, ("invalid", false));
     assert_eq!(visibility, Visibility::Propagated, "no other node is registered");
 }
@@ -98,6 +101,43 @@ async fn invalid_removes_the_entry() {
     let request = Request::get("/").header("Cookie", cookies).body(()).unwrap();
     assert_eq!(service.call(request).await.unwrap().status(), 200, "token 2 is valid");
     assert_eq!(ask_near(&sessions).await, ("invalid", false));
+}
+
+// Runs Q3c and Q3e of the model: the entry would stay if it was dropped before the UNLINK, or if the
+// ticket was taken after the look-up.
+#[tokio::test(start_paused = true)]
+async fn entry_read_before_the_unlink_is_not_inserted_after_it() {
+    let (cache, store) = (Cache::default(), Store::shared());
+    cache.state().server = Some(0);
+    let sessions = node(&cache, &store).await;
+    store.end(1);
+    cache.takes(STEP * 5);
+    let asking = || {
+        let sessions = sessions.clone();
+        tokio::spawn(async move { ask(&sessions, 1).await })
+    };
+    // Its look-up ends at 5 steps, and its UNLINK is executed at 10.
+    let first = asking();
+    sleep(STEP * 6).await;
+    // Redis has an old entry meanwhile, which a look-up finds from 6 steps to 11.
+    cache.state().replayed = Some(entry(session(crate::ports::digest(1), "alice", None)));
+    let second = asking();
+    assert_eq!(first.await.unwrap(), "invalid");
+    assert_eq!(second.await.unwrap(), "valid", "it began before the other had returned");
+    cache.state().replayed = None;
+    assert_eq!(ask_near(&sessions).await, ("invalid", false));
+}
+
+// Several handles may use one such store, and no journal tells one what another changes.
+#[tokio::test(start_paused = true)]
+async fn store_without_a_journal_has_none() {
+    let (cache, store) = (Cache::default(), Store::new());
+    cache.state().kept = Some(HashMap::new());
+    let sessions = node(&cache, &store).await;
+    for _ in 0..3 {
+        assert_eq!(ask_near(&sessions).await, ("valid", false));
+    }
+    assert_eq!(sessions.metrics().near_entries, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,7 +44,7 @@ pub async fn watch_nodes(subject: SessionLayerSubject, recorder: Recorder, hits:
         let mut counts = Vec::new();
         for node in 0..subject.nodes() {
             let metrics = subject.node(node).map(|sessions| sessions.metrics());
-            counts.push(metrics.as_ref().map_or(0, |metrics| metrics.hits));
+            counts.push(metrics.as_ref().map_or(0, |metrics| metrics.hits - metrics.near_hits));
             if let (0, Some(metrics)) = (tick, metrics) {
                 let reads = metrics.peak_reads_in_flight;
                 recorder.record(Entry::InFlight(InFlight { at, node, reads }));

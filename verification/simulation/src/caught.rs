@@ -43,11 +43,21 @@ caught! {
     purge_past_running_transaction: PurgesPastTheRunning by R1Delta;
 }
 
+/// A near hit that the changed-set does not judge. Only nodes with near caches are examined.
+#[test]
+fn near_cache_without_the_changed_set() {
+    is_caught_in(Mistake::JournalUnread, Invariant::R1Delta, |plan| plan.near_caches);
+}
+
 fn is_caught(mistake: Mistake, check: Invariant) {
+    is_caught_in(mistake, check, |_| true);
+}
+
+fn is_caught_in(mistake: Mistake, check: Invariant, counts: impl Fn(&Plan) -> bool) {
     let base = base();
     for number in 0..TRIES {
         let plan = Plan::of(seed(base, number));
-        if !breaks(&plan, Some(mistake), check) {
+        if !counts(&plan) || !breaks(&plan, Some(mistake), check) {
             continue;
         }
         assert_eq!(broken(&run(&plan, None, false)), None, "the correct code, same seed");

@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use session_layer::cache::MemoryCache;
 use session_layer::defaults::DEFAULT_JOURNAL_INTERVAL;
-use session_layer::store::SqliteStore;
 use session_layer::{Created, NewSession, Sessions, Visibility};
 use session_testkit::wait;
 
@@ -90,18 +88,5 @@ async fn outage_of_redis_costs_no_read_of_postgres() -> Outcome {
     // A revocation is still visible here at once.
     let _committed = near.revoke(active[0].token.reveal()).await?;
     assert_eq!(ask(&near, &active[0]).await, "invalid");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn embedded_pair_can_have_one() -> Outcome {
-    let store = SqliteStore::open(":memory:").await?;
-    let builder = Sessions::builder(MemoryCache::new(100), store).near_cache(MIB);
-    let sessions = builder.build()?;
-    let alice = login(&sessions, "alice").await?;
-    until_near_hit(&sessions, &alice).await?;
-    let applied = sessions.revoke(alice.token.reveal()).await?;
-    assert_eq!(applied.visibility, Visibility::Propagated);
-    assert_eq!(ask(&sessions, &alice).await, "invalid");
     Ok(())
 }

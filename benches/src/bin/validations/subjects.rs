@@ -27,6 +27,8 @@ use crate::load::Load;
 
 /// Callers that warm a cache.
 const WARMING: usize = 64;
+/// A near cache that holds every session.
+const NEAR_CACHE: usize = 256 << 20;
 /// Connections of the bare pool.
 const POOL: u32 = 10;
 
@@ -39,6 +41,8 @@ pub(crate) enum Kind {
     Hit,
     /// The same with sealed entries.
     HitSealed,
+    /// A request that the layer answers from the near cache.
+    NearHit,
     /// A look-up by primary key over a pool of sqlx.
     PostgresGet,
     /// A request that the layer answers from Postgres alone.
@@ -49,7 +53,7 @@ impl Kind {
     /// Returns the bare command beside which this is measured.
     pub(crate) fn bare(self) -> Self {
         match self {
-            Self::RedisGet | Self::Hit | Self::HitSealed => Self::RedisGet,
+            Self::RedisGet | Self::Hit | Self::HitSealed | Self::NearHit => Self::RedisGet,
             Self::PostgresGet | Self::PostgresAlone => Self::PostgresGet,
         }
     }
@@ -59,6 +63,7 @@ impl Kind {
             Self::RedisGet => "bare GET",
             Self::Hit => "Redis hit",
             Self::HitSealed => "Redis hit, sealed",
+            Self::NearHit => "near hit",
             Self::PostgresGet => "bare look-up by primary key",
             Self::PostgresAlone => "Postgres alone",
         }
@@ -151,12 +156,13 @@ impl Deployment {
         Ok(builder.schema(self.sandbox.schema()).max_connections(20).build()?)
     }
 
-    fn sessions(&self, namespace: &str, sealed: bool) -> Result<Sessions, Error> {
+    fn sessions(&self, namespace: &str, kind: Kind) -> Result<Sessions, Error> {
         let mut cache = RedisCache::builder(self.sandbox.redis_url()).namespace(namespace);
-        if sealed {
+        if kind == Kind::HitSealed {
             cache = cache.encryption_keys(format!("bench:{}A=", "b".repeat(42)).parse()?);
         }
         Ok(Sessions::builder(cache.build()?, self.store()?)
+            .near_cache(if kind == Kind::NearHit { NEAR_CACHE } else { 0 })
             .ttl(std::time::Duration::from_secs(3600))
             .build()?)
     }
@@ -187,13 +193,13 @@ impl Deployment {
                 let statement = AssertSqlSafe(statement).into_sql_str();
                 Subject::Postgres(pool, statement, digests.collect())
             }
-            Kind::Hit | Kind::HitSealed => {
-                let sessions = self.sessions(&namespace, kind == Kind::HitSealed)?;
+            Kind::Hit | Kind::HitSealed | Kind::NearHit => {
+                let sessions = self.sessions(&namespace, kind)?;
                 warm(&sessions, load).await?;
                 layer(sessions, load)?
             }
             Kind::PostgresAlone => {
-                let sessions = self.sessions(&namespace, false)?;
+                let sessions = self.sessions(&namespace, kind)?;
                 sessions.set_mode(CacheMode::Bypass);
                 layer(sessions, load)?
             }

@@ -38,7 +38,9 @@ impl Links {
         }
     }
 
-    /// Runs one command on this link only, and updates the state of the link.
+    /// Runs one command on this link only, and updates the state of the link. A time-out shows
+    /// nothing about the link if the command was given less than half of the usual time, because
+    /// its caller had waited before.
     ///
     /// It is no `async fn`, because such a future would have room for `operation` twice.
     pub(super) fn run_on<T>(
@@ -47,7 +49,8 @@ impl Links {
         deadline: Instant,
         operation: impl Future<Output = RedisResult<T>>,
     ) -> impl Future<Output = Result<T, CommandFailure>> {
-        timeout_at(deadline, operation).map(|ended| match ended {
+        let given = deadline.saturating_duration_since(Instant::now());
+        timeout_at(deadline, operation).map(move |ended| match ended {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) if is_lost(&error) => {
                 self.close_link(&link.0);
@@ -58,7 +61,9 @@ impl Links {
                 Err(CommandFailure::Refused(error))
             }
             Err(_elapsed) => {
-                self.suspect(&link.0);
+                if given >= self.deadline / 2 {
+                    self.suspect(&link.0);
+                }
                 Err(CommandFailure::TimedOut)
             }
         })

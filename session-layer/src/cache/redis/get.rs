@@ -37,6 +37,7 @@ impl RedisCache {
         let mut answers = Vec::with_capacity(digests.len());
         let mut second = pipe();
         let mut asked = Vec::new();
+        let mut unseen = None;
         for ((digest, key), reply) in digests.iter().zip(keys).zip(values) {
             let place = EntryContext { key: key.as_bytes(), digest, incarnation };
             let step = self.judge(reply, &place, verdict);
@@ -57,7 +58,11 @@ impl RedisCache {
                     asked.push((at, None));
                     continue;
                 }
-                Ok(LookupStep::Lease) => None,
+                Ok(LookupStep::Lease) => {
+                    // MGET reports a value of a wrong type as missing, and a GET shows it.
+                    unseen = by_mget.then(|| key.clone());
+                    None
+                }
                 Ok(LookupStep::Replace(value)) => Some(value),
             };
             let Ok(nonce) = new_nonce() else { continue };
@@ -67,32 +72,38 @@ impl RedisCache {
         }
         if !asked.is_empty() {
             // In an allocation of its own, which a hit does not need.
-            let asking = self.request_leases(second, asked, link, by_mget, deadline, &mut answers);
+            if let Some(key) = &unseen {
+                second.get(key.as_bytes());
+            }
+            let asking = self.request_leases(second, asked, unseen, link, deadline, &mut answers);
             asking.boxed().await;
         }
         answers
     }
 
-    /// Sends the requests for leases, over the link that replied, and sets the answers.
+    /// Sends the requests for leases, over the link that replied, and sets the answers. If there is
+    /// a key, the last request is a GET of it.
     async fn request_leases(
         &self,
         requests: Pipeline,
         asked: Vec<(usize, Option<RedisLease>)>,
+        key: Option<Key>,
         link: Arc<Link>,
-        by_mget: bool,
         deadline: Instant,
         answers: &mut [Lookup<RedisLease>],
     ) {
         let link = Borrowed::new(link);
         match self.links.run_on(&link, deadline, send(&requests, link.0.connection())).await {
             Ok(replies) => {
-                for ((at, lease), reply) in asked.into_iter().zip(replies) {
+                let mut replies = replies.into_iter();
+                for ((at, lease), reply) in asked.into_iter().zip(&mut replies) {
                     self.links.note_demotion(&link.0, error_code(&reply));
-                    let unseen = lease.as_ref().filter(|_| by_mget && reply == Value::Nil);
-                    if let Some(RedisLease { key, .. }) = unseen {
-                        self.remove_wrong_type(key, &link, deadline).await;
-                    }
                     answers[at] = granted(lease, reply);
+                }
+                if let Some((key, again)) = key.zip(replies.next())
+                    && error_code(&again) == Some(WRONG_TYPE)
+                {
+                    self.remove_wrong_type(&key, &link, deadline).await;
                 }
             }
             Err(failure) => {
@@ -121,19 +132,12 @@ impl RedisCache {
         Ok(Replies { values: values.into(), link, by_mget: false })
     }
 
-    /// Removes a value of a wrong type, which an MGET has reported as missing. Otherwise the key
-    /// would be in the way of every fill. Its removal is best effort.
+    /// Removes a value of a wrong type, which would be in the way of every fill. It is best effort.
     async fn remove_wrong_type(&self, key: &Key, link: &Borrowed, deadline: Instant) {
-        let mut get = pipe();
-        get.get(key.as_bytes());
-        let got = self.links.run_on(link, deadline, send(&get, link.0.connection())).await;
-        let Ok(replies) = got else { return };
-        if replies.first().and_then(error_code) == Some(WRONG_TYPE) {
-            self.rejections.count(EntryRejection::Undecodable);
-            let mut unlink = pipe();
-            unlink.cmd("UNLINK").arg(key.as_bytes());
-            let _ = self.links.run_on(link, deadline, send(&unlink, link.0.connection())).await;
-        }
+        self.rejections.count(EntryRejection::Undecodable);
+        let mut unlink = pipe();
+        unlink.cmd("UNLINK").arg(key.as_bytes());
+        let _ = self.links.run_on(link, deadline, send(&unlink, link.0.connection())).await;
     }
 
     /// Judges the reply to a GET.

@@ -107,7 +107,7 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
     let seconds =
         number(&get, "SESSION_CACHE_TTL", "300", "whole seconds from 1 to 86400", 1..=86_400)?;
     let pool_size = number(&get, "SESSION_CACHE_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
-    let near_cache = number(&get, "SESSION_NEAR_CACHE_MB", "0", "0 to 1048576", 0..=1 << 20)? << 20;
+    let near_cache = number(&get, "SESSION_NEAR_CACHE_MB", "0", "0 to 1048576", 0..=1 << 20)?;
     let connections = number(&get, "SESSION_DB_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
     let replicated = boolean(&get, "SESSION_CACHE_REPLICATED", "false")?;
     let migrate = boolean(&get, "SESSION_DB_MIGRATE", "true")?;
@@ -171,7 +171,13 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
         }
     };
     let mode = if enabled { CacheMode::On } else { CacheMode::Bypass };
-    Ok(Plan { stores, ttl: Duration::from_secs(seconds as u64), mode, policy, near_cache })
+    Ok(Plan {
+        stores,
+        ttl: Duration::from_secs(seconds as u64),
+        mode,
+        policy,
+        near_cache: near_cache.saturating_mul(1 << 20),
+    })
 }
 
 fn keys(get: Get<'_>) -> Result<Option<Keys>, ConfigError> {
