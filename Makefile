@@ -39,8 +39,8 @@ subject:
 	cd $(SUBJECT) && cargo clippy -- -D warnings
 	$(SUBJECT)/test.sh
 
-## Ratios on real servers: criterion's, and validations beside bare commands as a table.
+## Ratios on real servers: criterion's, and validations beside bare commands as a table, in docs/measured.md too.
 bench:
 	cargo build -p session-testkit
 	$(TARGET)/debug/session-testkit run -- cargo bench -p session-benches
-	$(TARGET)/debug/session-testkit run -- cargo run --release -p session-benches --bin validations
+	$(TARGET)/debug/session-testkit run -- cargo run --release -p session-benches --bin validations -- --write docs/measured.md

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
+use tokio::task::coop;
 use tower_service::Service;
 
 use crate::engine::validation::Answers;
@@ -35,6 +36,8 @@ pin_project! {
         #[pin]
         state: State<S, ReqBody, S::Future>,
         finish: Finish,
+        // Whether this future must let other tasks run now and then. A look-up does so by itself.
+        waits_for_nothing: bool,
     }
 }
 
@@ -98,18 +101,19 @@ where
     ) -> Self {
         let waiting = Some((waiting, ready));
         let state = State::Validating { look_up, waiting };
-        Self { state, finish }
+        Self { state, finish, waits_for_nothing: false }
     }
 
+    /// Creates the future of a request that is answered without a look-up.
     pub(crate) fn calling(future: S::Future, finish: Finish) -> Self {
         let state = State::Calling { future };
-        Self { state, finish }
+        Self { state, finish, waits_for_nothing: true }
     }
 
     pub(crate) fn answering(response: Response<Bytes>, finish: Finish) -> Self {
         let response = Some(response);
         let state = State::Answering { response };
-        Self { state, finish }
+        Self { state, finish, waits_for_nothing: true }
     }
 }
 
@@ -122,6 +126,11 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         const AFTER_END: &str = "a ResponseFuture was polled after its completion";
         let mut this = self.project();
+        if *this.waits_for_nothing {
+            // A caller that sends the next request at once would otherwise keep its thread.
+            ready!(coop::poll_proceed(cx)).made_progress();
+            *this.waits_for_nothing = false;
+        }
         let mut response = loop {
             match this.state.as_mut().project() {
                 StateProj::Validating { look_up, waiting } => {

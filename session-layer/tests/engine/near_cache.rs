@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -72,6 +74,29 @@ async fn hit_is_answered_within_call() {
     let timing = response.headers()["server-timing"].to_str().unwrap();
     assert!(response.status() == 200 && timing.starts_with("session;desc=\"near\""), "{timing}");
     assert!(call(2).is_none(), "another token is looked up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn caller_in_a_loop_lets_other_tasks_run() {
+    let (_, _, sessions) = warm_node().await;
+    let inner = |_: Request<()>| ready(Ok::<_, Infallible>(Response::new(())));
+    let mut service = SessionCacheLayer::new(sessions.clone()).layer(service_fn(inner));
+    let others = Arc::new(AtomicUsize::new(0));
+    let count = || {
+        let others = Arc::clone(&others);
+        tokio::spawn(async move { others.fetch_add(1, Ordering::Relaxed) })
+    };
+    count();
+    for _ in 0..1_000 {
+        let request = Request::get("/").header("Authorization", format!("Bearer {}", token(1)));
+        service.call(request.body(()).unwrap()).await.unwrap();
+    }
+    assert_eq!(others.load(Ordering::Relaxed), 1, "beside requests");
+    count();
+    for _ in 0..1_000 {
+        assert_eq!(ask_near(&sessions).await, ("valid", true));
+    }
+    assert_eq!(others.load(Ordering::Relaxed), 2, "beside validations");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,17 +4,24 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
 use session_layer::{Created, Sessions};
+use session_testkit::proxy::{Proxy, Toxic};
+use session_testkit::wait;
+use tokio::time::Instant;
 
 use crate::harness::{Failure, Outcome};
-use crate::support::{Servers, ask, login, until_hit};
+use crate::support::{SOON, Servers, ask, built, cache_within, login, until_hit, word};
 
 /// The number of requests at once: fewer than one batch may have.
 const REQUESTS: u64 = 50;
+
+/// The round trip of a Redis that is far away.
+const FAR: Duration = Duration::from_secs(15);
 
 /// The calls that Redis has counted of one command: executed and rejected ones.
 type Calls = (u64, u64);
@@ -114,5 +121,39 @@ async fn request_that_is_not_polled_stops_no_other() -> Outcome {
     let others = (0..REQUESTS).map(|_| ask(&sessions, &alice));
     assert!(join_all(others).await.into_iter().all(|answer| answer == "valid"));
     assert_eq!(sessions.metrics().hits - hits, REQUESTS, "no deadline was missed");
+    Ok(())
+}
+
+// The replies take 15 s, so that no sender is free again. Each look-up is still sent at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn distant_redis_delays_no_look_up() -> Outcome {
+    let servers = Servers::own_redis().await?;
+    let proxy = Proxy::start(servers.redis.address()).await?;
+    let url = proxy.url(servers.redis.url());
+    let cache = cache_within(SOON, &url, &servers.sandbox)?;
+    let sessions = built(cache, servers.store().await?);
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    let mut redis = servers.redis().await?;
+    let () = cmd("CONFIG").arg("RESETSTAT").query_async(&mut redis).await?;
+    let far = proxy.inject(Toxic::latency(FAR, Duration::ZERO));
+    let mut asking = Vec::new();
+    let began = Instant::now();
+    for sent in 1..=8 {
+        let (sessions, token) = (sessions.clone(), alice.token.clone());
+        asking.push(tokio::spawn(async move { word(&sessions.validate(&token).await) }));
+        wait::until("Redis to receive the look-up", SOON, async || {
+            let calls = calls(&mut redis.clone()).await.unwrap_or_default();
+            let of = |name| calls.get(name).map_or(0, |(executed, _)| *executed);
+            of("get") + of("mget") >= sent
+        })
+        .await?;
+    }
+    let took = began.elapsed();
+    far.heal();
+    for asked in asking {
+        assert_eq!(asked.await?, "valid");
+    }
+    assert!(took < FAR, "some waited for a reply: {took:?}");
     Ok(())
 }

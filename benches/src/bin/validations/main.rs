@@ -14,7 +14,7 @@ mod load;
 mod subjects;
 mod table;
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum as _};
 use session_testkit::bench::Machine;
@@ -48,6 +48,10 @@ struct Arguments {
     /// Number of rounds. The table has their median.
     #[arg(long, default_value_t = 5, value_name = "N")]
     rounds: usize,
+
+    /// Markdown file in which the table between the two markers is replaced as well.
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
 
     /// Subjects to measure. Defaults to all.
     #[arg(value_enum, value_name = "SUBJECT")]
@@ -95,6 +99,44 @@ async fn run(arguments: &Arguments) -> Result<(), Error> {
             }
         }
     }
-    println!("{}.\n\n{table}", Machine::of(&deployment.backends).await?);
-    deployment.stop().await
+    let today = time::OffsetDateTime::now_utc().date();
+    let measured = format!("{today}, {}.\n\n{table}", Machine::of(&deployment.backends).await?);
+    println!("{measured}");
+    deployment.stop().await?;
+    if let Some(path) = &arguments.write {
+        let file = |error| format!("cannot write the table to {}: {error}", path.display());
+        let before = std::fs::read_to_string(path).map_err(file)?;
+        let after = replace_marked(&before, &measured).ok_or_else(|| {
+            format!("{} lacks a line `{BEGIN}`, and a later one `{END}`", path.display())
+        })?;
+        std::fs::write(path, after).map_err(file)?;
+    }
+    Ok(())
+}
+
+/// The marks around the table in a Markdown file.
+const BEGIN: &str = "<!-- validations: written by `make bench` -->";
+const END: &str = "<!-- end of validations -->";
+
+/// Replaces the text between the marks. Returns `None` if they are missing.
+fn replace_marked(text: &str, with: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", with.trim_end()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_text_between_the_marks_is_replaced() {
+        let page = format!("# A\n{BEGIN}\nold\n{END}\nB\n");
+        let new = replace_marked(&page, "new\n\n").unwrap();
+        assert_eq!(new, format!("# A\n{BEGIN}\n\nnew\n\n{END}\nB\n"));
+        assert_eq!(replace_marked(&new, "new"), Some(new.clone()));
+        for lacks in [format!("{BEGIN}\n"), format!("{END}\n"), format!("{END}{BEGIN}")] {
+            assert_eq!(replace_marked(&lacks, "new"), None);
+        }
+    }
 }

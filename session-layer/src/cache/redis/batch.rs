@@ -1,26 +1,23 @@
 //! Look-ups that travel together.
 //!
 //! A look-up that is alone is one GET, sent at once by its caller. A look-up that begins while
-//! others are in flight joins a queue. One task, the [`Dispatcher`], takes what waits there and
-//! sends it as one MGET. No timer ever waits for a batch to fill: while fewer than
-//! [`MAX_IN_FLIGHT`] batches are in flight, what is there is sent at once. Otherwise a batch is
-//! sent when it is full, or when it has waited for [`MAX_WAIT`] for an earlier one. A distant Redis
-//! therefore delays no look-up by more than that.
+//! others are in flight joins a queue. [`SENDERS`] tasks take what waits there and send it as one
+//! MGET. No timer waits for a batch to fill: a sender that is free sends what is there. If none is
+//! free for [`MAX_WAIT`], another task sends it. A distant Redis, whose replies take longer than
+//! that, therefore has more batches in flight, and delays no look-up.
 //!
 //! Each caller has its own deadline and gets its own value or its own error. No caller depends on
-//! another caller being polled, because only the dispatcher sends batches.
+//! another caller being polled, because only these tasks send batches.
 
-use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::FutureExt as _;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Value};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::command::{pipe, send};
 use super::errors::{again, timed_out};
@@ -30,10 +27,10 @@ use crate::cache::codec::Key;
 use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::lock::lock;
 
-/// How many batches are in flight before the next one waits: 2. The client and Redis then work at
-/// the same time. More of them make smaller batches.
-const MAX_IN_FLIGHT: usize = 2;
-/// How long a batch waits for those in flight: 1 ms, a multiple of a nearby Redis' round trip.
+/// The tasks that send batches: 2. The client and Redis then work at the same time. More of them
+/// make smaller batches.
+const SENDERS: usize = 2;
+/// How long a batch waits for a free sender: 1 ms, a multiple of a nearby Redis' round trip.
 const MAX_WAIT: Duration = Duration::from_millis(1);
 /// The limit of keys of one MGET. Redis serves no other client meanwhile.
 const MAX_KEYS: usize = 64;
@@ -56,7 +53,10 @@ pub(super) struct Found {
 pub(super) struct Lookups {
     links: Arc<Links>,
     queue: Mutex<Queue>,
+    /// Wakes a sender.
     arrived: Notify,
+    /// Wakes the task that sends what no sender takes.
+    waiting: Notify,
     /// The number of callers, those in the queue included.
     in_flight: AtomicUsize,
     /// The limit of keys of the next MGET.
@@ -68,7 +68,7 @@ struct Queue {
     waiting: Vec<Waiting>,
     /// When the first of them joined.
     since: Option<Instant>,
-    /// Whether callers may not join: the dispatcher has ended, or Redis denies MGET.
+    /// Whether callers may not join: the senders have ended, or Redis denies MGET.
     is_closed: bool,
 }
 
@@ -80,16 +80,20 @@ struct Waiting {
 }
 
 impl Lookups {
-    /// Starts the dispatcher. Must be called within a runtime.
+    /// Starts the tasks. Must be called within a runtime.
     pub(super) fn start(links: Arc<Links>) -> Arc<Self> {
         let lookups = Arc::new(Self {
             links,
             queue: Mutex::default(),
             arrived: Notify::new(),
+            waiting: Notify::new(),
             in_flight: AtomicUsize::new(0),
             max_keys: AtomicUsize::new(MAX_KEYS),
         });
-        tokio::spawn(Dispatcher(Arc::clone(&lookups)).run());
+        for _ in 0..SENDERS {
+            tokio::spawn(Sender(Arc::clone(&lookups)).run());
+        }
+        tokio::spawn(Sender(Arc::clone(&lookups)).run_overdue());
         lookups
     }
 
@@ -104,7 +108,7 @@ impl Lookups {
         };
         match timeout_at(deadline, replied).await {
             Ok(Ok(reply)) => reply,
-            // The dispatcher has ended.
+            // The senders have ended.
             Ok(Err(_)) => Err(closed()),
             Err(_elapsed) => Err(timed_out()),
         }
@@ -118,14 +122,12 @@ impl Lookups {
             return None;
         }
         queue.waiting.push(Waiting { key: key.clone(), reply });
-        let joined = queue.waiting.len();
-        if joined == 1 {
+        // The tasks know of those before.
+        if queue.waiting.len() == 1 {
             queue.since = Some(Instant::now());
-        }
-        drop(queue);
-        // The dispatcher knows of those before.
-        if joined == 1 || joined == self.max_keys.load(Ordering::Relaxed) {
+            drop(queue);
             self.arrived.notify_one();
+            self.waiting.notify_one();
         }
         Some(replied)
     }
@@ -140,26 +142,28 @@ impl Lookups {
         Ok(Found { value, link: Arc::clone(&link.0), by_mget: false })
     }
 
-    /// Takes the next batch if it is to be sent now. Otherwise returns the time at which it is, if
-    /// any caller waits. Callers that have left are dropped.
-    fn next(&self, in_flight: usize, now: Instant) -> Next {
+    /// Takes the next batch, if its first caller joined by `joined_by`. Callers that have left are
+    /// dropped.
+    fn take(&self, joined_by: Instant) -> Option<Vec<Waiting>> {
         let mut queue = lock(&self.queue);
-        let max_keys = self.max_keys.load(Ordering::Relaxed);
-        let Some(since) = queue.since else { return Next::Wait(None) };
-        let due = since + MAX_WAIT;
-        if in_flight >= MAX_IN_FLIGHT && queue.waiting.len() < max_keys && now < due {
-            return Next::Wait(Some(due));
-        }
+        queue.since.filter(|since| *since <= joined_by)?;
         queue.waiting.retain(|waiting| !waiting.reply.is_closed());
-        let taken = max_keys.min(queue.waiting.len());
+        let taken = self.max_keys.load(Ordering::Relaxed).min(queue.waiting.len());
         let rest = queue.waiting.split_off(taken);
-        // The rest has not waited for longer than this batch.
-        queue.since = queue.since.filter(|_| !rest.is_empty());
-        Next::Send(std::mem::replace(&mut queue.waiting, rest))
+        if rest.is_empty() {
+            queue.since = None;
+        } else {
+            // The rest has not waited for longer. Another sender may be free.
+            self.arrived.notify_one();
+        }
+        Some(std::mem::replace(&mut queue.waiting, rest))
     }
 
     /// Gets the values of a batch, and replies to each caller.
     async fn get_together(&self, batch: Vec<Waiting>) {
+        if batch.is_empty() {
+            return;
+        }
         let deadline = Instant::now() + self.links.deadline;
         let keys = batch.iter().map(|waiting| &waiting.key);
         let by_mget = batch.len() > 1;
@@ -257,48 +261,48 @@ fn max_keys_after(values: &[Value]) -> usize {
     (MAX_REPLY_BYTES.saturating_mul(values.len()) / total).clamp(1, MAX_KEYS)
 }
 
-/// What the dispatcher does next.
-enum Next {
-    Send(Vec<Waiting>),
-    /// Waits for callers, for a reply, and until this time.
-    Wait(Option<Instant>),
-}
-
-/// The task that sends batches. Once it is dropped, also with its runtime, no caller joins the queue
+/// A task that sends batches. Once it is dropped, also with its runtime, no caller joins the queue
 /// any more, and those in it get an error.
-struct Dispatcher(Arc<Lookups>);
+struct Sender(Arc<Lookups>);
 
-impl Dispatcher {
+impl Sender {
+    /// Sends batch after batch.
     async fn run(self) {
-        let lookups = &*self.0;
-        let mut batches = FuturesUnordered::new();
+        let lookups = &self.0;
         loop {
-            let due = match lookups.next(batches.len(), Instant::now()) {
-                Next::Send(batch) => {
-                    if !batch.is_empty() {
-                        batches.push(lookups.get_together(batch));
-                    }
-                    continue;
-                }
-                Next::Wait(due) => due,
-            };
-            let overdue = async {
-                match due {
-                    Some(due) => sleep_until(due).await,
-                    None => pending().await,
-                }
-            };
+            if let Some(batch) = lookups.take(Instant::now()) {
+                lookups.get_together(batch).await;
+                continue;
+            }
             tokio::select! {
                 () = lookups.arrived.notified() => {}
-                Some(()) = batches.next() => {}
-                () = overdue => {}
                 () = lookups.links.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Sends batches for which no sender is free, each by a task of its own. While callers wait, it
+    /// looks once in [`MAX_WAIT`].
+    async fn run_overdue(self) {
+        let lookups = &self.0;
+        loop {
+            tokio::select! {
+                () = lookups.waiting.notified() => {}
+                () = lookups.links.stop.cancelled() => return,
+            }
+            while lock(&lookups.queue).since.is_some() {
+                let looks = Instant::now();
+                sleep(MAX_WAIT).await;
+                while let Some(batch) = lookups.take(looks) {
+                    let lookups = Arc::clone(lookups);
+                    tokio::spawn(async move { lookups.get_together(batch).await });
+                }
             }
         }
     }
 }
 
-impl Drop for Dispatcher {
+impl Drop for Sender {
     fn drop(&mut self) {
         let mut queue = lock(&self.0.queue);
         queue.is_closed = true;
