@@ -9,7 +9,7 @@ use http::{HeaderValue, Request, Response};
 use session_benches::Service;
 use session_layer::cache::RedisCache;
 use session_layer::store::PostgresStore;
-use session_layer::{NewSession, SessionCacheLayer, Sessions, Validation};
+use session_layer::{ConfigError, NewSession, SessionCacheLayer, Sessions, Validation};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::sync::Mutex;
 use tower::{Layer as _, Service as _, service_fn};
@@ -25,12 +25,11 @@ const CALLERS: usize = 64;
 const ROUNDS: usize = 50;
 
 /// Returns a node with a near cache over the servers of `service`.
-async fn with_a_near_cache(service: &Service) -> Sessions {
+fn with_a_near_cache(service: &Service) -> Result<Sessions, ConfigError> {
     let sandbox = &service.sandbox;
     let cache = RedisCache::builder(sandbox.redis_url()).namespace(sandbox.namespace());
     let store = PostgresStore::builder(sandbox.database_url()).schema(sandbox.schema());
-    let (cache, store) = (cache.build().unwrap(), store.build().unwrap());
-    Sessions::builder(cache, store).near_cache(64 << 20).build().unwrap()
+    Sessions::builder(cache.build()?, store.build()?).near_cache(64 << 20).build()
 }
 
 /// Returns the mean number of allocations of a request, those of the request itself included.
@@ -73,7 +72,7 @@ async fn hit_allocates_little() {
     // One more: the decrypted body.
     assert!(sealed < 19.5, "{sealed}");
 
-    let near = with_a_near_cache(&service).await;
+    let near = with_a_near_cache(&service).expect("the settings are allowed");
     while near.metrics().near_hits == 0 {
         let Validation::Valid(_) = near.validate(service.warm.token.reveal()).await else {
             panic!("the session is not valid");
@@ -93,7 +92,7 @@ const SESSIONS: u64 = 2_000;
 async fn near_entry_weighs_what_it_takes() {
     let _alone = COUNTING.lock().await;
     let service = Service::start().await.expect("the servers start");
-    let sessions = with_a_near_cache(&service).await;
+    let sessions = with_a_near_cache(&service).expect("the settings are allowed");
     let mut tokens = Vec::new();
     for n in 0..SESSIONS {
         let new = NewSession::new(format!("user-{n}")).data("d".repeat(198));

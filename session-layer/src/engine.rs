@@ -113,7 +113,7 @@ pub(crate) struct Engine<C: SessionCache, S> {
 
 /// Validations.
 impl<C: SessionCache, S: SessionStore> Engine<C, S> {
-    /// Answers from the near cache, if it has a fresh entry for every digest. It waits for nothing.
+    /// Returns the hits of the near cache, if it has a fresh entry for every digest. It does not wait.
     pub(crate) fn near_hit(&self, digests: &[TokenDigest]) -> Option<Answers> {
         let near = self.near.as_deref().filter(|_| self.mode() == CacheMode::On)?;
         let mut answers = Answers::of(Source::Near);
@@ -247,6 +247,12 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         // Without a journal, nothing would bound what another handle on the same store changes.
         let has_journal = !is_exclusive && cache.is_present();
         let near_bytes = settings.near_cache_bytes.filter(|_| has_journal);
+        if near_bytes != settings.near_cache_bytes {
+            tracing::warn!(
+                "there is no near cache, because no other process uses this store or there is no \
+                 cache"
+            );
+        }
         let near = near_bytes.map(|bytes| Arc::new(NearCache::new(bytes.get())));
         let freshness = Arc::new(Freshness {
             journal: Arc::new(journal),

@@ -157,7 +157,7 @@ impl Sessions {
         self.scheme.digest(sent)
     }
 
-    /// Answers from the near cache, if there is one and it has a fresh entry for every digest.
+    /// Returns the hits of the near cache, if it has a fresh entry for every digest.
     pub(crate) fn near_hit(&self, digests: &[TokenDigest]) -> Option<Answers> {
         self.engine.near_hit(digests)
     }

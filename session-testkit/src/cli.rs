@@ -62,7 +62,7 @@ Examples:
 enum Command {
     Bench(bench::Arguments),
     Check(check::Arguments),
-    Faults(faults::Arguments),
+    Faults(Box<faults::Arguments>),
     Run(run::Arguments),
     Verify(verify::Arguments),
 }
@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
                 Command::Check(arguments) => check::run(arguments).await,
                 Command::Faults(arguments) => {
                     let logs = kept.unwrap_or_default();
-                    unless_interrupted(faults::run(arguments, logs)).await
+                    unless_interrupted(faults::run(*arguments, logs)).await
                 }
                 Command::Run(arguments) => run::run(arguments).await,
                 Command::Verify(arguments) => unless_interrupted(verify::run(arguments)).await,

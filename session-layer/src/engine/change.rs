@@ -49,7 +49,7 @@ pub enum Visibility {
     /// Nothing was changed, because there was nothing to change.
     Nothing,
     /// Every node honors the change from now on. The one cache that they share has removed its
-    /// entry, or there is no cache and one process.
+    /// entry, or there is no cache and one process. No other node has a near cache.
     Propagated,
     /// The change is committed, and every node honors it after these times at the latest.
     Committed {

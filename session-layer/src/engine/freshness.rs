@@ -78,8 +78,8 @@ impl Freshness {
         verdict(entry, self.observed.now(), self.store_id(), self.ttl, journal)
     }
 
-    /// Returns the verdict on an entry of this process. There is no reply to wait for, so one look
-    /// is enough: at the pending invalidations first, because the journal ends them.
+    /// Returns the verdict on an entry of this process. No reply arrives in between, so one check is
+    /// enough. It reads the pending invalidations first, because a journal read removes them.
     pub(crate) fn verdict_now(
         &self,
         digest: &TokenDigest,
@@ -144,7 +144,7 @@ impl Freshness {
 
     /// Returns whether entries of this cache may be served.
     fn is_registered(&self, cache: CacheIdentity, now: Instant) -> bool {
-        // Of a cache whose connections lead nowhere, or to several servers, nothing is served.
+        // A cache whose links lead nowhere, or to several servers, serves no entries.
         !self.has_journal
             || cache != CacheIdentity::Unsettled
                 && self.registry.admits(cache, self.journal.last_read(), now)

@@ -25,11 +25,11 @@ use crate::model::token::TokenDigest;
 
 /// The groups into which digests are divided. A drop voids all tickets of a group.
 const GROUPS: usize = 256;
-/// What an entry costs beside its own bytes: the table's share, and the rounding of its three
+/// What an entry costs in addition to its own bytes: the table's share, and the rounding of its three
 /// allocations. Measured by `benches/tests/allocations.rs`.
 const OVERHEAD_BYTES: usize = 160;
-/// The least share of one shard, at least half of which is left after the number of shards is
-/// rounded up. An entry larger than its shard's share is not kept.
+/// The minimum for the share of a shard. The library rounds the number of shards up, which leaves at
+/// least half of it. An entry larger than its shard's share is not kept.
 const MIN_SHARD_BYTES: usize = 512 * 1024;
 /// The mean size of an entry that the table is laid out for at first. It grows as needed.
 const USUAL_ENTRY_BYTES: usize = 512;
@@ -38,7 +38,7 @@ const USUAL_ENTRY_BYTES: usize = 512;
 #[derive(Debug)]
 pub(crate) struct NearCache {
     entries: Cache<TokenDigest, Entry, EntryBytes, BuildHasherDefault<DigestHasher>>,
-    /// How often entries of each group were dropped.
+    /// The number of drops per group.
     drops: Box<[Mutex<u64>]>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct NearCache {
 pub(crate) struct Ticket(u64);
 
 impl NearCache {
-    /// Creates a cache whose entries take at most so many bytes.
+    /// Creates a cache with this limit in bytes.
     pub(crate) fn new(bytes: usize) -> Self {
         let options = OptionsBuilder::new()
             .estimated_items_capacity(bytes / USUAL_ENTRY_BYTES)

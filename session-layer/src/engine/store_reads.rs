@@ -107,7 +107,7 @@ struct Background<L> {
     touch: Option<(SessionId, Duration)>,
 }
 
-/// What permits to keep the row of one read: a lease in the cache, a ticket in the near cache.
+/// The permissions to store the row of one read: a lease in the cache, a ticket in the near cache.
 struct Rights<L> {
     lease: Option<L>,
     ticket: Option<Ticket>,

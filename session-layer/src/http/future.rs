@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -70,7 +71,7 @@ impl<ReqBody> Waiting<ReqBody> {
         mut self,
         mut answers: Answers,
         finish: &mut Finish,
-    ) -> Result<Request<ReqBody>, Response<Bytes>> {
+    ) -> ControlFlow<Response<Bytes>, Request<ReqBody>> {
         let degraded = answers.degraded;
         let renewals = std::mem::take(&mut answers.renewals);
         let sessions = RequestSessions::among(&answers.validations);
@@ -83,9 +84,11 @@ impl<ReqBody> Waiting<ReqBody> {
                 self.parts.extensions.insert(session);
             }
             Err(Rejection::Unauthorized { .. }) if self.config.optional => {}
-            Err(rejection) => return Err(self.config.reject(&self.parts, rejection)),
+            Err(rejection) => {
+                return ControlFlow::Break(self.config.reject(&self.parts, rejection));
+            }
         }
-        Ok(Request::from_parts(self.parts, self.body))
+        ControlFlow::Continue(Request::from_parts(self.parts, self.body))
     }
 }
 
@@ -137,8 +140,12 @@ where
                     let answers = ready!(look_up.as_mut().poll(cx));
                     let (waiting, mut ready) = waiting.take().expect(AFTER_END);
                     this.state.set(match waiting.decide(answers, this.finish) {
-                        Ok(request) => State::Calling { future: ready.call(request) },
-                        Err(response) => State::Answering { response: Some(response) },
+                        ControlFlow::Continue(request) => {
+                            State::Calling { future: ready.call(request) }
+                        }
+                        ControlFlow::Break(response) => {
+                            State::Answering { response: Some(response) }
+                        }
                     });
                 }
                 StateProj::Calling { future } => {

@@ -7,6 +7,7 @@
 //! 5. Otherwise the tokens are looked up. [`judge`] combines the results.
 
 use std::mem;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -100,8 +101,10 @@ where
                 if let Some(answers) = self.config.sessions.near_hit(&digests) {
                     let mut finish = finish;
                     return match waiting.decide(answers, &mut finish) {
-                        Ok(request) => ResponseFuture::calling(self.inner.call(request), finish),
-                        Err(response) => ResponseFuture::answering(response, finish),
+                        ControlFlow::Continue(request) => {
+                            ResponseFuture::calling(self.inner.call(request), finish)
+                        }
+                        ControlFlow::Break(response) => ResponseFuture::answering(response, finish),
                     };
                 }
                 let look_up = self.config.sessions.look_up(digests);

@@ -25,6 +25,7 @@ use crate::sessions::{Created, Sessions};
 pub struct RequestSessions {
     valid: SmallVec<[Session; 1]>,
     /// Whether a layer looked tokens up. No other code can create such a value.
+    #[cfg_attr(not(feature = "axum"), expect(dead_code, reason = "the extractors read it"))]
     looked_up: bool,
 }
 

@@ -4,7 +4,7 @@
 //! others are in flight joins a queue. [`SENDERS`] tasks take what waits there and send it as one
 //! MGET. No timer waits for a batch to fill: a sender that is free sends what is there. If none is
 //! free for [`MAX_WAIT`], another task sends it. A distant Redis, whose replies take longer than
-//! that, therefore has more batches in flight, and delays no look-up.
+//! that, therefore has more batches in flight, and the queue delays a look-up by 1 to 2 ms at most.
 //!
 //! Each caller has its own deadline and gets its own value or its own error. No caller depends on
 //! another caller being polled, because only these tasks send batches.
@@ -122,7 +122,7 @@ impl Lookups {
             return None;
         }
         queue.waiting.push(Waiting { key: key.clone(), reply });
-        // The tasks know of those before.
+        // Earlier callers have woken the tasks.
         if queue.waiting.len() == 1 {
             queue.since = Some(Instant::now());
             drop(queue);
@@ -173,13 +173,20 @@ impl Lookups {
                 self.max_keys.store(max_keys_after(&values), Ordering::Relaxed);
                 answer(batch, values, &link, true);
             }
-            Ok((value, link)) if !by_mget => answer(batch, [value], &link, false),
+            Ok((value, link)) if !by_mget => {
+                self.max_keys
+                    .store(max_keys_after(std::slice::from_ref(&value)), Ordering::Relaxed);
+                answer(batch, [value], &link, false);
+            }
             // Redis has refused the MGET as a whole. Its users may be denied this command alone, so
             // each key gets a GET, and each caller the reply to it.
             Ok((refusal, link)) => {
                 self.get_each(batch, &link, deadline).await;
                 if is_denied(&refusal) {
-                    tracing::warn!("Redis denies MGET, so each look-up costs a GET of its own");
+                    tracing::warn!(
+                        "Redis denies MGET, so each look-up costs a GET of its own: allow it (ACL \
+                         SETUSER <user> +mget) and restart"
+                    );
                     // Those that wait already are sent in the same way.
                     lock(&self.queue).is_closed = true;
                 }
@@ -316,5 +323,17 @@ struct InFlight<'a>(&'a AtomicUsize);
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_of_a_batch_follows_the_last_values() {
+        let of = |bytes: usize| max_keys_after(&vec![Value::BulkString(vec![0; bytes]); 3]);
+        assert_eq!([of(300), of(4_096), of(16_384), of(262_144), of(1 << 20)], [64, 64, 16, 1, 1]);
+        assert_eq!(max_keys_after(&[Value::Nil]), MAX_KEYS);
     }
 }

@@ -46,8 +46,9 @@ fn by_code(code: &str, detail: Option<&str>) -> (CacheErrorKind, String) {
         "NOPERM" => {
             let what = detail.map(|detail| format!(": {}", in_short(detail)));
             let message = format!(
-                "Redis denies a command to this user (NOPERM{}): allow the keys <namespace>:* and \
-                 GET, SET, UNLINK, EVAL, EVALSHA, SCRIPT, INFO, DBSIZE and PING (ACL SETUSER)",
+                "Redis denies a command to this user (NOPERM{}): allow the keys <namespace>:*, and \
+                 GET, MGET, SET, UNLINK, EVAL, EVALSHA, SCRIPT, INFO, DBSIZE and PING (ACL \
+                 SETUSER)",
                 what.unwrap_or_default()
             );
             return (CacheErrorKind::Refused, message);

@@ -368,4 +368,14 @@ mod tests {
             assert!(!sent.contains("timeout=0"), "{sent}");
         }
     }
+
+    // Without them Postgres plans each read anew, which takes longer than its execution.
+    #[test]
+    fn statements_are_planned_once_and_use_their_indexes() {
+        let options = builder().with_settings(PgConnectOptions::new(), (1, 1));
+        let sent = options.get_options().unwrap();
+        for setting in ["plan_cache_mode=force_generic_plan", "enable_seqscan=off", "jit=off"] {
+            assert!(sent.contains(setting), "{sent}");
+        }
+    }
 }
