@@ -78,8 +78,8 @@ impl Freshness {
         verdict(entry, self.observed.now(), self.store_id(), self.ttl, journal)
     }
 
-    /// Returns the verdict on an entry of this process. No reply arrives in between, so one check is
-    /// enough. It reads the pending invalidations first, because a journal read removes them.
+    /// Returns the verdict on an entry of this process. No reply arrives in between, so one check
+    /// is enough. It reads the pending invalidations first, because a journal read removes them.
     pub(crate) fn verdict_now(
         &self,
         digest: &TokenDigest,

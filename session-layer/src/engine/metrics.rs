@@ -10,7 +10,8 @@ use std::time::Duration;
 pub struct Metrics {
     /// Validations that a cache alone served: the near cache or the shared one.
     pub hits: u64,
-    /// Validations that the [near cache](crate::SessionsBuilder::near_cache) served. Part of `hits`.
+    /// Validations that the [near cache](crate::SessionsBuilder::near_cache) served. Part of
+    /// `hits`.
     pub near_hits: u64,
     /// Entries in the near cache now.
     pub near_entries: u64,

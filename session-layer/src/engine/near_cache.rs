@@ -25,11 +25,11 @@ use crate::model::token::TokenDigest;
 
 /// The groups into which digests are divided. A drop voids all tickets of a group.
 const GROUPS: usize = 256;
-/// What an entry costs in addition to its own bytes: the table's share, and the rounding of its three
-/// allocations. Measured by `benches/tests/allocations.rs`.
+/// What an entry costs in addition to its own bytes: the table's share, and the rounding of its
+/// three allocations. Measured by `benches/tests/allocations.rs`.
 const OVERHEAD_BYTES: usize = 160;
-/// The minimum for the share of a shard. The library rounds the number of shards up, which leaves at
-/// least half of it. An entry larger than its shard's share is not kept.
+/// The minimum for the share of a shard. The library rounds the number of shards up, which leaves
+/// at least half of it. An entry larger than its shard's share is not kept.
 const MIN_SHARD_BYTES: usize = 512 * 1024;
 /// The mean size of an entry that the table is laid out for at first. It grows as needed.
 const USUAL_ENTRY_BYTES: usize = 512;

@@ -96,20 +96,20 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     }
 
     /// Sets how many bytes of entries this process keeps itself, in front of the cache: 0, or at
-    /// least 1 MiB. An entry counts as 368 bytes plus the user id and the data. Defaults to 0: there
-    /// is no near cache. Size it for the sessions that this node serves within a TTL.
+    /// least 1 MiB. An entry counts as 368 bytes plus the user id and the data. Defaults to 0:
+    /// there is no near cache. Size it for the sessions that this node serves within a TTL.
     ///
     /// A hit in the near cache costs no round trip, and needs neither Redis nor Postgres. The
     /// journal of changes bounds how old it may be, as it bounds every entry: a node that reaches
     /// Postgres honors another node's change within D
     /// ([`journal_interval`](Self::journal_interval): 2 s), and a partitioned one within the TTL,
-    /// or not at all under [`FailClosed`](PartitionPolicy::FailClosed). On the node that makes it, a
-    /// change is visible at once.
+    /// or not at all under [`FailClosed`](PartitionPolicy::FailClosed). On the node that makes it,
+    /// a change is visible at once.
     ///
     /// While any node has a near cache and there are several nodes, every change is
     /// [`Committed`](crate::Visibility::Committed) with `within` = D, and never `Propagated`. The
-    /// nodes find this out by themselves. In bypass it is empty, and the node stays registered as one
-    /// that has it. Over a store that only one process uses (SQLite), and without a cache, there is
+    /// nodes find this out by themselves. In bypass it is empty, and the node stays registered as
+    /// one that has it. Over a store that only one process uses (SQLite), and without a cache, there is
     /// none, and a warning is logged.
     pub fn near_cache(mut self, bytes: usize) -> Self {
         self.near_cache = bytes;

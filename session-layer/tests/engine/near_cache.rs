@@ -128,8 +128,8 @@ async fn invalid_removes_the_entry() {
     assert_eq!(ask_near(&sessions).await, ("invalid", false));
 }
 
-// Runs Q3c and Q3e of the model: the entry would stay if it was dropped before the UNLINK, or if the
-// ticket was taken after the look-up.
+// Runs Q3c and Q3e of the model: the entry would stay if it was dropped before the UNLINK, or if
+// the ticket was taken after the look-up.
 #[tokio::test(start_paused = true)]
 async fn entry_read_before_the_unlink_is_not_inserted_after_it() {
     let (cache, store) = (Cache::default(), Store::shared());

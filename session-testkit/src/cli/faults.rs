@@ -135,7 +135,12 @@ pub(super) struct Arguments {
     policy: PartitionPolicy,
 
     /// The size of each node's near cache in MiB, or 0 for none.
-    #[arg(long, default_value_t = 0, value_name = "MIB", value_parser = clap::value_parser!(u32).range(0..=1024))]
+    #[arg(
+        long,
+        default_value_t = 0,
+        value_name = "MIB",
+        value_parser = clap::value_parser!(u32).range(0..=1024)
+    )]
     near_cache: u32,
 
     /// Give the nodes a sealing key, which encrypts the entries in Redis.

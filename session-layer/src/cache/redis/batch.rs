@@ -40,7 +40,7 @@ const MAX_REPLY_BYTES: usize = 256 * 1024;
 
 /// The reply to one look-up.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct LookupReply {
     pub(super) value: Value,
     /// The link that replied.
     pub(super) link: Arc<Link>,
@@ -52,7 +52,7 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct Lookups {
     links: Arc<Links>,
-    queue: Mutex<Queue>,
+    queue: Mutex<LookupQueue>,
     /// Wakes a sender.
     arrived: Notify,
     /// Wakes the task that sends what no sender takes.
@@ -64,8 +64,8 @@ pub(super) struct Lookups {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    waiting: Vec<Waiting>,
+struct LookupQueue {
+    waiting: Vec<QueuedLookup>,
     /// When the first of them joined.
     since: Option<Instant>,
     /// Whether callers may not join: the senders have ended, or Redis denies MGET.
@@ -74,9 +74,9 @@ struct Queue {
 
 /// A caller in the queue.
 #[derive(Debug)]
-struct Waiting {
+struct QueuedLookup {
     key: Key,
-    reply: oneshot::Sender<Result<Found, CacheError>>,
+    reply: oneshot::Sender<Result<LookupReply, CacheError>>,
 }
 
 impl Lookups {
@@ -98,7 +98,11 @@ impl Lookups {
     }
 
     /// Gets the value of one key, by itself or together with others.
-    pub(super) async fn get(&self, key: &Key, deadline: Instant) -> Result<Found, CacheError> {
+    pub(super) async fn get(
+        &self,
+        key: &Key,
+        deadline: Instant,
+    ) -> Result<LookupReply, CacheError> {
         let is_alone = self.in_flight.fetch_add(1, Ordering::Relaxed) == 0;
         let _in_flight = InFlight(&self.in_flight);
         let queued = if is_alone { None } else { self.join(key) };
@@ -115,13 +119,13 @@ impl Lookups {
     }
 
     /// Joins the queue, unless it is closed.
-    fn join(&self, key: &Key) -> Option<oneshot::Receiver<Result<Found, CacheError>>> {
+    fn join(&self, key: &Key) -> Option<oneshot::Receiver<Result<LookupReply, CacheError>>> {
         let (reply, replied) = oneshot::channel();
         let mut queue = lock(&self.queue);
         if queue.is_closed {
             return None;
         }
-        queue.waiting.push(Waiting { key: key.clone(), reply });
+        queue.waiting.push(QueuedLookup { key: key.clone(), reply });
         // Earlier callers have woken the tasks.
         if queue.waiting.len() == 1 {
             queue.since = Some(Instant::now());
@@ -137,14 +141,14 @@ impl Lookups {
         &self,
         key: &Key,
         deadline: Instant,
-    ) -> Result<Found, CacheError> {
+    ) -> Result<LookupReply, CacheError> {
         let (value, link) = self.send(command("GET", [key]), deadline).await?;
-        Ok(Found { value, link: Arc::clone(&link.0), by_mget: false })
+        Ok(LookupReply { value, link: Arc::clone(&link.0), by_mget: false })
     }
 
     /// Takes the next batch, if its first caller joined by `joined_by`. Callers that have left are
     /// dropped.
-    fn take(&self, joined_by: Instant) -> Option<Vec<Waiting>> {
+    fn take(&self, joined_by: Instant) -> Option<Vec<QueuedLookup>> {
         let mut queue = lock(&self.queue);
         queue.since.filter(|since| *since <= joined_by)?;
         queue.waiting.retain(|waiting| !waiting.reply.is_closed());
@@ -160,7 +164,7 @@ impl Lookups {
     }
 
     /// Gets the values of a batch, and replies to each caller.
-    async fn get_together(&self, batch: Vec<Waiting>) {
+    async fn get_together(&self, batch: Vec<QueuedLookup>) {
         if batch.is_empty() {
             return;
         }
@@ -211,7 +215,7 @@ impl Lookups {
     }
 
     /// Gets the values of a batch by one GET each.
-    async fn get_each(&self, batch: Vec<Waiting>, link: &Borrowed, deadline: Instant) {
+    async fn get_each(&self, batch: Vec<QueuedLookup>, link: &Borrowed, deadline: Instant) {
         let mut gets = pipe();
         for waiting in &batch {
             gets.get(waiting.key.as_bytes());
@@ -233,19 +237,19 @@ fn command<'a>(name: &str, keys: impl IntoIterator<Item = &'a Key>) -> Cmd {
 
 /// Gives each caller its value.
 fn answer(
-    batch: Vec<Waiting>,
+    batch: Vec<QueuedLookup>,
     values: impl IntoIterator<Item = Value>,
     link: &Borrowed,
     by_mget: bool,
 ) {
     for (waiting, value) in batch.into_iter().zip(values) {
         // A caller may have left.
-        let _ = waiting.reply.send(Ok(Found { value, link: Arc::clone(&link.0), by_mget }));
+        let _ = waiting.reply.send(Ok(LookupReply { value, link: Arc::clone(&link.0), by_mget }));
     }
 }
 
 /// Gives each caller an error of its own.
-fn refuse(batch: Vec<Waiting>, error: &CacheError) {
+fn refuse(batch: Vec<QueuedLookup>, error: &CacheError) {
     for waiting in batch {
         let _ = waiting.reply.send(Err(again(error)));
     }

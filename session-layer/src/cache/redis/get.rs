@@ -7,12 +7,12 @@ use redis::{Cmd, Pipeline, RedisError, Value};
 use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
-use super::batch::Found;
+use super::batch::LookupReply;
 use super::command::{pipe, send};
 use super::errors::{again, classify};
 use super::link::{Borrowed, Link};
 use super::{COMPARE_AND_SET, RedisCache, RedisLease, millis, new_nonce};
-use crate::cache::codec::{self, EntryContext, EntryRejection, Key, Nonce};
+use crate::cache::codec::{self, EntryContext, EntryRejection, Found, Key, Nonce};
 use crate::cache::{Entry, EntryVerdict, LEASE_TTL, Lookup};
 use crate::model::error::CacheError;
 use crate::model::token::TokenDigest;
@@ -119,7 +119,7 @@ impl RedisCache {
     /// with those of other requests.
     async fn fetch(&self, keys: &[Key], deadline: Instant) -> Result<Replies, CacheError> {
         if let [key] = keys {
-            let Found { value, link, by_mget } = self.lookups.get(key, deadline).await?;
+            let LookupReply { value, link, by_mget } = self.lookups.get(key, deadline).await?;
             return Ok(Replies { values: smallvec![value], link, by_mget });
         }
         let mut gets = pipe();
@@ -161,7 +161,7 @@ impl RedisCache {
             }
         };
         Ok(match codec::decode(&value, place, self.keys.as_ref()) {
-            codec::Found::Entry(entry) => match verdict(&entry) {
+            Found::Entry(entry) => match verdict(&entry) {
                 EntryVerdict::Fresh => LookupStep::Answer(Lookup::Hit(entry)),
                 EntryVerdict::Stale => LookupStep::Replace(value),
                 EntryVerdict::Foreign => {
@@ -170,8 +170,8 @@ impl RedisCache {
                 }
                 EntryVerdict::Unverified => LookupStep::Answer(Lookup::DoNotFill),
             },
-            codec::Found::Held => LookupStep::Answer(Lookup::DoNotFill),
-            codec::Found::Rejected(why) => {
+            Found::Held => LookupStep::Answer(Lookup::DoNotFill),
+            Found::Rejected(why) => {
                 self.rejections.count(why);
                 match why {
                     // Too large to be sent back for a comparison.
