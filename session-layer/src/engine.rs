@@ -146,25 +146,25 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         // tries again at once must still let other tasks run.
         coop::consume_budget().await;
         let deadline = Instant::now() + self.settings.validation_timeout;
-        let (found, degraded, near) = match self.mode() {
+        let (found, degraded, tickets) = match self.mode() {
             CacheMode::Bypass => {
                 self.counters.bypassed.add_one();
                 (digests.iter().map(|_| Lookup::DoNotFill).collect(), false, None)
             }
             CacheMode::On => {
-                let near = self.near.as_deref().map(|near| (near, near.tickets(&digests)));
+                let tickets = self.near.as_ref().map(|near| near.tickets(&digests));
                 let (found, failed) = self.look_up(&digests).await;
-                (found, failed, near)
+                (found, failed, tickets)
             }
         };
         let mut answers = Answers { degraded, ..Answers::of(Source::Cache) };
         let mut misses = Vec::new();
         for (at, (digest, lookup)) in digests.iter().zip(found).enumerate() {
-            let ticket = near.as_ref().map(|(_, tickets)| tickets[at]);
+            let ticket = tickets.as_ref().map(|tickets| tickets[at]);
             let (lease, cache_failed) = match lookup {
                 Lookup::Hit(entry) => {
-                    if let Some((near, tickets)) = &near {
-                        near.insert(digest, tickets[at], &entry);
+                    if let Some((near, ticket)) = self.near.as_ref().zip(ticket) {
+                        near.insert(digest, ticket, &entry);
                     }
                     self.add_hit(&mut answers, digest, entry.session);
                     continue;

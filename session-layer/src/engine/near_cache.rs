@@ -64,12 +64,12 @@ impl NearCache {
         self.entries.get(digest)
     }
 
-    /// Takes the ticket for an insertion. Take it before the look-up whose result is inserted.
-    pub(crate) fn ticket(&self, digest: &TokenDigest) -> Ticket {
+    fn ticket(&self, digest: &TokenDigest) -> Ticket {
         Ticket(*lock(self.drops_of(digest)))
     }
 
-    /// Takes the tickets for a look-up of these digests, in order.
+    /// Takes the tickets for the insertion of these digests, in order. Take them before the look-up
+    /// whose results are inserted.
     pub(crate) fn tickets(&self, digests: &[TokenDigest]) -> SmallVec<[Ticket; 1]> {
         digests.iter().map(|digest| self.ticket(digest)).collect()
     }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use http::{Request, Response};
 use session_layer::error::CacheErrorKind;
+use session_layer::http::ResponseBody;
 use session_layer::{CacheMode, SessionCacheLayer, Sessions, Timestamp, Visibility};
 use tokio::time::sleep;
-use tower::{Layer as _, Service as _, service_fn};
+use tower::{Layer as _, Service, service_fn};
 
 use super::own_changes::INTERVAL;
 use crate::ports::{Cache, HOUR, Store, ask, entry, session, token, valid};
@@ -36,6 +37,14 @@ async fn warm_node() -> (Cache, Store, Sessions) {
     let sessions = node(&cache, &store).await;
     valid(&sessions, 1).await;
     (cache, store, sessions)
+}
+
+/// Returns a guarded service that responds to each request with 200.
+fn guarded(
+    sessions: &Sessions,
+) -> impl Service<Request<()>, Response = Response<ResponseBody<()>>, Error = Infallible> {
+    let inner = |_: Request<()>| ready(Ok::<_, Infallible>(Response::new(())));
+    SessionCacheLayer::new(sessions.clone()).server_timing(true).layer(service_fn(inner))
 }
 
 /// Validates token 1. Returns the answer, and whether the near cache gave it.
@@ -63,9 +72,7 @@ async fn hit_asks_neither_cache_nor_store() {
 #[tokio::test(start_paused = true)]
 async fn hit_is_answered_within_call() {
     let (_, _, sessions) = warm_node().await;
-    let inner = |_: Request<()>| ready(Ok::<_, Infallible>(Response::new(())));
-    let layer = SessionCacheLayer::new(sessions).server_timing(true);
-    let mut service = layer.layer(service_fn(inner));
+    let mut service = guarded(&sessions);
     let mut call = |n| {
         let request = Request::get("/").header("Authorization", format!("Bearer {}", token(n)));
         service.call(request.body(()).unwrap()).now_or_never()
@@ -79,8 +86,7 @@ async fn hit_is_answered_within_call() {
 #[tokio::test(start_paused = true)]
 async fn caller_in_a_loop_lets_other_tasks_run() {
     let (_, _, sessions) = warm_node().await;
-    let inner = |_: Request<()>| ready(Ok::<_, Infallible>(Response::new(())));
-    let mut service = SessionCacheLayer::new(sessions.clone()).layer(service_fn(inner));
+    let mut service = guarded(&sessions);
     let others = Arc::new(AtomicUsize::new(0));
     let count = || {
         let others = Arc::clone(&others);
@@ -120,8 +126,7 @@ async fn invalid_removes_the_entry() {
     store.end(1);
     assert_eq!(ask_near(&sessions).await, ("valid", true), "this node has not learnt it");
     // The near cache does not have the second token, so both are read from the store.
-    let inner = |_: Request<()>| ready(Ok::<_, Infallible>(Response::new(())));
-    let mut service = SessionCacheLayer::new(sessions.clone()).layer(service_fn(inner));
+    let mut service = guarded(&sessions);
     let cookies = format!("session={}; session={}", token(1), token(2));
     let request = Request::get("/").header("Cookie", cookies).body(()).unwrap();
     assert_eq!(service.call(request).await.unwrap().status(), 200, "token 2 is valid");

@@ -137,11 +137,7 @@ impl Lookups {
     }
 
     /// Gets the value of one key with a GET of its own.
-    pub(super) async fn get_alone(
-        &self,
-        key: &Key,
-        deadline: Instant,
-    ) -> Result<LookupReply, CacheError> {
+    async fn get_alone(&self, key: &Key, deadline: Instant) -> Result<LookupReply, CacheError> {
         let (value, link) = self.send(command("GET", [key]), deadline).await?;
         Ok(LookupReply { value, link: Arc::clone(&link.0), by_mget: false })
     }
