@@ -49,13 +49,18 @@ async fn allocations(sessions: &Sessions, token: &str) -> f64 {
     let round = || async { join_all((0..CALLERS).map(|_| request())).await };
     // The buffers of the client grow once.
     round().await;
-    let hits = sessions.metrics().hits;
-    let region = Region::new(ALLOCATOR);
-    for _ in 0..ROUNDS {
+    let (mut allocations, mut hit_rounds) = (0, 0);
+    while hit_rounds < ROUNDS {
+        let hits = sessions.metrics().hits;
+        let region = Region::new(ALLOCATOR);
         assert!(round().await.into_iter().all(|valid| valid));
+        let in_round = region.change().allocations;
+        // On a busy machine Redis may miss a deadline, and Postgres then answers.
+        if sessions.metrics().hits - hits == CALLERS as u64 {
+            allocations += in_round;
+            hit_rounds += 1;
+        }
     }
-    let allocations = region.change().allocations;
-    assert_eq!(sessions.metrics().hits - hits, (CALLERS * ROUNDS) as u64);
     allocations as f64 / (CALLERS * ROUNDS) as f64
 }
 
