@@ -26,6 +26,7 @@ mod postgres;
 mod redis;
 mod sandbox;
 mod server;
+mod standby;
 mod supervisor;
 
 use std::{env, fmt, str::FromStr};

@@ -34,6 +34,7 @@ mod redis_down {
 /// What happens while Postgres is down, overloaded, or rejects statements?
 mod postgres_down {
     mod crash;
+    mod failover;
     mod outages;
     mod overload;
     mod rejected_statements;

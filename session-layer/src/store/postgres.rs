@@ -3,7 +3,9 @@
 //! |---|---|
 //! | `builder.rs` | the settings, and a pool of our own |
 //! | `schema.rs`, `fragments.rs`, `statements.rs` | the schema's name, and every statement with it in |
-//! | `connection.rs`, `connect_failure.rs`, `execute.rs` | connections and deadlines |
+//! | `connection.rs`, `pool.rs`, `application_pool.rs` | connections |
+//! | `connect_error.rs` | why there is none |
+//! | `execute.rs` | statements and deadlines |
 //! | `lives.rs` | all connections lead to one run of one server |
 //! | `errors.rs`, `rows.rs` | the replies, and whether they prove anything |
 //! | `read.rs`, `create.rs`, `change.rs`, `revoke.rs` | the operations |
@@ -28,9 +30,10 @@ use crate::model::identity::CacheId;
 use crate::model::session::{ListCursor, LoginSnapshot, SessionId, SessionPage, ValidatedSession};
 use crate::model::token::TokenDigest;
 
+mod application_pool;
 mod builder;
 mod change;
-mod connect_failure;
+mod connect_error;
 mod connection;
 mod create;
 mod errors;
@@ -40,6 +43,7 @@ mod housekeeping;
 mod lives;
 mod migrate;
 mod options;
+mod pool;
 mod read;
 mod revoke;
 mod rows;

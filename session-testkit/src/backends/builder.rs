@@ -10,7 +10,7 @@ use super::{
     docker::{self, Container},
     error::{BackendError, chain},
     given,
-    kind::Kind,
+    kind::{Kind, Prepare},
     native::{self, Process},
     postgres::{self, Postgres},
     redis::Redis,
@@ -139,7 +139,10 @@ impl BackendsBuilder {
                     Err(why) => why,
                 },
                 Backend::Native => match K::find() {
-                    Ok(program) => return natively(&program, extra).await,
+                    Ok(program) => {
+                        let prepare = |data: &Path| K::prepare(&program, data);
+                        return natively(&program, extra, &prepare).await;
+                    }
                     Err(why) => why,
                 },
             };
@@ -155,11 +158,16 @@ async fn in_docker<K: Kind>(image: &str, extra: &[String]) -> Result<Server<K>, 
     Server::started(&address, Host::Docker(Box::new(container))).await
 }
 
-async fn natively<K: Kind>(program: &Path, extra: &[String]) -> Result<Server<K>, BackendError> {
+/// Starts a native server. `prepare` returns the command that fills its data directory.
+pub(super) async fn natively<K: Kind>(
+    program: &Path,
+    extra: &[String],
+    prepare: Prepare<'_>,
+) -> Result<Server<K>, BackendError> {
     let mut tries = 0;
     loop {
         let port = native::free_port()?;
-        let process = Process::start::<K>(program, port, extra).await?;
+        let process = Process::start::<K>(program, port, extra, prepare).await?;
         match Server::started(&format!("127.0.0.1:{port}"), Host::Native(process)).await {
             // Another process took the port between our check and the server's start.
             Err(BackendError::Exited { logs, .. })

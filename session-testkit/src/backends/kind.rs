@@ -11,6 +11,12 @@ use session_layer::server_url::{ServerKind, ServerUrl};
 
 use super::{error::Cause, native::Folder};
 
+/// A program with its arguments.
+pub(super) type Program = (PathBuf, Vec<String>);
+
+/// Returns the program that fills a data directory before the server's first start, if one is needed.
+pub(super) type Prepare<'a> = &'a (dyn Fn(&Path) -> Option<Program> + Sync);
+
 /// A kind of server: [`Redis`](super::Redis) or [`Postgres`](super::Postgres). It is the ways to
 /// find, start and ping such a server.
 ///
@@ -49,7 +55,7 @@ pub trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
     /// The reason why there is none.
     fn find() -> Result<PathBuf, String>;
     /// Returns the program and the arguments that must run once before the server (initdb).
-    fn prepare(server: &Path, data: &Path) -> Option<(PathBuf, Vec<String>)>;
+    fn prepare(server: &Path, data: &Path) -> Option<Program>;
     /// Returns the arguments of a native server.
     fn arguments(folder: &Folder, port: u16, extra: &[String]) -> Vec<String>;
     /// Returns the command of a container.

@@ -22,7 +22,11 @@ use std::{
 
 use rustix::process::{Pid, Signal};
 
-use super::{error::BackendError, kind::Kind, supervisor::Supervisor};
+use super::{
+    error::BackendError,
+    kind::{Kind, Prepare},
+    supervisor::Supervisor,
+};
 use crate::{wait::Patience, wall_clock};
 pub(crate) use folder::Folder;
 
@@ -41,11 +45,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Creates the folder, prepares it (initdb) and starts the server, which is not ready yet.
+    /// Creates the folder, prepares it (initdb, or a copy of another server) and starts the server, which is not ready yet.
     pub(crate) async fn start<K: Kind>(
         program: &Path,
         port: u16,
         extra: &[String],
+        prepare: Prepare<'_>,
     ) -> Result<Self, BackendError> {
         let folder = Folder::planned(K::ACCOUNTS);
         let supervisor = Supervisor::start(Some(folder.path()))?;
@@ -58,7 +63,7 @@ impl Process {
             folder,
             program: program.to_owned(),
         };
-        if let Some((program, arguments)) = K::prepare(program, &process.folder.data()) {
+        if let Some((program, arguments)) = prepare(&process.folder.data()) {
             process.spawn(&program, &arguments)?;
             let end = process.ended(PREPARATION, "prepare its data directory").await?;
             if !end.success() {
@@ -182,6 +187,14 @@ impl Process {
         if let Some(leader) = self.leader() {
             tree::resume(leader);
         }
+    }
+
+    /// Appends to a file of the data directory, or creates it.
+    pub(crate) fn append_data(&self, file: &str, text: &str) -> Result<(), BackendError> {
+        let file = self.folder.data().join(file);
+        self.folder
+            .append(&file, text)
+            .map_err(BackendError::failed(format!("write {}", file.display())))
     }
 
     /// Returns the last log lines.

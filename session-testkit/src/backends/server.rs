@@ -128,6 +128,10 @@ impl<K: Kind> Server<K> {
         }
     }
 
+    pub(super) fn host(&self) -> &Host {
+        &self.shared.host
+    }
+
     /// Returns the backend, or `None` for a given server.
     pub fn backend(&self) -> Option<Backend> {
         match &self.shared.host {
@@ -298,7 +302,7 @@ impl<K: Kind> Server<K> {
         Err(BackendError::NotAllowed(self.described(action)))
     }
 
-    fn not_ours(&self, action: &str) -> BackendError {
+    pub(super) fn not_ours(&self, action: &str) -> BackendError {
         BackendError::NotOurs(self.described(action))
     }
 

@@ -3,10 +3,12 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgPool};
+use tokio::runtime::Handle;
 
 use super::connection::Connections;
+use super::pool::{Pool, Rules};
 use super::read::JOURNAL_PAGE_DEADLINE;
 use super::schema::SchemaName;
 use super::{DEFAULT_CHANGE_DEADLINE, DEFAULT_READ_DEADLINE, PostgresStore};
@@ -17,6 +19,14 @@ use crate::store::{DEFAULT_SCHEMA, LONGEST_DEADLINE, SCHEMA_NAME};
 /// The maximum number of connections, unless set otherwise: 10. A connection that waits for no
 /// locks serves about a thousand reads a second, and Postgres accepts 100 in all by default.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 10;
+
+/// A connection for reads that was idle for longer is pinged before its use. A read that finds it
+/// broken is sent again, but one that gets no reply has used its deadline.
+const CHECK_READS_AFTER: Duration = Duration::from_secs(10);
+/// A connection for changes that was idle for longer is pinged before its use. A change that gets no
+/// reply may have been committed, and is reported as uncertain. Within this span, the second
+/// statement of a change follows the first one.
+const CHECK_CHANGES_AFTER: Duration = Duration::from_millis(50);
 
 /// The allowed deadlines. Postgres' own timeouts are fractions of them in whole ms, of which none
 /// may become 0, which stands for "no timeout". The engine cancels a call after 90 s and must not
@@ -29,7 +39,7 @@ const DEADLINES_MAY_BE: &str = "10 ms to 60 s";
 #[derive(Clone)]
 #[must_use]
 pub struct PostgresStoreBuilder {
-    pool: Pool,
+    source: Source,
     schema: String,
     /// `None`: the default of a pool of our own.
     max_connections: Option<u32>,
@@ -40,7 +50,7 @@ pub struct PostgresStoreBuilder {
 
 /// Where the connections come from.
 #[derive(Clone)]
-enum Pool {
+enum Source {
     /// A pool of our own. The URL's error is returned when the store is built.
     Own(Result<ServerUrl, ServerUrlError>),
     OfTheApplication(PgPool),
@@ -49,9 +59,9 @@ enum Pool {
 impl std::fmt::Debug for PostgresStoreBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut shown = f.debug_struct("PostgresStoreBuilder");
-        match &self.pool {
-            Pool::Own(url) => shown.field("url", url),
-            Pool::OfTheApplication(_) => shown.field("pool", &"of the application"),
+        match &self.source {
+            Source::Own(url) => shown.field("url", url),
+            Source::OfTheApplication(_) => shown.field("pool", &"of the application"),
         };
         shown
             .field("schema", &self.schema)
@@ -79,18 +89,18 @@ impl PostgresStore {
     /// Postgres plans each read anew. [`close`](crate::store::SessionStore::close) leaves the pool
     /// open.
     pub fn from_pool(pool: PgPool) -> PostgresStoreBuilder {
-        PostgresStoreBuilder::new(Pool::OfTheApplication(pool))
+        PostgresStoreBuilder::new(Source::OfTheApplication(pool))
     }
 }
 
 impl PostgresStoreBuilder {
     pub(crate) fn at(url: Result<ServerUrl, ServerUrlError>) -> Self {
-        Self::new(Pool::Own(url))
+        Self::new(Source::Own(url))
     }
 
-    fn new(pool: Pool) -> Self {
+    fn new(source: Source) -> Self {
         Self {
-            pool,
+            source,
             schema: DEFAULT_SCHEMA.to_owned(),
             max_connections: None,
             read_deadline: DEFAULT_READ_DEADLINE,
@@ -168,20 +178,18 @@ impl PostgresStoreBuilder {
         ConfigError::check_range(name, self.read_deadline, &DEADLINES, DEADLINES_MAY_BE)?;
         let name = "PostgresStoreBuilder::change_deadline";
         ConfigError::check_range(name, self.change_deadline, &DEADLINES, DEADLINES_MAY_BE)?;
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(ConfigError::NoRuntime);
-        }
-        let store = match &self.pool {
-            Pool::Own(Ok(url)) => self.over_own_pool(url, schema)?,
-            Pool::Own(Err(error)) => return Err(ConfigError::postgres_url(error.clone())),
-            Pool::OfTheApplication(_) if self.max_connections.is_some() => {
+        let runtime = Handle::try_current().map_err(|_none| ConfigError::NoRuntime)?;
+        let store = match &self.source {
+            Source::Own(Ok(url)) => self.over_own_pool(url, schema, &runtime)?,
+            Source::Own(Err(error)) => return Err(ConfigError::postgres_url(error.clone())),
+            Source::OfTheApplication(_) if self.max_connections.is_some() => {
                 return Err(ConfigError::Combination(
                     "PostgresStoreBuilder::max_connections has no effect on a pool of the \
                      application: set it where the pool is made",
                 ));
             }
-            Pool::OfTheApplication(pool) => {
-                PostgresStore::over(Connections::new(pool.clone(), false), schema)
+            Source::OfTheApplication(pool) => {
+                PostgresStore::over(Connections::of_the_application(pool.clone()), schema)
             }
         };
         Ok(PostgresStore {
@@ -196,54 +204,52 @@ impl PostgresStoreBuilder {
         &self,
         url: &ServerUrl,
         schema: SchemaName,
+        runtime: &Handle,
     ) -> Result<PostgresStore, ConfigError> {
         let max_connections = self.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
         let name = "PostgresStoreBuilder::max_connections";
         ConfigError::check_range(name, max_connections, &(1..=1_000), "1 to 1000")?;
         let options = PostgresStore::connect_options(url).map_err(ConfigError::postgres_url)?;
-        let pool = |most, timeouts| self.connections(&options, most, timeouts);
+        // The timeouts are Postgres' own, in ms, for a statement and for a lock.
+        let pool = |max_connections, timeouts, check_after, patience| {
+            let rules = Rules { max_connections, check_after, patience };
+            Pool::new(self.with_settings(options.clone(), timeouts), rules, runtime.clone())
+        };
         let reading = max_connections / 2;
         // With two or fewer, all is done over the same.
         let journal = u32::from(max_connections > 2);
+        let changing = max_connections - reading - journal;
         let (change, read) = (self.change_deadline.as_millis(), self.read_deadline.as_millis());
-        let connections = pool(max_connections - reading - journal, (change * 3 / 4, change / 2));
-        let changes = connections.most().saturating_sub(1).max(1);
-        let mut store = PostgresStore {
-            max_concurrent_changes: usize::try_from(changes).unwrap_or(usize::MAX),
-            ..PostgresStore::over(connections, schema)
-        };
+        let ping = self.change_deadline / 10;
+        let mut changes = pool(changing, (change * 3 / 4, change / 2), CHECK_CHANGES_AFTER, ping);
+        let mut reads = None;
         if reading > 0 {
             // The lock's first, so that it is named.
-            let reading_alone = pool(reading, (read * 9 / 10, read * 8 / 10));
+            let timeouts = (read * 9 / 10, read * 8 / 10);
+            let pool = pool(reading, timeouts, CHECK_READS_AFTER, self.read_deadline / 2);
             // A role, or a server, may have fewer connections left than the pools may open.
-            // Validations come first; of the others each pool has one.
-            store.reading = reading_alone.clone().taking_from(&store.connections, 0);
-            store.connections = store.connections.taking_from(&reading_alone, 1);
-            // One connection is for a touch.
-            let reads = reading.saturating_sub(1).max(1);
-            store.max_concurrent_reads = usize::try_from(reads).unwrap_or(usize::MAX);
+            // Validations come first. Of the others, each pool has one.
+            reads = Some(pool.clone().taking_from(&changes, 0));
+            changes = changes.taking_from(&pool, 1);
         }
-        if journal > 0 {
-            let journal = pool(journal, (JOURNAL_PAGE_DEADLINE.as_millis() * 9 / 10, change / 4));
-            store.journal = journal.taking_from(&store.connections, 1);
+        let journal = (journal > 0).then(|| {
+            let timeouts = (JOURNAL_PAGE_DEADLINE.as_millis() * 9 / 10, change / 4);
+            let pool = pool(journal, timeouts, CHECK_READS_AFTER, JOURNAL_PAGE_DEADLINE / 2);
+            pool.taking_from(&changes, 1)
+        });
+        let mut store = PostgresStore {
+            max_concurrent_changes: all_but_one(changing),
+            ..PostgresStore::over(Connections::Own(changes), schema)
+        };
+        if let Some(reads) = reads {
+            store.reading = Connections::Own(reads);
+            // One connection is for a touch.
+            store.max_concurrent_reads = all_but_one(reading);
+        }
+        if let Some(journal) = journal {
+            store.journal = Connections::Own(journal);
         }
         Ok(store)
-    }
-
-    fn connections(
-        &self,
-        options: &PgConnectOptions,
-        most: u32,
-        timeouts: (u128, u128),
-    ) -> Connections {
-        let pool = PgPoolOptions::new()
-            .max_connections(most)
-            // The deadlines limit every wait. This limits tasks whose callers left.
-            .acquire_timeout(self.change_deadline.max(self.read_deadline))
-            // A broken connection is detected by its use, without a ping before each read.
-            .test_before_acquire(false)
-            .connect_lazy_with(self.with_settings(options.clone(), timeouts));
-        Connections::new(pool, true)
     }
 
     /// Adds the settings of each connection. `statement` and `lock` are the timeouts of Postgres, in
@@ -270,6 +276,10 @@ impl PostgresStoreBuilder {
             // A process that stops during a change must not hold its locks for ever.
             ("idle_in_transaction_session_timeout", (change * 2).to_string()),
             ("row_security", "off".to_owned()),
+            // A load balancer or NAT drops flows without packets. Over a socket it has no effect.
+            ("tcp_keepalives_idle", "60".to_owned()),
+            ("tcp_keepalives_interval", "10".to_owned()),
+            ("tcp_keepalives_count", "3".to_owned()),
             // Our statements are too short to be worth compiling.
             ("jit", "off".to_owned()),
             // Planning a read takes ten times as long as its execution. Every look-up has an index.
@@ -282,6 +292,10 @@ impl PostgresStoreBuilder {
             ("search_path", "pg_catalog,pg_temp".to_owned()),
         ])
     }
+}
+
+fn all_but_one(connections: u32) -> usize {
+    usize::try_from(connections.saturating_sub(1).max(1)).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

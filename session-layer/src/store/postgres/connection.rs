@@ -1,157 +1,57 @@
-//! Connections. Every wait for one is limited, and none returns to the pool with an unread reply.
-//!
-//! This module adds two things to sqlx's pool. Without them, a network that drops packets would
-//! empty it for good:
-//!
-//! - A future dropped between query and reply returns its connection to the pool. Its cleanup there
-//!   waits for a reply that never comes, and keeps the permit. A [`Connection`] that was not
-//!   [released](Connection::release) leaves the pool instead.
-//! - sqlx pings a connection when it is released, without a timeout. Here the ping has one.
+//! Connections, from the store's own pool or from the application's. Every wait for one is limited,
+//! and none is used again with an unread reply.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connect_failure::{ConnectFailure, InUse};
-use super::errors;
+use super::application_pool::{ApplicationPool, Borrowed};
+use super::connect_error::{self, At};
+use super::pool::{Leased, Pool};
 use crate::model::error::StoreError;
-use crate::model::lock::lock;
 
-/// How long opening a connection may continue after its caller timed out. A distant database with
-/// TLS takes longer than one read may, and could otherwise never be reached.
-pub(super) const OPENING: Duration = Duration::from_secs(5);
-/// How long the first attempt to connect may take. Each attempt that takes longer doubles the
-/// limit, up to [`OPENING`]. A packet sent while the server or its network was away may get no
-/// reply (a container that starts, a retransmission after a second). A new attempt gets one at
-/// once.
-const ATTEMPT: Duration = Duration::from_millis(250);
-/// The maximum of concurrent attempts to connect. Ten connections are still open after a few tens
-/// of ms. After an attempt that timed out, they are serialized. A hanging Postgres must process and
-/// drop all pending connections when it recovers, and is silent meanwhile.
-const OPENED_AT_ONCE: u32 = 3;
-/// How soon a connection that was closed in another pool is opened here. sqlx may wait for tens of
-/// ms between attempts.
-const TAKEN_WITHIN: Duration = Duration::from_millis(200);
-/// How long the ping may take when a connection is released.
-const RELEASING: Duration = Duration::from_secs(1);
+/// How long the check that Postgres can be reached may take.
+const REACHING: Duration = Duration::from_secs(5);
+/// How long closing the pool waits for connections in use.
+const CLOSING: Duration = Duration::from_secs(5);
+/// A connection older than this may lead to a server that the address no longer names. If it is the
+/// server's own fault, each connection is opened ten times a second.
+const OLD: Duration = Duration::from_millis(100);
 
-/// The pool, which is the store's own or the application's.
+/// The source of connections.
 #[derive(Debug, Clone)]
-pub(super) struct Connections {
-    pool: PgPool,
-    /// Whether the pool is the store's own. It then has no hooks to run, and the store closes it.
-    own: bool,
-    /// Permits to open a connection for a caller, who may have left by then.
-    opening: Arc<Semaphore>,
-    /// The current limit of an attempt, in ms.
-    attempt_limit: Arc<AtomicU64>,
-    failure: ConnectFailure,
-    state: PoolState,
-    /// The store's other pools, which close a connection if this one gets none.
-    siblings: Arc<[Sibling]>,
-}
-
-/// The state of a pool that a released connection needs. Clones share it.
-#[derive(Debug, Clone, Default)]
-struct PoolState {
-    /// Notified when a connection has been released.
-    returned: Arc<Notify>,
-    /// Whether another pool needs a connection. The next one that is released is then closed.
-    close_next: Arc<AtomicBool>,
-}
-
-/// Another pool of the same store.
-#[derive(Debug)]
-struct Sibling {
-    connections: Connections,
-    /// The number of connections that it keeps.
-    keeps: u32,
-    /// When it last closed a connection for another pool.
-    closed: Mutex<Option<Instant>>,
+pub(super) enum Connections {
+    Own(Pool),
+    OfTheApplication(ApplicationPool),
 }
 
 impl Connections {
-    pub(super) fn new(pool: PgPool, own: bool) -> Self {
-        Self {
-            pool,
-            own,
-            opening: Arc::new(Semaphore::new(OPENED_AT_ONCE as usize)),
-            attempt_limit: Arc::default(),
-            failure: ConnectFailure::default(),
-            state: PoolState::default(),
-            siblings: Arc::default(),
-        }
-    }
-
-    /// Lets this pool take a connection from `other` if the server has none left for it. `other`
-    /// keeps this many.
-    pub(super) fn taking_from(self, other: &Self, keeps: u32) -> Self {
-        let sibling = Sibling {
-            // `other` gets no siblings, so it takes no replacement from a third pool.
-            connections: Self { siblings: Arc::default(), ..other.clone() },
-            keeps,
-            closed: Mutex::default(),
-        };
-        Self { siblings: Arc::new([sibling]), ..self }
+    pub(super) fn of_the_application(pool: PgPool) -> Self {
+        Self::OfTheApplication(ApplicationPool::new(pool))
     }
 
     /// Returns whether the pool is the store's own.
     pub(super) fn is_own(&self) -> bool {
-        self.own
-    }
-
-    pub(super) fn pool(&self) -> &PgPool {
-        &self.pool
+        matches!(self, Self::Own(_))
     }
 
     /// Returns the maximum of connections, which is also how many in a row may be broken.
     pub(super) fn most(&self) -> u32 {
-        self.pool.options().get_max_connections()
+        match self {
+            Self::Own(pool) => pool.max_connections(),
+            Self::OfTheApplication(pool) => pool.max_connections(),
+        }
     }
 
-    /// Acquires a connection that worked when it was last used. Returns the reason if Postgres
-    /// rejects new ones and the store's own pool has none left. An application's pool is waited for
-    /// until the deadline, because the application may release connections.
+    /// Acquires a connection that has replied not long ago. Returns the reason if Postgres refuses
+    /// new ones and the store's own pool has none in use. An application's pool is waited for until
+    /// the deadline, because the application may release connections.
     pub(super) async fn acquire(&self) -> Result<Connection, StoreError> {
-        if !self.own {
-            return self.open().await;
-        }
-        // An idle connection of the store's own pool is used as it is. An application's pool may
-        // have hooks that prepare it, which run in `acquire` only.
-        if let Some(idle) = self.pool.try_acquire() {
-            return Ok(self.wrap(idle));
-        }
-        if let Some(failed) = self.failure.now() {
-            return Err(failed);
-        }
-        let opened = async {
-            self.failure.until_over(&self.pool).await;
-            self.open().await
-        };
-        // If the server has no connection left, sqlx does not notice a released one.
-        let returned = async {
-            loop {
-                self.state.returned.notified().await;
-                if let Some(idle) = self.pool.try_acquire() {
-                    return idle;
-                }
-            }
-        };
-        let siblings = Arc::clone(&self.siblings);
-        let make_room = move || siblings.iter().any(Sibling::close_one);
-        let limit = || self.attempt_limit();
-        let failed = self.failure.detect(&self.pool, limit, make_room);
-        tokio::select! {
-            biased;
-            opened = opened => opened,
-            idle = returned => Ok(self.wrap(idle)),
-            failed = failed => Err(failed),
+        match self {
+            Self::Own(pool) => pool.acquire().await.map(Connection::Own),
+            Self::OfTheApplication(pool) => pool.acquire().await.map(Connection::Borrowed),
         }
     }
 
@@ -162,109 +62,64 @@ impl Connections {
         by: Instant,
         waited: Duration,
     ) -> Result<Connection, StoreError> {
-        let got = timeout_at(by, self.acquire()).await;
-        got.unwrap_or_else(|_elapsed| Err(errors::no_connection(waited, self.all_in_use())))
-    }
-
-    /// Opens a connection. The attempt continues if the caller leaves. Otherwise each caller who
-    /// left would leave a connection behind, and a hanging Postgres must process and drop all of
-    /// them when it recovers. With 200 callers a second, that took a second and a half.
-    async fn open(&self) -> Result<Connection, StoreError> {
-        let alone = self.own && self.attempt_limit() > ATTEMPT;
-        let turns = if alone { OPENED_AT_ONCE } else { 1 };
-        let permit = Arc::clone(&self.opening).acquire_many_owned(turns).await;
-        let permit = permit.map_err(|_closed| self.explain(sqlx::Error::PoolClosed))?;
-        let (give, get) = oneshot::channel();
-        let this = self.clone();
-        tokio::spawn(async move {
-            let opened = loop {
-                match this.attempt().await {
-                    None if !give.is_closed() => {}
-                    None => break Err(this.explain(sqlx::Error::PoolTimedOut)),
-                    Some(opened) => break opened,
-                }
-            };
-            drop(permit);
-            if let Err(Ok(unwanted)) = give.send(opened) {
-                unwanted.release();
-            }
-        });
-        match get.await {
-            Ok(opened) => opened,
-            Err(_) => Err(self.explain(sqlx::Error::WorkerCrashed)),
+        match timeout_at(by, self.acquire()).await {
+            Ok(acquired) => acquired,
+            Err(_elapsed) => Err(self.why_none(waited)),
         }
     }
 
-    /// Acquires a connection that has just replied to a ping. A change needs one: a change lost to
-    /// a connection that broke while idle would count as perhaps committed.
+    /// Acquires a connection for a change, which is never sent twice. A change lost to a connection
+    /// that broke while it was idle would count as perhaps committed.
     ///
-    /// `patience` limits one ping, because another connection may reply. `wait` limits all.
-    pub(super) async fn acquire_checked(
+    /// `patience` limits one ping of an application's connection, because another one may reply.
+    /// `wait` limits all.
+    pub(super) async fn acquire_for_change(
         &self,
         patience: Duration,
         wait: Duration,
     ) -> Result<Connection, StoreError> {
         let by = Instant::now() + wait;
-        let mut broken = 0;
-        loop {
-            let mut connection = self.acquire_by(by, wait).await?;
-            let ping_by = by.min(Instant::now() + patience);
-            match timeout_at(ping_by, connection.ping()).await {
-                Ok(Ok(())) => return Ok(connection),
-                Ok(Err(error)) if broken >= self.most() => return Err(self.explain(error)),
-                Ok(Err(_)) | Err(_) => broken += 1,
+        match self {
+            Self::Own(_) => self.acquire_by(by, wait).await,
+            Self::OfTheApplication(pool) => {
+                let checked = timeout_at(by, pool.acquire_checked(patience)).await;
+                let checked = checked.unwrap_or_else(|_elapsed| Err(self.why_none(wait)));
+                checked.map(Connection::Borrowed)
             }
         }
     }
 
-    /// Makes one attempt, and returns `None` if it timed out. In an application's pool it has a
-    /// place in a queue, and keeps it.
-    async fn attempt(&self) -> Option<Result<Connection, StoreError>> {
-        let limit = if self.own { self.attempt_limit() } else { OPENING };
-        let began = Instant::now();
-        let opened = timeout(limit, self.wait()).await.ok();
-        let next = match opened {
-            None => limit * 2,
-            Some(_) => began.elapsed() * 2,
+    fn why_none(&self, waited: Duration) -> StoreError {
+        match self {
+            Self::Own(pool) => pool
+                .refusal()
+                .unwrap_or_else(|| connect_error::no_connection(waited, pool.all_in_use())),
+            Self::OfTheApplication(pool) => connect_error::no_connection(waited, pool.all_in_use()),
+        }
+    }
+
+    /// Checks that Postgres accepts a connection outside of the pool.
+    pub(super) async fn reach(&self) -> Result<(), StoreError> {
+        let options = match self {
+            Self::Own(pool) => pool.options().clone(),
+            Self::OfTheApplication(pool) => pool.options().as_ref().clone(),
         };
-        let next = u64::try_from(next.as_millis()).unwrap_or(u64::MAX);
-        self.attempt_limit.store(next, Ordering::Relaxed);
-        opened
-    }
-
-    fn attempt_limit(&self) -> Duration {
-        let learnt = Duration::from_millis(self.attempt_limit.load(Ordering::Relaxed));
-        learnt.clamp(ATTEMPT, OPENING)
-    }
-
-    async fn wait(&self) -> Result<Connection, StoreError> {
-        self.pool.acquire().await.map(|got| self.wrap(got)).map_err(|error| self.explain(error))
-    }
-
-    fn wrap(&self, in_use: PoolConnection<Postgres>) -> Connection {
-        Connection(Some((in_use, self.failure.count_use(), self.state.clone())))
-    }
-
-    fn explain(&self, error: sqlx::Error) -> StoreError {
-        match (error, self.all_in_use()) {
-            (sqlx::Error::PoolTimedOut, busy @ Some(_)) => {
-                errors::no_connection(self.pool.options().get_acquire_timeout(), busy)
-            }
-            (error, _) => errors::of_connecting(error),
+        let reaching = async {
+            let mut connection = options.connect().await?;
+            connection.ping().await?;
+            connection.close().await
+        };
+        let at = At(&options);
+        match timeout(REACHING, reaching).await {
+            Ok(reached) => reached.map_err(|error| connect_error::of_connecting(&at, error)),
+            Err(_elapsed) => Err(connect_error::connecting_timed_out(&at, REACHING)),
         }
-    }
-
-    /// Returns the number of connections, if all that the pool may have are in use.
-    fn all_in_use(&self) -> Option<u32> {
-        let size = self.pool.size();
-        (size >= self.most() && self.pool.num_idle() == 0).then_some(size)
     }
 
     /// Closes the pool if it is the store's own.
     pub(super) async fn close(&self) {
-        if self.own {
-            // It waits for connections in use. They are released or dropped by then.
-            let _ = timeout(OPENING, self.pool.close()).await;
+        if let Self::Own(pool) = self {
+            pool.close(CLOSING).await;
         }
     }
 }
@@ -272,70 +127,62 @@ impl Connections {
 /// A connection in use. It is closed if it is dropped before its release, because its caller left
 /// before the end of a reply.
 #[derive(Debug)]
-pub(super) struct Connection(Option<(PoolConnection<Postgres>, InUse, PoolState)>);
-
-impl Sibling {
-    /// Closes a connection of this pool: an idle one now, or else the next one released. Returns
-    /// `false` if it has none to spare. It closes one at a time, because the server has none left
-    /// until the other pool has used it.
-    fn close_one(&self) -> bool {
-        let Self { connections, keeps, closed } = self;
-        let mut closed = lock(closed);
-        if closed.is_some_and(|closed| closed.elapsed() < TAKEN_WITHIN) {
-            return true;
-        }
-        if connections.pool.size() <= *keeps {
-            return false;
-        }
-        *closed = Some(Instant::now());
-        match connections.pool.try_acquire() {
-            Some(idle) => {
-                tokio::spawn(timeout(RELEASING, idle.close()));
-            }
-            None => connections.state.close_next.store(true, Ordering::SeqCst),
-        }
-        true
-    }
+pub(super) enum Connection {
+    Own(Leased),
+    Borrowed(Borrowed),
 }
 
 impl Connection {
-    /// Releases the connection to the pool, after every reply was read to its end.
-    pub(super) fn release(mut self) {
-        if let Some((mut connection, in_use, state)) = self.0.take() {
-            tokio::spawn(async move {
-                // A timeout drops these futures, which closes the connection.
-                if state.close_next.swap(false, Ordering::SeqCst) {
-                    let _ = timeout(RELEASING, connection.close()).await;
-                } else {
-                    let _ = timeout(RELEASING, connection.return_to_pool()).await;
-                }
-                drop(in_use);
-                state.returned.notify_one();
-            });
+    /// Releases the connection, after every reply was read to its end.
+    pub(super) fn release(self) {
+        match self {
+            Self::Own(leased) => leased.release(),
+            Self::Borrowed(borrowed) => borrowed.release(),
+        }
+    }
+
+    /// Releases the connection after a statement that failed, once it has replied to a ping.
+    pub(super) fn release_after_failure(self) {
+        match self {
+            Self::Own(leased) => leased.release_after_failure(),
+            Self::Borrowed(borrowed) => borrowed.release(),
+        }
+    }
+
+    /// Returns whether the connection is known to be old. A new one may lead to another server.
+    pub(super) fn is_old(&self) -> bool {
+        self.age().is_some_and(|age| age > OLD)
+    }
+
+    /// Returns whether the connection is known to be new.
+    pub(super) fn is_new(&self) -> bool {
+        self.age().is_some_and(|age| age <= OLD)
+    }
+
+    fn age(&self) -> Option<Duration> {
+        match self {
+            Self::Own(leased) => Some(leased.opened().elapsed()),
+            Self::Borrowed(_) => None,
         }
     }
 }
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some((connection, ..)) = self.0.take() {
-            drop(connection.detach());
-        }
-    }
-}
-
-const PRESENT: &str = "a connection is present until it is released";
 
 impl Deref for Connection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.0.as_ref().expect(PRESENT).0
+        match self {
+            Self::Own(leased) => leased.connection(),
+            Self::Borrowed(borrowed) => borrowed.connection(),
+        }
     }
 }
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0.as_mut().expect(PRESENT).0
+        match self {
+            Self::Own(leased) => leased.connection_mut(),
+            Self::Borrowed(borrowed) => borrowed.connection_mut(),
+        }
     }
 }

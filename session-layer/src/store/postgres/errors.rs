@@ -49,7 +49,7 @@ pub(super) fn timed_out(progress: &Progress, deadline: Duration) -> StoreError {
             ),
         )
     } else if progress.is(CONNECTING) {
-        return no_connection(deadline, None);
+        return super::connect_error::no_connection(deadline, None);
     } else {
         (
             Kind::TimedOut,
@@ -101,8 +101,17 @@ pub(super) fn read_only() -> StoreError {
     StoreError::new(Kind::Denied, READ_ONLY)
 }
 
+/// Returns the error for a read of a replica.
+pub(super) fn in_recovery() -> StoreError {
+    StoreError::new(
+        Kind::NotAuthoritative,
+        "this Postgres server is a replica in recovery and may lag: point DATABASE_URL at the \
+         primary",
+    )
+}
+
 /// `insufficient_privilege`, the only code of a missing right.
-const DENIED: &str = "42501";
+pub(super) const DENIED: &str = "42501";
 
 /// Returns whether the cause is a value in a row that was read, rather than the server. The value
 /// cannot be converted (class 22), is too large (class 54), or is damaged.
@@ -146,7 +155,7 @@ pub(super) fn denied(error: sqlx::Error, of: Option<(&str, &str)>) -> StoreError
 /// after the commit.
 ///
 /// Returns `None` for an unknown code, which is then shown itself.
-fn by_code(code: &str, progress: &Progress) -> Option<(Kind, &'static str)> {
+pub(super) fn by_code(code: &str, progress: &Progress) -> Option<(Kind, &'static str)> {
     let known = match code {
         "57P02" if progress.is(CHANGING) => (
             Kind::Uncertain,
@@ -242,6 +251,12 @@ pub(super) fn is_rolled_back(error: &sqlx::Error) -> bool {
     has_code(error, &["40001", "40P01"])
 }
 
+/// Returns whether the server closed the connection, and says so: before the statement, or with a
+/// rollback of it.
+pub(super) fn is_closed_by_server(error: &sqlx::Error) -> bool {
+    has_code(error, &["57P01", "57P05", "25P03"])
+}
+
 /// Returns whether the server, the database or the role has no connection left
 /// (`too_many_connections`).
 pub(super) fn is_full(error: &sqlx::Error) -> bool {
@@ -268,83 +283,6 @@ pub(super) fn ends_connection(error: &sqlx::Error) -> bool {
         | sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::RowNotFound => false,
         _ => true,
-    }
-}
-
-/// Returns the error for a wait without a connection. `busy` is the pool's size if all of its
-/// connections are in use. Postgres can then be reached.
-pub(super) fn no_connection(waited: Duration, busy: Option<u32>) -> StoreError {
-    match busy {
-        Some(size) => StoreError::new(
-            Kind::TimedOut,
-            format!(
-                "no connection became free within {waited:?} ({size} in use): Postgres is stopped \
-                 or slow, a lock is held (see pg_stat_activity), or max_connections is too low"
-            ),
-        ),
-        None => StoreError::new(
-            Kind::Unreachable,
-            format!(
-                "no connection to Postgres within {waited:?}: check that it is running and \
-                 reachable from here, DATABASE_URL, and that the server and the pool have a \
-                 connection left (max_connections)"
-            ),
-        ),
-    }
-}
-
-/// The SQLSTATE of an error, without the server's text.
-#[derive(Debug, thiserror::Error)]
-#[error("SQLSTATE {0}")]
-struct SqlState(String);
-
-fn of_refused_connection(code: &str) -> (Kind, String) {
-    match by_code(code, &Progress::default()) {
-        _ if code == DENIED => (
-            Kind::Denied,
-            "our role may not connect to the database of DATABASE_URL: GRANT CONNECT ON DATABASE … \
-             TO …"
-                .to_owned(),
-        ),
-        _ if code.starts_with("22") || code == "42704" => (
-            Kind::Denied,
-            format!(
-                "Postgres rejects a setting of the connection ({code}): check `options` in \
-                 DATABASE_URL and in PGOPTIONS"
-            ),
-        ),
-        Some((kind, message)) => (kind, message.to_owned()),
-        None => (
-            Kind::Other,
-            format!("Postgres rejected the connection ({code}): see its log for the reason"),
-        ),
-    }
-}
-
-/// Returns the error for a failed attempt to connect.
-pub(super) fn of_connecting(error: sqlx::Error) -> StoreError {
-    match &error {
-        sqlx::Error::Database(refused) => {
-            let code = refused.code().unwrap_or_default().into_owned();
-            let (kind, message) = of_refused_connection(&code);
-            // The server's text may repeat the user, the database and the options of the URL.
-            StoreError::new(kind, message).with_source(SqlState(code))
-        }
-        sqlx::Error::PoolClosed => {
-            StoreError::new(Kind::Unreachable, "the store is closed").with_source(error)
-        }
-        sqlx::Error::Tls(_) => StoreError::new(
-            Kind::Unreachable,
-            "TLS with Postgres failed: check sslmode and the certificates (sslmode=require needs \
-             the feature `tls`)",
-        )
-        .with_source(error),
-        _ => StoreError::new(
-            Kind::Unreachable,
-            "no connection to Postgres: check that it is running and reachable from here, and \
-             DATABASE_URL",
-        )
-        .with_source(error),
     }
 }
 

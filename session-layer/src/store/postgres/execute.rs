@@ -68,8 +68,9 @@ impl PostgresStore {
         self.read_over(&self.connections, timeouts, query).await
     }
 
-    /// Reads, and reads again over another connection if the first is broken. A read may be
-    /// repeated. Idle connections often break together (a restart, an administrator, a firewall).
+    /// Reads, and reads again over another connection if the first is broken, or leads to a server
+    /// that is a replica by now. A read may be repeated. Idle connections often break together (a
+    /// restart, an administrator, a firewall).
     pub(super) async fn read_over(
         &self,
         connections: &Connections,
@@ -82,14 +83,18 @@ impl PostgresStore {
         let mut lost = 0;
         loop {
             let connection = connections.acquire_by(connected_by, timeouts.connection).await?;
+            let may_be_elsewhere = connection.is_old() && lost < connections.most();
             let progress = Progress::default();
             progress.reading();
             let call = async {
                 match self.fetch_in_a_life(connection, &query).await {
                     Err(error) if errors::ends_connection(&error) && lost < connections.most() => {
-                        Ok(Err(error))
+                        Ok(Err(errors::of_statement(error, &progress)))
                     }
                     Err(error) => Err(self.explain(error, &progress).await),
+                    Ok(rows) if may_be_elsewhere && rows::is_in_recovery(&rows) => {
+                        Ok(Err(errors::in_recovery()))
+                    }
                     Ok(rows) => Ok(Ok(rows)),
                 }
             };
@@ -99,9 +104,7 @@ impl PostgresStore {
                 .map_err(|_elapsed| errors::timed_out(&progress, by - began))?;
             match tried? {
                 Ok(rows) => return Ok(rows),
-                Err(broken) if Instant::now() >= connected_by => {
-                    return Err(errors::of_statement(broken, &progress));
-                }
+                Err(broken) if Instant::now() >= connected_by => return Err(broken),
                 Err(_broken) => lost += 1,
             }
         }
@@ -139,30 +142,44 @@ impl PostgresStore {
     }
 
     /// Makes a change that is one statement. It is sent again only if Postgres has rolled it back,
-    /// and at most `tries` times in all.
+    /// and at most `tries` times in all. That includes the end of a connection that an administrator
+    /// closed. It is also sent again if the server of an old connection takes no changes any more,
+    /// because the address may lead to another one.
     pub(super) async fn change(
         &self,
         progress: &Progress,
         tries: u32,
         change: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, StoreError> {
-        progress.connecting();
-        let connection = self.acquire_for_change().await?;
-        progress.changing();
-        match self.fetch(connection, tries, change).await {
-            Ok(rows) => {
-                self.lives.confirm_change(&rows).await?;
-                progress.reading();
-                Ok(rows)
+        let mut lost = 0;
+        loop {
+            progress.connecting();
+            let connection = self.acquire_for_change().await?;
+            let may_be_elsewhere = connection.is_old();
+            progress.changing();
+            match self.fetch(connection, tries, &change).await {
+                Ok(rows) => {
+                    self.lives.confirm_change(&rows).await?;
+                    progress.reading();
+                    return Ok(rows);
+                }
+                Err(error) if may_be_elsewhere && errors::is_read_only(&error) => {}
+                Err(error)
+                    if errors::is_closed_by_server(&error)
+                        && tries > 1
+                        && lost < self.connections.most() =>
+                {
+                    lost += 1;
+                }
+                Err(error) => return Err(self.explain(error, progress).await),
             }
-            Err(error) => Err(self.explain(error, progress).await),
         }
     }
 
-    /// Acquires a connection for a change. It skips up to four that hang.
+    /// Acquires a connection for a change.
     pub(super) async fn acquire_for_change(&self) -> Result<Connection, StoreError> {
         let wait = Timeouts::of_change(self.change_deadline).connection;
-        self.connections.acquire_checked(self.change_deadline / 10, wait).await
+        self.connections.acquire_for_change(self.change_deadline / 10, wait).await
     }
 
     /// Makes a change that is one statement, under its deadline.
@@ -215,17 +232,25 @@ impl PostgresStore {
         self.pooled.then_some("BEGIN ISOLATION LEVEL READ COMMITTED")
     }
 
+    /// Releases the connection if it is still good. An old connection may lead to a server that the
+    /// address no longer names: one that was demoted, or that a cut-over left running. A new
+    /// connection is kept, because the address names a server that is read-only.
     fn release(&self, connection: Connection, reply: &Result<Vec<PgRow>, sqlx::Error>) {
         match reply {
             Err(error) if errors::ends_connection(error) => drop(connection),
-            // This may be an old server that a cut-over left running. The address may lead to the
-            // new one by now.
             Err(error) if errors::is_read_only(error) => {
+                self.lives.suspect();
+                if connection.is_new() {
+                    connection.release_after_failure();
+                }
+            }
+            Err(_) => connection.release_after_failure(),
+            Ok(rows) if rows::is_in_recovery(rows) && !connection.is_new() => {
                 self.lives.suspect();
                 drop(connection);
             }
             Ok(rows) if self.lives.contradict(rows) => drop(connection),
-            _ => connection.release(),
+            Ok(_) => connection.release(),
         }
     }
 

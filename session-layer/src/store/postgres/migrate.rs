@@ -9,8 +9,7 @@
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
-use tokio::time::timeout;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::PostgresStore;
 use super::errors::{self, Progress};
@@ -19,8 +18,6 @@ use crate::model::error::{StoreError, StoreErrorKind};
 
 /// How long a migration may take. A later one may build an index over every session.
 const MIGRATING: Duration = Duration::from_secs(300);
-/// How long the check that Postgres can be reached may take.
-const REACHING: Duration = Duration::from_secs(5);
 
 /// One migration, with `@schema@` for the quoted name of our schema. A released one is never
 /// changed, because its checksum is compared.
@@ -75,7 +72,7 @@ impl PostgresStore {
             let mut connection = match self.connections.acquire().await {
                 Ok(connection) => connection,
                 // The pool does not report the reason. A connection outside of it does.
-                Err(error) => return Err(self.reach().await.err().unwrap_or(error)),
+                Err(error) => return Err(self.connections.reach().await.err().unwrap_or(error)),
             };
             progress.reading();
             match self.migrate_over(&mut connection).await {
@@ -87,20 +84,6 @@ impl PostgresStore {
             }
         };
         within(MIGRATING, &progress, migrating).await
-    }
-
-    /// Checks that Postgres accepts a connection. The error has the reason.
-    pub(super) async fn reach(&self) -> Result<(), StoreError> {
-        let options = self.connections.pool().connect_options();
-        let reaching = async {
-            let mut connection = options.connect().await?;
-            connection.ping().await?;
-            connection.close().await
-        };
-        match timeout(REACHING, reaching).await {
-            Ok(reached) => reached.map_err(errors::of_connecting),
-            Err(_) => Err(errors::timed_out(&Progress::default(), REACHING)),
-        }
     }
 
     async fn migrate_over(&self, connection: &mut PgConnection) -> Result<(), MigrationFailure> {

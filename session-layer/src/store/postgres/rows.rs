@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 use sqlx::{Row as _, types::Uuid};
 
+use super::errors;
 use crate::model::clock::Timestamp;
 use crate::model::error::{StoreError, StoreErrorKind};
 use crate::model::session::{Session, SessionId, SessionParts};
@@ -31,13 +32,7 @@ impl Facts {
     /// Reads the facts from the first row of a reply. Returns an error if the server is no primary.
     pub(super) fn of(rows: &[PgRow]) -> Result<Self, StoreError> {
         let row = rows.first().ok_or_else(|| unexpected(sqlx::Error::RowNotFound))?;
-        Self::read(row).map_err(unexpected)?.ok_or_else(|| {
-            StoreError::new(
-                StoreErrorKind::NotAuthoritative,
-                "this Postgres server is a replica in recovery and may lag: point DATABASE_URL at \
-                 the primary",
-            )
-        })
+        Self::read(row).map_err(unexpected)?.ok_or_else(errors::in_recovery)
     }
 
     fn read(row: &PgRow) -> Result<Option<Self>, sqlx::Error> {
@@ -96,6 +91,11 @@ impl Facts {
 pub(super) fn life(rows: &[PgRow]) -> Option<StoreId> {
     let life = rows.first()?.try_get::<Option<Uuid>, _>("life").ok()?;
     life.map(Uuid::into_bytes)
+}
+
+/// Returns whether this reply is of a replica.
+pub(super) fn is_in_recovery(rows: &[PgRow]) -> bool {
+    rows.first().is_some_and(|row| matches!(row.try_get("in_recovery"), Ok(true)))
 }
 
 /// Returns whether no life of this database has begun: the server has just started, or the tables

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{DirBuilder, File},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{DirBuilderExt as _, chown},
     path::{Path, PathBuf},
     process::Command,
@@ -63,6 +63,15 @@ impl Folder {
     /// Returns the server's data directory.
     pub fn data(&self) -> PathBuf {
         self.path.join("data")
+    }
+
+    /// Appends to a file, which then belongs to the server's account.
+    pub(crate) fn append(&self, path: &Path, text: &str) -> io::Result<()> {
+        File::options().create(true).append(true).open(path)?.write_all(text.as_bytes())?;
+        match self.account {
+            Some(account) => chown(path, Some(account.user), Some(account.group)),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn log(&self) -> io::Result<File> {

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use session_layer::error::StoreErrorKind;
 use session_layer::store::{Creation, PostgresStore, SessionStore as _, Target};
+use session_testkit::wait;
 use sqlx::Connection as _;
 use sqlx::postgres::PgPoolOptions;
 
 use super::support::{Operator, Schema};
 use crate::stores::support::{json, login, made, new, of_user, revoke, token};
+use crate::support::SOON;
 
 /// Returns a store with a pool of its own, one with the pool of an application whose default is
 /// SERIALIZABLE, and one behind a pooler with that default.
@@ -136,15 +138,25 @@ async fn connection_to_a_read_only_server_is_closed() {
     let read_only = schema.url_with("default_transaction_read_only", "on");
     let named = format!("{read_only}&application_name={}", schema.name);
     let store = schema.store_at(&named);
-    let refused = store.revoke(&Target::Token(token("a")), "test").await;
-    assert_eq!(refused.unwrap_err().kind(), StoreErrorKind::Denied);
     let mut watcher = schema.operator().await;
     let open = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{}' AND query LIKE \
-             '%UPDATE%'",
+        "SELECT coalesce(min(pid), 0) FROM pg_stat_activity \
+             WHERE application_name = '{}' AND query LIKE '%UPDATE%'",
         schema.name
     );
-    watcher.until_none(&open).await;
+    let revoke = async || {
+        let refused = store.revoke(&Target::Token(token("a")), "test").await;
+        assert_eq!(refused.unwrap_err().kind(), StoreErrorKind::Denied);
+    };
+    revoke().await;
+    let first: i32 = watcher.ask(&open).await;
+    assert_ne!(first, 0, "a new connection is kept");
+    // Once it is old, it may lead elsewhere.
+    let closed = async || {
+        revoke().await;
+        watcher.ask::<i32>(&open).await != first
+    };
+    wait::until("another connection", SOON, closed).await.unwrap();
 }
 
 // The probe looks a row up in an index. It does not scan pages of deleted rows.

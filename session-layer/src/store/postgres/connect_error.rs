@@ -1,0 +1,281 @@
+//! Why there is no connection to Postgres: what failed, the cause, and what to do.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+
+use super::errors::{DENIED, Progress, by_code};
+use crate::model::error::{StoreError, StoreErrorKind as Kind};
+
+/// The beginning of the text with which std reports a name without an address. It has no kind of its
+/// own.
+const LOOK_UP_FAILED: &str = "failed to lookup address information";
+
+/// The SQLSTATE of an error, without the server's text.
+#[derive(Debug, thiserror::Error)]
+#[error("SQLSTATE {0}")]
+struct SqlState(String);
+
+/// The address of a server, for messages.
+pub(super) struct At<'a>(pub(super) &'a PgConnectOptions);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.get_socket() {
+            Some(folder) => write!(f, "{}", folder.display()),
+            None => write!(f, "{}:{}", self.0.get_host(), self.0.get_port()),
+        }
+    }
+}
+
+/// Returns the error for a failed attempt to connect.
+pub(super) fn of_connecting(at: &At<'_>, error: sqlx::Error) -> StoreError {
+    let (kind, why) = match &error {
+        sqlx::Error::Database(refused) => {
+            let code = refused.code().unwrap_or_default().into_owned();
+            let (kind, message) = of_refused_connection(&code);
+            // The server's text may repeat the user, the database and the options of the URL.
+            return StoreError::new(kind, message).with_source(SqlState(code));
+        }
+        sqlx::Error::PoolClosed => return closed(),
+        _ => (Kind::Unreachable, why(&error)),
+    };
+    StoreError::new(kind, format!("no connection to Postgres at {at}: {why}")).with_source(error)
+}
+
+/// Returns the error of a store that is closed.
+pub(super) fn closed() -> StoreError {
+    StoreError::new(Kind::Unreachable, "the store is closed")
+}
+
+/// Returns the error for attempts to connect that got no reply.
+pub(super) fn connecting_timed_out(at: &At<'_>, limit: Duration) -> StoreError {
+    StoreError::new(
+        Kind::Unreachable,
+        format!(
+            "no connection to Postgres at {at}: it did not reply within {limit:?}. Check that it is \
+             not stopped or overloaded, the host and port in DATABASE_URL, and that no firewall \
+             drops packets"
+        ),
+    )
+}
+
+/// Returns the error for a wait without a connection. `busy` is the pool's size if all of its
+/// connections are in use. Postgres can then be reached.
+pub(super) fn no_connection(waited: Duration, busy: Option<u32>) -> StoreError {
+    match busy {
+        Some(size) => StoreError::new(
+            Kind::TimedOut,
+            format!(
+                "no connection became free within {waited:?} ({size} in use): Postgres is stopped \
+                 or slow, a lock is held (see pg_stat_activity), or max_connections is too low"
+            ),
+        ),
+        None => StoreError::new(
+            Kind::Unreachable,
+            format!(
+                "no connection to Postgres within {waited:?}: check that it is running and \
+                 reachable from here, DATABASE_URL, and that the server and the pool have a \
+                 connection left (max_connections)"
+            ),
+        ),
+    }
+}
+
+fn of_refused_connection(code: &str) -> (Kind, String) {
+    match by_code(code, &Progress::default()) {
+        _ if code == DENIED => (
+            Kind::Denied,
+            "our role may not connect to the database of DATABASE_URL: GRANT CONNECT ON DATABASE … \
+             TO …"
+                .to_owned(),
+        ),
+        _ if code.starts_with("22") || code == "42704" => (
+            Kind::Denied,
+            format!(
+                "Postgres rejects a setting of the connection ({code}): check `options` in \
+                 DATABASE_URL and in PGOPTIONS"
+            ),
+        ),
+        Some((kind, message)) => (kind, message.to_owned()),
+        None => (
+            Kind::Other,
+            format!("Postgres rejected the connection ({code}): see its log for the reason"),
+        ),
+    }
+}
+
+/// Returns the cause and what to do about it.
+fn why(error: &sqlx::Error) -> String {
+    #[cfg(feature = "tls")]
+    if let Some(error) = cause::<rustls::Error>(error) {
+        return of_tls(error);
+    }
+    match (error, cause::<io::Error>(error)) {
+        (sqlx::Error::Tls(source), None) if source.to_string().contains("does not support TLS") => {
+            "the server has no TLS, and sslmode requires it: set ssl=on there, or sslmode=prefer \
+             where the network is trusted"
+                .to_owned()
+        }
+        (sqlx::Error::Tls(source) | sqlx::Error::Configuration(source), None) => format!(
+            "TLS could not begin ({source}): check sslmode, sslrootcert, sslcert and sslkey \
+             (TLS needs the feature `tls`)"
+        ),
+        (sqlx::Error::Tls(_), Some(file)) => {
+            format!("a file of TLS cannot be read ({file}): check sslrootcert, sslcert and sslkey")
+        }
+        (_, Some(error)) => of_io(error),
+        (sqlx::Error::Protocol(_), None) => {
+            "what replies there is not Postgres: check the host and port in DATABASE_URL".to_owned()
+        }
+        _ => "check that it is running and reachable from here, and DATABASE_URL".to_owned(),
+    }
+}
+
+fn of_io(error: &io::Error) -> String {
+    let text = error.to_string();
+    match error.kind() {
+        _ if text.starts_with(LOOK_UP_FAILED) || text.contains("did not resolve") => format!(
+            "the host name has no address ({text}): check the host in DATABASE_URL, and the name \
+             server of this machine"
+        ),
+        io::ErrorKind::ConnectionRefused => {
+            "the connection was refused: check that Postgres is running and listens there \
+             (listen_addresses, port), and the host and port in DATABASE_URL"
+                .to_owned()
+        }
+        io::ErrorKind::NotFound => {
+            "there is no such socket: check that Postgres is running, the folder in DATABASE_URL, \
+             and unix_socket_directories"
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "this process may not connect ({text}): allow it (unix_socket_permissions, or the \
+             firewall of this machine)"
+        ),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+            "the connection was closed before its first reply: the server is starting or full, a \
+             proxy has no server behind it, or what replies there is not Postgres"
+                .to_owned()
+        }
+        io::ErrorKind::TimedOut => {
+            "it did not reply: check the host and port in DATABASE_URL, and that no firewall drops \
+             packets"
+                .to_owned()
+        }
+        _ => format!(
+            "the network reports: {text}. Check the host and port in DATABASE_URL, and that they \
+             are reachable from here (firewall, container network)"
+        ),
+    }
+}
+
+#[cfg(feature = "tls")]
+fn of_tls(error: &rustls::Error) -> String {
+    use rustls::{AlertDescription as Alert, CertificateError as Certificate, Error};
+    match error {
+        Error::InvalidCertificate(Certificate::UnknownIssuer) => {
+            "the CA of the server's certificate is not known: set sslrootcert to its file"
+                .to_owned()
+        }
+        Error::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        ) => format!(
+            "the server's certificate is for another name ({error}): use that name as the host in \
+             DATABASE_URL, or sslmode=verify-ca"
+        ),
+        Error::InvalidCertificate(
+            Certificate::Expired
+            | Certificate::ExpiredContext { .. }
+            | Certificate::NotValidYet
+            | Certificate::NotValidYetContext { .. },
+        ) => format!(
+            "the server's certificate is not valid now ({error}): renew it, and check both clocks"
+        ),
+        Error::AlertReceived(
+            Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnknownCA
+            | Alert::CertificateUnknown
+            | Alert::CertificateExpired,
+        ) => format!(
+            "the server does not accept our certificate ({error}): set sslcert and sslkey to one \
+             that its ssl_ca_file knows"
+        ),
+        _ => format!("TLS failed ({error}): check sslmode and the server's certificate"),
+    }
+}
+
+/// Returns the first cause of this type. An error of I/O may hold another one.
+fn cause<E: StdError + 'static>(error: &sqlx::Error) -> Option<&E> {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match held {
+            Some(held) => Some(held),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(error: sqlx::Error) -> String {
+        let options = PgConnectOptions::new_without_pgpass().host("db.internal").port(5433);
+        of_connecting(&At(&options), error).to_string()
+    }
+
+    fn io(kind: io::ErrorKind) -> sqlx::Error {
+        sqlx::Error::Io(kind.into())
+    }
+
+    #[test]
+    fn each_cause_has_its_own_reason() {
+        let no_name = io::Error::other(format!("{LOOK_UP_FAILED}: Name or service not known"));
+        let missing = io::Error::from(io::ErrorKind::NotFound);
+        for (error, reason) in [
+            (sqlx::Error::Io(no_name), "has no address"),
+            (io(io::ErrorKind::ConnectionRefused), "refused"),
+            (io(io::ErrorKind::NotFound), "no such socket"),
+            (io(io::ErrorKind::PermissionDenied), "may not connect"),
+            (io(io::ErrorKind::UnexpectedEof), "before its first reply"),
+            (io(io::ErrorKind::TimedOut), "firewall"),
+            (io(io::ErrorKind::HostUnreachable), "the network reports"),
+            (sqlx::Error::Tls("server does not support TLS".into()), "has no TLS"),
+            (sqlx::Error::Tls(missing.into()), "a file of TLS"),
+            (sqlx::Error::Tls("Invalid certificate".into()), "TLS could not begin"),
+            (sqlx::Error::Protocol("unexpected".into()), "is not Postgres"),
+            (sqlx::Error::WorkerCrashed, "running"),
+        ] {
+            let text = text(error);
+            assert!(text.starts_with("no connection to Postgres at db.internal:5433: "), "{text}");
+            assert!(text.contains(reason), "{text}");
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn each_problem_of_a_certificate_has_its_own_reason() {
+        use rustls::{AlertDescription, CertificateError, Error};
+        for (error, reason) in [
+            (Error::InvalidCertificate(CertificateError::UnknownIssuer), "sslrootcert"),
+            (Error::InvalidCertificate(CertificateError::NotValidForName), "another name"),
+            (Error::InvalidCertificate(CertificateError::Expired), "not valid now"),
+            (Error::AlertReceived(AlertDescription::CertificateRequired), "sslcert and sslkey"),
+            (Error::DecryptError, "TLS failed"),
+        ] {
+            let error = io::Error::new(io::ErrorKind::InvalidData, error);
+            let text = text(sqlx::Error::Io(error));
+            assert!(text.contains(reason), "{text}");
+        }
+    }
+}

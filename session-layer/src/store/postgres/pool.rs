@@ -1,0 +1,357 @@
+//! The store's own pool of connections for one purpose: validations, changes or the journal.
+//!
+//! sqlx's pool pings each connection that is released, retries a refused connection until the
+//! deadline, and hides the reason (decision 062). In this pool a connection is opened by a task of
+//! its own, which reports the reason to all waiting callers:
+//!
+//! ```text
+//! acquire ── idle connection ──▶ checked, if it was idle for long ──▶ caller
+//!    │ none                                                            ▲
+//!    └──▶ queue ◀── a released connection, or one that a task opened ──┘
+//!           ▲
+//!           └── the reason, if Postgres refuses connections and none is in use
+//! ```
+//!
+//! `slots.rs` decides. This file connects, pings and closes.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+
+use self::slots::{Acquired, Given, Slots};
+use super::connect_error::{self, At};
+use super::errors;
+use crate::model::error::StoreError;
+use crate::model::lock::lock;
+
+mod slots;
+
+/// How long the server's reply to a ping or a farewell may take.
+const RELEASING: Duration = Duration::from_secs(1);
+/// The delay before a connection is tried again that Postgres refused while callers wait for one
+/// that is in use. Ten attempts a second do not harm a server that is starting.
+const REFUSED: Duration = Duration::from_millis(100);
+/// The delay before a server that had no connection left is asked again. Another pool of ours closes
+/// one meanwhile.
+const MADE_ROOM: Duration = Duration::from_millis(20);
+/// How soon after a pool closed a connection for another one it closes the next.
+const TAKEN_WITHIN: Duration = Duration::from_millis(200);
+
+/// How a pool treats its connections.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) max_connections: u32,
+    /// A connection that was idle for longer is pinged before its use, because a firewall or a
+    /// restart may have ended it.
+    pub(super) check_after: Duration,
+    /// How long the reply to that ping may take.
+    pub(super) patience: Duration,
+}
+
+/// The pool. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    /// The pool that closes a connection if the server has none left for this one.
+    donor: Option<Arc<Donor>>,
+}
+
+struct Shared {
+    options: PgConnectOptions,
+    rules: Rules,
+    /// Runs what continues after its caller left.
+    runtime: Handle,
+    slots: Mutex<Slots<PgConnection>>,
+    /// Notified when a connection has been closed.
+    closed: Notify,
+}
+
+#[derive(Debug)]
+struct Donor {
+    pool: Pool,
+    /// The number of connections that it keeps.
+    keeps: u32,
+    /// When it last closed a connection for this pool.
+    gave: Mutex<Option<Instant>>,
+}
+
+// The options have the user and the password.
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Shared");
+        shown.field("rules", &self.rules).field("slots", &self.slots).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    pub(super) fn new(options: PgConnectOptions, rules: Rules, runtime: Handle) -> Self {
+        let slots = Mutex::new(Slots::new(rules.max_connections));
+        let shared = Shared { options, rules, runtime, slots, closed: Notify::new() };
+        Self { shared: Arc::new(shared), donor: None }
+    }
+
+    /// Lets this pool take a connection from `pool` if the server has none left for it. `pool`
+    /// keeps this many.
+    pub(super) fn taking_from(self, pool: &Self, keeps: u32) -> Self {
+        // The donor gets no donor, so it takes no replacement from a third pool.
+        let pool = Self { donor: None, ..pool.clone() };
+        Self { donor: Some(Arc::new(Donor { pool, keeps, gave: Mutex::default() })), ..self }
+    }
+
+    pub(super) fn options(&self) -> &PgConnectOptions {
+        &self.shared.options
+    }
+
+    pub(super) fn max_connections(&self) -> u32 {
+        self.shared.rules.max_connections
+    }
+
+    /// Returns the number of connections, if all that the pool may have are in use.
+    pub(super) fn all_in_use(&self) -> Option<u32> {
+        lock(&self.shared.slots).all_in_use()
+    }
+
+    /// Returns why the last attempt to connect failed.
+    pub(super) fn refusal(&self) -> Option<StoreError> {
+        lock(&self.shared.slots).refusal()
+    }
+
+    /// Acquires a connection. It has replied to a ping if it was idle for long. Returns the reason
+    /// if Postgres refuses connections and none is in use.
+    pub(super) async fn acquire(&self) -> Result<Leased, StoreError> {
+        let Rules { check_after, patience, .. } = self.shared.rules;
+        loop {
+            let now = Instant::now();
+            let (acquired, expired) = {
+                let mut slots = lock(&self.shared.slots);
+                let expired = slots.take_expired(now);
+                (slots.acquire(now), expired)
+            };
+            self.close_all(expired);
+            match acquired {
+                Acquired::Idle(connection, idle_for) => {
+                    let mut leased = self.lease(connection);
+                    if idle_for < check_after || leased.replies(patience).await {
+                        return Ok(leased);
+                    }
+                    // The others were idle for longer.
+                    self.close_all(lock(&self.shared.slots).take_idle());
+                }
+                Acquired::Refused(reason) => return Err(reason),
+                Acquired::Waiting(receiver) => {
+                    self.open_if_needed();
+                    return Waiter { receiver, pool: self }.wait().await;
+                }
+            }
+        }
+    }
+
+    fn lease(&self, connection: Slot) -> Leased {
+        Leased { held: Some(connection), pool: self.clone() }
+    }
+
+    /// Starts tasks that open connections for the callers that wait, as many as are allowed now.
+    fn open_if_needed(&self) {
+        while lock(&self.shared.slots).begin_opening() {
+            let this = self.clone();
+            self.shared.runtime.spawn(async move { this.open().await });
+        }
+    }
+
+    /// Opens one connection, and tries until it succeeds or no caller waits any more. An attempt
+    /// continues if the callers leave. Otherwise each of them would leave a connection behind, and a
+    /// hanging Postgres must process and drop all of them when it recovers. With 200 callers a
+    /// second, that took a second and a half.
+    async fn open(&self) {
+        let at = At(&self.shared.options);
+        let mut full_before = false;
+        loop {
+            let limit = lock(&self.shared.slots).attempt_limit();
+            let began = Instant::now();
+            let opened = timeout(limit, self.shared.options.connect()).await;
+            let now = Instant::now();
+            let refused = match opened {
+                Ok(Ok(connection)) => {
+                    let left = lock(&self.shared.slots).opened(connection, began, now);
+                    self.close_all(left);
+                    return;
+                }
+                Ok(Err(error)) => error,
+                Err(_elapsed) => {
+                    let reason = connect_error::connecting_timed_out(&at, limit);
+                    if !lock(&self.shared.slots).attempt_timed_out(limit, reason, now) {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            if errors::is_full(&refused) && (self.make_room() || !full_before) {
+                // The last connection may also have been one that another task has just opened.
+                full_before = true;
+                if !lock(&self.shared.slots).still_needed() {
+                    return;
+                }
+                sleep(MADE_ROOM).await;
+                continue;
+            }
+            let reason = connect_error::of_connecting(&at, refused);
+            if !lock(&self.shared.slots).refused(&reason, now + REFUSED) {
+                return;
+            }
+            sleep(REFUSED).await;
+        }
+    }
+
+    /// Lets the donor close a connection. Returns `false` if it has none to spare, or if this pool
+    /// has a connection that is in use.
+    fn make_room(&self) -> bool {
+        let Some(donor) = &self.donor else { return false };
+        !lock(&self.shared.slots).has_in_use() && donor.close_one()
+    }
+
+    /// Takes a connection back that can be used again.
+    fn put_back(&self, connection: Slot) {
+        let left = lock(&self.shared.slots).put_back(connection, Instant::now());
+        self.close_all(left);
+    }
+
+    /// Closes connections in the background.
+    fn close_all(&self, slots: impl IntoIterator<Item = Slot>) {
+        for slot in slots {
+            let this = self.clone();
+            self.shared.runtime.spawn(async move {
+                let _ = timeout(RELEASING, slot.connection.close()).await;
+                lock(&this.shared.slots).closed_one();
+                this.place_is_free();
+            });
+        }
+    }
+
+    fn place_is_free(&self) {
+        self.shared.closed.notify_waiters();
+        self.open_if_needed();
+    }
+
+    /// Closes the pool. It waits for connections in use, but no longer than `limit`.
+    pub(super) async fn close(&self, limit: Duration) {
+        self.close_all(lock(&self.shared.slots).close(connect_error::closed()));
+        let emptied = async {
+            loop {
+                let closed = self.shared.closed.notified();
+                if lock(&self.shared.slots).is_empty() {
+                    return;
+                }
+                closed.await;
+            }
+        };
+        let _ = timeout(limit, emptied).await;
+    }
+}
+
+impl Donor {
+    /// Closes a connection: an idle one now, or else the next one released. It closes one at a time,
+    /// because the server has none left until the other pool has used it.
+    fn close_one(&self) -> bool {
+        let mut gave = lock(&self.gave);
+        if gave.is_some_and(|gave| gave.elapsed() < TAKEN_WITHIN) {
+            return true;
+        }
+        match lock(&self.pool.shared.slots).give_up_one(self.keeps) {
+            Given::Idle(slot) => self.pool.close_all([slot]),
+            Given::Later => {}
+            Given::Nothing => return false,
+        }
+        *gave = Some(Instant::now());
+        true
+    }
+}
+
+/// A connection with its age.
+type Slot = slots::Slot<PgConnection>;
+
+/// A caller in the queue. A connection that arrives after the caller left returns to the pool.
+struct Waiter<'a> {
+    receiver: oneshot::Receiver<Result<Slot, StoreError>>,
+    pool: &'a Pool,
+}
+
+impl Waiter<'_> {
+    async fn wait(mut self) -> Result<Leased, StoreError> {
+        match (&mut self.receiver).await {
+            Ok(got) => got.map(|connection| self.pool.lease(connection)),
+            Err(_closed) => Err(connect_error::closed()),
+        }
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.receiver.close();
+        if let Ok(Ok(unused)) = self.receiver.try_recv() {
+            self.pool.put_back(unused);
+        }
+    }
+}
+
+/// A connection in use. It is closed if it is dropped before its release, because its caller left
+/// before the end of a reply.
+#[derive(Debug)]
+pub(super) struct Leased {
+    held: Option<Slot>,
+    pool: Pool,
+}
+
+const HELD: &str = "a connection is held until it is released";
+
+impl Leased {
+    pub(super) fn connection(&self) -> &PgConnection {
+        &self.held.as_ref().expect(HELD).connection
+    }
+
+    pub(super) fn connection_mut(&mut self) -> &mut PgConnection {
+        &mut self.held.as_mut().expect(HELD).connection
+    }
+
+    /// Returns when the connection was opened.
+    pub(super) fn opened(&self) -> Instant {
+        self.held.as_ref().expect(HELD).opened
+    }
+
+    async fn replies(&mut self, patience: Duration) -> bool {
+        matches!(timeout(patience, self.connection_mut().ping()).await, Ok(Ok(())))
+    }
+
+    /// Returns the connection to the pool, after every reply was read to its end.
+    pub(super) fn release(mut self) {
+        if let Some(connection) = self.held.take() {
+            self.pool.put_back(connection);
+        }
+    }
+
+    /// Returns the connection after a failed statement, once it has replied to a ping. The rest of a
+    /// reply and the end of a transaction come before that.
+    pub(super) fn release_after_failure(mut self) {
+        let runtime = self.pool.shared.runtime.clone();
+        runtime.spawn(async move {
+            if self.replies(RELEASING).await {
+                self.release();
+            }
+        });
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        if let Some(connection) = self.held.take() {
+            drop(connection);
+            lock(&self.pool.shared.slots).dropped();
+            self.pool.place_is_free();
+        }
+    }
+}

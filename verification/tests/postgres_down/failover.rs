@@ -1,0 +1,71 @@
+//! The primary becomes a standby of the promoted one, and its address moves later. Connections that
+//! were opened in between lead to a server that takes no changes any more.
+
+use futures_util::future::join_all;
+use session_layer::{CacheMode, NewSession, Sessions};
+use session_testkit::backends::Backend;
+use session_testkit::proxy::Proxy;
+use session_testkit::wait;
+
+use crate::harness::Outcome;
+use crate::support::{SOON, Servers, ask, built, login, until};
+
+/// Returns the causes why a login failed, or `None` if it succeeded.
+async fn why_no_login(sessions: &Sessions) -> Option<String> {
+    let mut cause: &dyn std::error::Error = &sessions.create(NewSession::new("bob")).await.err()?;
+    let mut text = cause.to_string();
+    while let Some(source) = cause.source() {
+        cause = source;
+        text += &format!(": {cause}");
+    }
+    Some(text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn address_that_moves_to_the_promoted_standby_is_noticed() -> Outcome {
+    let servers = Servers::own_on(Backend::Native).await?;
+    let old = servers.postgres();
+    let new = old.standby().await?;
+    let address = Proxy::start(old.address()).await?;
+    let store = servers.store_at(&address.url(servers.database_url())).await?;
+    let sessions = built(servers.cache()?, store);
+    // Each validation reads Postgres.
+    sessions.set_mode(CacheMode::Bypass);
+    let mut known = Vec::new();
+    for n in 0..4 {
+        known.push(login(&sessions, &format!("alice {n}")).await?);
+    }
+
+    new.caught_up(old).await?;
+    old.stop().await?;
+    new.promote().await?;
+    old.follow(&new).await?;
+
+    // The address still leads to the old primary. Several connections are opened to it.
+    let validations = || join_all(known.iter().map(|created| ask(&sessions, created)));
+    wait::until("a refused login", SOON, async || {
+        assert!(!validations().await.contains(&"invalid"));
+        why_no_login(&sessions).await.is_some_and(|why| why.contains("replica"))
+    })
+    .await?;
+    assert!(validations().await.iter().all(|word| *word == "unavailable"));
+
+    address.set_target(new.address());
+    wait::until("a login", SOON, async || why_no_login(&sessions).await.is_none()).await?;
+    let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'session-layer'";
+    let mut operator = old.connect().await?;
+    let mut left = async || sqlx::query_scalar::<_, i64>(left).fetch_one(&mut operator).await;
+    wait::until("no connection to the old primary", SOON, async || {
+        let valid = validations().await.iter().all(|word| *word == "valid");
+        valid && left().await.is_ok_and(|left| left == 0)
+    })
+    .await?;
+    // The journal is read there as well.
+    let bob = login(&sessions, "bob").await?;
+    until(&sessions, &bob, "valid").await?;
+    let revoke =
+        format!("UPDATE sessions SET revoked_at = now() WHERE id = '{}'", bob.session.id());
+    let schema = format!("SET search_path = {}; {revoke}", servers.schema());
+    sqlx::raw_sql(sqlx::AssertSqlSafe(schema)).execute(&mut new.connect().await?).await?;
+    until(&sessions, &bob, "invalid").await
+}
