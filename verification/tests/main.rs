@@ -19,6 +19,7 @@ mod changes {
     mod logins;
     mod lost_invalidations;
     mod model;
+    mod round_trips;
     mod stale_fill;
     mod update_rotate_revoke;
 }
