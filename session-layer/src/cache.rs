@@ -32,8 +32,8 @@ pub(crate) use self::none::NO_CACHE;
 pub use self::none::NoCache;
 #[cfg(feature = "redis")]
 pub use self::redis::{
-    DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCache, RedisCacheBuilder,
-    RedisLease,
+    ConnectCause, ConnectError, DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCache,
+    RedisCacheBuilder, RedisConnection, RedisLease,
 };
 
 /// The lifetime of a lease. A later fill is rejected. Every stated bound includes it (TTL + 2 s).

@@ -26,6 +26,7 @@ mod changes {
 /// What happens while Redis is down, slow, or has old data?
 mod redis_down {
     mod breaker;
+    mod connect_failures;
     mod old_data;
     mod outages;
     mod rejected_commands;
@@ -72,4 +73,4 @@ mod examples {
 /// Do the documents agree with the code?
 mod docs;
 
-use session_verification::{binaries, harness, mutants, support};
+use session_verification::{binaries, certificates, harness, mutants, support};

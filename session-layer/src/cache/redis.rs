@@ -9,6 +9,7 @@ use tokio_util::sync::DropGuard;
 mod batch;
 mod builder;
 mod command;
+mod connect;
 mod errors;
 mod get;
 mod identity;
@@ -23,6 +24,7 @@ pub use self::builder::{
     DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCacheBuilder,
 };
 use self::command::{pipe, send, send_all};
+pub use self::connect::{ConnectCause, ConnectError, RedisConnection};
 use self::link::{Borrowed, Link};
 use self::links::Links;
 use self::rejected::Rejections;

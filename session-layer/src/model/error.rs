@@ -342,12 +342,12 @@ impl From<StoreError> for Error {
 }
 
 /// The error of a [`SessionCache`](crate::cache::SessionCache) call. It never fails a request,
-/// because the node then reads Postgres.
-#[derive(Debug)]
+/// because the node then reads Postgres. Callers that share one failure get a clone each.
+#[derive(Debug, Clone)]
 pub struct CacheError {
     kind: CacheErrorKind,
     message: String,
-    source: Option<Source>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 /// The kinds of [`CacheError`].
@@ -381,7 +381,7 @@ impl CacheError {
     /// Adds the error that caused this one.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Arc::from(source.into()));
         self
     }
 

@@ -127,6 +127,17 @@ impl ServerUrl {
         &self.0
     }
 
+    /// Returns the URL with the scheme of the same server without TLS.
+    #[cfg(feature = "redis")]
+    pub(crate) fn without_tls(&self) -> Url {
+        let mut url = self.0.clone();
+        if self.is_rediss() {
+            // Both schemes are unknown to `url`, so the change is allowed.
+            let _changed = url.set_scheme("redis");
+        }
+        url
+    }
+
     /// Returns whether the scheme requires TLS.
     #[cfg(feature = "redis")]
     pub(crate) fn is_rediss(&self) -> bool {

@@ -1,17 +1,19 @@
 //! The steps for Redis.
 
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult,
-    aio::MultiplexedConnection, cmd,
-};
+use std::time::Duration;
+
+use redis::{FromRedisValue, RedisError, RedisResult, cmd};
+use session_layer::cache::{ConnectCause, ConnectError, RedisCache, RedisConnection};
 use session_layer::server_url::{ServerKind, ServerUrl};
 
 use super::{
-    DEADLINE, Finding, Problem, Status, Steps, Target,
+    Finding, Problem, Status, Steps, Target,
     role::{Replicas, found_role, parse_role},
 };
 use crate::backends::chain;
 
+/// The limit of a connect, which the application has as well.
+const CONNECT: Duration = Duration::from_secs(1);
 /// The expiry of the test key in milliseconds, in case it can't be deleted.
 const KEY_TTL_MS: &str = "10000";
 
@@ -45,7 +47,7 @@ fn unusable(reason: &str) -> Finding {
 async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
     let help = help(url);
     let connecting = async {
-        let connection = connect(url).await.map_err(|error| rejected_connection(&error, url))?;
+        let connection = connect(url).await.map_err(|error| no_connection(&error, url))?;
         Ok((connection, Finding::ok("Redis connection successful")))
     };
     let failed = ("Redis connection failed", help.as_str());
@@ -86,7 +88,7 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
 }
 
 /// Checks SET and GET of a unique key.
-async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut MultiplexedConnection) {
+async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut RedisConnection) {
     let key = format!("{}:check:{}", target.namespace, uuid::Uuid::new_v4());
     let value = uuid::Uuid::new_v4().to_string();
     let set = async {
@@ -135,14 +137,14 @@ async fn pool(target: &Target, url: &ServerUrl) -> Result<Finding, Problem> {
         let mut connection = connect(url).await?;
         send::<()>(&mut connection, &["PING"]).await?;
         // The connection stays open until all are open.
-        RedisResult::Ok(connection)
+        Ok::<_, Problem>(connection)
     });
     let _open = futures_util::future::try_join_all(connections).await?;
     Ok(Finding::ok("Connection pool healthy"))
 }
 
 /// Checks the version. Returns the whole INFO.
-async fn version(connection: &mut MultiplexedConnection) -> Result<(String, Finding), Problem> {
+async fn version(connection: &mut RedisConnection) -> Result<(String, Finding), Problem> {
     let info: RedisResult<String> = send(connection, &["INFO"]).await;
     let info = info.map_err(|error| {
         Finding::warning(
@@ -156,10 +158,7 @@ async fn version(connection: &mut MultiplexedConnection) -> Result<(String, Find
     Ok((info, finding))
 }
 
-async fn role(
-    info: Option<&str>,
-    connection: &mut MultiplexedConnection,
-) -> Result<Finding, Problem> {
+async fn role(info: Option<&str>, connection: &mut RedisConnection) -> Result<Finding, Problem> {
     let Some(info) = info else {
         let role: RedisResult<redis::Value> = send(connection, &["ROLE"]).await;
         let (role, replicas) = match role {
@@ -185,7 +184,7 @@ async fn role(
 }
 
 /// Checks EVALSHA, and SCRIPT LOAD for an unknown script, as the application uses them.
-async fn scripts(connection: &mut MultiplexedConnection) -> Result<Finding, Problem> {
+async fn scripts(connection: &mut RedisConnection) -> Result<Finding, Problem> {
     match redis::Script::new("return 1").invoke_async::<_, i64>(connection).await {
         Ok(_) => Ok(Finding::ok("Scripts allowed")),
         Err(error) => Ok(Finding::warning(
@@ -198,7 +197,7 @@ async fn scripts(connection: &mut MultiplexedConnection) -> Result<Finding, Prob
 
 /// Checks CLIENT, with which the application's client library names itself. Without the right it
 /// continues, therefore both results are ok.
-async fn naming(connection: &mut MultiplexedConnection) -> Result<Finding, Problem> {
+async fn naming(connection: &mut RedisConnection) -> Result<Finding, Problem> {
     let allowed: RedisResult<i64> = send(connection, &["CLIENT", "ID"]).await;
     Ok(match allowed {
         Ok(_) => Finding::ok("CLIENT allowed"),
@@ -229,16 +228,14 @@ fn found_version(info: &str) -> Finding {
     }
 }
 
-async fn connect(url: &ServerUrl) -> RedisResult<MultiplexedConnection> {
-    // The timeouts exceed the step's own deadline, so that only the step reports it.
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(DEADLINE * 2))
-        .set_response_timeout(Some(DEADLINE * 2));
-    Client::open(url.expose().clone())?.get_multiplexed_async_connection_with_config(&config).await
+/// Connects as the application does.
+async fn connect(url: &ServerUrl) -> Result<RedisConnection, ConnectError> {
+    // The step's own deadline is longer, so that the error names what took too long.
+    RedisCache::builder(url.expose()).connect(CONNECT).await
 }
 
 async fn send<T: FromRedisValue>(
-    connection: &mut MultiplexedConnection,
+    connection: &mut RedisConnection,
     words: &[&str],
 ) -> RedisResult<T> {
     let mut command = cmd(words[0]);
@@ -269,15 +266,14 @@ fn help_with_rights(command: &str) -> String {
     format!("grant the command: ACL SETUSER <user> +{} ~<namespace>:*", command.to_lowercase())
 }
 
-fn rejected_connection(error: &RedisError, url: &ServerUrl) -> Finding {
-    let help = match error.kind() {
-        ErrorKind::AuthenticationFailed => {
-            "check user and password in REDIS_URL (redis://user:password@host:6379/0)"
+fn no_connection(error: &ConnectError, url: &ServerUrl) -> Finding {
+    let help = match error.cause() {
+        ConnectCause::Refused | ConnectCause::Network | ConnectCause::TimedOut => {
+            format!("{}\n{}", error.remedy(), help(url))
         }
-        ErrorKind::InvalidClientConfig => URLS,
-        _ => &help(url),
+        _ => error.remedy().to_owned(),
     };
-    Finding::failed("Redis connection failed", chain(error), help)
+    Finding::failed("Redis connection failed", error.why(), help)
 }
 
 /// Returns the remedy for an error code other than a missing right.

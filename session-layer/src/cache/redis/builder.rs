@@ -4,17 +4,15 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, IntoConnectionInfo};
-
 use super::batch::Lookups;
+use super::connect::{self, ConnectError, Connector, RedisConnection};
 use super::links::Links;
 use super::{COMPARE_AND_SET, RedisCache};
 use crate::cache::seal::SealingKeys;
 use crate::cache::{NAMESPACE, codec, is_namespace};
 use crate::model::clock::A_DAY;
 use crate::model::error::ConfigError;
-use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
+use crate::model::server_url::{ServerUrl, ServerUrlError};
 
 /// The default prefix of every key.
 pub const DEFAULT_NAMESPACE: &str = "session-layer";
@@ -25,20 +23,10 @@ pub const DEFAULT_POOL_SIZE: usize = 10;
 /// times the need of a healthy Redis, and short compared with the fallback to Postgres.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(50);
 
-/// The URL's name in errors.
-const URL: &str = "the Redis URL";
 /// The allowed numbers of connections. More than 1,000 is a mistake.
 const POOL_SIZES: RangeInclusive<usize> = 1..=1_000;
 /// The allowed deadlines. A healthy Redis answers within 1 ms, and a day is beyond any use.
 const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(1)..=A_DAY;
-
-/// How many commands may wait to be written on one connection. The library's 50 would hold callers
-/// up at a few hundred concurrent requests.
-const WRITE_QUEUE: usize = 1024;
-/// The idle time after which the kernel detects that the host of a connection has vanished.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-/// The time without an acknowledgement after which a connection breaks.
-const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A builder for a [`RedisCache`], created by [`RedisCache::builder`].
 #[must_use]
@@ -102,11 +90,22 @@ impl RedisCacheBuilder {
         self
     }
 
+    /// Opens one connection as the cache would, and reads the identity of the server. It is for a
+    /// test of the deployment. A cache opens its own connections, also to a server that is not
+    /// reachable yet.
+    ///
+    /// # Errors
+    /// [`ConnectError`] names the cause. An error of the settings has the cause
+    /// [`Settings`](super::ConnectCause::Settings).
+    pub async fn connect(self, limit: Duration) -> Result<RedisConnection, ConnectError> {
+        let connector = Connector::new(self.url).map_err(ConnectError::settings)?;
+        connector.connect_once(limit).await
+    }
+
     /// Builds the cache, which connects in the background. Redis need not be reachable yet. Must be
     /// called within a Tokio runtime.
     ///
-    /// For `rediss://`, this makes ring the default rustls provider of the process, unless the
-    /// application has installed another one before.
+    /// TLS uses rustls with ring, whichever provider the application has installed.
     ///
     /// # Errors
     /// [`ConfigError`] names a setting that is not allowed. It also reports a URL that is not one
@@ -123,19 +122,8 @@ impl RedisCacheBuilder {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(TcpKeepalive::new().with_time(KEEPALIVE))
-            .set_user_timeout(USER_TIMEOUT);
-        let address = connection_info(self.url)?.set_tcp_settings(tcp);
-        let database = address.redis_settings().db();
-        let connections = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(1)))
-            // Every operation has its own deadline. This timeout only ends abandoned commands.
-            .set_response_timeout(Some(Duration::from_secs(5)))
-            .set_pipeline_buffer_size(WRITE_QUEUE);
-        let connector = deadpool_redis::Manager::new_with_config(address, connections)
-            .map_err(|error| ConfigError::redis_url(URL, error))?;
+        let connector = Connector::new(self.url)?;
+        let database = connector.database();
         if self.keys.is_none() {
             tracing::warn!(
                 "sessions in Redis are not sealed: any client that can write to Redis can plant one. \
@@ -145,7 +133,7 @@ impl RedisCacheBuilder {
         let database = database.to_be_bytes();
         let place = [&database, self.namespace.as_bytes(), b":", codec::FORMAT.as_bytes()].concat();
         let links = Links::open(connector, place.into(), self.pool_size, self.deadline)
-            .map_err(|error| ConfigError::redis_url(URL, error))?;
+            .map_err(|error| ConfigError::redis_url(connect::URL, error))?;
         Ok(RedisCache {
             _stop: Arc::new(links.stop_on_drop()),
             lookups: Lookups::start(Arc::clone(&links)),
@@ -158,28 +146,6 @@ impl RedisCacheBuilder {
             rejections: Arc::default(),
         })
     }
-}
-
-fn connection_info(
-    url: Result<ServerUrl, ServerUrlError>,
-) -> Result<redis::ConnectionInfo, ConfigError> {
-    let bad = |reason: ServerUrlError| ConfigError::redis_url(URL, reason);
-    let url = url.map_err(bad)?;
-    if url.kind() != ServerKind::Redis {
-        return Err(bad(ServerUrlError::because("it does not begin with redis:// or rediss://")));
-    }
-    if url.is_rediss() {
-        #[cfg(not(feature = "tls"))]
-        return Err(ConfigError::MissingFeature { feature: "tls", needed_for: "rediss://" });
-        // rustls needs one default provider per process. An installed one is kept.
-        #[cfg(feature = "tls")]
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-    // The library's error may repeat a part of the URL.
-    let info = url.expose().clone().into_connection_info();
-    info.map_err(|_repeats_it| {
-        bad(ServerUrlError::because("its user or password is not UTF-8 once it is decoded"))
-    })
 }
 
 impl std::fmt::Debug for RedisCacheBuilder {

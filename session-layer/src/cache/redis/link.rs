@@ -1,23 +1,26 @@
 //! One connection to Redis, and its creation.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
-use deadpool_redis::Manager as Connector;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::errors::classify;
-use super::identity::{self, Identity};
+use super::connect::{self, Connection, Connector};
+use super::identity::Identity;
+use super::links::SUPERVISOR_TIMEOUT;
 use crate::cache::codec::Incarnation;
-use crate::model::error::{CacheError, CacheErrorKind};
+use crate::model::error::CacheError;
 use crate::model::lock::{read, write};
 
 #[derive(Debug)]
 pub(super) struct Link {
     connection: MultiplexedConnection,
+    /// The task that drives the connection.
+    _driver: Arc<AbortOnDropHandle<()>>,
     identity: RwLock<Identity>,
     /// Whether the link was closed. The leases that it granted are lost.
     closed: AtomicBool,
@@ -29,9 +32,10 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(connection: MultiplexedConnection, identity: Identity) -> Self {
+    pub(super) fn new(connection: Connection, identity: Identity) -> Self {
         Self {
-            connection,
+            connection: connection.commands,
+            _driver: connection.driver,
             identity: RwLock::new(identity),
             closed: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
@@ -112,30 +116,21 @@ impl Drop for Borrowed {
 }
 
 /// The factory of links for the pool.
+#[derive(Debug)]
 pub(super) struct LinkManager {
     pub(super) connector: Connector,
-}
-
-impl fmt::Debug for LinkManager {
-    /// Formats no settings of the client, because they contain the user.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LinkManager").finish_non_exhaustive()
-    }
 }
 
 impl managed::Manager for LinkManager {
     type Type = Arc<Link>;
     type Error = CacheError;
 
-    /// Connects and reads the identity, both within the pool's timeout.
+    /// Connects to a master.
     async fn create(&self) -> Result<Arc<Link>, CacheError> {
-        let mut connection = managed::Manager::create(&self.connector).await.map_err(classify)?;
-        let identity = identity::read(&mut connection).await.map_err(classify)?;
+        let deadline = Instant::now() + SUPERVISOR_TIMEOUT;
+        let (connection, identity) = self.connector.connect(deadline).await?;
         if !identity.is_master {
-            return Err(CacheError::new(
-                CacheErrorKind::NotMaster,
-                "the Redis server is a replica: set REDIS_URL to the master",
-            ));
+            return Err(connect::not_master(&self.connector).into());
         }
         Ok(Arc::new(Link::new(connection, identity)))
     }

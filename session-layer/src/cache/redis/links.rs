@@ -16,10 +16,10 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use deadpool::managed::{self, Object, Pool};
-use deadpool_redis::Manager as Connector;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::connect::Connector;
 use super::errors::timed_out;
 use super::link::{Borrowed, Link, LinkManager};
 use crate::cache::CacheId;
@@ -41,7 +41,7 @@ pub(super) enum Phase {
     Connecting,
     Up,
     /// Unreachable, with the reason: callers fail at once.
-    Down(CacheErrorKind, Arc<str>),
+    Down(CacheError),
 }
 
 /// The cache to which links lead.
@@ -98,7 +98,6 @@ impl Links {
             .max_size(size)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(Duration::ZERO))
-            .create_timeout(Some(SUPERVISOR_TIMEOUT))
             .build()?;
         Ok(Arc::new(Self {
             pool,
@@ -131,8 +130,8 @@ impl Links {
             if let Some(link) = self.least_busy() {
                 return Ok(link);
             }
-            if let Phase::Down(kind, why) = seen {
-                return Err(CacheError::new(kind, &*why));
+            if let Phase::Down(why) = seen {
+                return Err(why);
             }
             if self.count().1 > 0 {
                 return Err(timed_out());
@@ -234,7 +233,7 @@ impl Links {
         write(&self.live).clear();
         self.settle();
         self.pool.close();
-        self.publish(Phase::Down(CacheErrorKind::Unreachable, "the cache was closed".into()));
+        self.publish(Phase::Down(closed()));
     }
 
     pub(super) fn each(&self) -> Vec<Arc<Link>> {

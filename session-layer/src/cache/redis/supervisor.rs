@@ -32,18 +32,17 @@ impl Links {
             let (usable, hanging) = self.count();
             self.publish(match failure {
                 _ if usable > 0 => Phase::Up,
-                Some(error) => Phase::Down(error.kind(), error.to_string().into()),
+                Some(error) => Phase::Down(error),
                 None if hanging > 0 => Phase::Up,
                 // The server closed every new link. The next attempt may succeed.
                 None if closed_again < AT_ONCE => {
                     closed_again += 1;
                     continue;
                 }
-                None => Phase::Down(
+                None => Phase::Down(CacheError::new(
                     CacheErrorKind::Unreachable,
-                    "Redis closes every connection at its first use: check its log and maxclients"
-                        .into(),
-                ),
+                    "Redis closes every connection at its first use: check its log and maxclients",
+                )),
             });
             closed_again = 0;
             let all_well = self.count().0 >= self.target.load(Ordering::Relaxed);
@@ -53,7 +52,7 @@ impl Links {
                 () = sleep_until(next) => {}
                 () = self.look.notified() => {
                     // While Redis is down, reports must not cause a storm of attempts.
-                    if matches!(*self.phase.borrow(), Phase::Down(..)) {
+                    if matches!(*self.phase.borrow(), Phase::Down(_)) {
                         sleep_until(next).await;
                     }
                 }
@@ -164,8 +163,8 @@ impl Links {
     pub(super) fn publish(&self, new: Phase) {
         let old = self.phase.send_replace(new.clone());
         match (old, new) {
-            (Phase::Down(..), Phase::Up) => tracing::debug!("connections to Redis are open again"),
-            (Phase::Connecting | Phase::Up, Phase::Down(_, why)) => {
+            (Phase::Down(_), Phase::Up) => tracing::debug!("connections to Redis are open again"),
+            (Phase::Connecting | Phase::Up, Phase::Down(why)) => {
                 tracing::debug!(%why, "no connection to Redis is open");
             }
             _ => {}
@@ -182,8 +181,10 @@ mod tests {
     use redis::aio::MultiplexedConnection;
     use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
     use tokio::io::{DuplexStream, duplex};
+    use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
+    use crate::cache::redis::connect::{Connection, Connector};
 
     const SERVER: &str = "run_id:aaa\r\n";
     const REPLICATION: &str = "role:master\r\nmaster_replid:rrr\r\n";
@@ -233,13 +234,14 @@ mod tests {
         let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&info, ours, config).await.unwrap();
-        tokio::spawn(driver);
+        let driver = Arc::new(AbortOnDropHandle::new(tokio::spawn(driver)));
+        let connection = Connection { commands: connection, driver };
         let identity = identity::parse(SERVER, REPLICATION);
         (Arc::new(Link::new(connection, identity)), asked)
     }
 
     fn links() -> Arc<Links> {
-        let connector = deadpool_redis::Manager::new("redis://127.0.0.1:1").unwrap();
+        let connector = Connector::new("redis://127.0.0.1:1".parse()).unwrap();
         Links::closed(connector, Box::default(), 2, Duration::from_millis(50)).unwrap()
     }
 

@@ -1,18 +1,60 @@
 //! The lines about Redis.
 
-use session_testkit::backends::{Backends, RedisServer};
+use session_testkit::backends::{Backend, Backends, RedisServer};
 
 use super::{check_redis, expect, unused_address};
-use crate::harness::{Failure, Outcome, default_backend};
+use crate::certificates::Ca;
+use crate::harness::{Failure, Outcome, default_backend, on};
 use crate::support::SOON;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreachable_redis_is_explained_without_its_password() -> Outcome {
     let address = unused_address()?;
     let url = format!("redis://user:s3cret@{address}/0");
-    let lines = ["❌ Redis connection failed\n   why: ", "that Redis is running", &address];
+    let lines = [
+        "❌ Redis connection failed\n   why: ",
+        "the connection was refused",
+        "that Redis is running",
+        &address,
+    ];
     expect(&mut check_redis(&url), 1, &lines).await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cause_of_a_failed_connect_is_named() -> Outcome {
+    on(Backend::Native, |_| async {
+        let ca = Ca::new()?;
+        let own = ca.issue("localhost", time::Duration::days(1))?;
+        let (redis, tls_port) = ca.redis(&own, "no").await?;
+        let port = redis.address().rsplit(':').next().unwrap_or_default();
+        let mut admin = redis.connect().await?;
+        for (url, why, remedy) in [
+            (format!("rediss://localhost:{tls_port}"), "unknown CA", "REDIS_TLS_CA_FILE"),
+            (format!("redis://localhost:{tls_port}"), "expects TLS", "rediss://"),
+            (format!("rediss://localhost:{port}"), "speaks plain Redis", "redis://"),
+            (format!("redis://:s3cret@localhost:{port}"), "has none", "user and password"),
+            (format!("redis://no:s3cret@localhost:{port}"), "WRONGPASS", "user and password"),
+            (format!("redis://localhost:{port}/99"), "number of the database", "databases"),
+            ("redis://no-such-host.invalid".to_owned(), " name ", "REDIS_URL"),
+        ] {
+            let lines = ["❌ Redis connection failed\n   why: ", why, remedy];
+            expect(&mut check_redis(&url), 1, &lines).await?;
+        }
+        let set = ["SETUSER", "default", ">s3cret"];
+        let () = ::redis::cmd("ACL").arg(&set).query_async(&mut admin).await?;
+        expect(&mut check_redis(redis.url()), 1, &["NOAUTH", "user and password"]).await?;
+        let () = ::redis::cmd("ACL")
+            .arg(&["SETUSER", "default", "nopass"])
+            .query_async(&mut admin)
+            .await?;
+        // The limit is reached by the test's own connection.
+        redis.config_set("maxclients", "1").await?;
+        let lines = ["max number of clients", "raise maxclients"];
+        expect(&mut check_redis(redis.url()), 1, &lines).await?;
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
