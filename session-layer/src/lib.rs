@@ -78,6 +78,12 @@ mod model;
 mod sessions;
 pub mod store;
 
+pub mod connect {
+    //! The settings of connections to servers.
+
+    pub use crate::model::tls::TlsSettings;
+}
+
 pub mod cookie {
     //! The parts of a session cookie.
 

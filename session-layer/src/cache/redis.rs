@@ -64,6 +64,8 @@ pub struct RedisCache {
     compare_and_set: Arc<redis::Script>,
     keys: Option<SealingKeys>,
     rejections: Arc<Rejections>,
+    /// Whether TLS accepts every certificate.
+    is_insecure: bool,
 }
 
 /// The right to fill one key: its nonce, on the link that granted it.

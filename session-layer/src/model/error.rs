@@ -160,6 +160,9 @@ pub enum ConfigError {
         /// The reason.
         source: Source,
     },
+    /// A certificate, a key or a CA that cannot be read or used.
+    #[error("TLS cannot be configured: {0}")]
+    Tls(#[source] Source),
     /// Settings that exclude each other.
     #[error("{0}")]
     Combination(&'static str),
@@ -205,6 +208,11 @@ impl ConfigError {
     ) -> Self {
         let source = source.into();
         Self::BadKeys { name, may_be, source }
+    }
+
+    #[cfg(all(feature = "redis", feature = "tls"))]
+    pub(crate) fn tls(source: impl Into<Source>) -> Self {
+        Self::Tls(source.into())
     }
 
     pub(crate) fn redis_url(name: &'static str, source: impl Into<Source>) -> Self {

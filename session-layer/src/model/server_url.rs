@@ -56,6 +56,9 @@ const NO_HOST: &str = "its host or port cannot be read: the port is a number up 
      address is in brackets, and a password has `/` as %2F, `?` as %3F and `#` as %23";
 const SEVERAL_HOSTS: &str = "it names several hosts, which is not supported: name one";
 const FRAGMENT: &str = "it has a `#`, which must be written as %23";
+const INSECURE: &str = "it ends with `#insecure`, which is not supported: remove that. To accept any \
+     certificate, set REDIS_TLS_INSECURE=true (TlsSettings::insecure). To trust a CA of your own, \
+     set REDIS_TLS_CA_FILE";
 const NO_DATABASE: &str = "its path is not the number of a Redis database";
 const NO_PROTOCOL: &str = "its parameter `protocol` is neither 2 nor 3";
 const WILDCARD: &str = "its host is a wildcard address, which clients cannot connect to";
@@ -170,10 +173,11 @@ impl FromStr for ServerUrl {
             return Err(ServerUrlError::because(SEVERAL_HOSTS));
         }
         let url = Url::parse(text).map_err(|_| ServerUrlError::because(NO_HOST))?;
-        let may_have_fragment = scheme == "rediss" || scheme == "valkeys";
         match url.fragment() {
             None => {}
-            Some("insecure") if may_have_fragment => {}
+            Some("insecure") if url.scheme() == "rediss" || url.scheme() == "valkeys" => {
+                return Err(ServerUrlError::because(INSECURE));
+            }
             Some(_) => return Err(ServerUrlError::because(FRAGMENT)),
         }
         let url = Self(url);

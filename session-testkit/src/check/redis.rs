@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use redis::{FromRedisValue, RedisError, RedisResult, cmd};
-use session_layer::cache::{ConnectCause, ConnectError, RedisCache, RedisConnection};
+use session_layer::cache::{
+    ConnectCause, ConnectError, RedisCache, RedisCacheBuilder, RedisConnection,
+};
 use session_layer::server_url::{ServerKind, ServerUrl};
 
 use super::{
@@ -47,7 +49,7 @@ fn unusable(reason: &str) -> Finding {
 async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
     let help = help(url);
     let connecting = async {
-        let connection = connect(url).await.map_err(|error| no_connection(&error, url))?;
+        let connection = connect(target, url).await?.map_err(|error| no_connection(&error, url))?;
         Ok((connection, Finding::ok("Redis connection successful")))
     };
     let failed = ("Redis connection failed", help.as_str());
@@ -134,7 +136,7 @@ async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut RedisC
 /// Opens as many connections as the application, all at once, and sends a PING on each.
 async fn pool(target: &Target, url: &ServerUrl) -> Result<Finding, Problem> {
     let connections = (0..target.pool_size).map(|_| async {
-        let mut connection = connect(url).await?;
+        let mut connection = connect(target, url).await??;
         send::<()>(&mut connection, &["PING"]).await?;
         // The connection stays open until all are open.
         Ok::<_, Problem>(connection)
@@ -228,10 +230,25 @@ fn found_version(info: &str) -> Finding {
     }
 }
 
+/// Returns the application's cache with this target's settings.
+fn cache(target: &Target, url: &ServerUrl) -> Result<RedisCacheBuilder, Finding> {
+    let mut cache = RedisCache::builder(url.expose());
+    if target.from_env {
+        cache = cache.from_env().map_err(|error| {
+            let remedy = "correct the variable: the application does not start with it";
+            Finding::failed("Redis settings are not usable", error.to_string(), remedy)
+        })?;
+    }
+    Ok(cache.namespace(&*target.namespace).pool_size(target.pool_size.into()))
+}
+
 /// Connects as the application does.
-async fn connect(url: &ServerUrl) -> Result<RedisConnection, ConnectError> {
+async fn connect(
+    target: &Target,
+    url: &ServerUrl,
+) -> Result<Result<RedisConnection, ConnectError>, Finding> {
     // The step's own deadline is longer, so that the error names what took too long.
-    RedisCache::builder(url.expose()).connect(CONNECT).await
+    Ok(cache(target, url)?.connect(CONNECT).await)
 }
 
 async fn send<T: FromRedisValue>(

@@ -3,7 +3,9 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use session_testkit::backends::{Backend, Backends, RedisServer};
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
@@ -26,6 +28,8 @@ pub struct Issued {
 impl Ca {
     pub fn new() -> Result<Self, Failure> {
         let mut params = CertificateParams::new(vec![])?;
+        // A certificate with the name of its issuer would count as self-signed.
+        params.distinguished_name.push(DnType::CommonName, "test CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate()?;
         let folder = tempfile::Builder::new().permissions(readable(0o755)).tempdir()?;
@@ -42,6 +46,7 @@ impl Ca {
     /// has passed.
     pub fn issue(&self, host: &str, valid: Duration) -> Result<Issued, Failure> {
         let mut params = CertificateParams::new(vec![host.to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, host);
         let now = OffsetDateTime::now_utc();
         params.not_before = now - Duration::days(7);
         params.not_after = now + valid;

@@ -13,6 +13,7 @@ use crate::cache::{NAMESPACE, codec, is_namespace};
 use crate::model::clock::A_DAY;
 use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerUrl, ServerUrlError};
+use crate::model::tls::TlsSettings;
 
 /// The default prefix of every key.
 pub const DEFAULT_NAMESPACE: &str = "session-layer";
@@ -28,6 +29,10 @@ const POOL_SIZES: RangeInclusive<usize> = 1..=1_000;
 /// The allowed deadlines. A healthy Redis answers within 1 ms, and a day is beyond any use.
 const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(1)..=A_DAY;
 
+/// The warning in the log and in the health document.
+pub(super) const INSECURE: &str = "TLS to Redis accepts every certificate (REDIS_TLS_INSECURE): \
+     anyone in between can read and change sessions. Set REDIS_TLS_CA_FILE instead";
+
 /// A builder for a [`RedisCache`], created by [`RedisCache::builder`].
 #[must_use]
 pub struct RedisCacheBuilder {
@@ -38,6 +43,7 @@ pub struct RedisCacheBuilder {
     deadline: Duration,
     replicated: bool,
     keys: Option<SealingKeys>,
+    tls: TlsSettings,
 }
 
 impl RedisCacheBuilder {
@@ -49,6 +55,7 @@ impl RedisCacheBuilder {
             deadline: DEFAULT_DEADLINE,
             replicated: false,
             keys: None,
+            tls: TlsSettings::new(),
         }
     }
 
@@ -90,6 +97,13 @@ impl RedisCacheBuilder {
         self
     }
 
+    /// Sets whom `rediss://` trusts, and the certificate of this client. Defaults to the CAs of the
+    /// system and no certificate.
+    pub fn tls(mut self, tls: TlsSettings) -> Self {
+        self.tls = tls;
+        self
+    }
+
     /// Opens one connection as the cache would, and reads the identity of the server. It is for a
     /// test of the deployment. A cache opens its own connections, also to a server that is not
     /// reachable yet.
@@ -98,7 +112,7 @@ impl RedisCacheBuilder {
     /// [`ConnectError`] names the cause. An error of the settings has the cause
     /// [`Settings`](super::ConnectCause::Settings).
     pub async fn connect(self, limit: Duration) -> Result<RedisConnection, ConnectError> {
-        let connector = Connector::new(self.url).map_err(ConnectError::settings)?;
+        let connector = Connector::new(self.url, self.tls).map_err(ConnectError::settings)?;
         connector.connect_once(limit).await
     }
 
@@ -122,8 +136,12 @@ impl RedisCacheBuilder {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
-        let connector = Connector::new(self.url)?;
+        let connector = Connector::new(self.url, self.tls)?;
         let database = connector.database();
+        let is_insecure = connector.is_insecure();
+        if is_insecure {
+            tracing::warn!("{INSECURE}");
+        }
         if self.keys.is_none() {
             tracing::warn!(
                 "sessions in Redis are not sealed: any client that can write to Redis can plant one. \
@@ -144,6 +162,7 @@ impl RedisCacheBuilder {
             compare_and_set: Arc::new(redis::Script::new(COMPARE_AND_SET)),
             keys: self.keys,
             rejections: Arc::default(),
+            is_insecure,
         })
     }
 }
@@ -157,6 +176,7 @@ impl std::fmt::Debug for RedisCacheBuilder {
             .field("deadline", &self.deadline)
             .field("replicated", &self.replicated)
             .field("keys", &self.keys)
+            .field("tls", &self.tls)
             .finish()
     }
 }
@@ -193,6 +213,28 @@ mod tests {
         for (namespace, size, deadline) in [("n", 1, MS), (&long[1..], 1_000, A_DAY)] {
             let builder = builder().namespace(namespace).pool_size(size).deadline(deadline);
             assert!(builder.build().is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn settings_of_tls_need_rediss() {
+        let tls = TlsSettings::new().insecure(true);
+        let refused = builder().tls(tls).build().unwrap_err();
+        assert!(refused.to_string().contains("rediss://"), "{refused}");
+    }
+
+    #[cfg(feature = "tls")]
+    #[tokio::test]
+    async fn unusable_certificate_is_refused_at_the_start() {
+        for (tls, why) in [
+            (TlsSettings::new().ca_file("no such file"), "REDIS_TLS_CA_FILE) cannot be read"),
+            (TlsSettings::new().ca_pem("no PEM"), "REDIS_TLS_CA_FILE) is not PEM"),
+            (TlsSettings::new().client_pem("no PEM", ""), "REDIS_TLS_CERT_FILE) is not PEM"),
+            (TlsSettings::new().server_name("a b"), "not a host name"),
+        ] {
+            let refused = RedisCache::builder("rediss://localhost").tls(tls).build().unwrap_err();
+            assert!(matches!(refused, ConfigError::Tls(_)), "{refused:?}");
+            assert!(refused.to_string().contains(why), "{refused}");
         }
     }
 

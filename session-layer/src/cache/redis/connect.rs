@@ -39,6 +39,7 @@ use self::tls::Tls;
 use super::identity::{self, Identity};
 use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
+use crate::model::tls::TlsSettings;
 
 /// The URL's name in errors.
 pub(super) const URL: &str = "the Redis URL";
@@ -114,7 +115,10 @@ pub(super) struct Connector {
 
 impl Connector {
     /// Prepares connections to the server at this URL.
-    pub(super) fn new(url: Result<ServerUrl, ServerUrlError>) -> Result<Self, ConfigError> {
+    pub(super) fn new(
+        url: Result<ServerUrl, ServerUrlError>,
+        tls: TlsSettings,
+    ) -> Result<Self, ConfigError> {
         let bad = |reason: ServerUrlError| ConfigError::redis_url(URL, reason);
         let url = url.map_err(bad)?;
         if url.kind() != ServerKind::Redis {
@@ -125,6 +129,12 @@ impl Connector {
         #[cfg(not(feature = "tls"))]
         if url.is_rediss() {
             return Err(ConfigError::MissingFeature { feature: "tls", needed_for: "rediss://" });
+        }
+        if !url.is_rediss() && tls != TlsSettings::new() {
+            return Err(ConfigError::Combination(
+                "settings of TLS to Redis (REDIS_TLS_…, RedisCacheBuilder::tls) have an effect only \
+                 with rediss://: begin REDIS_URL with it, or unset them",
+            ));
         }
         // The library's error may repeat a part of the URL.
         let info = url.without_tls().into_connection_info();
@@ -140,7 +150,10 @@ impl Connector {
             address,
             settings: info.redis_settings().clone(),
             #[cfg(feature = "tls")]
-            tls: if url.is_rediss() { Some(Tls::new()?) } else { None },
+            tls: match url.is_rediss() {
+                true => Some(Tls::new(tls).map_err(ConfigError::tls)?),
+                false => None,
+            },
         })
     }
 
@@ -235,6 +248,14 @@ impl Connector {
             }
             None => Err(failure::timed_out(at, "the first command")),
         }
+    }
+
+    /// Returns whether every certificate is accepted.
+    pub(super) fn is_insecure(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.as_ref().is_some_and(Tls::is_insecure);
+        #[cfg(not(feature = "tls"))]
+        false
     }
 
     fn is_tls(&self) -> bool {

@@ -6,6 +6,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, RedisError};
 use tokio::time::{Instant, timeout};
 
+use super::builder::INSECURE;
 use super::errors::{classify, timed_out};
 use super::identity::field;
 use super::{RedisCache, codec, new_nonce};
@@ -19,6 +20,9 @@ const KEY_LIFE_MS: u64 = 5_000;
 
 pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
     let mut found = CacheProbe::default();
+    if cache.is_insecure {
+        found.remarks.push(INSECURE.to_owned());
+    }
     let link = match timeout(STEP_TIMEOUT, cache.links.any()).await {
         Ok(Ok(link)) => link,
         Ok(Err(error)) => return failed(found, &error),

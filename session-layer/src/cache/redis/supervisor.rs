@@ -185,6 +185,7 @@ mod tests {
 
     use super::*;
     use crate::cache::redis::connect::{Connection, Connector};
+    use crate::model::tls::TlsSettings;
 
     const SERVER: &str = "run_id:aaa\r\n";
     const REPLICATION: &str = "role:master\r\nmaster_replid:rrr\r\n";
@@ -241,7 +242,7 @@ mod tests {
     }
 
     fn links() -> Arc<Links> {
-        let connector = Connector::new("redis://127.0.0.1:1".parse()).unwrap();
+        let connector = Connector::new("redis://127.0.0.1:1".parse(), TlsSettings::new()).unwrap();
         Links::closed(connector, Box::default(), 2, Duration::from_millis(50)).unwrap()
     }
 

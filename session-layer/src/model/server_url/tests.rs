@@ -187,6 +187,7 @@ fn rejected_url_gives_the_reason_and_what_to_do() {
         ("redis://0.0.0.0", "wildcard"),
         ("redis://[::]", "wildcard"),
         ("redis://h#insecure", "%23"),
+        ("rediss://h#insecure", "REDIS_TLS_INSECURE"),
         ("postgres://h1,h2/db", "several hosts"),
         ("postgres://h1:1,h2:2/db", "several hosts"),
         ("postgres://h/db?connect_timeout=3", "`connect_timeout` is not supported"),

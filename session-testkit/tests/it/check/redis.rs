@@ -7,6 +7,8 @@ use crate::certificates::Ca;
 use crate::harness::{Failure, Outcome, default_backend, on};
 use crate::support::SOON;
 
+const DAY: time::Duration = time::Duration::days(1);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreachable_redis_is_explained_without_its_password() -> Outcome {
     let address = unused_address()?;
@@ -25,7 +27,7 @@ async fn unreachable_redis_is_explained_without_its_password() -> Outcome {
 async fn cause_of_a_failed_connect_is_named() -> Outcome {
     on(Backend::Native, |_| async {
         let ca = Ca::new()?;
-        let own = ca.issue("localhost", time::Duration::days(1))?;
+        let own = ca.issue("localhost", DAY)?;
         let (redis, tls_port) = ca.redis(&own, "no").await?;
         let port = redis.address().rsplit(':').next().unwrap_or_default();
         let mut admin = redis.connect().await?;
@@ -52,6 +54,27 @@ async fn cause_of_a_failed_connect_is_named() -> Outcome {
         redis.config_set("maxclients", "1").await?;
         let lines = ["max number of clients", "raise maxclients"];
         expect(&mut check_redis(redis.url()), 1, &lines).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_tls_apply_as_in_the_application() -> Outcome {
+    on(Backend::Native, |_| async {
+        let ca = Ca::new()?;
+        let (_redis, port) = ca.redis(&ca.issue("localhost", DAY)?, "no").await?;
+        let url = format!("rediss://localhost:{port}");
+        for (name, value, code, line) in [
+            ("REDIS_TLS_CA_FILE", ca.file(), 0, "✅ GET test successful"),
+            ("REDIS_TLS_CA_FILE", "no such file".into(), 1, "REDIS_TLS_CA_FILE) cannot be read"),
+            ("REDIS_TLS_INSECURE", "true".into(), 0, "✅ GET test successful"),
+            ("REDIS_TLS_INSECURE", "yes".into(), 1, "REDIS_TLS_INSECURE is `yes`"),
+        ] {
+            expect(check_redis(&url).env(name, value), code, &[line]).await?;
+        }
+        let lines = ["REDIS_TLS_INSECURE=true"];
+        expect(&mut check_redis(&format!("{url}#insecure")), 1, &lines).await?;
         Ok(())
     })
     .await

@@ -262,6 +262,14 @@ pub(in crate::cache::redis) fn not_master(at: &super::Connector) -> ConnectError
     ConnectError::new(ConnectCause::NotMaster, &at.address, why, remedy)
 }
 
+/// Explains why TLS could not begin.
+#[cfg(feature = "tls")]
+pub(super) fn tls_settings(at: &Address, error: super::tls::TlsError) -> ConnectError {
+    let remedy = "correct the settings of TLS (REDIS_TLS_CA_FILE and those beside it)";
+    ConnectError::new(ConnectCause::Settings, at, error.to_string(), remedy).with_source(error)
+}
+
+/// Explains why the TLS handshake failed.
 #[cfg(feature = "tls")]
 pub(super) fn tls(at: &Address, error: io::Error, speaks: Speaks) -> ConnectError {
     if speaks == Speaks::Redis {
