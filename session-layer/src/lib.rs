@@ -81,6 +81,11 @@ pub mod store;
 pub mod connect {
     //! The settings of connections to servers.
 
+    #[cfg(feature = "redis")]
+    pub use crate::cache::{ConnectCause, ConnectError};
+    pub use crate::model::credentials::{
+        BoxFuture, Credential, Credentials, CredentialsError, PasswordFile,
+    };
     pub use crate::model::tls::TlsSettings;
 }
 

@@ -1,6 +1,7 @@
 //! Value types: sessions, tokens, timestamps, URLs and errors. This module does no I/O.
 
 pub(crate) mod clock;
+pub(crate) mod credentials;
 pub(crate) mod error;
 pub(crate) mod identity;
 pub(crate) mod lock;

@@ -50,6 +50,7 @@ mod security {
 /// Which deployments work?
 mod deployment {
     mod copied_database;
+    mod redis_credentials;
     mod redis_tls;
     mod rolling_change;
 }

@@ -17,6 +17,7 @@ mod link;
 mod links;
 mod probe;
 mod rejected;
+mod renewal;
 mod supervisor;
 
 use self::batch::Lookups;

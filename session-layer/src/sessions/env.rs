@@ -9,6 +9,8 @@ use self::plan::Database;
 #[cfg(feature = "redis")]
 use self::plan::{Keys, RedisSettings, redis_settings};
 use self::plan::{Plan, Stores, plan};
+#[cfg(feature = "redis")]
+use crate::model::credentials::PasswordFile;
 use crate::model::error::ConfigError;
 use crate::sessions::Sessions;
 
@@ -19,6 +21,7 @@ impl Sessions {
     /// |---|---|---|
     /// | `DATABASE_URL` | `sqlite:session-layer.db` | `postgres://…`, or `sqlite:PATH` (feature `sqlite`) |
     /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`) |
+    /// | `REDIS_PASSWORD_FILE` | none | a file with the password of Redis, instead of the URL. It may [change](crate::connect::PasswordFile) |
     /// | `REDIS_TLS_CA_FILE` | the system's CAs | PEM file of the CAs that `rediss://` trusts instead |
     /// | `REDIS_TLS_CERT_FILE`, `REDIS_TLS_KEY_FILE` | none | PEM files of this client's certificate and its key |
     /// | `REDIS_TLS_SERVER_NAME` | the URL's host | name that the server's certificate must have |
@@ -79,6 +82,10 @@ fn with_settings(
         .pool_size(settings.pool_size)
         .replicated(settings.replicated)
         .tls(settings.tls);
+    let cache = match settings.password_file {
+        Some(path) => cache.credentials(PasswordFile::new(path.trim())),
+        None => cache,
+    };
     Ok(match settings.keys {
         Some(Keys::These(keys)) => cache.encryption_keys(keys),
         Some(Keys::InFile(path)) => cache.encryption_keys(read_keys(&path)?),

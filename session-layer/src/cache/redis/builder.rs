@@ -11,6 +11,7 @@ use super::{COMPARE_AND_SET, RedisCache};
 use crate::cache::seal::SealingKeys;
 use crate::cache::{NAMESPACE, codec, is_namespace};
 use crate::model::clock::A_DAY;
+use crate::model::credentials::Credentials;
 use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerUrl, ServerUrlError};
 use crate::model::tls::TlsSettings;
@@ -44,6 +45,7 @@ pub struct RedisCacheBuilder {
     replicated: bool,
     keys: Option<SealingKeys>,
     tls: TlsSettings,
+    credentials: Option<Arc<dyn Credentials>>,
 }
 
 impl RedisCacheBuilder {
@@ -56,6 +58,7 @@ impl RedisCacheBuilder {
             replicated: false,
             keys: None,
             tls: TlsSettings::new(),
+            credentials: None,
         }
     }
 
@@ -104,6 +107,13 @@ impl RedisCacheBuilder {
         self
     }
 
+    /// Sets the source of the password, which may change while connections are open. The URL then has
+    /// no password. Defaults to the password of the URL.
+    pub fn credentials(mut self, credentials: impl Credentials) -> Self {
+        self.credentials = Some(Arc::new(credentials));
+        self
+    }
+
     /// Opens one connection as the cache would, and reads the identity of the server. It is for a
     /// test of the deployment. A cache opens its own connections, also to a server that is not
     /// reachable yet.
@@ -112,7 +122,8 @@ impl RedisCacheBuilder {
     /// [`ConnectError`] names the cause. An error of the settings has the cause
     /// [`Settings`](super::ConnectCause::Settings).
     pub async fn connect(self, limit: Duration) -> Result<RedisConnection, ConnectError> {
-        let connector = Connector::new(self.url, self.tls).map_err(ConnectError::settings)?;
+        let connector =
+            Connector::new(self.url, self.tls, self.credentials).map_err(ConnectError::settings)?;
         connector.connect_once(limit).await
     }
 
@@ -136,7 +147,7 @@ impl RedisCacheBuilder {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
-        let connector = Connector::new(self.url, self.tls)?;
+        let connector = Connector::new(self.url, self.tls, self.credentials)?;
         let database = connector.database();
         let is_insecure = connector.is_insecure();
         if is_insecure {
@@ -177,6 +188,7 @@ impl std::fmt::Debug for RedisCacheBuilder {
             .field("replicated", &self.replicated)
             .field("keys", &self.keys)
             .field("tls", &self.tls)
+            .field("credentials", &self.credentials.is_some())
             .finish()
     }
 }
@@ -185,6 +197,7 @@ impl std::fmt::Debug for RedisCacheBuilder {
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
+    use crate::model::credentials::PasswordFile;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -221,6 +234,15 @@ mod tests {
         let tls = TlsSettings::new().insecure(true);
         let refused = builder().tls(tls).build().unwrap_err();
         assert!(refused.to_string().contains("rediss://"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn password_is_in_one_place() {
+        let file = || PasswordFile::new("/run/secrets/redis");
+        assert!(builder().credentials(file()).build().is_ok());
+        let both = RedisCache::builder("redis://:hunter2@localhost").credentials(file());
+        let refused = both.build().unwrap_err().to_string();
+        assert!(refused.contains("REDIS_PASSWORD_FILE") && !refused.contains("hunter2"));
     }
 
     #[cfg(feature = "tls")]

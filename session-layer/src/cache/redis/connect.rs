@@ -37,6 +37,8 @@ use self::first_bytes::FirstBytes;
 #[cfg(feature = "tls")]
 use self::tls::Tls;
 use super::identity::{self, Identity};
+use super::renewal::Used;
+use crate::model::credentials::{Credential, Credentials, CredentialsError};
 use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
 use crate::model::tls::TlsSettings;
@@ -54,6 +56,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The response timeout of the library, which only ends abandoned commands. Every operation has its
 /// own deadline.
 const ABANDONED: Duration = Duration::from_secs(5);
+/// The limit of the source of credentials. A token may come from another service.
+pub(super) const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The limit of an attempt to find out what a port speaks.
 const PEEK: Duration = Duration::from_millis(250);
 
@@ -98,6 +102,14 @@ impl ConnectionLike for RedisConnection {
     }
 }
 
+/// An open connection to a server whose identity is known.
+pub(super) struct Connected {
+    pub(super) connection: Connection,
+    pub(super) identity: Identity,
+    /// The credential, if it may change.
+    pub(super) used: Option<Used>,
+}
+
 /// The address of a server, as far as it is known before connecting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Address {
@@ -108,7 +120,10 @@ enum Address {
 /// Opens connections to one Redis.
 pub(super) struct Connector {
     address: Address,
+    /// The settings of the URL: user, password, database and protocol.
     settings: RedisConnectionInfo,
+    /// The source of the password, if it is not in the URL.
+    credentials: Option<Arc<dyn Credentials>>,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
 }
@@ -118,6 +133,7 @@ impl Connector {
     pub(super) fn new(
         url: Result<ServerUrl, ServerUrlError>,
         tls: TlsSettings,
+        credentials: Option<Arc<dyn Credentials>>,
     ) -> Result<Self, ConfigError> {
         let bad = |reason: ServerUrlError| ConfigError::redis_url(URL, reason);
         let url = url.map_err(bad)?;
@@ -141,6 +157,12 @@ impl Connector {
         let info = info.map_err(|_repeats_it| {
             bad(ServerUrlError::because("its user or password is not UTF-8 once it is decoded"))
         })?;
+        if info.redis_settings().password().is_some() && credentials.is_some() {
+            return Err(ConfigError::Combination(
+                "REDIS_URL has a password, and REDIS_PASSWORD_FILE (RedisCacheBuilder::credentials) \
+                 is set too: remove one of them",
+            ));
+        }
         let address = match info.addr() {
             ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port },
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
@@ -149,6 +171,7 @@ impl Connector {
         Ok(Self {
             address,
             settings: info.redis_settings().clone(),
+            credentials,
             #[cfg(feature = "tls")]
             tls: match url.is_rediss() {
                 true => Some(Tls::new(tls).map_err(ConfigError::tls)?),
@@ -162,18 +185,35 @@ impl Connector {
         self.settings.db()
     }
 
-    /// Connects, authenticates and reads the identity of the server.
-    pub(super) async fn connect(
-        &self,
-        deadline: Instant,
-    ) -> Result<(Connection, Identity), ConnectError> {
-        let connection = self.open(&self.address, deadline).await?;
+    /// Returns the source of the password, if it is not in the URL.
+    pub(super) fn credentials(&self) -> Option<&dyn Credentials> {
+        self.credentials.as_deref()
+    }
+
+    /// Returns the user of a credential, or that of the URL.
+    pub(super) fn user_of<'a>(&'a self, credential: &'a Credential) -> Option<&'a str> {
+        credential.user_name().or(self.settings.username())
+    }
+
+    /// Connects, authenticates and reads the identity of the server. `limit` is the time for that,
+    /// once the credential is there.
+    pub(super) async fn connect(&self, limit: Duration) -> Result<Connected, ConnectError> {
+        let (login, used) = match &self.credentials {
+            None => (self.settings.clone(), None),
+            Some(source) => {
+                let used = self.fetch(&**source).await?;
+                (self.login(&used.credential), Some(used))
+            }
+        };
+        let deadline = Instant::now() + limit;
+        let at = &self.address;
+        let connection = self.open(at, &login, deadline).await?;
         let mut commands = connection.commands.clone();
         let identity = within(deadline, identity::read(&mut commands)).await;
         let identity = identity
-            .ok_or_else(|| failure::timed_out(&self.address, "INFO"))?
-            .map_err(|error| failure::identity(&self.address, error))?;
-        Ok((connection, identity))
+            .ok_or_else(|| failure::timed_out(at, "INFO"))?
+            .map_err(|error| failure::identity(at, error))?;
+        Ok(Connected { connection, identity, used })
     }
 
     /// Connects for commands of another module.
@@ -181,31 +221,57 @@ impl Connector {
         &self,
         limit: Duration,
     ) -> Result<RedisConnection, ConnectError> {
-        let (connection, _) = self.connect(Instant::now() + limit).await?;
-        Ok(RedisConnection(connection))
+        Ok(RedisConnection(self.connect(limit).await?.connection))
+    }
+
+    /// Fetches a credential.
+    async fn fetch(&self, source: &dyn Credentials) -> Result<Used, ConnectError> {
+        // The time of a token runs while its source responds.
+        let since = Instant::now();
+        match timeout(CREDENTIALS_TIMEOUT, source.current()).await {
+            Ok(Ok(credential)) => Ok(Used { credential, since }),
+            Ok(Err(error)) => Err(failure::credentials(&self.address, error)),
+            Err(_elapsed) => Err(failure::credentials(
+                &self.address,
+                CredentialsError::new("their source did not respond in time"),
+            )),
+        }
+    }
+
+    fn login(&self, credential: &Credential) -> RedisConnectionInfo {
+        let login = self.settings.clone().set_password(credential.secret());
+        match self.user_of(credential) {
+            Some(user) => login.set_username(user),
+            None => login,
+        }
     }
 
     /// Opens a connection and authenticates.
-    async fn open(&self, at: &Address, deadline: Instant) -> Result<Connection, ConnectError> {
+    async fn open(
+        &self,
+        at: &Address,
+        login: &RedisConnectionInfo,
+        deadline: Instant,
+    ) -> Result<Connection, ConnectError> {
         let stream = connect(at, deadline).await?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            return self.open_tls(tls, at, stream, deadline).await;
+            let stream = Self::encrypt(tls, at, stream, deadline).await?;
+            return self.authenticate(at, login, stream, deadline).await;
         }
-        self.authenticate(at, stream, deadline).await
+        self.authenticate(at, login, stream, deadline).await
     }
 
     #[cfg(feature = "tls")]
-    async fn open_tls(
-        &self,
+    async fn encrypt(
         tls: &Tls,
         at: &Address,
         stream: Box<dyn Stream>,
         deadline: Instant,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<Box<dyn Stream>, ConnectError> {
         let (stream, first) = FirstBytes::of(stream);
         match within(deadline, tls.handshake(at, stream)?).await {
-            Some(Ok(stream)) => self.authenticate(at, Box::new(stream), deadline).await,
+            Some(Ok(stream)) => Ok(Box::new(stream)),
             Some(Err(error)) => {
                 let speaks = match first.get() {
                     Some(first) => Speaks::of(first),
@@ -224,6 +290,7 @@ impl Connector {
     async fn authenticate(
         &self,
         at: &Address,
+        login: &RedisConnectionInfo,
         stream: Box<dyn Stream>,
         deadline: Instant,
     ) -> Result<Connection, ConnectError> {
@@ -231,7 +298,7 @@ impl Connector {
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(Some(ABANDONED))
             .set_pipeline_buffer_size(WRITE_QUEUE);
-        let opening = MultiplexedConnection::new_with_config(&self.settings, stream, config);
+        let opening = MultiplexedConnection::new_with_config(login, stream, config);
         // The future has several KB.
         match within(deadline, opening.boxed()).await {
             Some(Ok((commands, driver))) => {

@@ -167,7 +167,8 @@ fn without_code(error: &RedisError) -> Explained {
     }
 }
 
-pub(super) const OTHER_CREDENTIALS: &str = "check user and password in REDIS_URL";
+pub(super) const OTHER_CREDENTIALS: &str =
+    "check user and password in REDIS_URL (or REDIS_PASSWORD_FILE)";
 const RIGHTS: &str = "allow the keys <namespace>:*, and GET, MGET, SET, UNLINK, EVAL, EVALSHA, \
                       SCRIPT, INFO, DBSIZE and PING (ACL SETUSER)";
 const TIMED_OUT: &str = "Redis did not respond in time";

@@ -6,12 +6,12 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connect::{self, Connection, Connector};
+use super::connect::{self, Connected, Connector};
 use super::identity::Identity;
 use super::links::SUPERVISOR_TIMEOUT;
+use super::renewal::Used;
 use crate::cache::codec::Incarnation;
 use crate::model::error::CacheError;
 use crate::model::lock::{read, write};
@@ -22,6 +22,8 @@ pub(super) struct Link {
     /// The task that drives the connection.
     _driver: Arc<AbortOnDropHandle<()>>,
     identity: RwLock<Identity>,
+    /// The first credential, if it may change.
+    used: Option<Used>,
     /// Whether the link was closed. The leases that it granted are lost.
     closed: AtomicBool,
     /// Whether the link missed a deadline and has not responded in time since.
@@ -32,16 +34,22 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(connection: Connection, identity: Identity) -> Self {
+    pub(super) fn new(Connected { connection, identity, used }: Connected) -> Self {
         Self {
             connection: connection.commands,
             _driver: connection.driver,
             identity: RwLock::new(identity),
+            used,
             closed: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             reports: Notify::new(),
         }
+    }
+
+    /// Returns the credential with which the link was opened, if it may change.
+    pub(super) fn used(&self) -> Option<Used> {
+        self.used.clone()
     }
 
     pub(super) fn connection(&self) -> MultiplexedConnection {
@@ -127,12 +135,11 @@ impl managed::Manager for LinkManager {
 
     /// Connects to a master.
     async fn create(&self) -> Result<Arc<Link>, CacheError> {
-        let deadline = Instant::now() + SUPERVISOR_TIMEOUT;
-        let (connection, identity) = self.connector.connect(deadline).await?;
-        if !identity.is_master {
+        let connected = self.connector.connect(SUPERVISOR_TIMEOUT).await?;
+        if !connected.identity.is_master {
             return Err(connect::not_master(&self.connector).into());
         }
-        Ok(Arc::new(Link::new(connection, identity)))
+        Ok(Arc::new(Link::new(connected)))
     }
 
     /// Rejects every returned link. Links stay checked out while they are in use.

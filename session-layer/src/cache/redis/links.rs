@@ -12,7 +12,7 @@
 //! No link reconnects silently. A lease is valid on the link that granted it, or lost.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use deadpool::managed::{self, Object, Pool};
@@ -29,6 +29,8 @@ use crate::model::lock::{read, write};
 
 /// The timeout of connecting and of checks by the supervisor. No request waits for these.
 pub(super) const SUPERVISOR_TIMEOUT: Duration = Duration::from_secs(1);
+/// The outer timeout of opening a link. Each of its steps has a shorter one.
+pub(super) const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The initial number of links. One that hangs or transfers a large value does not block all.
 const AT_LEAST: usize = 2;
 /// The number of commands in flight on the least busy link that triggers another link.
@@ -61,6 +63,8 @@ pub(super) struct Links {
     /// What identifies the cache within an incarnation: the database and the prefix of the keys.
     place: Box<[u8]>,
     pub(super) phase: watch::Sender<Phase>,
+    /// Why the credential of an open link could not be renewed, until it is.
+    pub(super) credentials_problem: Mutex<Option<Arc<str>>>,
     /// The maximum number of links.
     size: usize,
     /// The desired number of links.
@@ -105,6 +109,7 @@ impl Links {
             settled: RwLock::default(),
             place,
             phase: watch::Sender::new(Phase::Connecting),
+            credentials_problem: Mutex::default(),
             size,
             target: AtomicUsize::new(AT_LEAST.min(size)),
             waiting: AtomicUsize::new(0),

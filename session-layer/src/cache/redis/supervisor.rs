@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::errors::timed_out;
 use super::identity;
 use super::link::Link;
-use super::links::{Links, Phase, SUPERVISOR_TIMEOUT, closed};
+use super::links::{Links, OPENING_TIMEOUT, Phase, SUPERVISOR_TIMEOUT, closed};
 use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::lock::{read, write};
 
@@ -61,9 +61,17 @@ impl Links {
         }
     }
 
-    /// Checks one link each second, and sooner while it is suspect, until it closes. Each link has
-    /// its own task. Therefore no hanging link and no connect delays the check of another link.
+    /// Checks one link and renews its credential until it closes. Each link has its own task.
+    /// Therefore no hanging link and no connect delays the check of another link.
     async fn watch(self: Arc<Self>, link: Arc<Link>) {
+        tokio::select! {
+            () = self.check_often(&link) => {}
+            () = self.renew(&link) => {}
+        }
+    }
+
+    /// Checks one link each second, and sooner while it is suspect, until it closes.
+    async fn check_often(&self, link: &Arc<Link>) {
         while !link.is_closed() {
             let pause = if link.is_usable() { RECHECK_EVERY } else { RETRY_LINKS_EVERY };
             let next = Instant::now() + pause;
@@ -74,7 +82,7 @@ impl Links {
             }
             let was_usable = link.is_usable();
             tokio::select! {
-                () = self.check(&link) => {}
+                () = self.check(link) => {}
                 () = self.stop.cancelled() => return,
             }
             if link.is_usable() != was_usable {
@@ -95,7 +103,7 @@ impl Links {
             if !missing || self.stop.is_cancelled() {
                 return None;
             }
-            match timeout(SUPERVISOR_TIMEOUT * 2, self.pool.get()).await {
+            match timeout(OPENING_TIMEOUT, self.pool.get()).await {
                 Ok(Ok(link)) => {
                     tokio::spawn(Arc::clone(self).watch(Arc::clone(&link)));
                     write(&self.live).push(link);
@@ -184,7 +192,7 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
-    use crate::cache::redis::connect::{Connection, Connector};
+    use crate::cache::redis::connect::{Connected, Connection, Connector};
     use crate::model::tls::TlsSettings;
 
     const SERVER: &str = "run_id:aaa\r\n";
@@ -238,11 +246,12 @@ mod tests {
         let driver = Arc::new(AbortOnDropHandle::new(tokio::spawn(driver)));
         let connection = Connection { commands: connection, driver };
         let identity = identity::parse(SERVER, REPLICATION);
-        (Arc::new(Link::new(connection, identity)), asked)
+        (Arc::new(Link::new(Connected { connection, identity, used: None })), asked)
     }
 
     fn links() -> Arc<Links> {
-        let connector = Connector::new("redis://127.0.0.1:1".parse(), TlsSettings::new()).unwrap();
+        let connector =
+            Connector::new("redis://127.0.0.1:1".parse(), TlsSettings::new(), None).unwrap();
         Links::closed(connector, Box::default(), 2, Duration::from_millis(50)).unwrap()
     }
 

@@ -20,7 +20,8 @@ const BOOLEAN: &str = "true, false, 1 or 0";
 
 /// The variables that have an effect only with Postgres or Redis. A deployment that sets one of
 /// them expects these servers, so the default of a SQLite file would be a mistake there.
-const NEEDS_SERVERS: [&str; 16] = [
+const NEEDS_SERVERS: [&str; 17] = [
+    "REDIS_PASSWORD_FILE",
     "REDIS_TLS_CA_FILE",
     "REDIS_TLS_CERT_FILE",
     "REDIS_TLS_KEY_FILE",
@@ -85,6 +86,7 @@ pub(super) struct RedisSettings {
     pub(super) replicated: bool,
     pub(super) keys: Option<Keys>,
     pub(super) tls: TlsSettings,
+    pub(super) password_file: Option<String>,
 }
 
 /// The keys that seal entries.
@@ -203,6 +205,7 @@ fn redis_settings_of(get: Get<'_>) -> Result<RedisSettings, ConfigError> {
         replicated: boolean(get, "SESSION_CACHE_REPLICATED", "false")?,
         keys: keys(get)?,
         tls: tls(get)?,
+        password_file: get("REDIS_PASSWORD_FILE"),
     })
 }
 

@@ -11,6 +11,7 @@ use redis::RedisError;
 use super::Address;
 use crate::cache::redis::errors::{Explained, OTHER_CREDENTIALS, by_code, explain};
 use crate::cache::redis::identity::is_lost;
+use crate::model::credentials::CredentialsError;
 use crate::model::error::{CacheError, CacheErrorKind, ConfigError};
 
 /// The error of opening a connection to Redis: what failed, why, and what to do. It contains no
@@ -181,6 +182,12 @@ pub(super) fn timed_out(at: &Address, step: &str) -> ConnectError {
     let remedy = "check that Redis is not paused or overloaded, and that no firewall drops packets \
                   to the host and port in REDIS_URL";
     ConnectError::new(ConnectCause::TimedOut, at, why, remedy)
+}
+
+pub(super) fn credentials(at: &Address, error: CredentialsError) -> ConnectError {
+    let why = format!("there are no credentials for it ({error})");
+    let remedy = "check REDIS_PASSWORD_FILE, or the source of RedisCacheBuilder::credentials";
+    ConnectError::new(ConnectCause::Authentication, at, why, remedy).with_source(error)
 }
 
 pub(super) fn name(at: &Address, error: io::Error) -> ConnectError {

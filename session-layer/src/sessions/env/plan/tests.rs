@@ -40,6 +40,7 @@ fn both_addresses_are_the_shared_pair() {
         ("SESSION_DB_POOL_SIZE", "4"),
         ("SESSION_DB_SCHEMA", "auth"),
         ("SESSION_CACHE_KEY", KEY),
+        ("REDIS_PASSWORD_FILE", "/run/secrets/redis"),
         ("REDIS_TLS_CA_FILE", "/ca"),
         ("REDIS_TLS_CERT_FILE", "/cert"),
         ("REDIS_TLS_KEY_FILE", "/key\n"),
@@ -67,6 +68,7 @@ fn both_addresses_are_the_shared_pair() {
                     .client_files("/cert", "/key")
                     .server_name("cache")
                     .insecure(true),
+                password_file: Some("/run/secrets/redis".to_owned()),
             },
         },
     };
