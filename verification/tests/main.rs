@@ -30,6 +30,7 @@ mod redis_down {
     mod old_data;
     mod outages;
     mod rejected_commands;
+    mod sentinels;
 }
 
 /// What happens while Postgres is down, overloaded, or rejects statements?

@@ -81,7 +81,8 @@ pub struct RedisLease {
 }
 
 impl RedisCache {
-    /// Returns a builder for a cache at this `redis://` or `rediss://` address (feature `tls`).
+    /// Returns a builder for a cache at this `redis://` or `rediss://` address (feature `tls`), or
+    /// behind the sentinels of a `redis+sentinel://HOST,HOST/SERVICE/DATABASE` address.
     pub fn builder(url: impl AsRef<str>) -> RedisCacheBuilder {
         RedisCacheBuilder::new(url.as_ref().parse())
     }

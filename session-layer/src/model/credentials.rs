@@ -154,12 +154,20 @@ impl StdError for CredentialsError {
 #[derive(Debug, Clone)]
 pub struct PasswordFile {
     path: PathBuf,
+    user: Option<String>,
 }
 
 impl PasswordFile {
     /// Names the file. White space around the password is ignored, such as the line end.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), user: None }
+    }
+
+    /// Sets the user. Defaults to the user of the URL.
+    #[must_use]
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
     }
 
     fn read(&self) -> Result<Credential, CredentialsError> {
@@ -171,7 +179,7 @@ impl PasswordFile {
         let text = Zeroizing::new(text);
         match text.trim() {
             "" => Err(CredentialsError::new("the password file is empty")),
-            password => Ok(Credential::new(password)),
+            password => Ok(Credential { user: self.user.clone(), ..Credential::new(password) }),
         }
     }
 }

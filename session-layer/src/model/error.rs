@@ -216,7 +216,7 @@ impl ConfigError {
     }
 
     pub(crate) fn redis_url(name: &'static str, source: impl Into<Source>) -> Self {
-        let may_be = "redis://HOST:PORT/DB or rediss://…";
+        let may_be = "redis://HOST:PORT/DB, rediss://… or redis+sentinel://HOST,HOST/SERVICE/DB";
         Self::BadUrl { name, may_be, source: source.into() }
     }
 

@@ -6,11 +6,13 @@ mod plan;
 
 #[cfg(feature = "postgres")]
 use self::plan::Database;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+use self::plan::Redis;
 #[cfg(feature = "redis")]
-use self::plan::{Keys, RedisSettings, redis_settings};
+use self::plan::{Keys, RedisSettings, SentinelPassword, redis_settings};
 use self::plan::{Plan, Stores, plan};
 #[cfg(feature = "redis")]
-use crate::model::credentials::PasswordFile;
+use crate::model::credentials::{Credential, PasswordFile};
 use crate::model::error::ConfigError;
 use crate::sessions::Sessions;
 
@@ -20,8 +22,10 @@ impl Sessions {
     /// | variable | default | meaning |
     /// |---|---|---|
     /// | `DATABASE_URL` | `sqlite:session-layer.db` | `postgres://…`, or `sqlite:PATH` (feature `sqlite`) |
-    /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`) |
+    /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`), `redis+sentinel://HOST,HOST/SERVICE/DB` |
     /// | `REDIS_PASSWORD_FILE` | none | a file with the password of Redis, instead of the URL. It may [change](crate::connect::PasswordFile) |
+    /// | `REDIS_SENTINEL_USERNAME`, `REDIS_SENTINEL_PASSWORD` | none | user and password of the sentinels |
+    /// | `REDIS_SENTINEL_PASSWORD_FILE` | none | a file with that password, instead of the variable |
     /// | `REDIS_TLS_CA_FILE` | the system's CAs | PEM file of the CAs that `rediss://` trusts instead |
     /// | `REDIS_TLS_CERT_FILE`, `REDIS_TLS_KEY_FILE` | none | PEM files of this client's certificate and its key |
     /// | `REDIS_TLS_SERVER_NAME` | the URL's host | name that the server's certificate must have |
@@ -86,6 +90,25 @@ fn with_settings(
         Some(path) => cache.credentials(PasswordFile::new(path.trim())),
         None => cache,
     };
+    let user = settings.sentinel_user;
+    let cache = match settings.sentinel_password {
+        Some(SentinelPassword::This(password)) => cache.sentinel_credentials(move || {
+            let credential = Credential::new(password.as_str());
+            let credential = match &user {
+                Some(user) => credential.user(user),
+                None => credential,
+            };
+            std::future::ready(Ok(credential))
+        }),
+        Some(SentinelPassword::InFile(path)) => {
+            let file = PasswordFile::new(path.trim());
+            cache.sentinel_credentials(match user {
+                Some(user) => file.user(user),
+                None => file,
+            })
+        }
+        None => cache,
+    };
     Ok(match settings.keys {
         Some(Keys::These(keys)) => cache.encryption_keys(keys),
         Some(Keys::InFile(path)) => cache.encryption_keys(read_keys(&path)?),
@@ -122,8 +145,8 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
         }),
         #[cfg(all(feature = "postgres", feature = "redis"))]
         Stores::Shared { database, redis } => {
-            let cache = crate::cache::RedisCacheBuilder::new(Ok(redis.url));
-            let cache = with_settings(cache, redis.settings)?;
+            let Redis { url, settings } = *redis;
+            let cache = with_settings(crate::cache::RedisCacheBuilder::new(Ok(url)), settings)?;
             let cache = cache.build()?;
             let store = open_postgres(database).await?;
             let sessions = Sessions::builder(cache, store).ttl(ttl).mode(mode);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::Lookups;
-use super::connect::{self, ConnectError, Connector, RedisConnection};
+use super::connect::{self, Access, ConnectError, Connector, RedisConnection};
 use super::links::Links;
 use super::{COMPARE_AND_SET, RedisCache};
 use crate::cache::seal::SealingKeys;
@@ -44,8 +44,7 @@ pub struct RedisCacheBuilder {
     deadline: Duration,
     replicated: bool,
     keys: Option<SealingKeys>,
-    tls: TlsSettings,
-    credentials: Option<Arc<dyn Credentials>>,
+    access: Access,
 }
 
 impl RedisCacheBuilder {
@@ -57,8 +56,7 @@ impl RedisCacheBuilder {
             deadline: DEFAULT_DEADLINE,
             replicated: false,
             keys: None,
-            tls: TlsSettings::new(),
-            credentials: None,
+            access: Access::default(),
         }
     }
 
@@ -85,8 +83,8 @@ impl RedisCacheBuilder {
 
     /// Sets whether Redis has replicas or may fail over. A revocation then returns
     /// [`Visibility::Committed`](crate::Visibility::Committed), because a failover may restore a
-    /// removed entry. A server that reports replicas always counts as replicated. Defaults to
-    /// false.
+    /// removed entry. A server that reports replicas always counts as replicated, and so does one
+    /// behind sentinels. Defaults to false.
     pub fn replicated(mut self, replicated: bool) -> Self {
         self.replicated = replicated;
         self
@@ -103,14 +101,21 @@ impl RedisCacheBuilder {
     /// Sets whom `rediss://` trusts, and the certificate of this client. Defaults to the CAs of the
     /// system and no certificate.
     pub fn tls(mut self, tls: TlsSettings) -> Self {
-        self.tls = tls;
+        self.access.tls = tls;
         self
     }
 
     /// Sets the source of the password, which may change while connections are open. The URL then has
     /// no password. Defaults to the password of the URL.
     pub fn credentials(mut self, credentials: impl Credentials) -> Self {
-        self.credentials = Some(Arc::new(credentials));
+        self.access.credentials = Some(Arc::new(credentials));
+        self
+    }
+
+    /// Sets the source of the password of the sentinels, for a `redis+sentinel://` URL. Its own
+    /// password is that of Redis. Defaults to none.
+    pub fn sentinel_credentials(mut self, credentials: impl Credentials) -> Self {
+        self.access.sentinel_credentials = Some(Arc::new(credentials));
         self
     }
 
@@ -122,8 +127,7 @@ impl RedisCacheBuilder {
     /// [`ConnectError`] names the cause. An error of the settings has the cause
     /// [`Settings`](super::ConnectCause::Settings).
     pub async fn connect(self, limit: Duration) -> Result<RedisConnection, ConnectError> {
-        let connector =
-            Connector::new(self.url, self.tls, self.credentials).map_err(ConnectError::settings)?;
+        let connector = Connector::new(self.url, self.access).map_err(ConnectError::settings)?;
         connector.connect_once(limit).await
     }
 
@@ -147,8 +151,9 @@ impl RedisCacheBuilder {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
-        let connector = Connector::new(self.url, self.tls, self.credentials)?;
+        let connector = Connector::new(self.url, self.access)?;
         let database = connector.database();
+        let fails_over = connector.fails_over();
         let is_insecure = connector.is_insecure();
         if is_insecure {
             tracing::warn!("{INSECURE}");
@@ -169,7 +174,7 @@ impl RedisCacheBuilder {
             links,
             namespace: self.namespace.into(),
             deadline: self.deadline,
-            replicated: self.replicated,
+            replicated: self.replicated || fails_over,
             compare_and_set: Arc::new(redis::Script::new(COMPARE_AND_SET)),
             keys: self.keys,
             rejections: Arc::default(),
@@ -187,8 +192,8 @@ impl std::fmt::Debug for RedisCacheBuilder {
             .field("deadline", &self.deadline)
             .field("replicated", &self.replicated)
             .field("keys", &self.keys)
-            .field("tls", &self.tls)
-            .field("credentials", &self.credentials.is_some())
+            .field("tls", &self.access.tls)
+            .field("credentials", &self.access.credentials.is_some())
             .finish()
     }
 }

@@ -27,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 mod failure;
 mod first_bytes;
+mod sentinel;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -34,10 +35,10 @@ use self::failure::Speaks;
 pub(super) use self::failure::not_master;
 pub use self::failure::{ConnectCause, ConnectError};
 use self::first_bytes::FirstBytes;
+use self::sentinel::Sentinels;
 #[cfg(feature = "tls")]
 use self::tls::Tls;
 use super::identity::{self, Identity};
-use super::renewal::Used;
 use crate::model::credentials::{Credential, Credentials, CredentialsError};
 use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
@@ -56,6 +57,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The response timeout of the library, which only ends abandoned commands. Every operation has its
 /// own deadline.
 const ABANDONED: Duration = Duration::from_secs(5);
+/// The timeout of connecting and of checks by the supervisor. No request waits for these.
+pub(super) const SUPERVISOR_TIMEOUT: Duration = Duration::from_secs(1);
 /// The limit of the source of credentials. A token may come from another service.
 pub(super) const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The limit of an attempt to find out what a port speaks.
@@ -67,7 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// An open connection, and the task that drives it. The task ends with the last clone.
 #[derive(Clone)]
-pub(super) struct Connection {
+pub(super) struct OpenConnection {
     pub(super) commands: MultiplexedConnection,
     pub(super) driver: Arc<AbortOnDropHandle<()>>,
 }
@@ -75,7 +78,7 @@ pub(super) struct Connection {
 /// One connection to Redis, opened as a [`RedisCache`](super::RedisCache) opens its own. It is for
 /// commands that examine a deployment. Clones share it.
 #[derive(Clone)]
-pub struct RedisConnection(Connection);
+pub struct RedisConnection(OpenConnection);
 
 impl fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,10 +107,24 @@ impl ConnectionLike for RedisConnection {
 
 /// An open connection to a server whose identity is known.
 pub(super) struct Connected {
-    pub(super) connection: Connection,
+    pub(super) connection: OpenConnection,
     pub(super) identity: Identity,
     /// The credential, if it may change.
     pub(super) used: Option<Used>,
+}
+
+/// A credential, and since when it is used.
+#[derive(Debug, Clone)]
+pub(super) struct Used {
+    pub(super) credential: Credential,
+    pub(super) since: Instant,
+}
+
+impl Used {
+    /// Returns when it is renewed. `None`: it does not expire.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.since.checked_add(self.credential.renew_after()?)
+    }
 }
 
 /// The address of a server, as far as it is known before connecting.
@@ -117,13 +134,30 @@ enum Address {
     Unix(PathBuf),
 }
 
+/// The place of a Redis.
+#[derive(Debug)]
+enum Server {
+    At(Address),
+    /// Sentinels know the address.
+    Behind(Sentinels),
+}
+
+/// The settings of connections beside the URL.
+#[derive(Default)]
+pub(super) struct Access {
+    pub(super) tls: TlsSettings,
+    pub(super) credentials: Option<Arc<dyn Credentials>>,
+    pub(super) sentinel_credentials: Option<Arc<dyn Credentials>>,
+}
+
 /// Opens connections to one Redis.
 pub(super) struct Connector {
-    address: Address,
+    server: Server,
     /// The settings of the URL: user, password, database and protocol.
     settings: RedisConnectionInfo,
     /// The source of the password, if it is not in the URL.
     credentials: Option<Arc<dyn Credentials>>,
+    sentinel_credentials: Option<Arc<dyn Credentials>>,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
 }
@@ -132,9 +166,9 @@ impl Connector {
     /// Prepares connections to the server at this URL.
     pub(super) fn new(
         url: Result<ServerUrl, ServerUrlError>,
-        tls: TlsSettings,
-        credentials: Option<Arc<dyn Credentials>>,
+        access: Access,
     ) -> Result<Self, ConfigError> {
+        let Access { tls, credentials, sentinel_credentials } = access;
         let bad = |reason: ServerUrlError| ConfigError::redis_url(URL, reason);
         let url = url.map_err(bad)?;
         if url.kind() != ServerKind::Redis {
@@ -163,15 +197,29 @@ impl Connector {
                  is set too: remove one of them",
             ));
         }
+        let sentinels = url.sentinels();
+        if sentinels.is_none() && sentinel_credentials.is_some() {
+            return Err(ConfigError::Combination(
+                "credentials of sentinels (REDIS_SENTINEL_…) have an effect only with \
+                 redis+sentinel://: begin REDIS_URL with it, or unset them",
+            ));
+        }
         let address = match info.addr() {
             ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port },
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
             _ => return Err(bad(ServerUrlError::because("its scheme is not supported"))),
         };
         Ok(Self {
-            address,
+            server: match sentinels {
+                Some((addresses, service)) => Server::Behind(Sentinels {
+                    addresses: addresses.iter().map(|address| Address::tcp(address)).collect(),
+                    service: service.to_owned(),
+                }),
+                None => Server::At(address),
+            },
             settings: info.redis_settings().clone(),
             credentials,
+            sentinel_credentials,
             #[cfg(feature = "tls")]
             tls: match url.is_rediss() {
                 true => Some(Tls::new(tls).map_err(ConfigError::tls)?),
@@ -183,6 +231,11 @@ impl Connector {
     /// Returns the number of the database.
     pub(super) fn database(&self) -> i64 {
         self.settings.db()
+    }
+
+    /// Returns whether sentinels may promote another server.
+    pub(super) fn fails_over(&self) -> bool {
+        matches!(self.server, Server::Behind(_))
     }
 
     /// Returns the source of the password, if it is not in the URL.
@@ -205,14 +258,20 @@ impl Connector {
                 (self.login(&used.credential), Some(used))
             }
         };
+        let at = &match &self.server {
+            Server::At(address) => address.clone(),
+            Server::Behind(sentinels) => self.find_master(sentinels, limit).await?,
+        };
         let deadline = Instant::now() + limit;
-        let at = &self.address;
         let connection = self.open(at, &login, deadline).await?;
         let mut commands = connection.commands.clone();
         let identity = within(deadline, identity::read(&mut commands)).await;
         let identity = identity
             .ok_or_else(|| failure::timed_out(at, "INFO"))?
             .map_err(|error| failure::identity(at, error))?;
+        if identity.is_sentinel {
+            return Err(failure::is_sentinel(at));
+        }
         Ok(Connected { connection, identity, used })
     }
 
@@ -230,9 +289,9 @@ impl Connector {
         let since = Instant::now();
         match timeout(CREDENTIALS_TIMEOUT, source.current()).await {
             Ok(Ok(credential)) => Ok(Used { credential, since }),
-            Ok(Err(error)) => Err(failure::credentials(&self.address, error)),
+            Ok(Err(error)) => Err(failure::credentials(&self.server, error)),
             Err(_elapsed) => Err(failure::credentials(
-                &self.address,
+                &self.server,
                 CredentialsError::new("their source did not respond in time"),
             )),
         }
@@ -252,7 +311,7 @@ impl Connector {
         at: &Address,
         login: &RedisConnectionInfo,
         deadline: Instant,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<OpenConnection, ConnectError> {
         let stream = connect(at, deadline).await?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -293,7 +352,7 @@ impl Connector {
         login: &RedisConnectionInfo,
         stream: Box<dyn Stream>,
         deadline: Instant,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<OpenConnection, ConnectError> {
         let (stream, first) = FirstBytes::of(stream);
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(Some(ABANDONED))
@@ -303,7 +362,7 @@ impl Connector {
         match within(deadline, opening.boxed()).await {
             Some(Ok((commands, driver))) => {
                 let driver = Arc::new(AbortOnDropHandle::new(tokio::spawn(driver)));
-                Ok(Connection { commands, driver })
+                Ok(OpenConnection { commands, driver })
             }
             Some(Err(error)) => {
                 let first = first.get().unwrap_or_default();
@@ -397,6 +456,24 @@ async fn within<T>(deadline: Instant, step: impl Future<Output = T>) -> Option<T
     timeout_at(deadline, step).await.ok()
 }
 
+impl Address {
+    /// Reads `HOST:PORT`, with brackets around an IPv6 address.
+    fn tcp(text: &str) -> Self {
+        let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Self::Tcp { host, port: port.parse().unwrap_or_default() }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(address) => address.fmt(f),
+            Self::Behind(sentinels) => sentinels.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -410,6 +487,6 @@ impl fmt::Display for Address {
 impl fmt::Debug for Connector {
     /// Formats no settings of the client, because they contain the user.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Connector").field("server", &self.server).finish_non_exhaustive()
     }
 }

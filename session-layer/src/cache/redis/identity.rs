@@ -18,6 +18,8 @@ pub(super) struct Identity {
     /// The process, which differs between two servers. `None` if INFO is denied.
     pub(super) run_id: Option<String>,
     pub(super) is_master: bool,
+    /// Whether it is a sentinel, which stores no keys.
+    pub(super) is_sentinel: bool,
     /// Whether the server has replicas, or had some lately. It keeps its replication backlog for an
     /// hour after the last one left (`repl-backlog-ttl`). When it frees the backlog, its
     /// incarnation changes. A replica that left may return as master, with entries removed here
@@ -64,7 +66,13 @@ async fn read_role(connection: &mut MultiplexedConnection) -> RedisResult<Identi
         Err(error) => return Err(error),
     };
     let role: String = redis::from_redis_value(role.unwrap_or(Value::Nil))?;
-    Ok(Identity { incarnation: None, run_id: None, is_master: role == "master", replicated: false })
+    Ok(Identity {
+        incarnation: None,
+        run_id: None,
+        is_master: role == "master",
+        is_sentinel: role == "sentinel",
+        replicated: false,
+    })
 }
 
 /// Returns whether the server denied this command or does not know it. Temporary errors of every
@@ -83,6 +91,7 @@ pub(super) fn parse(server: &str, replication: &str) -> Identity {
         incarnation,
         run_id,
         is_master: field(replication, "role") == Some("master"),
+        is_sentinel: field(server, "redis_mode") == Some("sentinel"),
         replicated: ["connected_slaves", "repl_backlog_active"]
             .iter()
             .any(|name| field(replication, name).is_some_and(|number| number != "0")),
@@ -137,6 +146,13 @@ mod tests {
         let restarted = parse("run_id:bbb\r\n", "role:master\r\nmaster_replid:rrr\r\n");
         assert_ne!(one.incarnation(), promoted.incarnation());
         assert_ne!(one.incarnation(), restarted.incarnation());
+    }
+
+    #[test]
+    fn sentinel_is_no_master() {
+        let sentinel = parse("run_id:aaa\r\nredis_mode:sentinel\r\n", "");
+        assert!(sentinel.is_sentinel && !sentinel.is_master);
+        assert!(!parse(SERVER, "role:master\r\n").is_sentinel);
     }
 
     #[test]

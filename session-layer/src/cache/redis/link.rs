@@ -8,10 +8,8 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connect::{self, Connected, Connector};
+use super::connect::{self, Connected, Connector, SUPERVISOR_TIMEOUT, Used};
 use super::identity::Identity;
-use super::links::SUPERVISOR_TIMEOUT;
-use super::renewal::Used;
 use crate::cache::codec::Incarnation;
 use crate::model::error::CacheError;
 use crate::model::lock::{read, write};

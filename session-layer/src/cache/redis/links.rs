@@ -27,8 +27,6 @@ use crate::cache::codec::Incarnation;
 use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::lock::{read, write};
 
-/// The timeout of connecting and of checks by the supervisor. No request waits for these.
-pub(super) const SUPERVISOR_TIMEOUT: Duration = Duration::from_secs(1);
 /// The outer timeout of opening a link. Each of its steps has a shorter one.
 pub(super) const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The initial number of links. One that hangs or transfers a large value does not block all.

@@ -7,30 +7,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::connect::CREDENTIALS_TIMEOUT;
+use super::connect::{CREDENTIALS_TIMEOUT, SUPERVISOR_TIMEOUT, Used};
 use super::errors::classify;
 use super::identity::is_lost;
 use super::link::Link;
-use super::links::{Links, SUPERVISOR_TIMEOUT};
-use crate::model::credentials::{Credential, Credentials};
+use super::links::Links;
+use crate::model::credentials::Credentials;
 use crate::model::lock::lock;
 
 /// The pause after a failed renewal.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
-
-/// The credential of a link.
-#[derive(Debug, Clone)]
-pub(super) struct Used {
-    pub(super) credential: Credential,
-    pub(super) since: Instant,
-}
-
-impl Used {
-    /// Returns when it is renewed. `None`: it does not expire.
-    fn due(&self) -> Option<Instant> {
-        self.since.checked_add(self.credential.renew_after()?)
-    }
-}
 
 impl Links {
     /// Renews the credential of a link whenever it is due. Never ends.

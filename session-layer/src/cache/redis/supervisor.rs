@@ -8,10 +8,11 @@ use std::time::Duration;
 use deadpool::managed::{self, Object};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::connect::SUPERVISOR_TIMEOUT;
 use super::errors::timed_out;
 use super::identity;
 use super::link::Link;
-use super::links::{Links, OPENING_TIMEOUT, Phase, SUPERVISOR_TIMEOUT, closed};
+use super::links::{Links, OPENING_TIMEOUT, Phase, closed};
 use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::lock::{read, write};
 
@@ -192,8 +193,7 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
-    use crate::cache::redis::connect::{Connected, Connection, Connector};
-    use crate::model::tls::TlsSettings;
+    use crate::cache::redis::connect::{Access, Connected, Connector, OpenConnection};
 
     const SERVER: &str = "run_id:aaa\r\n";
     const REPLICATION: &str = "role:master\r\nmaster_replid:rrr\r\n";
@@ -244,14 +244,13 @@ mod tests {
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&info, ours, config).await.unwrap();
         let driver = Arc::new(AbortOnDropHandle::new(tokio::spawn(driver)));
-        let connection = Connection { commands: connection, driver };
+        let connection = OpenConnection { commands: connection, driver };
         let identity = identity::parse(SERVER, REPLICATION);
         (Arc::new(Link::new(Connected { connection, identity, used: None })), asked)
     }
 
     fn links() -> Arc<Links> {
-        let connector =
-            Connector::new("redis://127.0.0.1:1".parse(), TlsSettings::new(), None).unwrap();
+        let connector = Connector::new("redis://127.0.0.1:1".parse(), Access::default()).unwrap();
         Links::closed(connector, Box::default(), 2, Duration::from_millis(50)).unwrap()
     }
 

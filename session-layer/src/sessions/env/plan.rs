@@ -20,8 +20,11 @@ const BOOLEAN: &str = "true, false, 1 or 0";
 
 /// The variables that have an effect only with Postgres or Redis. A deployment that sets one of
 /// them expects these servers, so the default of a SQLite file would be a mistake there.
-const NEEDS_SERVERS: [&str; 17] = [
+const NEEDS_SERVERS: [&str; 20] = [
     "REDIS_PASSWORD_FILE",
+    "REDIS_SENTINEL_USERNAME",
+    "REDIS_SENTINEL_PASSWORD",
+    "REDIS_SENTINEL_PASSWORD_FILE",
     "REDIS_TLS_CA_FILE",
     "REDIS_TLS_CERT_FILE",
     "REDIS_TLS_KEY_FILE",
@@ -58,7 +61,7 @@ pub(super) enum Stores {
     /// SQLite and an in-process cache, for one process. `is_default`: no variable requests them.
     Embedded { path: String, is_default: bool },
     /// Postgres and Redis.
-    Shared { database: Database, redis: Redis },
+    Shared { database: Database, redis: Box<Redis> },
     /// Postgres alone, with the cache off.
     StoreOnly { database: Database },
 }
@@ -87,6 +90,15 @@ pub(super) struct RedisSettings {
     pub(super) keys: Option<Keys>,
     pub(super) tls: TlsSettings,
     pub(super) password_file: Option<String>,
+    pub(super) sentinel_user: Option<String>,
+    pub(super) sentinel_password: Option<SentinelPassword>,
+}
+
+/// The password of sentinels.
+#[derive(PartialEq, Eq)]
+pub(super) enum SentinelPassword {
+    This(Zeroizing<String>),
+    InFile(String),
 }
 
 /// The keys that seal entries.
@@ -162,11 +174,11 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
         match redis_url {
             Some(url) => Stores::Shared {
                 database,
-                redis: Redis {
+                redis: Box::new(Redis {
                     url: server_url(&url, ServerKind::Redis)
                         .map_err(|reason| ConfigError::redis_url("REDIS_URL", reason))?,
                     settings,
-                },
+                }),
             },
             None if !enabled => Stores::StoreOnly { database },
             None => {
@@ -206,6 +218,8 @@ fn redis_settings_of(get: Get<'_>) -> Result<RedisSettings, ConfigError> {
         keys: keys(get)?,
         tls: tls(get)?,
         password_file: get("REDIS_PASSWORD_FILE"),
+        sentinel_user: get("REDIS_SENTINEL_USERNAME"),
+        sentinel_password: sentinel_password(get)?,
     })
 }
 
@@ -224,6 +238,23 @@ fn tls(get: Get<'_>) -> Result<TlsSettings, ConfigError> {
             "one of REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE is set without the other: set both, \
              or unset it",
         )),
+    }
+}
+
+fn sentinel_password(get: Get<'_>) -> Result<Option<SentinelPassword>, ConfigError> {
+    let given = get("REDIS_SENTINEL_PASSWORD").map(Zeroizing::new);
+    match (given, get("REDIS_SENTINEL_PASSWORD_FILE")) {
+        (Some(_), Some(_)) => Err(ConfigError::Combination(
+            "REDIS_SENTINEL_PASSWORD and REDIS_SENTINEL_PASSWORD_FILE are both set: unset one of \
+             them",
+        )),
+        (None, None) if get("REDIS_SENTINEL_USERNAME").is_some() => Err(ConfigError::Combination(
+            "REDIS_SENTINEL_USERNAME is set without a password: set REDIS_SENTINEL_PASSWORD or \
+             REDIS_SENTINEL_PASSWORD_FILE too",
+        )),
+        (given, file) => {
+            Ok(given.map(SentinelPassword::This).or(file.map(SentinelPassword::InFile)))
+        }
     }
 }
 

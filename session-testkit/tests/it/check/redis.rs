@@ -1,6 +1,6 @@
 //! The lines about Redis.
 
-use session_testkit::backends::{Backend, Backends, RedisServer};
+use session_testkit::backends::{Backend, Backends, RedisServer, Sentinels};
 
 use super::{check_redis, expect, unused_address};
 use crate::certificates::Ca;
@@ -75,6 +75,23 @@ async fn settings_of_tls_apply_as_in_the_application() -> Outcome {
         }
         let lines = ["REDIS_TLS_INSECURE=true"];
         expect(&mut check_redis(&format!("{url}#insecure")), 1, &lines).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_lead_to_the_master_and_are_no_redis() -> Outcome {
+    on(Backend::Native, |_| async {
+        let sentinels = Sentinels::start().await?;
+        let lines =
+            ["✅ GET test successful", "✅ Role: master with 1 replicas (behind sentinels)"];
+        expect(&mut check_redis(&sentinels.url()), 0, &lines).await?;
+        let url = format!("redis://{}", sentinels.servers()[0].address());
+        let lines = ["this is a sentinel", "redis+sentinel://HOST,HOST/SERVICE"];
+        expect(&mut check_redis(&url), 1, &lines).await?;
+        let lines = ["do not know the service", "SENTINEL MASTERS"];
+        expect(&mut check_redis(&format!("{}2", sentinels.url())), 1, &lines).await?;
         Ok(())
     })
     .await

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use redis::RedisError;
 
-use super::Address;
+use super::sentinel::Sentinels;
+use super::{Address, Server};
 use crate::cache::redis::errors::{Explained, OTHER_CREDENTIALS, by_code, explain};
 use crate::cache::redis::identity::is_lost;
 use crate::model::credentials::CredentialsError;
@@ -58,7 +59,7 @@ pub enum ConnectCause {
 impl ConnectError {
     fn new(
         cause: ConnectCause,
-        at: &Address,
+        at: &dyn fmt::Display,
         why: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
@@ -68,6 +69,15 @@ impl ConnectError {
 
     fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// Names the credentials of sentinels, which are not in the URL.
+    pub(super) fn of_sentinel(mut self) -> Self {
+        if self.cause == ConnectCause::Authentication {
+            "check REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD (or _FILE)"
+                .clone_into(&mut self.remedy);
+        }
         self
     }
 
@@ -184,7 +194,7 @@ pub(super) fn timed_out(at: &Address, step: &str) -> ConnectError {
     ConnectError::new(ConnectCause::TimedOut, at, why, remedy)
 }
 
-pub(super) fn credentials(at: &Address, error: CredentialsError) -> ConnectError {
+pub(super) fn credentials(at: &Server, error: CredentialsError) -> ConnectError {
     let why = format!("there are no credentials for it ({error})");
     let remedy = "check REDIS_PASSWORD_FILE, or the source of RedisCacheBuilder::credentials";
     ConnectError::new(ConnectCause::Authentication, at, why, remedy).with_source(error)
@@ -264,9 +274,52 @@ pub(super) fn identity(at: &Address, error: RedisError) -> ConnectError {
 }
 
 /// Explains a server that is not the master.
-pub(in crate::cache::redis) fn not_master(at: &super::Connector) -> ConnectError {
-    let (why, remedy) = ("the Redis server is a replica", "set REDIS_URL to the master");
-    ConnectError::new(ConnectCause::NotMaster, &at.address, why, remedy)
+pub(in crate::cache::redis) fn not_master(connector: &super::Connector) -> ConnectError {
+    let (why, remedy) = match connector.server {
+        Server::At(_) => ("the Redis server is a replica", "set REDIS_URL to the master"),
+        Server::Behind(_) => (
+            "the Redis server that they name is a replica",
+            "a failover is in progress, and they are asked again",
+        ),
+    };
+    ConnectError::new(ConnectCause::NotMaster, &connector.server, why, remedy)
+}
+
+/// Explains a sentinel in the place of a Redis.
+pub(super) fn is_sentinel(at: &Address) -> ConnectError {
+    let why = "this is a sentinel, which stores no keys";
+    let remedy = "name the sentinels and their service instead \
+                  (redis+sentinel://HOST,HOST/SERVICE), or set REDIS_URL to the master itself";
+    ConnectError::new(ConnectCause::NotMaster, at, why, remedy)
+}
+
+/// Explains why the sentinels name no master.
+pub(super) fn no_master(sentinels: &Sentinels, is_unknown: bool) -> ConnectError {
+    let (cause, why, remedy) = if is_unknown {
+        (
+            ConnectCause::Rejected,
+            "the sentinels do not know the service",
+            "check the name behind the hosts in REDIS_URL (SENTINEL MASTERS lists them)",
+        )
+    } else {
+        (
+            ConnectCause::NotMaster,
+            "the sentinels name different masters",
+            "a failover is in progress, or some of them are cut off from the others",
+        )
+    };
+    ConnectError::new(cause, sentinels, why, remedy)
+}
+
+/// Explains the error of a sentinel.
+pub(super) fn sentinel(at: &Address, error: RedisError) -> ConnectError {
+    let is_unknown = error.detail().is_some_and(|text| text.starts_with("unknown command"));
+    if is_unknown {
+        let why = "the server is not a sentinel";
+        let remedy = "name sentinels in REDIS_URL, or begin it with redis:// for this server";
+        return ConnectError::new(ConnectCause::Protocol, at, why, remedy).with_source(error);
+    }
+    explained(at, &explain(&error)).with_source(error)
 }
 
 /// Explains why TLS could not begin.

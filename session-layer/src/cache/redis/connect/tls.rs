@@ -33,8 +33,11 @@ static SYSTEM_ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
 pub(super) struct Tls {
     settings: TlsSettings,
     /// The configuration of the last connection, and what its files contained.
-    last: Mutex<Option<(Vec<Zeroizing<Vec<u8>>>, Arc<ClientConfig>)>>,
+    last: Mutex<Option<(Texts, Arc<ClientConfig>)>>,
 }
+
+/// The content of the files, in the order CA, certificate, key.
+type Texts = Vec<Zeroizing<Vec<u8>>>;
 
 /// The reason why TLS cannot be configured.
 #[derive(Debug, thiserror::Error)]

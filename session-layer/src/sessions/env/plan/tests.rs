@@ -41,6 +41,8 @@ fn both_addresses_are_the_shared_pair() {
         ("SESSION_DB_SCHEMA", "auth"),
         ("SESSION_CACHE_KEY", KEY),
         ("REDIS_PASSWORD_FILE", "/run/secrets/redis"),
+        ("REDIS_SENTINEL_USERNAME", "node"),
+        ("REDIS_SENTINEL_PASSWORD_FILE", "/run/secrets/s"),
         ("REDIS_TLS_CA_FILE", "/ca"),
         ("REDIS_TLS_CERT_FILE", "/cert"),
         ("REDIS_TLS_KEY_FILE", "/key\n"),
@@ -56,7 +58,7 @@ fn both_addresses_are_the_shared_pair() {
             migrate: false,
             pooled: true,
         },
-        redis: Redis {
+        redis: Box::new(Redis {
             url: REDIS.1.parse().unwrap(),
             settings: RedisSettings {
                 namespace: "shop".to_owned(),
@@ -69,8 +71,10 @@ fn both_addresses_are_the_shared_pair() {
                     .server_name("cache")
                     .insecure(true),
                 password_file: Some("/run/secrets/redis".to_owned()),
+                sentinel_user: Some("node".to_owned()),
+                sentinel_password: Some(SentinelPassword::InFile("/run/secrets/s".to_owned())),
             },
-        },
+        }),
     };
     assert_eq!(
         plan,
@@ -154,8 +158,10 @@ fn setting_for_servers_without_urls_is_refused() {
         };
         for unset in [vec![], vec![("DATABASE_URL", ""), ("REDIS_URL", " ")]] {
             let error = plan_of(&[unset, vec![(name, value)]].concat()).unwrap_err();
-            if ["REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE"].contains(&name) {
-                assert!(error.contains("without the other"), "{error}");
+            if ["REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_SENTINEL_USERNAME"]
+                .contains(&name)
+            {
+                assert!(error.contains("is set without"), "{error}");
                 continue;
             }
             assert!(error.starts_with(name) && error.contains("DATABASE_URL=sqlite:"), "{error}");
@@ -166,6 +172,7 @@ fn setting_for_servers_without_urls_is_refused() {
         match name {
             "REDIS_TLS_CERT_FILE" => set.push(("REDIS_TLS_KEY_FILE", "/key")),
             "REDIS_TLS_KEY_FILE" => set.push(("REDIS_TLS_CERT_FILE", "/cert")),
+            "REDIS_SENTINEL_USERNAME" => set.push(("REDIS_SENTINEL_PASSWORD", "hunter2")),
             _ => {}
         }
         let plan = plan_of(&set).unwrap();
