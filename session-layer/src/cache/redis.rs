@@ -26,6 +26,7 @@ pub use self::builder::{
 };
 use self::command::{pipe, send, send_all};
 pub use self::connect::{ConnectCause, ConnectError, RedisConnection};
+pub use self::identity::server_version;
 use self::link::{Borrowed, Link};
 use self::links::Links;
 use self::rejected::Rejections;

@@ -1,10 +1,12 @@
 //! The steps for Redis.
 
+mod entry;
+
 use std::time::Duration;
 
 use redis::{FromRedisValue, RedisError, RedisResult, cmd};
 use session_layer::cache::{
-    ConnectCause, ConnectError, RedisCache, RedisCacheBuilder, RedisConnection,
+    ConnectCause, ConnectError, RedisCache, RedisCacheBuilder, RedisConnection, server_version,
 };
 use session_layer::server_url::{ServerKind, ServerUrl};
 
@@ -75,7 +77,7 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
         return;
     }
 
-    own_key(steps, target, connection).await;
+    let stored = own_key(steps, target, connection).await;
     let many = format!(
         "compare Redis' maxclients with the connections of all applications \
          (SESSION_CACHE_POOL_SIZE each). The check opens {} at once",
@@ -94,12 +96,23 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
         })
     };
     steps.check("role", ("ROLE failed", SLOW), role).await;
-    steps.check("scripts", ("Scripts test failed", SLOW), scripts(connection)).await;
+    let scripts = async {
+        let found = scripts(connection).await?;
+        Ok((found.status == Status::Ok, found))
+    };
+    let scripts = steps.take("scripts", ("Scripts test failed", SLOW), scripts).await;
     steps.check("client", ("CLIENT failed", SLOW), naming(connection)).await;
+    // A denied script has its own line. A node of a cluster may lack the key's slot.
+    if stored && scripts == Some(true) && !is_cluster(info) {
+        let failed = ("Nothing will be cached", PROXY);
+        steps.check("cache", failed, entry::cached(target, url)).await;
+    }
 }
 
 /// Checks SET and GET of a unique key.
-async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut RedisConnection) {
+///
+/// Returns whether both work.
+async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut RedisConnection) -> bool {
     let key = format!("{}:check:{}", target.namespace, uuid::Uuid::new_v4());
     let value = uuid::Uuid::new_v4().to_string();
     let set = async {
@@ -112,7 +125,7 @@ async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut RedisC
         Ok(Finding::ok("SET test successful"))
     };
     if !steps.check("set", ("SET test failed", SLOW), set).await {
-        return;
+        return false;
     }
     let get = async {
         let read: RedisResult<Option<String>> = send(connection, &["GET", &key]).await;
@@ -139,7 +152,7 @@ async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut RedisC
             ),
         })
     };
-    steps.check("get", ("GET test failed", SLOW), get).await;
+    steps.check("get", ("GET test failed", SLOW), get).await
 }
 
 /// Opens as many connections as the application, all at once, and sends a PING on each.
@@ -179,7 +192,7 @@ async fn role(info: Option<&str>, connection: &mut RedisConnection) -> Result<Fi
         return Ok(found_role(&role, replicas));
     };
     let role = field(info, "role");
-    if role == "master" && field(info, "redis_mode") == "cluster" {
+    if role == "master" && is_cluster(Some(info)) {
         // This node may have the test key but not the other keys.
         return Ok(Finding::warning(
             "Role: node of a cluster",
@@ -192,6 +205,13 @@ async fn role(info: Option<&str>, connection: &mut RedisConnection) -> Result<Fi
         (number, _) => Replicas::Connected(number.parse().unwrap_or_default()),
     };
     Ok(found_role(role, replicas))
+}
+
+/// Returns whether the server is a node of a cluster. Valkey 9 has another name for the field.
+fn is_cluster(info: Option<&str>) -> bool {
+    info.is_some_and(|info| {
+        ["redis_mode", "server_mode"].iter().any(|name| field(info, name) == "cluster")
+    })
 }
 
 /// Checks EVALSHA, and SCRIPT LOAD for an unknown script, as the application uses them.
@@ -222,21 +242,27 @@ async fn naming(connection: &mut RedisConnection) -> Result<Finding, Problem> {
 }
 
 fn found_version(info: &str) -> Finding {
-    let version = field(info, "redis_version");
-    let major: Option<u32> = version.split('.').next().and_then(|major| major.parse().ok());
-    match major {
-        Some(major) if major < 7 => Finding::failed(
-            &format!("Redis version {version}"),
-            "session-layer needs 7.0 or later, and is not tested with older versions",
-            "upgrade to Redis 7.0 or later, or to Valkey",
-        ),
-        Some(_) => Finding::ok(format!("Redis version {version}")),
-        None => Finding::warning(
+    let Some((server, version)) = server_version(info) else {
+        return Finding::warning(
             "Redis version unknown",
             "INFO contains no version",
-            "7.0 or later is required",
-        ),
+            "Redis 6.2 or later, or Valkey, is required",
+        );
+    };
+    let mut letters = server.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase());
+    let name: String = first.into_iter().chain(letters).collect();
+    let line = format!("{name} version {version}");
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let version: (u32, u32) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if server == "redis" && version < (6, 2) {
+        return Finding::warning(
+            &line,
+            "session-layer is not tested with versions before 6.2",
+            "upgrade to Redis 6.2 or later, or to Valkey",
+        );
     }
+    Finding::ok(line)
 }
 
 /// Returns the application's cache with this target's settings.
@@ -276,6 +302,9 @@ fn field<'a>(info: &'a str, name: &str) -> &'a str {
 
 const URLS: &str =
     "REDIS_URL must look like redis://user:password@host:6379/0, or rediss:// for TLS";
+const PROXY: &str = "check whether a proxy between here and Redis changes commands (SET … NX PX, \
+                     EVALSHA, MGET), and connect to Redis itself. Until then every request reads \
+                     Postgres";
 const SLOW: &str = "Redis accepts connections and does not respond. Check whether it is paused, \
                     loading, or blocked by a slow command (SLOWLOG GET)";
 
@@ -324,4 +353,27 @@ fn help_with_refusal(error: &RedisError) -> Option<String> {
         _ => return None,
     };
     Some(help.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_is_that_of_the_product() {
+        for (info, line, status) in [
+            ("redis_version:7.0.15\n", "Redis version 7.0.15", Status::Ok),
+            ("redis_version:6.2.5\n", "Redis version 6.2.5", Status::Ok),
+            ("redis_version:6.0.16\n", "Redis version 6.0.16", Status::Warning),
+            (
+                "redis_version:7.2.4\nserver_name:valkey\nvalkey_version:9.1.2\n",
+                "Valkey version 9.1.2",
+                Status::Ok,
+            ),
+            ("role:master\n", "Redis version unknown", Status::Warning),
+        ] {
+            let found = found_version(info);
+            assert_eq!((found.message.as_str(), found.status), (line, status));
+        }
+    }
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::builder::INSECURE;
 use super::errors::{classify, timed_out};
-use super::identity::field;
+use super::identity::{field, server_version};
 use super::{RedisCache, codec, new_nonce};
 use crate::cache::CacheProbe;
 use crate::model::error::CacheError;
@@ -100,7 +100,10 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
     found.get = got.map(|(_, took)| took);
     found.total_keys = keys.map(|(n, _)| n);
     if let Some((info, _)) = info {
-        found.version = field(&info, "redis_version").map(str::to_owned);
+        if let Some((server, version)) = server_version(&info) {
+            found.server = Some(server.to_owned());
+            found.version = Some(version.to_owned());
+        }
         found.uptime = field(&info, "uptime_in_seconds")
             .and_then(|secs| secs.parse().ok())
             .map(Duration::from_secs);

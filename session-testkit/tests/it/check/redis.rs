@@ -1,5 +1,8 @@
 //! The lines about Redis.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
 use session_testkit::backends::{Backend, Backends, RedisServer, Sentinels};
 
 use super::{check_redis, expect, unused_address};
@@ -95,6 +98,68 @@ async fn sentinels_lead_to_the_master_and_are_no_redis() -> Outcome {
         Ok(())
     })
     .await
+}
+
+/// Forwards to Redis, except commands with this word. Each of them gets this reply.
+async fn proxy(
+    redis: &RedisServer,
+    words: &'static [&str],
+    reply: &'static [u8],
+) -> Result<String, Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let (url, redis) = (format!("redis://{}", listener.local_addr()?), redis.address().to_owned());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let redis = redis.clone();
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(redis).await?;
+                let (mut asked, mut replied) = (vec![0; 65_536], vec![0; 65_536]);
+                loop {
+                    tokio::select! {
+                        read = client.read(&mut asked) => {
+                            let asked = &asked[..read?];
+                            if asked.is_empty() {
+                                return std::io::Result::Ok(());
+                            }
+                            // A word has a line of its own. The other commands of a node do not
+                            // travel together with one of these.
+                            let text = String::from_utf8_lossy(asked);
+                            let lines = text.lines().filter(|line| words.contains(line));
+                            match lines.count() {
+                                0 => server.write_all(asked).await?,
+                                times => client.write_all(&reply.repeat(times)).await?,
+                            }
+                        }
+                        read = server.read(&mut replied) => client.write_all(&replied[..read?]).await?,
+                    }
+                }
+            });
+        }
+    });
+    Ok(url)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxy_behind_which_nothing_is_cached_is_reported() -> Outcome {
+    let redis = start(&[]).await?;
+    // To this one, each key exists.
+    let url = proxy(&redis, &["NX"], b"$-1\r\n").await?;
+    let lines = ["✅ GET test successful", "❌ Nothing will be cached", "no lease", "a proxy"];
+    expect(&mut check_redis(&url), 1, &lines).await?;
+    // As Envoy, which knows none of these.
+    let unknown = b"-ERR unknown command\r\n";
+    let url = proxy(&redis, &["INFO", "ROLE", "HELLO"], unknown).await?;
+    let lines = ["❌ Redis connection failed", "neither INFO nor ROLE nor HELLO", "A proxy"];
+    expect(&mut check_redis(&url), 1, &lines).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scheme_in_capitals_and_blanks_are_read_as_by_the_application() -> Outcome {
+    let redis = start(&[]).await?;
+    let url = format!(" REDIS://{}/0\n", redis.address());
+    expect(&mut check_redis(&url), 0, &["✅ An entry was filled and read back"]).await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
