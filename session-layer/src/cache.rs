@@ -32,8 +32,8 @@ pub(crate) use self::none::NO_CACHE;
 pub use self::none::NoCache;
 #[cfg(feature = "redis")]
 pub use self::redis::{
-    DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCache, RedisCacheBuilder,
-    RedisLease,
+    ConnectCause, ConnectError, DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCache,
+    RedisCacheBuilder, RedisConnection, RedisLease, server_version,
 };
 
 /// The lifetime of a lease. A later fill is rejected. Every stated bound includes it (TTL + 2 s).
@@ -297,7 +297,9 @@ impl Rejected {
 pub struct CacheProbe {
     /// Whether the cache responded at all.
     pub connected: bool,
-    /// The server's version, such as `7.0.15`.
+    /// The product, such as `redis` or `valkey`.
+    pub server: Option<String>,
+    /// The product's own version, such as `7.0.15`.
     pub version: Option<String>,
     /// The uptime of the server.
     pub uptime: Option<Duration>,

@@ -78,6 +78,17 @@ mod model;
 mod sessions;
 pub mod store;
 
+pub mod connect {
+    //! The settings of connections to servers.
+
+    #[cfg(feature = "redis")]
+    pub use crate::cache::{ConnectCause, ConnectError};
+    pub use crate::model::credentials::{
+        BoxFuture, Credential, Credentials, CredentialsError, PasswordFile,
+    };
+    pub use crate::model::tls::TlsSettings;
+}
+
 pub mod cookie {
     //! The parts of a session cookie.
 

@@ -25,6 +25,7 @@ mod native;
 mod postgres;
 mod redis;
 mod sandbox;
+mod sentinel;
 mod server;
 mod standby;
 mod supervisor;
@@ -40,6 +41,7 @@ pub use self::{
     postgres::Postgres,
     redis::Redis,
     sandbox::Sandbox,
+    sentinel::{Sentinel, Sentinels},
     server::{PauseGuard, PostgresServer, RedisServer, Server},
 };
 

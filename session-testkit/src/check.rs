@@ -35,6 +35,9 @@ pub(crate) struct Target {
     /// Whether the application gets exactly these addresses. A combination with which it does not
     /// start is then a failure, otherwise a warning. Defaults to false.
     pub(crate) complete: bool,
+    /// Whether the settings beside the addresses come from the application's environment. Defaults
+    /// to false.
+    pub(crate) from_env: bool,
 }
 
 impl Target {
@@ -59,6 +62,7 @@ impl Target {
             schema: "session_layer".to_owned(),
             pool_size: 10,
             complete: false,
+            from_env: false,
         }
     }
 

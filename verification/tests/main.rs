@@ -27,9 +27,11 @@ mod changes {
 /// What happens while Redis is down, slow, or has old data?
 mod redis_down {
     mod breaker;
+    mod connect_failures;
     mod old_data;
     mod outages;
     mod rejected_commands;
+    mod sentinels;
 }
 
 /// What happens while Postgres is down, overloaded, or rejects statements?
@@ -51,6 +53,8 @@ mod security {
 /// Which deployments work?
 mod deployment {
     mod copied_database;
+    mod redis_credentials;
+    mod redis_tls;
     mod rolling_change;
 }
 
@@ -74,4 +78,4 @@ mod examples {
 /// Do the documents agree with the code?
 mod docs;
 
-use session_verification::{binaries, harness, mutants, support};
+use session_verification::{binaries, certificates, harness, mutants, support};

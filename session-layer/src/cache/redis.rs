@@ -9,6 +9,7 @@ use tokio_util::sync::DropGuard;
 mod batch;
 mod builder;
 mod command;
+mod connect;
 mod errors;
 mod get;
 mod identity;
@@ -16,6 +17,7 @@ mod link;
 mod links;
 mod probe;
 mod rejected;
+mod renewal;
 mod supervisor;
 
 use self::batch::Lookups;
@@ -23,6 +25,8 @@ pub use self::builder::{
     DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCacheBuilder,
 };
 use self::command::{pipe, send, send_all};
+pub use self::connect::{ConnectCause, ConnectError, RedisConnection};
+pub use self::identity::server_version;
 use self::link::{Borrowed, Link};
 use self::links::Links;
 use self::rejected::Rejections;
@@ -62,6 +66,8 @@ pub struct RedisCache {
     compare_and_set: Arc<redis::Script>,
     keys: Option<SealingKeys>,
     rejections: Arc<Rejections>,
+    /// Whether TLS accepts every certificate.
+    is_insecure: bool,
 }
 
 /// The right to fill one key: its nonce, on the link that granted it.
@@ -76,7 +82,8 @@ pub struct RedisLease {
 }
 
 impl RedisCache {
-    /// Returns a builder for a cache at this `redis://` or `rediss://` address (feature `tls`).
+    /// Returns a builder for a cache at this `redis://` or `rediss://` address (feature `tls`), or
+    /// behind the sentinels of a `redis+sentinel://HOST,HOST/SERVICE/DATABASE` address.
     pub fn builder(url: impl AsRef<str>) -> RedisCacheBuilder {
         RedisCacheBuilder::new(url.as_ref().parse())
     }

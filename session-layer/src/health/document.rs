@@ -74,6 +74,8 @@ pub struct RedisHealth {
     pub used_memory: Option<String>,
     /// The number of keys in the database, including those of other applications.
     pub total_keys: Option<u64>,
+    /// The product: `redis`, `valkey` or another name that the server reports.
+    pub server: Option<String>,
 }
 
 /// The state of the cache of sessions.

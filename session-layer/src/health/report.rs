@@ -55,6 +55,7 @@ pub(super) fn report(facts: ReportInput<'_>) -> HealthReport {
             uptime: redis.and_then(|redis| redis.uptime).map(|up| up.as_secs()),
             used_memory: redis.and_then(|redis| redis.used_memory.clone()),
             total_keys: redis.and_then(|redis| redis.total_keys),
+            server: redis.and_then(|redis| redis.server.clone()),
         },
         session_cache: CacheHealth {
             enabled: facts.mode == CacheMode::On,
@@ -159,6 +160,7 @@ mod tests {
         Probed {
             cache: CacheProbe {
                 connected: true,
+                server: Some("redis".to_owned()),
                 version: Some("7.0.15".to_owned()),
                 uptime: Some(Duration::from_millis(123_456_789)),
                 used_memory: Some("1.2M".to_owned()),
@@ -211,7 +213,7 @@ mod tests {
         let expected = concat!(
             r#"{"status":"healthy","timestamp":"2026-11-22T12:00:00Z","#,
             r#""redis":{"connected":true,"version":"7.0.15","uptime":123456,"#,
-            r#""usedMemory":"1.2M","totalKeys":42},"#,
+            r#""usedMemory":"1.2M","totalKeys":42,"server":"redis"},"#,
             r#""sessionCache":{"enabled":true,"healthy":true,"#,
             r#""metrics":{"hits":850,"misses":150,"errors":0,"total":1000,"#,
             r#""hitRate":85.0,"ttl":300},"#,
@@ -293,6 +295,7 @@ mod tests {
             "/redis/uptime",
             "/redis/usedMemory",
             "/redis/totalKeys",
+            "/redis/server",
             "/performance/ping",
             "/performance/set",
             "/performance/get",

@@ -160,6 +160,9 @@ pub enum ConfigError {
         /// The reason.
         source: Source,
     },
+    /// A certificate, a key or a CA that cannot be read or used.
+    #[error("TLS cannot be configured: {0}")]
+    Tls(#[source] Source),
     /// Settings that exclude each other.
     #[error("{0}")]
     Combination(&'static str),
@@ -207,8 +210,13 @@ impl ConfigError {
         Self::BadKeys { name, may_be, source }
     }
 
+    #[cfg(all(feature = "redis", feature = "tls"))]
+    pub(crate) fn tls(source: impl Into<Source>) -> Self {
+        Self::Tls(source.into())
+    }
+
     pub(crate) fn redis_url(name: &'static str, source: impl Into<Source>) -> Self {
-        let may_be = "redis://HOST:PORT/DB or rediss://…";
+        let may_be = "redis://HOST:PORT/DB, rediss://… or redis+sentinel://HOST,HOST/SERVICE/DB";
         Self::BadUrl { name, may_be, source: source.into() }
     }
 
@@ -342,12 +350,12 @@ impl From<StoreError> for Error {
 }
 
 /// The error of a [`SessionCache`](crate::cache::SessionCache) call. It never fails a request,
-/// because the node then reads Postgres.
-#[derive(Debug)]
+/// because the node then reads Postgres. Callers that share one failure get a clone each.
+#[derive(Debug, Clone)]
 pub struct CacheError {
     kind: CacheErrorKind,
     message: String,
-    source: Option<Source>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 /// The kinds of [`CacheError`].
@@ -381,7 +389,7 @@ impl CacheError {
     /// Adds the error that caused this one.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Arc::from(source.into()));
         self
     }
 

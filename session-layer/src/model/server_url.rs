@@ -29,7 +29,12 @@ use url::{Host, Url};
 /// For Postgres, a URL with a parameter that this crate does not use is rejected, because a setting
 /// without effect would go unnoticed. For Redis, the client library ignores unknown parameters.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ServerUrl(Url);
+pub struct ServerUrl(
+    /// Of several sentinels, it names the first.
+    Url,
+    /// `HOST:PORT` of the other sentinels.
+    Vec<String>,
+);
 
 /// The server that a [`ServerUrl`] leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,7 +42,7 @@ pub struct ServerUrl(Url);
 pub enum ServerKind {
     /// `postgres://` or `postgresql://`.
     Postgres,
-    /// `redis://` or `rediss://`, and the schemes of Valkey and of Unix sockets.
+    /// `redis://` or `rediss://`, and the schemes of Valkey, of Unix sockets and of sentinels.
     Redis,
 }
 
@@ -56,12 +61,20 @@ const NO_HOST: &str = "its host or port cannot be read: the port is a number up 
      address is in brackets, and a password has `/` as %2F, `?` as %3F and `#` as %23";
 const SEVERAL_HOSTS: &str = "it names several hosts, which is not supported: name one";
 const FRAGMENT: &str = "it has a `#`, which must be written as %23";
+const INSECURE: &str = "it ends with `#insecure`, which is not supported: remove that. To accept any \
+     certificate, set REDIS_TLS_INSECURE=true (TlsSettings::insecure). To trust a CA of your own, \
+     set REDIS_TLS_CA_FILE";
 const NO_DATABASE: &str = "its path is not the number of a Redis database";
+const NO_SERVICE: &str = "it names no service: write redis+sentinel://HOST,HOST/SERVICE, with letters, \
+     digits and `.-_` in the name";
 const NO_PROTOCOL: &str = "its parameter `protocol` is neither 2 nor 3";
 const WILDCARD: &str = "its host is a wildcard address, which clients cannot connect to";
 const UNKNOWN_PARAMETER: &str = "it has an unknown parameter: the known ones are sslmode, \
      sslrootcert, sslcert, sslkey, host, hostaddr, port, dbname, user, password, application_name, \
      options, options[NAME] and statement-cache-capacity";
+
+/// The default port of a sentinel.
+const SENTINEL_PORT: u16 = 26379;
 
 /// The parameters of libpq that sqlx lacks. They are no secrets, so the error may name them.
 const UNSUPPORTED: [&str; 17] = [
@@ -113,6 +126,7 @@ impl ServerUrl {
         let host = host.filter(|host| !host.is_empty() && !host.contains(['/', '%']))?;
         let port = port.unwrap_or(match self.kind() {
             ServerKind::Postgres => 5432,
+            ServerKind::Redis if self.is_sentinel() => SENTINEL_PORT,
             ServerKind::Redis => 6379,
         });
         if host.contains(':') && !host.starts_with('[') {
@@ -127,10 +141,44 @@ impl ServerUrl {
         &self.0
     }
 
+    /// Returns the URL of the same server without TLS. Behind sentinels, its host is one of them.
+    #[cfg(feature = "redis")]
+    pub(crate) fn without_tls(&self) -> Url {
+        let mut url = self.0.clone();
+        if self.is_rediss() || self.is_sentinel() {
+            // The schemes are unknown to `url`, so the change is allowed.
+            let _changed = url.set_scheme("redis");
+        }
+        if self.is_sentinel() {
+            url.set_path(self.service().1);
+        }
+        url
+    }
+
+    /// Returns whether the URL names sentinels, which know the address of Redis.
+    #[must_use]
+    pub fn is_sentinel(&self) -> bool {
+        self.0.scheme().ends_with("+sentinel")
+    }
+
+    /// Returns the addresses of the sentinels (`HOST:PORT`) and the name of the service.
+    #[cfg(feature = "redis")]
+    pub(crate) fn sentinels(&self) -> Option<(Vec<String>, &str)> {
+        let first = self.address().filter(|_| self.is_sentinel())?;
+        let all = std::iter::once(first).chain(self.1.iter().cloned());
+        Some((all.collect(), self.service().0))
+    }
+
+    /// Returns the parts of the path: the service and the database.
+    fn service(&self) -> (&str, &str) {
+        let path = self.0.path().trim_matches('/');
+        path.split_once('/').unwrap_or((path, ""))
+    }
+
     /// Returns whether the scheme requires TLS.
     #[cfg(feature = "redis")]
     pub(crate) fn is_rediss(&self) -> bool {
-        matches!(self.0.scheme(), "rediss" | "valkeys")
+        matches!(self.0.scheme(), "rediss" | "valkeys" | "rediss+sentinel" | "valkeys+sentinel")
     }
 }
 
@@ -144,6 +192,7 @@ impl FromStr for ServerUrl {
         let scheme = scheme.to_ascii_lowercase();
         let is_socket = match scheme.as_str() {
             "postgres" | "postgresql" | "redis" | "rediss" | "valkey" | "valkeys" => false,
+            "redis+sentinel" | "rediss+sentinel" | "valkey+sentinel" | "valkeys+sentinel" => false,
             "unix" | "redis+unix" | "valkey+unix" => true,
             _ => return Err(ServerUrlError::because("its scheme is unknown")),
         };
@@ -155,17 +204,23 @@ impl FromStr for ServerUrl {
             return Err(ServerUrlError::because(UNCLEAR));
         }
         let hosts = authority.rsplit('@').next().unwrap_or_default();
-        if hosts.contains(',') {
+        let user = authority.strip_suffix(hosts).unwrap_or_default();
+        let (first, others) = hosts.split_once(',').unwrap_or((hosts, ""));
+        if hosts.contains(',') && !scheme.ends_with("+sentinel") {
             return Err(ServerUrlError::because(SEVERAL_HOSTS));
         }
-        let url = Url::parse(text).map_err(|_| ServerUrlError::because(NO_HOST))?;
-        let may_have_fragment = scheme == "rediss" || scheme == "valkeys";
+        let others = others.split(',').filter(|_| hosts.contains(','));
+        let others: Vec<_> = others.map(sentinel_address).collect::<Result<_, _>>()?;
+        let url = Url::parse(&format!("{scheme}://{user}{first}{behind}"))
+            .map_err(|_| ServerUrlError::because(NO_HOST))?;
         match url.fragment() {
             None => {}
-            Some("insecure") if may_have_fragment => {}
+            Some("insecure") if url.scheme() == "rediss" || url.scheme() == "valkeys" => {
+                return Err(ServerUrlError::because(INSECURE));
+            }
             Some(_) => return Err(ServerUrlError::because(FRAGMENT)),
         }
-        let url = Self(url);
+        let url = Self(url, others);
         match url.kind() {
             ServerKind::Postgres => url.check_postgres()?,
             ServerKind::Redis if is_socket => {}
@@ -239,7 +294,14 @@ impl ServerUrl {
         if matches!(self.0.host_str(), Some("0.0.0.0" | "[::]")) {
             return Err(ServerUrlError::because(WILDCARD));
         }
-        let database = self.0.path().trim_matches('/');
+        let mut database = self.0.path().trim_matches('/');
+        if self.is_sentinel() {
+            let (service, behind) = self.service();
+            if !is_host_name(service) {
+                return Err(ServerUrlError::because(NO_SERVICE));
+            }
+            database = behind;
+        }
         if !database.is_empty() && database.parse::<u32>().is_err() {
             return Err(ServerUrlError::because(NO_DATABASE));
         }
@@ -260,6 +322,21 @@ impl ServerUrlError {
     }
 }
 
+/// Returns `HOST:PORT` of a sentinel, with the default port filled in.
+fn sentinel_address(text: &str) -> Result<String, ServerUrlError> {
+    let no_host = |_| ServerUrlError::because(NO_HOST);
+    let url = Url::parse(&format!("redis+sentinel://{text}")).map_err(no_host)?;
+    let url = ServerUrl(url, Vec::new());
+    let is_whole = url.0.username().is_empty() && url.0.password().is_none();
+    let is_host = match url.0.host() {
+        Some(Host::Domain(host)) => is_host_name(host),
+        Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,
+        None => false,
+    };
+    let address = url.address().filter(|_| is_whole && is_host);
+    address.ok_or(ServerUrlError::because(NO_HOST))
+}
+
 fn is_host_name(host: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     !host.is_empty() && host.chars().all(allowed)
@@ -273,7 +350,8 @@ impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = self.address();
         let address = address.as_deref().unwrap_or("(local socket)");
-        write!(f, "{}://{address}", self.0.scheme())
+        write!(f, "{}://{address}", self.0.scheme())?;
+        self.1.iter().try_for_each(|other| write!(f, ",{other}"))
     }
 }
 

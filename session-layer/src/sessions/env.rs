@@ -7,8 +7,12 @@ mod plan;
 #[cfg(feature = "postgres")]
 use self::plan::Database;
 #[cfg(all(feature = "postgres", feature = "redis"))]
-use self::plan::Keys;
+use self::plan::Redis;
+#[cfg(feature = "redis")]
+use self::plan::{Keys, RedisSettings, SentinelPassword, redis_settings};
 use self::plan::{Plan, Stores, plan};
+#[cfg(feature = "redis")]
+use crate::model::credentials::{Credential, PasswordFile};
 use crate::model::error::ConfigError;
 use crate::sessions::Sessions;
 
@@ -18,7 +22,14 @@ impl Sessions {
     /// | variable | default | meaning |
     /// |---|---|---|
     /// | `DATABASE_URL` | `sqlite:session-layer.db` | `postgres://…`, or `sqlite:PATH` (feature `sqlite`) |
-    /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`) |
+    /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`), `redis+sentinel://HOST,HOST/SERVICE/DB` |
+    /// | `REDIS_PASSWORD_FILE` | none | a file with the password of Redis, instead of the URL. It may [change](crate::connect::PasswordFile) |
+    /// | `REDIS_SENTINEL_USERNAME`, `REDIS_SENTINEL_PASSWORD` | none | user and password of the sentinels |
+    /// | `REDIS_SENTINEL_PASSWORD_FILE` | none | a file with that password, instead of the variable |
+    /// | `REDIS_TLS_CA_FILE` | the system's CAs | PEM file of the CAs that `rediss://` trusts instead |
+    /// | `REDIS_TLS_CERT_FILE`, `REDIS_TLS_KEY_FILE` | none | PEM files of this client's certificate and its key |
+    /// | `REDIS_TLS_SERVER_NAME` | the URL's host | name that the server's certificate must have |
+    /// | `REDIS_TLS_INSECURE` | `false` | `true`: [accepts every certificate](crate::connect::TlsSettings::insecure) |
     /// | `SESSION_CACHE_NAMESPACE` | `session-layer` | prefix of every key |
     /// | `SESSION_CACHE_POLICY` | `available` | a node that is partitioned from Postgres: `available` serves entries until their TTL, `fail-closed` returns 503 after 2 s |
     /// | `SESSION_CACHE_KEY` | none: not sealed | `ID:KEY`, or several separated by commas. Entries in Redis are [sealed](crate::SealingKeys) with the first key and opened with any |
@@ -44,9 +55,65 @@ impl Sessions {
     /// [`ConfigError`] names the variable, its value and what is allowed. If the tables could not
     /// be migrated, it has the reason. Redis need not be reachable yet.
     pub async fn from_env() -> Result<Self, ConfigError> {
-        let plan = plan(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned()))?;
-        open(plan).await
+        open(plan(variable)?).await
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+#[cfg(feature = "redis")]
+impl crate::cache::RedisCacheBuilder {
+    /// Applies the variables of the environment as [`Sessions::from_env`] does, except `REDIS_URL`:
+    /// those that begin with `REDIS_`, and the namespace, the number of connections, the replicas
+    /// and the keys.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable, its value and what is allowed.
+    pub fn from_env(self) -> Result<Self, ConfigError> {
+        with_settings(self, redis_settings(variable)?)
+    }
+}
+
+#[cfg(feature = "redis")]
+fn with_settings(
+    cache: crate::cache::RedisCacheBuilder,
+    settings: RedisSettings,
+) -> Result<crate::cache::RedisCacheBuilder, ConfigError> {
+    let cache = cache
+        .namespace(settings.namespace)
+        .pool_size(settings.pool_size)
+        .replicated(settings.replicated)
+        .tls(settings.tls);
+    let cache = match settings.password_file {
+        Some(path) => cache.credentials(PasswordFile::new(path.trim())),
+        None => cache,
+    };
+    let user = settings.sentinel_user;
+    let cache = match settings.sentinel_password {
+        Some(SentinelPassword::This(password)) => cache.sentinel_credentials(move || {
+            let credential = Credential::new(password.as_str());
+            let credential = match &user {
+                Some(user) => credential.user(user),
+                None => credential,
+            };
+            std::future::ready(Ok(credential))
+        }),
+        Some(SentinelPassword::InFile(path)) => {
+            let file = PasswordFile::new(path.trim());
+            cache.sentinel_credentials(match user {
+                Some(user) => file.user(user),
+                None => file,
+            })
+        }
+        None => cache,
+    };
+    Ok(match settings.keys {
+        Some(Keys::These(keys)) => cache.encryption_keys(keys),
+        Some(Keys::InFile(path)) => cache.encryption_keys(read_keys(&path)?),
+        None => cache,
+    })
 }
 
 #[cfg_attr(
@@ -78,15 +145,8 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
         }),
         #[cfg(all(feature = "postgres", feature = "redis"))]
         Stores::Shared { database, redis } => {
-            let mut cache = crate::cache::RedisCacheBuilder::new(Ok(redis.url))
-                .namespace(redis.namespace)
-                .pool_size(redis.pool_size)
-                .replicated(redis.replicated);
-            match redis.keys {
-                Some(Keys::These(keys)) => cache = cache.encryption_keys(keys),
-                Some(Keys::InFile(path)) => cache = cache.encryption_keys(read_keys(&path)?),
-                None => {}
-            }
+            let Redis { url, settings } = *redis;
+            let cache = with_settings(crate::cache::RedisCacheBuilder::new(Ok(url)), settings)?;
             let cache = cache.build()?;
             let store = open_postgres(database).await?;
             let sessions = Sessions::builder(cache, store).ttl(ttl).mode(mode);
@@ -108,7 +168,7 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
 
 /// Reads the keys from this file. An error does not repeat the path, because it may be a key in the
 /// wrong variable.
-#[cfg(all(feature = "postgres", feature = "redis"))]
+#[cfg(feature = "redis")]
 fn read_keys(path: &str) -> Result<crate::cache::seal::SealingKeys, ConfigError> {
     crate::cache::seal::SealingKeys::read(path).map_err(|error| {
         ConfigError::bad_keys(

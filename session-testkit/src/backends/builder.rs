@@ -14,6 +14,7 @@ use super::{
     native::{self, Process},
     postgres::{self, Postgres},
     redis::Redis,
+    sentinel::Sentinel,
     server::{Host, PostgresServer, RedisServer, Server},
 };
 
@@ -107,6 +108,11 @@ impl BackendsBuilder {
     /// As [`Backends::start`].
     pub async fn start_postgres(self) -> Result<PostgresServer, BackendError> {
         self.get::<Postgres>(&self.postgres).await
+    }
+
+    /// Starts only a sentinel, which watches nothing yet.
+    pub(super) async fn start_sentinel(self) -> Result<Server<Sentinel>, BackendError> {
+        self.get::<Sentinel>(&ServerSettings::default()).await
     }
 
     async fn get<K: Kind>(&self, settings: &ServerSettings) -> Result<Server<K>, BackendError> {

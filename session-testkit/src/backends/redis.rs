@@ -104,7 +104,7 @@ fn common(extra: &[String]) -> Vec<String> {
 
 /// Opens a connection, once more if it breaks meanwhile: another fault of the same schedule may
 /// close all connections.
-async fn connect(url: &ServerUrl) -> Result<MultiplexedConnection, RedisError> {
+pub(super) async fn connect(url: &ServerUrl) -> Result<MultiplexedConnection, RedisError> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(ANSWER))
         .set_response_timeout(Some(ANSWER));

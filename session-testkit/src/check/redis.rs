@@ -1,17 +1,23 @@
 //! The steps for Redis.
 
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult,
-    aio::MultiplexedConnection, cmd,
+mod entry;
+
+use std::time::Duration;
+
+use redis::{FromRedisValue, RedisError, RedisResult, cmd};
+use session_layer::cache::{
+    ConnectCause, ConnectError, RedisCache, RedisCacheBuilder, RedisConnection, server_version,
 };
 use session_layer::server_url::{ServerKind, ServerUrl};
 
 use super::{
-    DEADLINE, Finding, Problem, Status, Steps, Target,
+    Finding, Problem, Status, Steps, Target,
     role::{Replicas, found_role, parse_role},
 };
 use crate::backends::chain;
 
+/// The limit of a connect, which the application has as well.
+const CONNECT: Duration = Duration::from_secs(1);
 /// The expiry of the test key in milliseconds, in case it can't be deleted.
 const KEY_TTL_MS: &str = "10000";
 
@@ -45,7 +51,7 @@ fn unusable(reason: &str) -> Finding {
 async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
     let help = help(url);
     let connecting = async {
-        let connection = connect(url).await.map_err(|error| rejected_connection(&error, url))?;
+        let connection = connect(target, url).await?.map_err(|error| no_connection(&error, url))?;
         Ok((connection, Finding::ok("Redis connection successful")))
     };
     let failed = ("Redis connection failed", help.as_str());
@@ -71,7 +77,7 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
         return;
     }
 
-    own_key(steps, target, connection).await;
+    let stored = own_key(steps, target, connection).await;
     let many = format!(
         "compare Redis' maxclients with the connections of all applications \
          (SESSION_CACHE_POOL_SIZE each). The check opens {} at once",
@@ -80,13 +86,33 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
     steps.check("pool", ("Connection pool not healthy", &many), pool(target, url)).await;
     let info = steps.take("version", ("INFO failed", SLOW), version(connection)).await;
     let info = info.as_deref();
-    steps.check("role", ("ROLE failed", SLOW), role(info, connection)).await;
-    steps.check("scripts", ("Scripts test failed", SLOW), scripts(connection)).await;
+    let role = async {
+        let found = role(info, connection).await?;
+        // The application knows from the URL that Redis fails over.
+        Ok(if url.is_sentinel() && found.status == Status::Warning {
+            Finding::ok(format!("{} (behind sentinels)", found.message))
+        } else {
+            found
+        })
+    };
+    steps.check("role", ("ROLE failed", SLOW), role).await;
+    let scripts = async {
+        let found = scripts(connection).await?;
+        Ok((found.status == Status::Ok, found))
+    };
+    let scripts = steps.take("scripts", ("Scripts test failed", SLOW), scripts).await;
     steps.check("client", ("CLIENT failed", SLOW), naming(connection)).await;
+    // A denied script has its own line. A node of a cluster may lack the key's slot.
+    if stored && scripts == Some(true) && !is_cluster(info) {
+        let failed = ("Nothing will be cached", PROXY);
+        steps.check("cache", failed, entry::cached(target, url)).await;
+    }
 }
 
 /// Checks SET and GET of a unique key.
-async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut MultiplexedConnection) {
+///
+/// Returns whether both work.
+async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut RedisConnection) -> bool {
     let key = format!("{}:check:{}", target.namespace, uuid::Uuid::new_v4());
     let value = uuid::Uuid::new_v4().to_string();
     let set = async {
@@ -99,7 +125,7 @@ async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut Multip
         Ok(Finding::ok("SET test successful"))
     };
     if !steps.check("set", ("SET test failed", SLOW), set).await {
-        return;
+        return false;
     }
     let get = async {
         let read: RedisResult<Option<String>> = send(connection, &["GET", &key]).await;
@@ -126,23 +152,23 @@ async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut Multip
             ),
         })
     };
-    steps.check("get", ("GET test failed", SLOW), get).await;
+    steps.check("get", ("GET test failed", SLOW), get).await
 }
 
 /// Opens as many connections as the application, all at once, and sends a PING on each.
 async fn pool(target: &Target, url: &ServerUrl) -> Result<Finding, Problem> {
     let connections = (0..target.pool_size).map(|_| async {
-        let mut connection = connect(url).await?;
+        let mut connection = connect(target, url).await??;
         send::<()>(&mut connection, &["PING"]).await?;
         // The connection stays open until all are open.
-        RedisResult::Ok(connection)
+        Ok::<_, Problem>(connection)
     });
     let _open = futures_util::future::try_join_all(connections).await?;
     Ok(Finding::ok("Connection pool healthy"))
 }
 
 /// Checks the version. Returns the whole INFO.
-async fn version(connection: &mut MultiplexedConnection) -> Result<(String, Finding), Problem> {
+async fn version(connection: &mut RedisConnection) -> Result<(String, Finding), Problem> {
     let info: RedisResult<String> = send(connection, &["INFO"]).await;
     let info = info.map_err(|error| {
         Finding::warning(
@@ -156,10 +182,7 @@ async fn version(connection: &mut MultiplexedConnection) -> Result<(String, Find
     Ok((info, finding))
 }
 
-async fn role(
-    info: Option<&str>,
-    connection: &mut MultiplexedConnection,
-) -> Result<Finding, Problem> {
+async fn role(info: Option<&str>, connection: &mut RedisConnection) -> Result<Finding, Problem> {
     let Some(info) = info else {
         let role: RedisResult<redis::Value> = send(connection, &["ROLE"]).await;
         let (role, replicas) = match role {
@@ -169,7 +192,7 @@ async fn role(
         return Ok(found_role(&role, replicas));
     };
     let role = field(info, "role");
-    if role == "master" && field(info, "redis_mode") == "cluster" {
+    if role == "master" && is_cluster(Some(info)) {
         // This node may have the test key but not the other keys.
         return Ok(Finding::warning(
             "Role: node of a cluster",
@@ -184,8 +207,15 @@ async fn role(
     Ok(found_role(role, replicas))
 }
 
+/// Returns whether the server is a node of a cluster. Valkey 9 has another name for the field.
+fn is_cluster(info: Option<&str>) -> bool {
+    info.is_some_and(|info| {
+        ["redis_mode", "server_mode"].iter().any(|name| field(info, name) == "cluster")
+    })
+}
+
 /// Checks EVALSHA, and SCRIPT LOAD for an unknown script, as the application uses them.
-async fn scripts(connection: &mut MultiplexedConnection) -> Result<Finding, Problem> {
+async fn scripts(connection: &mut RedisConnection) -> Result<Finding, Problem> {
     match redis::Script::new("return 1").invoke_async::<_, i64>(connection).await {
         Ok(_) => Ok(Finding::ok("Scripts allowed")),
         Err(error) => Ok(Finding::warning(
@@ -198,7 +228,7 @@ async fn scripts(connection: &mut MultiplexedConnection) -> Result<Finding, Prob
 
 /// Checks CLIENT, with which the application's client library names itself. Without the right it
 /// continues, therefore both results are ok.
-async fn naming(connection: &mut MultiplexedConnection) -> Result<Finding, Problem> {
+async fn naming(connection: &mut RedisConnection) -> Result<Finding, Problem> {
     let allowed: RedisResult<i64> = send(connection, &["CLIENT", "ID"]).await;
     Ok(match allowed {
         Ok(_) => Finding::ok("CLIENT allowed"),
@@ -212,33 +242,52 @@ async fn naming(connection: &mut MultiplexedConnection) -> Result<Finding, Probl
 }
 
 fn found_version(info: &str) -> Finding {
-    let version = field(info, "redis_version");
-    let major: Option<u32> = version.split('.').next().and_then(|major| major.parse().ok());
-    match major {
-        Some(major) if major < 7 => Finding::failed(
-            &format!("Redis version {version}"),
-            "session-layer needs 7.0 or later, and is not tested with older versions",
-            "upgrade to Redis 7.0 or later, or to Valkey",
-        ),
-        Some(_) => Finding::ok(format!("Redis version {version}")),
-        None => Finding::warning(
+    let Some((server, version)) = server_version(info) else {
+        return Finding::warning(
             "Redis version unknown",
             "INFO contains no version",
-            "7.0 or later is required",
-        ),
+            "Redis 6.2 or later, or Valkey, is required",
+        );
+    };
+    let mut letters = server.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase());
+    let name: String = first.into_iter().chain(letters).collect();
+    let line = format!("{name} version {version}");
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let version: (u32, u32) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if server == "redis" && version < (6, 2) {
+        return Finding::warning(
+            &line,
+            "session-layer is not tested with versions before 6.2",
+            "upgrade to Redis 6.2 or later, or to Valkey",
+        );
     }
+    Finding::ok(line)
 }
 
-async fn connect(url: &ServerUrl) -> RedisResult<MultiplexedConnection> {
-    // The timeouts exceed the step's own deadline, so that only the step reports it.
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(DEADLINE * 2))
-        .set_response_timeout(Some(DEADLINE * 2));
-    Client::open(url.expose().clone())?.get_multiplexed_async_connection_with_config(&config).await
+/// Returns the application's cache with this target's settings.
+fn cache(target: &Target, url: &ServerUrl) -> Result<RedisCacheBuilder, Finding> {
+    let mut cache = RedisCache::builder(url.expose());
+    if target.from_env {
+        cache = cache.from_env().map_err(|error| {
+            let remedy = "correct the variable: the application does not start with it";
+            Finding::failed("Redis settings are not usable", error.to_string(), remedy)
+        })?;
+    }
+    Ok(cache.namespace(&*target.namespace).pool_size(target.pool_size.into()))
+}
+
+/// Connects as the application does.
+async fn connect(
+    target: &Target,
+    url: &ServerUrl,
+) -> Result<Result<RedisConnection, ConnectError>, Finding> {
+    // The step's own deadline is longer, so that the error names what took too long.
+    Ok(cache(target, url)?.connect(CONNECT).await)
 }
 
 async fn send<T: FromRedisValue>(
-    connection: &mut MultiplexedConnection,
+    connection: &mut RedisConnection,
     words: &[&str],
 ) -> RedisResult<T> {
     let mut command = cmd(words[0]);
@@ -253,6 +302,9 @@ fn field<'a>(info: &'a str, name: &str) -> &'a str {
 
 const URLS: &str =
     "REDIS_URL must look like redis://user:password@host:6379/0, or rediss:// for TLS";
+const PROXY: &str = "check whether a proxy between here and Redis changes commands (SET … NX PX, \
+                     EVALSHA, MGET), and connect to Redis itself. Until then every request reads \
+                     Postgres";
 const SLOW: &str = "Redis accepts connections and does not respond. Check whether it is paused, \
                     loading, or blocked by a slow command (SLOWLOG GET)";
 
@@ -269,15 +321,14 @@ fn help_with_rights(command: &str) -> String {
     format!("grant the command: ACL SETUSER <user> +{} ~<namespace>:*", command.to_lowercase())
 }
 
-fn rejected_connection(error: &RedisError, url: &ServerUrl) -> Finding {
-    let help = match error.kind() {
-        ErrorKind::AuthenticationFailed => {
-            "check user and password in REDIS_URL (redis://user:password@host:6379/0)"
+fn no_connection(error: &ConnectError, url: &ServerUrl) -> Finding {
+    let help = match error.cause() {
+        ConnectCause::Refused | ConnectCause::Network | ConnectCause::TimedOut => {
+            format!("{}\n{}", error.remedy(), help(url))
         }
-        ErrorKind::InvalidClientConfig => URLS,
-        _ => &help(url),
+        _ => error.remedy().to_owned(),
     };
-    Finding::failed("Redis connection failed", chain(error), help)
+    Finding::failed("Redis connection failed", error.why(), help)
 }
 
 /// Returns the remedy for an error code other than a missing right.
@@ -302,4 +353,27 @@ fn help_with_refusal(error: &RedisError) -> Option<String> {
         _ => return None,
     };
     Some(help.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_is_that_of_the_product() {
+        for (info, line, status) in [
+            ("redis_version:7.0.15\n", "Redis version 7.0.15", Status::Ok),
+            ("redis_version:6.2.5\n", "Redis version 6.2.5", Status::Ok),
+            ("redis_version:6.0.16\n", "Redis version 6.0.16", Status::Warning),
+            (
+                "redis_version:7.2.4\nserver_name:valkey\nvalkey_version:9.1.2\n",
+                "Valkey version 9.1.2",
+                Status::Ok,
+            ),
+            ("role:master\n", "Redis version unknown", Status::Warning),
+        ] {
+            let found = found_version(info);
+            assert_eq!((found.message.as_str(), found.status), (line, status));
+        }
+    }
 }

@@ -66,6 +66,7 @@ pub(super) async fn run(arguments: Arguments) -> Ended {
     target.namespace = or(arguments.namespace, "session-layer");
     target.schema = or(arguments.schema, "session_layer");
     target.pool_size = arguments.pool_size;
+    target.from_env = true;
     target.complete = same(&arguments.redis_url, "REDIS_URL")
         && same(&arguments.database_url, "DATABASE_URL")
         && !cache_off;

@@ -98,7 +98,7 @@ impl Tokens {
     }
 }
 
-fn entry(user: &str) -> Entry {
+pub(crate) fn entry(user: &str) -> Entry {
     let at = Timestamp::from_micros(1_700_000_000_000_000);
     let parts = SessionParts {
         id: SessionId::from_bytes([7; 16]),

@@ -163,7 +163,7 @@ mod tests {
     fn healthy() -> Value {
         json!({"status":"healthy","timestamp":"2026-11-22T12:00:00Z",
             "redis":{"connected":true,"version":"7.0.15","uptime":123_456,"usedMemory":"1.2M",
-                "totalKeys":42},
+                "totalKeys":42,"server":"redis"},
             "sessionCache":{"enabled":true,"healthy":true,
                 "metrics":{"hits":850,"misses":150,"errors":0,"total":1000,"hitRate":85.0,
                     "ttl":300},
@@ -176,7 +176,7 @@ mod tests {
         let mut document = healthy();
         document["status"] = json!("unhealthy");
         document["redis"] = json!({"connected":false,"version":null,"uptime":null,
-            "usedMemory":null,"totalKeys":null});
+            "usedMemory":null,"totalKeys":null,"server":null});
         document["sessionCache"]["healthy"] = json!(false);
         document["sessionCache"]["pool"]["available"] = json!(0);
         document["performance"] = json!({"ping":null,"set":null,"get":null});

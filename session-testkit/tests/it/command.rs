@@ -31,6 +31,9 @@ pub(crate) fn testkit() -> Command {
         "SESSION_CACHE_NAMESPACE",
         "SESSION_DB_SCHEMA",
         "SESSION_CACHE_POOL_SIZE",
+        "REDIS_PASSWORD_FILE",
+        "REDIS_TLS_CA_FILE",
+        "REDIS_TLS_INSECURE",
     ] {
         command.env_remove(name);
     }

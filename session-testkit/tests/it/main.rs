@@ -17,4 +17,4 @@ mod readme;
 mod run;
 mod verify;
 
-use session_verification::{binaries, harness, mutants, support};
+use session_verification::{binaries, certificates, harness, mutants, support};

@@ -10,6 +10,7 @@
 )]
 
 pub mod binaries;
+pub mod certificates;
 pub mod harness;
 pub mod mutants;
 pub mod support;

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::command::{pipe, send};
-use super::errors::{again, timed_out};
+use super::errors::timed_out;
 use super::link::{Borrowed, Link};
 use super::links::{Links, closed};
 use crate::cache::codec::Key;
@@ -247,7 +247,7 @@ fn answer(
 /// Gives each caller an error of its own.
 fn refuse(batch: Vec<QueuedLookup>, error: &CacheError) {
     for waiting in batch {
-        let _ = waiting.reply.send(Err(again(error)));
+        let _ = waiting.reply.send(Err(error.clone()));
     }
 }
 

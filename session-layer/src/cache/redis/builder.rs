@@ -4,17 +4,17 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, IntoConnectionInfo};
-
 use super::batch::Lookups;
+use super::connect::{self, Access, ConnectError, Connector, RedisConnection};
 use super::links::Links;
 use super::{COMPARE_AND_SET, RedisCache};
 use crate::cache::seal::SealingKeys;
 use crate::cache::{NAMESPACE, codec, is_namespace};
 use crate::model::clock::A_DAY;
+use crate::model::credentials::Credentials;
 use crate::model::error::ConfigError;
-use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
+use crate::model::server_url::{ServerUrl, ServerUrlError};
+use crate::model::tls::TlsSettings;
 
 /// The default prefix of every key.
 pub const DEFAULT_NAMESPACE: &str = "session-layer";
@@ -25,20 +25,14 @@ pub const DEFAULT_POOL_SIZE: usize = 10;
 /// times the need of a healthy Redis, and short compared with the fallback to Postgres.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(50);
 
-/// The URL's name in errors.
-const URL: &str = "the Redis URL";
 /// The allowed numbers of connections. More than 1,000 is a mistake.
 const POOL_SIZES: RangeInclusive<usize> = 1..=1_000;
 /// The allowed deadlines. A healthy Redis answers within 1 ms, and a day is beyond any use.
 const DEADLINES: RangeInclusive<Duration> = Duration::from_millis(1)..=A_DAY;
 
-/// How many commands may wait to be written on one connection. The library's 50 would hold callers
-/// up at a few hundred concurrent requests.
-const WRITE_QUEUE: usize = 1024;
-/// The idle time after which the kernel detects that the host of a connection has vanished.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-/// The time without an acknowledgement after which a connection breaks.
-const USER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The warning in the log and in the health document.
+pub(super) const INSECURE: &str = "TLS to Redis accepts every certificate (REDIS_TLS_INSECURE): \
+     anyone in between can read and change sessions. Set REDIS_TLS_CA_FILE instead";
 
 /// A builder for a [`RedisCache`], created by [`RedisCache::builder`].
 #[must_use]
@@ -50,6 +44,7 @@ pub struct RedisCacheBuilder {
     deadline: Duration,
     replicated: bool,
     keys: Option<SealingKeys>,
+    access: Access,
 }
 
 impl RedisCacheBuilder {
@@ -61,6 +56,7 @@ impl RedisCacheBuilder {
             deadline: DEFAULT_DEADLINE,
             replicated: false,
             keys: None,
+            access: Access::default(),
         }
     }
 
@@ -87,8 +83,8 @@ impl RedisCacheBuilder {
 
     /// Sets whether Redis has replicas or may fail over. A revocation then returns
     /// [`Visibility::Committed`](crate::Visibility::Committed), because a failover may restore a
-    /// removed entry. A server that reports replicas always counts as replicated. Defaults to
-    /// false.
+    /// removed entry. A server that reports replicas always counts as replicated, and so does one
+    /// behind sentinels. Defaults to false.
     pub fn replicated(mut self, replicated: bool) -> Self {
         self.replicated = replicated;
         self
@@ -102,11 +98,43 @@ impl RedisCacheBuilder {
         self
     }
 
+    /// Sets whom `rediss://` trusts, and the certificate of this client. Defaults to the CAs of the
+    /// system and no certificate.
+    pub fn tls(mut self, tls: TlsSettings) -> Self {
+        self.access.tls = tls;
+        self
+    }
+
+    /// Sets the source of the password, which may change while connections are open. The URL then has
+    /// no password. Defaults to the password of the URL.
+    pub fn credentials(mut self, credentials: impl Credentials) -> Self {
+        self.access.credentials = Some(Arc::new(credentials));
+        self
+    }
+
+    /// Sets the source of the password of the sentinels, for a `redis+sentinel://` URL. Its own
+    /// password is that of Redis. Defaults to none.
+    pub fn sentinel_credentials(mut self, credentials: impl Credentials) -> Self {
+        self.access.sentinel_credentials = Some(Arc::new(credentials));
+        self
+    }
+
+    /// Opens one connection as the cache would, and reads the identity of the server. It is for a
+    /// test of the deployment. A cache opens its own connections, also to a server that is not
+    /// reachable yet.
+    ///
+    /// # Errors
+    /// [`ConnectError`] names the cause. An error of the settings has the cause
+    /// [`Settings`](super::ConnectCause::Settings).
+    pub async fn connect(self, limit: Duration) -> Result<RedisConnection, ConnectError> {
+        let connector = Connector::new(self.url, self.access).map_err(ConnectError::settings)?;
+        connector.connect_once(limit).await
+    }
+
     /// Builds the cache, which connects in the background. Redis need not be reachable yet. Must be
     /// called within a Tokio runtime.
     ///
-    /// For `rediss://`, this makes ring the default rustls provider of the process, unless the
-    /// application has installed another one before.
+    /// TLS uses rustls with ring, whichever provider the application has installed.
     ///
     /// # Errors
     /// [`ConfigError`] names a setting that is not allowed. It also reports a URL that is not one
@@ -123,19 +151,13 @@ impl RedisCacheBuilder {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(TcpKeepalive::new().with_time(KEEPALIVE))
-            .set_user_timeout(USER_TIMEOUT);
-        let address = connection_info(self.url)?.set_tcp_settings(tcp);
-        let database = address.redis_settings().db();
-        let connections = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(1)))
-            // Every operation has its own deadline. This timeout only ends abandoned commands.
-            .set_response_timeout(Some(Duration::from_secs(5)))
-            .set_pipeline_buffer_size(WRITE_QUEUE);
-        let connector = deadpool_redis::Manager::new_with_config(address, connections)
-            .map_err(|error| ConfigError::redis_url(URL, error))?;
+        let connector = Connector::new(self.url, self.access)?;
+        let database = connector.database();
+        let fails_over = connector.fails_over();
+        let is_insecure = connector.is_insecure();
+        if is_insecure {
+            tracing::warn!("{INSECURE}");
+        }
         if self.keys.is_none() {
             tracing::warn!(
                 "sessions in Redis are not sealed: any client that can write to Redis can plant one. \
@@ -145,41 +167,20 @@ impl RedisCacheBuilder {
         let database = database.to_be_bytes();
         let place = [&database, self.namespace.as_bytes(), b":", codec::FORMAT.as_bytes()].concat();
         let links = Links::open(connector, place.into(), self.pool_size, self.deadline)
-            .map_err(|error| ConfigError::redis_url(URL, error))?;
+            .map_err(|error| ConfigError::redis_url(connect::URL, error))?;
         Ok(RedisCache {
             _stop: Arc::new(links.stop_on_drop()),
             lookups: Lookups::start(Arc::clone(&links)),
             links,
             namespace: self.namespace.into(),
             deadline: self.deadline,
-            replicated: self.replicated,
+            replicated: self.replicated || fails_over,
             compare_and_set: Arc::new(redis::Script::new(COMPARE_AND_SET)),
             keys: self.keys,
             rejections: Arc::default(),
+            is_insecure,
         })
     }
-}
-
-fn connection_info(
-    url: Result<ServerUrl, ServerUrlError>,
-) -> Result<redis::ConnectionInfo, ConfigError> {
-    let bad = |reason: ServerUrlError| ConfigError::redis_url(URL, reason);
-    let url = url.map_err(bad)?;
-    if url.kind() != ServerKind::Redis {
-        return Err(bad(ServerUrlError::because("it does not begin with redis:// or rediss://")));
-    }
-    if url.is_rediss() {
-        #[cfg(not(feature = "tls"))]
-        return Err(ConfigError::MissingFeature { feature: "tls", needed_for: "rediss://" });
-        // rustls needs one default provider per process. An installed one is kept.
-        #[cfg(feature = "tls")]
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-    // The library's error may repeat a part of the URL.
-    let info = url.expose().clone().into_connection_info();
-    info.map_err(|_repeats_it| {
-        bad(ServerUrlError::because("its user or password is not UTF-8 once it is decoded"))
-    })
 }
 
 impl std::fmt::Debug for RedisCacheBuilder {
@@ -191,6 +192,8 @@ impl std::fmt::Debug for RedisCacheBuilder {
             .field("deadline", &self.deadline)
             .field("replicated", &self.replicated)
             .field("keys", &self.keys)
+            .field("tls", &self.access.tls)
+            .field("credentials", &self.access.credentials.is_some())
             .finish()
     }
 }
@@ -199,6 +202,7 @@ impl std::fmt::Debug for RedisCacheBuilder {
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
+    use crate::model::credentials::PasswordFile;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -227,6 +231,37 @@ mod tests {
         for (namespace, size, deadline) in [("n", 1, MS), (&long[1..], 1_000, A_DAY)] {
             let builder = builder().namespace(namespace).pool_size(size).deadline(deadline);
             assert!(builder.build().is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn settings_of_tls_need_rediss() {
+        let tls = TlsSettings::new().insecure(true);
+        let refused = builder().tls(tls).build().unwrap_err();
+        assert!(refused.to_string().contains("rediss://"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn password_is_in_one_place() {
+        let file = || PasswordFile::new("/run/secrets/redis");
+        assert!(builder().credentials(file()).build().is_ok());
+        let both = RedisCache::builder("redis://:hunter2@localhost").credentials(file());
+        let refused = both.build().unwrap_err().to_string();
+        assert!(refused.contains("REDIS_PASSWORD_FILE") && !refused.contains("hunter2"));
+    }
+
+    #[cfg(feature = "tls")]
+    #[tokio::test]
+    async fn unusable_certificate_is_refused_at_the_start() {
+        for (tls, why) in [
+            (TlsSettings::new().ca_file("no such file"), "REDIS_TLS_CA_FILE) cannot be read"),
+            (TlsSettings::new().ca_pem("no PEM"), "REDIS_TLS_CA_FILE) is not PEM"),
+            (TlsSettings::new().client_pem("no PEM", ""), "REDIS_TLS_CERT_FILE) is not PEM"),
+            (TlsSettings::new().server_name("a b"), "not a host name"),
+        ] {
+            let refused = RedisCache::builder("rediss://localhost").tls(tls).build().unwrap_err();
+            assert!(matches!(refused, ConfigError::Tls(_)), "{refused:?}");
+            assert!(refused.to_string().contains(why), "{refused}");
         }
     }
 

@@ -4,81 +4,139 @@ use redis::{ErrorKind, RedisError};
 
 use crate::model::error::{CacheError, CacheErrorKind};
 
+/// The meaning of an error: its kind, its reason, and the remedy.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Explained {
+    pub(super) kind: CacheErrorKind,
+    pub(super) why: String,
+    pub(super) remedy: String,
+}
+
+impl Explained {
+    pub(super) fn new(
+        kind: CacheErrorKind,
+        why: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { kind, why: why.into(), remedy: remedy.into() }
+    }
+}
+
 /// Classifies an error, with a message that says what to do.
 pub(super) fn classify(error: RedisError) -> CacheError {
-    // The first error of a failed pipeline counts. Its own `code()` knows only some codes.
-    let answers = error.clone().into_server_errors();
-    let answer = answers.as_deref().and_then(|answers| answers.first());
-    let (kind, message) = match answer {
-        Some((_, answer)) => by_code(answer.code(), answer.details()),
-        None => without_code(&error),
-    };
+    let Explained { kind, why, remedy } = explain(&error);
+    let message = if remedy.is_empty() { why } else { format!("{why}: {remedy}") };
     CacheError::new(kind, message).with_source(error)
 }
 
-/// Classifies an error reply of the server by its code.
-fn by_code(code: &str, detail: Option<&str>) -> (CacheErrorKind, String) {
-    let (kind, message) = match code {
+/// Explains an error.
+pub(super) fn explain(error: &RedisError) -> Explained {
+    // The first error of a failed pipeline counts. Its own `code()` knows only some codes.
+    let answers = error.clone().into_server_errors();
+    let answer = answers.as_deref().and_then(|answers| answers.first());
+    match answer {
+        Some((_, answer)) => by_code(answer.code(), answer.details()),
+        None => without_code(error),
+    }
+}
+
+/// Explains an error reply of the server by its code.
+pub(super) fn by_code(code: &str, detail: Option<&str>) -> Explained {
+    let (kind, why, remedy) = match code {
         "READONLY" => (
             CacheErrorKind::NotMaster,
-            "the Redis server became a replica (READONLY): reconnecting",
+            "the Redis server became a replica (READONLY)",
+            "reconnecting",
         ),
         "MASTERDOWN" => (
             CacheErrorKind::NotMaster,
-            "the Redis server is a replica without its master (MASTERDOWN): set REDIS_URL to \
-             the master",
+            "the Redis server is a replica without its master (MASTERDOWN)",
+            "set REDIS_URL to the master",
         ),
         "OOM" => (
             CacheErrorKind::Refused,
-            "Redis is out of memory (OOM): raise maxmemory, or set an eviction policy such as \
-             allkeys-lru",
+            "Redis is out of memory (OOM)",
+            "raise maxmemory, or set an eviction policy such as allkeys-lru",
         ),
         "MISCONF" => (
             CacheErrorKind::Refused,
-            "Redis rejects writes because it cannot save its snapshot (MISCONF): check its log \
-             and its disk",
+            "Redis rejects writes because it cannot save its snapshot (MISCONF)",
+            "check its log and its disk",
         ),
         "NOREPLICAS" => (
             CacheErrorKind::Refused,
-            "Redis rejects writes because it has too few replicas (NOREPLICAS): check \
-             min-replicas-to-write and the replicas",
+            "Redis rejects writes because it has too few replicas (NOREPLICAS)",
+            "check min-replicas-to-write and the replicas",
         ),
         "NOPERM" => {
             let what = detail.map(|detail| format!(": {}", in_short(detail)));
-            let message = format!(
-                "Redis denies a command to this user (NOPERM{}): allow the keys <namespace>:*, and \
-                 GET, MGET, SET, UNLINK, EVAL, EVALSHA, SCRIPT, INFO, DBSIZE and PING (ACL \
-                 SETUSER)",
-                what.unwrap_or_default()
-            );
-            return (CacheErrorKind::Refused, message);
+            let why =
+                format!("Redis denies a command to this user (NOPERM{})", what.unwrap_or_default());
+            return Explained::new(CacheErrorKind::Refused, why, RIGHTS);
         }
-        "NOAUTH" | "WRONGPASS" => (CacheErrorKind::Refused, OTHER_CREDENTIALS),
+        "NOAUTH" => (
+            CacheErrorKind::Refused,
+            "Redis requires a password and got none (NOAUTH)",
+            OTHER_CREDENTIALS,
+        ),
+        "WRONGPASS" => (
+            CacheErrorKind::Refused,
+            "Redis rejected the user or the password (WRONGPASS)",
+            OTHER_CREDENTIALS,
+        ),
         "LOADING" => (
             CacheErrorKind::Refused,
-            "Redis is loading its dump (LOADING): it is used again when it is done",
+            "Redis is loading its dump (LOADING)",
+            "it is used again when it is done",
         ),
         "BUSY" => (
             CacheErrorKind::Refused,
-            "Redis is busy with a script of another client (BUSY): end it with SCRIPT KILL",
+            "Redis is busy with a script of another client (BUSY)",
+            "end it with SCRIPT KILL",
+        ),
+        "DENIED" => (
+            CacheErrorKind::Refused,
+            "Redis is in protected mode (DENIED): it has no password and accepts clients of its \
+             own machine only",
+            "give its user a password (ACL SETUSER default on >PASSWORD) and put that into \
+             REDIS_URL",
         ),
         "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" | "TRYAGAIN" => {
-            let message = format!(
-                "REDIS_URL leads to a cluster node ({code}), which is not supported: set it to one \
-                 Redis that has all keys"
+            return Explained::new(
+                CacheErrorKind::Refused,
+                format!("REDIS_URL leads to a cluster node ({code}), which is not supported"),
+                "set it to one Redis that has all keys",
             );
-            return (CacheErrorKind::Refused, message);
         }
         // Errors without their own code, such as an unknown command or too many clients.
-        "ERR" => {
-            let what = detail.map_or("ERR", in_short);
-            return (CacheErrorKind::Refused, format!("Redis rejected a command ({what})"));
-        }
+        "ERR" => return without_own_code(detail.map_or("ERR", in_short)),
         code => {
-            return (CacheErrorKind::Refused, format!("Redis rejected a command ({code})"));
+            let why = format!("Redis rejected a command ({code})");
+            return Explained::new(CacheErrorKind::Refused, why, "");
         }
     };
-    (kind, message.to_owned())
+    Explained::new(kind, why, remedy)
+}
+
+fn without_own_code(detail: &str) -> Explained {
+    let (why, remedy) = if detail.starts_with("max number of clients") {
+        (
+            "Redis has reached its limit of clients (max number of clients reached)".to_owned(),
+            "raise maxclients, or lower SESSION_CACHE_POOL_SIZE of its applications",
+        )
+    } else if detail.contains("without any password configured")
+        || detail.contains("no password is set")
+    {
+        ("Redis got a password and its user has none".to_owned(), OTHER_CREDENTIALS)
+    } else if detail.starts_with("DB index is out of range") {
+        (
+            format!("Redis rejected the number of the database ({detail})"),
+            "correct the number in REDIS_URL, or raise `databases` of Redis",
+        )
+    } else {
+        (format!("Redis rejected a command ({detail})"), "")
+    };
+    Explained::new(CacheErrorKind::Refused, why, remedy)
 }
 
 /// Returns the server's message without the arguments of the command, which contain a key.
@@ -86,33 +144,37 @@ fn in_short(detail: &str) -> &str {
     detail.split(", with args").next().unwrap_or_default()
 }
 
-fn without_code(error: &RedisError) -> (CacheErrorKind, String) {
+fn without_code(error: &RedisError) -> Explained {
     match error.kind() {
-        ErrorKind::AuthenticationFailed => (CacheErrorKind::Refused, OTHER_CREDENTIALS.to_owned()),
-        ErrorKind::Io if error.is_timeout() => {
-            (CacheErrorKind::TimedOut, "Redis did not respond in time".to_owned())
-        }
-        ErrorKind::Io => (
-            CacheErrorKind::Unreachable,
-            format!(
-                "no connection to Redis ({error}): check that it is running, that REDIS_URL is \
-                 right, and that it is reachable from here"
-            ),
+        ErrorKind::AuthenticationFailed => Explained::new(
+            CacheErrorKind::Refused,
+            "Redis rejected the credentials",
+            OTHER_CREDENTIALS,
         ),
-        _ => (CacheErrorKind::Protocol, format!("Redis sent an unexpected reply ({error})")),
+        ErrorKind::Io if error.is_timeout() => {
+            Explained::new(CacheErrorKind::TimedOut, TIMED_OUT, "")
+        }
+        ErrorKind::Io => Explained::new(
+            CacheErrorKind::Unreachable,
+            format!("no connection to Redis ({error})"),
+            "check that it is running, that REDIS_URL is right, and that it is reachable from here",
+        ),
+        _ => Explained::new(
+            CacheErrorKind::Protocol,
+            format!("Redis sent an unexpected reply ({error})"),
+            "",
+        ),
     }
 }
 
-const OTHER_CREDENTIALS: &str =
-    "Redis rejected the credentials: check user and password in REDIS_URL";
+pub(super) const OTHER_CREDENTIALS: &str =
+    "check user and password in REDIS_URL (or REDIS_PASSWORD_FILE)";
+const RIGHTS: &str = "allow the keys <namespace>:*, and GET, MGET, SET, UNLINK, EVAL, EVALSHA, \
+                      SCRIPT, INFO, DBSIZE and PING (ACL SETUSER)";
+const TIMED_OUT: &str = "Redis did not respond in time";
 
 pub(super) fn timed_out() -> CacheError {
-    CacheError::new(CacheErrorKind::TimedOut, "Redis did not respond in time")
-}
-
-/// Copies an error for another caller. Its source stays with the original.
-pub(super) fn again(error: &CacheError) -> CacheError {
-    CacheError::new(error.kind(), error.to_string())
+    CacheError::new(CacheErrorKind::TimedOut, TIMED_OUT)
 }
 
 #[cfg(test)]
@@ -133,19 +195,36 @@ mod tests {
             ("WRONGPASS", Refused, "REDIS_URL"),
             ("LOADING", Refused, "when it is done"),
             ("BUSY", Refused, "SCRIPT KILL"),
-            ("MOVED", Refused, "cluster"),
-            ("NEVERSEEN", Refused, "NEVERSEEN"),
+            ("DENIED", Refused, "PASSWORD"),
         ] {
-            let (seen, message) = by_code(code, None);
-            assert_eq!(seen, kind, "{code}");
-            assert!(message.contains(advice), "{code}: {message}");
+            let explained = by_code(code, None);
+            assert_eq!(explained.kind, kind, "{code}");
+            assert!(explained.remedy.contains(advice), "{code}: {explained:?}");
+        }
+        for code in ["MOVED", "NEVERSEEN"] {
+            let explained = by_code(code, None);
+            assert_eq!(explained.kind, Refused, "{code}");
+            assert!(explained.why.contains(code), "{explained:?}");
         }
     }
 
     #[test]
-    fn error_message_omits_the_command_arguments() {
-        let detail = "unknown command 'EVALSHA', with args beginning with: 'a-key' ";
-        let (_, message) = by_code("ERR", Some(detail));
-        assert_eq!(message, "Redis rejected a command (unknown command 'EVALSHA')");
+    fn errors_without_a_code_are_told_by_their_beginning() {
+        for (detail, why, remedy) in [
+            ("max number of clients reached", "limit of clients", "maxclients"),
+            (
+                "AUTH <password> called without any password configured for the default user",
+                "its user has none",
+                "REDIS_URL",
+            ),
+            ("Client sent AUTH, but no password is set", "its user has none", "REDIS_URL"),
+            ("DB index is out of range", "number of the database", "databases"),
+            ("unknown command 'EVALSHA', with args beginning with: 'a-key' ", "'EVALSHA')", ""),
+        ] {
+            let explained = by_code("ERR", Some(detail));
+            assert!(explained.why.contains(why), "{explained:?}");
+            assert!(explained.remedy.contains(remedy), "{explained:?}");
+            assert!(!explained.why.contains("a-key"), "{explained:?}");
+        }
     }
 }

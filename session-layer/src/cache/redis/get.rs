@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::batch::LookupReply;
 use super::command::{pipe, send};
-use super::errors::{again, classify};
+use super::errors::classify;
 use super::link::{Borrowed, Link};
 use super::{COMPARE_AND_SET, RedisCache, RedisLease, millis, new_nonce};
 use crate::cache::codec::{self, EntryContext, EntryRejection, Found, Key, Nonce};
@@ -109,7 +109,7 @@ impl RedisCache {
             Err(failure) => {
                 let error = failure.into_error();
                 for (at, _) in asked {
-                    answers[at] = Lookup::Failed(again(&error));
+                    answers[at] = Lookup::Failed(error.clone());
                 }
             }
         }
@@ -240,5 +240,5 @@ fn granted(lease: Option<RedisLease>, reply: Value) -> Lookup<RedisLease> {
 }
 
 fn all_failed(count: usize, error: &CacheError) -> Vec<Lookup<RedisLease>> {
-    (0..count).map(|_| Lookup::Failed(again(error))).collect()
+    (0..count).map(|_| Lookup::Failed(error.clone())).collect()
 }

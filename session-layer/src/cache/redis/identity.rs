@@ -18,6 +18,8 @@ pub(super) struct Identity {
     /// The process, which differs between two servers. `None` if INFO is denied.
     pub(super) run_id: Option<String>,
     pub(super) is_master: bool,
+    /// Whether it is a sentinel, which stores no keys.
+    pub(super) is_sentinel: bool,
     /// Whether the server has replicas, or had some lately. It keeps its replication backlog for an
     /// hour after the last one left (`repl-backlog-ttl`). When it frees the backlog, its
     /// incarnation changes. A replica that left may return as master, with entries removed here
@@ -64,7 +66,13 @@ async fn read_role(connection: &mut MultiplexedConnection) -> RedisResult<Identi
         Err(error) => return Err(error),
     };
     let role: String = redis::from_redis_value(role.unwrap_or(Value::Nil))?;
-    Ok(Identity { incarnation: None, run_id: None, is_master: role == "master", replicated: false })
+    Ok(Identity {
+        incarnation: None,
+        run_id: None,
+        is_master: role == "master",
+        is_sentinel: role == "sentinel",
+        replicated: false,
+    })
 }
 
 /// Returns whether the server denied this command or does not know it. Temporary errors of every
@@ -83,6 +91,10 @@ pub(super) fn parse(server: &str, replication: &str) -> Identity {
         incarnation,
         run_id,
         is_master: field(replication, "role") == Some("master"),
+        // Valkey 9 has another name for it.
+        is_sentinel: ["redis_mode", "server_mode"]
+            .iter()
+            .any(|name| field(server, name) == Some("sentinel")),
         replicated: ["connected_slaves", "repl_backlog_active"]
             .iter()
             .any(|name| field(replication, name).is_some_and(|number| number != "0")),
@@ -94,6 +106,21 @@ fn incarnation(run_id: &str, replid: &str) -> Incarnation {
     let mut short = [0; 16];
     short.copy_from_slice(&hash[..16]);
     Incarnation(short)
+}
+
+/// Returns the product that replied this INFO, in lower case, and its own version.
+///
+/// Valkey and others report a version of Redis that they are compatible with, beside their own.
+#[must_use]
+pub fn server_version(info: &str) -> Option<(&str, &str)> {
+    let named = field(info, "server_name").filter(|name| !name.is_empty());
+    let others = ["valkey", "dragonfly"];
+    let name = named.or_else(|| {
+        others.into_iter().find(|name| field(info, &format!("{name}_version")).is_some())
+    });
+    let name = name.unwrap_or("redis");
+    let own = field(info, &format!("{name}_version"));
+    own.or_else(|| field(info, "redis_version")).map(|version| (name, version))
 }
 
 /// Returns the value of one `name:value` line of INFO.
@@ -137,6 +164,34 @@ mod tests {
         let restarted = parse("run_id:bbb\r\n", "role:master\r\nmaster_replid:rrr\r\n");
         assert_ne!(one.incarnation(), promoted.incarnation());
         assert_ne!(one.incarnation(), restarted.incarnation());
+    }
+
+    #[test]
+    fn product_is_named_with_its_own_version() {
+        for (info, expected) in [
+            ("redis_version:7.0.15\r\n", Some(("redis", "7.0.15"))),
+            (
+                "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n",
+                Some(("valkey", "9.1.2")),
+            ),
+            (
+                "redis_version:7.4.0\r\ndragonfly_version:df-v1.2\r\n",
+                Some(("dragonfly", "df-v1.2")),
+            ),
+            ("redis_version:7.2.4\r\nserver_name:other\r\n", Some(("other", "7.2.4"))),
+            ("role:master\r\n", None),
+        ] {
+            assert_eq!(server_version(info), expected, "{info}");
+        }
+    }
+
+    #[test]
+    fn sentinel_is_no_master() {
+        for mode in ["redis_mode", "server_mode"] {
+            let sentinel = parse(&format!("run_id:aaa\r\n{mode}:sentinel\r\n"), "");
+            assert!(sentinel.is_sentinel && !sentinel.is_master);
+        }
+        assert!(!parse(SERVER, "role:master\r\n").is_sentinel);
     }
 
     #[test]

@@ -1,24 +1,27 @@
 //! One connection to Redis, and its creation.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
-use deadpool_redis::Manager as Connector;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::errors::classify;
-use super::identity::{self, Identity};
+use super::connect::{self, Connected, Connector, SUPERVISOR_TIMEOUT, Used};
+use super::identity::Identity;
 use crate::cache::codec::Incarnation;
-use crate::model::error::{CacheError, CacheErrorKind};
+use crate::model::error::CacheError;
 use crate::model::lock::{read, write};
 
 #[derive(Debug)]
 pub(super) struct Link {
     connection: MultiplexedConnection,
+    /// The task that drives the connection.
+    _driver: Arc<AbortOnDropHandle<()>>,
     identity: RwLock<Identity>,
+    /// The first credential, if it may change.
+    used: Option<Used>,
     /// Whether the link was closed. The leases that it granted are lost.
     closed: AtomicBool,
     /// Whether the link missed a deadline and has not responded in time since.
@@ -29,15 +32,22 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(connection: MultiplexedConnection, identity: Identity) -> Self {
+    pub(super) fn new(Connected { connection, identity, used }: Connected) -> Self {
         Self {
-            connection,
+            connection: connection.commands,
+            _driver: connection.driver,
             identity: RwLock::new(identity),
+            used,
             closed: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             reports: Notify::new(),
         }
+    }
+
+    /// Returns the credential with which the link was opened, if it may change.
+    pub(super) fn used(&self) -> Option<Used> {
+        self.used.clone()
     }
 
     pub(super) fn connection(&self) -> MultiplexedConnection {
@@ -112,32 +122,22 @@ impl Drop for Borrowed {
 }
 
 /// The factory of links for the pool.
+#[derive(Debug)]
 pub(super) struct LinkManager {
     pub(super) connector: Connector,
-}
-
-impl fmt::Debug for LinkManager {
-    /// Formats no settings of the client, because they contain the user.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LinkManager").finish_non_exhaustive()
-    }
 }
 
 impl managed::Manager for LinkManager {
     type Type = Arc<Link>;
     type Error = CacheError;
 
-    /// Connects and reads the identity, both within the pool's timeout.
+    /// Connects to a master.
     async fn create(&self) -> Result<Arc<Link>, CacheError> {
-        let mut connection = managed::Manager::create(&self.connector).await.map_err(classify)?;
-        let identity = identity::read(&mut connection).await.map_err(classify)?;
-        if !identity.is_master {
-            return Err(CacheError::new(
-                CacheErrorKind::NotMaster,
-                "the Redis server is a replica: set REDIS_URL to the master",
-            ));
+        let connected = self.connector.connect(SUPERVISOR_TIMEOUT).await?;
+        if !connected.identity.is_master {
+            return Err(connect::not_master(&self.connector).into());
         }
-        Ok(Arc::new(Link::new(connection, identity)))
+        Ok(Arc::new(Link::new(connected)))
     }
 
     /// Rejects every returned link. Links stay checked out while they are in use.

@@ -12,14 +12,14 @@
 //! No link reconnects silently. A lease is valid on the link that granted it, or lost.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use deadpool::managed::{self, Object, Pool};
-use deadpool_redis::Manager as Connector;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::connect::Connector;
 use super::errors::timed_out;
 use super::link::{Borrowed, Link, LinkManager};
 use crate::cache::CacheId;
@@ -27,8 +27,8 @@ use crate::cache::codec::Incarnation;
 use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::lock::{read, write};
 
-/// The timeout of connecting and of checks by the supervisor. No request waits for these.
-pub(super) const SUPERVISOR_TIMEOUT: Duration = Duration::from_secs(1);
+/// The outer timeout of opening a link. Each of its steps has a shorter one.
+pub(super) const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The initial number of links. One that hangs or transfers a large value does not block all.
 const AT_LEAST: usize = 2;
 /// The number of commands in flight on the least busy link that triggers another link.
@@ -41,7 +41,7 @@ pub(super) enum Phase {
     Connecting,
     Up,
     /// Unreachable, with the reason: callers fail at once.
-    Down(CacheErrorKind, Arc<str>),
+    Down(CacheError),
 }
 
 /// The cache to which links lead.
@@ -61,6 +61,8 @@ pub(super) struct Links {
     /// What identifies the cache within an incarnation: the database and the prefix of the keys.
     place: Box<[u8]>,
     pub(super) phase: watch::Sender<Phase>,
+    /// Why the credential of an open link could not be renewed, until it is.
+    pub(super) credentials_problem: Mutex<Option<Arc<str>>>,
     /// The maximum number of links.
     size: usize,
     /// The desired number of links.
@@ -98,7 +100,6 @@ impl Links {
             .max_size(size)
             .runtime(deadpool::Runtime::Tokio1)
             .wait_timeout(Some(Duration::ZERO))
-            .create_timeout(Some(SUPERVISOR_TIMEOUT))
             .build()?;
         Ok(Arc::new(Self {
             pool,
@@ -106,6 +107,7 @@ impl Links {
             settled: RwLock::default(),
             place,
             phase: watch::Sender::new(Phase::Connecting),
+            credentials_problem: Mutex::default(),
             size,
             target: AtomicUsize::new(AT_LEAST.min(size)),
             waiting: AtomicUsize::new(0),
@@ -131,8 +133,8 @@ impl Links {
             if let Some(link) = self.least_busy() {
                 return Ok(link);
             }
-            if let Phase::Down(kind, why) = seen {
-                return Err(CacheError::new(kind, &*why));
+            if let Phase::Down(why) = seen {
+                return Err(why);
             }
             if self.count().1 > 0 {
                 return Err(timed_out());
@@ -234,7 +236,7 @@ impl Links {
         write(&self.live).clear();
         self.settle();
         self.pool.close();
-        self.publish(Phase::Down(CacheErrorKind::Unreachable, "the cache was closed".into()));
+        self.publish(Phase::Down(closed()));
     }
 
     pub(super) fn each(&self) -> Vec<Arc<Link>> {

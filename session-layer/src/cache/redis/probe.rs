@@ -6,11 +6,13 @@ use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, RedisError};
 use tokio::time::{Instant, timeout};
 
+use super::builder::INSECURE;
 use super::errors::{classify, timed_out};
-use super::identity::field;
+use super::identity::{field, server_version};
 use super::{RedisCache, codec, new_nonce};
 use crate::cache::CacheProbe;
 use crate::model::error::CacheError;
+use crate::model::lock::lock;
 
 /// The timeout of each step. It far exceeds a request's wait, to distinguish slow from unreachable.
 const STEP_TIMEOUT: Duration = Duration::from_millis(500);
@@ -19,6 +21,12 @@ const KEY_LIFE_MS: u64 = 5_000;
 
 pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
     let mut found = CacheProbe::default();
+    if cache.is_insecure {
+        found.remarks.push(INSECURE.to_owned());
+    }
+    if let Some(problem) = &*lock(&cache.links.credentials_problem) {
+        found.errors.push(problem.to_string());
+    }
     let link = match timeout(STEP_TIMEOUT, cache.links.any()).await {
         Ok(Ok(link)) => link,
         Ok(Err(error)) => return failed(found, &error),
@@ -92,7 +100,10 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
     found.get = got.map(|(_, took)| took);
     found.total_keys = keys.map(|(n, _)| n);
     if let Some((info, _)) = info {
-        found.version = field(&info, "redis_version").map(str::to_owned);
+        if let Some((server, version)) = server_version(&info) {
+            found.server = Some(server.to_owned());
+            found.version = Some(version.to_owned());
+        }
         found.uptime = field(&info, "uptime_in_seconds")
             .and_then(|secs| secs.parse().ok())
             .map(Duration::from_secs);

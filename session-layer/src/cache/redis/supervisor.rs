@@ -8,10 +8,11 @@ use std::time::Duration;
 use deadpool::managed::{self, Object};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::connect::SUPERVISOR_TIMEOUT;
 use super::errors::timed_out;
 use super::identity;
 use super::link::Link;
-use super::links::{Links, Phase, SUPERVISOR_TIMEOUT, closed};
+use super::links::{Links, OPENING_TIMEOUT, Phase, closed};
 use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::lock::{read, write};
 
@@ -32,18 +33,17 @@ impl Links {
             let (usable, hanging) = self.count();
             self.publish(match failure {
                 _ if usable > 0 => Phase::Up,
-                Some(error) => Phase::Down(error.kind(), error.to_string().into()),
+                Some(error) => Phase::Down(error),
                 None if hanging > 0 => Phase::Up,
                 // The server closed every new link. The next attempt may succeed.
                 None if closed_again < AT_ONCE => {
                     closed_again += 1;
                     continue;
                 }
-                None => Phase::Down(
+                None => Phase::Down(CacheError::new(
                     CacheErrorKind::Unreachable,
-                    "Redis closes every connection at its first use: check its log and maxclients"
-                        .into(),
-                ),
+                    "Redis closes every connection at its first use: check its log and maxclients",
+                )),
             });
             closed_again = 0;
             let all_well = self.count().0 >= self.target.load(Ordering::Relaxed);
@@ -53,7 +53,7 @@ impl Links {
                 () = sleep_until(next) => {}
                 () = self.look.notified() => {
                     // While Redis is down, reports must not cause a storm of attempts.
-                    if matches!(*self.phase.borrow(), Phase::Down(..)) {
+                    if matches!(*self.phase.borrow(), Phase::Down(_)) {
                         sleep_until(next).await;
                     }
                 }
@@ -62,9 +62,17 @@ impl Links {
         }
     }
 
-    /// Checks one link each second, and sooner while it is suspect, until it closes. Each link has
-    /// its own task. Therefore no hanging link and no connect delays the check of another link.
+    /// Checks one link and renews its credential until it closes. Each link has its own task.
+    /// Therefore no hanging link and no connect delays the check of another link.
     async fn watch(self: Arc<Self>, link: Arc<Link>) {
+        tokio::select! {
+            () = self.check_often(&link) => {}
+            () = self.renew(&link) => {}
+        }
+    }
+
+    /// Checks one link each second, and sooner while it is suspect, until it closes.
+    async fn check_often(&self, link: &Arc<Link>) {
         while !link.is_closed() {
             let pause = if link.is_usable() { RECHECK_EVERY } else { RETRY_LINKS_EVERY };
             let next = Instant::now() + pause;
@@ -75,7 +83,7 @@ impl Links {
             }
             let was_usable = link.is_usable();
             tokio::select! {
-                () = self.check(&link) => {}
+                () = self.check(link) => {}
                 () = self.stop.cancelled() => return,
             }
             if link.is_usable() != was_usable {
@@ -96,7 +104,7 @@ impl Links {
             if !missing || self.stop.is_cancelled() {
                 return None;
             }
-            match timeout(SUPERVISOR_TIMEOUT * 2, self.pool.get()).await {
+            match timeout(OPENING_TIMEOUT, self.pool.get()).await {
                 Ok(Ok(link)) => {
                     tokio::spawn(Arc::clone(self).watch(Arc::clone(&link)));
                     write(&self.live).push(link);
@@ -164,8 +172,8 @@ impl Links {
     pub(super) fn publish(&self, new: Phase) {
         let old = self.phase.send_replace(new.clone());
         match (old, new) {
-            (Phase::Down(..), Phase::Up) => tracing::debug!("connections to Redis are open again"),
-            (Phase::Connecting | Phase::Up, Phase::Down(_, why)) => {
+            (Phase::Down(_), Phase::Up) => tracing::debug!("connections to Redis are open again"),
+            (Phase::Connecting | Phase::Up, Phase::Down(why)) => {
                 tracing::debug!(%why, "no connection to Redis is open");
             }
             _ => {}
@@ -182,8 +190,10 @@ mod tests {
     use redis::aio::MultiplexedConnection;
     use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
     use tokio::io::{DuplexStream, duplex};
+    use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
+    use crate::cache::redis::connect::{Access, Connected, Connector, OpenConnection};
 
     const SERVER: &str = "run_id:aaa\r\n";
     const REPLICATION: &str = "role:master\r\nmaster_replid:rrr\r\n";
@@ -233,13 +243,14 @@ mod tests {
         let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&info, ours, config).await.unwrap();
-        tokio::spawn(driver);
+        let driver = Arc::new(AbortOnDropHandle::new(tokio::spawn(driver)));
+        let connection = OpenConnection { commands: connection, driver };
         let identity = identity::parse(SERVER, REPLICATION);
-        (Arc::new(Link::new(connection, identity)), asked)
+        (Arc::new(Link::new(Connected { connection, identity, used: None })), asked)
     }
 
     fn links() -> Arc<Links> {
-        let connector = deadpool_redis::Manager::new("redis://127.0.0.1:1").unwrap();
+        let connector = Connector::new("redis://127.0.0.1:1".parse(), Access::default()).unwrap();
         Links::closed(connector, Box::default(), 2, Duration::from_millis(50)).unwrap()
     }
 

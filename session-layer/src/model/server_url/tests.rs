@@ -11,7 +11,7 @@ fn parse(text: &str) -> Result<ServerUrl, ServerUrlError> {
 }
 
 /// The forms of a URL with a password at `{}`.
-const FORMS: [&str; 30] = [
+const FORMS: [&str; 32] = [
     "{}",
     ":{}@h:6379",
     "u:{}@h/db",
@@ -30,6 +30,8 @@ const FORMS: [&str; 30] = [
     "redis://h#{}",
     "rediss://u:{}@h:6379/1#insecure",
     "valkey://:{}@h",
+    "redis+sentinel://u:{}@h1,h2:1/service/0",
+    "redis+sentinel://h1/{}",
     "unix:///run/redis.sock?pass={}",
     "postgres://{}@h/db",
     "postgres://u:{}@h/db",
@@ -160,6 +162,11 @@ fn printed_url_is_scheme_host_and_port() {
         ("postgres://%2Frun%2Fpostgres/app", "postgres://(local socket)"),
         ("postgres://", "postgres://(local socket)"),
         ("unix:///run/redis.sock", "unix://(local socket)"),
+        ("redis+sentinel://h/main", "redis+sentinel://h:26379"),
+        (
+            "REDISS+sentinel://u:p@a,[::1]:7,10.0.0.1/main/2",
+            "rediss+sentinel://a:26379,[::1]:7,10.0.0.1:26379",
+        ),
     ] {
         assert_eq!(parse(text).unwrap().to_string(), shown, "{text}");
     }
@@ -187,6 +194,13 @@ fn rejected_url_gives_the_reason_and_what_to_do() {
         ("redis://0.0.0.0", "wildcard"),
         ("redis://[::]", "wildcard"),
         ("redis://h#insecure", "%23"),
+        ("rediss://h#insecure", "REDIS_TLS_INSECURE"),
+        ("redis+sentinel://a,b", "SERVICE"),
+        ("redis+sentinel://a,b/se%20vice", "SERVICE"),
+        ("redis+sentinel://a,b/main/x", "database"),
+        ("redis+sentinel://a,,b/main", "host"),
+        ("redis+sentinel://a,b:port/main", "port"),
+        ("redis://a,b", "several hosts"),
         ("postgres://h1,h2/db", "several hosts"),
         ("postgres://h1:1,h2:2/db", "several hosts"),
         ("postgres://h/db?connect_timeout=3", "`connect_timeout` is not supported"),

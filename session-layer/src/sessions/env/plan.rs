@@ -10,6 +10,7 @@ use crate::engine::cache_mode::CacheMode;
 use crate::engine::staleness::PartitionPolicy;
 use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
+use crate::model::tls::TlsSettings;
 use crate::store::{DEFAULT_SCHEMA, SCHEMA_NAME, is_schema_name};
 
 /// The path of the sessions' file without `DATABASE_URL`.
@@ -19,7 +20,16 @@ const BOOLEAN: &str = "true, false, 1 or 0";
 
 /// The variables that have an effect only with Postgres or Redis. A deployment that sets one of
 /// them expects these servers, so the default of a SQLite file would be a mistake there.
-const NEEDS_SERVERS: [&str; 11] = [
+const NEEDS_SERVERS: [&str; 20] = [
+    "REDIS_PASSWORD_FILE",
+    "REDIS_SENTINEL_USERNAME",
+    "REDIS_SENTINEL_PASSWORD",
+    "REDIS_SENTINEL_PASSWORD_FILE",
+    "REDIS_TLS_CA_FILE",
+    "REDIS_TLS_CERT_FILE",
+    "REDIS_TLS_KEY_FILE",
+    "REDIS_TLS_SERVER_NAME",
+    "REDIS_TLS_INSECURE",
     "SESSION_CACHE_NAMESPACE",
     "SESSION_CACHE_POLICY",
     "SESSION_CACHE_KEY",
@@ -51,7 +61,7 @@ pub(super) enum Stores {
     /// SQLite and an in-process cache, for one process. `is_default`: no variable requests them.
     Embedded { path: String, is_default: bool },
     /// Postgres and Redis.
-    Shared { database: Database, redis: Redis },
+    Shared { database: Database, redis: Box<Redis> },
     /// Postgres alone, with the cache off.
     StoreOnly { database: Database },
 }
@@ -68,10 +78,27 @@ pub(super) struct Database {
 #[derive(PartialEq, Eq)]
 pub(super) struct Redis {
     pub(super) url: ServerUrl,
+    pub(super) settings: RedisSettings,
+}
+
+/// The settings of Redis beside its URL.
+#[derive(PartialEq, Eq)]
+pub(super) struct RedisSettings {
     pub(super) namespace: String,
     pub(super) pool_size: usize,
     pub(super) replicated: bool,
     pub(super) keys: Option<Keys>,
+    pub(super) tls: TlsSettings,
+    pub(super) password_file: Option<String>,
+    pub(super) sentinel_user: Option<String>,
+    pub(super) sentinel_password: Option<SentinelPassword>,
+}
+
+/// The password of sentinels.
+#[derive(PartialEq, Eq)]
+pub(super) enum SentinelPassword {
+    This(Zeroizing<String>),
+    InFile(String),
 }
 
 /// The keys that seal entries.
@@ -106,20 +133,15 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
     let enabled = boolean(&get, "SESSION_CACHE_ENABLED", "true")?;
     let seconds =
         number(&get, "SESSION_CACHE_TTL", "300", "whole seconds from 1 to 86400", 1..=86_400)?;
-    let pool_size = number(&get, "SESSION_CACHE_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
     let near_cache = number(&get, "SESSION_NEAR_CACHE_MB", "0", "0 to 1048576", 0..=1 << 20)?;
     let connections = number(&get, "SESSION_DB_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
-    let replicated = boolean(&get, "SESSION_CACHE_REPLICATED", "false")?;
     let migrate = boolean(&get, "SESSION_DB_MIGRATE", "true")?;
     let pooled = boolean(&get, "SESSION_DB_POOLED", "false")?;
-    let namespace = one_of(&get, "SESSION_CACHE_NAMESPACE", "session-layer", NAMESPACE, |text| {
-        is_namespace(text).then(|| text.to_owned())
-    })?;
     let schema = one_of(&get, "SESSION_DB_SCHEMA", DEFAULT_SCHEMA, SCHEMA_NAME, |text| {
         is_schema_name(text).then(|| text.to_owned())
     })?;
-    // The keys are read even if they are not used, to report a bad one before it is needed.
-    let keys = keys(&get)?;
+    // These are read even if they are not used, to report a bad one before it is needed.
+    let settings = redis_settings_of(&get)?;
     let database_url = get("DATABASE_URL");
     let redis_url = get("REDIS_URL");
     let sqlite_path = match database_url.as_deref() {
@@ -152,14 +174,11 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
         match redis_url {
             Some(url) => Stores::Shared {
                 database,
-                redis: Redis {
+                redis: Box::new(Redis {
                     url: server_url(&url, ServerKind::Redis)
                         .map_err(|reason| ConfigError::redis_url("REDIS_URL", reason))?,
-                    namespace,
-                    pool_size,
-                    replicated,
-                    keys,
-                },
+                    settings,
+                }),
             },
             None if !enabled => Stores::StoreOnly { database },
             None => {
@@ -178,6 +197,65 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
         policy,
         near_cache: near_cache.saturating_mul(1 << 20),
     })
+}
+
+/// Reads the variables of Redis beside its URL.
+#[cfg(feature = "redis")]
+pub(super) fn redis_settings(
+    get: impl Fn(&str) -> Option<String>,
+) -> Result<RedisSettings, ConfigError> {
+    redis_settings_of(&|name| get(name).filter(|value| !value.trim().is_empty()))
+}
+
+fn redis_settings_of(get: Get<'_>) -> Result<RedisSettings, ConfigError> {
+    let namespace = one_of(get, "SESSION_CACHE_NAMESPACE", "session-layer", NAMESPACE, |text| {
+        is_namespace(text).then(|| text.to_owned())
+    })?;
+    Ok(RedisSettings {
+        namespace,
+        pool_size: number(get, "SESSION_CACHE_POOL_SIZE", "10", "1 to 1000", 1..=1000)?,
+        replicated: boolean(get, "SESSION_CACHE_REPLICATED", "false")?,
+        keys: keys(get)?,
+        tls: tls(get)?,
+        password_file: get("REDIS_PASSWORD_FILE"),
+        sentinel_user: get("REDIS_SENTINEL_USERNAME"),
+        sentinel_password: sentinel_password(get)?,
+    })
+}
+
+fn tls(get: Get<'_>) -> Result<TlsSettings, ConfigError> {
+    let mut tls = TlsSettings::new().insecure(boolean(get, "REDIS_TLS_INSECURE", "false")?);
+    if let Some(path) = get("REDIS_TLS_CA_FILE") {
+        tls = tls.ca_file(path.trim());
+    }
+    if let Some(name) = get("REDIS_TLS_SERVER_NAME") {
+        tls = tls.server_name(name.trim());
+    }
+    match (get("REDIS_TLS_CERT_FILE"), get("REDIS_TLS_KEY_FILE")) {
+        (None, None) => Ok(tls),
+        (Some(certificate), Some(key)) => Ok(tls.client_files(certificate.trim(), key.trim())),
+        _ => Err(ConfigError::Combination(
+            "one of REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE is set without the other: set both, \
+             or unset it",
+        )),
+    }
+}
+
+fn sentinel_password(get: Get<'_>) -> Result<Option<SentinelPassword>, ConfigError> {
+    let given = get("REDIS_SENTINEL_PASSWORD").map(Zeroizing::new);
+    match (given, get("REDIS_SENTINEL_PASSWORD_FILE")) {
+        (Some(_), Some(_)) => Err(ConfigError::Combination(
+            "REDIS_SENTINEL_PASSWORD and REDIS_SENTINEL_PASSWORD_FILE are both set: unset one of \
+             them",
+        )),
+        (None, None) if get("REDIS_SENTINEL_USERNAME").is_some() => Err(ConfigError::Combination(
+            "REDIS_SENTINEL_USERNAME is set without a password: set REDIS_SENTINEL_PASSWORD or \
+             REDIS_SENTINEL_PASSWORD_FILE too",
+        )),
+        (given, file) => {
+            Ok(given.map(SentinelPassword::This).or(file.map(SentinelPassword::InFile)))
+        }
+    }
 }
 
 fn keys(get: Get<'_>) -> Result<Option<Keys>, ConfigError> {

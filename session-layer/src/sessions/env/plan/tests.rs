@@ -40,6 +40,14 @@ fn both_addresses_are_the_shared_pair() {
         ("SESSION_DB_POOL_SIZE", "4"),
         ("SESSION_DB_SCHEMA", "auth"),
         ("SESSION_CACHE_KEY", KEY),
+        ("REDIS_PASSWORD_FILE", "/run/secrets/redis"),
+        ("REDIS_SENTINEL_USERNAME", "node"),
+        ("REDIS_SENTINEL_PASSWORD_FILE", "/run/secrets/s"),
+        ("REDIS_TLS_CA_FILE", "/ca"),
+        ("REDIS_TLS_CERT_FILE", "/cert"),
+        ("REDIS_TLS_KEY_FILE", "/key\n"),
+        ("REDIS_TLS_SERVER_NAME", "cache"),
+        ("REDIS_TLS_INSECURE", "1"),
     ])
     .unwrap();
     let expected = Stores::Shared {
@@ -50,13 +58,23 @@ fn both_addresses_are_the_shared_pair() {
             migrate: false,
             pooled: true,
         },
-        redis: Redis {
+        redis: Box::new(Redis {
             url: REDIS.1.parse().unwrap(),
-            namespace: "shop".to_owned(),
-            pool_size: 3,
-            replicated: true,
-            keys: Some(Keys::These(KEY.parse().unwrap())),
-        },
+            settings: RedisSettings {
+                namespace: "shop".to_owned(),
+                pool_size: 3,
+                replicated: true,
+                keys: Some(Keys::These(KEY.parse().unwrap())),
+                tls: TlsSettings::new()
+                    .ca_file("/ca")
+                    .client_files("/cert", "/key")
+                    .server_name("cache")
+                    .insecure(true),
+                password_file: Some("/run/secrets/redis".to_owned()),
+                sentinel_user: Some("node".to_owned()),
+                sentinel_password: Some(SentinelPassword::InFile("/run/secrets/s".to_owned())),
+            },
+        }),
     };
     assert_eq!(
         plan,
@@ -99,6 +117,7 @@ fn bad_values_name_variable_value_and_choice() {
         ("SESSION_CACHE_NAMESPACE", "a{b}c", "without braces"),
         ("SESSION_DB_SCHEMA", "Auth", "a-z"),
         ("SESSION_DB_POOL_SIZE", "1001", "1 to 1000"),
+        ("REDIS_TLS_INSECURE", "yes", "true, false, 1 or 0"),
     ] {
         let error = plan_of(&[POSTGRES, REDIS, (name, was)]).unwrap_err();
         assert!(error.contains(name) && error.contains(was) && error.contains(may_be), "{error}");
@@ -139,10 +158,24 @@ fn setting_for_servers_without_urls_is_refused() {
         };
         for unset in [vec![], vec![("DATABASE_URL", ""), ("REDIS_URL", " ")]] {
             let error = plan_of(&[unset, vec![(name, value)]].concat()).unwrap_err();
+            if ["REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_SENTINEL_USERNAME"]
+                .contains(&name)
+            {
+                assert!(error.contains("is set without"), "{error}");
+                continue;
+            }
             assert!(error.starts_with(name) && error.contains("DATABASE_URL=sqlite:"), "{error}");
         }
         let chosen = ("DATABASE_URL", "SQLite:session-layer.db");
-        let plan = plan_of(&[chosen, (name, value)]).unwrap();
+        let mut set = vec![chosen, (name, value)];
+        // Each of these needs the other.
+        match name {
+            "REDIS_TLS_CERT_FILE" => set.push(("REDIS_TLS_KEY_FILE", "/key")),
+            "REDIS_TLS_KEY_FILE" => set.push(("REDIS_TLS_CERT_FILE", "/cert")),
+            "REDIS_SENTINEL_USERNAME" => set.push(("REDIS_SENTINEL_PASSWORD", "hunter2")),
+            _ => {}
+        }
+        let plan = plan_of(&set).unwrap();
         let expected = Stores::Embedded { path: "session-layer.db".to_owned(), is_default: false };
         assert_eq!(plan.stores, expected, "{name}");
         assert!(plan_of(&[(name, "")]).is_ok(), "{name}: an empty one is not set");
@@ -162,7 +195,7 @@ fn a_scheme_in_capitals_is_one_too() {
 fn keys_are_in_one_place() {
     let (key, file) = (("SESSION_CACHE_KEY", KEY), ("SESSION_CACHE_KEY_FILE", "/run/secrets/key"));
     let of = |variables: &[_]| match plan_of(&[&[POSTGRES, REDIS], variables].concat()) {
-        Ok(Plan { stores: Stores::Shared { redis, .. }, .. }) => Ok(redis.keys),
+        Ok(Plan { stores: Stores::Shared { redis, .. }, .. }) => Ok(redis.settings.keys),
         Ok(plan) => panic!("{plan:?}"),
         Err(error) => Err(error),
     };

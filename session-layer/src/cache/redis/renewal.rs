@@ -1,0 +1,91 @@
+//! The renewal of credentials. A connection is authenticated again before its credential ends, or
+//! once another one is in place.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::connect::{CREDENTIALS_TIMEOUT, SUPERVISOR_TIMEOUT, Used};
+use super::errors::classify;
+use super::identity::is_lost;
+use super::link::Link;
+use super::links::Links;
+use crate::model::credentials::Credentials;
+use crate::model::lock::lock;
+
+/// The pause after a failed renewal.
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+
+impl Links {
+    /// Renews the credential of a link whenever it is due. Never ends.
+    pub(super) async fn renew(&self, link: &Arc<Link>) {
+        let credentials = self.pool.manager().connector.credentials();
+        let (Some(credentials), Some(mut used)) = (credentials, link.used()) else {
+            return pending().await;
+        };
+        loop {
+            let due = async {
+                match used.due() {
+                    Some(due) => sleep_until(due).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {}
+                () = credentials.changed(&used.credential) => {}
+            }
+            match self.authenticate(link, credentials, &used).await {
+                Ok(renewed) => {
+                    *lock(&self.credentials_problem) = None;
+                    used = renewed;
+                }
+                Err(problem) => {
+                    let before = lock(&self.credentials_problem).replace(problem.clone());
+                    if before.is_none() {
+                        tracing::warn!("{problem}");
+                    }
+                    sleep(RETRY_EVERY).await;
+                }
+            }
+        }
+    }
+
+    /// Fetches a credential and sends it, if it is another one than before.
+    async fn authenticate(
+        &self,
+        link: &Arc<Link>,
+        credentials: &dyn Credentials,
+        used: &Used,
+    ) -> Result<Used, Arc<str>> {
+        let problem = |why: String| -> Arc<str> {
+            format!("the credentials for Redis could not be renewed: {why}").into()
+        };
+        let since = Instant::now();
+        let fetched = timeout(CREDENTIALS_TIMEOUT, credentials.current()).await;
+        let fetched = fetched
+            .map_err(|_| problem("their source did not respond in time".to_owned()))?
+            .map_err(|error| problem(error.to_string()))?;
+        let renewed = Used { credential: fetched, since };
+        if renewed.credential.is_same(&used.credential) {
+            return Ok(renewed);
+        }
+        let mut command = redis::cmd("AUTH");
+        if let Some(user) = self.pool.manager().connector.user_of(&renewed.credential) {
+            command.arg(user);
+        }
+        command.arg(renewed.credential.secret());
+        let mut connection = link.connection();
+        match timeout(SUPERVISOR_TIMEOUT, command.exec_async(&mut connection)).await {
+            Ok(Ok(())) => Ok(renewed),
+            Ok(Err(error)) => {
+                if is_lost(&error) {
+                    self.close_link(link);
+                }
+                Err(problem(classify(error).to_string()))
+            }
+            Err(_elapsed) => Err(problem("AUTH got no reply in time".to_owned())),
+        }
+    }
+}

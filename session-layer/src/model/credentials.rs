@@ -1,0 +1,237 @@
+//! Credentials that change: passwords in files, and tokens that expire.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::{Future, pending};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+/// The interval at which a password file is read to find out whether it has changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The shortest time after which a credential is renewed.
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "Redis uses it"))]
+const SOONEST: Duration = Duration::from_millis(10);
+
+/// A boxed future, as the methods of [`Credentials`] return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A source of credentials for a server.
+///
+/// It is called for each new connection. A connection whose credential ends is authenticated again
+/// with a new one before that. An `async` closure that returns a [`Credential`] is a source:
+///
+/// ```
+/// use std::time::Duration;
+/// use session_layer::connect::{Credential, Credentials, CredentialsError};
+///
+/// fn from_vault() -> impl Credentials {
+///     || async {
+///         let token = "…"; // ask the provider
+///         Ok::<_, CredentialsError>(
+///             Credential::new(token).user("app").valid_for(Duration::from_secs(900)),
+///         )
+///     }
+/// }
+/// # let _ = from_vault();
+/// ```
+pub trait Credentials: Send + Sync + 'static {
+    /// Returns the credential to use now. It may take a second.
+    fn current(&self) -> BoxFuture<'_, Result<Credential, CredentialsError>>;
+
+    /// Waits until another credential than `used` should be used, although `used` has not ended.
+    /// Defaults to never.
+    fn changed<'a>(&'a self, _used: &'a Credential) -> BoxFuture<'a, ()> {
+        Box::pin(pending())
+    }
+}
+
+impl<F, R> Credentials for F
+where
+    F: Fn() -> R + Send + Sync + 'static,
+    R: Future<Output = Result<Credential, CredentialsError>> + Send + 'static,
+{
+    fn current(&self) -> BoxFuture<'_, Result<Credential, CredentialsError>> {
+        Box::pin(self())
+    }
+}
+
+/// A password, perhaps with its user and with the time for which it is valid.
+#[derive(Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Credential {
+    user: Option<String>,
+    password: Zeroizing<String>,
+    valid_for: Option<Duration>,
+}
+
+impl Credential {
+    /// Creates a credential with the user of the URL. It does not expire.
+    pub fn new(password: impl Into<String>) -> Self {
+        Self { user: None, password: Zeroizing::new(password.into()), valid_for: None }
+    }
+
+    /// Sets the user. Defaults to the user of the URL.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    /// Sets how long the credential is valid from now on. After three quarters of that time,
+    /// connections are authenticated with a new one. Defaults to forever.
+    pub fn valid_for(mut self, span: Duration) -> Self {
+        self.valid_for = Some(span);
+        self
+    }
+
+    /// Returns whether both are the same for a server.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.user == other.user && self.password == other.password
+    }
+}
+
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "Redis uses them"))]
+impl Credential {
+    pub(crate) fn user_name(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    pub(crate) fn secret(&self) -> &str {
+        &self.password
+    }
+
+    /// Returns after which time a new credential is fetched.
+    pub(crate) fn renew_after(&self) -> Option<Duration> {
+        self.valid_for.map(|span| (span / 4 * 3).max(SOONEST))
+    }
+}
+
+impl fmt::Debug for Credential {
+    /// Formats no password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential").field("valid_for", &self.valid_for).finish_non_exhaustive()
+    }
+}
+
+/// The reason why there is no credential now. The message contains no secret.
+#[derive(Debug, Clone)]
+pub struct CredentialsError {
+    message: String,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl CredentialsError {
+    /// Creates an error. `message` states what happened and what to do, and contains no secret.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None }
+    }
+
+    /// Adds the error that caused this one.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(Arc::from(source.into()));
+        self
+    }
+}
+
+impl fmt::Display for CredentialsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for CredentialsError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// A file that contains a password. It is read for each new connection. Once a second it is read
+/// again, and a new password authenticates the open connections as well.
+#[derive(Debug, Clone)]
+pub struct PasswordFile {
+    path: PathBuf,
+    user: Option<String>,
+}
+
+impl PasswordFile {
+    /// Names the file. White space around the password is ignored, such as the line end.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), user: None }
+    }
+
+    /// Sets the user. Defaults to the user of the URL.
+    #[must_use]
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
+    fn read(&self) -> Result<Credential, CredentialsError> {
+        let text = std::fs::read_to_string(&self.path).map_err(|error| {
+            // The path is not repeated, because it may be a password in the wrong variable.
+            CredentialsError::new(format!("the password file cannot be read ({error})"))
+                .with_source(error)
+        })?;
+        let text = Zeroizing::new(text);
+        match text.trim() {
+            "" => Err(CredentialsError::new("the password file is empty")),
+            password => Ok(Credential { user: self.user.clone(), ..Credential::new(password) }),
+        }
+    }
+}
+
+impl Credentials for PasswordFile {
+    fn current(&self) -> BoxFuture<'_, Result<Credential, CredentialsError>> {
+        Box::pin(async { self.read() })
+    }
+
+    fn changed<'a>(&'a self, used: &'a Credential) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                // An unreadable file changes nothing for an authenticated connection.
+                if self.read().is_ok_and(|read| !read.is_same(used)) {
+                    return;
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "hunter2";
+
+    #[test]
+    fn credential_is_renewed_after_three_quarters_of_its_time() {
+        let of = |span: Option<Duration>| {
+            let credential = Credential::new(SECRET);
+            span.map_or(credential.clone(), |span| credential.valid_for(span)).renew_after()
+        };
+        assert_eq!(of(None), None);
+        let seconds = Duration::from_secs;
+        assert_eq!(of(Some(seconds(900))), Some(seconds(675)));
+        assert_eq!(of(Some(Duration::ZERO)), Some(SOONEST));
+        assert!(of(Some(Duration::MAX)).is_some());
+    }
+
+    #[test]
+    fn secrets_are_not_formatted() {
+        let credential = Credential::new(SECRET).user(SECRET);
+        assert!(!format!("{credential:?}").contains(SECRET));
+        let error = PasswordFile::new(SECRET).read().unwrap_err();
+        assert!(!format!("{error} {error:?}").contains(SECRET), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn closure_is_a_source() {
+        let source = || async { Ok(Credential::new(SECRET)) };
+        assert_eq!(source.current().await.unwrap().secret(), SECRET);
+    }
+}

@@ -1,0 +1,71 @@
+//! A whole round of the cache: lease, fill, hit, removal. The application does the same.
+
+use std::time::Duration;
+
+use session_layer::TokenDigest;
+use session_layer::cache::{
+    EntryVerdict, Filled, Lookup, RedisCache, RedisLease, SessionCache as _,
+};
+use session_layer::server_url::ServerUrl;
+use tokio::time::{Instant, sleep};
+
+use super::{Finding, PROXY, Problem, Target, cache};
+use crate::conformance::entry;
+
+/// The life of the entry, in case its removal is lost.
+const LIFE: Duration = Duration::from_secs(10);
+/// How long a cache may need to connect. The step as a whole has a longer deadline.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+const TICK: Duration = Duration::from_millis(20);
+
+/// Fills an entry of its own and reads it back.
+pub(super) async fn cached(target: &Target, url: &ServerUrl) -> Result<Finding, Problem> {
+    let cache = cache(target, url)?.deadline(Duration::from_millis(500)).build()?;
+    let digest = TokenDigest::of(&uuid::Uuid::new_v4().to_string());
+    let found = round(&cache, digest).await;
+    // It is best effort: the entry has a short life.
+    let _removed = cache.invalidate(&[digest]).await;
+    Ok(match found {
+        Ok(()) => Finding::ok("An entry was filled and read back"),
+        Err(why) => Finding::failed("Nothing will be cached", why, PROXY),
+    })
+}
+
+async fn round(cache: &RedisCache, digest: TokenDigest) -> Result<(), String> {
+    let end = Instant::now() + PATIENCE;
+    let lease = look_up(cache, digest, end, |found| match found {
+        Lookup::Leased(lease) => Some(lease),
+        _ => None,
+    });
+    let lease = lease.await.map_err(|why| format!("no lease was granted: {why}"))?;
+    match cache.fill(lease, &entry("session-testkit check"), LIFE).await {
+        Ok(Filled::Stored) => {}
+        Ok(_) => return Err("the fill was refused, although its lease stands".to_owned()),
+        Err(error) => return Err(format!("the fill failed: {error}")),
+    }
+    let hit = look_up(cache, digest, end, |found| matches!(found, Lookup::Hit(_)).then_some(()));
+    hit.await.map_err(|why| format!("the entry was not found: {why}"))
+}
+
+/// Looks up until the answer is wanted.
+async fn look_up<T>(
+    cache: &RedisCache,
+    digest: TokenDigest,
+    end: Instant,
+    wanted: impl Fn(Lookup<RedisLease>) -> Option<T>,
+) -> Result<T, String> {
+    loop {
+        let found = cache.get(&[digest], &|_| EntryVerdict::Fresh).await.pop();
+        let why = match &found {
+            Some(Lookup::Failed(error) | Lookup::Refused(error)) => error.to_string(),
+            _ => "each look-up reports that another client fills it".to_owned(),
+        };
+        if let Some(wanted) = found.and_then(&wanted) {
+            return Ok(wanted);
+        }
+        if Instant::now() >= end {
+            return Err(why);
+        }
+        sleep(TICK).await;
+    }
+}
