@@ -93,7 +93,10 @@ impl Credential {
     }
 }
 
-#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "Redis uses them"))]
+#[cfg_attr(
+    not(any(feature = "redis", feature = "postgres")),
+    allow(dead_code, reason = "the servers use them")
+)]
 impl Credential {
     pub(crate) fn user_name(&self) -> Option<&str> {
         self.user.as_deref()

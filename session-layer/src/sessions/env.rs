@@ -194,10 +194,14 @@ async fn open_postgres(database: Database) -> Result<crate::store::PostgresStore
 
 #[cfg(feature = "postgres")]
 fn as_planned(database: &Database) -> crate::store::PostgresStoreBuilder {
-    crate::store::PostgresStoreBuilder::at(Ok(database.url.clone()))
+    let store = crate::store::PostgresStoreBuilder::at(Ok(database.url.clone()))
         .max_connections(database.pool_size)
         .schema(&*database.schema)
-        .pooled(database.pooled)
+        .pooled(database.pooled);
+    match &database.password_file {
+        Some(path) => store.credentials(PasswordFile::new(path.trim())),
+        None => store,
+    }
 }
 
 #[cfg(all(test, feature = "postgres"))]
@@ -214,6 +218,7 @@ mod tests {
                 schema: "auth".to_owned(),
                 migrate: false,
                 pooled,
+                password_file: None,
             });
             let shown = format!("{store:?}");
             assert!(shown.contains(&format!("pooled: {pooled}")), "{shown}");

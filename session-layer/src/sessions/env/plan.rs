@@ -20,7 +20,8 @@ const BOOLEAN: &str = "true, false, 1 or 0";
 
 /// The variables that have an effect only with Postgres or Redis. A deployment that sets one of
 /// them expects these servers, so the default of a SQLite file would be a mistake there.
-const NEEDS_SERVERS: [&str; 20] = [
+const NEEDS_SERVERS: [&str; 21] = [
+    "DATABASE_PASSWORD_FILE",
     "REDIS_PASSWORD_FILE",
     "REDIS_SENTINEL_USERNAME",
     "REDIS_SENTINEL_PASSWORD",
@@ -73,6 +74,7 @@ pub(super) struct Database {
     pub(super) schema: String,
     pub(super) migrate: bool,
     pub(super) pooled: bool,
+    pub(super) password_file: Option<String>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -170,6 +172,7 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
             schema,
             migrate,
             pooled,
+            password_file: get("DATABASE_PASSWORD_FILE"),
         };
         match redis_url {
             Some(url) => Stores::Shared {

@@ -1,6 +1,7 @@
 //! The configuration of a [`PostgresStore`].
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -12,6 +13,7 @@ use super::pool::{Pool, Rules};
 use super::read::JOURNAL_PAGE_DEADLINE;
 use super::schema::SchemaName;
 use super::{DEFAULT_CHANGE_DEADLINE, DEFAULT_READ_DEADLINE, PostgresStore};
+use crate::model::credentials::Credentials;
 use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerUrl, ServerUrlError};
 use crate::store::{DEFAULT_SCHEMA, LONGEST_DEADLINE, SCHEMA_NAME};
@@ -46,6 +48,7 @@ pub struct PostgresStoreBuilder {
     read_deadline: Duration,
     change_deadline: Duration,
     pooled: bool,
+    credentials: Option<Arc<dyn Credentials>>,
 }
 
 /// Where the connections come from.
@@ -69,6 +72,7 @@ impl std::fmt::Debug for PostgresStoreBuilder {
             .field("read_deadline", &self.read_deadline)
             .field("change_deadline", &self.change_deadline)
             .field("pooled", &self.pooled)
+            .field("credentials", &self.credentials.is_some())
             .finish()
     }
 }
@@ -106,6 +110,7 @@ impl PostgresStoreBuilder {
             read_deadline: DEFAULT_READ_DEADLINE,
             change_deadline: DEFAULT_CHANGE_DEADLINE,
             pooled: false,
+            credentials: None,
         }
     }
 
@@ -162,6 +167,15 @@ impl PostgresStoreBuilder {
         self
     }
 
+    /// Sets the source of the password, and of the user if it names one. It is called for each new
+    /// connection. Postgres ends no open connection when a password or a token ends. It goes with a
+    /// URL without a password, and not with a pool of the application. Defaults to the password of
+    /// the URL.
+    pub fn credentials(mut self, credentials: impl Credentials) -> Self {
+        self.credentials = Some(Arc::new(credentials));
+        self
+    }
+
     /// Returns the store. It connects when it is first used, so that an application can start
     /// while Postgres is down. It does not look at our tables: see
     /// [`migrate`](PostgresStore::migrate).
@@ -188,6 +202,12 @@ impl PostgresStoreBuilder {
                      application: set it where the pool is made",
                 ));
             }
+            Source::OfTheApplication(_) if self.credentials.is_some() => {
+                return Err(ConfigError::Combination(
+                    "PostgresStoreBuilder::credentials has no effect on a pool of the application: \
+                     set the password where the pool is made",
+                ));
+            }
             Source::OfTheApplication(pool) => {
                 PostgresStore::over(Connections::of_the_application(pool.clone()), schema)
             }
@@ -209,11 +229,18 @@ impl PostgresStoreBuilder {
         let max_connections = self.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
         let name = "PostgresStoreBuilder::max_connections";
         ConfigError::check_range(name, max_connections, &(1..=1_000), "1 to 1000")?;
+        if self.credentials.is_some() && has_password(url) {
+            return Err(ConfigError::Combination(
+                "DATABASE_URL has a password, and DATABASE_PASSWORD_FILE \
+                 (PostgresStoreBuilder::credentials) names another: remove one of them",
+            ));
+        }
         let options = PostgresStore::connect_options(url).map_err(ConfigError::postgres_url)?;
         // The timeouts are Postgres' own, in ms, for a statement and for a lock.
         let pool = |max_connections, timeouts, check_after, patience| {
             let rules = Rules { max_connections, check_after, patience };
-            Pool::new(self.with_settings(options.clone(), timeouts), rules, runtime.clone())
+            let options = self.with_settings(options.clone(), timeouts);
+            Pool::new(options, self.credentials.clone(), rules, runtime.clone())
         };
         let reading = max_connections / 2;
         // With two or fewer, all is done over the same.
@@ -292,6 +319,11 @@ impl PostgresStoreBuilder {
             ("search_path", "pg_catalog,pg_temp".to_owned()),
         ])
     }
+}
+
+fn has_password(url: &ServerUrl) -> bool {
+    let url = url.expose();
+    url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password")
 }
 
 fn all_but_one(connections: u32) -> usize {
@@ -381,6 +413,17 @@ mod tests {
             let sent = options.get_options().unwrap().to_owned();
             assert!(!sent.contains("timeout=0"), "{sent}");
         }
+    }
+
+    #[tokio::test]
+    async fn one_password_goes_with_one_source() {
+        let file = || crate::model::credentials::PasswordFile::new("/run/secrets/postgres");
+        assert!(builder().credentials(file()).build().is_ok());
+        for url in ["postgres://u:hunter2@h/d", "postgres://h/d?password=hunter2"] {
+            let both = error(PostgresStore::builder(url).credentials(file()));
+            assert!(both.contains("DATABASE_PASSWORD_FILE") && !both.contains("hunter2"), "{both}");
+        }
+        assert!(error(on_own_pool().credentials(file())).contains("pool of the application"));
     }
 
     // Without them Postgres plans each read anew, which takes longer than its execution.

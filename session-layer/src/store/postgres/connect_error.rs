@@ -8,6 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 
 use super::errors::{DENIED, Progress, by_code};
+use crate::model::credentials::CredentialsError;
 use crate::model::error::{StoreError, StoreErrorKind as Kind};
 
 /// The beginning of the text with which std reports a name without an address. It has no kind of its
@@ -49,6 +50,15 @@ pub(super) fn of_connecting(at: &At<'_>, error: sqlx::Error) -> StoreError {
 /// Returns the error of a store that is closed.
 pub(super) fn closed() -> StoreError {
     StoreError::new(Kind::Unreachable, "the store is closed")
+}
+
+/// Returns the error of a source that has no credentials.
+pub(super) fn no_credentials(at: &At<'_>, error: CredentialsError) -> StoreError {
+    let message = format!(
+        "no connection to Postgres at {at}: there are no credentials for it ({error}): check \
+         DATABASE_PASSWORD_FILE, or the source of PostgresStoreBuilder::credentials"
+    );
+    StoreError::new(Kind::Denied, message).with_source(error)
 }
 
 /// Returns the error for attempts to connect that got no reply.

@@ -101,7 +101,7 @@ impl Connections {
     /// Checks that Postgres accepts a connection outside of the pool.
     pub(super) async fn reach(&self) -> Result<(), StoreError> {
         let options = match self {
-            Self::Own(pool) => pool.options().clone(),
+            Self::Own(pool) => pool.options().await?,
             Self::OfTheApplication(pool) => pool.options().as_ref().clone(),
         };
         let reaching = async {

@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep, timeout};
 use self::slots::{Acquired, Given, Slots};
 use super::connect_error::{self, At};
 use super::errors;
+use crate::model::credentials::{Credentials, CredentialsError};
 use crate::model::error::StoreError;
 use crate::model::lock::lock;
 
@@ -40,6 +41,8 @@ const REFUSED: Duration = Duration::from_millis(100);
 /// The delay before a server that had no connection left is asked again. Another pool of ours closes
 /// one meanwhile.
 const MADE_ROOM: Duration = Duration::from_millis(20);
+/// How long the source of credentials may take. A token may come from another service.
+const CREDENTIALS: Duration = Duration::from_secs(5);
 /// How soon after a pool closed a connection for another one it closes the next.
 const TAKEN_WITHIN: Duration = Duration::from_millis(200);
 
@@ -64,6 +67,8 @@ pub(super) struct Pool {
 
 struct Shared {
     options: PgConnectOptions,
+    /// The source of the user and the password, instead of those in the options.
+    credentials: Option<Arc<dyn Credentials>>,
     rules: Rules,
     /// Runs what continues after its caller left.
     runtime: Handle,
@@ -90,9 +95,15 @@ impl fmt::Debug for Shared {
 }
 
 impl Pool {
-    pub(super) fn new(options: PgConnectOptions, rules: Rules, runtime: Handle) -> Self {
+    pub(super) fn new(
+        options: PgConnectOptions,
+        credentials: Option<Arc<dyn Credentials>>,
+        rules: Rules,
+        runtime: Handle,
+    ) -> Self {
         let slots = Mutex::new(Slots::new(rules.max_connections));
-        let shared = Shared { options, rules, runtime, slots, closed: Notify::new() };
+        let closed = Notify::new();
+        let shared = Shared { options, credentials, rules, runtime, slots, closed };
         Self { shared: Arc::new(shared), donor: None }
     }
 
@@ -104,8 +115,22 @@ impl Pool {
         Self { donor: Some(Arc::new(Donor { pool, keeps, gave: Mutex::default() })), ..self }
     }
 
-    pub(super) fn options(&self) -> &PgConnectOptions {
-        &self.shared.options
+    /// Returns the options of the next connection, with the present credentials.
+    pub(super) async fn options(&self) -> Result<PgConnectOptions, StoreError> {
+        let Shared { options, credentials, .. } = &*self.shared;
+        let Some(source) = credentials else {
+            return Ok(options.clone());
+        };
+        let fetched = timeout(CREDENTIALS, source.current()).await.unwrap_or_else(|_elapsed| {
+            Err(CredentialsError::new("their source did not respond in time"))
+        });
+        let credential =
+            fetched.map_err(|error| connect_error::no_credentials(&At(options), error))?;
+        let options = options.clone().password(credential.secret());
+        Ok(match credential.user_name() {
+            Some(user) => options.username(user),
+            None => options,
+        })
     }
 
     pub(super) fn max_connections(&self) -> u32 {
@@ -173,8 +198,18 @@ impl Pool {
         let mut full_before = false;
         loop {
             let limit = lock(&self.shared.slots).attempt_limit();
+            let options = match self.options().await {
+                Ok(options) => options,
+                Err(reason) => {
+                    if !lock(&self.shared.slots).refused(&reason, Instant::now() + REFUSED) {
+                        return;
+                    }
+                    sleep(REFUSED).await;
+                    continue;
+                }
+            };
             let began = Instant::now();
-            let opened = timeout(limit, self.shared.options.connect()).await;
+            let opened = timeout(limit, options.connect()).await;
             let now = Instant::now();
             let refused = match opened {
                 Ok(Ok(connection)) => {

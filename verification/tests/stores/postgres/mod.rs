@@ -1,5 +1,6 @@
 //! The store of Postgres: triggers, rights, snapshots, lost connections.
 
+mod credentials;
 mod faults;
 mod housekeeping;
 mod isolation;

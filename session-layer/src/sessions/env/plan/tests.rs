@@ -57,6 +57,7 @@ fn both_addresses_are_the_shared_pair() {
             schema: "auth".to_owned(),
             migrate: false,
             pooled: true,
+            password_file: None,
         },
         redis: Box::new(Redis {
             url: REDIS.1.parse().unwrap(),
