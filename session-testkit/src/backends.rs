@@ -33,7 +33,6 @@ mod supervisor;
 use std::{env, fmt, str::FromStr};
 
 pub(crate) use self::error::chain;
-pub(crate) use self::postgres::why_refused;
 pub use self::{
     builder::BackendsBuilder,
     error::{BackendError, Cause},

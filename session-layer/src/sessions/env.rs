@@ -4,15 +4,17 @@
 
 mod plan;
 
-#[cfg(feature = "postgres")]
-use self::plan::Database;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 use self::plan::Redis;
+#[cfg(feature = "postgres")]
+use self::plan::{Database, DatabaseSettings, database_settings};
 #[cfg(feature = "redis")]
 use self::plan::{Keys, RedisSettings, SentinelPassword, redis_settings};
 use self::plan::{Plan, Stores, plan};
 #[cfg(feature = "redis")]
-use crate::model::credentials::{Credential, PasswordFile};
+use crate::model::credentials::Credential;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+use crate::model::credentials::PasswordFile;
 use crate::model::error::ConfigError;
 use crate::sessions::Sessions;
 
@@ -185,20 +187,35 @@ const EMBEDDED_CAPACITY: u64 = 100_000;
 
 #[cfg(feature = "postgres")]
 async fn open_postgres(database: Database) -> Result<crate::store::PostgresStore, ConfigError> {
-    let store = as_planned(&database).build()?;
-    if database.migrate {
+    let Database { url, settings } = database;
+    let migrate = settings.migrate;
+    let store = as_set(crate::store::PostgresStoreBuilder::at(Ok(url)), settings).build()?;
+    if migrate {
         store.migrate().await.map_err(ConfigError::Store)?;
     }
     Ok(store)
 }
 
 #[cfg(feature = "postgres")]
-fn as_planned(database: &Database) -> crate::store::PostgresStoreBuilder {
-    let store = crate::store::PostgresStoreBuilder::at(Ok(database.url.clone()))
-        .max_connections(database.pool_size)
-        .schema(&*database.schema)
-        .pooled(database.pooled);
-    match &database.password_file {
+impl crate::store::PostgresStoreBuilder {
+    /// Applies the variables of the environment as [`Sessions::from_env`] does, except
+    /// `DATABASE_URL`: the schema, the number of connections, the pooler and the password file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable, its value and what is allowed.
+    pub fn from_env(self) -> Result<Self, ConfigError> {
+        Ok(as_set(self, database_settings(variable)?))
+    }
+}
+
+#[cfg(feature = "postgres")]
+fn as_set(
+    store: crate::store::PostgresStoreBuilder,
+    settings: DatabaseSettings,
+) -> crate::store::PostgresStoreBuilder {
+    let store =
+        store.max_connections(settings.pool_size).schema(settings.schema).pooled(settings.pooled);
+    match settings.password_file {
         Some(path) => store.credentials(PasswordFile::new(path.trim())),
         None => store,
     }
@@ -212,17 +229,18 @@ mod tests {
     #[test]
     fn planned_settings_reach_the_store_builder() {
         for pooled in [true, false] {
-            let store = as_planned(&Database {
-                url: "postgres://db/app".parse().unwrap(),
+            let settings = DatabaseSettings {
                 pool_size: 7,
                 schema: "auth".to_owned(),
                 migrate: false,
                 pooled,
-                password_file: None,
-            });
+                password_file: Some("/run/secrets/postgres".to_owned()),
+            };
+            let store = as_set(crate::store::PostgresStore::builder("postgres://h/d"), settings);
             let shown = format!("{store:?}");
             assert!(shown.contains(&format!("pooled: {pooled}")), "{shown}");
             assert!(shown.contains("auth"), "{shown}");
+            assert!(shown.contains("credentials: true"), "{shown}");
             assert!(shown.contains("max_connections: Some(7)"), "{shown}");
         }
     }

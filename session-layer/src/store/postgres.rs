@@ -111,6 +111,18 @@ impl PostgresStore {
     }
 }
 
+impl PostgresStore {
+    /// Opens a connection outside of the pool, with the store's settings. It is for tools that check
+    /// a deployment, such as session-testkit. It is hidden because it shows the version of sqlx.
+    ///
+    /// # Errors
+    /// [`StoreError`] with the cause, and what to do.
+    #[doc(hidden)]
+    pub async fn connect(&self) -> Result<sqlx::PgConnection, StoreError> {
+        self.connections.connect().await
+    }
+}
+
 impl SessionStore for PostgresStore {
     async fn load(&self, digests: &[TokenDigest]) -> Result<ReadResult, StoreError> {
         self.load_all(digests).await

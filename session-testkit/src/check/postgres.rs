@@ -1,12 +1,13 @@
 //! The steps for Postgres.
 
-use session_layer::error::ServerUrlError;
+use session_layer::TokenDigest;
+use session_layer::error::StoreError;
 use session_layer::server_url::ServerUrl;
-use session_layer::store::PostgresStore;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, postgres::PgConnectOptions};
+use session_layer::store::{PostgresStore, SessionStore as _};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{Database, Finding, Problem, Steps, Target};
-use crate::backends::why_refused;
+use crate::backends::chain;
 
 /// The first version with `pg_current_xact_id`, which the journal needs.
 const OLDEST: i32 = 13;
@@ -49,23 +50,31 @@ pub(super) async fn check(target: &Target, steps: &mut Steps<'_>) {
             target,
             "DATABASE_URL is sqlite:, a file of the application's own, nothing to check",
         ),
-        Database::Postgres(url) => match connect_options(url) {
-            Ok((url, options)) => return look(steps, target, url, &options).await,
-            Err(reason) => Finding::failed(
-                "Postgres connection failed",
-                format!("DATABASE_URL is not usable: {reason}"),
-                "it must look like postgres://user:password@host:5432/database",
-            ),
+        Database::Postgres(Ok(url)) => match store(target, url) {
+            Ok(store) => return look(steps, target, url, &store).await,
+            Err(finding) => finding,
         },
+        Database::Postgres(Err(reason)) => unusable(&reason.to_string()),
     };
     steps.record("connect", finding);
 }
 
-fn connect_options(
-    url: &Result<ServerUrl, ServerUrlError>,
-) -> Result<(&ServerUrl, PgConnectOptions), ServerUrlError> {
-    let url = url.as_ref().map_err(ServerUrlError::clone)?;
-    Ok((url, PostgresStore::connect_options(url)?))
+fn unusable(reason: &str) -> Finding {
+    Finding::failed(
+        "Postgres connection failed",
+        format!("DATABASE_URL is not usable: {reason}"),
+        "it must look like postgres://user:password@host:5432/database",
+    )
+}
+
+/// Returns the application's store with this target's settings.
+fn store(target: &Target, url: &ServerUrl) -> Result<PostgresStore, Finding> {
+    let builder = PostgresStore::builder(url.expose());
+    let builder = if target.from_env { builder.from_env() } else { Ok(builder) };
+    builder.and_then(|builder| builder.schema(&*target.schema).build()).map_err(|error| {
+        let remedy = "correct the variable: the application does not start with it";
+        Finding::failed("Postgres settings are not usable", error.to_string(), remedy)
+    })
 }
 
 /// Returns the finding for a database that goes with the in-process cache only.
@@ -81,11 +90,15 @@ fn embedded(target: &Target, message: &str) -> Finding {
     )
 }
 
-async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl, options: &PgConnectOptions) {
+async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl, store: &PostgresStore) {
     let help = help(url);
     let connecting = async {
-        let connection = PgConnection::connect_with(options).await;
-        let connection = connection.map_err(|error| rejected_connection(&error, url))?;
+        let failed = |error: StoreError| {
+            Finding::failed("Postgres connection failed", chain(&error), &*help)
+        };
+        let mut connection = store.connect().await.map_err(failed)?;
+        // Behind a pooler, statements stay on one server within a transaction.
+        sqlx::query("BEGIN READ ONLY").persistent(false).execute(&mut connection).await?;
         Ok((connection, Finding::ok("Postgres connection successful")))
     };
     let failed = ("Postgres connection failed", help.as_str());
@@ -118,7 +131,24 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl, options: 
     let help = "no entry is served, and Postgres validates every request\n\
                 start the application once with SESSION_DB_MIGRATE=true (the default)";
     let failed = ("The journal of changes cannot be read", help);
-    steps.check("journal", failed, journal(schema, connection)).await;
+    if steps.check("journal", failed, journal(schema, connection)).await {
+        let failed = ("The application's statements fail", SLOW);
+        steps.check("statements", failed, statements(store)).await;
+    }
+    store.close().await;
+}
+
+/// Executes what a validation and a logout execute, for a session that does not exist. The logout
+/// writes, so it fails on a read-only server.
+async fn statements(store: &PostgresStore) -> Result<Finding, Problem> {
+    let failed = |error: StoreError| {
+        let why = chain(&error);
+        Finding::failed("The application's statements fail", why, "do what the reason states")
+    };
+    let digest = TokenDigest::of(&uuid::Uuid::new_v4().to_string());
+    store.load(&[digest]).await.map_err(failed)?;
+    store.revoke(&session_layer::store::Target::Token(digest), "check").await.map_err(failed)?;
+    Ok(Finding::ok("The application's statements work (a validation and a logout of no session)"))
 }
 
 /// Checks the version, the role, and whether a COMMIT is durable.
@@ -277,23 +307,4 @@ fn help(url: &ServerUrl) -> String {
          check that {place} is reachable from here (firewall, listen_addresses, container network, \
          host name)"
     )
-}
-
-/// Chooses the remedy by the SQLSTATE of a rejected connection.
-fn rejected_connection(error: &sqlx::Error, url: &ServerUrl) -> Finding {
-    let code = error.as_database_error().and_then(|error| error.code());
-    let help = match code.as_deref() {
-        Some("28P01" | "28000") => {
-            "check user and password in DATABASE_URL, and that pg_hba.conf permits them from here"
-        }
-        Some("3D000") => {
-            "the database does not exist: CREATE DATABASE, or correct the name in DATABASE_URL"
-        }
-        Some("53300") => {
-            "all connections are in use: raise max_connections, or make the pools smaller"
-        }
-        Some("57P03") => "the server is starting, stopping or recovering: try again in a moment",
-        _ => &help(url),
-    };
-    Finding::failed("Postgres connection failed", why_refused(error), help)
 }

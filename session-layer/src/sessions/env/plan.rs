@@ -70,6 +70,12 @@ pub(super) enum Stores {
 #[derive(PartialEq, Eq)]
 pub(super) struct Database {
     pub(super) url: ServerUrl,
+    pub(super) settings: DatabaseSettings,
+}
+
+/// The settings of Postgres beside its URL.
+#[derive(PartialEq, Eq)]
+pub(super) struct DatabaseSettings {
     pub(super) pool_size: u32,
     pub(super) schema: String,
     pub(super) migrate: bool,
@@ -136,14 +142,9 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
     let seconds =
         number(&get, "SESSION_CACHE_TTL", "300", "whole seconds from 1 to 86400", 1..=86_400)?;
     let near_cache = number(&get, "SESSION_NEAR_CACHE_MB", "0", "0 to 1048576", 0..=1 << 20)?;
-    let connections = number(&get, "SESSION_DB_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
-    let migrate = boolean(&get, "SESSION_DB_MIGRATE", "true")?;
-    let pooled = boolean(&get, "SESSION_DB_POOLED", "false")?;
-    let schema = one_of(&get, "SESSION_DB_SCHEMA", DEFAULT_SCHEMA, SCHEMA_NAME, |text| {
-        is_schema_name(text).then(|| text.to_owned())
-    })?;
     // These are read even if they are not used, to report a bad one before it is needed.
     let settings = redis_settings_of(&get)?;
+    let database_settings = database_settings_of(&get)?;
     let database_url = get("DATABASE_URL");
     let redis_url = get("REDIS_URL");
     let sqlite_path = match database_url.as_deref() {
@@ -168,11 +169,7 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
         let url = database_url.unwrap_or_default();
         let database = Database {
             url: server_url(&url, ServerKind::Postgres).map_err(bad_database_url)?,
-            pool_size: u32::try_from(connections).unwrap_or(u32::MAX),
-            schema,
-            migrate,
-            pooled,
-            password_file: get("DATABASE_PASSWORD_FILE"),
+            settings: database_settings,
         };
         match redis_url {
             Some(url) => Stores::Shared {
@@ -199,6 +196,30 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
         mode,
         policy,
         near_cache: near_cache.saturating_mul(1 << 20),
+    })
+}
+
+/// Reads the variables of Postgres beside its URL.
+#[cfg(feature = "postgres")]
+pub(super) fn database_settings(
+    get: impl Fn(&str) -> Option<String>,
+) -> Result<DatabaseSettings, ConfigError> {
+    database_settings_of(&|name| get(name).filter(|value| !value.trim().is_empty()))
+}
+
+fn database_settings_of(get: Get<'_>) -> Result<DatabaseSettings, ConfigError> {
+    let connections = number(get, "SESSION_DB_POOL_SIZE", "10", "1 to 1000", 1..=1000)?;
+    let migrate = boolean(get, "SESSION_DB_MIGRATE", "true")?;
+    let pooled = boolean(get, "SESSION_DB_POOLED", "false")?;
+    let schema = one_of(get, "SESSION_DB_SCHEMA", DEFAULT_SCHEMA, SCHEMA_NAME, |text| {
+        is_schema_name(text).then(|| text.to_owned())
+    })?;
+    Ok(DatabaseSettings {
+        pool_size: u32::try_from(connections).unwrap_or(u32::MAX),
+        schema,
+        migrate,
+        pooled,
+        password_file: get("DATABASE_PASSWORD_FILE"),
     })
 }
 

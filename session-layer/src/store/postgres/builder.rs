@@ -248,7 +248,7 @@ impl PostgresStoreBuilder {
         let changing = max_connections - reading - journal;
         let (change, read) = (self.change_deadline.as_millis(), self.read_deadline.as_millis());
         let ping = self.change_deadline / 10;
-        let mut changes = pool(changing, (change * 3 / 4, change / 2), CHECK_CHANGES_AFTER, ping);
+        let changes = pool(changing, (change * 3 / 4, change / 2), CHECK_CHANGES_AFTER, ping);
         let mut reads = None;
         if reading > 0 {
             // The lock's first, so that it is named.
@@ -256,13 +256,15 @@ impl PostgresStoreBuilder {
             let pool = pool(reading, timeouts, CHECK_READS_AFTER, self.read_deadline / 2);
             // A role, or a server, may have fewer connections left than the pools may open.
             // Validations come first. Of the others, each pool has one.
-            reads = Some(pool.clone().taking_from(&changes, 0));
-            changes = changes.taking_from(&pool, 1);
+            pool.take_from(&changes, 0);
+            changes.take_from(&pool, 1);
+            reads = Some(pool);
         }
         let journal = (journal > 0).then(|| {
             let timeouts = (JOURNAL_PAGE_DEADLINE.as_millis() * 9 / 10, change / 4);
             let pool = pool(journal, timeouts, CHECK_READS_AFTER, JOURNAL_PAGE_DEADLINE / 2);
-            pool.taking_from(&changes, 1)
+            pool.take_from(&changes, 1);
+            pool
         });
         let mut store = PostgresStore {
             max_concurrent_changes: all_but_one(changing),

@@ -12,8 +12,8 @@ use super::connect_error::{self, At};
 use super::pool::{Leased, Pool};
 use crate::model::error::StoreError;
 
-/// How long the check that Postgres can be reached may take.
-const REACHING: Duration = Duration::from_secs(5);
+/// How long the check that Postgres can be reached may take, and a migration waits for a connection.
+pub(super) const REACHING: Duration = Duration::from_secs(5);
 /// How long closing the pool waits for connections in use.
 const CLOSING: Duration = Duration::from_secs(5);
 /// A connection older than this may lead to a server that the address no longer names. If it is the
@@ -89,29 +89,32 @@ impl Connections {
         }
     }
 
+    /// Returns why no connection came within this time.
     fn why_none(&self, waited: Duration) -> StoreError {
-        match self {
-            Self::Own(pool) => pool
-                .refusal()
-                .unwrap_or_else(|| connect_error::no_connection(waited, pool.all_in_use())),
-            Self::OfTheApplication(pool) => connect_error::no_connection(waited, pool.all_in_use()),
+        let (busy, failure) = match self {
+            Self::Own(pool) => (pool.all_in_use(), pool.failure()),
+            Self::OfTheApplication(pool) => (pool.all_in_use(), None),
+        };
+        match failure {
+            Some(failure) if busy.is_none() => failure,
+            _ => connect_error::no_connection(waited, busy),
         }
     }
 
-    /// Checks that Postgres accepts a connection outside of the pool.
-    pub(super) async fn reach(&self) -> Result<(), StoreError> {
+    /// Opens a connection outside of the pool.
+    pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
         let options = match self {
             Self::Own(pool) => pool.options().await?,
             Self::OfTheApplication(pool) => pool.options().as_ref().clone(),
         };
-        let reaching = async {
+        let connecting = async {
             let mut connection = options.connect().await?;
             connection.ping().await?;
-            connection.close().await
+            Ok(connection)
         };
         let at = At(&options);
-        match timeout(REACHING, reaching).await {
-            Ok(reached) => reached.map_err(|error| connect_error::of_connecting(&at, error)),
+        match timeout(REACHING, connecting).await {
+            Ok(connected) => connected.map_err(|error| connect_error::of_connecting(&at, error)),
             Err(_elapsed) => Err(connect_error::connecting_timed_out(&at, REACHING)),
         }
     }

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::time::Instant;
 
 use super::PostgresStore;
+use super::connection::REACHING;
 use super::errors::{self, Progress};
 use super::execute::within;
 use crate::model::error::{StoreError, StoreErrorKind};
@@ -69,10 +71,14 @@ impl PostgresStore {
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let progress = Progress::default();
         let migrating = async {
-            let mut connection = match self.connections.acquire().await {
+            let by = Instant::now() + REACHING;
+            let mut connection = match self.connections.acquire_by(by, REACHING).await {
                 Ok(connection) => connection,
-                // The pool does not report the reason. A connection outside of it does.
-                Err(error) => return Err(self.connections.reach().await.err().unwrap_or(error)),
+                // An application's pool does not report the reason. A connection outside of it does.
+                Err(error) if !self.connections.is_own() => {
+                    return Err(self.connections.connect().await.err().unwrap_or(error));
+                }
+                Err(error) => return Err(error),
             };
             progress.reading();
             match self.migrate_over(&mut connection).await {

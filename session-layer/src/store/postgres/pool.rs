@@ -15,7 +15,7 @@
 //! `slots.rs` decides. This file connects, pings and closes.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -41,8 +41,12 @@ const REFUSED: Duration = Duration::from_millis(100);
 /// The delay before a server that had no connection left is asked again. Another pool of ours closes
 /// one meanwhile.
 const MADE_ROOM: Duration = Duration::from_millis(20);
+/// How often that is repeated before the callers get the reason.
+const MADE_ROOM_AT_MOST: u32 = 10;
 /// How long the source of credentials may take. A token may come from another service.
 const CREDENTIALS: Duration = Duration::from_secs(5);
+/// How often the source of credentials is asked at most.
+const FETCHED_EVERY: Duration = Duration::from_secs(1);
 /// How soon after a pool closed a connection for another one it closes the next.
 const TAKEN_WITHIN: Duration = Duration::from_millis(200);
 
@@ -59,27 +63,26 @@ pub(super) struct Rules {
 
 /// The pool. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Pool {
-    shared: Arc<Shared>,
-    /// The pool that closes a connection if the server has none left for this one.
-    donor: Option<Arc<Donor>>,
-}
+pub(super) struct Pool(Arc<Shared>);
 
 struct Shared {
     options: PgConnectOptions,
     /// The source of the user and the password, instead of those in the options.
     credentials: Option<Arc<dyn Credentials>>,
+    /// The options with the credentials that were fetched last, and when.
+    last: Mutex<Option<(Instant, PgConnectOptions)>>,
     rules: Rules,
     /// Runs what continues after its caller left.
     runtime: Handle,
     slots: Mutex<Slots<PgConnection>>,
-    /// Notified when a connection has been closed.
-    closed: Notify,
+    /// Notified when a place is free.
+    freed: Notify,
+    /// The pool that closes a connection if the server has none left for this one.
+    donor: OnceLock<Donor>,
 }
 
-#[derive(Debug)]
 struct Donor {
-    pool: Pool,
+    pool: Weak<Shared>,
     /// The number of connections that it keeps.
     keeps: u32,
     /// When it last closed a connection for this pool.
@@ -101,60 +104,72 @@ impl Pool {
         rules: Rules,
         runtime: Handle,
     ) -> Self {
-        let slots = Mutex::new(Slots::new(rules.max_connections));
-        let closed = Notify::new();
-        let shared = Shared { options, credentials, rules, runtime, slots, closed };
-        Self { shared: Arc::new(shared), donor: None }
+        Self(Arc::new(Shared {
+            options,
+            credentials,
+            last: Mutex::default(),
+            rules,
+            runtime,
+            slots: Mutex::new(Slots::new(rules.max_connections)),
+            freed: Notify::new(),
+            donor: OnceLock::new(),
+        }))
     }
 
     /// Lets this pool take a connection from `pool` if the server has none left for it. `pool`
     /// keeps this many.
-    pub(super) fn taking_from(self, pool: &Self, keeps: u32) -> Self {
-        // The donor gets no donor, so it takes no replacement from a third pool.
-        let pool = Self { donor: None, ..pool.clone() };
-        Self { donor: Some(Arc::new(Donor { pool, keeps, gave: Mutex::default() })), ..self }
+    pub(super) fn take_from(&self, pool: &Self, keeps: u32) {
+        let pool = Arc::downgrade(&pool.0);
+        let _once = self.0.donor.set(Donor { pool, keeps, gave: Mutex::default() });
     }
 
-    /// Returns the options of the next connection, with the present credentials.
+    /// Returns the options of the next connection, with the present credentials. They are fetched
+    /// once a second at most, because attempts may follow each other in an outage.
     pub(super) async fn options(&self) -> Result<PgConnectOptions, StoreError> {
-        let Shared { options, credentials, .. } = &*self.shared;
+        let Shared { options, credentials, last, .. } = &*self.0;
         let Some(source) = credentials else {
             return Ok(options.clone());
         };
+        if let Some((fetched, options)) = &*lock(last)
+            && fetched.elapsed() < FETCHED_EVERY
+        {
+            return Ok(options.clone());
+        }
         let fetched = timeout(CREDENTIALS, source.current()).await.unwrap_or_else(|_elapsed| {
             Err(CredentialsError::new("their source did not respond in time"))
         });
         let credential =
             fetched.map_err(|error| connect_error::no_credentials(&At(options), error))?;
-        let options = options.clone().password(credential.secret());
-        Ok(match credential.user_name() {
-            Some(user) => options.username(user),
-            None => options,
-        })
+        let mut options = options.clone().password(credential.secret());
+        if let Some(user) = credential.user_name() {
+            options = options.username(user);
+        }
+        *lock(last) = Some((Instant::now(), options.clone()));
+        Ok(options)
     }
 
     pub(super) fn max_connections(&self) -> u32 {
-        self.shared.rules.max_connections
+        self.0.rules.max_connections
     }
 
     /// Returns the number of connections, if all that the pool may have are in use.
     pub(super) fn all_in_use(&self) -> Option<u32> {
-        lock(&self.shared.slots).all_in_use()
+        lock(&self.0.slots).all_in_use()
     }
 
     /// Returns why the last attempt to connect failed.
-    pub(super) fn refusal(&self) -> Option<StoreError> {
-        lock(&self.shared.slots).refusal()
+    pub(super) fn failure(&self) -> Option<StoreError> {
+        lock(&self.0.slots).failure()
     }
 
     /// Acquires a connection. It has replied to a ping if it was idle for long. Returns the reason
     /// if Postgres refuses connections and none is in use.
     pub(super) async fn acquire(&self) -> Result<Leased, StoreError> {
-        let Rules { check_after, patience, .. } = self.shared.rules;
+        let Rules { check_after, patience, .. } = self.0.rules;
         loop {
             let now = Instant::now();
             let (acquired, expired) = {
-                let mut slots = lock(&self.shared.slots);
+                let mut slots = lock(&self.0.slots);
                 let expired = slots.take_expired(now);
                 (slots.acquire(now), expired)
             };
@@ -166,7 +181,7 @@ impl Pool {
                         return Ok(leased);
                     }
                     // The others were idle for longer.
-                    self.close_all(lock(&self.shared.slots).take_idle());
+                    self.close_all(lock(&self.0.slots).take_idle());
                 }
                 Acquired::Refused(reason) => return Err(reason),
                 Acquired::Waiting(receiver) => {
@@ -181,78 +196,24 @@ impl Pool {
         Leased { held: Some(connection), pool: self.clone() }
     }
 
-    /// Starts tasks that open connections for the callers that wait, as many as are allowed now.
+    /// Starts tasks that open connections, as many as are wanted now.
     fn open_if_needed(&self) {
-        while lock(&self.shared.slots).begin_opening() {
-            let this = self.clone();
-            self.shared.runtime.spawn(async move { this.open().await });
-        }
-    }
-
-    /// Opens one connection, and tries until it succeeds or no caller waits any more. An attempt
-    /// continues if the callers leave. Otherwise each of them would leave a connection behind, and a
-    /// hanging Postgres must process and drop all of them when it recovers. With 200 callers a
-    /// second, that took a second and a half.
-    async fn open(&self) {
-        let at = At(&self.shared.options);
-        let mut full_before = false;
-        loop {
-            let limit = lock(&self.shared.slots).attempt_limit();
-            let options = match self.options().await {
-                Ok(options) => options,
-                Err(reason) => {
-                    if !lock(&self.shared.slots).refused(&reason, Instant::now() + REFUSED) {
-                        return;
-                    }
-                    sleep(REFUSED).await;
-                    continue;
-                }
-            };
-            let began = Instant::now();
-            let opened = timeout(limit, options.connect()).await;
-            let now = Instant::now();
-            let refused = match opened {
-                Ok(Ok(connection)) => {
-                    let left = lock(&self.shared.slots).opened(connection, began, now);
-                    self.close_all(left);
-                    return;
-                }
-                Ok(Err(error)) => error,
-                Err(_elapsed) => {
-                    let reason = connect_error::connecting_timed_out(&at, limit);
-                    if !lock(&self.shared.slots).attempt_timed_out(limit, reason, now) {
-                        return;
-                    }
-                    continue;
-                }
-            };
-            if errors::is_full(&refused) && (self.make_room() || !full_before) {
-                // The last connection may also have been one that another task has just opened.
-                full_before = true;
-                if !lock(&self.shared.slots).still_needed() {
-                    return;
-                }
-                sleep(MADE_ROOM).await;
-                continue;
-            }
-            let reason = connect_error::of_connecting(&at, refused);
-            if !lock(&self.shared.slots).refused(&reason, now + REFUSED) {
-                return;
-            }
-            sleep(REFUSED).await;
+        while lock(&self.0.slots).begin_opening() {
+            let opening = Opening { pool: self.clone(), opened: false };
+            self.0.runtime.spawn(opening.run());
         }
     }
 
     /// Lets the donor close a connection. Returns `false` if it has none to spare, or if this pool
     /// has a connection that is in use.
     fn make_room(&self) -> bool {
-        let Some(donor) = &self.donor else { return false };
-        !lock(&self.shared.slots).has_in_use() && donor.close_one()
+        let has_in_use = lock(&self.0.slots).has_in_use();
+        !has_in_use && self.0.donor.get().is_some_and(Donor::close_one)
     }
 
     /// Takes a connection back that can be used again.
     fn put_back(&self, connection: Slot) {
-        let left = lock(&self.shared.slots).put_back(connection, Instant::now());
+        let left = lock(&self.0.slots).put_back(connection, Instant::now());
         self.close_all(left);
     }
 
@@ -260,29 +221,29 @@ impl Pool {
     fn close_all(&self, slots: impl IntoIterator<Item = Slot>) {
         for slot in slots {
             let this = self.clone();
-            self.shared.runtime.spawn(async move {
+            self.0.runtime.spawn(async move {
                 let _ = timeout(RELEASING, slot.connection.close()).await;
-                lock(&this.shared.slots).closed_one();
+                lock(&this.0.slots).closed_one();
                 this.place_is_free();
             });
         }
     }
 
     fn place_is_free(&self) {
-        self.shared.closed.notify_waiters();
+        self.0.freed.notify_waiters();
         self.open_if_needed();
     }
 
     /// Closes the pool. It waits for connections in use, but no longer than `limit`.
     pub(super) async fn close(&self, limit: Duration) {
-        self.close_all(lock(&self.shared.slots).close(connect_error::closed()));
+        self.close_all(lock(&self.0.slots).close(connect_error::closed()));
         let emptied = async {
             loop {
-                let closed = self.shared.closed.notified();
-                if lock(&self.shared.slots).is_empty() {
+                let freed = self.0.freed.notified();
+                if lock(&self.0.slots).is_empty() {
                     return;
                 }
-                closed.await;
+                freed.await;
             }
         };
         let _ = timeout(limit, emptied).await;
@@ -293,17 +254,88 @@ impl Donor {
     /// Closes a connection: an idle one now, or else the next one released. It closes one at a time,
     /// because the server has none left until the other pool has used it.
     fn close_one(&self) -> bool {
+        let Some(pool) = self.pool.upgrade().map(Pool) else { return false };
         let mut gave = lock(&self.gave);
         if gave.is_some_and(|gave| gave.elapsed() < TAKEN_WITHIN) {
             return true;
         }
-        match lock(&self.pool.shared.slots).give_up_one(self.keeps) {
-            Given::Idle(slot) => self.pool.close_all([slot]),
+        let given = lock(&pool.0.slots).give_up_one(self.keeps);
+        match given {
+            Given::Idle(slot) => pool.close_all([slot]),
             Given::Later => {}
             Given::Nothing => return false,
         }
         *gave = Some(Instant::now());
         true
+    }
+}
+
+/// The opening of one connection. It continues if the callers leave. Otherwise each of them would
+/// leave a connection behind, and a hanging Postgres must process and drop all of them when it
+/// recovers. With 200 callers a second, that took a second and a half.
+struct Opening {
+    pool: Pool,
+    opened: bool,
+}
+
+impl Opening {
+    /// Tries until it succeeds, or until no connection is wanted any more.
+    async fn run(mut self) {
+        let at = At(&self.pool.0.options);
+        let slots = &self.pool.0.slots;
+        // How often the server had none left although room was to be made.
+        let mut full = 0;
+        while lock(slots).is_wanted() {
+            let limit = lock(slots).attempt_limit();
+            let options = match self.pool.options().await {
+                Ok(options) => options,
+                Err(reason) => {
+                    lock(slots).refused(&reason, Instant::now() + REFUSED);
+                    sleep(REFUSED).await;
+                    continue;
+                }
+            };
+            let began = Instant::now();
+            let result = timeout(limit, options.connect()).await;
+            let now = Instant::now();
+            match result {
+                Ok(Ok(connection)) => {
+                    self.opened = true;
+                    let left = lock(slots).opened(connection, began, now);
+                    self.pool.close_all(left);
+                    // More callers may wait than are served at once.
+                    self.pool.open_if_needed();
+                    return;
+                }
+                Err(_elapsed) => {
+                    let reason = connect_error::connecting_timed_out(&at, limit);
+                    lock(slots).attempt_timed_out(limit, reason, now);
+                }
+                // The last connection may also have been one that another task has just opened.
+                Ok(Err(error))
+                    if errors::is_full(&error)
+                        && full < MADE_ROOM_AT_MOST
+                        && (self.pool.make_room() || full == 0) =>
+                {
+                    full += 1;
+                    sleep(MADE_ROOM).await;
+                }
+                Ok(Err(error)) => {
+                    let reason = connect_error::of_connecting(&at, error);
+                    lock(slots).refused(&reason, now + REFUSED);
+                    sleep(REFUSED).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if !self.opened {
+            lock(&self.pool.0.slots).gave_up();
+            self.pool.place_is_free();
+        }
     }
 }
 
@@ -372,7 +404,7 @@ impl Leased {
     /// Returns the connection after a failed statement, once it has replied to a ping. The rest of a
     /// reply and the end of a transaction come before that.
     pub(super) fn release_after_failure(mut self) {
-        let runtime = self.pool.shared.runtime.clone();
+        let runtime = self.pool.0.runtime.clone();
         runtime.spawn(async move {
             if self.replies(RELEASING).await {
                 self.release();
@@ -385,7 +417,7 @@ impl Drop for Leased {
     fn drop(&mut self) {
         if let Some(connection) = self.held.take() {
             drop(connection);
-            lock(&self.pool.shared.slots).dropped();
+            lock(&self.pool.0.slots).dropped();
             self.pool.place_is_free();
         }
     }

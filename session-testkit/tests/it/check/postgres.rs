@@ -9,7 +9,8 @@ async fn unreachable_postgres_is_explained_without_its_password() -> Outcome {
     let address = unused_address()?;
     let url = format!("postgres://app:s3cret@{address}/app");
     let lines = [
-        "❌ Postgres connection failed\n   why: ",
+        "❌ Postgres connection failed\n   why: no connection to Postgres at ",
+        "the connection was refused",
         "that Postgres is running",
         &address,
         "does not start without REDIS_URL",
@@ -37,11 +38,35 @@ async fn missing_function_of_the_journal_fails() -> Outcome {
     let backends = shared().await?;
     let sandbox = backends.sandbox();
     store(&sandbox).await?;
-    expect(&mut check_of(&sandbox), 0, &["✅ The journal of changes can be read"]).await?;
+    let lines = ["✅ The journal of changes can be read", "✅ The application's statements work"];
+    expect(&mut check_of(&sandbox), 0, &lines).await?;
     let older = format!("ALTER FUNCTION {}.this_life() RENAME TO that_life", sandbox.schema());
     execute(backends.postgres(), older).await?;
     let lines = ["❌ The journal of changes cannot be read", "SESSION_DB_MIGRATE"];
     expect(&mut check_of(&sandbox), 1, &lines).await?;
+    Ok(())
+}
+
+// The application can read such a database, and logins and logouts fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn read_only_database_fails() -> Outcome {
+    let sandbox = shared().await?.sandbox();
+    store(&sandbox).await?;
+    let url = format!("{}?options[default_transaction_read_only]=on", sandbox.database_url());
+    let lines = [
+        "✅ The journal of changes can be read",
+        "❌ The application's statements fail\n   why: Postgres is read-only",
+    ];
+    expect(check_of(&sandbox).env("DATABASE_URL", url), 1, &lines).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_password_file_fails() -> Outcome {
+    let sandbox = shared().await?.sandbox();
+    let mut check = check_of(&sandbox);
+    let check = check.env("DATABASE_PASSWORD_FILE", "/nowhere/s3cret");
+    expect(check, 1, &["❌ Postgres connection failed", "DATABASE_PASSWORD_FILE"]).await?;
     Ok(())
 }
 

@@ -53,11 +53,13 @@ fn both_addresses_are_the_shared_pair() {
     let expected = Stores::Shared {
         database: Database {
             url: POSTGRES.1.parse().unwrap(),
-            pool_size: 4,
-            schema: "auth".to_owned(),
-            migrate: false,
-            pooled: true,
-            password_file: None,
+            settings: DatabaseSettings {
+                pool_size: 4,
+                schema: "auth".to_owned(),
+                migrate: false,
+                pooled: true,
+                password_file: None,
+            },
         },
         redis: Box::new(Redis {
             url: REDIS.1.parse().unwrap(),
@@ -94,7 +96,7 @@ fn postgres_without_redis_needs_the_cache_off() {
     assert!(plan_of(&[POSTGRES]).unwrap_err().contains("SESSION_CACHE_ENABLED=false"));
     let alone = plan_of(&[POSTGRES, ("SESSION_CACHE_ENABLED", "false")]).unwrap();
     assert!(
-        matches!(alone.stores, Stores::StoreOnly { database } if database.migrate && !database.pooled)
+        matches!(alone.stores, Stores::StoreOnly { database } if database.settings.migrate && !database.settings.pooled)
     );
 }
 

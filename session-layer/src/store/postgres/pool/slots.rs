@@ -9,9 +9,13 @@ use tokio::time::Instant;
 
 use crate::model::error::StoreError;
 
-/// How long a connection is used. After a failover the address may lead to another server.
+/// How long a connection is used. After a failover the address may lead to another server. Those that
+/// were opened together end one by one, within a minute before that.
 const MAX_AGE: Duration = Duration::from_secs(5 * 60);
-/// How long a connection may be idle. Load balancers drop flows without packets silently, the
+/// The steps in which the ages of connections differ, and their number.
+const AGE_STEP: Duration = Duration::from_secs(6);
+const AGE_STEPS: u32 = 10;
+/// How long a connection may be idle beside one that was used later. Load balancers drop flows without packets silently, the
 /// strictest known one (Azure) after four minutes.
 const MAX_IDLE: Duration = Duration::from_secs(3 * 60);
 /// How long the first attempt to connect may take. Each attempt that takes longer doubles the
@@ -31,6 +35,8 @@ const OPENED_AT_ONCE: u32 = 3;
 pub(super) struct Slot<C> {
     pub(super) connection: C,
     pub(super) opened: Instant,
+    /// The age at which it is replaced.
+    max_age: Duration,
 }
 
 #[derive(Debug)]
@@ -55,8 +61,12 @@ pub(super) struct Slots<C> {
     waiting: VecDeque<Caller<C>>,
     /// How long the next attempt to connect may take.
     attempt_limit: Duration,
-    /// Why Postgres refused the last attempt, and until when no other is made for a new caller.
-    refusal: Option<(StoreError, Instant)>,
+    /// Why the last attempt failed, and until when none is made for a new caller.
+    failure: Option<(StoreError, Instant)>,
+    /// Connections to open for no caller, because old ones were closed.
+    replacements: u32,
+    /// The number of connections opened so far, which spreads their ages.
+    opened: u32,
     /// Whether another pool needs a connection. The next one that is released is then closed.
     close_next: bool,
     /// Set once the pool is closed.
@@ -93,7 +103,9 @@ impl<C> Slots<C> {
             idle: VecDeque::new(),
             waiting: VecDeque::new(),
             attempt_limit: ATTEMPT,
-            refusal: None,
+            failure: None,
+            replacements: 0,
+            opened: 0,
             close_next: false,
             closed: None,
         }
@@ -107,7 +119,7 @@ impl<C> Slots<C> {
         if let Some(last) = self.idle.pop_back() {
             return Acquired::Idle(last.slot, now.saturating_duration_since(last.since));
         }
-        if let Some((reason, until)) = &self.refusal
+        if let Some((reason, until)) = &self.failure
             && now < *until
             && !self.has_in_use()
         {
@@ -118,14 +130,20 @@ impl<C> Slots<C> {
         Acquired::Waiting(receiver)
     }
 
-    /// Returns the idle connections that are too old, or were idle for too long, to be closed.
+    /// Returns the idle connections that are too old, or were idle for too long, to be closed. One
+    /// stays for the next caller, who checks it. Its replacement follows when it is put back.
     pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Slot<C>> {
-        if self.idle.iter().all(|idle| idle.is_usable(now)) {
+        let spare = self.idle.len().saturating_sub(1);
+        if self.idle.iter().take(spare).all(|idle| idle.is_usable(now)) {
             return Vec::new();
         }
-        let idle = std::mem::take(&mut self.idle);
-        let (usable, expired) = idle.into_iter().partition(|idle| idle.is_usable(now));
-        self.idle = usable;
+        let mut idle = std::mem::take(&mut self.idle);
+        self.idle.extend(idle.pop_back());
+        let (usable, expired): (VecDeque<_>, _) =
+            idle.into_iter().partition(|idle| idle.is_usable(now));
+        for idle in usable.into_iter().rev() {
+            self.idle.push_front(idle);
+        }
         self.closing_all(expired)
     }
 
@@ -146,18 +164,21 @@ impl<C> Slots<C> {
 
     /// Returns whether to open another connection now, and counts it as being opened.
     pub(super) fn begin_opening(&mut self) -> bool {
-        self.waiting.retain(|caller| !caller.is_closed());
-        let at_once = match self.refusal {
-            None if self.attempt_limit <= ATTEMPT => OPENED_AT_ONCE,
-            _ => 1,
-        };
-        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
-        let begins = self.taken < self.most && self.opening < at_once.min(waiting);
+        let begins = self.taken < self.most && self.opening < self.wanted();
         if begins {
             self.taken += 1;
             self.opening += 1;
         }
         begins
+    }
+
+    /// Returns how many connections should be opened at once: one for each caller that waits, and
+    /// one at a time after a failure.
+    fn wanted(&mut self) -> u32 {
+        self.waiting.retain(|caller| !caller.is_closed());
+        let at_once = if self.failure.is_some() { 1 } else { OPENED_AT_ONCE };
+        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        at_once.min(waiting.saturating_add(self.replacements))
     }
 
     pub(super) fn attempt_limit(&self) -> Duration {
@@ -173,51 +194,50 @@ impl<C> Slots<C> {
         now: Instant,
     ) -> Option<Slot<C>> {
         self.opening -= 1;
-        self.refusal = None;
+        self.failure = None;
+        self.replacements = self.replacements.saturating_sub(1);
         self.attempt_limit = (now.saturating_duration_since(began) * 2).clamp(ATTEMPT, OPENING);
-        self.hand_over(Slot { connection, opened: now }, now)
+        let max_age = MAX_AGE - AGE_STEP * (self.opened % AGE_STEPS);
+        self.opened = self.opened.wrapping_add(1);
+        self.hand_over(Slot { connection, opened: now, max_age }, now)
     }
 
     /// Records an attempt that timed out after `limit`. The callers wait on, because the next attempt
-    /// may succeed. Returns whether to try again.
-    pub(super) fn attempt_timed_out(
-        &mut self,
-        limit: Duration,
-        reason: StoreError,
-        now: Instant,
-    ) -> bool {
+    /// may succeed.
+    pub(super) fn attempt_timed_out(&mut self, limit: Duration, reason: StoreError, now: Instant) {
         self.attempt_limit = (limit * 2).min(OPENING);
-        self.refusal = Some((reason, now));
-        self.still_needed()
+        self.failure = Some((reason, now));
+        self.replacements = 0;
     }
 
     /// Records that Postgres refused a connection. If none is in use that could serve them, all
-    /// callers get the reason, and so does each new one until `until`. Returns whether to try again.
-    pub(super) fn refused(&mut self, reason: &StoreError, until: Instant) -> bool {
-        self.refusal = Some((reason.clone(), until));
+    /// callers get the reason, and so does each new one until `until`.
+    pub(super) fn refused(&mut self, reason: &StoreError, until: Instant) {
+        self.failure = Some((reason.clone(), until));
+        self.replacements = 0;
         if !self.has_in_use() {
             for caller in self.waiting.drain(..) {
                 let _ = caller.send(Err(reason.clone()));
             }
         }
-        self.still_needed()
     }
 
-    /// Returns whether a caller waits for the connection that is being opened. If not, it is no
-    /// longer being opened.
-    pub(super) fn still_needed(&mut self) -> bool {
-        self.waiting.retain(|caller| !caller.is_closed());
-        let needed = !self.waiting.is_empty();
-        if !needed {
-            self.opening -= 1;
-            self.taken -= 1;
-        }
-        needed
+    /// Returns whether the connections that are being opened are still wanted, all of them.
+    pub(super) fn is_wanted(&mut self) -> bool {
+        self.opening <= self.wanted()
+    }
+
+    /// Records that a connection is no longer being opened.
+    pub(super) fn gave_up(&mut self) {
+        self.opening -= 1;
+        self.taken -= 1;
     }
 
     /// Takes a connection that can be used again, and returns it if it must be closed.
     pub(super) fn put_back(&mut self, slot: Slot<C>, now: Instant) -> Option<Slot<C>> {
-        if std::mem::take(&mut self.close_next) || slot.is_old(now) {
+        let is_old = slot.is_old(now);
+        if std::mem::take(&mut self.close_next) || is_old {
+            self.replacements += u32::from(is_old && self.closed.is_none());
             return Some(self.closing(slot));
         }
         self.hand_over(slot, now)
@@ -264,8 +284,8 @@ impl<C> Slots<C> {
     }
 
     /// Returns why the last attempt failed.
-    pub(super) fn refusal(&self) -> Option<StoreError> {
-        self.refusal.as_ref().map(|(reason, _)| reason.clone())
+    pub(super) fn failure(&self) -> Option<StoreError> {
+        self.failure.as_ref().map(|(reason, _)| reason.clone())
     }
 
     pub(super) fn has_in_use(&self) -> bool {
@@ -293,13 +313,14 @@ impl<C> Slots<C> {
             let _ = caller.send(Err(reason.clone()));
         }
         self.closed = Some(reason);
+        self.replacements = 0;
         self.take_idle()
     }
 }
 
 impl<C> Slot<C> {
     fn is_old(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.opened) > MAX_AGE
+        now.saturating_duration_since(self.opened) > self.max_age
     }
 }
 
@@ -360,9 +381,9 @@ mod tests {
             caller.try_recv().expect("a connection came").expect("it was opened")
         }
 
-        fn refuse(&mut self) -> bool {
+        fn refuse(&mut self) {
             let until = self.now + Duration::from_millis(100);
-            self.slots.refused(&StoreError::new(StoreErrorKind::Denied, "refused"), until)
+            self.slots.refused(&StoreError::new(StoreErrorKind::Denied, "refused"), until);
         }
     }
 
@@ -382,13 +403,15 @@ mod tests {
         assert_eq!([(); 2].map(|()| slots.begin_opening()), [true, false]);
         // One by one, once an attempt timed out.
         let reason = StoreError::new(StoreErrorKind::TimedOut, "silent");
-        assert!(slots.attempt_timed_out(ATTEMPT, reason, Instant::now()));
+        slots.attempt_timed_out(ATTEMPT, reason, Instant::now());
         assert_eq!(slots.attempt_limit(), ATTEMPT * 2);
         for _ in 0..2 {
-            callers.clear();
-            assert!(!slots.still_needed());
+            assert!(!slots.is_wanted());
+            slots.gave_up();
         }
-        assert!(!slots.begin_opening());
+        assert!(slots.is_wanted() && !slots.begin_opening());
+        callers.clear();
+        assert!(!slots.is_wanted());
     }
 
     #[test]
@@ -434,7 +457,7 @@ mod tests {
         let used = pool.idle();
         assert_eq!(used.connection, 2);
         pool.put_back(used);
-        pool.wait(Duration::from_secs(1));
+        pool.wait(MAX_IDLE / 3);
         let expired = pool.slots.take_expired(pool.now);
         assert_eq!(expired.len(), 1);
         assert_eq!(expired[0].connection, 1);
@@ -455,12 +478,41 @@ mod tests {
         assert!(caller.try_recv().is_ok());
     }
 
+    // Connections that were opened together would otherwise end together.
+    #[test]
+    fn old_connections_end_one_by_one_and_are_replaced() {
+        let mut pool = Pool::new();
+        let in_use = [1, 2, 3].map(|n| pool.in_use(n));
+        pool.wait(MAX_AGE - AGE_STEP);
+        for (slot, closed) in in_use.into_iter().zip([None, None, Some(3)]) {
+            assert_eq!(pool.put_back(slot), closed);
+        }
+        pool.slots.closed_one();
+        // Its replacement is opened for no caller.
+        assert_eq!([(); 2].map(|()| pool.slots.begin_opening()), [true, false]);
+        assert_eq!(pool.open(4), None);
+        assert_eq!(pool.idle().connection, 4);
+    }
+
+    #[test]
+    fn last_idle_connection_stays_for_the_next_caller() {
+        let mut pool = Pool::new();
+        let [first, second] = [1, 2].map(|n| pool.in_use(n));
+        pool.put_back(first);
+        pool.put_back(second);
+        pool.wait(MAX_AGE * 2);
+        assert_eq!(pool.slots.take_expired(pool.now).len(), 1);
+        assert_eq!(pool.idle().connection, 2);
+    }
+
     #[test]
     fn refusal_reaches_all_callers_and_the_next_ones() {
         let mut pool = Pool::new();
         let mut callers = [(); 3].map(|()| pool.queue());
         assert!(pool.slots.begin_opening());
-        assert!(!pool.refuse());
+        pool.refuse();
+        assert!(!pool.slots.is_wanted());
+        pool.slots.gave_up();
         assert!(callers.iter_mut().all(|caller| matches!(caller.try_recv(), Ok(Err(_)))));
         assert!(matches!(pool.slots.acquire(pool.now), Acquired::Refused(_)));
         pool.wait(Duration::from_millis(100));
@@ -479,14 +531,15 @@ mod tests {
         let in_use = pool.in_use(1);
         let mut caller = pool.queue();
         assert!(pool.slots.begin_opening());
-        assert!(pool.refuse());
+        pool.refuse();
+        assert!(pool.slots.is_wanted());
         assert!(caller.try_recv().is_err());
         let mut later = pool.queue();
         assert_eq!(pool.put_back(in_use), None);
         let slot = caller.try_recv().expect("a connection came").expect("it is good");
         assert_eq!(pool.put_back(slot), None);
         assert!(matches!(later.try_recv(), Ok(Ok(_))));
-        assert!(!pool.slots.still_needed());
+        assert!(!pool.slots.is_wanted());
     }
 
     #[test]
