@@ -209,6 +209,13 @@ impl FromStr for ServerUrl {
         if hosts.contains(',') && !scheme.ends_with("+sentinel") {
             return Err(ServerUrlError::because(SEVERAL_HOSTS));
         }
+        // The `url` crate needs a host behind a user, and the parameter `host` replaces it.
+        let is_postgres = scheme.starts_with("postgres");
+        let names_host = || behind.contains("?host=") || behind.contains("&host=");
+        let first = match first {
+            "" if is_postgres && !user.is_empty() && names_host() => "localhost",
+            first => first,
+        };
         let others = others.split(',').filter(|_| hosts.contains(','));
         let others: Vec<_> = others.map(sentinel_address).collect::<Result<_, _>>()?;
         let url = Url::parse(&format!("{scheme}://{user}{first}{behind}"))

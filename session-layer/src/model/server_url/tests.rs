@@ -159,6 +159,8 @@ fn printed_url_is_scheme_host_and_port() {
         ("postgres://h/app?host=other&port=9", "postgres://other:9"),
         ("postgres:///app?hostaddr=::1", "postgres://[::1]:5432"),
         ("postgres:///app?host=/run/postgres", "postgres://(local socket)"),
+        ("postgres://app@/app?host=/cloudsql/p:r:i", "postgres://(local socket)"),
+        ("postgres://app:pw@/app?sslmode=disable&host=/run/pg", "postgres://(local socket)"),
         ("postgres://%2Frun%2Fpostgres/app", "postgres://(local socket)"),
         ("postgres://", "postgres://(local socket)"),
         ("unix:///run/redis.sock", "unix://(local socket)"),

@@ -84,6 +84,15 @@ mod tests {
     }
 
     #[test]
+    fn user_may_come_without_a_host_if_a_parameter_names_the_socket() {
+        let of = options("postgres://app:pw@/app?host=/cloudsql/project:region:instance");
+        let folder = "/cloudsql/project:region:instance";
+        assert_eq!(of.get_socket().unwrap().to_str(), Some(folder));
+        assert_eq!((of.get_username(), of.get_database()), ("app", Some("app")));
+        assert!("postgres://app:pw@/app".parse::<ServerUrl>().is_err());
+    }
+
+    #[test]
     fn socket_folder_is_no_host_name() {
         let of = options("postgres://%2Frun%2Fpostgres/app");
         assert_eq!(of.get_socket().unwrap().to_str(), Some("/run/postgres"));
