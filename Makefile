@@ -4,7 +4,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ALL := --workspace --all-features
 
-.PHONY: run test install lint it doc subject bench
+.PHONY: run test install lint it doc subject bench bench-peers
 
 ## The quickstart, on the embedded default: nothing to install but cargo.
 run:
@@ -44,3 +44,10 @@ bench:
 	cargo build -p session-testkit
 	$(TARGET)/debug/session-testkit run -- cargo bench -p session-benches
 	$(TARGET)/debug/session-testkit run -- cargo run --release -p session-benches --bin validations -- --write docs/measured.md
+
+## session-layer beside other session crates, in docs/measured.md too. Apart from `bench`, because it builds a workspace
+## of its own with its own lockfile.
+bench-peers:
+	cargo build -p session-testkit
+	cargo build --release --manifest-path benches/peers/Cargo.toml --target-dir $(TARGET)/peers
+	$(TARGET)/debug/session-testkit run -- $(TARGET)/peers/release/session-peers --write docs/measured.md
