@@ -4,7 +4,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ALL := --workspace --all-features
 
-.PHONY: run test install lint it doc subject bench bench-peers
+.PHONY: run test install lint it doc subject bench bench-peers bench-compare
 
 ## The quickstart, on the embedded default: nothing to install but cargo.
 run:
@@ -51,3 +51,7 @@ bench-peers:
 	cargo build -p session-testkit
 	cargo build --release --manifest-path benches/peers/Cargo.toml --target-dir $(TARGET)/peers
 	$(TARGET)/debug/session-testkit run -- $(TARGET)/peers/release/session-peers --write docs/measured.md
+
+## The validations of this checkout beside those of another revision, such as BASE=origin/main. Fails if they are slower.
+bench-compare:
+	benches/compare.sh $(BASE)
