@@ -4,7 +4,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ALL := --workspace --all-features
 
-.PHONY: run test install lint it doc subject bench bench-peers bench-compare
+.PHONY: run test install lint it doc subject bench bench-peers bench-compare bench-growth
 
 ## The quickstart, on the embedded default: nothing to install but cargo.
 run:
@@ -55,3 +55,9 @@ bench-peers:
 ## The validations of this checkout beside those of another revision, such as BASE=origin/main. Fails if they are slower.
 bench-compare:
 	benches/compare.sh $(BASE)
+
+## How costs grow with sessions, callers, data and nodes, as tables in docs/measured.md and as a plot.
+bench-growth:
+	cargo build -p session-testkit
+	$(TARGET)/debug/session-testkit run -- cargo run --release -p session-benches --bin growth -- \
+		--write docs/measured.md --svg docs/growth.svg
