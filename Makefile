@@ -4,7 +4,7 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ALL := --workspace --all-features
 
-.PHONY: run test install lint it doc subject bench
+.PHONY: run test install lint it doc subject bench bench-peers bench-compare bench-growth
 
 ## The quickstart, on the embedded default: nothing to install but cargo.
 run:
@@ -44,3 +44,20 @@ bench:
 	cargo build -p session-testkit
 	$(TARGET)/debug/session-testkit run -- cargo bench -p session-benches
 	$(TARGET)/debug/session-testkit run -- cargo run --release -p session-benches --bin validations -- --write docs/measured.md
+
+## session-layer beside other session crates, in docs/measured.md too. Apart from `bench`, because it builds a workspace
+## of its own with its own lockfile.
+bench-peers:
+	cargo build -p session-testkit
+	cargo build --release --manifest-path benches/peers/Cargo.toml --target-dir $(TARGET)/peers
+	$(TARGET)/debug/session-testkit run -- $(TARGET)/peers/release/session-peers --write docs/measured.md
+
+## The validations of this checkout beside those of another revision, such as BASE=origin/main. Fails if they are slower.
+bench-compare:
+	benches/compare.sh $(BASE)
+
+## How costs grow with sessions, callers, data and nodes, as tables in docs/measured.md and as a plot.
+bench-growth:
+	cargo build -p session-testkit
+	$(TARGET)/debug/session-testkit run -- cargo run --release -p session-benches --bin growth -- \
+		--write docs/measured.md --svg docs/growth.svg

@@ -3,6 +3,8 @@
 //! Absolute times depend more on the machine than on the code. A benchmark therefore reports the
 //! ratio of two measurements of one run.
 
+pub mod validations;
+
 use std::path::{Path, PathBuf};
 
 use session_layer::cache::RedisCache;
@@ -10,7 +12,8 @@ use session_layer::store::PostgresStore;
 use session_layer::{Created, NewSession, Sessions, TokenDigest, Validation};
 use session_testkit::backends::{Backends, Sandbox};
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+/// The error of a benchmark, which ends it.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A service on real servers, with a session that is in the cache.
 #[derive(Debug)]

@@ -4,8 +4,8 @@
 //! A request goes through [`SessionCacheLayer`](session_layer::SessionCacheLayer). Its time runs
 //! from the call to the response. The loop is closed: each of a fixed number of clients sends its
 //! next request after the response to the last. This measures the latency of a validation and the
-//! throughput. An open loop ([`workload`](crate::workload)) shows the effect of a stall on requests
-//! that are due regardless.
+//! throughput. An open loop ([`workload`](crate::workload), and the search of `--find-limit`) shows
+//! the effect of a stall on requests that are due regardless.
 //!
 //! 1. A warm-up, which is not counted, opens connections and prepares plans.
 //! 2. Each session is validated once before it is in the cache. These are the misses.
@@ -13,6 +13,7 @@
 //!    Other work on this machine then affects both sides.
 
 mod judge;
+pub(crate) mod limit;
 mod load;
 mod machine;
 mod report;
@@ -26,7 +27,7 @@ pub use self::machine::Machine;
 pub(crate) use self::{
     judge::{Bar, Figures, Verdict, judge},
     report::Report,
-    run::run,
+    run::{Progress, run},
 };
 
 /// The number of rounds per side.

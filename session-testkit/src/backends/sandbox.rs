@@ -14,8 +14,10 @@ use super::{
 };
 use crate::wait;
 
-/// The limit for cleaning up, because a paused or stopped server must not delay a test.
+/// The limit for cleaning up in a drop, because a paused or stopped server must not delay a test.
 const CLEANUP: Duration = Duration::from_secs(5);
+/// The limit for cleaning up on request. A benchmark removes millions of keys.
+const LONG_CLEANUP: Duration = Duration::from_secs(60);
 
 /// A unique schema name and key namespace on a pair of servers.
 ///
@@ -75,21 +77,19 @@ impl Sandbox {
     /// Removes the schema and the keys now. Unlike a drop, it returns an error if that fails.
     ///
     /// # Errors
-    /// [`BackendError::Failed`] or, after 5 s, [`BackendError::Deadline`].
+    /// [`BackendError::Failed`] or, after 60 s, [`BackendError::Deadline`].
     pub async fn cleanup(mut self) -> Result<(), BackendError> {
         self.armed = false;
-        self.remove().await
+        self.remove(LONG_CLEANUP).await
     }
 
     /// Removes the keys and the schema. An error of one does not stop the other.
-    async fn remove(&self) -> Result<(), BackendError> {
+    async fn remove(&self, waited: Duration) -> Result<(), BackendError> {
         let (keys, schema) = tokio::join!(
-            timeout(CLEANUP, self.remove_keys()),
-            timeout(CLEANUP, self.remove_schema())
+            timeout(waited, self.remove_keys()),
+            timeout(waited, self.remove_schema())
         );
-        let late = |server| {
-            move |_| BackendError::Deadline { action: "clean up", server, waited: CLEANUP }
-        };
+        let late = |server| move |_| BackendError::Deadline { action: "clean up", server, waited };
         keys.map_err(late("Redis"))?.map_err(BackendError::failed("remove the sandbox's keys"))?;
         let dropped = schema.map_err(late("Postgres"))?;
         dropped.map_err(BackendError::failed("drop the sandbox's schema"))
@@ -136,7 +136,7 @@ impl Drop for Sandbox {
         if !self.armed {
             return;
         }
-        if let Some(Err(error)) = wait::blocking(self.remove()) {
+        if let Some(Err(error)) = wait::blocking(self.remove(CLEANUP)) {
             tracing::warn!(
                 error = chain(&error),
                 schema = self.schema,

@@ -18,7 +18,7 @@ use tokio::{
 use crate::{app::App, history::nanos, workload::Latencies};
 
 /// The timeout of a request. The layer promises a shorter time, therefore a longer wait is a hang.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The end of a loop.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use session_layer::store::PostgresStore;
 use session_layer::{
     NewSession, Sessions,
-    cache::{NoCache, RedisCache},
+    cache::{NoCache, RedisCache, SessionCache},
 };
 use tokio::time::Instant;
 
@@ -31,9 +31,9 @@ const LOGINS_AT_ONCE: usize = 4;
 /// The number of PINGs.
 const PINGS: u32 = 200;
 /// The limit for a login's turn, for connecting the cache, and for fills in the background.
-const SOON: Duration = Duration::from_secs(5);
+pub(super) const SOON: Duration = Duration::from_secs(5);
 /// The limit for shutting down each side.
-const SHUTDOWN: Duration = Duration::from_secs(5);
+pub(super) const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// The progress of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,28 +129,30 @@ fn percent(part: u64, whole: u64) -> f64 {
     part as f64 * 100.0 / whole as f64
 }
 
-/// Creates Postgres alone and Postgres behind Redis, each with an application's defaults. Only the
-/// logins may take longer, because they are not measured.
+/// Creates Postgres alone and Postgres behind Redis, each with an application's defaults.
 async fn sides(sandbox: &Sandbox) -> Result<(App, App), BackendError> {
-    let store = || {
-        let store = PostgresStore::builder(sandbox.database_url()).schema(sandbox.schema());
-        store.change_deadline(2 * SOON).build().map_err(BackendError::failed("configure the store"))
-    };
-    let plain = store()?;
+    let plain = store(sandbox)?;
     plain.migrate().await.map_err(BackendError::failed("create the tables"))?;
     let cache = RedisCache::builder(sandbox.redis_url()).namespace(sandbox.namespace()).build();
     let cache = cache.map_err(BackendError::failed("configure the cache"))?;
-    let app = |sessions: Result<Sessions, _>| {
-        sessions.map(App::new).map_err(BackendError::failed("configure session-layer"))
-    };
-    Ok((
-        app(Sessions::builder(NoCache, plain).change_wait(SOON).build())?,
-        app(Sessions::builder(cache, store()?).build())?,
-    ))
+    Ok((app(NoCache, plain)?, app(cache, store(sandbox)?)?))
+}
+
+/// Returns a store whose changes may take longer than an application's, because they are not
+/// measured.
+pub(super) fn store(sandbox: &Sandbox) -> Result<PostgresStore, BackendError> {
+    let store = PostgresStore::builder(sandbox.database_url()).schema(sandbox.schema());
+    store.change_deadline(2 * SOON).build().map_err(BackendError::failed("configure the store"))
+}
+
+/// Returns a node with an application's defaults, whose logins may wait longer.
+pub(super) fn app(cache: impl SessionCache, store: PostgresStore) -> Result<App, BackendError> {
+    let sessions = Sessions::builder(cache, store).change_wait(SOON).build();
+    sessions.map(App::new).map_err(BackendError::failed("configure session-layer"))
 }
 
 /// Creates sessions and returns their `Authorization` values.
-async fn tokens(sessions: &Sessions, count: u32) -> Result<Arc<[String]>, BackendError> {
+pub(super) async fn tokens(sessions: &Sessions, count: u32) -> Result<Arc<[String]>, BackendError> {
     let logins = (0..count).map(|number| {
         let new = NewSession::new(format!("user-{number}")).data("some data of a session");
         sessions.create(new)

@@ -141,3 +141,43 @@ async fn slow_first_logins_do_not_end_the_measurement() -> Outcome {
     assert_eq!(report["figures"]["sent"], 203 + 203 + 30);
     Ok(())
 }
+
+/// Short trials on a busy machine find any limit or none. The document must be consistent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn found_limits_agree_with_their_trials() -> Outcome {
+    let backends = shared().await?;
+    let mut command = testkit_on(&backends);
+    command.args(["bench", "--find-limit", "--duration", "50ms", "--sessions", "10", "--json"]);
+    let Ran { code, stdout, stderr } = run(&mut command).await?;
+    let report: Value = serde_json::from_str(&stdout)?;
+    assert!(matches!(code, 0 | 1), "{code}: {stderr}");
+    assert_eq!(report["ok"], code == 0, "{stdout}");
+    assert!(report["method"].as_str().is_some_and(|it| it.starts_with("open loop")));
+    for half in ["healthy", "withoutRedis"] {
+        let found = &report[half];
+        let trials = found["trials"].as_array().ok_or("trials")?;
+        let count = |trial: &Value, name: &str| trial[name].as_u64().unwrap_or_default();
+        let mut highest = Value::Null;
+        for trial in trials {
+            let answered = trial["latency"]["count"].as_u64().unwrap_or_default();
+            let (due, failed) = (count(trial, "due"), count(trial, "failed"));
+            assert!(due > 0 && due == answered + failed, "{trial}");
+            assert_eq!(trial["passed"], (failed + count(trial, "late")) * 100 <= due, "{trial}");
+            if trial["passed"] == true && trial["rate"].as_u64() > highest.as_u64() {
+                highest = trial["rate"].clone();
+            }
+        }
+        assert_eq!(found["limit"], highest, "{found}");
+    }
+    assert!(report["healthy"]["hitRate"].as_f64() > Some(0.0), "{stdout}");
+    assert_eq!(report["withoutRedis"]["hitRate"], 0.0, "{stdout}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn bar_without_a_search_is_a_bad_argument() -> Outcome {
+    let ran = run(testkit().args(["bench", "--bar", "20ms"])).await?;
+    assert_eq!((ran.code, ran.stdout.as_str()), (2, ""));
+    assert!(ran.stderr.contains("--find-limit"), "{}", ran.stderr);
+    Ok(())
+}

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use futures_util::StreamExt as _;
@@ -9,7 +10,6 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response};
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
-use session_benches::key;
 use session_layer::cache::RedisCache;
 use session_layer::store::PostgresStore;
 use session_layer::{
@@ -22,19 +22,21 @@ use sqlx::{
 };
 use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 
-use crate::Error;
-use crate::load::Load;
+use super::{Load, Row, Subject};
+use crate::{Error, key};
 
 /// Callers that warm a cache.
 const WARMING: usize = 64;
 /// A near cache that holds every session.
 const NEAR_CACHE: usize = 256 << 20;
+/// The deadline of a validation. A stall of the machine must not end the measurement.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections of the bare pool.
 const POOL: u32 = 10;
 
 /// The names of the subjects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// GET over one multiplexed connection of redis-rs.
     RedisGet,
     /// A request that the layer answers from Redis.
@@ -51,14 +53,17 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Returns the bare command beside which this is measured.
-    pub(crate) fn bare(self) -> Self {
+    #[must_use]
+    pub fn bare(self) -> Self {
         match self {
             Self::RedisGet | Self::Hit | Self::HitSealed | Self::NearHit => Self::RedisGet,
             Self::PostgresGet | Self::PostgresAlone => Self::PostgresGet,
         }
     }
 
-    pub(crate) fn name(self) -> &'static str {
+    /// Returns the name of its row.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::RedisGet => "bare GET",
             Self::Hit => "Redis hit",
@@ -73,40 +78,44 @@ impl Kind {
 type Inner = fn(Request<()>) -> std::future::Ready<Result<Response<()>, Infallible>>;
 type Guarded = SessionCacheService<tower::util::ServiceFn<Inner>>;
 
-/// A subject that one caller calls. Clones share connections.
+/// GET over one multiplexed connection.
 #[derive(Clone)]
-pub(crate) enum Subject {
-    Redis(MultiplexedConnection, Arc<[String]>),
-    Layer(Guarded, Arc<[HeaderValue]>, Sessions),
-    Postgres(PgPool, SqlStr, Arc<[TokenDigest]>),
+struct Get(MultiplexedConnection, Arc<[String]>);
+
+impl Subject for Get {
+    async fn call(&mut self, session: usize) -> Result<(), Error> {
+        let value: Vec<u8> = self.0.get(&self.1[session]).await?;
+        if value.is_empty() { Err("the session is not in Redis".into()) } else { Ok(()) }
+    }
 }
 
-impl Subject {
-    /// Asks for this session, which is valid.
-    pub(crate) async fn call(&mut self, session: usize) -> Result<(), Error> {
-        match self {
-            Self::Redis(connection, keys) => {
-                let value: Vec<u8> = connection.get(&keys[session]).await?;
-                if value.is_empty() { Err("the session is not in Redis".into()) } else { Ok(()) }
-            }
-            Self::Layer(service, headers, sessions) => {
-                let mut request = Request::new(());
-                request.headers_mut().insert(AUTHORIZATION, headers[session].clone());
-                let response = service.ready().await?.call(request).await?;
-                if response.status().is_success() {
-                    Ok(())
-                } else {
-                    let reasons = sessions.health().await.errors.join("\n");
-                    Err(format!("the layer's answer was {}: {reasons}", response.status()).into())
-                }
-            }
-            Self::Postgres(pool, statement, digests) => {
-                let digest = digests[session].as_bytes().as_slice();
-                let row = sqlx::query(statement.clone()).bind(digest).fetch_one(&*pool).await?;
-                row.try_get::<&str, _>("user_id")?;
-                Ok(())
-            }
+/// A request through the layer.
+#[derive(Clone)]
+struct Guard(Guarded, Arc<[HeaderValue]>, Sessions);
+
+impl Subject for Guard {
+    async fn call(&mut self, session: usize) -> Result<(), Error> {
+        let mut request = Request::new(());
+        request.headers_mut().insert(AUTHORIZATION, self.1[session].clone());
+        let response = self.0.ready().await?.call(request).await?;
+        if response.status().is_success() {
+            return Ok(());
         }
+        let reasons = self.2.health().await.errors.join("\n");
+        Err(format!("the layer's answer was {}: {reasons}", response.status()).into())
+    }
+}
+
+/// A look-up by primary key.
+#[derive(Clone)]
+struct Select(PgPool, SqlStr, Arc<[TokenDigest]>);
+
+impl Subject for Select {
+    async fn call(&mut self, session: usize) -> Result<(), Error> {
+        let digest = self.2[session].as_bytes().as_slice();
+        let row = sqlx::query(self.1.clone()).bind(digest).fetch_one(&self.0).await?;
+        row.try_get::<&str, _>("user_id")?;
+        Ok(())
     }
 }
 
@@ -121,13 +130,19 @@ fn answer(request: Request<()>) -> std::future::Ready<Result<Response<()>, Infal
 
 /// The servers, with the sessions in Postgres.
 #[derive(Debug)]
-pub(crate) struct Deployment {
-    pub(crate) backends: Backends,
-    sandbox: Sandbox,
+pub struct Deployment {
+    /// The servers.
+    pub backends: Backends,
+    /// The schema and the namespace of keys.
+    pub sandbox: Sandbox,
 }
 
 impl Deployment {
-    pub(crate) async fn start(load: &Load) -> Result<Self, Error> {
+    /// Starts servers, or uses the given ones, and creates the sessions in Postgres.
+    ///
+    /// # Errors
+    /// If servers cannot be started or used. The error states what to do.
+    pub async fn start(load: &Load) -> Result<Self, Error> {
         let backends = Backends::start().await?;
         let sandbox = backends.sandbox();
         let deployment = Self { backends, sandbox };
@@ -153,7 +168,11 @@ impl Deployment {
 
     fn store(&self) -> Result<PostgresStore, Error> {
         let builder = PostgresStore::builder(self.sandbox.database_url());
-        Ok(builder.schema(self.sandbox.schema()).max_connections(20).build()?)
+        Ok(builder
+            .schema(self.sandbox.schema())
+            .max_connections(20)
+            .read_deadline(PATIENCE)
+            .build()?)
     }
 
     fn sessions(&self, namespace: &str, kind: Kind) -> Result<Sessions, Error> {
@@ -163,15 +182,20 @@ impl Deployment {
         }
         Ok(Sessions::builder(cache.build()?, self.store()?)
             .near_cache(if kind == Kind::NearHit { NEAR_CACHE } else { 0 })
-            .ttl(std::time::Duration::from_secs(3600))
+            .validation_timeout(PATIENCE)
+            .ttl(Duration::from_secs(3600))
             .build()?)
     }
 
     /// Starts a subject, with all sessions in its cache.
-    pub(crate) async fn subject(&self, kind: Kind, load: &Load) -> Result<Subject, Error> {
+    ///
+    /// # Errors
+    /// If a server rejects a command.
+    pub async fn row(&self, kind: Kind, load: &Load) -> Result<Row, Error> {
+        let name = kind.name();
         let digests = load.tokens.iter().map(|token| TokenDigest::of(token));
         let namespace = format!("{}:{}", self.sandbox.namespace(), kind.name().replace(' ', "-"));
-        Ok(match kind {
+        let row = match kind {
             Kind::RedisGet => {
                 let mut connection = self.backends.redis().connect().await?;
                 let keys: Arc<[String]> = digests.map(|digest| key(&namespace, &digest)).collect();
@@ -180,7 +204,7 @@ impl Deployment {
                     let pairs: Vec<_> = keys.iter().map(|key| (key, &value)).collect();
                     let () = connection.mset(&pairs).await?;
                 }
-                Subject::Redis(connection, keys)
+                Row::new(name, Get(connection, keys))
             }
             Kind::PostgresGet => {
                 let schema = self.sandbox.schema();
@@ -191,31 +215,37 @@ impl Deployment {
                      WHERE token_digest = $1"
                 );
                 let statement = AssertSqlSafe(statement).into_sql_str();
-                Subject::Postgres(pool, statement, digests.collect())
+                Row::new(name, Select(pool, statement, digests.collect()))
             }
             Kind::Hit | Kind::HitSealed | Kind::NearHit => {
                 let sessions = self.sessions(&namespace, kind)?;
                 warm(&sessions, load).await?;
-                layer(sessions, load)?
+                Row::new(name, layer(sessions, load)?)
             }
             Kind::PostgresAlone => {
                 let sessions = self.sessions(&namespace, kind)?;
                 sessions.set_mode(CacheMode::Bypass);
-                layer(sessions, load)?
+                Row::new(name, layer(sessions, load)?)
             }
-        })
+        };
+        let bare = kind.bare();
+        Ok(if kind == bare { row } else { row.ratio(name, bare.name()) })
     }
 
-    pub(crate) async fn stop(self) -> Result<(), Error> {
+    /// Removes the schema and the keys.
+    ///
+    /// # Errors
+    /// If a server rejects a command.
+    pub async fn stop(self) -> Result<(), Error> {
         Ok(self.sandbox.cleanup().await?)
     }
 }
 
-fn layer(sessions: Sessions, load: &Load) -> Result<Subject, Error> {
+fn layer(sessions: Sessions, load: &Load) -> Result<Guard, Error> {
     let service = SessionCacheLayer::new(sessions.clone()).layer(service_fn(answer as Inner));
     let header = |token| HeaderValue::try_from(format!("Bearer {token}"));
     let headers = load.tokens.iter().map(header).collect::<Result<_, _>>()?;
-    Ok(Subject::Layer(service, headers, sessions))
+    Ok(Guard(service, headers, sessions))
 }
 
 /// Validates each session until the cache has answered for all of them.
