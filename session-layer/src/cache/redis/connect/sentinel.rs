@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use redis::RedisConnectionInfo;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::failure::{self, ConnectError};
@@ -44,18 +45,10 @@ impl Connector {
         sentinels: &Sentinels,
         limit: Duration,
     ) -> Result<Address, ConnectError> {
-        let mut login = RedisConnectionInfo::default();
-        if let Some(source) = &self.sentinel_credentials {
-            let used = self.fetch(&**source).await?;
-            login = login.set_password(used.credential.secret());
-            if let Some(user) = used.credential.user_name() {
-                login = login.set_username(user);
-            }
-        }
-        let deadline = Instant::now() + limit;
+        let login = OnceCell::new();
         let total = sentinels.addresses.len();
         let mut asked: FuturesUnordered<_> = (sentinels.addresses.iter())
-            .map(|at| self.ask(at, &sentinels.service, &login, deadline))
+            .map(|at| self.ask(at, &sentinels.service, &login, limit))
             .collect();
         let (mut answers, mut failed) = (Vec::new(), None);
         while let Some(answer) = asked.next().await {
@@ -75,14 +68,29 @@ impl Connector {
         }
     }
 
+    async fn sentinel_login(&self) -> Result<RedisConnectionInfo, ConnectError> {
+        let login = RedisConnectionInfo::default();
+        let Some(source) = &self.sentinel_credentials else { return Ok(login) };
+        let used = self.fetch(&**source).await.map_err(ConnectError::of_sentinel)?;
+        let login = login.set_password(used.credential.secret());
+        Ok(match used.credential.user_name() {
+            Some(user) => login.set_username(user),
+            None => login,
+        })
+    }
+
     async fn ask(
         &self,
         at: &Address,
         service: &str,
-        login: &RedisConnectionInfo,
-        deadline: Instant,
+        login: &OnceCell<Result<RedisConnectionInfo, ConnectError>>,
+        limit: Duration,
     ) -> Result<Answer, ConnectError> {
-        let opened = self.open(at, login, deadline).await;
+        let stream = self.open(at, Instant::now() + limit).await?;
+        let login = login.get_or_init(|| self.sentinel_login()).await;
+        let login = login.as_ref().map_err(Clone::clone)?;
+        let deadline = Instant::now() + limit;
+        let opened = self.authenticate(at, login, stream, deadline).await;
         let connection = opened.map_err(ConnectError::of_sentinel)?;
         let mut sentinel = connection.commands.clone();
         let mut command = redis::cmd("SENTINEL");
