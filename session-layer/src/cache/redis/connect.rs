@@ -7,7 +7,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,10 +63,11 @@ pub(super) const SUPERVISOR_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(3);
 /// The limit of an attempt to find out what a port speaks.
 const PEEK: Duration = Duration::from_millis(250);
-/// The longest time of [`Connector::connect`] by the supervisor. Twice, for a sentinel and then for
-/// Redis, it opens a stream, fetches a credential and sends the first commands.
+/// The longest time of [`Connector::connect`] by the supervisor. It looks sentinels up in half a
+/// step. Then, for a sentinel and for Redis, it opens a stream, fetches a credential and sends the
+/// first commands.
 pub(super) const LONGEST_CONNECT: Duration = SUPERVISOR_TIMEOUT
-    .saturating_mul(4)
+    .saturating_mul(5)
     .saturating_add(CREDENTIALS_TIMEOUT.saturating_mul(2))
     .saturating_add(PEEK.saturating_mul(2));
 
@@ -81,9 +82,12 @@ pub(super) struct OpenConnection {
     pub(super) driver: Arc<AbortOnDropHandle<()>>,
 }
 
+// It is public for the testkit only. It implements a trait of the `redis` crate, whose version is no
+// part of our interface.
 /// One connection to Redis, opened as a [`RedisCache`](super::RedisCache) opens its own. It is for
 /// commands that examine a deployment. Clones share it.
 #[derive(Clone)]
+#[doc(hidden)]
 pub struct RedisConnection(OpenConnection);
 
 impl fmt::Debug for RedisConnection {
@@ -136,7 +140,12 @@ impl Used {
 /// The address of a server, as far as it is known before connecting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Address {
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+        /// The address of the host that is meant, if it has several.
+        ip: Option<IpAddr>,
+    },
     Unix(PathBuf),
 }
 
@@ -217,7 +226,9 @@ impl Connector {
             ));
         }
         let address = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port },
+            ConnectionAddr::Tcp(host, port) => {
+                Address::Tcp { host: host.clone(), port: *port, ip: None }
+            }
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
             _ => return Err(bad(ServerUrlError::because("its scheme is not supported"))),
         };
@@ -400,7 +411,7 @@ impl Connector {
 
 /// Opens a stream to the first address of the host that accepts it.
 async fn connect(at: &Address, deadline: Instant) -> Result<Box<dyn Stream>, ConnectError> {
-    let (host, port) = match at {
+    let addresses = match at {
         Address::Unix(path) => {
             let opened = within(deadline, UnixStream::connect(path)).await;
             let opened = opened.ok_or_else(|| failure::timed_out(at, "the connection"))?;
@@ -409,13 +420,13 @@ async fn connect(at: &Address, deadline: Instant) -> Result<Box<dyn Stream>, Con
                 Err(error) => Err(failure::connecting(at, error)),
             };
         }
-        Address::Tcp { host, port } => (host.as_str(), *port),
+        Address::Tcp { port, ip: Some(ip), .. } => vec![SocketAddr::new(*ip, *port)],
+        Address::Tcp { host, port, ip: None } => {
+            let found = within(deadline, lookup_host((host.as_str(), *port))).await;
+            let found = found.ok_or_else(|| failure::timed_out(at, "the look-up of its name"))?;
+            found.map_err(|error| failure::name(at, error))?.collect()
+        }
     };
-    let addresses = within(deadline, lookup_host((host, port))).await;
-    let addresses: Vec<SocketAddr> = addresses
-        .ok_or_else(|| failure::timed_out(at, "the look-up of its name"))?
-        .map_err(|error| failure::name(at, error))?
-        .collect();
     let attempts = addresses.into_iter().map(|address| TcpStream::connect(address).boxed());
     let attempts: Vec<_> = attempts.collect();
     if attempts.is_empty() {
@@ -467,7 +478,18 @@ impl Address {
     fn tcp(text: &str) -> Self {
         let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Self::Tcp { host, port: port.parse().unwrap_or_default() }
+        Self::Tcp { host, port: port.parse().unwrap_or_default(), ip: None }
+    }
+
+    /// Returns whether both lead to one place, as far as their names have been looked up.
+    fn is_same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Tcp { port, ip: Some(ip), .. },
+                Self::Tcp { port: other_port, ip: Some(other_ip), .. },
+            ) => (port, ip) == (other_port, other_ip),
+            _ => self == other,
+        }
     }
 }
 
@@ -483,8 +505,11 @@ impl fmt::Display for Server {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port, ip: Some(ip) } if ip.to_string() != *host => {
+                write!(f, "{host}:{port} ({ip})")
+            }
+            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
             Self::Unix(_) => f.write_str("the local socket"),
         }
     }
