@@ -94,7 +94,7 @@ pub(crate) async fn changed(source: &dyn Credentials, used: &Credential) {
                  their own ends. Correct it, and restart"
             );
         });
-        pending().await
+        pending::<()>().await;
     }
 }
 
