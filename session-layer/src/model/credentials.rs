@@ -3,18 +3,23 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, pending};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::Once;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 /// The interval at which a password file is read to find out whether it has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The shortest time after which a credential is renewed.
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "Redis uses it"))]
-const SOONEST: Duration = Duration::from_millis(10);
+const SOONEST: Duration = Duration::from_millis(100);
 
 /// A boxed future, as the methods of [`Credentials`] return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -56,6 +61,40 @@ where
 {
     fn current(&self) -> BoxFuture<'_, Result<Credential, CredentialsError>> {
         Box::pin(self())
+    }
+}
+
+/// Fetches a credential within this limit. A source that panics has no credential.
+#[cfg_attr(
+    not(any(feature = "redis", feature = "postgres")),
+    allow(dead_code, reason = "the servers use it")
+)]
+pub(crate) async fn fetch(
+    source: &dyn Credentials,
+    limit: Duration,
+) -> Result<Credential, CredentialsError> {
+    // The method may panic before it returns a future.
+    let call = AssertUnwindSafe(async { source.current().await }).catch_unwind();
+    match timeout(limit, call).await {
+        Ok(Ok(fetched)) => fetched,
+        Ok(Err(_panic)) => Err(CredentialsError::new("their source panicked, see the log")),
+        Err(_elapsed) => Err(CredentialsError::new("their source did not respond in time")),
+    }
+}
+
+/// Waits until another credential than `used` should be used. A source that panics never changes.
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "Redis uses it"))]
+pub(crate) async fn changed(source: &dyn Credentials, used: &Credential) {
+    static LOGGED: Once = Once::new();
+    let call = AssertUnwindSafe(async { source.changed(used).await }).catch_unwind();
+    if call.await.is_err() {
+        LOGGED.call_once(|| {
+            tracing::error!(
+                "Credentials::changed panicked: open connections use another credential only once \
+                 their own ends. Correct it, and restart"
+            );
+        });
+        pending::<()>().await;
     }
 }
 
@@ -107,6 +146,7 @@ impl Credential {
     }
 
     /// Returns after which time a new credential is fetched.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "Redis renews them"))]
     pub(crate) fn renew_after(&self) -> Option<Duration> {
         self.valid_for.map(|span| (span / 4 * 3).max(SOONEST))
     }
@@ -154,7 +194,7 @@ impl StdError for CredentialsError {
 
 /// A file that contains a password. It is read for each new connection. Once a second it is read
 /// again, and a new password authenticates the open connections as well.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PasswordFile {
     path: PathBuf,
     user: Option<String>,
@@ -173,7 +213,14 @@ impl PasswordFile {
         self
     }
 
-    fn read(&self) -> Result<Credential, CredentialsError> {
+    /// Reads the file on a thread for blocking calls, because its volume may hang.
+    async fn read(&self) -> Result<Credential, CredentialsError> {
+        let file = self.clone();
+        let read = spawn_blocking(move || file.read_now()).await;
+        read.unwrap_or_else(|_ended| Err(CredentialsError::new("the runtime is ending")))
+    }
+
+    fn read_now(&self) -> Result<Credential, CredentialsError> {
         let text = std::fs::read_to_string(&self.path).map_err(|error| {
             // The path is not repeated, because it may be a password in the wrong variable.
             CredentialsError::new(format!("the password file cannot be read ({error})"))
@@ -187,9 +234,16 @@ impl PasswordFile {
     }
 }
 
+impl fmt::Debug for PasswordFile {
+    /// Formats no path, because it may be a password in the wrong variable.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PasswordFile").finish_non_exhaustive()
+    }
+}
+
 impl Credentials for PasswordFile {
     fn current(&self) -> BoxFuture<'_, Result<Credential, CredentialsError>> {
-        Box::pin(async { self.read() })
+        Box::pin(self.read())
     }
 
     fn changed<'a>(&'a self, used: &'a Credential) -> BoxFuture<'a, ()> {
@@ -197,7 +251,7 @@ impl Credentials for PasswordFile {
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
                 // An unreadable file changes nothing for an authenticated connection.
-                if self.read().is_ok_and(|read| !read.is_same(used)) {
+                if self.read().await.is_ok_and(|read| !read.is_same(used)) {
                     return;
                 }
             }
@@ -228,8 +282,29 @@ mod tests {
     fn secrets_are_not_formatted() {
         let credential = Credential::new(SECRET).user(SECRET);
         assert!(!format!("{credential:?}").contains(SECRET));
-        let error = PasswordFile::new(SECRET).read().unwrap_err();
-        assert!(!format!("{error} {error:?}").contains(SECRET), "{error:?}");
+        let file = PasswordFile::new(SECRET).user(SECRET);
+        let error = file.read_now().unwrap_err();
+        assert!(!format!("{file:?} {error} {error:?}").contains(SECRET), "{error:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn panic_and_elapsed_limit_are_errors_of_the_source() {
+        struct Panics;
+        impl Credentials for Panics {
+            fn current(&self) -> BoxFuture<'_, Result<Credential, CredentialsError>> {
+                panic!("for the test")
+            }
+            fn changed<'a>(&'a self, _: &'a Credential) -> BoxFuture<'a, ()> {
+                panic!("for the test")
+            }
+        }
+        let limit = Duration::from_secs(1);
+        let error = fetch(&Panics, limit).await.unwrap_err();
+        assert!(error.to_string().contains("panicked"), "{error}");
+        let error = fetch(&pending::<Result<Credential, CredentialsError>>, limit).await;
+        assert!(error.unwrap_err().to_string().contains("in time"));
+        let used = Credential::new(SECRET);
+        assert!(timeout(limit, changed(&Panics, &used)).await.is_err());
     }
 
     #[tokio::test]

@@ -63,7 +63,7 @@ impl TlsSettings {
 
     /// Accepts every certificate of the server. Anyone between this process and the server can then
     /// read the password and every session, and change them. The log and the health document warn.
-    /// Defaults to false.
+    /// It excludes a CA, which would have no effect. Defaults to false.
     pub fn insecure(mut self, insecure: bool) -> Self {
         self.insecure = insecure;
         self

@@ -45,6 +45,12 @@ async fn number(admin: &mut MultiplexedConnection, section: &str, name: &str) ->
     Ok(digits.parse().unwrap_or_default())
 }
 
+async fn until_two_links(sessions: &Sessions) -> Outcome {
+    let connected = async || sessions.health().await.session_cache.pool.available > 1;
+    wait::until("two links", SOON, connected).await?;
+    Ok(())
+}
+
 // Each rotation also ends all connections, so the next ones need the new password.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotated_password_file_fails_no_validation() -> Outcome {
@@ -85,10 +91,7 @@ async fn changed_password_file_authenticates_open_connections() -> Outcome {
     let sessions = sessions(&servers, PasswordFile::new(&file)).await?;
     let alice = login(&sessions, "alice").await?;
     until_hit(&sessions, &alice).await?;
-    wait::until("two links", SOON, async || {
-        sessions.health().await.session_cache.pool.available > 1
-    })
-    .await?;
+    until_two_links(&sessions).await?;
     let connections = number(&mut admin, "stats", "total_connections_received").await?;
     let auths = number(&mut admin, "commandstats", "cmdstat_auth:calls").await?;
     write(&file, "two")?;
@@ -130,7 +133,7 @@ async fn token_that_ends_is_renewed_on_open_connections() -> Outcome {
     .await?;
     let alice = login(&sessions, "alice").await?;
     until_hit(&sessions, &alice).await?;
-    wait::until("two links", SOON, async || issued.load(Ordering::SeqCst) >= 2).await?;
+    until_two_links(&sessions).await?;
     until_hit(&sessions, &alice).await?;
     let before = sessions.metrics();
     let connections = number(&mut admin, "stats", "total_connections_received").await?;
@@ -170,10 +173,63 @@ async fn missing_credential_is_reported_and_retried() -> Outcome {
     write(&file, "s3cret")?;
     until_connected(&sessions).await?;
     until_hit(&sessions, &alice).await?;
-    // The credential cannot be renewed. The open connections stay authenticated.
+    // The open connections stay authenticated.
     std::fs::remove_file(&file)?;
     until_hit(&sessions, &alice).await?;
-    assert_contains(&sessions.recent_errors().join("\n"), &["REDIS_PASSWORD_FILE"], &"errors");
+    acl(&mut admin, &["SETUSER", "default", "nopass"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_renewal_is_reported_for_open_connections_only() -> Outcome {
+    const EXPIRING: usize = 0;
+    const FAILING: usize = 1;
+    const LASTING: usize = 2;
+    let servers = Servers::own_redis().await?;
+    let mut admin = servers.redis().await?;
+    acl(&mut admin, &["SETUSER", "default", "resetpass", ">s3cret"]).await?;
+    let phase = Arc::new(AtomicUsize::new(EXPIRING));
+    let source = Arc::clone(&phase);
+    let sessions = sessions(&servers, move || {
+        let fetched = match source.load(Ordering::SeqCst) {
+            EXPIRING => Ok(Credential::new("s3cret").valid_for(Duration::from_secs(2))),
+            FAILING => Err(CredentialsError::new("the vault is sealed")),
+            _ => Ok(Credential::new("s3cret")),
+        };
+        async { fetched }
+    })
+    .await?;
+    let alice = login(&sessions, "alice").await?;
+    until_hit(&sessions, &alice).await?;
+    until_two_links(&sessions).await?;
+    let reported = async || {
+        let errors = sessions.health().await.errors.join("\n");
+        errors.contains("could not be renewed: the vault is sealed")
+    };
+    phase.store(FAILING, Ordering::SeqCst);
+    wait::until("the failed renewal in health", SOON, &reported).await?;
+    until_hit(&sessions, &alice).await?;
+    // New connections have a credential that needs no renewal.
+    phase.store(LASTING, Ordering::SeqCst);
+    let kill = ["KILL", "TYPE", "normal", "SKIPME", "yes"];
+    cmd("CLIENT").arg(&kill).exec_async(&mut admin).await?;
+    wait::until("no failed renewal in health", SOON, async || !reported().await).await?;
+    until_hit(&sessions, &alice).await?;
+    acl(&mut admin, &["SETUSER", "default", "nopass"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_database_after_a_good_password_is_named() -> Outcome {
+    let servers = Servers::own_redis().await?;
+    let mut admin = servers.redis().await?;
+    acl(&mut admin, &["SETUSER", "default", "resetpass", ">s3cret"]).await?;
+    for parameters in ["", "?protocol=resp3"] {
+        let url = format!("redis://:s3cret@{}/99{parameters}", servers.redis.address());
+        let error = RedisCache::builder(url).connect(Duration::from_secs(1)).await;
+        let error = error.expect_err("there are 16 databases").to_string();
+        assert_contains(&error, &["number of the database", "databases"], &"error");
+    }
     acl(&mut admin, &["SETUSER", "default", "nopass"]).await?;
     Ok(())
 }

@@ -87,6 +87,11 @@ async fn refusals_of_other_servers_are_named() -> Outcome {
             "protected mode",
         ),
         (b"-ERR max number of clients reached\r\n", ConnectCause::Rejected, "limit of clients"),
+        (
+            b"-ERR unknown command 'AUTH', with args beginning with: 'u' 's3cret' \r\n",
+            ConnectCause::Rejected,
+            "'AUTH'",
+        ),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", ConnectCause::Protocol, "HTTP"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", ConnectCause::Protocol, "protocol of Redis"),
         (b"", ConnectCause::Network, "closed the connection"),

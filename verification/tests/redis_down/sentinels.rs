@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use session_layer::cache::{ConnectCause, RedisCache};
-use session_layer::connect::{Credential, CredentialsError};
+use session_layer::connect::{Credential, CredentialsError, PasswordFile};
 use session_layer::{Created, Sessions, Visibility};
 use session_testkit::backends::{Backend, Sentinels};
 
@@ -122,6 +122,11 @@ async fn wrong_address_of_sentinels_is_named() -> Outcome {
         ] {
             assert_failure(&url, cause, why).await?;
         }
+        let missing = RedisCache::builder(sentinels.url())
+            .sentinel_credentials(PasswordFile::new("/no/such/file"))
+            .connect(std::time::Duration::from_secs(1));
+        let error = missing.await.expect_err("there is no file");
+        assert!(error.remedy().contains("REDIS_SENTINEL_PASSWORD"), "{error}");
         Ok(())
     })
     .await

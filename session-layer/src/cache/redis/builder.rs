@@ -126,6 +126,8 @@ impl RedisCacheBuilder {
     /// # Errors
     /// [`ConnectError`] names the cause. An error of the settings has the cause
     /// [`Settings`](super::ConnectCause::Settings).
+    // It is public for the testkit only, because it exposes the version of the `redis` crate.
+    #[doc(hidden)]
     pub async fn connect(self, limit: Duration) -> Result<RedisConnection, ConnectError> {
         let connector = Connector::new(self.url, self.access).map_err(ConnectError::settings)?;
         connector.connect_once(limit).await
@@ -239,6 +241,15 @@ mod tests {
         let tls = TlsSettings::new().insecure(true);
         let refused = builder().tls(tls).build().unwrap_err();
         assert!(refused.to_string().contains("rediss://"), "{refused}");
+    }
+
+    #[cfg(feature = "tls")]
+    #[tokio::test]
+    async fn insecure_tls_excludes_a_ca() {
+        let tls = TlsSettings::new().insecure(true).ca_file("/ca");
+        let refused = RedisCache::builder("rediss://localhost").tls(tls).build().unwrap_err();
+        assert!(matches!(refused, ConfigError::Combination(_)), "{refused:?}");
+        assert!(refused.to_string().contains("REDIS_TLS_INSECURE"), "{refused}");
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ use self::sentinel::Sentinels;
 #[cfg(feature = "tls")]
 use self::tls::Tls;
 use super::identity::{self, Identity};
-use crate::model::credentials::{Credential, Credentials, CredentialsError};
+use crate::model::credentials::{Credential, Credentials, fetch};
 use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
 use crate::model::tls::TlsSettings;
@@ -60,9 +60,16 @@ const ABANDONED: Duration = Duration::from_secs(5);
 /// The timeout of connecting and of checks by the supervisor. No request waits for these.
 pub(super) const SUPERVISOR_TIMEOUT: Duration = Duration::from_secs(1);
 /// The limit of the source of credentials. A token may come from another service.
-pub(super) const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(3);
 /// The limit of an attempt to find out what a port speaks.
 const PEEK: Duration = Duration::from_millis(250);
+/// The longest time of [`Connector::connect`] by the supervisor. It looks sentinels up in half a
+/// step. Then, for a sentinel and for Redis, it opens a stream, fetches a credential and sends the
+/// first commands.
+pub(super) const LONGEST_CONNECT: Duration = SUPERVISOR_TIMEOUT
+    .saturating_mul(5)
+    .saturating_add(CREDENTIALS_TIMEOUT.saturating_mul(2))
+    .saturating_add(PEEK.saturating_mul(2));
 
 /// A stream of bytes to a server.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -75,9 +82,12 @@ pub(super) struct OpenConnection {
     pub(super) driver: Arc<AbortOnDropHandle<()>>,
 }
 
+// It is public for the testkit only. It implements a trait of the `redis` crate, whose version is no
+// part of our interface.
 /// One connection to Redis, opened as a [`RedisCache`](super::RedisCache) opens its own. It is for
 /// commands that examine a deployment. Clones share it.
 #[derive(Clone)]
+#[doc(hidden)]
 pub struct RedisConnection(OpenConnection);
 
 impl fmt::Debug for RedisConnection {
@@ -130,7 +140,12 @@ impl Used {
 /// The address of a server, as far as it is known before connecting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Address {
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+        /// The address of the host that is meant, if it has several.
+        ip: Option<IpAddr>,
+    },
     Unix(PathBuf),
 }
 
@@ -159,7 +174,7 @@ pub(super) struct Connector {
     credentials: Option<Arc<dyn Credentials>>,
     sentinel_credentials: Option<Arc<dyn Credentials>>,
     #[cfg(feature = "tls")]
-    tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Connector {
@@ -186,6 +201,12 @@ impl Connector {
                  with rediss://: begin REDIS_URL with it, or unset them",
             ));
         }
+        if tls.insecure && tls.ca.is_some() {
+            return Err(ConfigError::Combination(
+                "REDIS_TLS_INSECURE (TlsSettings::insecure) accepts every certificate, so \
+                 REDIS_TLS_CA_FILE (ca_file, ca_pem) has no effect: remove one of them",
+            ));
+        }
         // The library's error may repeat a part of the URL.
         let info = url.without_tls().into_connection_info();
         let info = info.map_err(|_repeats_it| {
@@ -205,7 +226,9 @@ impl Connector {
             ));
         }
         let address = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => Address::Tcp { host: host.clone(), port: *port },
+            ConnectionAddr::Tcp(host, port) => {
+                Address::Tcp { host: host.clone(), port: *port, ip: None }
+            }
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
             _ => return Err(bad(ServerUrlError::because("its scheme is not supported"))),
         };
@@ -222,7 +245,7 @@ impl Connector {
             sentinel_credentials,
             #[cfg(feature = "tls")]
             tls: match url.is_rediss() {
-                true => Some(Tls::new(tls).map_err(ConfigError::tls)?),
+                true => Some(Arc::new(Tls::new(tls).map_err(ConfigError::tls)?)),
                 false => None,
             },
         })
@@ -248,9 +271,15 @@ impl Connector {
         credential.user_name().or(self.settings.username())
     }
 
-    /// Connects, authenticates and reads the identity of the server. `limit` is the time for that,
-    /// once the credential is there.
+    /// Connects, authenticates and reads the identity of the server. `limit` is the time of each
+    /// step: the stream, and the first commands. The source of credentials has its own limit. It is
+    /// called once the stream is open, because a server that is down needs no token.
     pub(super) async fn connect(&self, limit: Duration) -> Result<Connected, ConnectError> {
+        let at = &match &self.server {
+            Server::At(address) => address.clone(),
+            Server::Behind(sentinels) => self.find_master(sentinels, limit).await?,
+        };
+        let stream = self.open(at, Instant::now() + limit).await?;
         let (login, used) = match &self.credentials {
             None => (self.settings.clone(), None),
             Some(source) => {
@@ -258,12 +287,8 @@ impl Connector {
                 (self.login(&used.credential), Some(used))
             }
         };
-        let at = &match &self.server {
-            Server::At(address) => address.clone(),
-            Server::Behind(sentinels) => self.find_master(sentinels, limit).await?,
-        };
         let deadline = Instant::now() + limit;
-        let connection = self.open(at, &login, deadline).await?;
+        let connection = self.authenticate(at, &login, stream, deadline).await?;
         let mut commands = connection.commands.clone();
         let identity = within(deadline, identity::read(&mut commands)).await;
         let identity = identity
@@ -287,13 +312,9 @@ impl Connector {
     async fn fetch(&self, source: &dyn Credentials) -> Result<Used, ConnectError> {
         // The time of a token runs while its source responds.
         let since = Instant::now();
-        match timeout(CREDENTIALS_TIMEOUT, source.current()).await {
-            Ok(Ok(credential)) => Ok(Used { credential, since }),
-            Ok(Err(error)) => Err(failure::credentials(&self.server, error)),
-            Err(_elapsed) => Err(failure::credentials(
-                &self.server,
-                CredentialsError::new("their source did not respond in time"),
-            )),
+        match fetch(source, CREDENTIALS_TIMEOUT).await {
+            Ok(credential) => Ok(Used { credential, since }),
+            Err(error) => Err(failure::credentials(&self.server, error)),
         }
     }
 
@@ -305,31 +326,27 @@ impl Connector {
         }
     }
 
-    /// Opens a connection and authenticates.
-    async fn open(
-        &self,
-        at: &Address,
-        login: &RedisConnectionInfo,
-        deadline: Instant,
-    ) -> Result<OpenConnection, ConnectError> {
+    /// Opens a stream to the server, with TLS if the URL asks for it.
+    async fn open(&self, at: &Address, deadline: Instant) -> Result<Box<dyn Stream>, ConnectError> {
         let stream = connect(at, deadline).await?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            let stream = Self::encrypt(tls, at, stream, deadline).await?;
-            return self.authenticate(at, login, stream, deadline).await;
+            return Self::encrypt(tls, at, stream, deadline).await;
         }
-        self.authenticate(at, login, stream, deadline).await
+        Ok(stream)
     }
 
     #[cfg(feature = "tls")]
     async fn encrypt(
-        tls: &Tls,
+        tls: &Arc<Tls>,
         at: &Address,
         stream: Box<dyn Stream>,
         deadline: Instant,
     ) -> Result<Box<dyn Stream>, ConnectError> {
         let (stream, first) = FirstBytes::of(stream);
-        match within(deadline, tls.handshake(at, stream)?).await {
+        let handshake = within(deadline, tls.handshake(at, stream)).await;
+        let handshake = handshake.ok_or_else(|| failure::timed_out(at, "the read of TLS files"))?;
+        match within(deadline, handshake?).await {
             Some(Ok(stream)) => Ok(Box::new(stream)),
             Some(Err(error)) => {
                 let speaks = match first.get() {
@@ -379,7 +396,7 @@ impl Connector {
     /// Returns whether every certificate is accepted.
     pub(super) fn is_insecure(&self) -> bool {
         #[cfg(feature = "tls")]
-        return self.tls.as_ref().is_some_and(Tls::is_insecure);
+        return self.tls.as_ref().is_some_and(|tls| tls.is_insecure());
         #[cfg(not(feature = "tls"))]
         false
     }
@@ -394,7 +411,7 @@ impl Connector {
 
 /// Opens a stream to the first address of the host that accepts it.
 async fn connect(at: &Address, deadline: Instant) -> Result<Box<dyn Stream>, ConnectError> {
-    let (host, port) = match at {
+    let addresses = match at {
         Address::Unix(path) => {
             let opened = within(deadline, UnixStream::connect(path)).await;
             let opened = opened.ok_or_else(|| failure::timed_out(at, "the connection"))?;
@@ -403,13 +420,13 @@ async fn connect(at: &Address, deadline: Instant) -> Result<Box<dyn Stream>, Con
                 Err(error) => Err(failure::connecting(at, error)),
             };
         }
-        Address::Tcp { host, port } => (host.as_str(), *port),
+        Address::Tcp { port, ip: Some(ip), .. } => vec![SocketAddr::new(*ip, *port)],
+        Address::Tcp { host, port, ip: None } => {
+            let found = within(deadline, lookup_host((host.as_str(), *port))).await;
+            let found = found.ok_or_else(|| failure::timed_out(at, "the look-up of its name"))?;
+            found.map_err(|error| failure::name(at, error))?.collect()
+        }
     };
-    let addresses = within(deadline, lookup_host((host, port))).await;
-    let addresses: Vec<SocketAddr> = addresses
-        .ok_or_else(|| failure::timed_out(at, "the look-up of its name"))?
-        .map_err(|error| failure::name(at, error))?
-        .collect();
     let attempts = addresses.into_iter().map(|address| TcpStream::connect(address).boxed());
     let attempts: Vec<_> = attempts.collect();
     if attempts.is_empty() {
@@ -461,7 +478,18 @@ impl Address {
     fn tcp(text: &str) -> Self {
         let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Self::Tcp { host, port: port.parse().unwrap_or_default() }
+        Self::Tcp { host, port: port.parse().unwrap_or_default(), ip: None }
+    }
+
+    /// Returns whether both lead to one place, as far as their names have been looked up.
+    fn is_same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Tcp { port, ip: Some(ip), .. },
+                Self::Tcp { port: other_port, ip: Some(other_ip), .. },
+            ) => (port, ip) == (other_port, other_ip),
+            _ => self == other,
+        }
     }
 }
 
@@ -477,8 +505,11 @@ impl fmt::Display for Server {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port, ip: Some(ip) } if ip.to_string() != *host => {
+                write!(f, "{host}:{port} ({ip})")
+            }
+            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
             Self::Unix(_) => f.write_str("the local socket"),
         }
     }

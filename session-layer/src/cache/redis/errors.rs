@@ -36,7 +36,11 @@ pub(super) fn explain(error: &RedisError) -> Explained {
     let answer = answers.as_deref().and_then(|answers| answers.first());
     match answer {
         Some((_, answer)) => by_code(answer.code(), answer.details()),
-        None => without_code(error),
+        // The library makes its own error of a rejected SELECT.
+        None => match (error.kind(), error.code(), error.detail()) {
+            (ErrorKind::Server(_), Some(code), Some(detail)) => by_code(code, Some(detail)),
+            _ => without_code(error),
+        },
     }
 }
 
@@ -139,8 +143,9 @@ fn without_own_code(detail: &str) -> Explained {
     Explained::new(CacheErrorKind::Refused, why, remedy)
 }
 
-/// Returns the server's message without the arguments of the command, which contain a key.
-fn in_short(detail: &str) -> &str {
+/// Returns the server's message without the arguments of the command, which contain a key or a
+/// password.
+pub(super) fn in_short(detail: &str) -> &str {
     detail.split(", with args").next().unwrap_or_default()
 }
 
@@ -161,7 +166,7 @@ fn without_code(error: &RedisError) -> Explained {
         ),
         _ => Explained::new(
             CacheErrorKind::Protocol,
-            format!("Redis sent an unexpected reply ({error})"),
+            format!("Redis sent an unexpected reply ({})", in_short(&error.to_string())),
             "",
         ),
     }

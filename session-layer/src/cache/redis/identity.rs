@@ -111,6 +111,8 @@ fn incarnation(run_id: &str, replid: &str) -> Incarnation {
 /// Returns the product that replied this INFO, in lower case, and its own version.
 ///
 /// Valkey and others report a version of Redis that they are compatible with, beside their own.
+// It is public for the testkit only, which reads INFO as the health document does.
+#[doc(hidden)]
 #[must_use]
 pub fn server_version(info: &str) -> Option<(&str, &str)> {
     let named = field(info, "server_name").filter(|name| !name.is_empty());

@@ -1,7 +1,7 @@
 //! One connection to Redis, and its creation.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use redis::aio::MultiplexedConnection;
@@ -12,7 +12,7 @@ use super::connect::{self, Connected, Connector, SUPERVISOR_TIMEOUT, Used};
 use super::identity::Identity;
 use crate::cache::codec::Incarnation;
 use crate::model::error::CacheError;
-use crate::model::lock::{read, write};
+use crate::model::lock::{lock, read, write};
 
 #[derive(Debug)]
 pub(super) struct Link {
@@ -22,6 +22,8 @@ pub(super) struct Link {
     identity: RwLock<Identity>,
     /// The first credential, if it may change.
     used: Option<Used>,
+    /// Why its credential could not be renewed, until it is.
+    credentials_problem: Mutex<Option<Arc<str>>>,
     /// Whether the link was closed. The leases that it granted are lost.
     closed: AtomicBool,
     /// Whether the link missed a deadline and has not responded in time since.
@@ -38,6 +40,7 @@ impl Link {
             _driver: connection.driver,
             identity: RwLock::new(identity),
             used,
+            credentials_problem: Mutex::default(),
             closed: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
@@ -48,6 +51,14 @@ impl Link {
     /// Returns the credential with which the link was opened, if it may change.
     pub(super) fn used(&self) -> Option<Used> {
         self.used.clone()
+    }
+
+    pub(super) fn set_credentials_problem(&self, problem: Option<Arc<str>>) {
+        *lock(&self.credentials_problem) = problem;
+    }
+
+    pub(super) fn credentials_problem(&self) -> Option<Arc<str>> {
+        lock(&self.credentials_problem).clone()
     }
 
     pub(super) fn connection(&self) -> MultiplexedConnection {

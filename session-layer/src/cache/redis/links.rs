@@ -12,14 +12,14 @@
 //! No link reconnects silently. A lease is valid on the link that granted it, or lost.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use deadpool::managed::{self, Object, Pool};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::connect::Connector;
+use super::connect::{Connector, LONGEST_CONNECT};
 use super::errors::timed_out;
 use super::link::{Borrowed, Link, LinkManager};
 use crate::cache::CacheId;
@@ -27,8 +27,10 @@ use crate::cache::codec::Incarnation;
 use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::lock::{read, write};
 
-/// The outer timeout of opening a link. Each of its steps has a shorter one.
-pub(super) const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The outer timeout of opening a link. Its steps together have less time, so that an error names
+/// the step.
+pub(super) const OPENING_TIMEOUT: Duration = Duration::from_secs(12);
+const _: () = assert!(LONGEST_CONNECT.as_millis() < OPENING_TIMEOUT.as_millis());
 /// The initial number of links. One that hangs or transfers a large value does not block all.
 const AT_LEAST: usize = 2;
 /// The number of commands in flight on the least busy link that triggers another link.
@@ -61,8 +63,6 @@ pub(super) struct Links {
     /// What identifies the cache within an incarnation: the database and the prefix of the keys.
     place: Box<[u8]>,
     pub(super) phase: watch::Sender<Phase>,
-    /// Why the credential of an open link could not be renewed, until it is.
-    pub(super) credentials_problem: Mutex<Option<Arc<str>>>,
     /// The maximum number of links.
     size: usize,
     /// The desired number of links.
@@ -107,7 +107,6 @@ impl Links {
             settled: RwLock::default(),
             place,
             phase: watch::Sender::new(Phase::Connecting),
-            credentials_problem: Mutex::default(),
             size,
             target: AtomicUsize::new(AT_LEAST.min(size)),
             waiting: AtomicUsize::new(0),
@@ -196,6 +195,13 @@ impl Links {
         let usable = links.iter().filter(|link| link.is_usable()).count();
         let open = links.iter().filter(|link| !link.is_closed()).count();
         (usable, open.saturating_sub(usable))
+    }
+
+    /// Returns why the credential of an open link could not be renewed.
+    pub(super) fn credentials_problem(&self) -> Option<Arc<str>> {
+        let live = read(&self.live);
+        let open = live.iter().filter(|link| !link.is_closed());
+        open.filter_map(|link| link.credentials_problem()).next()
     }
 
     /// Returns whether an acknowledgement of this link holds everywhere. All links must lead to the

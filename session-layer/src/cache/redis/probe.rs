@@ -12,7 +12,6 @@ use super::identity::{field, server_version};
 use super::{RedisCache, codec, new_nonce};
 use crate::cache::CacheProbe;
 use crate::model::error::CacheError;
-use crate::model::lock::lock;
 
 /// The timeout of each step. It far exceeds a request's wait, to distinguish slow from unreachable.
 const STEP_TIMEOUT: Duration = Duration::from_millis(500);
@@ -24,7 +23,7 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
     if cache.is_insecure {
         found.remarks.push(INSECURE.to_owned());
     }
-    if let Some(problem) = &*lock(&cache.links.credentials_problem) {
+    if let Some(problem) = cache.links.credentials_problem() {
         found.errors.push(problem.to_string());
     }
     let link = match timeout(STEP_TIMEOUT, cache.links.any()).await {

@@ -12,11 +12,11 @@ use super::errors::classify;
 use super::identity::is_lost;
 use super::link::Link;
 use super::links::Links;
-use crate::model::credentials::Credentials;
-use crate::model::lock::lock;
+use crate::model::credentials::{Credentials, changed, fetch};
 
-/// The pause after a failed renewal.
-const RETRY_EVERY: Duration = Duration::from_millis(200);
+/// The pause after a failed renewal, and the shortest time between renewals that
+/// [`Credentials::changed`] asks for.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 impl Links {
     /// Renews the credential of a link whenever it is due. Never ends.
@@ -25,6 +25,7 @@ impl Links {
         let (Some(credentials), Some(mut used)) = (credentials, link.used()) else {
             return pending().await;
         };
+        let mut earliest = Instant::now();
         loop {
             let due = async {
                 match used.due() {
@@ -34,18 +35,19 @@ impl Links {
             };
             tokio::select! {
                 () = due => {}
-                () = credentials.changed(&used.credential) => {}
+                () = changed_from(earliest, credentials, &used) => {}
             }
+            earliest = Instant::now() + RETRY_EVERY;
             match self.authenticate(link, credentials, &used).await {
                 Ok(renewed) => {
-                    *lock(&self.credentials_problem) = None;
+                    link.set_credentials_problem(None);
                     used = renewed;
                 }
                 Err(problem) => {
-                    let before = lock(&self.credentials_problem).replace(problem.clone());
-                    if before.is_none() {
+                    if self.credentials_problem().is_none() {
                         tracing::warn!("{problem}");
                     }
+                    link.set_credentials_problem(Some(problem));
                     sleep(RETRY_EVERY).await;
                 }
             }
@@ -63,10 +65,8 @@ impl Links {
             format!("the credentials for Redis could not be renewed: {why}").into()
         };
         let since = Instant::now();
-        let fetched = timeout(CREDENTIALS_TIMEOUT, credentials.current()).await;
-        let fetched = fetched
-            .map_err(|_| problem("their source did not respond in time".to_owned()))?
-            .map_err(|error| problem(error.to_string()))?;
+        let fetched = fetch(credentials, CREDENTIALS_TIMEOUT).await;
+        let fetched = fetched.map_err(|error| problem(error.to_string()))?;
         let renewed = Used { credential: fetched, since };
         if renewed.credential.is_same(&used.credential) {
             return Ok(renewed);
@@ -88,4 +88,11 @@ impl Links {
             Err(_elapsed) => Err(problem("AUTH got no reply in time".to_owned())),
         }
     }
+}
+
+/// Waits until another credential should be used, but not before `earliest`. A source whose
+/// `changed` returns at once must not be called without a pause.
+async fn changed_from(earliest: Instant, credentials: &dyn Credentials, used: &Used) {
+    changed(credentials, &used.credential).await;
+    sleep_until(earliest).await;
 }

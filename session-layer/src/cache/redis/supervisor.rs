@@ -193,7 +193,8 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
-    use crate::cache::redis::connect::{Access, Connected, Connector, OpenConnection};
+    use crate::cache::redis::connect::{Access, Connected, Connector, OpenConnection, Used};
+    use crate::model::credentials::{BoxFuture, Credential, Credentials, CredentialsError};
 
     const SERVER: &str = "run_id:aaa\r\n";
     const REPLICATION: &str = "role:master\r\nmaster_replid:rrr\r\n";
@@ -236,6 +237,10 @@ mod tests {
     }
 
     async fn link(answers: bool) -> (Arc<Link>, Arc<Mutex<Vec<Instant>>>) {
+        link_with(answers, None).await
+    }
+
+    async fn link_with(answers: bool, used: Option<Used>) -> (Arc<Link>, Arc<Mutex<Vec<Instant>>>) {
         let (ours, theirs) = duplex(4096);
         let asked = Arc::default();
         tokio::spawn(serve(theirs, answers, Arc::clone(&asked)));
@@ -246,11 +251,15 @@ mod tests {
         let driver = Arc::new(AbortOnDropHandle::new(tokio::spawn(driver)));
         let connection = OpenConnection { commands: connection, driver };
         let identity = identity::parse(SERVER, REPLICATION);
-        (Arc::new(Link::new(Connected { connection, identity, used: None })), asked)
+        (Arc::new(Link::new(Connected { connection, identity, used })), asked)
     }
 
     fn links() -> Arc<Links> {
-        let connector = Connector::new("redis://127.0.0.1:1".parse(), Access::default()).unwrap();
+        links_with(Access::default())
+    }
+
+    fn links_with(access: Access) -> Arc<Links> {
+        let connector = Connector::new("redis://127.0.0.1:1".parse(), access).unwrap();
         Links::closed(connector, Box::default(), 2, Duration::from_millis(50)).unwrap()
     }
 
@@ -270,6 +279,53 @@ mod tests {
         let late = |(asked, due): (&Duration, &Duration)| *asked > *due + Duration::from_millis(20);
         assert!(after.len() == 5 && !after.iter().zip(&due).any(late), "{after:?}");
         assert!(good.is_usable() && hangs.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn panic_of_credentials_keeps_link_checked_and_is_reported() {
+        struct Panics;
+        impl Credentials for Panics {
+            fn current(&self) -> BoxFuture<'_, Result<Credential, CredentialsError>> {
+                panic!("for the test")
+            }
+            fn changed<'a>(&'a self, _: &'a Credential) -> BoxFuture<'a, ()> {
+                Box::pin(async { panic!("for the test") })
+            }
+        }
+        let credentials: Option<Arc<dyn Credentials>> = Some(Arc::new(Panics));
+        let links = links_with(Access { credentials, ..Access::default() });
+        let credential = Credential::new("s3cret").valid_for(RECHECK_EVERY * 2);
+        let used = Used { credential, since: Instant::now() };
+        let (link, asked) = link_with(true, Some(used)).await;
+        tokio::spawn(Arc::clone(&links).watch(Arc::clone(&link)));
+        tokio::time::sleep(RECHECK_EVERY * 5 + RECHECK_EVERY / 2).await;
+        assert_eq!(asked.lock().unwrap().len(), 5);
+        let problem = link.credentials_problem().unwrap();
+        assert!(problem.contains("could not be renewed: their source panicked"), "{problem}");
+    }
+
+    // A `changed` that returns at once asks for a renewal each time.
+    #[tokio::test(start_paused = true)]
+    async fn hasty_source_is_called_once_a_second() {
+        #[derive(Default)]
+        struct Hasty(std::sync::atomic::AtomicUsize);
+        impl Credentials for Hasty {
+            fn current(&self) -> BoxFuture<'_, Result<Credential, CredentialsError>> {
+                self.0.fetch_add(1, Ordering::SeqCst);
+                Box::pin(async { Ok(Credential::new("s3cret")) })
+            }
+            fn changed<'a>(&'a self, _: &'a Credential) -> BoxFuture<'a, ()> {
+                Box::pin(async {})
+            }
+        }
+        let hasty = Arc::new(Hasty::default());
+        let credentials: Option<Arc<dyn Credentials>> = Some(hasty.clone());
+        let links = links_with(Access { credentials, ..Access::default() });
+        let used = Used { credential: Credential::new("s3cret"), since: Instant::now() };
+        let (link, _) = link_with(true, Some(used)).await;
+        tokio::spawn(Arc::clone(&links).watch(link));
+        tokio::time::sleep(RECHECK_EVERY * 3 + RECHECK_EVERY / 2).await;
+        assert_eq!(hasty.0.load(Ordering::SeqCst), 4);
     }
 
     #[tokio::test(start_paused = true)]

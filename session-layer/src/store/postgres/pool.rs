@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, timeout};
 use self::slots::{Acquired, Given, Slots};
 use super::connect_error::{self, At};
 use super::errors;
-use crate::model::credentials::{Credentials, CredentialsError};
+use crate::model::credentials::{self, Credentials};
 use crate::model::error::StoreError;
 use crate::model::lock::lock;
 
@@ -135,11 +135,9 @@ impl Pool {
         {
             return Ok(options.clone());
         }
-        let fetched = timeout(CREDENTIALS, source.current()).await.unwrap_or_else(|_elapsed| {
-            Err(CredentialsError::new("their source did not respond in time"))
-        });
-        let credential =
-            fetched.map_err(|error| connect_error::no_credentials(&At(options), error))?;
+        let credential = credentials::fetch(&**source, CREDENTIALS)
+            .await
+            .map_err(|error| connect_error::no_credentials(&At(options), error))?;
         let mut options = options.clone().password(credential.secret());
         if let Some(user) = credential.user_name() {
             options = options.username(user);

@@ -6,11 +6,11 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use redis::RedisError;
+use redis::{ErrorKind, RedisError};
 
 use super::sentinel::Sentinels;
 use super::{Address, Server};
-use crate::cache::redis::errors::{Explained, OTHER_CREDENTIALS, by_code, explain};
+use crate::cache::redis::errors::{Explained, OTHER_CREDENTIALS, by_code, explain, in_short};
 use crate::cache::redis::identity::is_lost;
 use crate::model::credentials::CredentialsError;
 use crate::model::error::{CacheError, CacheErrorKind, ConfigError};
@@ -24,6 +24,20 @@ pub struct ConnectError {
     why: String,
     remedy: String,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+/// An error reply without the arguments of the command, which may contain the password.
+#[derive(Debug, thiserror::Error)]
+#[error("{code}: {detail}")]
+struct Reply {
+    code: String,
+    detail: String,
+}
+
+impl Reply {
+    fn new(code: &str, detail: Option<&str>) -> Self {
+        Self { code: code.to_owned(), detail: in_short(detail.unwrap_or_default()).to_owned() }
+    }
 }
 
 /// The causes of a [`ConnectError`].
@@ -70,6 +84,19 @@ impl ConnectError {
     fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self
+    }
+
+    /// Adds the error that caused this one. Of an error reply, only the short form is kept.
+    fn with_reply(self, error: RedisError) -> Self {
+        if error.kind() == ErrorKind::Io {
+            return self.with_source(error);
+        }
+        let answers = error.clone().into_server_errors();
+        let reply = match answers.as_deref().and_then(|answers| answers.first()) {
+            Some((_, answer)) => Reply::new(answer.code(), answer.details()),
+            None => Reply::new(error.code().unwrap_or(error.category()), error.detail()),
+        };
+        self.with_source(reply)
     }
 
     /// Names the credentials of sentinels, which are not in the URL.
@@ -240,24 +267,24 @@ pub(super) fn greeting(
     speaks: Speaks,
 ) -> ConnectError {
     if let Some(mismatch) = speaks.mismatch(at) {
-        return mismatch.with_source(error);
+        return mismatch.with_reply(error);
     }
     #[cfg(feature = "tls")]
     if let Some(alert) = super::tls::rustls_error(&error) {
         let (cause, why, remedy) = super::tls::explain(alert);
-        return ConnectError::new(cause, at, why, remedy).with_source(error);
+        return ConnectError::new(cause, at, why, remedy).with_reply(error);
     }
     // The library drops the reply to AUTH.
-    if let Some((code, detail)) = refusal(first) {
-        return explained(at, &by_code(&code, Some(&detail))).with_source(error);
+    if let Some((code, detail)) = refusal(first, !is_lost(&error)) {
+        return explained(at, &by_code(&code, Some(&detail))).with_reply(error);
     }
     if is_lost(&error) {
         let why = format!("the server closed the connection before its first reply ({error})");
         let remedy = "check its log: it may have reached maxclients, be in protected mode, or \
                       expect TLS";
-        return ConnectError::new(ConnectCause::Network, at, why, remedy).with_source(error);
+        return ConnectError::new(ConnectCause::Network, at, why, remedy).with_reply(error);
     }
-    explained(at, &explain(&error)).with_source(error)
+    explained(at, &explain(&error)).with_reply(error)
 }
 
 /// Explains why the identity could not be read.
@@ -268,9 +295,9 @@ pub(super) fn identity(at: &Address, error: RedisError) -> ConnectError {
                    HELLO, so a demoted server would go unnoticed";
         let remedy = "allow INFO to this user (ACL SETUSER <user> +info). A proxy without these \
                       commands cannot be used";
-        return ConnectError::new(ConnectCause::Rejected, at, why, remedy).with_source(error);
+        return ConnectError::new(ConnectCause::Rejected, at, why, remedy).with_reply(error);
     }
-    explained(at, &found).with_source(error)
+    explained(at, &found).with_reply(error)
 }
 
 /// Explains a server that is not the master.
@@ -317,9 +344,9 @@ pub(super) fn sentinel(at: &Address, error: RedisError) -> ConnectError {
     if is_unknown {
         let why = "the server is not a sentinel";
         let remedy = "name sentinels in REDIS_URL, or begin it with redis:// for this server";
-        return ConnectError::new(ConnectCause::Protocol, at, why, remedy).with_source(error);
+        return ConnectError::new(ConnectCause::Protocol, at, why, remedy).with_reply(error);
     }
-    explained(at, &explain(&error)).with_source(error)
+    explained(at, &explain(&error)).with_reply(error)
 }
 
 /// Explains why TLS could not begin.
@@ -365,11 +392,13 @@ fn explained(at: &Address, found: &Explained) -> ConnectError {
     ConnectError::new(cause, at, &found.why, &found.remedy)
 }
 
-/// Returns the code and the text of an error reply.
-fn refusal(first: &[u8]) -> Option<(String, String)> {
-    let line = first.strip_prefix(b"-")?.split(|byte| *byte == b'\r').next()?;
-    let line = String::from_utf8_lossy(line);
-    let (code, detail) = line.split_once(' ').unwrap_or((&line, ""));
+/// Returns the code and the text of an error reply. `later` is whether it may follow a success, as
+/// that of SELECT follows that of AUTH.
+fn refusal(first: &[u8], later: bool) -> Option<(String, String)> {
+    let text = String::from_utf8_lossy(first);
+    let line = text.split("\r\n").find(|line| !(later && line.starts_with('+')))?;
+    let line = line.strip_prefix('-')?;
+    let (code, detail) = line.split_once(' ').unwrap_or((line, ""));
     Some((code.to_owned(), detail.to_owned()))
 }
 
@@ -378,7 +407,7 @@ mod tests {
     use super::*;
 
     fn at() -> Address {
-        Address::Tcp { host: "cache".to_owned(), port: 6379 }
+        Address::tcp("cache:6379")
     }
 
     fn lost() -> RedisError {
@@ -433,6 +462,46 @@ mod tests {
             assert!(error.source().is_some(), "{error}");
             assert!(error.to_string().starts_with("no connection to Redis at cache:6379: "));
         }
+    }
+
+    fn reply(line: &str) -> RedisError {
+        match redis::parse_redis_value(line.as_bytes()) {
+            Ok(redis::Value::ServerError(error)) => error.into(),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    // Redis repeats the arguments of a command that it does not know.
+    #[test]
+    fn password_in_a_reply_is_not_repeated() {
+        let line =
+            "-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 's3cret' \r\n";
+        for error in [
+            greeting(&at(), reply(line), line.as_bytes(), Speaks::Redis),
+            greeting(&at(), reply(line), b"", Speaks::Redis),
+            greeting(&at(), reply(line), b"HTTP/1.1", Speaks::Http),
+            identity(&at(), reply(line)),
+            sentinel(&at(), reply(line)),
+        ] {
+            let source = error.source().map(ToString::to_string);
+            assert_eq!(source.as_deref(), Some("ERR: unknown command 'HELLO'"));
+            assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn rejected_select_after_a_password_is_explained() {
+        let select = || {
+            let detail = "DB index is out of range".to_owned();
+            RedisError::from((redis::ServerErrorKind::ResponseError.into(), "refused", detail))
+        };
+        for first in [&b"+OK\r\n-ERR DB index is out of range\r\n"[..], b"+OK\r\n", b"%7\r\n"] {
+            let error = greeting(&at(), select(), first, Speaks::Redis);
+            assert!(error.remedy().contains("databases"), "{error}");
+        }
+        let first = b"+OK\r\n-NOPERM this user has no permissions\r\n";
+        let error = greeting(&at(), select(), first, Speaks::Redis);
+        assert!(error.remedy().contains("ACL SETUSER"), "{error}");
     }
 
     #[test]

@@ -1,13 +1,18 @@
-//! The search for the master: the answer that more than half of the sentinels give.
+//! The search for the master: the answer that more than half of the sentinels give. If fewer answer,
+//! they must agree.
 //!
 //! A sentinel that was cut off from the others names the former master. The majority does not.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use redis::RedisConnectionInfo;
+use tokio::net::lookup_host;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::failure::{self, ConnectError};
@@ -44,19 +49,11 @@ impl Connector {
         sentinels: &Sentinels,
         limit: Duration,
     ) -> Result<Address, ConnectError> {
-        let mut login = RedisConnectionInfo::default();
-        if let Some(source) = &self.sentinel_credentials {
-            let used = self.fetch(&**source).await?;
-            login = login.set_password(used.credential.secret());
-            if let Some(user) = used.credential.user_name() {
-                login = login.set_username(user);
-            }
-        }
-        let deadline = Instant::now() + limit;
-        let total = sentinels.addresses.len();
-        let mut asked: FuturesUnordered<_> = (sentinels.addresses.iter())
-            .map(|at| self.ask(at, &sentinels.service, &login, deadline))
-            .collect();
+        let login = OnceCell::new();
+        let addresses = expand(&sentinels.addresses, Instant::now() + limit / 2).await;
+        let total = addresses.len();
+        let mut asked: FuturesUnordered<_> =
+            (addresses.iter()).map(|at| self.ask(at, &sentinels.service, &login, limit)).collect();
         let (mut answers, mut failed) = (Vec::new(), None);
         while let Some(answer) = asked.next().await {
             match answer {
@@ -67,22 +64,40 @@ impl Connector {
                 return Ok(master);
             }
         }
-        // The rest did not answer. Those that did decide.
-        match (elect(&answers, answers.len()), failed) {
+        // The rest did not answer. Those that did decide, if they agree.
+        match (unanimous(&answers), failed) {
             (Some(master), _) => Ok(master),
             (None, Some(error)) if answers.is_empty() => Err(error),
-            _ => Err(failure::no_master(sentinels, answers.contains(&None))),
+            _ => {
+                let is_unknown = answers.iter().all(Option::is_none);
+                Err(failure::no_master(sentinels, is_unknown))
+            }
         }
+    }
+
+    async fn sentinel_login(&self) -> Result<RedisConnectionInfo, ConnectError> {
+        let login = RedisConnectionInfo::default();
+        let Some(source) = &self.sentinel_credentials else { return Ok(login) };
+        let used = self.fetch(&**source).await.map_err(ConnectError::of_sentinel)?;
+        let login = login.set_password(used.credential.secret());
+        Ok(match used.credential.user_name() {
+            Some(user) => login.set_username(user),
+            None => login,
+        })
     }
 
     async fn ask(
         &self,
         at: &Address,
         service: &str,
-        login: &RedisConnectionInfo,
-        deadline: Instant,
+        login: &OnceCell<Result<RedisConnectionInfo, ConnectError>>,
+        limit: Duration,
     ) -> Result<Answer, ConnectError> {
-        let opened = self.open(at, login, deadline).await;
+        let stream = self.open(at, Instant::now() + limit).await?;
+        let login = login.get_or_init(|| self.sentinel_login()).await;
+        let login = login.as_ref().map_err(Clone::clone)?;
+        let deadline = Instant::now() + limit;
+        let opened = self.authenticate(at, login, stream, deadline).await;
         let connection = opened.map_err(ConnectError::of_sentinel)?;
         let mut sentinel = connection.commands.clone();
         let mut command = redis::cmd("SENTINEL");
@@ -90,7 +105,7 @@ impl Connector {
         let answer = within(deadline, command.query_async::<Option<(String, u16)>>(&mut sentinel));
         let answer = answer.await.ok_or_else(|| failure::timed_out(at, "SENTINEL"))?;
         match answer {
-            Ok(answer) => Ok(answer.map(|(host, port)| Address::Tcp { host, port })),
+            Ok(answer) => Ok(answer.map(|(host, port)| Address::Tcp { host, port, ip: None })),
             Err(error) => Err(failure::sentinel(at, error).of_sentinel()),
         }
     }
@@ -102,12 +117,51 @@ fn elect(answers: &[Answer], total: usize) -> Option<Address> {
     answers.iter().flatten().find(|address| votes(address) * 2 > total).cloned()
 }
 
+/// Returns the address that every answer names.
+fn unanimous(answers: &[Answer]) -> Option<Address> {
+    let first = answers.first()?;
+    first.clone().filter(|_| answers.iter().all(|answer| answer == first))
+}
+
+/// Returns the addresses of all sentinels, each once. A name stands for each of its addresses. A
+/// name with one address of each family stands for one sentinel, which has both.
+async fn expand(names: &[Address], deadline: Instant) -> Vec<Address> {
+    let mut all: Vec<Address> = Vec::new();
+    for one in
+        join_all(names.iter().map(|name| look_up(name, deadline))).await.into_iter().flatten()
+    {
+        if !all.iter().any(|known| known.is_same_place(&one)) {
+            all.push(one);
+        }
+    }
+    all
+}
+
+async fn look_up(name: &Address, deadline: Instant) -> Vec<Address> {
+    let Address::Tcp { host, port, .. } = name else { return vec![name.clone()] };
+    let found = within(deadline, lookup_host((host.as_str(), *port))).await;
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = found
+        .and_then(Result::ok)
+        .into_iter()
+        .flatten()
+        .map(|at| at.ip())
+        .partition(IpAddr::is_ipv4);
+    let ips = match (v4.len(), v6.len()) {
+        // An attempt to connect reports the failed look-up.
+        (0, 0) | (1, 1) => return vec![name.clone()],
+        (v4_len, v6_len) if v4_len >= v6_len => v4,
+        _ => v6,
+    };
+    let of = |ip| Address::Tcp { host: host.clone(), port: *port, ip: Some(ip) };
+    ips.into_iter().map(of).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn master(host: &str) -> Answer {
-        Some(Address::Tcp { host: host.to_owned(), port: 6379 })
+        Some(Address::tcp(&format!("{host}:6379")))
     }
 
     #[test]
@@ -126,5 +180,28 @@ mod tests {
         ] {
             assert_eq!(elect(&answers, total), elected, "{answers:?} of {total}");
         }
+    }
+
+    #[test]
+    fn fewer_sentinels_decide_only_if_they_agree() {
+        let (old, new) = (master("old"), master("new"));
+        for (answers, named) in [
+            (vec![], None),
+            (vec![new.clone()], new.clone()),
+            (vec![new.clone(), new.clone()], new.clone()),
+            (vec![new.clone(), new.clone(), old], None),
+            (vec![None, new], None),
+            (vec![None, None], None),
+        ] {
+            assert_eq!(unanimous(&answers), named, "{answers:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_sentinel_is_asked_once() {
+        let names = ["127.0.0.1:1", "[::1]:1", "127.0.0.1:1", "127.0.0.1:2"].map(Address::tcp);
+        let soon = Instant::now() + Duration::from_secs(5);
+        let places: Vec<_> = expand(&names, soon).await.iter().map(ToString::to_string).collect();
+        assert_eq!(places, ["127.0.0.1:1", "[::1]:1", "127.0.0.1:2"]);
     }
 }

@@ -13,6 +13,7 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
     SignatureScheme,
 };
+use tokio::task::spawn_blocking;
 use tokio_rustls::{Connect, TlsConnector};
 use zeroize::Zeroizing;
 
@@ -72,12 +73,17 @@ impl Tls {
     }
 
     /// Begins the handshake.
-    pub(super) fn handshake(
-        &self,
+    pub(super) async fn handshake(
+        self: &Arc<Self>,
         at: &Address,
         stream: FirstBytes<Box<dyn Stream>>,
     ) -> Result<Connect<FirstBytes<Box<dyn Stream>>>, ConnectError> {
-        let config = self.config().map_err(|error| failure::tls_settings(at, error))?;
+        // The volume of the files may hang.
+        let tls = Arc::clone(self);
+        let config = spawn_blocking(move || tls.config()).await.unwrap_or_else(|ended| {
+            Err(TlsError::Unreadable { what: "the files of TLS", source: io::Error::other(ended) })
+        });
+        let config = config.map_err(|error| failure::tls_settings(at, error))?;
         let host = match at {
             Address::Tcp { host, .. } => host,
             Address::Unix(_) => "localhost",
