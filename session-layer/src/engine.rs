@@ -113,7 +113,8 @@ pub(crate) struct Engine<C: SessionCache, S> {
 
 /// Validations.
 impl<C: SessionCache, S: SessionStore> Engine<C, S> {
-    /// Returns the hits of the near cache, if it has a fresh entry for every digest. It never waits.
+    /// Returns the hits of the near cache, if it has a fresh entry for every digest. It never
+    /// waits.
     pub(crate) fn near_hit(&self, digests: &[TokenDigest]) -> Option<Answers> {
         let near = self.near.as_deref().filter(|_| self.mode() == CacheMode::On)?;
         let mut answers = Answers::of(Source::Near);

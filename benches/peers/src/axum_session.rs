@@ -1,7 +1,7 @@
 //! axum_session on Redis, with its default: each session stays in memory for an hour.
 //!
-//! Without that memory it is not measured. Requests that overlap on one session then find it without
-//! its data.
+//! Without that memory it is not measured. Requests that overlap on one session then find it
+//! without its data.
 
 use axum_session::{DatabasePool as _, Session, SessionConfig, SessionLayer, SessionStore};
 use axum_session_redispool::SessionRedisPool;

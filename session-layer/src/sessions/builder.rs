@@ -109,8 +109,8 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     /// While any node has a near cache and there are several nodes, every change is
     /// [`Committed`](crate::Visibility::Committed) with `within` = D, and never `Propagated`. The
     /// nodes find this out by themselves. In bypass it is empty, and the node stays registered as
-    /// one that has it. Over a store that only one process uses (SQLite), and without a cache, there is
-    /// none, and a warning is logged.
+    /// one that has it. Over a store that only one process uses (SQLite), and without a cache,
+    /// there is none, and a warning is logged.
     pub fn near_cache(mut self, bytes: usize) -> Self {
         self.near_cache = bytes;
         self

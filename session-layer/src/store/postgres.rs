@@ -112,8 +112,9 @@ impl PostgresStore {
 }
 
 impl PostgresStore {
-    /// Opens a connection outside of the pool, with the store's settings. It is for tools that check
-    /// a deployment, such as session-testkit. It is hidden because it shows the version of sqlx.
+    /// Opens a connection outside of the pool, with the store's settings. It is for tools that
+    /// check a deployment, such as session-testkit. It is hidden because it shows the version of
+    /// sqlx.
     ///
     /// # Errors
     /// [`StoreError`] with the cause, and what to do.

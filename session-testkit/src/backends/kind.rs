@@ -14,7 +14,8 @@ use super::{error::Cause, native::Folder};
 /// A program with its arguments.
 pub(super) type Program = (PathBuf, Vec<String>);
 
-/// Returns the program that fills a data directory before the server's first start, if one is needed.
+/// Returns the program that fills a data directory before the server's first start, if one is
+/// needed.
 pub(super) type Prepare<'a> = &'a (dyn Fn(&Path) -> Option<Program> + Sync);
 
 /// A kind of server: [`Redis`](super::Redis) or [`Postgres`](super::Postgres). It is the ways to

@@ -45,7 +45,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Creates the folder, prepares it (initdb, or a copy of another server) and starts the server, which is not ready yet.
+    /// Creates the folder, prepares it (initdb, or a copy of another server) and starts the server,
+    /// which is not ready yet.
     pub(crate) async fn start<K: Kind>(
         program: &Path,
         port: u16,

@@ -19,8 +19,8 @@ const CAUGHT_UP: Duration = Duration::from_secs(30);
 const SIGNAL: &str = "standby.signal";
 
 impl PostgresServer {
-    /// Starts a native standby that streams from this server, from a copy that `pg_basebackup` takes
-    /// of it. This server must permit replication without a password, as a native one does.
+    /// Starts a native standby that streams from this server, from a copy that `pg_basebackup`
+    /// takes of it. This server must permit replication without a password, as a native one does.
     ///
     /// # Errors
     /// [`BackendError::NoBackend`] if there is no native Postgres, [`BackendError::Exited`] if the
@@ -79,8 +79,8 @@ impl PostgresServer {
         }
     }
 
-    /// Restarts this server as a standby of `primary`, which was its standby and has all its writes.
-    /// It keeps its address.
+    /// Restarts this server as a standby of `primary`, which was its standby and has all its
+    /// writes. It keeps its address.
     ///
     /// # Errors
     /// [`BackendError::NotOurs`] unless this server is a native one, [`BackendError::NotReady`]

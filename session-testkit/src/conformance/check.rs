@@ -170,7 +170,8 @@ pub(super) fn answer<'a, T: 'a, E: std::error::Error + 'static>(
     }))
 }
 
-/// Lists the checks of a group: each a function of the port, or of this expression, with its demand.
+/// Lists the checks of a group: each a function of the port, or of this expression, with its
+/// demand.
 macro_rules! checks {
     ($group:literal: $($checks:tt)*) => {
         $crate::conformance::check::checks! {$group |port| port => $($checks)*}

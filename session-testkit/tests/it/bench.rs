@@ -1,5 +1,5 @@
-//! `session-testkit bench`: its document, its report and its exit codes. No test asserts the speed of
-//! this machine.
+//! `session-testkit bench`: its document, its report and its exit codes. No test asserts the speed
+//! of this machine.
 
 use serde_json::Value;
 use session_testkit::{backends::Backend, proxy::Proxy};

@@ -107,8 +107,8 @@ async fn json_is_one_document_and_check_changes_nothing() -> Outcome {
     Ok(())
 }
 
-/// The application does not start with Redis alone. That is a failure of the application's settings,
-/// but not of a check that names one server.
+/// The application does not start with Redis alone. That is a failure of the application's
+/// settings, but not of a check that names one server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_that_the_application_refuses_are_a_failure() -> Outcome {
     let backends = shared().await?;

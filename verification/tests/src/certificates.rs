@@ -42,8 +42,8 @@ impl Ca {
         self.folder.path().join("ca.pem")
     }
 
-    /// Issues a certificate for a host, valid for this long from now on. A negative time is one that
-    /// has passed.
+    /// Issues a certificate for a host, valid for this long from now on. A negative time is one
+    /// that has passed.
     pub fn issue(&self, host: &str, valid: Duration) -> Result<Issued, Failure> {
         let mut params = CertificateParams::new(vec![host.to_owned()])?;
         params.distinguished_name.push(DnType::CommonName, host);

@@ -105,8 +105,8 @@ impl RedisCacheBuilder {
         self
     }
 
-    /// Sets the source of the password, which may change while connections are open. The URL then has
-    /// no password. Defaults to the password of the URL.
+    /// Sets the source of the password, which may change while connections are open. The URL then
+    /// has no password. Defaults to the password of the URL.
     pub fn credentials(mut self, credentials: impl Credentials) -> Self {
         self.access.credentials = Some(Arc::new(credentials));
         self

@@ -82,8 +82,8 @@ pub(super) struct OpenConnection {
     pub(super) driver: Arc<AbortOnDropHandle<()>>,
 }
 
-// It is public for the testkit only. It implements a trait of the `redis` crate, whose version is no
-// part of our interface.
+// It is public for the testkit only. It implements a trait of the `redis` crate, whose version is
+// no part of our interface.
 /// One connection to Redis, opened as a [`RedisCache`](super::RedisCache) opens its own. It is for
 /// commands that examine a deployment. Clones share it.
 #[derive(Clone)]
@@ -463,8 +463,8 @@ async fn peek(at: &Address, bytes: &[u8]) -> Speaks {
 /// A PING in the form that also an old Redis understands.
 #[cfg(feature = "tls")]
 const PLAIN_PING: &[u8] = b"PING\r\n";
-/// The first message of a TLS 1.2 client that offers one cipher suite. Any TLS server replies to it,
-/// with a choice or with an alert.
+/// The first message of a TLS 1.2 client that offers one cipher suite. Any TLS server replies to
+/// it, with a choice or with an alert.
 const CLIENT_HELLO: &[u8] = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x03\
     session-layer asks what this is\0\x00\x00\x02\xc0\x2f\x01\x00";
 

@@ -6,7 +6,7 @@
 //!
 //! - A future dropped between query and reply returns its connection to the pool. Its cleanup there
 //!   waits for a reply that never comes, and keeps the permit. A connection that was not
-//!   [released](Borrowed::release) leaves the pool instead.
+//!   [released](ApplicationConnection::release) leaves the pool instead.
 //! - sqlx pings a connection when it is released, without a timeout. Here the ping has one.
 
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl ApplicationPool {
     /// Acquires a connection. The attempt continues if the caller leaves. Otherwise each caller who
     /// left would leave a connection behind, and a hanging Postgres must process and drop all of
     /// them when it recovers.
-    pub(super) async fn acquire(&self) -> Result<Borrowed, StoreError> {
+    pub(super) async fn acquire(&self) -> Result<ApplicationConnection, StoreError> {
         let permit = Arc::clone(&self.opening).acquire_owned().await;
         let permit = permit.map_err(|_closed| self.explain(sqlx::Error::PoolClosed))?;
         let (give, get) = oneshot::channel();
@@ -71,7 +71,7 @@ impl ApplicationPool {
                 }
             };
             drop(permit);
-            let acquired = acquired.map(|connection| Borrowed(Some(connection)));
+            let acquired = acquired.map(|connection| ApplicationConnection(Some(connection)));
             if let Err(Ok(unwanted)) = give.send(acquired) {
                 unwanted.release();
             }
@@ -81,7 +81,10 @@ impl ApplicationPool {
     }
 
     /// Acquires a connection that has just replied to a ping, which `patience` limits.
-    pub(super) async fn acquire_checked(&self, patience: Duration) -> Result<Borrowed, StoreError> {
+    pub(super) async fn acquire_checked(
+        &self,
+        patience: Duration,
+    ) -> Result<ApplicationConnection, StoreError> {
         let mut broken = 0;
         loop {
             let mut connection = self.acquire().await?;
@@ -107,11 +110,11 @@ impl ApplicationPool {
 
 /// A connection in use.
 #[derive(Debug)]
-pub(super) struct Borrowed(Option<PoolConnection<Postgres>>);
+pub(super) struct ApplicationConnection(Option<PoolConnection<Postgres>>);
 
 const HELD: &str = "a connection is held until it is released";
 
-impl Borrowed {
+impl ApplicationConnection {
     pub(super) fn connection(&self) -> &PgConnection {
         self.0.as_ref().expect(HELD)
     }
@@ -129,7 +132,7 @@ impl Borrowed {
     }
 }
 
-impl Drop for Borrowed {
+impl Drop for ApplicationConnection {
     fn drop(&mut self) {
         if let Some(connection) = self.0.take() {
             drop(connection.detach());

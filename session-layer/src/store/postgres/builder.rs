@@ -25,8 +25,8 @@ pub const DEFAULT_MAX_CONNECTIONS: u32 = 10;
 /// A connection for reads that was idle for longer is pinged before its use. A read that finds it
 /// broken is sent again, but one that gets no reply has used its deadline.
 const CHECK_READS_AFTER: Duration = Duration::from_secs(10);
-/// A connection for changes that was idle for longer is pinged before its use. A change that gets no
-/// reply may have been committed, and is reported as uncertain. Within this span, the second
+/// A connection for changes that was idle for longer is pinged before its use. A change that gets
+/// no reply may have been committed, and is reported as uncertain. Within this span, the second
 /// statement of a change follows the first one.
 const CHECK_CHANGES_AFTER: Duration = Duration::from_millis(50);
 
@@ -41,7 +41,7 @@ const DEADLINES_MAY_BE: &str = "10 ms to 60 s";
 #[derive(Clone)]
 #[must_use]
 pub struct PostgresStoreBuilder {
-    source: Source,
+    origin: Origin,
     schema: String,
     /// `None`: the default of a pool of our own.
     max_connections: Option<u32>,
@@ -53,7 +53,7 @@ pub struct PostgresStoreBuilder {
 
 /// Where the connections come from.
 #[derive(Clone)]
-enum Source {
+enum Origin {
     /// A pool of our own. The URL's error is returned when the store is built.
     Own(Result<ServerUrl, ServerUrlError>),
     OfTheApplication(PgPool),
@@ -62,9 +62,9 @@ enum Source {
 impl std::fmt::Debug for PostgresStoreBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut shown = f.debug_struct("PostgresStoreBuilder");
-        match &self.source {
-            Source::Own(url) => shown.field("url", url),
-            Source::OfTheApplication(_) => shown.field("pool", &"of the application"),
+        match &self.origin {
+            Origin::Own(url) => shown.field("url", url),
+            Origin::OfTheApplication(_) => shown.field("pool", &"of the application"),
         };
         shown
             .field("schema", &self.schema)
@@ -89,22 +89,22 @@ impl PostgresStore {
     ///
     /// The pool keeps its settings. Set `statement_timeout` and `lock_timeout` there, below
     /// [`DEFAULT_CHANGE_DEADLINE`], so that Postgres stops a statement when the store stops
-    /// waiting for it. Set `plan_cache_mode=force_generic_plan` and `enable_seqscan=off` as well, or
-    /// Postgres plans each read anew. [`close`](crate::store::SessionStore::close) leaves the pool
-    /// open.
+    /// waiting for it. Set `plan_cache_mode=force_generic_plan` and `enable_seqscan=off` as well,
+    /// or Postgres plans each read anew. [`close`](crate::store::SessionStore::close) leaves the
+    /// pool open.
     pub fn from_pool(pool: PgPool) -> PostgresStoreBuilder {
-        PostgresStoreBuilder::new(Source::OfTheApplication(pool))
+        PostgresStoreBuilder::new(Origin::OfTheApplication(pool))
     }
 }
 
 impl PostgresStoreBuilder {
     pub(crate) fn at(url: Result<ServerUrl, ServerUrlError>) -> Self {
-        Self::new(Source::Own(url))
+        Self::new(Origin::Own(url))
     }
 
-    fn new(source: Source) -> Self {
+    fn new(origin: Origin) -> Self {
         Self {
-            source,
+            origin,
             schema: DEFAULT_SCHEMA.to_owned(),
             max_connections: None,
             read_deadline: DEFAULT_READ_DEADLINE,
@@ -193,22 +193,22 @@ impl PostgresStoreBuilder {
         let name = "PostgresStoreBuilder::change_deadline";
         ConfigError::check_range(name, self.change_deadline, &DEADLINES, DEADLINES_MAY_BE)?;
         let runtime = Handle::try_current().map_err(|_none| ConfigError::NoRuntime)?;
-        let store = match &self.source {
-            Source::Own(Ok(url)) => self.over_own_pool(url, schema, &runtime)?,
-            Source::Own(Err(error)) => return Err(ConfigError::postgres_url(error.clone())),
-            Source::OfTheApplication(_) if self.max_connections.is_some() => {
+        let store = match &self.origin {
+            Origin::Own(Ok(url)) => self.over_own_pool(url, schema, &runtime)?,
+            Origin::Own(Err(error)) => return Err(ConfigError::postgres_url(error.clone())),
+            Origin::OfTheApplication(_) if self.max_connections.is_some() => {
                 return Err(ConfigError::Combination(
                     "PostgresStoreBuilder::max_connections has no effect on a pool of the \
                      application: set it where the pool is made",
                 ));
             }
-            Source::OfTheApplication(_) if self.credentials.is_some() => {
+            Origin::OfTheApplication(_) if self.credentials.is_some() => {
                 return Err(ConfigError::Combination(
                     "PostgresStoreBuilder::credentials has no effect on a pool of the application: \
                      set the password where the pool is made",
                 ));
             }
-            Source::OfTheApplication(pool) => {
+            Origin::OfTheApplication(pool) => {
                 PostgresStore::over(Connections::of_the_application(pool.clone()), schema)
             }
         };
@@ -281,8 +281,8 @@ impl PostgresStoreBuilder {
         Ok(store)
     }
 
-    /// Adds the settings of each connection. `statement` and `lock` are the timeouts of Postgres, in
-    /// milliseconds.
+    /// Adds the settings of each connection. `statement` and `lock` are the timeouts of Postgres,
+    /// in milliseconds.
     fn with_settings(
         &self,
         options: PgConnectOptions,

@@ -11,8 +11,8 @@ use super::errors::{DENIED, Progress, by_code};
 use crate::model::credentials::CredentialsError;
 use crate::model::error::{StoreError, StoreErrorKind as Kind};
 
-/// The beginning of the text with which std reports a name without an address. It has no kind of its
-/// own.
+/// The beginning of the text with which std reports a name without an address. It has no kind of
+/// its own.
 const LOOK_UP_FAILED: &str = "failed to lookup address information";
 
 /// The SQLSTATE of an error, without the server's text.

@@ -7,12 +7,13 @@ use std::time::Duration;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::application_pool::{ApplicationPool, Borrowed};
+use super::application_pool::{ApplicationConnection, ApplicationPool};
 use super::connect_error::{self, At};
 use super::pool::{Leased, Pool};
 use crate::model::error::StoreError;
 
-/// How long the check that Postgres can be reached may take, and a migration waits for a connection.
+/// How long the check that Postgres can be reached may take, and a migration waits for a
+/// connection.
 pub(super) const REACHING: Duration = Duration::from_secs(5);
 /// How long closing the pool waits for connections in use.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -132,7 +133,7 @@ impl Connections {
 #[derive(Debug)]
 pub(super) enum Connection {
     Own(Leased),
-    Borrowed(Borrowed),
+    Borrowed(ApplicationConnection),
 }
 
 impl Connection {

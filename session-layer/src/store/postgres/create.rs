@@ -101,8 +101,8 @@ impl PostgresStore {
             let seconds = idle.as_secs() + u64::from(idle.subsec_nanos() > 0);
             i32::try_from(seconds).unwrap_or(i32::MAX)
         });
-        // Without a snapshot from before the first try, a second one would miss a revoke-all that the
-        // first one met.
+        // Without a snapshot from before the first try, a second one would miss a revoke-all that
+        // the first one met.
         let tries = if begun.is_some() { STATEMENT_TRIES } else { 1 };
         let create = || {
             statement(&self.statements.create)

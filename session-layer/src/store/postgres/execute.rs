@@ -142,9 +142,9 @@ impl PostgresStore {
     }
 
     /// Makes a change that is one statement. It is sent again only if Postgres has rolled it back,
-    /// and at most `tries` times in all. That includes the end of a connection that an administrator
-    /// closed. It is also sent again if the server of an old connection takes no changes any more,
-    /// because the address may lead to another one.
+    /// and at most `tries` times in all. That includes the end of a connection that an
+    /// administrator closed. It is also sent again if the server of an old connection takes no
+    /// changes any more, because the address may lead to another one.
     pub(super) async fn change(
         &self,
         progress: &Progress,

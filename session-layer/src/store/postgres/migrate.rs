@@ -74,7 +74,8 @@ impl PostgresStore {
             let by = Instant::now() + REACHING;
             let mut connection = match self.connections.acquire_by(by, REACHING).await {
                 Ok(connection) => connection,
-                // An application's pool does not report the reason. A connection outside of it does.
+                // An application's pool does not report the reason. A connection outside of it
+                // does.
                 Err(error) if !self.connections.is_own() => {
                     return Err(self.connections.connect().await.err().unwrap_or(error));
                 }

@@ -38,8 +38,8 @@ const RELEASING: Duration = Duration::from_secs(1);
 /// The delay before a connection is tried again that Postgres refused while callers wait for one
 /// that is in use. Ten attempts a second do not harm a server that is starting.
 const REFUSED: Duration = Duration::from_millis(100);
-/// The delay before a server that had no connection left is asked again. Another pool of ours closes
-/// one meanwhile.
+/// The delay before a server that had no connection left is asked again. Another pool of ours
+/// closes one meanwhile.
 const MADE_ROOM: Duration = Duration::from_millis(20);
 /// How often that is repeated before the callers get the reason.
 const MADE_ROOM_AT_MOST: u32 = 10;
@@ -63,9 +63,9 @@ pub(super) struct Rules {
 
 /// The pool. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct Pool(Arc<Shared>);
+pub(super) struct Pool(Arc<PoolState>);
 
-struct Shared {
+struct PoolState {
     options: PgConnectOptions,
     /// The source of the user and the password, instead of those in the options.
     credentials: Option<Arc<dyn Credentials>>,
@@ -82,7 +82,7 @@ struct Shared {
 }
 
 struct Donor {
-    pool: Weak<Shared>,
+    pool: Weak<PoolState>,
     /// The number of connections that it keeps.
     keeps: u32,
     /// When it last closed a connection for this pool.
@@ -90,9 +90,9 @@ struct Donor {
 }
 
 // The options have the user and the password.
-impl fmt::Debug for Shared {
+impl fmt::Debug for PoolState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = f.debug_struct("Shared");
+        let mut shown = f.debug_struct("PoolState");
         shown.field("rules", &self.rules).field("slots", &self.slots).finish_non_exhaustive()
     }
 }
@@ -104,7 +104,7 @@ impl Pool {
         rules: Rules,
         runtime: Handle,
     ) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(PoolState {
             options,
             credentials,
             last: Mutex::default(),
@@ -126,7 +126,7 @@ impl Pool {
     /// Returns the options of the next connection, with the present credentials. They are fetched
     /// once a second at most, because attempts may follow each other in an outage.
     pub(super) async fn options(&self) -> Result<PgConnectOptions, StoreError> {
-        let Shared { options, credentials, last, .. } = &*self.0;
+        let PoolState { options, credentials, last, .. } = &*self.0;
         let Some(source) = credentials else {
             return Ok(options.clone());
         };
@@ -190,7 +190,7 @@ impl Pool {
         }
     }
 
-    fn lease(&self, connection: Slot) -> Leased {
+    fn lease(&self, connection: AgedConnection) -> Leased {
         Leased { held: Some(connection), pool: self.clone() }
     }
 
@@ -210,13 +210,13 @@ impl Pool {
     }
 
     /// Takes a connection back that can be used again.
-    fn put_back(&self, connection: Slot) {
+    fn put_back(&self, connection: AgedConnection) {
         let left = lock(&self.0.slots).put_back(connection, Instant::now());
         self.close_all(left);
     }
 
     /// Closes connections in the background.
-    fn close_all(&self, slots: impl IntoIterator<Item = Slot>) {
+    fn close_all(&self, slots: impl IntoIterator<Item = AgedConnection>) {
         for slot in slots {
             let this = self.clone();
             self.0.runtime.spawn(async move {
@@ -249,8 +249,8 @@ impl Pool {
 }
 
 impl Donor {
-    /// Closes a connection: an idle one now, or else the next one released. It closes one at a time,
-    /// because the server has none left until the other pool has used it.
+    /// Closes a connection: an idle one now, or else the next one released. It closes one at a
+    /// time, because the server has none left until the other pool has used it.
     fn close_one(&self) -> bool {
         let Some(pool) = self.pool.upgrade().map(Pool) else { return false };
         let mut gave = lock(&self.gave);
@@ -338,11 +338,11 @@ impl Drop for Opening {
 }
 
 /// A connection with its age.
-type Slot = slots::Slot<PgConnection>;
+type AgedConnection = slots::Aged<PgConnection>;
 
 /// A caller in the queue. A connection that arrives after the caller left returns to the pool.
 struct Waiter<'a> {
-    receiver: oneshot::Receiver<Result<Slot, StoreError>>,
+    receiver: oneshot::Receiver<Result<AgedConnection, StoreError>>,
     pool: &'a Pool,
 }
 
@@ -368,7 +368,7 @@ impl Drop for Waiter<'_> {
 /// before the end of a reply.
 #[derive(Debug)]
 pub(super) struct Leased {
-    held: Option<Slot>,
+    held: Option<AgedConnection>,
     pool: Pool,
 }
 
@@ -399,8 +399,8 @@ impl Leased {
         }
     }
 
-    /// Returns the connection after a failed statement, once it has replied to a ping. The rest of a
-    /// reply and the end of a transaction come before that.
+    /// Returns the connection after a failed statement, once it has replied to a ping. The rest of
+    /// a reply and the end of a transaction come before that.
     pub(super) fn release_after_failure(mut self) {
         let runtime = self.pool.0.runtime.clone();
         runtime.spawn(async move {

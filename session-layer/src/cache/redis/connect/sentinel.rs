@@ -1,5 +1,5 @@
-//! The search for the master: the answer that more than half of the sentinels give. If fewer answer,
-//! they must agree.
+//! The search for the master: the answer that more than half of the sentinels give. If fewer
+//! answer, they must agree.
 //!
 //! A sentinel that was cut off from the others names the former master. The majority does not.
 

@@ -215,8 +215,8 @@ pub(super) fn rustls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'
         if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
-        // The source of an I/O error is that of its content, so the content is looked at. The client
-        // library has its own source in an `Arc`.
+        // The source of an I/O error is that of its content, so the content is looked at. The
+        // client library has its own source in an `Arc`.
         next = if let Some(io) = error.downcast_ref::<io::Error>() {
             io.get_ref().map(|inner| inner as &(dyn StdError + 'static))
         } else if let Some(shared) = error.downcast_ref::<Arc<dyn StdError + Send + Sync>>() {

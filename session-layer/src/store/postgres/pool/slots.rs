@@ -9,21 +9,22 @@ use tokio::time::Instant;
 
 use crate::model::error::StoreError;
 
-/// How long a connection is used. After a failover the address may lead to another server. Those that
-/// were opened together end one by one, within a minute before that.
+/// How long a connection is used. After a failover the address may lead to another server. Those
+/// that were opened together end one by one, within a minute before that.
 const MAX_AGE: Duration = Duration::from_secs(5 * 60);
 /// The steps in which the ages of connections differ, and their number.
 const AGE_STEP: Duration = Duration::from_secs(6);
 const AGE_STEPS: u32 = 10;
-/// How long a connection may be idle beside one that was used later. Load balancers drop flows without packets silently, the
-/// strictest known one (Azure) after four minutes.
+/// How long a connection may be idle beside one that was used later. Load balancers drop flows
+/// without packets silently, the strictest known one (Azure) after four minutes.
 const MAX_IDLE: Duration = Duration::from_secs(3 * 60);
 /// How long the first attempt to connect may take. Each attempt that takes longer doubles the
 /// limit, up to [`OPENING`]. A packet sent while the server or its network was away may get no
 /// reply (a container that starts, a retransmission after a second). A new attempt gets one at
 /// once.
 const ATTEMPT: Duration = Duration::from_millis(250);
-/// How long an attempt may take at most. A distant database with TLS takes longer than one read may.
+/// How long an attempt may take at most. A distant database with TLS takes longer than one read
+/// may.
 pub(super) const OPENING: Duration = Duration::from_secs(5);
 /// The maximum of concurrent attempts to connect. Ten connections are still open after a few tens
 /// of ms. After an attempt that failed or timed out, they are serialized. A hanging Postgres must
@@ -32,7 +33,7 @@ const OPENED_AT_ONCE: u32 = 3;
 
 /// A connection and its age.
 #[derive(Debug)]
-pub(super) struct Slot<C> {
+pub(super) struct Aged<C> {
     pub(super) connection: C,
     pub(super) opened: Instant,
     /// The age at which it is replaced.
@@ -41,12 +42,12 @@ pub(super) struct Slot<C> {
 
 #[derive(Debug)]
 struct Idle<C> {
-    slot: Slot<C>,
+    slot: Aged<C>,
     since: Instant,
 }
 
 /// The sender to a caller that waits.
-type Caller<C> = oneshot::Sender<Result<Slot<C>, StoreError>>;
+type Caller<C> = oneshot::Sender<Result<Aged<C>, StoreError>>;
 
 /// The places of a pool of at most `most` connections.
 #[derive(Debug)]
@@ -77,8 +78,8 @@ pub(super) struct Slots<C> {
 #[derive(Debug)]
 pub(super) enum Acquired<C> {
     /// A connection that was idle this long.
-    Idle(Slot<C>, Duration),
-    Waiting(oneshot::Receiver<Result<Slot<C>, StoreError>>),
+    Idle(Aged<C>, Duration),
+    Waiting(oneshot::Receiver<Result<Aged<C>, StoreError>>),
     Refused(StoreError),
 }
 
@@ -86,7 +87,7 @@ pub(super) enum Acquired<C> {
 #[derive(Debug)]
 pub(super) enum Given<C> {
     /// The place of this connection, which must be closed.
-    Idle(Slot<C>),
+    Idle(Aged<C>),
     /// The place of the next connection that is released.
     Later,
     /// No place: none is to spare.
@@ -132,7 +133,7 @@ impl<C> Slots<C> {
 
     /// Returns the idle connections that are too old, or were idle for too long, to be closed. One
     /// stays for the next caller, who checks it. Its replacement follows when it is put back.
-    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Slot<C>> {
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Aged<C>> {
         let spare = self.idle.len().saturating_sub(1);
         if self.idle.iter().take(spare).all(|idle| idle.is_usable(now)) {
             return Vec::new();
@@ -148,16 +149,16 @@ impl<C> Slots<C> {
     }
 
     /// Returns all idle connections, to be closed.
-    pub(super) fn take_idle(&mut self) -> Vec<Slot<C>> {
+    pub(super) fn take_idle(&mut self) -> Vec<Aged<C>> {
         let idle = std::mem::take(&mut self.idle);
         self.closing_all(idle)
     }
 
-    fn closing_all(&mut self, idle: VecDeque<Idle<C>>) -> Vec<Slot<C>> {
+    fn closing_all(&mut self, idle: VecDeque<Idle<C>>) -> Vec<Aged<C>> {
         idle.into_iter().map(|idle| self.closing(idle.slot)).collect()
     }
 
-    fn closing(&mut self, slot: Slot<C>) -> Slot<C> {
+    fn closing(&mut self, slot: Aged<C>) -> Aged<C> {
         self.closing += 1;
         slot
     }
@@ -192,18 +193,18 @@ impl<C> Slots<C> {
         connection: C,
         began: Instant,
         now: Instant,
-    ) -> Option<Slot<C>> {
+    ) -> Option<Aged<C>> {
         self.opening -= 1;
         self.failure = None;
         self.replacements = self.replacements.saturating_sub(1);
         self.attempt_limit = (now.saturating_duration_since(began) * 2).clamp(ATTEMPT, OPENING);
         let max_age = MAX_AGE - AGE_STEP * (self.opened % AGE_STEPS);
         self.opened = self.opened.wrapping_add(1);
-        self.hand_over(Slot { connection, opened: now, max_age }, now)
+        self.hand_over(Aged { connection, opened: now, max_age }, now)
     }
 
-    /// Records an attempt that timed out after `limit`. The callers wait on, because the next attempt
-    /// may succeed.
+    /// Records an attempt that timed out after `limit`. The callers wait on, because the next
+    /// attempt may succeed.
     pub(super) fn attempt_timed_out(&mut self, limit: Duration, reason: StoreError, now: Instant) {
         self.attempt_limit = (limit * 2).min(OPENING);
         self.failure = Some((reason, now));
@@ -234,7 +235,7 @@ impl<C> Slots<C> {
     }
 
     /// Takes a connection that can be used again, and returns it if it must be closed.
-    pub(super) fn put_back(&mut self, slot: Slot<C>, now: Instant) -> Option<Slot<C>> {
+    pub(super) fn put_back(&mut self, slot: Aged<C>, now: Instant) -> Option<Aged<C>> {
         let is_old = slot.is_old(now);
         if std::mem::take(&mut self.close_next) || is_old {
             self.replacements += u32::from(is_old && self.closed.is_none());
@@ -244,7 +245,7 @@ impl<C> Slots<C> {
     }
 
     /// Gives a connection to the caller that waits longest. Returns it if it must be closed.
-    fn hand_over(&mut self, mut slot: Slot<C>, now: Instant) -> Option<Slot<C>> {
+    fn hand_over(&mut self, mut slot: Aged<C>, now: Instant) -> Option<Aged<C>> {
         if self.closed.is_some() {
             return Some(self.closing(slot));
         }
@@ -308,7 +309,7 @@ impl<C> Slots<C> {
     }
 
     /// Closes the pool, and returns its idle connections. All callers get `reason`.
-    pub(super) fn close(&mut self, reason: StoreError) -> Vec<Slot<C>> {
+    pub(super) fn close(&mut self, reason: StoreError) -> Vec<Aged<C>> {
         for caller in self.waiting.drain(..) {
             let _ = caller.send(Err(reason.clone()));
         }
@@ -318,7 +319,7 @@ impl<C> Slots<C> {
     }
 }
 
-impl<C> Slot<C> {
+impl<C> Aged<C> {
     fn is_old(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.opened) > self.max_age
     }
@@ -336,12 +337,12 @@ mod tests {
     use crate::model::error::StoreErrorKind;
 
     /// A pool of three connections, which are numbers.
-    struct Pool {
+    struct Scene {
         slots: Slots<u32>,
         now: Instant,
     }
 
-    impl Pool {
+    impl Scene {
         fn new() -> Self {
             Self { slots: Slots::new(3), now: Instant::now() }
         }
@@ -355,26 +356,26 @@ mod tests {
             self.slots.opened(connection, began, self.now).map(|slot| slot.connection)
         }
 
-        fn queue(&mut self) -> oneshot::Receiver<Result<Slot<u32>, StoreError>> {
+        fn queue(&mut self) -> oneshot::Receiver<Result<Aged<u32>, StoreError>> {
             match self.slots.acquire(self.now) {
                 Acquired::Waiting(receiver) => receiver,
                 other => panic!("{other:?}"),
             }
         }
 
-        fn idle(&mut self) -> Slot<u32> {
+        fn idle(&mut self) -> Aged<u32> {
             match self.slots.acquire(self.now) {
                 Acquired::Idle(slot, _) => slot,
                 other => panic!("{other:?}"),
             }
         }
 
-        fn put_back(&mut self, slot: Slot<u32>) -> Option<u32> {
+        fn put_back(&mut self, slot: Aged<u32>) -> Option<u32> {
             self.slots.put_back(slot, self.now).map(|slot| slot.connection)
         }
 
         /// Opens one connection for a caller, who uses it.
-        fn in_use(&mut self, connection: u32) -> Slot<u32> {
+        fn in_use(&mut self, connection: u32) -> Aged<u32> {
             let mut caller = self.queue();
             assert!(self.slots.begin_opening());
             assert_eq!(self.open(connection), None);
@@ -416,7 +417,7 @@ mod tests {
 
     #[test]
     fn no_more_are_opened_than_allowed() {
-        let mut pool = Pool::new();
+        let mut pool = Scene::new();
         let in_use = [1, 2, 3].map(|n| pool.in_use(n));
         assert_eq!(pool.slots.all_in_use(), Some(3));
         let mut caller = pool.queue();
@@ -434,7 +435,7 @@ mod tests {
 
     #[test]
     fn callers_are_served_in_order_without_those_who_left() {
-        let mut pool = Pool::new();
+        let mut pool = Scene::new();
         let in_use = pool.in_use(1);
         let [left, mut first, mut second] = [(); 3].map(|()| pool.queue());
         drop(left);
@@ -448,7 +449,7 @@ mod tests {
 
     #[test]
     fn the_last_used_is_used_next_and_surplus_ones_are_closed() {
-        let mut pool = Pool::new();
+        let mut pool = Scene::new();
         let [first, second] = [1, 2].map(|n| pool.in_use(n));
         pool.put_back(first);
         pool.put_back(second);
@@ -467,7 +468,7 @@ mod tests {
 
     #[test]
     fn old_connection_is_closed_even_if_it_is_never_idle() {
-        let mut pool = Pool::new();
+        let mut pool = Scene::new();
         let in_use = pool.in_use(1);
         let mut caller = pool.queue();
         pool.wait(MAX_AGE + Duration::from_secs(1));
@@ -481,7 +482,7 @@ mod tests {
     // Connections that were opened together would otherwise end together.
     #[test]
     fn old_connections_end_one_by_one_and_are_replaced() {
-        let mut pool = Pool::new();
+        let mut pool = Scene::new();
         let in_use = [1, 2, 3].map(|n| pool.in_use(n));
         pool.wait(MAX_AGE - AGE_STEP);
         for (slot, closed) in in_use.into_iter().zip([None, None, Some(3)]) {
@@ -496,7 +497,7 @@ mod tests {
 
     #[test]
     fn last_idle_connection_stays_for_the_next_caller() {
-        let mut pool = Pool::new();
+        let mut pool = Scene::new();
         let [first, second] = [1, 2].map(|n| pool.in_use(n));
         pool.put_back(first);
         pool.put_back(second);
@@ -507,7 +508,7 @@ mod tests {
 
     #[test]
     fn refusal_reaches_all_callers_and_the_next_ones() {
-        let mut pool = Pool::new();
+        let mut pool = Scene::new();
         let mut callers = [(); 3].map(|()| pool.queue());
         assert!(pool.slots.begin_opening());
         pool.refuse();
@@ -527,7 +528,7 @@ mod tests {
     // A role may have fewer connections than the pool may open.
     #[test]
     fn callers_wait_for_connections_in_use_despite_a_refusal() {
-        let mut pool = Pool::new();
+        let mut pool = Scene::new();
         let in_use = pool.in_use(1);
         let mut caller = pool.queue();
         assert!(pool.slots.begin_opening());
@@ -544,7 +545,7 @@ mod tests {
 
     #[test]
     fn other_pool_gets_an_idle_connection_or_the_next_one_released() {
-        let mut pool = Pool::new();
+        let mut pool = Scene::new();
         let [first, second] = [1, 2].map(|n| pool.in_use(n));
         pool.put_back(first);
         assert!(matches!(pool.slots.give_up_one(1), Given::Idle(slot) if slot.connection == 1));
@@ -559,7 +560,7 @@ mod tests {
 
     #[test]
     fn closed_pool_closes_what_comes_back() {
-        let mut pool = Pool::new();
+        let mut pool = Scene::new();
         let [first, second] = [1, 2].map(|n| pool.in_use(n));
         let mut caller = pool.queue();
         assert!(pool.slots.begin_opening());
@@ -579,7 +580,7 @@ mod tests {
 
     #[test]
     fn a_slow_success_lets_the_next_attempt_take_longer() {
-        let mut pool = Pool::new();
+        let mut pool = Scene::new();
         let _caller = pool.queue();
         assert!(pool.slots.begin_opening());
         let began = pool.now;
