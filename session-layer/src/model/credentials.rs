@@ -26,8 +26,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A source of credentials for a server.
 ///
-/// It is called for each new connection. A connection whose credential ends is authenticated again
-/// with a new one before that. An `async` closure that returns a [`Credential`] is a source:
+/// It is called for new connections. A connection to Redis whose credential ends is authenticated
+/// again with a new one before that. Postgres ends no open connection. An `async` closure that
+/// returns a [`Credential`] is a source:
 ///
 /// ```
 /// use std::time::Duration;
@@ -192,8 +193,8 @@ impl StdError for CredentialsError {
     }
 }
 
-/// A file that contains a password. It is read for each new connection. Once a second it is read
-/// again, and a new password authenticates the open connections as well.
+/// A file that contains a password. It is read for new connections. For Redis it is read again once
+/// a second, and a new password authenticates the open connections as well.
 #[derive(Clone)]
 pub struct PasswordFile {
     path: PathBuf,

@@ -117,7 +117,7 @@ impl Service {
 }
 
 const TERMINATE: &str =
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'the_app'";
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'the_app'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_57p01_costs_one_retry() -> Outcome {

@@ -345,7 +345,7 @@ impl Connector {
     ) -> Result<Box<dyn Stream>, ConnectError> {
         let (stream, first) = FirstBytes::of(stream);
         let handshake = within(deadline, tls.handshake(at, stream)).await;
-        let handshake = handshake.ok_or_else(|| failure::timed_out(at, "the read of TLS files"))?;
+        let handshake = handshake.ok_or_else(|| failure::files_timed_out(at))?;
         match within(deadline, handshake?).await {
             Some(Ok(stream)) => Ok(Box::new(stream)),
             Some(Err(error)) => {
@@ -423,7 +423,7 @@ async fn connect(at: &Address, deadline: Instant) -> Result<Box<dyn Stream>, Con
         Address::Tcp { port, ip: Some(ip), .. } => vec![SocketAddr::new(*ip, *port)],
         Address::Tcp { host, port, ip: None } => {
             let found = within(deadline, lookup_host((host.as_str(), *port))).await;
-            let found = found.ok_or_else(|| failure::timed_out(at, "the look-up of its name"))?;
+            let found = found.ok_or_else(|| failure::look_up_timed_out(at))?;
             found.map_err(|error| failure::name(at, error))?.collect()
         }
     };

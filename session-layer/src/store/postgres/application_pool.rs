@@ -23,7 +23,7 @@ use crate::model::error::StoreError;
 
 /// The maximum of callers that wait in the pool's queue. A pool opens connections in the futures of
 /// its callers, and here an attempt continues if its caller leaves.
-const OPENED_AT_ONCE: usize = 3;
+const ACQUIRING_AT_ONCE: usize = 3;
 /// How long an attempt may take.
 const OPENING: Duration = Duration::from_secs(5);
 /// How long the ping may take when a connection is released.
@@ -37,7 +37,7 @@ pub(super) struct ApplicationPool {
 
 impl ApplicationPool {
     pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool, opening: Arc::new(Semaphore::new(OPENED_AT_ONCE)) }
+        Self { pool, opening: Arc::new(Semaphore::new(ACQUIRING_AT_ONCE)) }
     }
 
     pub(super) fn max_connections(&self) -> u32 {

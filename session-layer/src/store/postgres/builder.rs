@@ -167,10 +167,10 @@ impl PostgresStoreBuilder {
         self
     }
 
-    /// Sets the source of the password, and of the user if it names one. It is called for each new
-    /// connection. Postgres ends no open connection when a password or a token ends. It goes with a
-    /// URL without a password, and not with a pool of the application. Defaults to the password of
-    /// the URL.
+    /// Sets the source of the password, and of the user if it names one. It is called for new
+    /// connections, at most once a second for each of the three pools. Postgres ends no open
+    /// connection when a password or a token ends. It goes with a URL without a password, and not
+    /// with a pool of the application. Defaults to the password of the URL.
     pub fn credentials(mut self, credentials: impl Credentials) -> Self {
         self.credentials = Some(Arc::new(credentials));
         self
@@ -341,7 +341,7 @@ mod tests {
         PostgresStore::builder("postgres://h/d")
     }
 
-    fn on_own_pool() -> PostgresStoreBuilder {
+    fn on_application_pool() -> PostgresStoreBuilder {
         PostgresStore::from_pool(PgPool::connect_lazy("postgres://h/d").unwrap())
     }
 
@@ -351,7 +351,7 @@ mod tests {
 
     #[tokio::test]
     async fn bad_setting_is_named_with_its_value_and_range() {
-        for builder in [builder, on_own_pool] {
+        for builder in [builder, on_application_pool] {
             let injected = "Robert'); DROP TABLE";
             for name in ["", "1a", "A", "pg_x", injected, &"a".repeat(64)] {
                 let start = format!("PostgresStoreBuilder::schema is `{name}`: it may be 1 to 63");
@@ -386,7 +386,7 @@ mod tests {
 
     #[tokio::test]
     async fn application_pool_has_its_own_number_of_connections() {
-        let refused = on_own_pool().max_connections(5).build();
+        let refused = on_application_pool().max_connections(5).build();
         assert!(matches!(refused, Err(ConfigError::Combination(_))), "{refused:?}");
     }
 
@@ -425,7 +425,9 @@ mod tests {
             let both = error(PostgresStore::builder(url).credentials(file()));
             assert!(both.contains("DATABASE_PASSWORD_FILE") && !both.contains("hunter2"), "{both}");
         }
-        assert!(error(on_own_pool().credentials(file())).contains("pool of the application"));
+        assert!(
+            error(on_application_pool().credentials(file())).contains("pool of the application")
+        );
     }
 
     // Without them Postgres plans each read anew, which takes longer than its execution.

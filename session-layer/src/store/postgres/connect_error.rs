@@ -81,7 +81,8 @@ pub(super) fn no_connection(waited: Duration, busy: Option<u32>) -> StoreError {
             Kind::TimedOut,
             format!(
                 "no connection became free within {waited:?} ({size} in use): Postgres is stopped \
-                 or slow, a lock is held (see pg_stat_activity), or max_connections is too low"
+                 or slow, a lock is held (see pg_stat_activity), or the pool is too small \
+                 (SESSION_DB_POOL_SIZE)"
             ),
         ),
         None => StoreError::new(
@@ -89,7 +90,7 @@ pub(super) fn no_connection(waited: Duration, busy: Option<u32>) -> StoreError {
             format!(
                 "no connection to Postgres within {waited:?}: check that it is running and \
                  reachable from here, DATABASE_URL, and that the server and the pool have a \
-                 connection left (max_connections)"
+                 connection left (its max_connections, SESSION_DB_POOL_SIZE)"
             ),
         ),
     }

@@ -17,8 +17,8 @@ use crate::model::error::StoreError;
 pub(super) const REACHING: Duration = Duration::from_secs(5);
 /// How long closing the pool waits for connections in use.
 const CLOSING: Duration = Duration::from_secs(5);
-/// A connection older than this may lead to a server that the address no longer names. If it is the
-/// server's own fault, each connection is opened ten times a second.
+/// A connection older than this may lead to a server that the address no longer names. If the
+/// address still names it, each connection is replaced at most ten times a second.
 const OLD: Duration = Duration::from_millis(100);
 
 /// The source of connections.

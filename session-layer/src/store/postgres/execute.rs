@@ -142,9 +142,10 @@ impl PostgresStore {
     }
 
     /// Makes a change that is one statement. It is sent again only if Postgres has rolled it back,
-    /// and at most `tries` times in all. That includes the end of a connection that an
-    /// administrator closed. It is also sent again if the server of an old connection takes no
-    /// changes any more, because the address may lead to another one.
+    /// up to `tries` times over a connection. After a connection that an administrator closed it
+    /// goes over another one, as often as the pool has connections. It also does if the server of
+    /// an old connection takes no changes any more, because the address may lead to another one.
+    /// The caller's deadline limits all of this.
     pub(super) async fn change(
         &self,
         progress: &Progress,

@@ -309,7 +309,8 @@ impl Opening {
                     let reason = connect_error::connecting_timed_out(&at, limit);
                     lock(slots).attempt_timed_out(limit, reason, now);
                 }
-                // The last connection may also have been one that another task has just opened.
+                // Another task of this pool may have just taken the last one, so the first refusal
+                // is always followed by another attempt.
                 Ok(Err(error))
                     if errors::is_full(&error)
                         && full < MADE_ROOM_AT_MOST

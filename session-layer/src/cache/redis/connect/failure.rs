@@ -221,6 +221,21 @@ pub(super) fn timed_out(at: &Address, step: &str) -> ConnectError {
     ConnectError::new(ConnectCause::TimedOut, at, why, remedy)
 }
 
+/// Explains a look-up of the host's name that takes too long.
+pub(super) fn look_up_timed_out(at: &Address) -> ConnectError {
+    let why = "the look-up of its name took too long";
+    let remedy = "check the name server of this machine";
+    ConnectError::new(ConnectCause::TimedOut, at, why, remedy)
+}
+
+/// Explains files of TLS whose reading takes too long.
+#[cfg(feature = "tls")]
+pub(super) fn files_timed_out(at: &Address) -> ConnectError {
+    let why = "reading the files of TLS took too long";
+    let remedy = "check the volume with the files of REDIS_TLS_CA_FILE and those beside it";
+    ConnectError::new(ConnectCause::TimedOut, at, why, remedy)
+}
+
 pub(super) fn credentials(at: &Server, error: CredentialsError) -> ConnectError {
     let why = format!("there are no credentials for it ({error})");
     let remedy = "check REDIS_PASSWORD_FILE, or the source of RedisCacheBuilder::credentials";
@@ -331,8 +346,9 @@ pub(super) fn no_master(sentinels: &Sentinels, is_unknown: bool) -> ConnectError
     } else {
         (
             ConnectCause::NotMaster,
-            "the sentinels name different masters",
-            "a failover is in progress, or some of them are cut off from the others",
+            "fewer than half of the sentinels name the same master",
+            "a failover is in progress, or some of them are cut off from the others or do not know \
+             the service (SENTINEL MASTERS)",
         )
     };
     ConnectError::new(cause, sentinels, why, remedy)

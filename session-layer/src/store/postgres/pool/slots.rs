@@ -26,9 +26,9 @@ const ATTEMPT: Duration = Duration::from_millis(250);
 /// How long an attempt may take at most. A distant database with TLS takes longer than one read
 /// may.
 pub(super) const OPENING: Duration = Duration::from_secs(5);
-/// The maximum of concurrent attempts to connect. Ten connections are still open after a few tens
-/// of ms. After an attempt that failed or timed out, they are serialized. A hanging Postgres must
-/// process and drop all pending connections when it recovers, and is silent meanwhile.
+/// The maximum of concurrent attempts to connect. Ten connections are still opened within a few
+/// tens of ms. After an attempt that failed or timed out, they are serialized. A hanging Postgres
+/// must process and drop all pending connections when it recovers, and is silent meanwhile.
 const OPENED_AT_ONCE: u32 = 3;
 
 /// A connection and its age.
@@ -173,8 +173,8 @@ impl<C> Slots<C> {
         begins
     }
 
-    /// Returns how many connections should be opened at once: one for each caller that waits, and
-    /// one at a time after a failure.
+    /// Returns how many connections should be opened at once: one for each caller that waits and
+    /// for each replacement, but at most three, or one after a failure.
     fn wanted(&mut self) -> u32 {
         self.waiting.retain(|caller| !caller.is_closed());
         let at_once = if self.failure.is_some() { 1 } else { OPENED_AT_ONCE };
