@@ -195,8 +195,12 @@ async fn touch_does_not_wait_for_disk_or_standby() -> Outcome {
         let service = Service { servers, sessions, cookie: cookie() };
         let created = service.persistent().await?;
         service.wait_for_standby("missing").await?;
-        let bob = service.sessions.create(NewSession::new("bob")).await;
-        assert!(bob.as_ref().is_err_and(Error::is_outage), "{bob:?}");
+        // A connection reads the setting when its next statement begins.
+        wait::until("a login that waits for the standby", SOON, async || {
+            let bob = service.sessions.create(NewSession::new("bob")).await;
+            bob.as_ref().is_err_and(Error::is_outage)
+        })
+        .await?;
         assert_renewed(&service.set(&created, unchanged).await?);
         service.wait_for_standby("").await?;
     }
