@@ -9,11 +9,12 @@ CREATE TABLE @schema@.sessions (
     -- SHA-256 of the token's text: sha256(convert_to(token, 'UTF8'))
     token_digest     bytea NOT NULL UNIQUE CHECK (octet_length(token_digest) = 32),
     -- The digest before the last rotation. It is valid until previous_until.
-    previous_digest  bytea UNIQUE CHECK (octet_length(previous_digest) = 32),
+    previous_digest  bytea CHECK (octet_length(previous_digest) = 32),
     previous_until   timestamptz,
     -- The digests before the previous one, newest first, at most 16. A change of the session removes their copies too.
     former_digests   bytea[] NOT NULL DEFAULT '{}',
-    user_id          text NOT NULL CHECK (char_length(user_id) BETWEEN 1 AND 200),
+    -- An id has no language. "C" compares its bytes, which is faster, and an update of the system's locales breaks no index.
+    user_id          text COLLATE "C" NOT NULL CHECK (char_length(user_id) BETWEEN 1 AND 200),
     -- The user's epoch at the login. A session of an earlier epoch has ended, whatever its other columns are.
     user_epoch       bigint NOT NULL DEFAULT 0,
     -- json keeps the text byte for byte. jsonb would rewrite numbers, and can make 3 KB into 39 MB.
@@ -35,6 +36,8 @@ CREATE TABLE @schema@.sessions (
     ended_reason     text
 ) WITH (fillfactor = 85); -- room for a touch to stay on its page (HOT)
 
+-- Few sessions have a previous digest, so every read finds in a small index that there is none.
+CREATE UNIQUE INDEX sessions_previous_digest ON @schema@.sessions (previous_digest) WHERE previous_digest IS NOT NULL;
 CREATE INDEX sessions_user_id ON @schema@.sessions (user_id, created_at DESC, id DESC);
 -- The highest epoch of a user's sessions: a raise goes above it.
 CREATE INDEX sessions_user_epoch ON @schema@.sessions (user_id, user_epoch);
@@ -44,7 +47,7 @@ CREATE INDEX sessions_revoked_at ON @schema@.sessions (revoked_at) WHERE revoked
 -- One row per user who ever logged in. Revoking all of a user's sessions raises the epoch. A login locks the row FOR
 -- SHARE, so it either is seen by the revocation or sees it.
 CREATE TABLE @schema@.session_users (
-    user_id    text PRIMARY KEY CHECK (char_length(user_id) BETWEEN 1 AND 200),
+    user_id    text COLLATE "C" PRIMARY KEY CHECK (char_length(user_id) BETWEEN 1 AND 200),
     epoch      bigint NOT NULL DEFAULT 0,
     -- Which transaction raised the epoch last, when, and in which run of the server (its start). A trigger keeps them.
     raised_by  xid8,

@@ -7,8 +7,8 @@
 //! | `Vs` | a [`sealed`] session: header, key ID, nonce, body | a lease holder with one |
 //! | `T` | a fence | a node that changes a session |
 //!
-//! The header names the incarnation and the store of the session. The body is an [`Entry`] in
-//! postcard's encoding. A node with keys accepts no `Vp`, because a planted one would bypass
+//! The header names the incarnation and the store of the session. The body is the rest of an
+//! [`Entry`]: a [`Head`] in postcard's encoding, the user id and the data. A node with keys accepts no `Vp`, because a planted one would bypass
 //! sealing. A node without keys accepts no `Vs`, because it cannot read one.
 //!
 //! The key contains [`FORMAT`], so that two versions of a service do not compete for one key. Each
@@ -17,7 +17,6 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 mod sealed;
@@ -27,7 +26,7 @@ use crate::cache::seal::SealingKeys;
 use crate::model::clock::Timestamp;
 use crate::model::error::RandomError;
 use crate::model::identity::StoreId;
-use crate::model::session::{MAX_DATA_BYTES, SessionId, SessionParts};
+use crate::model::session::{MAX_DATA_BYTES, PackedSession, SessionId};
 use crate::model::token::TokenDigest;
 
 /// The version of the encoding below. Any change to a released encoding takes the next number.
@@ -99,19 +98,30 @@ pub(crate) fn entry_value(
 ) -> Result<Vec<u8>, RandomError> {
     let header = Header { incarnation: place.incarnation, store_id: entry.store_id };
     // Serializing into a growing vector cannot fail. If it did, the result would not decode.
-    let body = |start| postcard::to_extend(&Body::of(entry), start).unwrap_or_default();
+    let body = |start: Vec<u8>| {
+        let mut body = postcard::to_extend(&Head::of(entry), start).unwrap_or_default();
+        body.extend_from_slice(entry.session.user_id().as_bytes());
+        body.extend_from_slice(entry.session.data_json().as_bytes());
+        body
+    };
     match keys {
         Some(keys) => sealed::seal(keys, &header, place.key, body),
         None => Ok(body(
             [
                 PLAIN_MARK.as_slice(),
                 &header.incarnation.0,
-                place.digest.as_bytes(),
+                digest_check(place.digest),
                 &header.store_id,
             ]
             .concat(),
         )),
     }
+}
+
+/// Returns the part of the digest by which a plain value is bound to its key. It is against
+/// accidents, such as a RENAME. Whoever can write plain values can write any.
+fn digest_check(digest: &TokenDigest) -> &[u8] {
+    &digest.as_bytes()[..8]
 }
 
 /// The content of a key.
@@ -141,13 +151,17 @@ pub(crate) enum EntryRejection {
     StaleIncarnation,
 }
 
-/// Decodes the value at `place`.
-pub(crate) fn decode(value: &[u8], place: &EntryContext<'_>, keys: Option<&SealingKeys>) -> Found {
+/// Decodes the value at `place`. An entry keeps the value's memory for its texts.
+pub(crate) fn decode(
+    value: Vec<u8>,
+    place: &EntryContext<'_>,
+    keys: Option<&SealingKeys>,
+) -> Found {
     // Checked before anything is decrypted or copied.
     if value.len() > MAX_VALUE_BYTES {
         return Found::Rejected(EntryRejection::TooLarge);
     }
-    match value {
+    match value.as_slice() {
         [b'L', nonce @ ..] if nonce.len() == size_of::<Nonce>() => Found::Held,
         FENCE_VALUE => Found::Held,
         [b'V', b'p' | b's', ..] => {
@@ -158,108 +172,109 @@ pub(crate) fn decode(value: &[u8], place: &EntryContext<'_>, keys: Option<&Seali
 }
 
 fn decode_entry(
-    value: &[u8],
+    mut value: Vec<u8>,
     place: &EntryContext<'_>,
     keys: Option<&SealingKeys>,
 ) -> Result<Entry, EntryRejection> {
-    if let Some(sealed) = value.strip_prefix(sealed::MARK) {
+    let (header, start) = if value.starts_with(sealed::MARK) {
         let keys = keys.ok_or(EntryRejection::UnknownKey)?;
-        let (header, body) = sealed::open(keys, place.key, sealed)?;
-        return read_entry(&header, &body, place);
-    }
-    let plain = value.strip_prefix(PLAIN_MARK).ok_or(EntryRejection::Undecodable)?;
-    if keys.is_some() {
+        sealed::open(keys, place.key, &mut value)?
+    } else if keys.is_some() {
         return Err(EntryRejection::Unsealed);
-    }
-    let (header, body) = split_plain(plain, place.digest).ok_or(EntryRejection::Undecodable)?;
-    read_entry(&header, body, place)
-}
-
-/// Splits a plain value. Returns `None` also if the value was moved from another key.
-fn split_plain<'a>(plain: &'a [u8], digest: &TokenDigest) -> Option<(Header, &'a [u8])> {
-    let (incarnation, rest) = plain.split_first_chunk()?;
-    let rest = rest.strip_prefix(digest.as_bytes())?;
-    let (store_id, body) = rest.split_first_chunk()?;
-    let header = Header { incarnation: Incarnation(*incarnation), store_id: *store_id };
-    Some((header, body))
-}
-
-fn read_entry(
-    header: &Header,
-    body: &[u8],
-    place: &EntryContext<'_>,
-) -> Result<Entry, EntryRejection> {
+    } else {
+        split_plain(&value, place.digest).ok_or(EntryRejection::Undecodable)?
+    };
     if header.incarnation != place.incarnation {
         return Err(EntryRejection::StaleIncarnation);
     }
-    match postcard::take_from_bytes::<Body<'_>>(body) {
-        Ok((body, [])) => body.into_entry(header.store_id),
-        _ => None,
-    }
-    .ok_or(EntryRejection::Undecodable)
+    read_body(value, start, header.store_id).ok_or(EntryRejection::Undecodable)
 }
 
-/// An [`Entry`] without the fields of the header. Timestamps are microseconds since 1970.
+/// Returns the header of a plain value, and where its body starts. Returns `None` also if the value
+/// was moved from another key.
+fn split_plain(value: &[u8], digest: &TokenDigest) -> Option<(Header, usize)> {
+    let (incarnation, rest) = value.strip_prefix(PLAIN_MARK)?.split_first_chunk()?;
+    let rest = rest.strip_prefix(digest_check(digest))?;
+    let (store_id, body) = rest.split_first_chunk()?;
+    let header = Header { incarnation: Incarnation(*incarnation), store_id: *store_id };
+    Some((header, value.len() - body.len()))
+}
+
+/// Reads the body at the end of a value. Its texts stay where they are.
+fn read_body(mut value: Vec<u8>, start: usize, store_id: StoreId) -> Option<Entry> {
+    let (head, texts) = postcard::take_from_bytes::<Head>(value.get(start..)?).ok()?;
+    value.drain(..value.len() - texts.len());
+    head.into_entry(String::from_utf8(value).ok()?, store_id)
+}
+
+/// An [`Entry`] without the fields of the header, and without the texts that follow: the user id
+/// and the data. Moments are microseconds, the first since 1970. The others are relative to one of
+/// those before, which makes most of them short.
 #[derive(Serialize, Deserialize)]
-struct Body<'a> {
+struct Head {
     user_epoch: i64,
     xmin: u64,
     read_at: i64,
-    not_after: i64,
+    not_after_since_read: i64,
     id: [u8; 16],
     version: i64,
-    created_at: i64,
-    authenticated_at: i64,
-    last_seen_at: i64,
-    expires_at: i64,
+    created_since_read: i64,
+    authenticated_since_created: i64,
+    last_seen_since_created: i64,
+    expires_since_created: i64,
     idle_timeout_s: Option<u64>,
-    user_id: &'a str,
-    data: &'a str,
     persistent: bool,
+    user_id_bytes: usize,
 }
 
-impl<'a> Body<'a> {
-    fn of(entry: &'a Entry) -> Self {
-        let parts = entry.session.parts();
+impl Head {
+    fn of(entry: &Entry) -> Self {
+        let session = &entry.session;
+        let since = |moment: Timestamp, base: Timestamp| {
+            moment.as_micros().wrapping_sub(base.as_micros())
+        };
+        let since_created = |moment| since(moment, session.created_at());
         Self {
             user_epoch: entry.user_epoch,
             xmin: entry.xmin,
             read_at: entry.read_at.as_micros(),
-            not_after: entry.not_after.as_micros(),
-            id: *parts.id.as_bytes(),
-            version: parts.version,
-            created_at: parts.created_at.as_micros(),
-            authenticated_at: parts.authenticated_at.as_micros(),
-            last_seen_at: parts.last_seen_at.as_micros(),
-            expires_at: parts.expires_at.as_micros(),
-            idle_timeout_s: parts.idle_timeout.map(|idle| idle.as_secs()),
-            user_id: &parts.user_id,
-            data: parts.data.get(),
-            persistent: parts.persistent,
+            not_after_since_read: since(entry.not_after, entry.read_at),
+            id: *session.id().as_bytes(),
+            version: session.version(),
+            created_since_read: since(session.created_at(), entry.read_at),
+            authenticated_since_created: since_created(session.authenticated_at()),
+            last_seen_since_created: since_created(session.last_seen_at()),
+            expires_since_created: since_created(session.expires_at()),
+            idle_timeout_s: session.idle_timeout().map(|idle| idle.as_secs()),
+            persistent: session.is_persistent(),
+            user_id_bytes: session.user_id().len(),
         }
     }
 
-    /// Builds the entry. Returns `None` if the data is not JSON.
-    fn into_entry(self, store_id: StoreId) -> Option<Entry> {
-        let parts = SessionParts {
+    /// Builds the entry. Returns `None` if the texts are not a user id and JSON.
+    fn into_entry(self, texts: String, store_id: StoreId) -> Option<Entry> {
+        let after = |base: i64, micros: i64| base.wrapping_add(micros);
+        let created_at = after(self.read_at, self.created_since_read);
+        let after_created = |micros| Timestamp::from_micros(after(created_at, micros));
+        let session = PackedSession {
             id: SessionId::from_bytes(self.id),
-            user_id: self.user_id.to_owned(),
             version: self.version,
-            created_at: Timestamp::from_micros(self.created_at),
-            authenticated_at: Timestamp::from_micros(self.authenticated_at),
-            last_seen_at: Timestamp::from_micros(self.last_seen_at),
-            expires_at: Timestamp::from_micros(self.expires_at),
+            created_at: Timestamp::from_micros(created_at),
+            authenticated_at: after_created(self.authenticated_since_created),
+            last_seen_at: after_created(self.last_seen_since_created),
+            expires_at: after_created(self.expires_since_created),
             idle_timeout: self.idle_timeout_s.map(Duration::from_secs),
             persistent: self.persistent,
-            data: RawValue::from_string(self.data.to_owned()).ok()?,
+            texts: texts.into_boxed_str(),
+            user_id_bytes: self.user_id_bytes,
         };
         Some(Entry {
-            session: parts.into(),
+            session: session.into_session()?,
             user_epoch: self.user_epoch,
             store_id,
             xmin: self.xmin,
             read_at: Timestamp::from_micros(self.read_at),
-            not_after: Timestamp::from_micros(self.not_after),
+            not_after: Timestamp::from_micros(after(self.read_at, self.not_after_since_read)),
         })
     }
 }

@@ -183,7 +183,7 @@ impl MemoryCache {
 
 /// Returns whether `now` is the same copy that was judged.
 fn is_same(now: &Entry, judged: &Entry) -> bool {
-    std::ptr::eq(now.session.parts(), judged.session.parts()) && now.not_after == judged.not_after
+    now.session.is_same_copy(&judged.session) && now.not_after == judged.not_after
 }
 
 impl SessionCache for MemoryCache {

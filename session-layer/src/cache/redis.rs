@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
@@ -40,13 +41,33 @@ use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::token::TokenDigest;
 
 /// A script that replaces a value with a TTL in milliseconds if the key still holds the expected
-/// value. A fill replaces its lease with it, and a lease replaces a rejected entry.
+/// value. A fill replaces its lease with it, and a lease replaces a rejected entry. The expected
+/// value is given as its [`Fingerprint`].
 const COMPARE_AND_SET: &str = "\
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+local value = redis.call('GET', KEYS[1])
+if value and #value == tonumber(ARGV[2]) and string.sub(value, 1, #ARGV[1]) == ARGV[1] then
+    redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
     return 1
 end
 return 0";
+
+/// The beginning and the length of a value. They identify an entry, because its incarnation, its
+/// session's id and version, and the time or nonce at which it was encoded are at its beginning. A
+/// lease is shorter and has no equal.
+#[derive(Debug)]
+struct Fingerprint {
+    beginning: SmallVec<[u8; Self::BYTES]>,
+    length: usize,
+}
+
+impl Fingerprint {
+    const BYTES: usize = 128;
+
+    fn of(value: &[u8]) -> Self {
+        let beginning = value.get(..Self::BYTES).unwrap_or(value).into();
+        Self { beginning, length: value.len() }
+    }
+}
 
 /// A cache of sessions in Redis, shared by all nodes.
 ///
@@ -134,7 +155,8 @@ impl SessionCache for RedisCache {
         let value = self.sealed(&lease, entry)?;
         let link = Borrowed::new(lease.link);
         let mut fill = self.compare_and_set.key(lease.key.as_bytes());
-        fill.arg(codec::lease_value(&lease.nonce)).arg(value).arg(millis(lifetime));
+        let held = codec::lease_value(&lease.nonce);
+        fill.arg(held.as_slice()).arg(held.len()).arg(value).arg(millis(lifetime));
         let mut connection = link.0.connection();
         let deadline = Instant::now() + self.deadline;
         match self.links.run_on(&link, deadline, fill.invoke_async::<bool>(&mut connection)).await {

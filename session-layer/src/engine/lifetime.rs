@@ -139,7 +139,7 @@ mod tests {
             (false, Some(secs(3600)), Some(secs(5))),
             (true, Some(secs(3600)), None),
         ] {
-            let mut parts = session(secs(86_400), idle, secs(0)).parts().clone();
+            let mut parts = session(secs(86_400), idle, secs(0)).parts();
             parts.persistent = persistent;
             let until = Some(READ_AT.after(secs(5)));
             let life = lifetime(READ_AT, ENTRY_TTL, digest, &parts.into(), until, true);
@@ -153,7 +153,7 @@ mod tests {
         let created = READ_AT;
         let due = |persistent, idle: Option<u64>, used_s: u64, unused_ms: u64| {
             let seen = created.after(secs(used_s));
-            let mut parts = session(secs(86_400), idle.map(secs), secs(0)).parts().clone();
+            let mut parts = session(secs(86_400), idle.map(secs), secs(0)).parts();
             (parts.last_seen_at, parts.persistent) = (seen, persistent);
             renewal_is_due(seen.after(Duration::from_millis(unused_ms)), &parts.into())
         };

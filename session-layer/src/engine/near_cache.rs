@@ -20,14 +20,13 @@ use smallvec::SmallVec;
 
 use crate::cache::Entry;
 use crate::model::lock::lock;
-use crate::model::session::SessionParts;
 use crate::model::token::TokenDigest;
 
 /// The groups into which digests are divided. A drop voids all tickets of a group.
 const GROUPS: usize = 256;
 /// What an entry costs in addition to its own bytes: the table's share, and the rounding of its
-/// three allocations. Measured by `benches/tests/allocations.rs`.
-const OVERHEAD_BYTES: usize = 160;
+/// two allocations. Measured by `benches/tests/allocations.rs`.
+const OVERHEAD_BYTES: usize = 96;
 /// The minimum for the share of a shard. The library rounds the number of shards up, which leaves
 /// at least half of it. An entry larger than its shard's share is not kept.
 const MIN_SHARD_BYTES: usize = 512 * 1024;
@@ -124,10 +123,8 @@ struct EntryBytes;
 
 impl Weighter<TokenDigest, Entry> for EntryBytes {
     fn weight(&self, _: &TokenDigest, entry: &Entry) -> u64 {
-        let parts = entry.session.parts();
-        let own = size_of::<TokenDigest>() + size_of::<Entry>() + size_of::<SessionParts>();
-        let texts = parts.user_id.len() + parts.data.get().len();
-        (own + texts + OVERHEAD_BYTES) as u64
+        let own = size_of::<TokenDigest>() + size_of::<Entry>() + entry.session.bytes();
+        (own + OVERHEAD_BYTES) as u64
     }
 }
 
@@ -151,7 +148,7 @@ impl Hasher for DigestHasher {
 mod tests {
     use super::*;
     use crate::model::clock::Timestamp;
-    use crate::model::session::SessionId;
+    use crate::model::session::{SessionId, SessionParts};
 
     fn entry(user: &str, data: usize) -> Entry {
         let now = Timestamp::from_micros(1_000_000);

@@ -79,7 +79,37 @@ pub struct ParseSessionIdError(#[source] uuid::Error);
 /// It is a copy from the validation of the request. To change the session, call
 /// [`Sessions::update`](crate::Sessions::update).
 #[derive(Clone)]
-pub struct Session(Arc<SessionParts>);
+pub struct Session {
+    packed: Arc<PackedSession>,
+    /// Whether a layer found it for the token of a request.
+    is_of_layer: bool,
+}
+
+/// The content of a [`Session`], whose texts share one allocation.
+#[derive(Debug)]
+pub(crate) struct PackedSession {
+    pub(crate) id: SessionId,
+    pub(crate) version: i64,
+    pub(crate) created_at: Timestamp,
+    pub(crate) authenticated_at: Timestamp,
+    pub(crate) last_seen_at: Timestamp,
+    pub(crate) expires_at: Timestamp,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) persistent: bool,
+    /// The user id, and then the data as JSON.
+    pub(crate) texts: Box<str>,
+    pub(crate) user_id_bytes: usize,
+}
+
+impl PackedSession {
+    /// Returns the session, or `None` if its texts are not a user id and JSON.
+    #[cfg(feature = "redis")]
+    pub(crate) fn into_session(self) -> Option<Session> {
+        let (_, data) = self.texts.split_at_checked(self.user_id_bytes)?;
+        serde_json::from_str::<&RawValue>(data).ok()?;
+        Some(Session { packed: Arc::new(self), is_of_layer: false })
+    }
+}
 
 /// The parts of a [`Session`], for stores and caches.
 #[derive(Debug, Clone)]
@@ -137,7 +167,22 @@ impl SessionParts {
 
 impl From<SessionParts> for Session {
     fn from(parts: SessionParts) -> Self {
-        Self(Arc::new(parts))
+        let mut texts = parts.user_id;
+        let user_id_bytes = texts.len();
+        texts.push_str(parts.data.get());
+        let packed = Arc::new(PackedSession {
+            id: parts.id,
+            version: parts.version,
+            created_at: parts.created_at,
+            authenticated_at: parts.authenticated_at,
+            last_seen_at: parts.last_seen_at,
+            expires_at: parts.expires_at,
+            idle_timeout: parts.idle_timeout,
+            persistent: parts.persistent,
+            texts: texts.into_boxed_str(),
+            user_id_bytes,
+        });
+        Self { packed, is_of_layer: false }
     }
 }
 
@@ -145,60 +190,60 @@ impl Session {
     /// Returns the public name of this session.
     #[must_use]
     pub fn id(&self) -> SessionId {
-        self.0.id
+        self.packed.id
     }
 
     /// Returns the user, as the application named them at [`create`](crate::Sessions::create).
     #[must_use]
     pub fn user_id(&self) -> &str {
-        &self.0.user_id
+        &self.packed.texts[..self.packed.user_id_bytes]
     }
 
     /// Returns the version, which every change except a touch raises and
     /// [`update`](crate::Sessions::update) compares.
     #[must_use]
     pub fn version(&self) -> i64 {
-        self.0.version
+        self.packed.version
     }
 
     /// Returns when the session was created.
     #[must_use]
     pub fn created_at(&self) -> Timestamp {
-        self.0.created_at
+        self.packed.created_at
     }
 
     /// Returns when the user last authenticated. If that is long ago, ask for the password again
     /// before a dangerous action.
     #[must_use]
     pub fn authenticated_at(&self) -> Timestamp {
-        self.0.authenticated_at
+        self.packed.authenticated_at
     }
 
     /// Returns when the session was last used. The value moves in steps: a touch is written at most
     /// once a minute, or four times per idle timeout if that is more often.
     #[must_use]
     pub fn last_seen_at(&self) -> Timestamp {
-        self.0.last_seen_at
+        self.packed.last_seen_at
     }
 
     /// Returns when the session ends even if it stays in use (the absolute timeout).
     #[must_use]
     pub fn expires_at(&self) -> Timestamp {
-        self.0.expires_at
+        self.packed.expires_at
     }
 
     /// Returns the idle timeout, or `None` if there is none.
     #[must_use]
     pub fn idle_timeout(&self) -> Option<Duration> {
-        self.0.idle_timeout
+        self.packed.idle_timeout
     }
 
     /// Returns when the session ends if it is not used again: the earlier of its two timeouts.
     #[must_use]
     pub fn ends_at(&self) -> Timestamp {
-        let idle = self.0.idle_timeout;
-        idle.map_or(self.0.expires_at, |idle| {
-            self.0.expires_at.min(self.0.last_seen_at.after(idle))
+        let idle = self.packed.idle_timeout;
+        idle.map_or(self.packed.expires_at, |idle| {
+            self.packed.expires_at.min(self.packed.last_seen_at.after(idle))
         })
     }
 
@@ -206,7 +251,7 @@ impl Session {
     /// [creation](crate::NewSession::persistent).
     #[must_use]
     pub fn is_persistent(&self) -> bool {
-        self.0.persistent
+        self.packed.persistent
     }
 
     /// Deserializes the application's data.
@@ -225,19 +270,52 @@ impl Session {
     /// [`DataError`] if the stored data is not a `T`, for example because another version of the
     /// application wrote it. The handler decides between a default, a 500 and a new login.
     pub fn data<T: DeserializeOwned>(&self) -> Result<T, DataError> {
-        serde_json::from_str(self.0.data.get()).map_err(DataError::from)
+        serde_json::from_str(self.data_json()).map_err(DataError::from)
     }
 
     /// Returns the application's data as the stored JSON text.
     #[must_use]
     pub fn data_json(&self) -> &str {
-        self.0.data.get()
+        &self.packed.texts[self.packed.user_id_bytes..]
     }
 
-    /// Returns the parts, for stores and caches.
+    /// Returns a copy of the parts, for stores and caches.
     #[must_use]
-    pub fn parts(&self) -> &SessionParts {
-        &self.0
+    pub fn parts(&self) -> SessionParts {
+        let data = RawValue::from_string(self.data_json().to_owned());
+        SessionParts {
+            id: self.packed.id,
+            user_id: self.user_id().to_owned(),
+            version: self.packed.version,
+            created_at: self.packed.created_at,
+            authenticated_at: self.packed.authenticated_at,
+            last_seen_at: self.packed.last_seen_at,
+            expires_at: self.packed.expires_at,
+            idle_timeout: self.packed.idle_timeout,
+            persistent: self.packed.persistent,
+            data: data.unwrap_or_else(|_| unreachable!("the data of a session is JSON")),
+        }
+    }
+
+    /// Returns the session as a layer hands it to the request.
+    pub(crate) fn of_layer(self) -> Self {
+        Self { is_of_layer: true, ..self }
+    }
+
+    /// Returns whether a layer handed the session to the request.
+    pub(crate) fn is_of_layer(&self) -> bool {
+        self.is_of_layer
+    }
+
+    /// Returns whether both are one copy, not two equal ones.
+    #[cfg(feature = "memory")]
+    pub(crate) fn is_same_copy(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.packed, &other.packed)
+    }
+
+    /// Returns the bytes that a copy takes, without what an allocator adds.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<PackedSession>() + self.packed.texts.len()
     }
 }
 
@@ -245,10 +323,10 @@ impl fmt::Debug for Session {
     /// Prints the session without its data, which may be private.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("id", &self.0.id)
-            .field("user_id", &self.0.user_id)
-            .field("version", &self.0.version)
-            .field("expires_at", &self.0.expires_at)
+            .field("id", &self.packed.id)
+            .field("user_id", &self.user_id())
+            .field("version", &self.packed.version)
+            .field("expires_at", &self.packed.expires_at)
             .finish_non_exhaustive()
     }
 }

@@ -28,7 +28,7 @@ fn unknown(n: u8) -> SessionId {
 async fn change_of_unknown_session_costs_one_read() {
     let (cache, store, sessions) = harness();
     let known = valid(&sessions, 1).await;
-    let mut parts = known.parts().clone();
+    let mut parts = known.parts();
     parts.id = unknown(0);
     let nothing = sessions.revoke(unknown(0)).await.unwrap();
     assert_eq!((nothing.value, nothing.visibility), (0, Visibility::Nothing));

@@ -62,7 +62,7 @@ impl Cache {
 
     /// Restores an entry of this session and version under every key, as an attacker could.
     pub(crate) fn put_back(&self, session: &Session, version: i64) {
-        let mut parts = session.parts().clone();
+        let mut parts = session.parts();
         parts.version = version;
         self.state().replayed = Some(entry(parts.into()));
     }
@@ -83,7 +83,7 @@ fn failed(kind: CacheErrorKind) -> CacheError {
 
 /// Creates an entry that was read when the session was last seen.
 pub(crate) fn entry(session: Session) -> Entry {
-    let read_at = session.parts().last_seen_at;
+    let read_at = session.last_seen_at();
     Entry {
         session,
         user_epoch: 0,

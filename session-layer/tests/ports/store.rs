@@ -350,7 +350,7 @@ impl SessionStore for Store {
         let Some(digest) = self.with_id(id) else {
             return Ok(Change::NoSession);
         };
-        let mut parts = session(digest, "alice", None).parts().clone();
+        let mut parts = session(digest, "alice", None).parts();
         parts.version = v + 1;
         Ok(Change::Made { session: parts.into(), digests: vec![digest] })
     }

@@ -41,7 +41,8 @@ impl Sandbox {
         let id = uuid::Uuid::new_v4().simple();
         Self {
             schema: format!("testkit_{id}"),
-            namespace: format!("testkit-{id}"),
+            // Short enough for a key without an allocation, as an application's is.
+            namespace: format!("testkit-{:.16}", id.to_string()),
             role: None,
             redis: redis.server_url().clone(),
             postgres: postgres.server_url().clone(),

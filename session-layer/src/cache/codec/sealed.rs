@@ -50,24 +50,25 @@ pub(super) fn seal(
     Ok(value)
 }
 
-/// Opens `value`, which lacks its mark, for this Redis key. Returns its header and its plain body.
+/// Opens a sealed value in its place, for this Redis key. Returns its header, and where its plain
+/// body starts. The body then reaches to the end of the value.
 pub(super) fn open(
     keys: &SealingKeys,
     redis_key: &[u8],
-    value: &[u8],
-) -> Result<(Header, Vec<u8>), EntryRejection> {
+    value: &mut Vec<u8>,
+) -> Result<(Header, usize), EntryRejection> {
     let parts = split(value).ok_or(EntryRejection::Undecodable)?;
     let key = keys.find(parts.key_id).ok_or(EntryRejection::UnknownKey)?;
-    let mut body = parts.sealed.to_vec();
+    let associated = associated(&[MARK, parts.clear, redis_key]);
+    let (header, nonce, tag) =
+        (parts.header, XNonce::from(*parts.nonce), Tag::from(*parts.tag));
+    let (start, end) = (MARK.len() + parts.clear.len() + NONCE_BYTES, value.len() - TAG_BYTES);
+    let sealed = value.get_mut(start..end).ok_or(EntryRejection::Undecodable)?;
     cipher(key)
-        .decrypt_inout_detached(
-            &XNonce::from(*parts.nonce),
-            &associated(&[MARK, parts.clear, redis_key]),
-            body.as_mut_slice().into(),
-            &Tag::from(*parts.tag),
-        )
+        .decrypt_inout_detached(&nonce, &associated, sealed.into(), &tag)
         .map_err(|_forged| EntryRejection::Forged)?;
-    Ok((parts.header, body))
+    value.truncate(end);
+    Ok((header, start))
 }
 
 /// Returns the part in front of the nonce.
@@ -96,11 +97,11 @@ struct Parts<'a> {
     /// The header and the key ID as encoded.
     clear: &'a [u8],
     nonce: &'a [u8; NONCE_BYTES],
-    sealed: &'a [u8],
     tag: &'a [u8; TAG_BYTES],
 }
 
 fn split(value: &[u8]) -> Option<Parts<'_>> {
+    let value = value.strip_prefix(MARK)?;
     let (incarnation, rest) = value.split_first_chunk()?;
     let (store_id, rest) = rest.split_first_chunk()?;
     let (&length, rest) = rest.split_first()?;
@@ -111,13 +112,12 @@ fn split(value: &[u8]) -> Option<Parts<'_>> {
     let (key_id, rest) = rest.split_at_checked(length)?;
     let clear = value.get(..value.len() - rest.len())?;
     let (nonce, rest) = rest.split_first_chunk()?;
-    let (sealed, tag) = rest.split_last_chunk()?;
+    let (_sealed, tag) = rest.split_last_chunk()?;
     Some(Parts {
         header: Header { incarnation: Incarnation(*incarnation), store_id: *store_id },
         key_id,
         clear,
         nonce,
-        sealed,
         tag,
     })
 }

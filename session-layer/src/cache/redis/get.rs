@@ -11,7 +11,7 @@ use super::batch::LookupReply;
 use super::command::{pipe, send};
 use super::errors::classify;
 use super::link::{Borrowed, Link};
-use super::{COMPARE_AND_SET, RedisCache, RedisLease, millis, new_nonce};
+use super::{COMPARE_AND_SET, Fingerprint, RedisCache, RedisLease, millis, new_nonce};
 use crate::cache::codec::{self, EntryContext, EntryRejection, Found, Key, Nonce};
 use crate::cache::{Entry, EntryVerdict, LEASE_TTL, Lookup};
 use crate::model::error::CacheError;
@@ -160,13 +160,15 @@ impl RedisCache {
                 return Ok(LookupStep::Answer(Lookup::DoNotFill));
             }
         };
-        Ok(match codec::decode(&value, place, self.keys.as_ref()) {
+        // An entry takes the memory of its value.
+        let fingerprint = Fingerprint::of(&value);
+        Ok(match codec::decode(value, place, self.keys.as_ref()) {
             Found::Entry(entry) => match verdict(&entry) {
                 EntryVerdict::Fresh => LookupStep::Answer(Lookup::Hit(entry)),
-                EntryVerdict::Stale => LookupStep::Replace(value),
+                EntryVerdict::Stale => LookupStep::Replace(fingerprint),
                 EntryVerdict::Foreign => {
                     self.rejections.count_foreign();
-                    LookupStep::Replace(value)
+                    LookupStep::Replace(fingerprint)
                 }
                 EntryVerdict::Unverified => LookupStep::Answer(Lookup::DoNotFill),
             },
@@ -174,9 +176,9 @@ impl RedisCache {
             Found::Rejected(why) => {
                 self.rejections.count(why);
                 match why {
-                    // Too large to be sent back for a comparison.
+                    // A script would copy it once more.
                     EntryRejection::TooLarge => LookupStep::Unlink,
-                    _ => LookupStep::Replace(value),
+                    _ => LookupStep::Replace(fingerprint),
                 }
             }
         })
@@ -194,7 +196,7 @@ struct Replies {
 }
 
 /// Returns the command that puts a lease where no value is, or in the place of a rejected one.
-fn request_lease(key: &Key, nonce: &Nonce, replaced: Option<Vec<u8>>) -> Cmd {
+fn request_lease(key: &Key, nonce: &Nonce, replaced: Option<Fingerprint>) -> Cmd {
     let (lease, millis) = (codec::lease_value(nonce), millis(LEASE_TTL));
     match replaced {
         None => {
@@ -205,7 +207,7 @@ fn request_lease(key: &Key, nonce: &Nonce, replaced: Option<Vec<u8>>) -> Cmd {
         Some(value) => {
             let mut replace = redis::cmd("EVAL");
             replace.arg(COMPARE_AND_SET).arg(1).arg(key.as_bytes());
-            replace.arg(value).arg(lease).arg(millis);
+            replace.arg(&value.beginning[..]).arg(value.length).arg(lease).arg(millis);
             replace
         }
     }
@@ -217,7 +219,7 @@ enum LookupStep {
     /// The key is empty: acquire the lease.
     Lease,
     /// The entry is rejected: replace it by a lease through compare-and-set.
-    Replace(Vec<u8>),
+    Replace(Fingerprint),
     /// The value is not a string, or too large: remove it.
     Unlink,
 }

@@ -38,7 +38,7 @@ async fn entry_read_back_is_identical<C: SessionCache>(nodes: &Nodes<C>) -> Outc
 }
 
 fn samples() -> Vec<(&'static str, Entry)> {
-    let plain = || entry("alice").session.parts().clone();
+    let plain = || entry("alice").session.parts();
     let at = |micros| Timestamp::from_micros(micros);
     let with = |parts: SessionParts| Entry { session: Session::from(parts), ..entry("") };
     let long_text = "\u{1F600}".repeat((MAX_DATA_BYTES - 2) / 4);

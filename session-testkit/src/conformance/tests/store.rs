@@ -103,7 +103,7 @@ fn error() -> StoreError {
 }
 
 fn with_data(session: &Session, data: Box<RawValue>) -> Session {
-    let parts = session.parts().clone();
+    let parts = session.parts();
     Session::from(SessionParts { data, ..parts })
 }
 

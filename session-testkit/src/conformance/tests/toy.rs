@@ -248,7 +248,7 @@ impl Toy {
         match self.mistake {
             M::XminIsLost => entry.xmin = 0,
             M::DataAreReformatted => {
-                let parts = entry.session.parts().clone();
+                let parts = entry.session.parts();
                 let data: serde_json::Value = entry.session.data().unwrap();
                 let data = RawValue::from_string(data.to_string()).unwrap();
                 entry.session = Session::from(SessionParts { data, ..parts });

@@ -32,7 +32,7 @@ fn update_of_a_locked_row_reads_it_again_after_the_commit() {
     let session = create(&mut postgres, "a");
     let mut revoke = revoke(&session);
     assert!(postgres.advance(&mut revoke, 0).is_none());
-    let data = session.parts().data.clone();
+    let data = session.parts().data;
     let mut update = Transaction::new(Statement::Update(session.id(), 1, data));
     assert!(postgres.advance(&mut update, 0).is_none());
     assert!(postgres.advance(&mut revoke, 0).is_some());
