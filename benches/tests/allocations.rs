@@ -119,3 +119,29 @@ async fn near_entry_weighs_what_it_takes() {
     assert!(taken < weight * 1.25, "{taken} {weight}");
     assert!(weight < taken * 1.25, "{taken} {weight}");
 }
+
+/// Returns the bytes that Redis takes for the entry of a new session with 200 bytes of data.
+async fn redis_bytes(service: &Service, sessions: &Sessions, namespace: &str) -> u64 {
+    let new = NewSession::new("user-1").data("d".repeat(198));
+    let token = sessions.create(new).await.expect("a login").token;
+    let client = redis::Client::open(service.sandbox.redis_url()).expect("a URL");
+    let mut redis = client.get_multiplexed_async_connection().await.expect("a connection");
+    let hits = sessions.metrics().hits;
+    while sessions.metrics().hits == hits {
+        assert!(matches!(sessions.validate(&token).await, Validation::Valid(_)));
+    }
+    let key = session_benches::key(namespace, &token.digest());
+    let usage = redis::cmd("MEMORY").arg("USAGE").arg(key).query_async::<u64>(&mut redis).await;
+    usage.expect("the entry is there")
+}
+
+#[tokio::test]
+async fn entry_takes_little_memory_of_redis() {
+    let _alone = COUNTING.lock().await;
+    let service = Service::start().await.expect("the servers start");
+    let namespace = service.sandbox.namespace();
+    let plain = redis_bytes(&service, &service.sessions, namespace).await;
+    let sealed = redis_bytes(&service, &service.sealed, &format!("{namespace}:sealed")).await;
+    println!("{plain} bytes of Redis for an entry with 200 bytes of data, {sealed} sealed");
+    assert!(plain <= 450 && sealed <= 510, "{plain} {sealed}");
+}

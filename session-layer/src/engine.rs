@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt as _;
+use smallvec::SmallVec;
 use tokio::task::coop;
 use tokio::time::Instant;
 
@@ -159,7 +160,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
             }
         };
         let mut answers = Answers { degraded, ..Answers::of(Source::Cache) };
-        let mut misses = Vec::new();
+        let mut misses = SmallVec::new();
         for (at, (digest, lookup)) in digests.iter().zip(found).enumerate() {
             let ticket = tickets.as_ref().map(|tickets| tickets[at]);
             let (lease, cache_failed) = match lookup {

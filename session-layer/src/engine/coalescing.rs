@@ -14,6 +14,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
+use smallvec::SmallVec;
+
 /// The maximum number of tokens in one read.
 ///
 /// Measured (`benches/load.rs`, group `read`): the tokens per second rise until a read has 128 or
@@ -32,11 +34,14 @@ pub(crate) struct CoalescingQueue<K, C> {
     callers: usize,
 }
 
+/// The callers for one key. Mostly there is one.
+pub(crate) type Callers<C> = SmallVec<[C; 1]>;
+
 /// The callers that wait for one key.
 #[derive(Debug)]
 struct KeyCallers<C> {
     number: u64,
-    callers: Vec<C>,
+    callers: Callers<C>,
 }
 
 impl<K, C> Default for CoalescingQueue<K, C> {
@@ -61,7 +66,7 @@ impl<K: Copy + Eq + Hash, C> CoalescingQueue<K, C> {
         let number = self.first + self.order.len() as u64;
         let place = self.keys.entry(key).or_insert_with(|| {
             self.order.push_back(key);
-            KeyCallers { number, callers: Vec::with_capacity(1) }
+            KeyCallers { number, callers: Callers::new() }
         });
         place.callers.push(caller);
         place.callers.len() > 1
@@ -71,7 +76,7 @@ impl<K: Copy + Eq + Hash, C> CoalescingQueue<K, C> {
     ///
     /// Callers that have left are skipped, and so is a key without callers. The read is empty if no
     /// caller waits.
-    pub(crate) fn next(&mut self, is_there: impl Fn(&C) -> bool) -> Vec<(K, Vec<C>)> {
+    pub(crate) fn next(&mut self, is_there: impl Fn(&C) -> bool) -> Vec<(K, Callers<C>)> {
         let mut read = Vec::with_capacity(self.order.len().min(READ_BATCH));
         while read.len() < READ_BATCH
             && let Some(key) = self.order.pop_front()
@@ -82,7 +87,7 @@ impl<K: Copy + Eq + Hash, C> CoalescingQueue<K, C> {
             };
             let mut callers = place.callers;
             self.callers -= callers.len();
-            callers.retain(&is_there);
+            callers.retain(|caller| is_there(caller));
             if !callers.is_empty() {
                 read.push((key, callers));
             }
@@ -107,6 +112,10 @@ mod tests {
         TokenDigest::from_bytes(bytes)
     }
 
+    fn of<const N: usize>(callers: [u32; N]) -> Callers<u32> {
+        callers.into_iter().collect()
+    }
+
     fn always(_: &u32) -> bool {
         true
     }
@@ -119,7 +128,7 @@ mod tests {
         assert!(queue.join(digest(1), 11));
         assert_eq!(queue.callers(), 3);
         let read = queue.next(always);
-        assert_eq!(read, [(digest(1), vec![10, 11]), (digest(2), vec![20])]);
+        assert_eq!(read, [(digest(1), of([10, 11])), (digest(2), of([20]))]);
         assert_eq!((queue.callers(), queue.next(always).len()), (0, 0));
     }
 
@@ -129,8 +138,8 @@ mod tests {
         queue.join(digest(1), 10);
         let begun = queue.next(always);
         assert!(!queue.join(digest(1), 11), "no other caller waits");
-        assert_eq!(begun, [(digest(1), vec![10])]);
-        assert_eq!(queue.next(always), [(digest(1), vec![11])]);
+        assert_eq!(begun, [(digest(1), of([10]))]);
+        assert_eq!(queue.next(always), [(digest(1), of([11]))]);
     }
 
     #[test]
@@ -140,10 +149,10 @@ mod tests {
             queue.join(digest(token), caller);
         }
         let read = queue.next(|caller| ![10, 20].contains(caller));
-        assert_eq!(read, [(digest(1), vec![11]), (digest(3), vec![30])]);
+        assert_eq!(read, [(digest(1), of([11])), (digest(3), of([30]))]);
         assert_eq!(queue.callers(), 0);
         assert!(!queue.join(digest(2), 21));
-        assert_eq!(queue.next(always), [(digest(2), vec![21])]);
+        assert_eq!(queue.next(always), [(digest(2), of([21]))]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use smallvec::smallvec;
 use tokio::sync::oneshot;
 use tokio::task::coop;
 use tokio::time::{Instant, timeout_at};
@@ -56,7 +57,7 @@ impl<S: SessionStore> LoginSnapshots<S> {
         let now = Instant::now();
         let deadline = now + self.settings.change_wait;
         let (begins, begun) = oneshot::channel();
-        let Some(joined) = self.queue.join(vec![((), begins)], now, deadline) else {
+        let Some(joined) = self.queue.join(smallvec![((), begins)], now, deadline) else {
             return Err(self.store.shed_login());
         };
         if let Some(slot) = joined.slot {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::engine::bulkhead::Bulkhead;
-use crate::engine::coalescing::CoalescingQueue;
+use crate::engine::coalescing::{Callers, CoalescingQueue};
 use crate::model::lock::lock;
 
 /// The limit of waiting callers: about 2 MiB, and far more than can get a reply in time.
@@ -59,7 +59,7 @@ impl<K: Copy + Eq + Hash, C> Queue<K, C> {
     /// caller, if the reply for one of them would come after the deadline.
     pub(crate) fn join(
         self: &Arc<Self>,
-        callers: Vec<(K, C)>,
+        callers: Callers<(K, C)>,
         now: Instant,
         deadline: Instant,
     ) -> Option<Joined<K, C>> {
@@ -113,7 +113,7 @@ impl<K: Copy + Eq + Hash, C> Slot<K, C> {
         &mut self,
         now: Instant,
         is_there: impl Fn(&C) -> bool,
-    ) -> Option<Vec<(K, Vec<C>)>> {
+    ) -> Option<Vec<(K, Callers<C>)>> {
         let mut state = self.queue.lock();
         let read = state.waiting.next(is_there);
         if read.is_empty() {

@@ -11,10 +11,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cache::{Entry, SessionCache};
+use crate::engine::coalescing::Callers;
 use crate::engine::diagnostics::Diagnostics;
 use crate::engine::freshness::Freshness;
 use crate::engine::guarded_cache::GuardedCache;
@@ -124,10 +127,11 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
     /// look-up. A digest without an answer could not be read by `deadline`.
     pub(crate) async fn read(
         self: &Arc<Self>,
-        misses: Vec<Miss<C::Lease>>,
+        misses: SmallVec<[Miss<C::Lease>; 1]>,
         deadline: Instant,
-    ) -> Vec<(usize, Answer)> {
-        let (mut callers, mut replies) = (Vec::new(), Vec::new());
+    ) -> SmallVec<[(usize, Answer); 1]> {
+        let mut callers = Callers::with_capacity(misses.len());
+        let mut replies = SmallVec::<[_; 1]>::with_capacity(misses.len());
         for Miss { at, digest, lease, ticket, cache_failed } in misses {
             let (reply, replied) = oneshot::channel();
             callers.push((digest, Caller { lease, ticket, cache_failed, reply }));
@@ -136,13 +140,13 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
         let Some(joined) = self.queue.join(callers, Instant::now(), deadline) else {
             self.counters.shed.add_one();
             self.diagnostics.read_failed(&shed_read());
-            return Vec::new();
+            return SmallVec::new();
         };
         self.counters.coalesced.add(joined.shared);
         if let Some(slot) = joined.slot {
             self.tasks.spawn(Arc::clone(self).read_for_waiting(slot));
         }
-        let mut answers = Vec::with_capacity(replies.len());
+        let mut answers = SmallVec::with_capacity(replies.len());
         for (at, reply) in replies {
             match timeout_at(deadline, reply).await {
                 Ok(Ok(answer)) => answers.push((at, answer)),
@@ -174,9 +178,13 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
             }
             let context = ReadContext::of(&read);
             for ((digest, callers), row) in digests.into_iter().zip(callers).zip(read.rows) {
-                // Each row has a task of its own. A session that must be touched, or invalidated in
-                // a cache that hangs, delays neither the other answers nor the next read.
-                self.tasks.spawn(Arc::clone(&self).answer(context, digest, row, callers));
+                // A row that waits for something has a task of its own. A session that must be
+                // touched, or invalidated in a cache that hangs, delays neither the other answers
+                // nor the next read.
+                let mut answer = Arc::clone(&self).answer(context, digest, row, callers).boxed();
+                if answer.as_mut().now_or_never().is_none() {
+                    self.tasks.spawn(answer);
+                }
             }
         }
     }
@@ -187,10 +195,10 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
         read: ReadContext,
         digest: TokenDigest,
         row: Row,
-        callers: Vec<Caller<C::Lease>>,
+        callers: Callers<Caller<C::Lease>>,
     ) {
         let (mut rights, mut cache_failed) = (Rights { lease: None, ticket: None }, false);
-        let mut replies = Vec::with_capacity(callers.len());
+        let mut replies = Callers::with_capacity(callers.len());
         for caller in callers {
             // Each lease was granted before the read, so each may fill. If there are several, the
             // cache lost the earlier ones, and only the last can still be valid.
