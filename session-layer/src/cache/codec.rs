@@ -230,9 +230,8 @@ struct Head {
 impl Head {
     fn of(entry: &Entry) -> Self {
         let session = &entry.session;
-        let since = |moment: Timestamp, base: Timestamp| {
-            moment.as_micros().wrapping_sub(base.as_micros())
-        };
+        let since =
+            |moment: Timestamp, base: Timestamp| moment.as_micros().wrapping_sub(base.as_micros());
         let since_created = |moment| since(moment, session.created_at());
         Self {
             user_epoch: entry.user_epoch,

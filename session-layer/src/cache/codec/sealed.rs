@@ -60,8 +60,7 @@ pub(super) fn open(
     let parts = split(value).ok_or(EntryRejection::Undecodable)?;
     let key = keys.find(parts.key_id).ok_or(EntryRejection::UnknownKey)?;
     let associated = associated(&[MARK, parts.clear, redis_key]);
-    let (header, nonce, tag) =
-        (parts.header, XNonce::from(*parts.nonce), Tag::from(*parts.tag));
+    let (header, nonce, tag) = (parts.header, XNonce::from(*parts.nonce), Tag::from(*parts.tag));
     let (start, end) = (MARK.len() + parts.clear.len() + NONCE_BYTES, value.len() - TAG_BYTES);
     let sealed = value.get_mut(start..end).ok_or(EntryRejection::Undecodable)?;
     cipher(key)
