@@ -88,6 +88,8 @@ impl LookupOutcome {
     ) -> Self {
         match failure {
             Some(CacheErrorKind::Unreachable) => Self::Unreachable,
+            // It failed at once, and shows nothing about the other parts.
+            Some(CacheErrorKind::PartUnavailable) => Self::Good,
             Some(_) => Self::Failed,
             None if took > slow_lookup_threshold => Self::Slow,
             None => Self::Good,
