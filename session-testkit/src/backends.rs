@@ -36,7 +36,7 @@ use std::{env, fmt, str::FromStr};
 pub(crate) use self::error::chain;
 pub use self::{
     builder::BackendsBuilder,
-    cluster::Cluster,
+    cluster::{Cluster, Mover},
     error::{BackendError, Cause},
     kind::Kind,
     postgres::Postgres,

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use ::redis::{FromRedisValue, cmd};
+use ::redis::{FromRedisValue, aio::MultiplexedConnection, cmd};
 
 use super::{Backend, Backends, error::BackendError, native, server::RedisServer};
 use crate::wait;
@@ -112,6 +112,7 @@ impl Cluster {
     }
 
     /// Moves slots with their keys from one master to another, as `redis-cli --cluster reshard` does.
+    /// Returns the number of keys.
     ///
     /// # Errors
     /// [`BackendError`] if a server rejects it.
@@ -120,72 +121,37 @@ impl Cluster {
         from: &RedisServer,
         to: &RedisServer,
         slots: RangeInclusive<u16>,
-    ) -> Result<(), BackendError> {
+    ) -> Result<u64, BackendError> {
+        let mut mover = self.mover(from, to).await?;
+        let mut keys = 0;
         for slot in slots {
-            self.begin_move(from, to, slot).await?;
-            self.move_keys(from, to, slot).await?;
-            self.end_move(from, to, slot).await?;
+            mover.begin(slot).await?;
+            keys += mover.move_keys(slot).await?;
+            mover.end(slot).await?;
         }
-        Ok(())
+        Ok(keys)
     }
 
-    /// Marks a slot as migrating. From then on its missing keys are redirected (ASK).
+    /// Returns the steps of a move of slots from one master to another.
     ///
     /// # Errors
-    /// [`BackendError`] if a server rejects it.
-    pub async fn begin_move(
-        &self,
-        from: &RedisServer,
-        to: &RedisServer,
-        slot: u16,
-    ) -> Result<(), BackendError> {
-        let slot = slot.to_string();
-        ask::<()>(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from).await?]).await?;
-        ask::<()>(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to).await?]).await
-    }
-
-    /// Moves all keys of a slot.
-    ///
-    /// # Errors
-    /// [`BackendError`] if a server rejects it.
-    pub async fn move_keys(
-        &self,
-        from: &RedisServer,
-        to: &RedisServer,
-        slot: u16,
-    ) -> Result<(), BackendError> {
-        let (slot, count) = (slot.to_string(), MIGRATE_KEYS.to_string());
-        let (host, port) = host_and_port(to);
-        let limit = MIGRATE_MS.to_string();
-        loop {
-            let keys: Vec<String> = ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot, &count]).await?;
-            if keys.is_empty() {
-                return Ok(());
-            }
-            let mut words = vec!["MIGRATE", host, port, "", "0", &limit, "REPLACE", "KEYS"];
-            words.extend(keys.iter().map(String::as_str));
-            // NOKEY: the keys have expired meanwhile.
-            ask::<String>(from, &words).await?;
-        }
-    }
-
-    /// Tells all masters the new owner of a slot, the new one first.
-    ///
-    /// # Errors
-    /// [`BackendError`] if a server rejects it.
-    pub async fn end_move(
-        &self,
-        from: &RedisServer,
-        to: &RedisServer,
-        slot: u16,
-    ) -> Result<(), BackendError> {
-        let (slot, id) = (slot.to_string(), id(to).await?);
+    /// [`BackendError`] if a server does not respond.
+    pub async fn mover(&self, from: &RedisServer, to: &RedisServer) -> Result<Mover, BackendError> {
         let others = self.masters.iter().filter(|it| it.address() != to.address());
         let others = others.filter(|it| it.address() != from.address());
-        for server in [to, from].into_iter().chain(others) {
-            ask::<()>(server, &["CLUSTER", "SETSLOT", &slot, "NODE", &id]).await?;
+        let mut connections = Vec::new();
+        for other in others {
+            // A node that is down learns of the owner from the others.
+            connections.extend(other.connect().await.ok());
         }
-        Ok(())
+        Ok(Mover {
+            from_id: id(from).await?,
+            to_id: id(to).await?,
+            to_address: to.address().to_owned(),
+            from: from.connect().await?,
+            to: to.connect().await?,
+            others: connections,
+        })
     }
 
     /// Waits until every node that responds names another master of the slot than this one.
@@ -239,6 +205,67 @@ impl Cluster {
     }
 }
 
+/// The steps of a move of slots between two masters.
+#[derive(Debug)]
+pub struct Mover {
+    from_id: String,
+    to_id: String,
+    to_address: String,
+    from: MultiplexedConnection,
+    to: MultiplexedConnection,
+    others: Vec<MultiplexedConnection>,
+}
+
+impl Mover {
+    /// Marks a slot as migrating. From then on its missing keys are redirected (ASK).
+    ///
+    /// # Errors
+    /// [`BackendError`] if a server rejects it.
+    pub async fn begin(&mut self, slot: u16) -> Result<(), BackendError> {
+        let slot = slot.to_string();
+        let importing = ["CLUSTER", "SETSLOT", &slot, "IMPORTING", &self.from_id];
+        send::<()>(&mut self.to, &importing).await?;
+        let migrating = ["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.to_id];
+        send(&mut self.from, &migrating).await
+    }
+
+    /// Moves all keys of a slot. Returns their number.
+    ///
+    /// # Errors
+    /// [`BackendError`] if a server rejects it.
+    pub async fn move_keys(&mut self, slot: u16) -> Result<u64, BackendError> {
+        let (slot, count) = (slot.to_string(), MIGRATE_KEYS.to_string());
+        let (host, port) = self.to_address.rsplit_once(':').unwrap_or_default();
+        let limit = MIGRATE_MS.to_string();
+        let mut moved = 0;
+        loop {
+            let list = ["CLUSTER", "GETKEYSINSLOT", &slot, &count];
+            let keys: Vec<String> = send(&mut self.from, &list).await?;
+            if keys.is_empty() {
+                return Ok(moved);
+            }
+            let mut words = vec!["MIGRATE", host, port, "", "0", &limit, "REPLACE", "KEYS"];
+            words.extend(keys.iter().map(String::as_str));
+            // NOKEY: the keys have expired meanwhile.
+            send::<String>(&mut self.from, &words).await?;
+            moved += keys.len() as u64;
+        }
+    }
+
+    /// Tells all masters the new owner of a slot, the new one first.
+    ///
+    /// # Errors
+    /// [`BackendError`] if a server rejects it.
+    pub async fn end(&mut self, slot: u16) -> Result<(), BackendError> {
+        let slot = slot.to_string();
+        let owner = ["CLUSTER", "SETSLOT", &slot, "NODE", &self.to_id];
+        for server in [&mut self.to, &mut self.from].into_iter().chain(&mut self.others) {
+            send::<()>(server, &owner).await?;
+        }
+        Ok(())
+    }
+}
+
 async fn start_servers(count: u16) -> Result<Vec<RedisServer>, BackendError> {
     let starting = (0..count).map(|_| async {
         // The default port of the bus may be that of an outgoing connection.
@@ -276,8 +303,14 @@ async fn bus_port(server: &RedisServer) -> Result<String, BackendError> {
 }
 
 async fn ask<T: FromRedisValue>(server: &RedisServer, words: &[&str]) -> Result<T, BackendError> {
-    let mut connection = server.connect().await?;
+    send(&mut server.connect().await?, words).await
+}
+
+async fn send<T: FromRedisValue>(
+    connection: &mut MultiplexedConnection,
+    words: &[&str],
+) -> Result<T, BackendError> {
     let mut command = cmd(words[0]);
     command.arg(&words[1..]);
-    command.query_async(&mut connection).await.map_err(BackendError::failed("manage a cluster"))
+    command.query_async(connection).await.map_err(BackendError::failed("manage a cluster"))
 }

@@ -8,13 +8,17 @@ use futures_util::future::join_all;
 use redis::cmd;
 use session_layer::cache::{ConnectCause, RedisCache};
 use session_layer::{Created, RevokeTarget, Sessions, Visibility};
-use session_testkit::backends::{Backend, Cluster, RedisServer};
+use session_testkit::backends::{Backend, Backends, Cluster, RedisServer};
+use session_testkit::fault_run::FaultRun;
+use session_testkit::invariants::{Invariant, Outcome as Verdict};
+use session_testkit::schedule::Schedule;
 use session_testkit::wait;
+use session_testkit::workload::Settings;
 use tokio::task::JoinHandle;
 
 use crate::harness::{Failure, Outcome, on, shared};
 use crate::support::{
-    SOON, Servers, ask, assert_contains, login, until, until_connected, until_hit,
+    SOON, Servers, ask, assert_contains, login, roomy, until, until_connected, until_hit,
 };
 
 /// The limit of logins until each shard has a session.
@@ -187,8 +191,9 @@ async fn revocation_while_its_slot_moves_is_honoured() -> Outcome {
         let session = &of_shards[2];
         until_hit(&other, session).await?;
         let slot = scene.slot(session).await?;
-        cluster.begin_move(from, to, slot).await?;
-        cluster.move_keys(from, to, slot).await?;
+        let mut mover = cluster.mover(from, to).await?;
+        mover.begin(slot).await?;
+        assert!(mover.move_keys(slot).await? > 0);
         assert!(scene.has_key(to, session).await?);
         // Its former server redirects (ASK), and no look-up follows.
         for node in [sessions, &other] {
@@ -199,7 +204,7 @@ async fn revocation_while_its_slot_moves_is_honoured() -> Outcome {
         assert_committed(sessions.revoke(session.token.reveal()).await?.visibility);
         assert_eq!(ask(sessions, session).await, "invalid");
         until(&other, session, "invalid").await?;
-        cluster.end_move(from, to, slot).await?;
+        mover.end(slot).await?;
         // The UNLINK that was not acknowledged is repeated at the new owner.
         wait::until("the entry's end", SOON, async || {
             scene.has_key(to, session).await.is_ok_and(|has| !has)
@@ -349,6 +354,34 @@ async fn url_of_another_topology_is_named() -> Outcome {
         })
         .await?;
         sessions.shutdown(SOON).await?;
+        Ok(())
+    })
+    .await
+}
+
+// Slots move there and back, and then a shard goes down, while sessions are validated, changed and
+// revoked on two nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_promise_holds_while_a_cluster_changes() -> Outcome {
+    on(Backend::Native, |backend| async move {
+        let own = Backends::builder().backend(backend).start().await?;
+        let deployment = roomy().cluster(true).start(own).await?;
+        let steps = ["redis-cluster-slot-move@1+4", "redis-cluster-shard-down@9+4"];
+        let steps: Result<_, _> = steps.iter().map(|step| step.parse()).collect();
+        let mut settings = Settings::new(7);
+        settings.rate = 80;
+        settings.sessions = 200;
+        settings.duration = Duration::from_secs(18);
+        settings.parameters.budget_slack = SOON;
+        let run = FaultRun::new(&deployment, settings, Schedule { seed: 7, steps: steps? })?;
+        let judged = run.run().await?;
+        assert_ne!(judged.outcome(), Verdict::Broken, "{judged}");
+        for examined in [Invariant::R1Delta, Invariant::R2, Invariant::R5, Invariant::R8] {
+            assert_eq!(judged.verdicts.of(examined).outcome(), Verdict::Holds, "{judged}");
+        }
+        for fault in &judged.history.faults {
+            assert!(!fault.touched.expect("a count").nothing(), "{fault:?}");
+        }
         Ok(())
     })
     .await

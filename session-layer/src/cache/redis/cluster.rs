@@ -195,6 +195,7 @@ impl Cluster {
                 () = self.redirected.notified() => break,
                 () = sleep(RETRY_EVERY) => {
                     let shards = self.shards();
+                    shards.iter().for_each(|shard| shard.log_state());
                     let all_well = !shards.is_empty() && shards.iter().all(|it| it.is_usable());
                     if !all_well || began.elapsed() >= REFRESH_EVERY {
                         return;
@@ -305,4 +306,87 @@ fn not_served() -> CacheError {
         "no shard of the cluster serves a slot: restore the shard, or give its slots to another \
          (CLUSTER SHARDS lists them)",
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use redis::Value;
+
+    use super::*;
+    use crate::cache::redis::connect::Access;
+
+    /// Two shards that do not exist: one with the first half of the slots, one with the rest.
+    fn cluster() -> Arc<Cluster> {
+        let url = "redis+cluster://127.0.0.1:1".parse();
+        let connector = Connector::new(url, Access::default()).unwrap();
+        let deadline = Duration::from_millis(50);
+        let settings = ShardSettings { place: Box::default(), size: 2, deadline };
+        let cluster = Cluster::open(connector, settings);
+        let range = |first, last, port| {
+            let host = Value::BulkString(b"127.0.0.1".to_vec());
+            let master = Value::Array(vec![host, Value::Int(port)]);
+            Value::Array(vec![Value::Int(first), Value::Int(last), master])
+        };
+        let reply = Value::Array(vec![range(0, 8_191, 1), range(8_192, 16_382, 2)]);
+        let map = SlotMap::parse(&reply, &Address::tcp("127.0.0.1:1")).unwrap();
+        cluster.apply(&map).unwrap();
+        cluster
+    }
+
+    async fn owner(cluster: &Cluster, key: &str) -> Result<String, CacheErrorKind> {
+        let soon = Instant::now() + Duration::from_secs(5);
+        let shard = cluster.shard_of(key.as_bytes(), soon).await;
+        shard.map(|it| it.address().unwrap().to_string()).map_err(|error| error.kind())
+    }
+
+    fn error(reply: &str) -> RedisError {
+        match redis::parse_redis_value(format!("-{reply}\r\n").as_bytes()).unwrap() {
+            Value::ServerError(error) => error.into(),
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    // The slot of `foo` is 12182, and that of `bar` 5061.
+    #[tokio::test]
+    async fn moved_corrects_the_map_for_its_slot_alone() {
+        let cluster = cluster();
+        let _stop = cluster.stop_on_drop();
+        let owners = async || [owner(&cluster, "foo").await, owner(&cluster, "bar").await];
+        let [one, two] = ["127.0.0.1:1", "127.0.0.1:2"].map(|it| Ok(it.to_owned()));
+        assert_eq!(owners().await, [two.clone(), one.clone()]);
+        for (reply, is_redirection) in [
+            ("ASK 12182 127.0.0.1:1", true),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", true),
+            ("MOVED 12182 127.0.0.1:3", true),
+            ("MOVED 12182", true),
+            ("CLUSTERDOWN The cluster is down", false),
+        ] {
+            assert_eq!(cluster.redirects(&error(reply)), is_redirection, "{reply}");
+            assert_eq!(owners().await, [two.clone(), one.clone()], "{reply}");
+        }
+        assert!(cluster.redirects(&error("MOVED 12182 127.0.0.1:1")));
+        assert_eq!(owners().await, [one.clone(), one.clone()]);
+    }
+
+    #[tokio::test]
+    async fn slot_without_a_shard_is_a_part_of_the_cache() {
+        let cluster = cluster();
+        let _stop = cluster.stop_on_drop();
+        let key = (0..u32::MAX).map(|n| n.to_string()).find(|it| slot_of(it.as_bytes()) == 16_383);
+        let found = owner(&cluster, &key.unwrap()).await;
+        assert_eq!(found, Err(CacheErrorKind::PartUnavailable));
+        cluster.close().await;
+        assert_eq!(owner(&cluster, "foo").await, Err(CacheErrorKind::Unreachable));
+    }
+
+    #[tokio::test]
+    async fn error_names_its_shard() {
+        let cluster = cluster();
+        let _stop = cluster.stop_on_drop();
+        let error = cluster.explain(&cluster.shards()[1], timed_out());
+        // No other shard can be used.
+        assert_eq!(error.kind(), CacheErrorKind::TimedOut);
+        assert!(error.to_string().contains("the shard 127.0.0.1:2 of the cluster"), "{error}");
+    }
 }

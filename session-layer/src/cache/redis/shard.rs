@@ -1,6 +1,7 @@
 //! One server that has keys: its connections, and the look-ups that wait for it. A cluster has several.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool::managed;
@@ -18,6 +19,8 @@ pub(super) struct Shard {
     address: Option<Address>,
     pub(super) links: Arc<Links>,
     pub(super) lookups: Arc<Lookups>,
+    /// Whether the log has reported that it is down.
+    is_reported: AtomicBool,
     /// Stops the supervisor of the links.
     _stop: DropGuard,
 }
@@ -62,6 +65,7 @@ impl Shard {
             _stop: links.stop_on_drop(),
             lookups: Lookups::start(Arc::clone(&links), batches),
             links,
+            is_reported: AtomicBool::new(false),
         }))
     }
 
@@ -73,6 +77,21 @@ impl Shard {
     /// Returns whether a command could be executed now.
     pub(super) fn is_usable(&self) -> bool {
         self.links.count().0 > 0
+    }
+
+    /// Logs that the shard of a cluster is down, and that it is up again.
+    pub(super) fn log_state(&self) {
+        let is_down = !self.is_usable();
+        let Some(shard) = self.address() else { return };
+        match (self.is_reported.swap(is_down, Ordering::Relaxed), is_down) {
+            (false, true) => tracing::warn!(
+                %shard,
+                "a shard of the Redis cluster has no usable connection: its sessions are read from \
+                 the store"
+            ),
+            (true, false) => tracing::info!(%shard, "the shard of the Redis cluster is used again"),
+            _ => {}
+        }
     }
 
     /// Returns the slots of the cluster as this shard reports them, if it replies.
