@@ -1,5 +1,6 @@
 //! A real Redis Cluster: three shards, whose slots move, and whose masters fail.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -111,6 +112,20 @@ impl Cluster {
         slots_of(shard)
     }
 
+    /// Returns the slots of this master that have keys.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the server does not respond.
+    pub async fn slots_with_keys(&self, of: &RedisServer) -> Result<Vec<u16>, BackendError> {
+        let mut connection = of.connect().await?;
+        let keys: Vec<String> = send(&mut connection, &["KEYS", "*"]).await?;
+        let mut slots = BTreeSet::new();
+        for key in keys {
+            slots.insert(send(&mut connection, &["CLUSTER", "KEYSLOT", &key]).await?);
+        }
+        Ok(slots.into_iter().collect())
+    }
+
     /// Moves slots with their keys from one master to another, as `redis-cli --cluster reshard` does.
     /// Returns the number of keys.
     ///
@@ -120,7 +135,7 @@ impl Cluster {
         &self,
         from: &RedisServer,
         to: &RedisServer,
-        slots: RangeInclusive<u16>,
+        slots: impl IntoIterator<Item = u16>,
     ) -> Result<u64, BackendError> {
         let mut mover = self.mover(from, to).await?;
         let mut keys = 0;

@@ -1,15 +1,13 @@
 //! The faults of a cluster: slots that move, and a shard without a master.
 
-use std::ops::RangeInclusive;
-
 use super::{
     FaultError, Target,
     guard::{FaultGuard, Undo},
 };
 use crate::backends::{Cluster, RedisServer};
 
-/// The slots that move: a tenth of those of the first shard.
-const MOVED: RangeInclusive<u16> = 0..=545;
+/// The limit of slots that move. A node saves its configuration for each.
+const MOVED: usize = 100;
 
 /// Returns the shard that a fault affects, and the one that gets its slots.
 fn shards(target: &Target) -> Result<(&Cluster, &RedisServer, &RedisServer), FaultError> {
@@ -22,16 +20,19 @@ fn shards(target: &Target) -> Result<(&Cluster, &RedisServer, &RedisServer), Fau
     Ok((cluster, first, second))
 }
 
+/// Moves slots that have keys.
 pub(super) async fn move_slots(target: &Target, guard: &mut FaultGuard) -> Result<(), FaultError> {
     let (cluster, from, to) = shards(target)?;
-    guard.undo = Undo::MoveBack;
-    guard.effects = Some(cluster.move_slots(from, to, MOVED).await?);
+    let mut slots = cluster.slots_with_keys(from).await?;
+    slots.truncate(MOVED);
+    guard.undo = Undo::MoveBack(slots.clone());
+    guard.effects = Some(cluster.move_slots(from, to, slots).await?);
     Ok(())
 }
 
-pub(super) async fn move_back(target: &Target) -> Result<(), FaultError> {
+pub(super) async fn move_back(target: &Target, slots: Vec<u16>) -> Result<(), FaultError> {
     let (cluster, first, second) = shards(target)?;
-    cluster.move_slots(second, first, MOVED).await?;
+    cluster.move_slots(second, first, slots).await?;
     Ok(())
 }
 

@@ -71,7 +71,7 @@ pub enum Fault {
     /// for a second or two while it loads the other server's data. Healing promotes it. Needs
     /// [`Target::replica`](super::Target::replica).
     RedisDemotion,
-    /// The move of a part of the slots of a cluster to another shard, with their keys, under load.
+    /// The move of up to 100 slots of a cluster that have keys to another shard, with the keys.
     /// Healing moves them back. Needs [`Target::cluster`](super::Target::cluster).
     RedisClusterSlotMove,
     /// SIGKILL of a master of a cluster that has no replica. Healing restarts it without data. Needs

@@ -62,7 +62,7 @@ pub(super) enum Undo {
     Wait(Instant),
     Failback,
     /// Moves the slots of a cluster back.
-    MoveBack,
+    MoveBack(Vec<u16>),
     /// Statements for Postgres, each in its own transaction.
     Postgres(Vec<String>),
     /// Ends an open transaction.
@@ -210,7 +210,7 @@ async fn run(undo: Undo, fault: Fault, target: &Target) -> Result<(), FaultError
         Undo::RedisOn(mut connection, words) => redis::command(&words).exec(&mut *connection)?,
         Undo::Wait(until) => sleep_until(until).await,
         Undo::Failback => failover::fail_back(target).await?,
-        Undo::MoveBack => cluster::move_back(target).await?,
+        Undo::MoveBack(slots) => cluster::move_back(target, slots).await?,
         Undo::Postgres(statements) => postgres::undo(target, &statements).await?,
         Undo::Rollback(mut connection) => {
             // The server may hold the locks of a closed connection for a moment.

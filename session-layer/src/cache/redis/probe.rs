@@ -36,7 +36,7 @@ pub(super) async fn probe(cache: &RedisCache) -> CacheProbe {
         let probed = probe_server(cache, shard, key).await;
         (shard.address().map(ToString::to_string), probed)
     });
-    sum(found, join_all(probing).await)
+    sum(found, &join_all(probing).await)
 }
 
 /// The figures of one server.
@@ -47,8 +47,8 @@ struct ServerProbe {
 
 /// Puts the figures of servers together, each with its name if it is a shard. Times and uptime are
 /// those of the worst. A sum is unknown if a part of it is.
-fn sum(mut found: CacheProbe, servers: Vec<(Option<String>, ServerProbe)>) -> CacheProbe {
-    for (name, ServerProbe { found: one, .. }) in &servers {
+fn sum(mut found: CacheProbe, servers: &[(Option<String>, ServerProbe)]) -> CacheProbe {
+    for (name, ServerProbe { found: one, .. }) in servers {
         found.errors.extend(one.errors.iter().map(|error| match name {
             Some(name) => format!("the shard {name} of the cluster: {error}"),
             None => error.clone(),
@@ -68,7 +68,7 @@ fn sum(mut found: CacheProbe, servers: Vec<(Option<String>, ServerProbe)>) -> Ca
     found.ping = all().filter_map(|one| one.ping).max();
     found.set = all().filter_map(|one| one.set).max();
     found.get = all().filter_map(|one| one.get).max();
-    found.used_memory = match &servers[..] {
+    found.used_memory = match servers {
         [(_, only)] => only.found.used_memory.clone(),
         several => several.iter().map(|(_, one)| one.used_bytes).sum::<Option<u64>>().map(human),
     };
@@ -283,7 +283,7 @@ mod tests {
         let well = || named("a:1", shard(Some(2), Some(1_024), Some(3)));
         let probed = sum(
             CacheProbe::default(),
-            vec![well(), named("b:2", shard(Some(3), Some(1_024), Some(5)))],
+            &[well(), named("b:2", shard(Some(3), Some(1_024), Some(5)))],
         );
         assert_eq!(probed.total_keys, Some(5));
         assert_eq!(probed.used_memory.as_deref(), Some("2.00K"));
@@ -291,8 +291,7 @@ mod tests {
         assert!(probed.errors.is_empty() && probed.connected);
         assert_eq!(probed.remarks, ["the same"]);
 
-        let probed =
-            sum(CacheProbe::default(), vec![well(), named("b:2", shard(None, None, None))]);
+        let probed = sum(CacheProbe::default(), &[well(), named("b:2", shard(None, None, None))]);
         assert!(probed.connected);
         assert_eq!((probed.total_keys, probed.used_memory), (None, None));
         assert_eq!(probed.ping, Some(Duration::from_millis(3)));

@@ -11,7 +11,7 @@ fn parse(text: &str) -> Result<ServerUrl, ServerUrlError> {
 }
 
 /// The forms of a URL with a password at `{}`.
-const FORMS: [&str; 32] = [
+const FORMS: [&str; 33] = [
     "{}",
     ":{}@h:6379",
     "u:{}@h/db",
