@@ -14,6 +14,7 @@
 //! killed or paused, and commands that do damage need an explicit permission.
 
 mod builder;
+mod cluster;
 #[cfg(feature = "docker")]
 mod docker;
 #[cfg(not(feature = "docker"))]
@@ -35,6 +36,7 @@ use std::{env, fmt, str::FromStr};
 pub(crate) use self::error::chain;
 pub use self::{
     builder::BackendsBuilder,
+    cluster::{Cluster, Mover},
     error::{BackendError, Cause},
     kind::Kind,
     postgres::Postgres,

@@ -14,7 +14,7 @@ use session_layer::{PartitionPolicy, SealingKeys, Sessions, cache::RedisCache};
 
 pub use self::builder::DeploymentBuilder;
 use crate::{
-    backends::{BackendError, Backends, RedisServer, Sandbox},
+    backends::{BackendError, Backends, Cluster, RedisServer, Sandbox},
     faults::Target,
     proxy::{Network, Peer},
     subject::SessionLayerSubject,
@@ -33,6 +33,7 @@ pub struct Deployment {
     target: Target,
     sandbox: Sandbox,
     replica: Option<RedisServer>,
+    cluster: Option<Arc<Cluster>>,
     backends: Backends,
 }
 
@@ -188,9 +189,17 @@ impl Deployment {
         self.parts().read_deadline()
     }
 
-    /// Returns whether Redis has a replica.
+    /// Returns whether Redis has a replica or is a cluster, so that no change is `Propagated`.
     pub fn replicated(&self) -> bool {
-        self.replica.is_some()
+        self.replica.is_some() || self.cluster.is_some()
+    }
+
+    /// Returns the servers that have the entries: the Redis, or the masters of the cluster.
+    pub fn redis_servers(&self) -> &[RedisServer] {
+        match &self.cluster {
+            Some(cluster) => cluster.masters(),
+            None => std::slice::from_ref(self.backends.redis()),
+        }
     }
 
     /// Returns the name of a node's connections in `pg_stat_activity`.

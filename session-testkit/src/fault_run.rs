@@ -161,10 +161,12 @@ impl<'a> FaultRun<'a> {
         for sample in observe::sample(deployment, || clock.now()).await {
             history.push(Entry::Sample(sample));
         }
-        let (redis, postgres) = (deployment.backends().redis(), deployment.backends().postgres());
+        let postgres = deployment.backends().postgres();
         let (namespace, schema) = (deployment.namespace(), deployment.schema());
-        let scan = || observe::scan(redis, namespace, postgres, schema, &issued, clock.now());
-        history.scans.push(repeated(scan).await?);
+        for redis in deployment.redis_servers() {
+            let scan = || observe::scan(redis, namespace, postgres, schema, &issued, clock.now());
+            history.scans.push(repeated(scan).await?);
+        }
 
         let required = required(
             &settings,

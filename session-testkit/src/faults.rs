@@ -28,6 +28,7 @@
 //! [`BackendError::NotAllowed`]: crate::backends::BackendError::NotAllowed
 //! [`BackendError::NotOurs`]: crate::backends::BackendError::NotOurs
 
+mod cluster;
 mod error;
 mod error_counts;
 mod failover;

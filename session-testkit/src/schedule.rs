@@ -114,6 +114,14 @@ pub enum ScheduleError {
         /// The end of the load.
         ends: Duration,
     },
+    /// A cluster stands in the place of the Redis that the other event needs.
+    #[error("{cluster} needs a cluster, and {other} a single Redis: run them one after the other")]
+    Cluster {
+        /// The event of the cluster.
+        cluster: Event,
+        /// The other event.
+        other: Event,
+    },
     /// Two concurrent events change the same server. The first to heal would heal both.
     #[error(
         "{first} and {second} affect one server at the same time: let one end before the other \
@@ -153,6 +161,12 @@ impl Schedule {
                 return Err(ScheduleError::NoSuchNode { event: *event, node, nodes });
             }
         }
+        let mut events = self.steps.iter().map(|step| step.event);
+        if let Some(cluster) = events.clone().find(|event| event.needs_cluster())
+            && let Some(other) = events.find(|event| event.needs_single_redis())
+        {
+            return Err(ScheduleError::Cluster { cluster, other });
+        }
         let mut of_servers: Vec<&Step> =
             self.steps.iter().filter(|step| step.event.server().is_some()).collect();
         of_servers.sort_by_key(|step| step.at);
@@ -189,6 +203,11 @@ impl Schedule {
         self.steps.iter().any(|step| step.event.needs_replica())
     }
 
+    /// Returns whether the schedule needs a cluster in the place of the Redis.
+    pub fn needs_cluster(&self) -> bool {
+        self.steps.iter().any(|step| step.event.needs_cluster())
+    }
+
     /// Returns the first event that damages a server, if there is one.
     pub fn destructive(&self) -> Option<Event> {
         let mut events = self.steps.iter().map(|step| step.event);
@@ -222,6 +241,11 @@ mod tests {
             check(&["redis-pause@2+1", "redis-kill@1+2"]),
             Err(ScheduleError::Overlap { .. })
         ));
+        assert!(matches!(
+            check(&["redis-kill@1+2", "redis-cluster-slot-move@5+2"]),
+            Err(ScheduleError::Cluster { .. })
+        ));
+        assert_eq!(check(&["postgres-kill@1+2", "redis-cluster-slot-move@2+2"]), Ok(()));
         assert!(matches!(check(&["redis-kill@1+2/0"]), Err(ScheduleError::NotOfNodes(_))));
         assert!(matches!(
             check(&["lose-unlinks@1+2/3"]),

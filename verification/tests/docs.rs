@@ -66,6 +66,7 @@ fn failure_page_quotes_existing_log_lines() {
     let logged: String = [
         "cache/redis/builder.rs",
         "cache/redis/rejected.rs",
+        "cache/redis/shard.rs",
         "engine/guarded_cache.rs",
         "engine/diagnostics.rs",
         "engine/journal_reader.rs",

@@ -27,6 +27,7 @@ mod changes {
 /// What happens while Redis is down, slow, or has old data?
 mod redis_down {
     mod breaker;
+    mod cluster;
     mod connect_failures;
     mod old_data;
     mod outages;

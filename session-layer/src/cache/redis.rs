@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
 mod batch;
 mod builder;
+mod cluster;
 mod command;
 mod connect;
 mod errors;
@@ -19,18 +21,22 @@ mod links;
 mod probe;
 mod rejected;
 mod renewal;
+mod servers;
+mod shard;
+mod slots;
 mod supervisor;
 
-use self::batch::Lookups;
 pub use self::builder::{
     DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCacheBuilder,
 };
-use self::command::{pipe, send, send_all};
+use self::command::{CommandFailure, pipe, send};
 pub use self::connect::{ConnectCause, ConnectError, RedisConnection};
+use self::errors::classify;
 pub use self::identity::server_version;
 use self::link::{Borrowed, Link};
-use self::links::Links;
 use self::rejected::Rejections;
+use self::servers::Servers;
+use self::shard::Shard;
 use super::{
     CacheIdentity, CacheStatus, Entry, EntryVerdict, FENCE_TTL, Filled, Invalidated, Lookup,
     SessionCache,
@@ -76,10 +82,9 @@ impl Fingerprint {
 /// uses it once it is reachable. Clones share connections.
 #[derive(Debug, Clone)]
 pub struct RedisCache {
-    links: Arc<Links>,
-    lookups: Arc<Lookups>,
-    /// Stops the supervisor of the links when the last clone is dropped.
-    _stop: Arc<DropGuard>,
+    servers: Arc<Servers>,
+    /// Stops the task of a cluster when the last clone is dropped.
+    _stop: Option<Arc<DropGuard>>,
     namespace: Arc<str>,
     deadline: Duration,
     /// Whether the configuration declares replicas or a possible failover.
@@ -97,6 +102,7 @@ pub struct RedisLease {
     digest: TokenDigest,
     key: Key,
     nonce: Nonce,
+    shard: Arc<Shard>,
     link: Arc<Link>,
     /// The incarnation when the lease was granted, not when it is used.
     incarnation: Incarnation,
@@ -104,13 +110,42 @@ pub struct RedisLease {
 
 impl RedisCache {
     /// Returns a builder for a cache at this `redis://` or `rediss://` address (feature `tls`), or
-    /// behind the sentinels of a `redis+sentinel://HOST,HOST/SERVICE/DATABASE` address.
+    /// behind the sentinels of a `redis+sentinel://HOST,HOST/SERVICE/DATABASE` address. A
+    /// `redis+cluster://HOST,HOST` address names nodes of a cluster, which know the others.
     pub fn builder(url: impl AsRef<str>) -> RedisCacheBuilder {
         RedisCacheBuilder::new(url.as_ref().parse())
     }
 
     fn key(&self, digest: &TokenDigest) -> Key {
         Key::new(&self.namespace, digest)
+    }
+
+    /// Sends one command for each digest, in one pipeline for each server. Returns the replies of
+    /// each. All servers get their commands, also if one of them fails.
+    async fn send_each(
+        &self,
+        digests: &[TokenDigest],
+        command: impl Fn(&Key) -> redis::Cmd,
+    ) -> Result<Vec<(Vec<redis::Value>, Borrowed, Arc<Shard>)>, CacheError> {
+        let deadline = Instant::now() + self.deadline;
+        let keys: Vec<Key> = digests.iter().map(|digest| self.key(digest)).collect();
+        let (groups, failed) = self.servers.group(keys.iter().map(Key::as_bytes), deadline).await;
+        let sending = groups.into_iter().map(|(shard, group)| {
+            let mut commands = pipe();
+            for at in group {
+                commands.add_command(command(&keys[at]));
+            }
+            async move {
+                let sent = shard.links.run(deadline, |link| send(&commands, link)).await;
+                let (replies, link) = sent.map_err(|error| self.servers.explain(&shard, error))?;
+                Ok((replies, link, shard))
+            }
+        });
+        let sent: Result<Vec<_>, CacheError> = join_all(sending).await.into_iter().collect();
+        match failed {
+            Some(error) => Err(error),
+            None => sent,
+        }
     }
 
     /// Encodes the value of a fill. With keys, it is sealed for the lease's key and incarnation.
@@ -153,62 +188,84 @@ impl SessionCache for RedisCache {
             return Ok(Filled::Refused);
         }
         let value = self.sealed(&lease, entry)?;
+        let shard = lease.shard;
         let link = Borrowed::new(lease.link);
         let mut fill = self.compare_and_set.key(lease.key.as_bytes());
         let held = codec::lease_value(&lease.nonce);
         fill.arg(held.as_slice()).arg(held.len()).arg(value).arg(millis(lifetime));
         let mut connection = link.0.connection();
         let deadline = Instant::now() + self.deadline;
-        match self.links.run_on(&link, deadline, fill.invoke_async::<bool>(&mut connection)).await {
+        let filling = fill.invoke_async::<bool>(&mut connection);
+        match shard.links.run_on(&link, deadline, filling).await {
             Ok(true) => Ok(Filled::Stored),
             Ok(false) => Ok(Filled::Refused),
-            Err(failure) => Err(failure.into_error()),
+            // The slot of the key has moved, and its lease is lost.
+            Err(CommandFailure::Refused(error)) if self.servers.redirects(&error) => {
+                Ok(Filled::Refused)
+            }
+            Err(failure) => Err(self.servers.explain(&shard, failure.into_error())),
         }
     }
 
     async fn fence(&self, digests: &[TokenDigest]) -> Result<(), CacheError> {
-        let mut fences = pipe();
-        for digest in digests {
-            fences
-                .cmd("SET")
-                .arg(self.key(digest).as_bytes())
-                .arg(codec::FENCE_VALUE)
-                .arg("PX")
-                .arg(millis(FENCE_TTL))
-                .ignore();
+        let fence = |key: &Key| {
+            let mut set = redis::cmd("SET");
+            set.arg(key.as_bytes()).arg(codec::FENCE_VALUE).arg("PX").arg(millis(FENCE_TTL));
+            set
+        };
+        for (replies, ..) in self.send_each(digests, fence).await? {
+            for reply in replies {
+                // It is best effort. A redirection shows where the next command goes.
+                let _ = reply.extract_error().inspect_err(|error| {
+                    self.servers.redirects(error);
+                });
+            }
         }
-        let deadline = Instant::now() + self.deadline;
-        self.links.run(deadline, |link| send(&fences, link)).await.map(|_| ())
+        Ok(())
     }
 
     async fn invalidate(&self, digests: &[TokenDigest]) -> Result<Invalidated, CacheError> {
-        let mut unlinks = pipe();
-        for digest in digests {
-            unlinks.cmd("UNLINK").arg(self.key(digest).as_bytes());
+        let unlink = |key: &Key| {
+            let mut unlink = redis::cmd("UNLINK");
+            unlink.arg(key.as_bytes());
+            unlink
+        };
+        let mut is_everywhere = !self.replicated;
+        let mut failed = None;
+        for (replies, link, shard) in self.send_each(digests, unlink).await? {
+            for reply in replies {
+                if let Err(error) = reply.extract_error() {
+                    shard.links.note_demotion(&link.0, error.code());
+                    self.servers.redirects(&error);
+                    failed = failed.or_else(|| Some(self.servers.explain(&shard, classify(error))));
+                }
+            }
+            is_everywhere &= shard.links.lead_to_one_server(&link.0);
         }
-        let deadline = Instant::now() + self.deadline;
-        let (_, link) = self.links.run(deadline, |link| send_all(&unlinks, link)).await?;
-        let one = !self.replicated && self.links.lead_to_one_server(&link.0);
-        Ok(if one { Invalidated::Everywhere } else { Invalidated::Here })
+        match failed {
+            Some(error) => Err(error),
+            None if is_everywhere => Ok(Invalidated::Everywhere),
+            None => Ok(Invalidated::Here),
+        }
     }
 
     fn status(&self) -> CacheStatus {
-        let (usable, suspect) = self.links.count();
-        let size = self.links.size();
         let mut status = CacheStatus::new("redis");
-        status.connected = usable > 0;
-        status.size = size;
-        status.available = if usable > 0 { size - suspect.min(size) } else { 0 };
-        status.pending = self.links.waiting();
+        for shard in self.servers.all() {
+            let (usable, suspect) = shard.links.count();
+            let size = shard.links.size();
+            status.connected |= usable > 0;
+            status.size += size;
+            status.available += if usable > 0 { size - suspect.min(size) } else { 0 };
+            status.pending += shard.links.waiting();
+        }
         status.rejected = self.rejections.snapshot();
         status.sealed = Some(self.keys.is_some());
         status
     }
 
     fn identity(&self) -> CacheIdentity {
-        self.links
-            .settled()
-            .map_or(CacheIdentity::Unsettled, |settled| CacheIdentity::Shared(settled.cache))
+        self.servers.identity()
     }
 
     async fn probe(&self) -> super::CacheProbe {
@@ -216,7 +273,7 @@ impl SessionCache for RedisCache {
     }
 
     async fn close(&self) {
-        self.links.close().await;
+        self.servers.close().await;
     }
 }
 

@@ -88,9 +88,15 @@ impl LookupOutcome {
     ) -> Self {
         match failure {
             Some(CacheErrorKind::Unreachable) => Self::Unreachable,
+            // It shows nothing about the other parts, and costs no time if it fails at once.
+            None | Some(CacheErrorKind::PartUnavailable) => {
+                if took > slow_lookup_threshold {
+                    Self::Slow
+                } else {
+                    Self::Good
+                }
+            }
             Some(_) => Self::Failed,
-            None if took > slow_lookup_threshold => Self::Slow,
-            None => Self::Good,
         }
     }
 }

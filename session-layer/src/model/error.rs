@@ -216,7 +216,7 @@ impl ConfigError {
     }
 
     pub(crate) fn redis_url(name: &'static str, source: impl Into<Source>) -> Self {
-        let may_be = "redis://HOST:PORT/DB, rediss://… or redis+sentinel://HOST,HOST/SERVICE/DB";
+        let may_be = "redis://HOST:PORT/DB, rediss://…, redis+sentinel://HOST,HOST/SERVICE/DB or redis+cluster://HOST,HOST";
         Self::BadUrl { name, may_be, source: source.into() }
     }
 
@@ -375,6 +375,9 @@ pub enum CacheErrorKind {
     /// A session that cannot become an entry: it is too large, or there are no random bytes to seal
     /// it with.
     Entry,
+    /// A part of the cache, such as a shard of a cluster, has no usable connection. The keys of
+    /// other parts can be used.
+    PartUnavailable,
     /// A call that was not sent, because recent look-ups failed or were slow (the breaker is open).
     NotQueried,
 }

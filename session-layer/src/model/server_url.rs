@@ -30,9 +30,9 @@ use url::{Host, Url};
 /// without effect would go unnoticed. For Redis, the client library ignores unknown parameters.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerUrl(
-    /// Of several sentinels, it names the first.
+    /// Of several sentinels or nodes of a cluster, it names the first.
     Url,
-    /// `HOST:PORT` of the other sentinels.
+    /// `HOST:PORT` of the others.
     Vec<String>,
 );
 
@@ -42,7 +42,8 @@ pub struct ServerUrl(
 pub enum ServerKind {
     /// `postgres://` or `postgresql://`.
     Postgres,
-    /// `redis://` or `rediss://`, and the schemes of Valkey, of Unix sockets and of sentinels.
+    /// `redis://` or `rediss://`, and the schemes of Valkey, of Unix sockets, of sentinels and of
+    /// clusters.
     Redis,
 }
 
@@ -64,6 +65,8 @@ const FRAGMENT: &str = "it has a `#`, which must be written as %23";
 const INSECURE: &str = "it ends with `#insecure`, which is not supported: remove that. To accept any \
      certificate, set REDIS_TLS_INSECURE=true (TlsSettings::insecure). To trust a CA of your own, \
      set REDIS_TLS_CA_FILE";
+const NO_SUCH_DATABASE: &str =
+    "it names a database, and a cluster has the database 0 only: remove it";
 const NO_DATABASE: &str = "its path is not the number of a Redis database";
 const NO_SERVICE: &str = "it names no service: write redis+sentinel://HOST,HOST/SERVICE, with letters, \
      digits and `.-_` in the name";
@@ -145,7 +148,7 @@ impl ServerUrl {
     #[cfg(feature = "redis")]
     pub(crate) fn without_tls(&self) -> Url {
         let mut url = self.0.clone();
-        if self.is_rediss() || self.is_sentinel() {
+        if self.is_rediss() || self.is_sentinel() || self.is_cluster() {
             // The schemes are unknown to `url`, so the change is allowed.
             let _changed = url.set_scheme("redis");
         }
@@ -159,6 +162,18 @@ impl ServerUrl {
     #[must_use]
     pub fn is_sentinel(&self) -> bool {
         self.0.scheme().ends_with("+sentinel")
+    }
+
+    /// Returns whether the URL names nodes of a Redis Cluster, which know all others.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        self.0.scheme().ends_with("+cluster")
+    }
+
+    /// Returns the addresses (`HOST:PORT`) of the nodes of a cluster beside the first.
+    #[cfg(feature = "redis")]
+    pub(crate) fn other_nodes(&self) -> Option<&[String]> {
+        self.is_cluster().then_some(&self.1)
     }
 
     /// Returns the addresses of the sentinels (`HOST:PORT`) and the name of the service.
@@ -178,7 +193,8 @@ impl ServerUrl {
     /// Returns whether the scheme requires TLS.
     #[cfg(feature = "redis")]
     pub(crate) fn is_rediss(&self) -> bool {
-        matches!(self.0.scheme(), "rediss" | "valkeys" | "rediss+sentinel" | "valkeys+sentinel")
+        let scheme = self.0.scheme();
+        matches!(scheme.split('+').next(), Some("rediss" | "valkeys"))
     }
 }
 
@@ -193,6 +209,7 @@ impl FromStr for ServerUrl {
         let is_socket = match scheme.as_str() {
             "postgres" | "postgresql" | "redis" | "rediss" | "valkey" | "valkeys" => false,
             "redis+sentinel" | "rediss+sentinel" | "valkey+sentinel" | "valkeys+sentinel" => false,
+            "redis+cluster" | "rediss+cluster" | "valkey+cluster" | "valkeys+cluster" => false,
             "unix" | "redis+unix" | "valkey+unix" => true,
             _ => return Err(ServerUrlError::because("its scheme is unknown")),
         };
@@ -206,7 +223,8 @@ impl FromStr for ServerUrl {
         let hosts = authority.rsplit('@').next().unwrap_or_default();
         let user = authority.strip_suffix(hosts).unwrap_or_default();
         let (first, others) = hosts.split_once(',').unwrap_or((hosts, ""));
-        if hosts.contains(',') && !scheme.ends_with("+sentinel") {
+        let names_several = scheme.ends_with("+sentinel") || scheme.ends_with("+cluster");
+        if hosts.contains(',') && !names_several {
             return Err(ServerUrlError::because(SEVERAL_HOSTS));
         }
         // The `url` crate needs a host behind a user, and the parameter `host` replaces it.
@@ -217,7 +235,8 @@ impl FromStr for ServerUrl {
             first => first,
         };
         let others = others.split(',').filter(|_| hosts.contains(','));
-        let others: Vec<_> = others.map(sentinel_address).collect::<Result<_, _>>()?;
+        let others: Vec<_> =
+            others.map(|other| other_address(&scheme, other)).collect::<Result<_, _>>()?;
         let url = Url::parse(&format!("{scheme}://{user}{first}{behind}"))
             .map_err(|_| ServerUrlError::because(NO_HOST))?;
         match url.fragment() {
@@ -309,8 +328,14 @@ impl ServerUrl {
             }
             database = behind;
         }
-        if !database.is_empty() && database.parse::<u32>().is_err() {
-            return Err(ServerUrlError::because(NO_DATABASE));
+        if !database.is_empty() {
+            match database.parse::<u32>() {
+                Err(_) => return Err(ServerUrlError::because(NO_DATABASE)),
+                Ok(number) if number > 0 && self.is_cluster() => {
+                    return Err(ServerUrlError::because(NO_SUCH_DATABASE));
+                }
+                Ok(_) => {}
+            }
         }
         let protocols = self.0.query_pairs().filter(|(name, _)| name == "protocol");
         for (_, protocol) in protocols {
@@ -329,10 +354,10 @@ impl ServerUrlError {
     }
 }
 
-/// Returns `HOST:PORT` of a sentinel, with the default port filled in.
-fn sentinel_address(text: &str) -> Result<String, ServerUrlError> {
+/// Returns `HOST:PORT` of another server of this scheme, with the default port filled in.
+fn other_address(scheme: &str, text: &str) -> Result<String, ServerUrlError> {
     let no_host = |_| ServerUrlError::because(NO_HOST);
-    let url = Url::parse(&format!("redis+sentinel://{text}")).map_err(no_host)?;
+    let url = Url::parse(&format!("{scheme}://{text}")).map_err(no_host)?;
     let url = ServerUrl(url, Vec::new());
     let is_whole = url.0.username().is_empty() && url.0.password().is_none();
     let is_host = match url.0.host() {

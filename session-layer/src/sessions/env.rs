@@ -25,7 +25,7 @@ impl Sessions {
     /// |---|---|---|
     /// | `DATABASE_URL` | `sqlite:session-layer.db` | `postgres://…`, or `sqlite:PATH` (feature `sqlite`) |
     /// | `DATABASE_PASSWORD_FILE` | none | a file with the password of Postgres, instead of the URL. It is read again for new connections |
-    /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`), `redis+sentinel://HOST,HOST/SERVICE/DB`, `redis+unix://…` |
+    /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`), `redis+sentinel://HOST,HOST/SERVICE/DB`, `redis+cluster://HOST,HOST`, `redis+unix://…` |
     /// | `REDIS_PASSWORD_FILE` | none | a file with the password of Redis, instead of the URL. It may [change](crate::connect::PasswordFile) |
     /// | `REDIS_SENTINEL_USERNAME`, `REDIS_SENTINEL_PASSWORD` | none | user and password of the sentinels |
     /// | `REDIS_SENTINEL_PASSWORD_FILE` | none | a file with that password, instead of the variable |

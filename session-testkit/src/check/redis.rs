@@ -50,8 +50,11 @@ fn unusable(reason: &str) -> Finding {
 
 async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
     let help = help(url);
+    // In a cluster, the steps are those of the shard that has this key.
+    let key = format!("{}:check:{}", target.namespace, uuid::Uuid::new_v4());
     let connecting = async {
-        let connection = connect(target, url).await?.map_err(|error| no_connection(&error, url))?;
+        let connection =
+            connect(target, url, &key).await?.map_err(|error| no_connection(&error, url))?;
         Ok((connection, Finding::ok("Redis connection successful")))
     };
     let failed = ("Redis connection failed", help.as_str());
@@ -77,22 +80,28 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
         return;
     }
 
-    let stored = own_key(steps, target, connection).await;
+    let stored = own_key(steps, &key, connection).await;
     let many = format!(
         "compare Redis' maxclients with the connections of all applications \
          (SESSION_CACHE_POOL_SIZE each). The check opens {} at once",
         target.pool_size
     );
-    steps.check("pool", ("Connection pool not healthy", &many), pool(target, url)).await;
+    steps.check("pool", ("Connection pool not healthy", &many), pool(target, url, &key)).await;
     let info = steps.take("version", ("INFO failed", SLOW), version(connection)).await;
     let info = info.as_deref();
     let role = async {
         let found = role(info, connection).await?;
         // The application knows from the URL that Redis fails over.
-        Ok(if url.is_sentinel() && found.status == Status::Warning {
-            Finding::ok(format!("{} (behind sentinels)", found.message))
-        } else {
-            found
+        let place = match (url.is_sentinel(), url.is_cluster()) {
+            (true, _) => Some("behind sentinels"),
+            (_, true) => Some("of a shard"),
+            (false, false) => None,
+        };
+        Ok(match place {
+            Some(place) if found.status <= Status::Warning => {
+                Finding::ok(format!("{} ({place})", found.message))
+            }
+            _ => found,
         })
     };
     steps.check("role", ("ROLE failed", SLOW), role).await;
@@ -102,8 +111,12 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
     };
     let scripts = steps.take("scripts", ("Scripts test failed", SLOW), scripts).await;
     steps.check("client", ("CLIENT failed", SLOW), naming(connection)).await;
-    // A denied script has its own line. A node of a cluster may lack the key's slot.
-    if stored && scripts == Some(true) && !is_cluster(info) {
+    if url.is_cluster() {
+        let failed = ("The shards are unknown", help.as_str());
+        steps.check("cluster", failed, shards(target, url)).await;
+    }
+    // A denied script has its own line.
+    if stored && scripts == Some(true) {
         let failed = ("Nothing will be cached", PROXY);
         steps.check("cache", failed, entry::cached(target, url)).await;
     }
@@ -112,11 +125,10 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
 /// Checks SET and GET of a unique key.
 ///
 /// Returns whether both work.
-async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut RedisConnection) -> bool {
-    let key = format!("{}:check:{}", target.namespace, uuid::Uuid::new_v4());
+async fn own_key(steps: &mut Steps<'_>, key: &str, connection: &mut RedisConnection) -> bool {
     let value = uuid::Uuid::new_v4().to_string();
     let set = async {
-        let words = ["SET", &key, &value, "PX", KEY_TTL_MS];
+        let words = ["SET", key, &value, "PX", KEY_TTL_MS];
         let set: RedisResult<()> = send(connection, &words).await;
         set.map_err(|error| {
             let help = help_with_refusal(&error).unwrap_or_else(|| help_with_rights("SET"));
@@ -128,9 +140,9 @@ async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut RedisC
         return false;
     }
     let get = async {
-        let read: RedisResult<Option<String>> = send(connection, &["GET", &key]).await;
+        let read: RedisResult<Option<String>> = send(connection, &["GET", key]).await;
         // If UNLINK is denied, the key expires by itself.
-        let removed: RedisResult<()> = send(connection, &["UNLINK", &key]).await;
+        let removed: RedisResult<()> = send(connection, &["UNLINK", key]).await;
         let failed = |why: &str, help: &str| Finding::failed("GET test failed", why, help);
         let read = read.map_err(|error| failed(&chain(&error), &help_with_rights("GET")))?;
         if read.as_ref() != Some(&value) {
@@ -156,9 +168,9 @@ async fn own_key(steps: &mut Steps<'_>, target: &Target, connection: &mut RedisC
 }
 
 /// Opens as many connections as the application, all at once, and sends a PING on each.
-async fn pool(target: &Target, url: &ServerUrl) -> Result<Finding, Problem> {
+async fn pool(target: &Target, url: &ServerUrl, key: &str) -> Result<Finding, Problem> {
     let connections = (0..target.pool_size).map(|_| async {
-        let mut connection = connect(target, url).await??;
+        let mut connection = connect(target, url, key).await??;
         send::<()>(&mut connection, &["PING"]).await?;
         // The connection stays open until all are open.
         Ok::<_, Problem>(connection)
@@ -192,14 +204,6 @@ async fn role(info: Option<&str>, connection: &mut RedisConnection) -> Result<Fi
         return Ok(found_role(&role, replicas));
     };
     let role = field(info, "role");
-    if role == "master" && is_cluster(Some(info)) {
-        // This node may have the test key but not the other keys.
-        return Ok(Finding::warning(
-            "Role: node of a cluster",
-            "sessions with keys on other nodes are not cached, and Postgres validates them",
-            "clusters are not supported: point REDIS_URL at one Redis that has all keys",
-        ));
-    }
     let replicas = match (field(info, "connected_slaves"), field(info, "repl_backlog_active")) {
         ("0", "1") => Replicas::Left,
         (number, _) => Replicas::Connected(number.parse().unwrap_or_default()),
@@ -207,10 +211,30 @@ async fn role(info: Option<&str>, connection: &mut RedisConnection) -> Result<Fi
     Ok(found_role(role, replicas))
 }
 
-/// Returns whether the server is a node of a cluster. Valkey 9 has another name for the field.
-fn is_cluster(info: Option<&str>) -> bool {
-    info.is_some_and(|info| {
-        ["redis_mode", "server_mode"].iter().any(|name| field(info, name) == "cluster")
+/// Connects to the master of each shard, and sends a PING.
+async fn shards(target: &Target, url: &ServerUrl) -> Result<Finding, Problem> {
+    let shards = cache(target, url)?.connect_to_shards(CONNECT).await?;
+    let count = shards.len();
+    let mut failed = Vec::new();
+    for (address, connected) in shards {
+        match connected {
+            Ok(mut connection) => {
+                if let Err(error) = send::<()>(&mut connection, &["PING"]).await {
+                    failed.push(format!("{address}: {}", chain(&error)));
+                }
+            }
+            Err(error) => failed.push(error.to_string()),
+        }
+    }
+    Ok(if failed.is_empty() {
+        Finding::ok(format!("Cluster: {count} shards, each with a master"))
+    } else {
+        Finding::failed(
+            &format!("Cluster: {} of {count} shards cannot be used", failed.len()),
+            failed.join("\n"),
+            "the sessions of the others are cached. Restore the shard, or check that each node is \
+             reachable from here under the address that the cluster announces",
+        )
     })
 }
 
@@ -277,13 +301,14 @@ fn cache(target: &Target, url: &ServerUrl) -> Result<RedisCacheBuilder, Finding>
     Ok(cache.namespace(&*target.namespace).pool_size(target.pool_size.into()))
 }
 
-/// Connects as the application does.
+/// Connects as the application does, in a cluster to the master that has this key.
 async fn connect(
     target: &Target,
     url: &ServerUrl,
+    key: &str,
 ) -> Result<Result<RedisConnection, ConnectError>, Finding> {
     // The step's own deadline is longer, so that the error names what took too long.
-    Ok(cache(target, url)?.connect(CONNECT).await)
+    Ok(cache(target, url)?.connect_for_key(key.as_bytes(), CONNECT).await)
 }
 
 async fn send<T: FromRedisValue>(
@@ -328,6 +353,10 @@ fn no_connection(error: &ConnectError, url: &ServerUrl) -> Finding {
         }
         _ => error.remedy().to_owned(),
     };
+    if url.is_cluster() {
+        // It names the node.
+        return Finding::failed("Redis connection failed", error.to_string(), help);
+    }
     Finding::failed("Redis connection failed", error.why(), help)
 }
 
@@ -346,8 +375,8 @@ fn help_with_refusal(error: &RedisError) -> Option<String> {
             "Redis has too few replicas to accept writes: check them and min-replicas-to-write"
         }
         "MOVED" | "ASK" | "CLUSTERDOWN" | "TRYAGAIN" => {
-            "this is a node of a cluster, which is not supported: point REDIS_URL at one Redis \
-             that has all keys"
+            "a shard of the cluster has no master, or its slots are being moved: CLUSTER SHARDS \
+             lists them"
         }
         "NOAUTH" => "a password is required: redis://:password@host:6379/0",
         _ => return None,

@@ -317,6 +317,7 @@ async fn execute(arguments: &Arguments, run: PlannedRun, logs: &Logs) -> Result<
         .near_cache(arguments.near_cache as usize * 1024 * 1024)
         .sealed(arguments.sealed)
         .replica(schedule.needs_replica())
+        .cluster(schedule.needs_cluster())
         .start(backends)
         .await?;
     let settings = settings(arguments, run.seed);

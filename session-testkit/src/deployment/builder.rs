@@ -12,7 +12,7 @@ use sqlx::AssertSqlSafe;
 
 use super::{Blueprint, Build, Deployment, NodeParts, application_name};
 use crate::{
-    backends::{BackendError, Backends, PostgresServer},
+    backends::{BackendError, Backends, Cluster, PostgresServer},
     faults::Target,
     proxy::{Network, Peer},
     subject::SessionLayerSubject,
@@ -34,6 +34,7 @@ pub struct DeploymentBuilder {
     policy: PartitionPolicy,
     near_cache: usize,
     replica: bool,
+    cluster: bool,
     sealed: bool,
     build: Box<Build>,
 }
@@ -54,6 +55,7 @@ impl Default for DeploymentBuilder {
             policy: PartitionPolicy::default(),
             near_cache: 0,
             replica: false,
+            cluster: false,
             sealed: false,
             build: Box::new(|parts| Box::pin(async move { as_in_production(&parts) })),
         }
@@ -104,6 +106,13 @@ impl DeploymentBuilder {
         self
     }
 
+    /// Starts a cluster, which the nodes use in the place of the Redis and without proxies. Defaults
+    /// to false.
+    pub fn cluster(mut self, cluster: bool) -> Self {
+        self.cluster = cluster;
+        self
+    }
+
     /// Gives the nodes a new sealing key. Defaults to false, which trusts Redis.
     pub fn sealed(mut self, sealed: bool) -> Self {
         self.sealed = sealed;
@@ -136,6 +145,10 @@ impl DeploymentBuilder {
         } else {
             None
         };
+        let cluster = match self.cluster {
+            true => Some(Arc::new(Cluster::start().await?)),
+            false => None,
+        };
         let admin = PostgresStore::builder(backends.postgres().url())
             .schema(sandbox.schema())
             .change_deadline(Duration::from_secs(30))
@@ -158,7 +171,10 @@ impl DeploymentBuilder {
         let user = role.as_ref().map(|(name, password)| (name.as_str(), password.as_str()));
         let parts = proxies.zip(0..).map(|((to_redis, to_postgres), node)| NodeParts {
             node,
-            redis_url: to_redis.url(redis.url()),
+            redis_url: match &cluster {
+                Some(cluster) => cluster.url(),
+                None => to_redis.url(redis.url()),
+            },
             database_url: url::as_user(
                 &to_postgres.url(postgres.url()),
                 user,
@@ -192,6 +208,9 @@ impl DeploymentBuilder {
         if let Some(replica) = &replica {
             target = target.replica(replica);
         }
+        if let Some(cluster) = &cluster {
+            target = target.cluster(Arc::clone(cluster));
+        }
         Ok(Deployment {
             subject: SessionLayerSubject::new(nodes),
             network,
@@ -199,6 +218,7 @@ impl DeploymentBuilder {
             target,
             sandbox,
             replica,
+            cluster,
             backends,
         })
     }

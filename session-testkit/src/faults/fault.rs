@@ -71,6 +71,12 @@ pub enum Fault {
     /// for a second or two while it loads the other server's data. Healing promotes it. Needs
     /// [`Target::replica`](super::Target::replica).
     RedisDemotion,
+    /// The move of up to 100 slots of a cluster that have keys to another shard, with the keys.
+    /// Healing moves them back. Needs [`Target::cluster`](super::Target::cluster).
+    RedisClusterSlotMove,
+    /// SIGKILL of a master of a cluster that has no replica. Healing restarts it without data. Needs
+    /// [`Target::cluster`](super::Target::cluster).
+    RedisClusterShardDown,
     /// Removal of the container from its network.
     RedisDisconnect,
     /// A fault of the connections between nodes and Redis. Needs
@@ -112,8 +118,8 @@ pub enum Fault {
 
 impl Fault {
     /// All faults.
-    pub const ALL: [Self; 48] = {
-        let mut all = [Self::RedisKill; 48];
+    pub const ALL: [Self; 50] = {
+        let mut all = [Self::RedisKill; 50];
         let mut at = 0;
         while at < all.len() {
             all[at] = Self::NAMES[at].0;
@@ -122,7 +128,7 @@ impl Fault {
         all
     };
 
-    const NAMES: [(Self, &'static str); 48] = [
+    const NAMES: [(Self, &'static str); 50] = [
         (Self::RedisKill, "redis-kill"),
         (Self::RedisPause, "redis-pause"),
         (Self::RedisOldDump, "redis-old-dump"),
@@ -141,6 +147,8 @@ impl Fault {
         (Self::RedisMaxClients, "redis-maxclients"),
         (Self::RedisFailover, "redis-failover"),
         (Self::RedisDemotion, "redis-demotion"),
+        (Self::RedisClusterSlotMove, "redis-cluster-slot-move"),
+        (Self::RedisClusterShardDown, "redis-cluster-shard-down"),
         (Self::RedisDisconnect, "redis-disconnect"),
         (Self::RedisLink(Link::Latency), "redis-link-latency"),
         (Self::RedisLink(Link::Blackhole), "redis-link-blackhole"),
@@ -182,6 +190,11 @@ impl Fault {
     /// Returns whether the fault belongs to Redis. Otherwise it belongs to Postgres.
     pub fn is_redis(self) -> bool {
         self.name().starts_with("redis-")
+    }
+
+    /// Returns whether the fault is one of a cluster.
+    pub fn is_of_cluster(self) -> bool {
+        matches!(self, Self::RedisClusterSlotMove | Self::RedisClusterShardDown)
     }
 
     /// Returns the affected connections, if the fault is not one of a server.

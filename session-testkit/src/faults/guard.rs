@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Fault, FaultError, Target, failover, postgres, redis};
+use super::{Fault, FaultError, Target, cluster, failover, postgres, redis};
 use crate::{
     backends::{BackendError, PauseGuard, chain},
     proxy::ToxicGuard,
@@ -61,6 +61,8 @@ pub(super) enum Undo {
     /// The time when the fault ends by itself.
     Wait(Instant),
     Failback,
+    /// Moves the slots of a cluster back.
+    MoveBack(Vec<u16>),
     /// Statements for Postgres, each in its own transaction.
     Postgres(Vec<String>),
     /// Ends an open transaction.
@@ -192,7 +194,7 @@ impl Drop for FaultGuard {
 }
 
 async fn run(undo: Undo, fault: Fault, target: &Target) -> Result<(), FaultError> {
-    let (redis, postgres) = (&target.redis, &target.postgres);
+    let (redis, postgres) = (target.redis_of(fault), &target.postgres);
     match undo {
         Undo::Nothing => {}
         Undo::Toxics(toxics) => drop(toxics),
@@ -208,6 +210,7 @@ async fn run(undo: Undo, fault: Fault, target: &Target) -> Result<(), FaultError
         Undo::RedisOn(mut connection, words) => redis::command(&words).exec(&mut *connection)?,
         Undo::Wait(until) => sleep_until(until).await,
         Undo::Failback => failover::fail_back(target).await?,
+        Undo::MoveBack(slots) => cluster::move_back(target, slots).await?,
         Undo::Postgres(statements) => postgres::undo(target, &statements).await?,
         Undo::Rollback(mut connection) => {
             // The server may hold the locks of a closed connection for a moment.

@@ -6,7 +6,7 @@ use ::redis::{Cmd, FromRedisValue, RedisError};
 use tokio::time::Instant;
 
 use super::{
-    FaultError, Target, failover,
+    FaultError, Target, cluster, failover,
     fault::{Command, Fault},
     guard::{FaultGuard, Undo},
 };
@@ -26,7 +26,7 @@ pub(super) async fn inject(
     target: &Target,
     guard: &mut FaultGuard,
 ) -> Result<(), FaultError> {
-    let server = &target.redis;
+    let server = target.redis_of(fault);
     server.allowed("break")?;
     if let Some(before) = counts(fault, target, None).await {
         guard.connections = before.connections;
@@ -67,6 +67,8 @@ pub(super) async fn inject(
         Fault::RedisMaxClients => limit_clients(server, guard).await?,
         Fault::RedisFailover => failover::fail_over(target, guard).await?,
         Fault::RedisDemotion => failover::demote(target, guard).await?,
+        Fault::RedisClusterSlotMove => cluster::move_slots(target, guard).await?,
+        Fault::RedisClusterShardDown => cluster::stop_shard(target, guard).await?,
         Fault::RedisDisconnect => guard.undo = Undo::Reconnect(server.disconnect().await?),
         postgres => unreachable!("{postgres} is not a fault of Redis"),
     }
@@ -225,7 +227,7 @@ pub(super) async fn counts(
 ) -> Option<Counts> {
     let all = match held {
         Some(connection) => Info(command(&["INFO", "everything"]).query(connection).ok()?),
-        None => info(&target.redis, "everything").await.ok()?,
+        None => info(target.redis_of(fault), "everything").await.ok()?,
     };
     // An error that never occurred has no line.
     let errors = |code: &str| {

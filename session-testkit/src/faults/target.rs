@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::FaultError;
+use super::{Fault, FaultError};
 use crate::{
-    backends::{Backends, PostgresServer, RedisServer},
+    backends::{Backends, Cluster, PostgresServer, RedisServer},
     proxy::Network,
 };
 
@@ -14,6 +14,7 @@ pub struct Target {
     pub(super) redis: RedisServer,
     pub(super) postgres: PostgresServer,
     pub(super) replica: Option<RedisServer>,
+    pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) network: Option<Arc<Network>>,
     pub(super) nodes: Option<Vec<usize>>,
     pub(super) redis_user: String,
@@ -29,6 +30,7 @@ impl Target {
             redis: backends.redis().clone(),
             postgres: backends.postgres().clone(),
             replica: None,
+            cluster: None,
             network: None,
             nodes: None,
             redis_user: "default".to_owned(),
@@ -41,6 +43,14 @@ impl Target {
     #[must_use]
     pub fn replica(mut self, replica: &RedisServer) -> Self {
         self.replica = Some(replica.clone());
+        self
+    }
+
+    /// Sets the cluster that the service uses in the place of the Redis. Defaults to none. Faults of
+    /// a cluster need it.
+    #[must_use]
+    pub fn cluster(mut self, cluster: Arc<Cluster>) -> Self {
+        self.cluster = Some(cluster);
         self
     }
 
@@ -78,6 +88,12 @@ impl Target {
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = Some(schema.into());
         self
+    }
+
+    /// Returns the Redis that a fault affects: in a cluster, the master of the first shard.
+    pub(super) fn redis_of(&self, fault: Fault) -> &RedisServer {
+        let cluster = self.cluster.as_ref().filter(|_| fault.is_of_cluster());
+        cluster.and_then(|cluster| cluster.masters().first()).unwrap_or(&self.redis)
     }
 
     /// Returns the schema of the service's tables.

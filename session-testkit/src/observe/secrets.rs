@@ -69,15 +69,19 @@ pub async fn search(
             found: needles.found_in(text).into_iter().collect(),
         });
     };
-    let (redis, postgres) = (deployment.backends().redis(), deployment.backends().postgres());
-    looked(Place::Redis, &entries(redis, deployment.namespace()).await?);
+    let postgres = deployment.backends().postgres();
+    for redis in deployment.redis_servers() {
+        looked(Place::Redis, &entries(redis, deployment.namespace()).await?);
+    }
     looked(Place::Postgres, &rows(postgres, deployment.schema()).await?);
     if let Some(logs) = logs {
         looked(Place::Logs, &logs.text());
     }
     looked(Place::Metrics, diagnostics(&deployment.subject()).as_bytes());
-    if redis.backend().is_some() {
-        looked(Place::RedisDump, &dump(redis).await?);
+    for redis in deployment.redis_servers() {
+        if redis.backend().is_some() {
+            looked(Place::RedisDump, &dump(redis).await?);
+        }
     }
     Ok(searches)
 }

@@ -79,6 +79,8 @@ impl Schedule {
                 && (with.replica || !event.needs_replica())
                 && (with.containers || !event.needs_containers())
                 && (with.sealed || !event.needs_key())
+                // A cluster stands in the place of the Redis that other events need.
+                && !event.needs_cluster()
                 && *event != Event::ClockStep
         };
         Event::all().filter(possible).collect()

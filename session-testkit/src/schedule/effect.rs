@@ -61,7 +61,7 @@ fn of_fault(fault: Fault) -> Effect {
         | Fault::RedisAcl(Command::Evalsha | Command::Set)
         | Fault::RedisLink(Link::Sliced) => Effect::NONE,
         // Redis is down, paused, slower than the deadline, demoted, or refuses all writes
-        // (MISCONF). Without INFO, CLIENT or GET, a connection may be unusable.
+        // (MISCONF). A slot that moves may redirect an UNLINK. Without INFO, CLIENT or GET, a connection may be unusable.
         Fault::RedisKill
         | Fault::RedisPause
         | Fault::RedisOldDump
@@ -73,6 +73,8 @@ fn of_fault(fault: Fault) -> Effect {
         | Fault::RedisMaxClients
         | Fault::RedisFailover
         | Fault::RedisDemotion
+        | Fault::RedisClusterSlotMove
+        | Fault::RedisClusterShardDown
         | Fault::RedisDisconnect
         | Fault::RedisLink(_) => Effect { redis: true, ..Effect::NONE },
         // Postgres does not reply.
@@ -126,7 +128,8 @@ mod tests {
             of(effect(Loss::Not, true)),
             "redis-kill redis-pause redis-old-dump redis-acl-info redis-acl-get redis-acl-client \
              redis-misconf redis-client-pause redis-client-pause-writes redis-client-kill \
-             redis-maxclients redis-failover redis-demotion redis-disconnect \
+             redis-maxclients redis-failover redis-demotion redis-cluster-slot-move \
+             redis-cluster-shard-down redis-disconnect \
              redis-link-latency redis-link-blackhole redis-link-partition redis-link-down \
              redis-link-reset redis-link-idle redis-link-truncated \
              lose-unlinks lose-unlink-replies lose-fences lose-fence-replies"

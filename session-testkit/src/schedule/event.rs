@@ -128,6 +128,20 @@ impl Event {
         matches!(self, Self::Fault(Fault::RedisFailover | Fault::RedisDemotion))
     }
 
+    /// Returns whether the event needs a cluster in the place of the Redis.
+    pub(super) fn needs_cluster(self) -> bool {
+        matches!(self, Self::Fault(fault) if fault.is_of_cluster())
+    }
+
+    /// Returns whether the event is one of a Redis or of its connections, and not of a cluster.
+    pub(super) fn needs_single_redis(self) -> bool {
+        match self {
+            Self::Fault(fault) => fault.is_redis() && !fault.is_of_cluster(),
+            Self::Lose(_) | Self::Plant(_) => true,
+            _ => false,
+        }
+    }
+
     /// Returns whether the event needs a sealing key, because without one Redis is trusted.
     pub(super) fn needs_key(self) -> bool {
         self == Self::Plant(Planted::Flipped)

@@ -3,6 +3,7 @@
 
 use crate::run::Run;
 
+mod cluster;
 mod lives;
 mod login;
 mod own_ttl;
@@ -22,8 +23,9 @@ const SEEN: u32 = 1;
 const SEEN_TOO: u32 = 2;
 
 /// Returns the runs of all these models.
-pub(crate) fn runs() -> [Vec<Run>; 10] {
+pub(crate) fn runs() -> [Vec<Run>; 11] {
     [
+        cluster::runs(),
         lives::runs(),
         login::runs(),
         own_ttl::runs(),

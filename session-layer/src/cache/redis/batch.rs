@@ -1,5 +1,8 @@
 //! Look-ups that travel together.
 //!
+//! (A shard of a cluster gets a pipeline of GETs instead, because the keys of an MGET must have one
+//! slot.)
+//!
 //! A look-up that is alone is one GET, sent at once by its caller. A look-up that begins while
 //! others are in flight joins a queue. [`SENDERS`] tasks take what waits there and send it as one
 //! MGET. No timer waits for a batch to fill: a sender that is free sends what is there. If none is
@@ -15,7 +18,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -48,10 +51,19 @@ pub(super) struct LookupReply {
     pub(super) by_mget: bool,
 }
 
+/// The commands of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Batches {
+    Mget,
+    /// One GET for each key, all sent at once.
+    Gets,
+}
+
 /// The look-ups in flight.
 #[derive(Debug)]
 pub(super) struct Lookups {
     links: Arc<Links>,
+    batches: Batches,
     queue: Mutex<LookupQueue>,
     /// Wakes a sender.
     arrived: Notify,
@@ -81,9 +93,10 @@ struct QueuedLookup {
 
 impl Lookups {
     /// Starts the tasks. Must be called within a runtime.
-    pub(super) fn start(links: Arc<Links>) -> Arc<Self> {
+    pub(super) fn start(links: Arc<Links>, batches: Batches) -> Arc<Self> {
         let lookups = Arc::new(Self {
             links,
+            batches,
             queue: Mutex::default(),
             arrived: Notify::new(),
             waiting: Notify::new(),
@@ -165,6 +178,9 @@ impl Lookups {
             return;
         }
         let deadline = Instant::now() + self.links.deadline;
+        if self.batches == Batches::Gets {
+            return self.get_each_on_any(batch, deadline).await;
+        }
         let keys = batch.iter().map(|waiting| &waiting.key);
         let by_mget = batch.len() > 1;
         let gets = command(if by_mget { "MGET" } else { "GET" }, keys);
@@ -191,13 +207,7 @@ impl Lookups {
                     lock(&self.queue).is_closed = true;
                 }
             }
-            Err(error) => {
-                if error.kind() == CacheErrorKind::TimedOut {
-                    let fewer = (batch.len() / 2).max(1);
-                    self.max_keys.store(fewer, Ordering::Relaxed);
-                }
-                refuse(batch, &error);
-            }
+            Err(error) => self.refuse_all(batch, &error),
         }
     }
 
@@ -210,17 +220,43 @@ impl Lookups {
         self.links.run(deadline, send).await
     }
 
+    /// Gets the values of a batch by one GET each, over any link.
+    async fn get_each_on_any(&self, batch: Vec<QueuedLookup>, deadline: Instant) {
+        let gets = gets(&batch);
+        match self.links.run(deadline, |link| send(&gets, link).boxed()).await {
+            Ok((values, link)) => {
+                self.max_keys.store(max_keys_after(&values), Ordering::Relaxed);
+                answer(batch, values, &link, false);
+            }
+            Err(error) => self.refuse_all(batch, &error),
+        }
+    }
+
+    /// Gives each caller the error. A reply that was late may have been too large.
+    fn refuse_all(&self, batch: Vec<QueuedLookup>, error: &CacheError) {
+        if error.kind() == CacheErrorKind::TimedOut {
+            let fewer = (batch.len() / 2).max(1);
+            self.max_keys.store(fewer, Ordering::Relaxed);
+        }
+        refuse(batch, error);
+    }
+
     /// Gets the values of a batch by one GET each.
     async fn get_each(&self, batch: Vec<QueuedLookup>, link: &Borrowed, deadline: Instant) {
-        let mut gets = pipe();
-        for waiting in &batch {
-            gets.get(waiting.key.as_bytes());
-        }
+        let gets = gets(&batch);
         match self.links.run_on(link, deadline, send(&gets, link.0.connection())).await {
             Ok(values) => answer(batch, values, link, false),
             Err(failure) => refuse(batch, &failure.into_error()),
         }
     }
+}
+
+fn gets(batch: &[QueuedLookup]) -> Pipeline {
+    let mut gets = pipe();
+    for waiting in batch {
+        gets.get(waiting.key.as_bytes());
+    }
+    gets
 }
 
 fn command<'a>(name: &str, keys: impl IntoIterator<Item = &'a Key>) -> Cmd {

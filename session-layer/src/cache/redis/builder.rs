@@ -4,12 +4,13 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::batch::Lookups;
+use super::cluster::Cluster;
 use super::connect::{self, Access, ConnectError, Connector, RedisConnection};
-use super::links::Links;
+use super::servers::Servers;
+use super::shard::{Shard, ShardSettings};
 use super::{COMPARE_AND_SET, RedisCache};
 use crate::cache::seal::SealingKeys;
-use crate::cache::{NAMESPACE, codec, is_namespace};
+use crate::cache::{CacheId, NAMESPACE, codec, is_namespace};
 use crate::model::clock::A_DAY;
 use crate::model::credentials::Credentials;
 use crate::model::error::ConfigError;
@@ -67,7 +68,8 @@ impl RedisCacheBuilder {
         self
     }
 
-    /// Sets the maximum number of connections: 1 to 1,000. Redis accepts 10,000 clients in all by
+    /// Sets the maximum number of connections to one server: 1 to 1,000. In a cluster, each shard
+    /// has as many. Redis accepts 10,000 clients in all by
     /// default. Defaults to [`DEFAULT_POOL_SIZE`].
     pub fn pool_size(mut self, connections: usize) -> Self {
         self.pool_size = connections;
@@ -84,7 +86,7 @@ impl RedisCacheBuilder {
     /// Sets whether Redis has replicas or may fail over. A revocation then returns
     /// [`Visibility::Committed`](crate::Visibility::Committed), because a failover may restore a
     /// removed entry. A server that reports replicas always counts as replicated, and so does one
-    /// behind sentinels. Defaults to false.
+    /// behind sentinels or in a cluster. Defaults to false.
     pub fn replicated(mut self, replicated: bool) -> Self {
         self.replicated = replicated;
         self
@@ -119,8 +121,8 @@ impl RedisCacheBuilder {
         self
     }
 
-    /// Opens one connection as the cache would, and reads the identity of the server. It is for a
-    /// test of the deployment. A cache opens its own connections, also to a server that is not
+    /// Opens one connection as the cache would, and reads the identity of the server. Of a cluster,
+    /// it is the first node of the URL. It is for a test of the deployment. A cache opens its own connections, also to a server that is not
     /// reachable yet.
     ///
     /// # Errors
@@ -131,6 +133,35 @@ impl RedisCacheBuilder {
     pub async fn connect(self, limit: Duration) -> Result<RedisConnection, ConnectError> {
         let connector = Connector::new(self.url, self.access).map_err(ConnectError::settings)?;
         connector.connect_once(limit).await
+    }
+
+    /// As [`connect`](Self::connect). In a cluster, the connection leads to the master that has this
+    /// key.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    #[doc(hidden)]
+    pub async fn connect_for_key(
+        self,
+        key: &[u8],
+        limit: Duration,
+    ) -> Result<RedisConnection, ConnectError> {
+        let connector = Connector::new(self.url, self.access).map_err(ConnectError::settings)?;
+        connector.connect_for_key(key, limit).await
+    }
+
+    /// Opens a connection to each master of a cluster, as the cache would. Returns each with its
+    /// address. It is for a test of the deployment. Without a cluster there is none.
+    ///
+    /// # Errors
+    /// [`ConnectError`] names the cause if no node reports the masters.
+    #[doc(hidden)]
+    pub async fn connect_to_shards(
+        self,
+        limit: Duration,
+    ) -> Result<Vec<(String, Result<RedisConnection, ConnectError>)>, ConnectError> {
+        let connector = Connector::new(self.url, self.access).map_err(ConnectError::settings)?;
+        connector.connect_to_shards(limit).await
     }
 
     /// Builds the cache, which connects in the background. Redis need not be reachable yet. Must be
@@ -168,12 +199,21 @@ impl RedisCacheBuilder {
         }
         let database = database.to_be_bytes();
         let place = [&database, self.namespace.as_bytes(), b":", codec::FORMAT.as_bytes()].concat();
-        let links = Links::open(connector, place.into(), self.pool_size, self.deadline)
-            .map_err(|error| ConfigError::redis_url(connect::URL, error))?;
+        let id = CacheId::of(&[&b"cluster"[..], &place[..]]);
+        let (size, deadline) = (self.pool_size, self.deadline);
+        let settings = ShardSettings { place: place.into(), size, deadline };
+        let (servers, stop) = if connector.is_cluster() {
+            let cluster = Cluster::open(connector, settings);
+            let stop = Arc::new(cluster.stop_on_drop());
+            (Servers::Cluster { cluster, id }, Some(stop))
+        } else {
+            let shard = Shard::single(connector, settings)
+                .map_err(|error| ConfigError::redis_url(connect::URL, error))?;
+            (Servers::One(shard), None)
+        };
         Ok(RedisCache {
-            _stop: Arc::new(links.stop_on_drop()),
-            lookups: Lookups::start(Arc::clone(&links)),
-            links,
+            _stop: stop,
+            servers: Arc::new(servers),
             namespace: self.namespace.into(),
             deadline: self.deadline,
             replicated: self.replicated || fails_over,

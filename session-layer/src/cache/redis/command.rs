@@ -111,11 +111,3 @@ pub(super) async fn send(
     }
     pipeline.query_async(&mut link).await
 }
-
-/// Sends a pipeline in which every command must succeed.
-pub(super) async fn send_all(pipeline: &Pipeline, link: MultiplexedConnection) -> RedisResult<()> {
-    for reply in send(pipeline, link).await? {
-        reply.extract_error()?;
-    }
-    Ok(())
-}

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::select_ok;
+use futures_util::future::{join_all, select_ok};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use redis::{
@@ -25,12 +25,15 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
+mod cluster;
 mod failure;
 mod first_bytes;
 mod sentinel;
 #[cfg(feature = "tls")]
 mod tls;
 
+use self::cluster::Nodes;
+pub(super) use self::cluster::read_slots;
 use self::failure::Speaks;
 pub(super) use self::failure::not_master;
 pub use self::failure::{ConnectCause, ConnectError};
@@ -39,6 +42,7 @@ use self::sentinel::Sentinels;
 #[cfg(feature = "tls")]
 use self::tls::Tls;
 use super::identity::{self, Identity};
+use super::slots::slot_of;
 use crate::model::credentials::{Credential, Credentials, fetch};
 use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
@@ -139,7 +143,7 @@ impl Used {
 
 /// The address of a server, as far as it is known before connecting.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Address {
+pub(super) enum Address {
     Tcp {
         host: String,
         port: u16,
@@ -155,6 +159,10 @@ enum Server {
     At(Address),
     /// Sentinels know the address.
     Behind(Sentinels),
+    /// Each of these nodes of a cluster knows the others.
+    Cluster(Nodes),
+    /// A node of a cluster.
+    Node(Address),
 }
 
 /// The settings of connections beside the URL.
@@ -233,12 +241,16 @@ impl Connector {
             _ => return Err(bad(ServerUrlError::because("its scheme is not supported"))),
         };
         Ok(Self {
-            server: match sentinels {
-                Some((addresses, service)) => Server::Behind(Sentinels {
+            server: match (sentinels, url.other_nodes()) {
+                (Some((addresses, service)), _) => Server::Behind(Sentinels {
                     addresses: addresses.iter().map(|address| Address::tcp(address)).collect(),
                     service: service.to_owned(),
                 }),
-                None => Server::At(address),
+                (None, Some(others)) => Server::Cluster(Nodes {
+                    first: address,
+                    others: others.iter().map(|node| Address::tcp(node)).collect(),
+                }),
+                (None, None) => Server::At(address),
             },
             settings: info.redis_settings().clone(),
             credentials,
@@ -256,9 +268,26 @@ impl Connector {
         self.settings.db()
     }
 
-    /// Returns whether sentinels may promote another server.
+    /// Returns whether another server may be promoted without a change of the settings.
     pub(super) fn fails_over(&self) -> bool {
-        matches!(self.server, Server::Behind(_))
+        !matches!(self.server, Server::At(_))
+    }
+
+    /// Returns whether the URL names a cluster.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.server, Server::Cluster(_))
+    }
+
+    /// Returns a connector to one node of the cluster, with the same settings.
+    pub(super) fn to_node(&self, at: Address) -> Self {
+        Self {
+            server: Server::Node(at),
+            settings: self.settings.clone(),
+            credentials: self.credentials.clone(),
+            sentinel_credentials: None,
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
+        }
     }
 
     /// Returns the source of the password, if it is not in the URL.
@@ -275,9 +304,14 @@ impl Connector {
     /// step: the stream, and the first commands. The source of credentials has its own limit. It is
     /// called once the stream is open, because a server that is down needs no token.
     pub(super) async fn connect(&self, limit: Duration) -> Result<Connected, ConnectError> {
-        let at = &match &self.server {
-            Server::At(address) => address.clone(),
-            Server::Behind(sentinels) => self.find_master(sentinels, limit).await?,
+        let found;
+        let at = match &self.server {
+            Server::At(address) | Server::Node(address) => address,
+            Server::Cluster(nodes) => &nodes.first,
+            Server::Behind(sentinels) => {
+                found = self.find_master(sentinels, limit).await?;
+                &found
+            }
         };
         let stream = self.open(at, Instant::now() + limit).await?;
         let (login, used) = match &self.credentials {
@@ -297,6 +331,9 @@ impl Connector {
         if identity.is_sentinel {
             return Err(failure::is_sentinel(at));
         }
+        if identity.is_cluster && matches!(self.server, Server::At(_) | Server::Behind(_)) {
+            return Err(failure::is_cluster(at));
+        }
         Ok(Connected { connection, identity, used })
     }
 
@@ -306,6 +343,36 @@ impl Connector {
         limit: Duration,
     ) -> Result<RedisConnection, ConnectError> {
         Ok(RedisConnection(self.connect(limit).await?.connection))
+    }
+
+    /// Connects for commands of another module: in a cluster, to the master that has this key.
+    pub(super) async fn connect_for_key(
+        &self,
+        key: &[u8],
+        limit: Duration,
+    ) -> Result<RedisConnection, ConnectError> {
+        if !self.is_cluster() {
+            return self.connect_once(limit).await;
+        }
+        let map = self.find_slots(limit).await?;
+        let at = map.owner(slot_of(key)).ok_or_else(|| failure::not_served(&self.server))?;
+        self.to_node(at.clone()).connect_once(limit).await
+    }
+
+    /// Connects to every master of the cluster. Returns each with its address. Without a cluster,
+    /// there is none.
+    pub(super) async fn connect_to_shards(
+        &self,
+        limit: Duration,
+    ) -> Result<Vec<(String, Result<RedisConnection, ConnectError>)>, ConnectError> {
+        if !self.is_cluster() {
+            return Ok(Vec::new());
+        }
+        let map = self.find_slots(limit).await?;
+        let connecting = map.masters().into_iter().map(|at| async move {
+            (at.to_string(), self.to_node(at.clone()).connect_once(limit).await)
+        });
+        Ok(join_all(connecting).await)
     }
 
     /// Fetches a credential.
@@ -475,7 +542,7 @@ async fn within<T>(deadline: Instant, step: impl Future<Output = T>) -> Option<T
 
 impl Address {
     /// Reads `HOST:PORT`, with brackets around an IPv6 address.
-    fn tcp(text: &str) -> Self {
+    pub(super) fn tcp(text: &str) -> Self {
         let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Self::Tcp { host, port: port.parse().unwrap_or_default(), ip: None }
@@ -498,6 +565,8 @@ impl fmt::Display for Server {
         match self {
             Self::At(address) => address.fmt(f),
             Self::Behind(sentinels) => sentinels.fmt(f),
+            Self::Cluster(nodes) => nodes.fmt(f),
+            Self::Node(address) => address.fmt(f),
         }
     }
 }

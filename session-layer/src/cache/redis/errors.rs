@@ -105,11 +105,17 @@ pub(super) fn by_code(code: &str, detail: Option<&str>) -> Explained {
             "give its user a password (ACL SETUSER default on >PASSWORD) and put that into \
              REDIS_URL",
         ),
-        "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" | "TRYAGAIN" => {
+        "CLUSTERDOWN" => (
+            CacheErrorKind::Refused,
+            "the Redis cluster is down (CLUSTERDOWN)",
+            "restore the shard that has no master, or set cluster-require-full-coverage to no",
+        ),
+        "MOVED" | "ASK" | "CROSSSLOT" | "TRYAGAIN" => {
             return Explained::new(
                 CacheErrorKind::Refused,
-                format!("REDIS_URL leads to a cluster node ({code}), which is not supported"),
-                "set it to one Redis that has all keys",
+                format!("another node of the Redis cluster has the key ({code})"),
+                "begin REDIS_URL with redis+cluster://. With it, slots are being moved, and this \
+                 ends by itself",
             );
         }
         // Errors without their own code, such as an unknown command or too many clients.
@@ -206,6 +212,7 @@ mod tests {
             assert_eq!(explained.kind, kind, "{code}");
             assert!(explained.remedy.contains(advice), "{code}: {explained:?}");
         }
+        assert!(by_code("CLUSTERDOWN", None).remedy.contains("full-coverage"));
         for code in ["MOVED", "NEVERSEEN"] {
             let explained = by_code(code, None);
             assert_eq!(explained.kind, Refused, "{code}");

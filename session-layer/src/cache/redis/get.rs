@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, RedisError, Value};
 use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
 use super::batch::LookupReply;
 use super::command::{pipe, send};
-use super::errors::classify;
+use super::errors::{classify, timed_out};
 use super::link::{Borrowed, Link};
+use super::shard::Shard;
 use super::{COMPARE_AND_SET, Fingerprint, RedisCache, RedisLease, millis, new_nonce};
 use crate::cache::codec::{self, EntryContext, EntryRejection, Found, Key, Nonce};
 use crate::cache::{Entry, EntryVerdict, LEASE_TTL, Lookup};
@@ -25,15 +27,67 @@ impl RedisCache {
     ) -> Vec<Lookup<RedisLease>> {
         let deadline = Instant::now() + self.deadline;
         let keys: SmallVec<[Key; 1]> = digests.iter().map(|digest| self.key(digest)).collect();
-        let Replies { values, link, by_mget } = match self.fetch(&keys, deadline).await {
+        let shard = match (&keys[..], self.servers.only()) {
+            (_, Some(shard)) => Arc::clone(shard),
+            // In an allocation of its own, because only the first look-ups of a cluster wait.
+            ([key], None) => match self.servers.shard_of(key.as_bytes(), deadline).boxed().await {
+                Ok(shard) => shard,
+                Err(error) => return all_failed(1, &error),
+            },
+            (_, None) => {
+                return self.look_up_across(digests, keys, verdict, deadline).boxed().await;
+            }
+        };
+        self.look_up_in(&shard, digests, keys, verdict, deadline).await
+    }
+
+    /// Looks up digests whose keys may be on several shards. Each shard gets its keys at once.
+    async fn look_up_across(
+        &self,
+        digests: &[TokenDigest],
+        keys: SmallVec<[Key; 1]>,
+        verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
+        deadline: Instant,
+    ) -> Vec<Lookup<RedisLease>> {
+        let (groups, failed) = self.servers.group(keys.iter().map(Key::as_bytes), deadline).await;
+        let looking = groups.into_iter().map(|(shard, group)| {
+            let (digests, keys): (Vec<_>, SmallVec<_>) =
+                group.iter().map(|at| (digests[*at], keys[*at].clone())).unzip();
+            async move {
+                let found = self.look_up_in(&shard, &digests, keys, verdict, deadline).await;
+                group.into_iter().zip(found)
+            }
+        });
+        let found = join_all(looking).await;
+        // A key without a shard has none of the answers.
+        let missing = failed.unwrap_or_else(timed_out);
+        let mut answers = all_failed(digests.len(), &missing);
+        for (at, answer) in found.into_iter().flatten() {
+            answers[at] = answer;
+        }
+        answers
+    }
+
+    /// Looks up digests whose keys are on one server.
+    async fn look_up_in(
+        &self,
+        shard: &Arc<Shard>,
+        digests: &[TokenDigest],
+        keys: SmallVec<[Key; 1]>,
+        verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
+        deadline: Instant,
+    ) -> Vec<Lookup<RedisLease>> {
+        let Replies { values, link, by_mget } = match fetch(shard, &keys, deadline).await {
             Ok(found) => found,
-            Err(error) => return all_failed(digests.len(), &error),
+            Err(error) => {
+                return all_failed(digests.len(), &self.servers.explain(shard, error));
+            }
         };
         // An entry must be of the incarnation that was known when the reply arrived.
         let incarnation = link.incarnation();
         // A hit also requires that every link leads to the cache that the node has registered.
         let is_settled =
-            self.links.settled().is_some_and(|settled| settled.incarnation == incarnation);
+            shard.links.settled().is_some_and(|settled| settled.incarnation == incarnation);
         let mut answers = Vec::with_capacity(digests.len());
         let mut second = pipe();
         let mut asked = Vec::new();
@@ -49,8 +103,10 @@ impl RedisCache {
                     answers[at] = answer;
                     continue;
                 }
+                // It is a miss. The next look-up goes to the shard that has the key now.
+                Err(error) if self.servers.redirects(&error) => continue,
                 Err(error) => {
-                    answers[at] = Lookup::Failed(classify(error));
+                    answers[at] = Lookup::Failed(self.servers.explain(shard, classify(error)));
                     continue;
                 }
                 Ok(LookupStep::Unlink) => {
@@ -67,47 +123,47 @@ impl RedisCache {
             };
             let Ok(nonce) = new_nonce() else { continue };
             second.add_command(request_lease(&key, &nonce, replaced));
-            let link = Arc::clone(&link);
-            asked.push((at, Some(RedisLease { digest: *digest, key, nonce, link, incarnation })));
+            let (link, shard) = (Arc::clone(&link), Arc::clone(shard));
+            let lease = RedisLease { digest: *digest, key, nonce, shard, link, incarnation };
+            asked.push((at, Some(lease)));
         }
         if !asked.is_empty() {
             // In an allocation of its own, which a hit does not need.
             if let Some(key) = &unseen {
                 second.get(key.as_bytes());
             }
-            let asking = self.request_leases(second, asked, unseen, link, deadline, &mut answers);
-            asking.boxed().await;
+            let link = Borrowed::new(link);
+            let requests = LeaseRequests { commands: second, asked, unseen };
+            self.request_leases(shard, requests, link, deadline, &mut answers).boxed().await;
         }
         answers
     }
 
-    /// Sends the requests for leases, over the link that replied, and sets the answers. If there is
-    /// a key, the last request is a GET of it.
+    /// Sends the requests for leases, over the link that replied, and sets the answers.
     async fn request_leases(
         &self,
-        requests: Pipeline,
-        asked: Vec<(usize, Option<RedisLease>)>,
-        key: Option<Key>,
-        link: Arc<Link>,
+        shard: &Arc<Shard>,
+        LeaseRequests { commands, asked, unseen: key }: LeaseRequests,
+        link: Borrowed,
         deadline: Instant,
         answers: &mut [Lookup<RedisLease>],
     ) {
-        let link = Borrowed::new(link);
-        match self.links.run_on(&link, deadline, send(&requests, link.0.connection())).await {
+        let sending = send(&commands, link.0.connection());
+        match shard.links.run_on(&link, deadline, sending).await {
             Ok(replies) => {
                 let mut replies = replies.into_iter();
                 for ((at, lease), reply) in asked.into_iter().zip(&mut replies) {
-                    self.links.note_demotion(&link.0, error_code(&reply));
-                    answers[at] = granted(lease, reply);
+                    shard.links.note_demotion(&link.0, error_code(&reply));
+                    answers[at] = self.granted(lease, reply);
                 }
                 if let Some((key, again)) = key.zip(replies.next())
                     && error_code(&again) == Some(WRONG_TYPE)
                 {
-                    self.remove_wrong_type(&key, &link, deadline).await;
+                    self.remove_wrong_type(shard, &key, &link, deadline).await;
                 }
             }
             Err(failure) => {
-                let error = failure.into_error();
+                let error = self.servers.explain(shard, failure.into_error());
                 for (at, _) in asked {
                     answers[at] = Lookup::Failed(error.clone());
                 }
@@ -115,29 +171,34 @@ impl RedisCache {
         }
     }
 
-    /// Gets the values of these keys in one round trip. The look-up of one key may travel together
-    /// with those of other requests.
-    async fn fetch(&self, keys: &[Key], deadline: Instant) -> Result<Replies, CacheError> {
-        if let [key] = keys {
-            let LookupReply { value, link, by_mget } = self.lookups.get(key, deadline).await?;
-            return Ok(Replies { values: smallvec![value], link, by_mget });
+    /// Judges the reply to the request for a lease, or to an UNLINK if there is no lease.
+    fn granted(&self, lease: Option<RedisLease>, reply: Value) -> Lookup<RedisLease> {
+        match (lease, reply) {
+            (_, Value::ServerError(error)) => {
+                let error = error.into();
+                if self.servers.redirects(&error) {
+                    return Lookup::DoNotFill;
+                }
+                Lookup::Refused(classify(error))
+            }
+            (Some(lease), Value::Okay | Value::Int(1)) => Lookup::Leased(lease),
+            // Another client was first.
+            _ => Lookup::DoNotFill,
         }
-        let mut gets = pipe();
-        for key in keys {
-            gets.get(key.as_bytes());
-        }
-        let sending = self.links.run(deadline, |link| send(&gets, link));
-        let (values, link) = sending.boxed().await?;
-        let link = Arc::clone(&link.0);
-        Ok(Replies { values: values.into(), link, by_mget: false })
     }
 
     /// Removes a value of a wrong type, which would be in the way of every fill. It is best effort.
-    async fn remove_wrong_type(&self, key: &Key, link: &Borrowed, deadline: Instant) {
+    async fn remove_wrong_type(
+        &self,
+        shard: &Shard,
+        key: &Key,
+        link: &Borrowed,
+        deadline: Instant,
+    ) {
         self.rejections.count(EntryRejection::Undecodable);
         let mut unlink = pipe();
         unlink.cmd("UNLINK").arg(key.as_bytes());
-        let _ = self.links.run_on(link, deadline, send(&unlink, link.0.connection())).await;
+        let _ = shard.links.run_on(link, deadline, send(&unlink, link.0.connection())).await;
     }
 
     /// Judges the reply to a GET.
@@ -188,11 +249,37 @@ impl RedisCache {
 /// The code of the error for a key that holds no string. It has no kind of its own.
 const WRONG_TYPE: &str = "WRONGTYPE";
 
+/// The requests for leases after a look-up.
+struct LeaseRequests {
+    commands: Pipeline,
+    /// The place of each in the answers, and its lease. An UNLINK has none.
+    asked: Vec<(usize, Option<RedisLease>)>,
+    /// The key that the last command gets, because MGET did not show its type.
+    unseen: Option<Key>,
+}
+
 /// The values of some keys, in order.
 struct Replies {
     values: SmallVec<[Value; 1]>,
     link: Arc<Link>,
     by_mget: bool,
+}
+
+/// Gets the values of these keys in one round trip. The look-up of one key may travel together with
+/// those of other requests.
+async fn fetch(shard: &Shard, keys: &[Key], deadline: Instant) -> Result<Replies, CacheError> {
+    if let [key] = keys {
+        let LookupReply { value, link, by_mget } = shard.lookups.get(key, deadline).await?;
+        return Ok(Replies { values: smallvec![value], link, by_mget });
+    }
+    let mut gets = pipe();
+    for key in keys {
+        gets.get(key.as_bytes());
+    }
+    let sending = shard.links.run(deadline, |link| send(&gets, link));
+    let (values, link) = sending.boxed().await?;
+    let link = Arc::clone(&link.0);
+    Ok(Replies { values: values.into(), link, by_mget: false })
 }
 
 /// Returns the command that puts a lease where no value is, or in the place of a rejected one.
@@ -228,16 +315,6 @@ fn error_code(reply: &Value) -> Option<&str> {
     match reply {
         Value::ServerError(error) => Some(error.code()),
         _ => None,
-    }
-}
-
-/// Judges the reply to the request for a lease, or to an UNLINK if there is no lease.
-fn granted(lease: Option<RedisLease>, reply: Value) -> Lookup<RedisLease> {
-    match (lease, reply) {
-        (_, Value::ServerError(error)) => Lookup::Refused(classify(error.into())),
-        (Some(lease), Value::Okay | Value::Int(1)) => Lookup::Leased(lease),
-        // Another client was first.
-        _ => Lookup::DoNotFill,
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Identity {
     pub(super) is_master: bool,
     /// Whether it is a sentinel, which stores no keys.
     pub(super) is_sentinel: bool,
+    /// Whether it is a node of a cluster, as far as INFO shows.
+    pub(super) is_cluster: bool,
     /// Whether the server has replicas, or had some lately. It keeps its replication backlog for an
     /// hour after the last one left (`repl-backlog-ttl`). When it frees the backlog, its
     /// incarnation changes. A replica that left may return as master, with entries removed here
@@ -71,6 +73,7 @@ async fn read_role(connection: &mut MultiplexedConnection) -> RedisResult<Identi
         run_id: None,
         is_master: role == "master",
         is_sentinel: role == "sentinel",
+        is_cluster: false,
         replicated: false,
     })
 }
@@ -87,14 +90,14 @@ pub(super) fn parse(server: &str, replication: &str) -> Identity {
         .as_deref()
         .zip(field(replication, "master_replid"))
         .map(|(run, replid)| incarnation(run, replid));
+    // Valkey 9 has another name for it.
+    let mode = ["redis_mode", "server_mode"].iter().find_map(|name| field(server, name));
     Identity {
         incarnation,
         run_id,
         is_master: field(replication, "role") == Some("master"),
-        // Valkey 9 has another name for it.
-        is_sentinel: ["redis_mode", "server_mode"]
-            .iter()
-            .any(|name| field(server, name) == Some("sentinel")),
+        is_sentinel: mode == Some("sentinel"),
+        is_cluster: mode == Some("cluster"),
         replicated: ["connected_slaves", "repl_backlog_active"]
             .iter()
             .any(|name| field(replication, name).is_some_and(|number| number != "0")),
@@ -194,6 +197,15 @@ mod tests {
             assert!(sentinel.is_sentinel && !sentinel.is_master);
         }
         assert!(!parse(SERVER, "role:master\r\n").is_sentinel);
+    }
+
+    #[test]
+    fn mode_of_a_node_of_a_cluster_is_parsed() {
+        for mode in ["redis_mode", "server_mode"] {
+            let node = |is| parse(&format!("run_id:aaa\r\n{mode}:{is}\r\n"), "role:master\r\n");
+            assert!(node("cluster").is_cluster && node("cluster").is_master);
+            assert!(!node("standalone").is_cluster);
+        }
     }
 
     #[test]

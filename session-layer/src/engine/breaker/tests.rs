@@ -171,6 +171,8 @@ fn call_over_threshold_is_slow_and_error_is_a_failure() {
         (MS, Some(CacheErrorKind::TimedOut), LookupOutcome::Failed),
         (slow * 2, Some(CacheErrorKind::Refused), LookupOutcome::Failed),
         (MS, Some(CacheErrorKind::Unreachable), LookupOutcome::Unreachable),
+        (MS, Some(CacheErrorKind::PartUnavailable), LookupOutcome::Good),
+        (slow + MS, Some(CacheErrorKind::PartUnavailable), LookupOutcome::Slow),
     ] {
         assert_eq!(LookupOutcome::of(took, slow, failure), expected, "{took:?} {failure:?}");
     }

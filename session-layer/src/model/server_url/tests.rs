@@ -11,7 +11,7 @@ fn parse(text: &str) -> Result<ServerUrl, ServerUrlError> {
 }
 
 /// The forms of a URL with a password at `{}`.
-const FORMS: [&str; 32] = [
+const FORMS: [&str; 33] = [
     "{}",
     ":{}@h:6379",
     "u:{}@h/db",
@@ -32,6 +32,7 @@ const FORMS: [&str; 32] = [
     "valkey://:{}@h",
     "redis+sentinel://u:{}@h1,h2:1/service/0",
     "redis+sentinel://h1/{}",
+    "redis+cluster://u:{}@h1,h2:1",
     "unix:///run/redis.sock?pass={}",
     "postgres://{}@h/db",
     "postgres://u:{}@h/db",
@@ -165,6 +166,8 @@ fn printed_url_is_scheme_host_and_port() {
         ("postgres://", "postgres://(local socket)"),
         ("unix:///run/redis.sock", "unix://(local socket)"),
         ("redis+sentinel://h/main", "redis+sentinel://h:26379"),
+        ("redis+cluster://h", "redis+cluster://h:6379"),
+        ("rediss+cluster://u:p@a:7,[::1],c/0", "rediss+cluster://a:7,[::1]:6379,c:6379"),
         (
             "REDISS+sentinel://u:p@a,[::1]:7,10.0.0.1/main/2",
             "rediss+sentinel://a:26379,[::1]:7,10.0.0.1:26379",
@@ -202,6 +205,9 @@ fn rejected_url_gives_the_reason_and_what_to_do() {
         ("redis+sentinel://a,b/main/x", "database"),
         ("redis+sentinel://a,,b/main", "host"),
         ("redis+sentinel://a,b:port/main", "port"),
+        ("redis+cluster://a,b/1", "database 0 only"),
+        ("redis+cluster://a,b/x", "number of a Redis database"),
+        ("redis+cluster://a,,b", "host"),
         ("redis://a,b", "several hosts"),
         ("postgres://h1,h2/db", "several hosts"),
         ("postgres://h1:1,h2:2/db", "several hosts"),

@@ -3,12 +3,11 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use session_testkit::backends::{Backend, Backends, RedisServer, Sentinels};
+use session_testkit::backends::{Backend, Backends, Cluster, RedisServer, Sentinels};
 
 use super::{check_redis, expect, unused_address};
 use crate::certificates::Ca;
 use crate::harness::{Failure, Outcome, default_backend, on};
-use crate::support::SOON;
 
 const DAY: time::Duration = time::Duration::days(1);
 
@@ -217,20 +216,17 @@ async fn full_redis_fails_set_and_the_pool() -> Outcome {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_of_a_cluster_or_short_of_replicas() -> Outcome {
-    let redis = start(&["--cluster-enabled", "yes"]).await?;
-    let lines = ["❌ SET test failed", "this is a node of a cluster"];
-    expect(&mut check_redis(redis.url()), 1, &lines).await?;
-    // The node may have the slot of the checked key.
-    let mut admin = redis.connect().await?;
-    ::redis::cmd("CLUSTER").arg(&["ADDSLOTSRANGE", "0", "16383"]).exec_async(&mut admin).await?;
-    session_testkit::wait::until("a node with all keys", SOON, async || {
-        let ran = crate::command::run(&mut check_redis(redis.url())).await;
-        ran.is_ok_and(|ran| {
-            let all = ran.stdout.contains("all keys");
-            ran.code == 0 && all && ran.stdout.contains("Role: node of a cluster")
-        })
-    })
-    .await?;
+    let cluster = Cluster::start().await?;
+    let node = format!("redis://{}", cluster.masters()[0].address());
+    let lines = ["❌ Redis connection failed", "a node of a cluster", "redis+cluster://"];
+    expect(&mut check_redis(&node), 1, &lines).await?;
+    let lines =
+        ["Role: master, no replicas (of a shard)", "Cluster: 3 shards", "An entry was filled"];
+    expect(&mut check_redis(&cluster.url()), 0, &lines).await?;
+    // The key of the check may be there too.
+    let lost = &cluster.masters()[2];
+    lost.kill().await?;
+    expect(&mut check_redis(&cluster.url()), 1, &[lost.address()]).await?;
 
     let redis = start(&["--min-replicas-to-write", "1"]).await?;
     let lines = ["❌ SET test failed", "min-replicas-to-write"];

@@ -323,6 +323,10 @@ pub(in crate::cache::redis) fn not_master(connector: &super::Connector) -> Conne
             "the Redis server that they name is a replica",
             "a failover is in progress, and they are asked again",
         ),
+        Server::Cluster(_) | Server::Node(_) => (
+            "the node of the cluster is a replica",
+            "a failover is in progress, and the map of the slots is read again",
+        ),
     };
     ConnectError::new(ConnectCause::NotMaster, &connector.server, why, remedy)
 }
@@ -332,6 +336,43 @@ pub(super) fn is_sentinel(at: &Address) -> ConnectError {
     let why = "this is a sentinel, which stores no keys";
     let remedy = "name the sentinels and their service instead \
                   (redis+sentinel://HOST,HOST/SERVICE), or set REDIS_URL to the master itself";
+    ConnectError::new(ConnectCause::NotMaster, at, why, remedy)
+}
+
+/// Explains a node of a cluster in the place of one Redis.
+pub(super) fn is_cluster(at: &Address) -> ConnectError {
+    let why = "this server is a node of a cluster, which has a part of the keys";
+    let remedy = "begin REDIS_URL with redis+cluster:// (with TLS: rediss+cluster://)";
+    ConnectError::new(ConnectCause::Protocol, at, why, remedy)
+}
+
+/// Explains why a node does not report the slots.
+pub(super) fn slots(at: &Address, error: RedisError) -> ConnectError {
+    let detail = error.detail().unwrap_or_default();
+    if detail.contains("cluster support disabled") || detail.starts_with("unknown command") {
+        let why = "the server is no node of a cluster";
+        let remedy = "begin REDIS_URL with redis:// (with TLS: rediss://)";
+        return ConnectError::new(ConnectCause::Protocol, at, why, remedy).with_reply(error);
+    }
+    if error.code() == Some("NOPERM") {
+        let why = "the server denies CLUSTER SLOTS to this user";
+        let remedy = "allow it (ACL SETUSER <user> +cluster|slots)";
+        return ConnectError::new(ConnectCause::Rejected, at, why, remedy).with_reply(error);
+    }
+    explained(at, &explain(&error)).with_reply(error)
+}
+
+/// Explains a node that reports slots in an unknown form.
+pub(super) fn unreadable_slots(at: &Address) -> ConnectError {
+    let why = "its reply to CLUSTER SLOTS is not readable";
+    let remedy = "check that REDIS_URL leads to the nodes of a Redis or Valkey cluster";
+    ConnectError::new(ConnectCause::Protocol, at, why, remedy)
+}
+
+/// Explains a cluster without a master for a slot.
+pub(super) fn not_served(at: &Server) -> ConnectError {
+    let why = "no shard of the cluster serves the slot of the key";
+    let remedy = "restore the shard, or give its slots to another (CLUSTER SHARDS lists them)";
     ConnectError::new(ConnectCause::NotMaster, at, why, remedy)
 }
 
