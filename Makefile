@@ -4,7 +4,8 @@
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 ALL := --workspace --all-features
 
-.PHONY: run test install lint it doc subject bench bench-peers bench-compare bench-growth
+.PHONY: run test install lint it doc subject bench bench-peers bench-compare bench-growth bench-metrics
+.PHONY: connection-test benchmark integration-test
 
 ## The quickstart, on the embedded default: nothing to install but cargo.
 run:
@@ -39,6 +40,18 @@ subject:
 	cd $(SUBJECT) && cargo clippy -- -D warnings
 	$(SUBJECT)/test.sh
 
+## Connects to the servers of REDIS_URL and DATABASE_URL, PINGs them, and prints what is wrong. Changes one key of its own.
+connection-test:
+	cargo run -p session-testkit -- check
+
+## The cache beside Postgres alone, against the goals, on servers that it starts and stops.
+benchmark:
+	cargo run --release -p session-testkit -- bench
+
+## All stages on servers that it starts: connection, caching, fallback, errors, health and nodes.
+integration-test:
+	cargo run --release -p session-testkit -- verify
+
 ## Ratios on real servers: criterion's, and validations beside bare commands as a table, in docs/measured.md too.
 bench:
 	cargo build -p session-testkit
@@ -55,6 +68,15 @@ bench-peers:
 ## The validations of this checkout beside those of another revision, such as BASE=origin/main. Fails if they are slower.
 bench-compare:
 	benches/compare.sh $(BASE)
+
+## The validations of a build with metrics, published and scraped every second, beside those of a build without.
+bench-metrics:
+	cargo build -p session-testkit
+	cargo build --release -p session-benches --bin validations --bin compare
+	cp $(TARGET)/release/validations $(TARGET)/release/validations-without-metrics
+	cargo build --release -p session-benches --features metrics --bin validations
+	$(TARGET)/debug/session-testkit run -- $(TARGET)/release/compare \
+		$(TARGET)/release/validations-without-metrics $(TARGET)/release/validations
 
 ## How costs grow with sessions, callers, data and nodes, as tables in docs/measured.md and as a plot.
 bench-growth:

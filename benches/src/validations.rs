@@ -7,6 +7,8 @@
 mod arguments;
 mod load;
 mod markdown;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod subjects;
 mod table;
 

@@ -64,10 +64,25 @@ async fn allocations(sessions: &Sessions, token: &str) -> f64 {
     allocations as f64 / (CALLERS * ROUNDS) as f64
 }
 
+/// Registers the metrics with a recorder, which a hit never calls: the bounds below hold with and
+/// without it.
+#[cfg(feature = "metrics")]
+fn register_metrics(sessions: &Sessions) -> session_layer::metrics::Publisher {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    static INSTALL: std::sync::Once = std::sync::Once::new();
+    INSTALL.call_once(|| {
+        PrometheusBuilder::new().install_recorder().expect("there is no other recorder");
+    });
+    session_layer::metrics::Publisher::new(sessions)
+}
+
 #[tokio::test]
 async fn hit_allocates_little() {
     let _alone = COUNTING.lock().await;
     let service = Service::start().await.expect("the servers start");
+    #[cfg(feature = "metrics")]
+    let publishers = [&service.sessions, &service.sealed].map(register_metrics);
     let plain = allocations(&service.sessions, service.warm.token.reveal()).await;
     let sealed = allocations(&service.sealed, service.warm_sealed.token.reveal()).await;
     println!("{plain:.2} allocations per hit, {sealed:.2} sealed");
@@ -76,6 +91,8 @@ async fn hit_allocates_little() {
     assert!(plain < 13.5, "{plain}");
     // It is decrypted in place.
     assert!(sealed < 13.6, "{sealed}");
+    #[cfg(feature = "metrics")]
+    assert!(publishers.iter().all(session_layer::metrics::Publisher::publish));
 
     let near = with_a_near_cache(&service).expect("the settings are allowed");
     while near.metrics().near_hits == 0 {

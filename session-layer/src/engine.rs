@@ -39,6 +39,7 @@ pub(crate) mod cache_mode;
 pub(crate) mod change;
 pub(crate) mod changed_set;
 pub(crate) mod coalescing;
+pub(crate) mod counter;
 pub(crate) mod deadline;
 pub(crate) mod diagnostics;
 pub(crate) mod fair_queue;
@@ -46,6 +47,7 @@ pub(crate) mod freshness;
 pub(crate) mod guarded_cache;
 pub(crate) mod guarded_store;
 pub(crate) mod housekeeping;
+pub(crate) mod instruments;
 pub(crate) mod invalidator;
 pub(crate) mod journal;
 pub(crate) mod journal_reader;
@@ -107,6 +109,8 @@ pub(crate) struct Engine<C: SessionCache, S> {
     reads: Arc<StoreReads<C, S>>,
     invalidator: Arc<Invalidator<C>>,
     counters: Arc<Counters>,
+    #[cfg(feature = "metrics")]
+    started: Instant,
     tasks: Tasks,
     bypass: AtomicBool,
     _keep_loops: KeepLoops,
@@ -118,10 +122,11 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
     /// waits.
     pub(crate) fn near_hit(&self, digests: &[TokenDigest]) -> Option<Answers> {
         let near = self.near.as_deref().filter(|_| self.mode() == CacheMode::On)?;
+        let now = Instant::now();
         let mut answers = Answers::of(Source::Near);
         for digest in digests {
             let entry = near.get(digest)?;
-            match self.freshness.verdict_now(digest, &entry, Instant::now()) {
+            match self.freshness.verdict_now(digest, &entry, now) {
                 EntryVerdict::Fresh => self.add_hit(&mut answers, digest, entry.session),
                 EntryVerdict::Unverified => return None,
                 EntryVerdict::Stale | EntryVerdict::Foreign => {
@@ -130,7 +135,8 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
                 }
             }
         }
-        self.counters.near_hits.add_one();
+        let before = self.counters.near_hits.add_one();
+        self.counters.instruments.near_hit(before, now);
         Some(answers)
     }
 
@@ -147,15 +153,21 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         // A hit of a cache in this process and a read that is shed wait for nothing. A caller that
         // tries again at once must still let other tasks run.
         coop::consume_budget().await;
-        let deadline = Instant::now() + self.settings.validation_timeout;
+        let began = Instant::now();
+        let answers = self.answer(&digests, began + self.settings.validation_timeout).await;
+        self.counters.instruments.validated(&answers, began);
+        answers
+    }
+
+    async fn answer(&self, digests: &Digests, deadline: Instant) -> Answers {
         let (found, degraded, tickets) = match self.mode() {
             CacheMode::Bypass => {
                 self.counters.bypassed.add_one();
                 (digests.iter().map(|_| Lookup::DoNotFill).collect(), false, None)
             }
             CacheMode::On => {
-                let tickets = self.near.as_ref().map(|near| near.tickets(&digests));
-                let (found, failed) = self.look_up(&digests).await;
+                let tickets = self.near.as_ref().map(|near| near.tickets(digests));
+                let (found, failed) = self.look_up(digests).await;
                 (found, failed, tickets)
             }
         };
@@ -274,6 +286,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         let changes = Arc::new(Changes {
             cache: Arc::clone(&cache),
             store: Arc::clone(&store),
+            counters: Arc::clone(&counters),
             freshness: Arc::clone(&freshness),
             invalidator: Arc::clone(&invalidator),
             settings,
@@ -312,6 +325,8 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
             reads,
             invalidator,
             counters,
+            #[cfg(feature = "metrics")]
+            started: Instant::now(),
             tasks,
             bypass: AtomicBool::new(false),
             _keep_loops: keep_loops,
@@ -408,5 +423,20 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
             },
             changed_sessions: journal.len() as u64,
         }
+    }
+}
+
+/// The figures that the metrics show beside [`Metrics`].
+#[cfg(feature = "metrics")]
+impl<C: SessionCache, S: SessionStore> Engine<C, S> {
+    pub(crate) fn instruments(&self) -> &instruments::Instruments {
+        &self.counters.instruments
+    }
+
+    /// Returns the age of the journal, or the time since the start if it was not read yet. `None`:
+    /// there is no journal.
+    pub(crate) fn journal_age_or_uptime(&self) -> Option<std::time::Duration> {
+        let Freshness { has_journal, journal, .. } = &*self.freshness;
+        has_journal.then(|| journal.age(Instant::now()).unwrap_or_else(|| self.started.elapsed()))
     }
 }

@@ -56,6 +56,7 @@
 //! | `postgres` | yes | [`store::PostgresStore`] |
 //! | `tls` | yes | `rediss://` and TLS to Postgres: rustls with ring and the system's roots |
 //! | `axum` | no | extractors for axum 0.8 |
+//! | `metrics` | no | `metrics::Publisher`, for every exporter of the facade `metrics` |
 //! | `memory` | no | `MemoryCache`, the cache in this process, over any store |
 //! | `sqlite` | no | `SqliteStore`, for one process. Implies `memory` |
 //!
@@ -132,6 +133,17 @@ pub mod limits {
         MAX_USER_AGENT_CHARS, MAX_USER_ID_CHARS,
     };
     pub use crate::model::token::MAX_TOKEN_BYTES;
+}
+
+#[cfg(feature = "metrics")]
+pub mod metrics {
+    //! Metrics for every exporter of the facade [`metrics`](::metrics): Prometheus, OpenTelemetry
+    //! and others. [`METRICS`] has their names and meanings. For a snapshot without an exporter,
+    //! there is [`Sessions::metrics`](crate::Sessions::metrics).
+
+    pub use crate::engine::instruments::catalog::{METRICS, MetricDescription, MetricKind};
+    pub use crate::engine::instruments::histogram::LATENCY_BUCKETS;
+    pub use crate::sessions::publisher::Publisher;
 }
 
 pub mod server_url {

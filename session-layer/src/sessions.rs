@@ -12,6 +12,8 @@ pub(crate) mod env;
 mod erased;
 pub(crate) mod login;
 pub(crate) mod probe;
+#[cfg(feature = "metrics")]
+pub(crate) mod publisher;
 pub(crate) mod request_sessions;
 pub(crate) mod revocation;
 

@@ -239,6 +239,30 @@ pub enum Creation {
     AlreadyExists,
 }
 
+/// The state of one pool of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolStatus {
+    /// The name, which says what the connections are for.
+    pub name: &'static str,
+    /// The maximum of connections.
+    pub max: u32,
+    /// The connections that are in use, being opened, or being closed.
+    pub used: u32,
+    /// The connections that are idle.
+    pub idle: u32,
+    /// The number of callers that wait for one.
+    pub pending: u32,
+}
+
+impl PoolStatus {
+    /// Creates the status of a pool without connections. The fields are public.
+    #[must_use]
+    pub const fn new(name: &'static str, max: u32) -> Self {
+        Self { name, max, used: 0, idle: 0, pending: 0 }
+    }
+}
+
 /// A position in the journal of one life of a store: the part that has been read.
 ///
 /// It is a snapshot, not a time or the last id, which would miss the row of a transaction that
@@ -342,6 +366,7 @@ impl JournalRead {
 /// | `max_concurrent_reads`, `max_concurrent_changes` | no | 4 each |
 /// | `purge_journal` | no | the journal grows without a limit |
 /// | `sweep`, `sweep_users` | no | ended sessions and their users stay for ever |
+/// | `pools` | no | metrics show no pool |
 /// | `is_exclusive` | no | the journal is read, and other processes may have entries |
 ///
 /// [`Propagated`]: crate::Visibility::Propagated
@@ -556,6 +581,12 @@ pub trait SessionStore: Send + Sync + 'static {
     /// ([`Invalidated::InThisProcess`](crate::cache::Invalidated)). Defaults to `false`.
     fn is_exclusive(&self) -> bool {
         false
+    }
+
+    /// Returns the pools of connections, for metrics. The number and the names of pools never
+    /// change. Defaults to none.
+    fn pools(&self) -> Vec<PoolStatus> {
+        Vec::new()
     }
 
     /// Returns the backend's name for the health document, such as `"postgres"` or `"sqlite"`. Only

@@ -13,6 +13,8 @@ mod engine {
     mod deadlines;
     mod housekeeping;
     mod journal;
+    #[cfg(feature = "metrics")]
+    mod metrics;
     mod near_cache;
     mod own_changes;
     mod reads;

@@ -41,7 +41,7 @@ fn failure_page_names_existing_tests() {
 }
 
 /// Returns the anchors of a page's headings, as GitHub forms them.
-fn anchors(page: &str) -> impl Iterator<Item = String> {
+pub(crate) fn anchors(page: &str) -> impl Iterator<Item = String> {
     let headings = page.lines().filter(|line| line.starts_with("##"));
     headings.map(|line| {
         let text = line.trim_start_matches('#').trim().to_lowercase();
@@ -143,7 +143,7 @@ cells! {
 const GROUPS: [&str; 3] = ["Redis", "Postgres", "Nodes and people"];
 
 /// The labelled lines of a fault, in their order.
-const LABELS: [&str; 4] = ["Symptom", "Bound", "Action", "Test"];
+const LABELS: [&str; 5] = ["Symptom", "Metric", "Bound", "Action", "Test"];
 
 /// Returns the text between the heading `## name` and the next one of its level.
 fn section<'a>(page: &'a str, name: &str) -> &'a str {
@@ -153,9 +153,9 @@ fn section<'a>(page: &'a str, name: &str) -> &'a str {
     rest.split("\n## ").next().unwrap()
 }
 
-// Every fault has its four labels once, in order and with a text. Its last line links to a test.
+// Every fault has its labels once, in order and with a text. Its last line links to a test.
 #[test]
-fn every_fault_has_a_symptom_a_bound_an_action_and_a_test() {
+fn every_fault_has_its_labels_and_a_test() {
     let docs = root().join("docs");
     let page = fs::read_to_string(docs.join("failure-modes.md")).unwrap();
     let mut faults = 0;
@@ -172,9 +172,9 @@ fn every_fault_has_a_symptom_a_bound_an_action_and_a_test() {
             assert!(texts.iter().all(|text| !text.is_empty()), "{name}");
             assert!(!["–", "-"].contains(&texts[0]), "{name}: no symptom");
             let last = text.trim_end().lines().next_back().unwrap();
-            assert_eq!(last, format!("- **Test**: {}", texts[3]), "{name}");
+            assert_eq!(last, format!("- **Test**: {}", texts[4]), "{name}");
             // `failure_page_names_existing_tests` looks the link up.
-            assert!(is_link_to_source(texts[3]), "{name}: no test");
+            assert!(is_link_to_source(texts[4]), "{name}: no test");
             faults += 1;
         }
     }

@@ -61,8 +61,10 @@ mod deployment {
 
 /// What does an operator see?
 mod operation {
+    mod alerts;
     mod degraded_links;
     mod log_events;
+    mod metrics;
 }
 
 /// Does each store keep its own promises? `session-testkit/tests/it/conformance.rs` has the
@@ -71,7 +73,7 @@ mod stores;
 
 /// Do the examples work?
 mod examples {
-    mod http_client;
+    pub(crate) mod http_client;
     mod hyper;
     pub(crate) mod quickstart;
 }

@@ -180,11 +180,14 @@ impl Deployment {
         if kind == Kind::HitSealed {
             cache = cache.encryption_keys(format!("bench:{}A=", "b".repeat(42)).parse()?);
         }
-        Ok(Sessions::builder(cache.build()?, self.store()?)
+        let sessions = Sessions::builder(cache.build()?, self.store()?)
             .near_cache(if kind == Kind::NearHit { NEAR_CACHE } else { 0 })
             .validation_timeout(PATIENCE)
             .ttl(Duration::from_secs(3600))
-            .build()?)
+            .build()?;
+        #[cfg(feature = "metrics")]
+        super::metrics::publish(&sessions, kind.name())?;
+        Ok(sessions)
     }
 
     /// Starts a subject, with all sessions in its cache.

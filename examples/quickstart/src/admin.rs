@@ -1,18 +1,39 @@
-//! `GET` and `PUT /mode`, on a separate address: whether this process uses the cache.
+//! The routes on a separate address, which must not be public: `GET` and `PUT /mode`, whether this
+//! process uses the cache, and `GET /metrics` for Prometheus.
+
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
+use axum::http::header;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use session_layer::{CacheMode, Sessions};
 
+use crate::metrics::Exporter;
 use crate::problem::Problem;
 use crate::routes::not_found;
 
-pub(crate) fn app(sessions: Sessions) -> Router {
-    Router::new().route("/mode", get(show).put(set)).fallback(not_found).with_state(sessions)
+/// The state of the handlers.
+#[derive(Clone)]
+struct Admin {
+    sessions: Sessions,
+    metrics: Arc<Exporter>,
+}
+
+pub(crate) fn app(sessions: Sessions, metrics: Exporter) -> Router {
+    Router::new()
+        .route("/mode", get(show).put(set))
+        .route("/metrics", get(scrape))
+        .fallback(not_found)
+        .with_state(Admin { sessions, metrics: Arc::new(metrics) })
+}
+
+async fn scrape(State(admin): State<Admin>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render())
 }
 
 /// The body `{"mode":"on"}` or `{"mode":"bypass"}`.
@@ -29,8 +50,8 @@ enum Mode {
     Bypass,
 }
 
-async fn show(State(sessions): State<Sessions>) -> Json<ModeBody> {
-    let mode = match sessions.mode() {
+async fn show(State(admin): State<Admin>) -> Json<ModeBody> {
+    let mode = match admin.sessions.mode() {
         CacheMode::On => Mode::On,
         CacheMode::Bypass => Mode::Bypass,
     };
@@ -40,16 +61,16 @@ async fn show(State(sessions): State<Sessions>) -> Json<ModeBody> {
 /// Sets the mode. The body is read as JSON whatever its content type, so that `curl -X PUT -d`
 /// works.
 async fn set(
-    State(sessions): State<Sessions>,
+    State(admin): State<Admin>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<ModeBody>, Problem> {
     let requested = body
         .ok()
         .and_then(|body| serde_json::from_slice::<ModeBody>(&body).ok())
         .ok_or_else(|| Problem::bad_input(r#"send {"mode":"on"} or {"mode":"bypass"}"#))?;
-    sessions.set_mode(match requested.mode {
+    admin.sessions.set_mode(match requested.mode {
         Mode::On => CacheMode::On,
         Mode::Bypass => CacheMode::Bypass,
     });
-    Ok(show(State(sessions)).await)
+    Ok(show(State(admin)).await)
 }

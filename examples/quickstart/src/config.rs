@@ -11,7 +11,7 @@ use session_layer::SessionCookie;
 pub(crate) struct Config {
     /// `ADDR`: the address of the app.
     pub(crate) addr: String,
-    /// `ADMIN_ADDR`: the address of the cache's switch. It must not be public.
+    /// `ADMIN_ADDR`: the address of the cache's switch and of the metrics. It must not be public.
     pub(crate) admin_addr: String,
     /// The description of the session cookie, used for reading, issuing and clearing it.
     pub(crate) cookie: SessionCookie,

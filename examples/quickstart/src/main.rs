@@ -4,12 +4,13 @@
 //! - `main.rs`: the app with its guarded routes ([`app`]),
 //! - `routes.rs`: the handlers, `messages.rs`: their JSON, `problem.rs`: their errors,
 //! - `run.rs`: start and stop, `config.rs`: the environment variables,
-//! - `admin.rs`: the cache's switch, on a separate address,
+//! - `admin.rs`: the cache's switch and the metrics, on a separate address, `metrics.rs`: their text,
 //! - `page.html`: the page at `/`.
 
 mod admin;
 mod config;
 mod messages;
+mod metrics;
 mod page;
 mod problem;
 mod routes;

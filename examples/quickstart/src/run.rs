@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
+use crate::metrics::Exporter;
 use crate::{admin, problem};
 
 /// The time for requests in flight after SIGTERM. Together with [`CLEAN_UP`] it stays well below
@@ -57,11 +58,12 @@ async fn start_and_serve(app: fn(&Sessions, &SessionCookie) -> Router) -> Result
         () = stop.come() => return Ok(()),
     };
 
+    let metrics = Exporter::install(&sessions)?;
     print_addresses(&listener, &admin_listener, &sessions)?;
     let (stopping, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();
     servers.spawn(serve(listener, app(&sessions, &config.cookie), stopped.clone()));
-    servers.spawn(serve(admin_listener, admin::app(sessions.clone()), stopped));
+    servers.spawn(serve(admin_listener, admin::app(sessions.clone(), metrics), stopped));
 
     stop.come().await;
     tracing::info!("stopping: waiting for requests in flight");
@@ -120,9 +122,10 @@ fn print_addresses(
 ) -> Result<(), Failure> {
     // The addresses are the listeners', because port 0 in the configuration means any free port.
     let mut text = format!(
-        "quickstart: http://{}  (the cache's switch: http://{}/mode)\n",
+        "quickstart: http://{}  (the cache's switch: http://{admin}/mode, metrics: \
+         http://{admin}/metrics)\n",
         app.local_addr()?,
-        admin.local_addr()?
+        admin = admin.local_addr()?,
     );
     if sessions.cache_status().backend == "memory" {
         text += "\

@@ -22,7 +22,9 @@ use crate::cache::{CacheIdentity, Invalidated, SessionCache};
 use crate::engine::freshness::Freshness;
 use crate::engine::guarded_cache::GuardedCache;
 use crate::engine::guarded_store::GuardedStore;
+use crate::engine::instruments::{ChangeKind, ChangeResult};
 use crate::engine::invalidator::Invalidator;
+use crate::engine::metrics::Counters;
 use crate::engine::settings::Settings;
 use crate::engine::staleness::PartitionPolicy;
 use crate::engine::tasks::{KeepLoops, Tasks};
@@ -100,6 +102,7 @@ const ATTEMPT_EVERY: Duration = Duration::from_millis(250);
 pub(crate) struct Changes<C, S> {
     pub(crate) cache: Arc<GuardedCache<C>>,
     pub(crate) store: Arc<GuardedStore<S>>,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) freshness: Arc<Freshness>,
     pub(crate) invalidator: Arc<Invalidator<C>>,
     pub(crate) settings: Settings,
@@ -113,6 +116,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     /// Makes a change. `commit` is step 2. `unknown` is the result if there is no such session.
     async fn change<T, F>(
         self: Arc<Self>,
+        kind: ChangeKind,
         target: Target,
         unknown: impl FnOnce() -> Result<T, Error> + Send + 'static,
         commit: impl FnOnce(Arc<Self>) -> F + Send + 'static,
@@ -123,39 +127,52 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     {
         let changes = Arc::clone(&self);
         let task = self.tasks.spawn(async move {
-            // The digests are read before the COMMIT. If its reply is lost, the entries must still
-            // be invalidated. A failure here has changed nothing. A user may have a million
-            // sessions, whose digests are read after the COMMIT.
-            let is_user = matches!(target, Target::User { .. });
-            let mut digests =
-                if is_user { Vec::new() } else { changes.store.digests(&target).await? };
-            // A user without sessions may have a login under way, which this must end.
-            if digests.is_empty() && !is_user {
-                if let Target::Token(token) = target {
-                    // Its row may have been deleted, and its entry may still be there.
-                    changes.freshness.changed_here(&[token], None);
-                    let _ = changes.invalidator.invalidate(&[token]).await;
-                }
-                return unknown().map(|value| Applied { value, visibility: Visibility::Nothing });
-            }
-            changes.cache.fence(&digests).await;
-            let committed = commit(Arc::clone(&changes)).await;
-            if let Ok(committed) = &committed {
-                digests.extend(&committed.digests);
-            }
-            digests.sort_unstable();
-            digests.dedup();
-            changes.reject_older_entries(&digests, &committed);
-            let visibility = changes.invalidate_everywhere(&digests).await;
-            let committed = committed?;
-            let visibility = match committed.changed_a_session {
-                true if committed.has_all_digests => visibility,
-                true => changes.journal_bounds(),
-                false => Visibility::Nothing,
-            };
-            committed.value.map(|value| Applied { value, visibility })
+            let outcome = changes.make(target, unknown, commit).await;
+            changes.counters.instruments.changed(kind, result_of(&outcome));
+            outcome
         });
         task.await.unwrap_or_else(|stopped| Err(unknown_outcome(stopped)))
+    }
+
+    async fn make<T, F>(
+        self: &Arc<Self>,
+        target: Target,
+        unknown: impl FnOnce() -> Result<T, Error>,
+        commit: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<Applied<T>, Error>
+    where
+        F: Future<Output = Result<CommitOutcome<T>, StoreError>>,
+    {
+        // The digests are read before the COMMIT. If its reply is lost, the entries must still
+        // be invalidated. A failure here has changed nothing. A user may have a million
+        // sessions, whose digests are read after the COMMIT.
+        let is_user = matches!(target, Target::User { .. });
+        let mut digests = if is_user { Vec::new() } else { self.store.digests(&target).await? };
+        // A user without sessions may have a login under way, which this must end.
+        if digests.is_empty() && !is_user {
+            if let Target::Token(token) = target {
+                // Its row may have been deleted, and its entry may still be there.
+                self.freshness.changed_here(&[token], None);
+                let _ = self.invalidator.invalidate(&[token]).await;
+            }
+            return unknown().map(|value| Applied { value, visibility: Visibility::Nothing });
+        }
+        self.cache.fence(&digests).await;
+        let committed = commit(Arc::clone(self)).await;
+        if let Ok(committed) = &committed {
+            digests.extend(&committed.digests);
+        }
+        digests.sort_unstable();
+        digests.dedup();
+        self.reject_older_entries(&digests, &committed);
+        let visibility = self.invalidate_everywhere(&digests).await;
+        let committed = committed?;
+        let visibility = match committed.changed_a_session {
+            true if committed.has_all_digests => visibility,
+            true => self.journal_bounds(),
+            false => Visibility::Nothing,
+        };
+        committed.value.map(|value| Applied { value, visibility })
     }
 
     /// Makes this node reject older entries until it reads its own change in the journal, also
@@ -226,9 +243,10 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         reason: String,
     ) -> Result<Applied<u64>, Error> {
         let no_session = || Ok(0);
-        self.change(target.clone(), no_session, move |changes| async move {
+        self.change(ChangeKind::Revoke, target.clone(), no_session, move |changes| async move {
             let Revoked { ended, found, digests, complete, user } =
                 changes.store.revoke(&target, &reason).await?;
+            changes.counters.instruments.ended(&reason, ended);
             if let Some(user) = user {
                 changes.freshness.journal.raised(&user);
                 changes.end_rows_in_background(user, reason);
@@ -346,7 +364,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         data: Box<RawValue>,
     ) -> Result<Applied<Session>, Error> {
         let no_session = || Err(Error::NoSession);
-        self.change(Target::Id(id), no_session, move |changes| async move {
+        self.change(ChangeKind::Update, Target::Id(id), no_session, move |changes| async move {
             let change = changes.store.update(id, version, &data).await?;
             Ok(CommitOutcome::of(change, Error::VersionConflict))
         })
@@ -361,7 +379,8 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         grace: Duration,
     ) -> Result<Applied<(SessionToken, Session)>, Error> {
         let (no_session, digest) = (|| Err(Error::NoSession), new.digest());
-        let rotated = self.change(Target::Token(old), no_session, move |changes| async move {
+        let (kind, old_token) = (ChangeKind::Rotate, Target::Token(old));
+        let rotated = self.change(kind, old_token, no_session, move |changes| async move {
             let change = changes.store.rotate(old, digest, grace).await?;
             Ok(CommitOutcome::of(change, Error::AlreadyRotated))
         });
@@ -381,6 +400,9 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         // It has a task of its own, as every change. A shutdown waits for it.
         let task = self.tasks.spawn(async move {
             let created = changes.store.create(digest, &new).await;
+            if let Ok(Creation::Created(_)) = &created {
+                changes.counters.instruments.created();
+            }
             // Also if the outcome is unknown.
             if !issued_here {
                 let _ = changes.invalidator.invalidate(&[digest]).await;
@@ -420,6 +442,19 @@ impl BestAttempt {
     /// Returns the result as of `now`, after further attempts that failed.
     fn result_at(self, now: Instant) -> Applied<u64> {
         Applied { visibility: self.applied.visibility.after(now - self.at), ..self.applied }
+    }
+}
+
+fn result_of<T>(outcome: &Result<Applied<T>, Error>) -> ChangeResult {
+    match outcome {
+        Ok(applied) => match applied.visibility {
+            Visibility::Nothing => ChangeResult::Nothing,
+            Visibility::Propagated => ChangeResult::Propagated,
+            Visibility::Committed { .. } => ChangeResult::Committed,
+        },
+        Err(Error::Unavailable(_)) => ChangeResult::Unavailable,
+        Err(Error::Unknown(_)) => ChangeResult::Unknown,
+        Err(_) => ChangeResult::Rejected,
     }
 }
 

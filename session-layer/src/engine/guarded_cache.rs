@@ -15,6 +15,7 @@ use crate::cache::{
 use crate::engine::breaker::{Breaker, BreakerState, LookupOutcome, Transition};
 use crate::engine::deadline::{self, Interrupted};
 use crate::engine::diagnostics::{Diagnostics, Operation};
+use crate::engine::instruments::CacheCall;
 use crate::engine::metrics::Counters;
 use crate::engine::settings::Settings;
 use crate::engine::tasks::Tasks;
@@ -68,6 +69,7 @@ impl<C: SessionCache> GuardedCache<C> {
         let began = Instant::now();
         let found = self.look_up_in_time(digests, verdict).await;
         let now = Instant::now();
+        self.called(CacheCall::LookUp, first_error(&found));
         let (outcome, why) = self.outcome(now - began, &found);
         if lock(&self.breaker).ended(began, now, outcome) == Some(Transition::Opened) {
             tracing::warn!(
@@ -99,7 +101,9 @@ impl<C: SessionCache> GuardedCache<C> {
     pub(crate) async fn fence(&self, digests: &[TokenDigest]) {
         for batch in digests.chunks(COMMAND_BATCH) {
             let fencing = self.cache.fence(batch);
-            match deadline::of_cache(self.settings.call_deadline(), fencing).await {
+            let fenced = deadline::of_cache(self.settings.call_deadline(), fencing).await;
+            self.called(CacheCall::Fence, fenced.as_ref().err());
+            match fenced {
                 Ok(()) => self.diagnostics.cache_succeeded(Operation::Lease),
                 Err(error) => return self.diagnostics.cache_failed(Operation::Lease, &error),
             }
@@ -109,13 +113,16 @@ impl<C: SessionCache> GuardedCache<C> {
     /// Fills the cache with an entry, if its lease is still valid.
     pub(crate) async fn fill(&self, lease: C::Lease, entry: &Entry, lifetime: Duration) {
         let filling = self.cache.fill(lease, entry, lifetime);
-        match deadline::of_cache(self.settings.call_deadline(), filling).await {
+        let filled = deadline::of_cache(self.settings.call_deadline(), filling).await;
+        self.called(CacheCall::Fill, filled.as_ref().err());
+        match filled {
             Ok(filled) => {
                 self.diagnostics.cache_succeeded(Operation::Fill);
-                match filled {
-                    Filled::Stored => self.counters.fills.add_one(),
-                    Filled::Refused => self.counters.fills_refused.add_one(),
-                }
+                let counter = match filled {
+                    Filled::Stored => &self.counters.fills,
+                    Filled::Refused => &self.counters.fills_refused,
+                };
+                counter.add_one();
             }
             Err(error) => self.diagnostics.cache_failed(Operation::Fill, &error),
         }
@@ -138,7 +145,12 @@ impl<C: SessionCache> GuardedCache<C> {
     async fn try_invalidate(&self, batch: &[TokenDigest]) -> Result<Invalidated, CacheError> {
         let invalidating = self.cache.invalidate(batch);
         let outcome = deadline::of_cache(self.settings.call_deadline(), invalidating).await;
+        self.called(CacheCall::Invalidate, outcome.as_ref().err());
         outcome.inspect(|_| self.diagnostics.cache_succeeded(Operation::Invalidate))
+    }
+
+    fn called(&self, call: CacheCall, error: Option<&CacheError>) {
+        self.counters.instruments.cache_called(call, error);
     }
 
     /// Returns whether there is a cache at all.
@@ -242,6 +254,7 @@ impl<C: SessionCache> GuardedCache<C> {
             self.diagnostics.cache_probe_failed(why);
         }
         if lock(&self.breaker).probed(now, outcome) == Some(Transition::Closed) {
+            self.counters.instruments.breaker_closed();
             tracing::info!("the breaker closed: the session cache is used again");
         }
     }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::engine::admission::{self, Admission, Party, TurnKind};
 use crate::engine::deadline::{self, LONGEST_CALL};
 use crate::engine::diagnostics::{Diagnostics, Operation};
+use crate::engine::instruments::StoreCall;
 use crate::engine::metrics::Counters;
 use crate::engine::observed_store::ObservedStore;
 use crate::engine::settings::Settings;
@@ -20,6 +21,8 @@ use crate::model::error::{StoreError, StoreErrorKind};
 use crate::model::identity::CacheId;
 use crate::model::session::{ListCursor, LoginSnapshot, SessionId, SessionPage, ValidatedSession};
 use crate::model::token::TokenDigest;
+#[cfg(feature = "metrics")]
+use crate::store::PoolStatus;
 use crate::store::{
     Change, Creation, EndedUser, JournalPosition, JournalRead, NodeRegistration, ReadResult,
     RegistrationId, Revoked, SessionStore, StoreId, Target,
@@ -59,7 +62,8 @@ impl<S: SessionStore> GuardedStore<S> {
         self.counters.tokens_read.add(digests.len() as u64);
         let sent = Instant::now();
         let reading = self.store.load(digests);
-        let read = deadline::read(self.settings.call_deadline(), reading).await;
+        let reading = deadline::read(self.settings.call_deadline(), reading);
+        let read = self.called(StoreCall::Load, reading).await;
         match &read {
             Ok(reply) => self.replied(sent, reply),
             Err(error) => self.diagnostics.read_failed(error),
@@ -70,7 +74,8 @@ impl<S: SessionStore> GuardedStore<S> {
     /// Records that a session is in use. A failure is recorded, and `None` is returned.
     pub(crate) async fn touch(&self, id: SessionId, granularity: Duration) -> Option<Change> {
         let touching = self.store.touch(id, granularity);
-        match deadline::read(self.settings.call_deadline(), touching).await {
+        let touching = deadline::read(self.settings.call_deadline(), touching);
+        match self.called(StoreCall::Touch, touching).await {
             Ok(touched) => {
                 self.diagnostics.store_succeeded(Operation::Touch);
                 Some(touched)
@@ -91,7 +96,7 @@ impl<S: SessionStore> GuardedStore<S> {
             if self.diagnostics.store_needs_a_probe(sent) {
                 let reading = self.store.load(&[]);
                 let reading = deadline::read(self.settings.call_deadline(), reading);
-                match tasks.or_end(reading).await? {
+                match tasks.or_end(self.called(StoreCall::Load, reading)).await? {
                     Ok(reply) => self.replied(sent, &reply),
                     Err(error) => self.diagnostics.store_unavailable(sent, &error),
                 }
@@ -111,7 +116,8 @@ impl<S: SessionStore> GuardedStore<S> {
     /// Reads the snapshot of a login that begins now.
     pub(crate) async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
         self.counters.login_reads.add_one();
-        let read = deadline::read(LONGEST_CALL, self.store.login_snapshot()).await;
+        let reading = deadline::read(LONGEST_CALL, self.store.login_snapshot());
+        let read = self.called(StoreCall::LoginSnapshot, reading).await;
         self.diagnostics.store_called(Operation::Read, read)
     }
 
@@ -123,7 +129,8 @@ impl<S: SessionStore> GuardedStore<S> {
     ) -> Result<Creation, StoreError> {
         let user = Party::User(new.user_id.clone());
         let creating = deadline::change(self.store.create(digest, new));
-        let created = self.in_turn(TurnKind::Create, user, creating).await;
+        let creating = self.in_turn(TurnKind::Create, user, creating);
+        let created = self.called(StoreCall::Create, creating).await;
         self.diagnostics.store_called(Operation::Create, created)
     }
 
@@ -136,14 +143,16 @@ impl<S: SessionStore> GuardedStore<S> {
     ) -> Result<SessionPage, StoreError> {
         let user = Party::User(user_id.to_owned());
         let listing = deadline::read(LONGEST_CALL, self.store.list(user_id, after, limit));
-        let listed = self.in_turn(TurnKind::List, user, listing).await;
+        let listing = self.in_turn(TurnKind::List, user, listing);
+        let listed = self.called(StoreCall::List, listing).await;
         self.diagnostics.store_called(Operation::Read, listed)
     }
 
     /// Reads the digests of the session that a change is about.
     pub(crate) async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
         let reading = deadline::read(LONGEST_CALL, self.store.digests(target));
-        let read = self.in_turn(TurnKind::LookUp, Party::from(target), reading).await;
+        let reading = self.in_turn(TurnKind::LookUp, Party::from(target), reading);
+        let read = self.called(StoreCall::Digests, reading).await;
         read.inspect_err(|error| self.diagnostics.store_failed(Operation::Change, error))
     }
 
@@ -155,7 +164,8 @@ impl<S: SessionStore> GuardedStore<S> {
     ) -> Result<ReadResult, StoreError> {
         let digests = [digest];
         let reading = deadline::read(self.settings.call_deadline(), self.store.load(&digests));
-        self.in_turn(TurnKind::LookUp, Party::Token(digest), reading).await
+        let reading = self.in_turn(TurnKind::LookUp, Party::Token(digest), reading);
+        self.called(StoreCall::Load, reading).await
     }
 
     /// Ends sessions.
@@ -164,7 +174,8 @@ impl<S: SessionStore> GuardedStore<S> {
         target: &Target,
         reason: &str,
     ) -> Result<Revoked, StoreError> {
-        self.change(Party::from(target), self.store.revoke(target, reason)).await
+        let revoking = self.store.revoke(target, reason);
+        self.change(StoreCall::Revoke, Party::from(target), revoking).await
     }
 
     /// Replaces the data of a session whose version is still `version`.
@@ -174,7 +185,8 @@ impl<S: SessionStore> GuardedStore<S> {
         version: i64,
         data: &RawValue,
     ) -> Result<Change, StoreError> {
-        self.change(Party::Session(id), self.store.update(id, version, data)).await
+        let updating = self.store.update(id, version, data);
+        self.change(StoreCall::Update, Party::Session(id), updating).await
     }
 
     /// Gives the session under `old` a new digest.
@@ -184,15 +196,18 @@ impl<S: SessionStore> GuardedStore<S> {
         new: TokenDigest,
         grace: Duration,
     ) -> Result<Change, StoreError> {
-        self.change(Party::Token(old), self.store.rotate(old, new, grace)).await
+        let rotating = self.store.rotate(old, new, grace);
+        self.change(StoreCall::Rotate, Party::Token(old), rotating).await
     }
 
     async fn change<T>(
         &self,
+        call: StoreCall,
         party: Party,
         changing: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let changed = self.in_turn(TurnKind::Change, party, deadline::change(changing)).await;
+        let changing = self.in_turn(TurnKind::Change, party, deadline::change(changing));
+        let changed = self.called(call, changing).await;
         self.diagnostics.store_called(Operation::Change, changed)
     }
 
@@ -205,7 +220,8 @@ impl<S: SessionStore> GuardedStore<S> {
     ) -> Result<Option<ListCursor>, StoreError> {
         let party = Party::User(user.user_id.clone());
         let ending = deadline::change(self.store.end_rows(user, reason, after));
-        let ended = self.in_turn(TurnKind::Change, party, ending).await;
+        let ending = self.in_turn(TurnKind::Change, party, ending);
+        let ended = self.called(StoreCall::Housekeeping, ending).await;
         self.background("marking ended sessions", ended)
     }
 
@@ -245,13 +261,17 @@ impl<S: SessionStore> GuardedStore<S> {
         position: &mut Option<JournalPosition>,
     ) -> Result<JournalRead, StoreError> {
         let reading = self.store.journal_since(position.as_ref());
-        let read = match deadline::run(LONGEST_CALL, reading).await {
-            Ok(read) => read,
-            Err(interrupted) => {
-                *position = None;
+        let mut is_interrupted = false;
+        let reading = async {
+            deadline::run(LONGEST_CALL, reading).await.unwrap_or_else(|interrupted| {
+                is_interrupted = true;
                 Err(interrupted.of_read())
-            }
+            })
         };
+        let read = self.called(StoreCall::Journal, reading).await;
+        if is_interrupted {
+            *position = None;
+        }
         self.background("reading the journal", read)
     }
 
@@ -260,14 +280,16 @@ impl<S: SessionStore> GuardedStore<S> {
         &self,
         node: &NodeRegistration,
     ) -> Result<Option<StoreId>, StoreError> {
-        let registered = deadline::read(LONGEST_CALL, self.store.register_node(node)).await;
+        let registering = deadline::read(LONGEST_CALL, self.store.register_node(node));
+        let registered = self.called(StoreCall::Register, registering).await;
         self.background("registering this node", registered)
     }
 
     /// Removes a registration of this node. Returns whether it was removed.
     pub(crate) async fn forget_node(&self, id: RegistrationId) -> bool {
         let forgetting = self.store.forget_node(id);
-        let forgotten = deadline::read(self.settings.call_deadline(), forgetting).await;
+        let forgetting = deadline::read(self.settings.call_deadline(), forgetting);
+        let forgotten = self.called(StoreCall::Register, forgetting).await;
         if let Err(error) = &forgotten {
             // It expires by itself.
             tracing::debug!(%error, "a registration of this node is left in the store");
@@ -278,18 +300,21 @@ impl<S: SessionStore> GuardedStore<S> {
     /// Returns whether all registered nodes serve entries from this cache. An error counts as no.
     pub(crate) async fn is_one_cache(&self, cache: &CacheId) -> bool {
         let reading = self.store.is_one_cache(cache);
-        deadline::read(self.settings.validation_timeout, reading).await.unwrap_or(false)
+        let reading = deadline::read(self.settings.validation_timeout, reading);
+        self.called(StoreCall::Register, reading).await.unwrap_or(false)
     }
 
     /// Purges old journal rows. Returns how many, or `None` after a failure.
     pub(crate) async fn purge_journal(&self, keep: Duration) -> Option<u64> {
-        let purged = deadline::read(LONGEST_CALL, self.store.purge_journal(keep)).await;
+        let purging = deadline::read(LONGEST_CALL, self.store.purge_journal(keep));
+        let purged = self.called(StoreCall::Housekeeping, purging).await;
         self.background("purging the journal", purged).ok()
     }
 
     /// Deletes ended sessions. Returns how many, or `None` after a failure.
     pub(crate) async fn sweep(&self, retention: Duration, limit: u32) -> Option<u64> {
-        let swept = deadline::read(LONGEST_CALL, self.store.sweep(retention, limit)).await;
+        let sweeping = deadline::read(LONGEST_CALL, self.store.sweep(retention, limit));
+        let swept = self.called(StoreCall::Housekeeping, sweeping).await;
         self.background("sweeping ended sessions", swept).ok()
     }
 
@@ -302,8 +327,17 @@ impl<S: SessionStore> GuardedStore<S> {
         limit: u32,
     ) -> Option<Option<String>> {
         let sweeping = self.store.sweep_users(retention, after, limit);
-        let swept = deadline::read(LONGEST_CALL, sweeping).await;
+        let sweeping = deadline::read(LONGEST_CALL, sweeping);
+        let swept = self.called(StoreCall::Housekeeping, sweeping).await;
         Some(self.background("sweeping users", swept).ok()?.last)
+    }
+
+    fn called<'a, T: 'a>(
+        &'a self,
+        call: StoreCall,
+        calling: impl Future<Output = Result<T, StoreError>> + 'a,
+    ) -> impl Future<Output = Result<T, StoreError>> + 'a {
+        self.counters.instruments.store_called(call, calling)
     }
 
     fn background<T>(
@@ -330,6 +364,12 @@ impl<S: SessionStore> GuardedStore<S> {
     /// Returns whether the store can answer validations now.
     pub(crate) async fn probe(&self) -> Result<(), StoreError> {
         self.store.probe().await
+    }
+
+    /// Returns the store's pools of connections.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn pools(&self) -> Vec<PoolStatus> {
+        self.store.pools()
     }
 
     /// Closes the connections.

@@ -80,6 +80,7 @@ impl<C: SessionCache, S: SessionStore> JournalReader<C, S> {
             *position = Some(page.next);
             if is_complete {
                 self.counters.journal_reads.add_one();
+                self.counters.instruments.journal_read(began);
                 self.freshness.pending.journal_was_read(began);
                 return Ok(());
             }

@@ -1,7 +1,9 @@
 //! Counters since the start of the process.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::engine::counter::Counter;
+use crate::engine::instruments::Instruments;
 
 /// The counters of one process since its start, and its gauges. The snapshot is cheap and not
 /// synchronized across fields.
@@ -92,25 +94,7 @@ impl Metrics {
     }
 }
 
-/// A counter that all tasks share.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(crate) fn add_one(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn add(&self, many: u64) {
-        self.0.fetch_add(many, Ordering::Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// The counters of which [`Metrics`] is a snapshot.
+/// The counters of which [`Metrics`] is a snapshot, and the instruments of the feature `metrics`.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) hits: Counter,
@@ -129,6 +113,7 @@ pub(crate) struct Counters {
     pub(crate) fills: Counter,
     pub(crate) fills_refused: Counter,
     pub(crate) journal_reads: Counter,
+    pub(crate) instruments: Instruments,
 }
 
 #[cfg(test)]

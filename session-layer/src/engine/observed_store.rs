@@ -42,6 +42,15 @@ impl ObservedStore {
         }
     }
 
+    /// Returns how far this machine's wall clock is ahead of the store's, in microseconds. `None`
+    /// before the store's first reply.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn wall_clock_ahead(&self) -> Option<i64> {
+        let (sent, replied) = (*lock(&self.clock))?;
+        let store = carried(replied, sent, Instant::now());
+        Some(Timestamp::now().as_micros().saturating_sub(store.as_micros()))
+    }
+
     /// Returns the id of the store that replied last. `None` before its first reply.
     pub(crate) fn id(&self) -> Option<StoreId> {
         *lock(&self.id)

@@ -22,6 +22,8 @@ use crate::model::session::{
     ListCursor, LoginSnapshot, Session, SessionId, SessionPage, ValidatedSession,
 };
 use crate::model::token::{Digests, SessionToken, TokenDigest};
+#[cfg(feature = "metrics")]
+use crate::sessions::publisher::Observed;
 use crate::store::{Creation, SessionStore, Target};
 
 /// The boxed future of a call. Every look-up has one.
@@ -70,6 +72,8 @@ pub(crate) trait AnyEngine: Send + Sync {
     fn set_mode(&self, mode: CacheMode);
     fn mode(&self) -> CacheMode;
     fn metrics(&self) -> Metrics;
+    #[cfg(feature = "metrics")]
+    fn observed(&self) -> Observed<'_>;
     fn breaker(&self) -> BreakerState;
     fn staleness_bound(&self) -> Option<Duration>;
     fn permits_serving(&self) -> bool;
@@ -147,6 +151,21 @@ impl<C: SessionCache, S: SessionStore> AnyEngine for Engine<C, S> {
     }
     fn metrics(&self) -> Metrics {
         self.metrics()
+    }
+    #[cfg(feature = "metrics")]
+    fn observed(&self) -> Observed<'_> {
+        Observed {
+            instruments: self.instruments(),
+            metrics: self.metrics(),
+            mode: self.mode(),
+            breaker: self.cache.breaker_state(),
+            cache: self.cache.status(),
+            pools: self.store.pools(),
+            policy: self.settings.journal.policy,
+            staleness_bound: AnyEngine::staleness_bound(self),
+            journal_age: self.journal_age_or_uptime(),
+            clock_offset: self.freshness.observed.wall_clock_ahead(),
+        }
     }
     fn breaker(&self) -> BreakerState {
         self.cache.breaker_state()

@@ -22,8 +22,8 @@ use self::lives::Lives;
 use self::schema::SchemaName;
 use self::statements::Statements;
 use super::{
-    Change, Creation, EndedUser, JournalPosition, JournalRead, NodeRegistration, ReadResult,
-    RegistrationId, Revoked, SessionStore, StoreId, Target, UserSweep,
+    Change, Creation, EndedUser, JournalPosition, JournalRead, NodeRegistration, PoolStatus,
+    ReadResult, RegistrationId, Revoked, SessionStore, StoreId, Target, UserSweep,
 };
 use crate::model::error::StoreError;
 use crate::model::identity::CacheId;
@@ -235,6 +235,15 @@ impl SessionStore for PostgresStore {
         most: u32,
     ) -> Result<UserSweep, StoreError> {
         self.sweep_idle_users(retention, after, most).await
+    }
+
+    fn pools(&self) -> Vec<PoolStatus> {
+        if !self.connections.is_own() {
+            return vec![self.connections.status("application")];
+        }
+        let Self { reading, connections, journal, .. } = self;
+        let named = [(reading, "validations"), (connections, "changes"), (journal, "journal")];
+        named.map(|(pool, name)| pool.status(name)).into()
     }
 
     fn backend(&self) -> &'static str {

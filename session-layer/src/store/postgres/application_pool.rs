@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::connect_error::{self, At};
 use crate::model::error::StoreError;
+use crate::store::PoolStatus;
 
 /// The maximum of callers that wait in the pool's queue. A pool opens connections in the futures of
 /// its callers, and here an attempt continues if its caller leaves.
@@ -52,6 +53,13 @@ impl ApplicationPool {
     pub(super) fn all_in_use(&self) -> Option<u32> {
         let size = self.pool.size();
         (size >= self.max_connections() && self.pool.num_idle() == 0).then_some(size)
+    }
+
+    /// Returns the pool's figures under this name. The pool does not tell how many callers wait.
+    pub(super) fn status(&self, name: &'static str) -> PoolStatus {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        let used = self.pool.size().saturating_sub(idle);
+        PoolStatus { used, idle, ..PoolStatus::new(name, self.max_connections()) }
     }
 
     /// Acquires a connection. The attempt continues if the caller leaves. Otherwise each caller who

@@ -11,6 +11,7 @@ use super::application_pool::{ApplicationConnection, ApplicationPool};
 use super::connect_error::{self, At};
 use super::pool::{Leased, Pool};
 use crate::model::error::StoreError;
+use crate::store::PoolStatus;
 
 /// How long the check that Postgres can be reached may take, and a migration waits for a
 /// connection.
@@ -43,6 +44,14 @@ impl Connections {
         match self {
             Self::Own(pool) => pool.max_connections(),
             Self::OfTheApplication(pool) => pool.max_connections(),
+        }
+    }
+
+    /// Returns the pool's figures under this name.
+    pub(super) fn status(&self, name: &'static str) -> PoolStatus {
+        match self {
+            Self::Own(pool) => pool.status(name),
+            Self::OfTheApplication(pool) => pool.status(name),
         }
     }
 

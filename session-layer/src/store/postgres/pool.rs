@@ -30,6 +30,7 @@ use super::errors;
 use crate::model::credentials::{self, Credentials};
 use crate::model::error::StoreError;
 use crate::model::lock::lock;
+use crate::store::PoolStatus;
 
 mod slots;
 
@@ -153,6 +154,12 @@ impl Pool {
     /// Returns the number of connections, if all that the pool may have are in use.
     pub(super) fn all_in_use(&self) -> Option<u32> {
         lock(&self.0.slots).all_in_use()
+    }
+
+    /// Returns the pool's figures under this name.
+    pub(super) fn status(&self, name: &'static str) -> PoolStatus {
+        let [used, idle, pending] = lock(&self.0.slots).counts();
+        PoolStatus { used, idle, pending, ..PoolStatus::new(name, self.max_connections()) }
     }
 
     /// Returns why the last attempt to connect failed.

@@ -220,6 +220,13 @@ impl App {
         self.send("GET", "/api/health/redis", &[]).await
     }
 
+    /// Returns its metrics, as Prometheus scrapes them.
+    pub(crate) async fn scrape(&self) -> io::Result<String> {
+        let answer = http::send(&self.admin, "GET", "/metrics", &[], "").await?;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        Ok(answer.body)
+    }
+
     /// Sends `PUT /mode` with this body to the address for administrators.
     pub(crate) async fn put_mode(&self, body: &str) -> io::Result<Answer> {
         http::send(&self.admin, "PUT", "/mode", &[], body).await

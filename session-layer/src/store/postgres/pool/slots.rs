@@ -304,6 +304,13 @@ impl<C> Slots<C> {
         (in_use >= self.most).then_some(in_use)
     }
 
+    /// Returns the numbers of connections that are not idle, of idle ones, and of waiting callers.
+    pub(super) fn counts(&self) -> [u32; 3] {
+        let [idle, waiting] =
+            [self.idle.len(), self.waiting.len()].map(|it| u32::try_from(it).unwrap_or(u32::MAX));
+        [self.taken.saturating_sub(idle), idle, waiting]
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.taken == 0
     }
