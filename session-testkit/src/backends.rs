@@ -32,7 +32,6 @@ mod supervisor;
 
 use std::{env, fmt, str::FromStr};
 
-pub(crate) use self::error::chain;
 pub use self::{
     builder::BackendsBuilder,
     error::{BackendError, Cause},
@@ -43,6 +42,7 @@ pub use self::{
     sentinel::{Sentinel, Sentinels},
     server::{PauseGuard, PostgresServer, RedisServer, Server},
 };
+pub(crate) use session_tools::chain;
 
 /// The way to run a started server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

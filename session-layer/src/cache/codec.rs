@@ -157,6 +157,22 @@ pub(crate) fn decode(value: &[u8], place: &EntryContext<'_>, keys: Option<&Seali
     }
 }
 
+/// Returns why a node with these keys rejects an entry, wherever it comes from. `None`: it opens,
+/// or it is no entry.
+#[cfg(feature = "redis")]
+pub(crate) fn unopened(
+    value: &[u8],
+    redis_key: &[u8],
+    keys: Option<&SealingKeys>,
+) -> Option<EntryRejection> {
+    match (value.strip_prefix(sealed::MARK), keys) {
+        (Some(sealed), Some(keys)) => sealed::open(keys, redis_key, sealed).err(),
+        (Some(_), None) => Some(EntryRejection::UnknownKey),
+        (None, Some(_)) if value.starts_with(PLAIN_MARK) => Some(EntryRejection::Unsealed),
+        (None, _) => None,
+    }
+}
+
 fn decode_entry(
     value: &[u8],
     place: &EntryContext<'_>,

@@ -22,7 +22,7 @@ use crate::model::session::{ListCursor, LoginSnapshot, SessionId, SessionPage, V
 use crate::model::token::TokenDigest;
 use crate::store::{
     Change, Creation, EndedUser, JournalPosition, JournalRead, NodeRegistration, ReadResult,
-    RegistrationId, Revoked, SessionStore, StoreId, Target,
+    RegistrationId, RevocationNote, Revoked, SessionStore, StoreId, Target,
 };
 
 /// How often a store is probed that has not replied yet, or whose outage may be over.
@@ -162,9 +162,9 @@ impl<S: SessionStore> GuardedStore<S> {
     pub(crate) async fn revoke(
         &self,
         target: &Target,
-        reason: &str,
+        note: &RevocationNote,
     ) -> Result<Revoked, StoreError> {
-        self.change(Party::from(target), self.store.revoke(target, reason)).await
+        self.change(Party::from(target), self.store.revoke(target, note)).await
     }
 
     /// Replaces the data of a session whose version is still `version`.
@@ -200,13 +200,19 @@ impl<S: SessionStore> GuardedStore<S> {
     pub(crate) async fn end_rows(
         &self,
         user: &EndedUser,
-        reason: &str,
+        note: &RevocationNote,
         after: Option<ListCursor>,
     ) -> Result<Option<ListCursor>, StoreError> {
         let party = Party::User(user.user_id.clone());
-        let ending = deadline::change(self.store.end_rows(user, reason, after));
+        let ending = deadline::change(self.store.end_rows(user, note, after));
         let ended = self.in_turn(TurnKind::Change, party, ending).await;
         self.background("marking ended sessions", ended)
+    }
+
+    /// Deletes rows of the user's sessions that have ended. Returns how many.
+    pub(crate) async fn erase_sessions(&self, user_id: &str, most: u32) -> Result<u64, StoreError> {
+        let user = Party::User(user_id.to_owned());
+        self.change(user, self.store.erase_sessions(user_id, most)).await
     }
 
     /// Returns the error of a login that was shed, and records it.

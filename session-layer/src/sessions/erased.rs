@@ -22,7 +22,7 @@ use crate::model::session::{
     ListCursor, LoginSnapshot, Session, SessionId, SessionPage, ValidatedSession,
 };
 use crate::model::token::{Digests, SessionToken, TokenDigest};
-use crate::store::{Creation, SessionStore, Target};
+use crate::store::{Creation, RevocationNote, SessionStore, Target};
 
 /// The boxed future of a call. Every look-up has one.
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -40,13 +40,18 @@ pub(crate) trait AnyEngine: Send + Sync {
     fn revoke(
         self: Arc<Self>,
         target: Target,
-        reason: String,
+        note: RevocationNote,
     ) -> Boxed<Result<Applied<u64>, Error>>;
     fn revoke_and_wait(
         self: Arc<Self>,
         target: Target,
-        reason: String,
+        note: RevocationNote,
         deadline: Duration,
+    ) -> Boxed<Result<Applied<u64>, Error>>;
+    fn erase_user(
+        self: Arc<Self>,
+        user_id: String,
+        note: RevocationNote,
     ) -> Boxed<Result<Applied<u64>, Error>>;
     fn update(
         self: Arc<Self>,
@@ -100,17 +105,24 @@ impl<C: SessionCache, S: SessionStore> AnyEngine for Engine<C, S> {
     fn revoke(
         self: Arc<Self>,
         target: Target,
-        reason: String,
+        note: RevocationNote,
     ) -> Boxed<Result<Applied<u64>, Error>> {
-        Box::pin(Arc::clone(&self.changes).revoke(target, reason))
+        Box::pin(Arc::clone(&self.changes).revoke(target, note))
     }
     fn revoke_and_wait(
         self: Arc<Self>,
         target: Target,
-        reason: String,
+        note: RevocationNote,
         deadline: Duration,
     ) -> Boxed<Result<Applied<u64>, Error>> {
-        Box::pin(Arc::clone(&self.changes).revoke_and_wait(target, reason, deadline))
+        Box::pin(Arc::clone(&self.changes).revoke_and_wait(target, note, deadline))
+    }
+    fn erase_user(
+        self: Arc<Self>,
+        user_id: String,
+        note: RevocationNote,
+    ) -> Boxed<Result<Applied<u64>, Error>> {
+        Box::pin(Arc::clone(&self.changes).erase_user(user_id, note))
     }
     fn update(
         self: Arc<Self>,
