@@ -130,7 +130,7 @@ pub mod limits {
 
     pub use crate::model::session::{
         LIST_PAGE, MAX_DATA_BYTES, MAX_LABEL_CHARS, MAX_LIFETIME, MAX_REASON_CHARS,
-        MAX_USER_AGENT_CHARS, MAX_USER_ID_CHARS,
+        MAX_REVOKED_IDS, MAX_USER_AGENT_CHARS, MAX_USER_ID_CHARS,
     };
     pub use crate::model::token::MAX_TOKEN_BYTES;
 }

@@ -36,7 +36,7 @@ use crate::model::token::{
 };
 use crate::sessions::probe::Probing;
 use crate::sessions::revocation::{Revocation, RevokeTarget};
-use crate::store::{Creation, SessionStore};
+use crate::store::{Creation, RevocationNote, SessionStore};
 
 /// The handle that creates, validates and ends sessions. It is cheap to clone, and all clones share
 /// one state.
@@ -219,6 +219,30 @@ impl Sessions {
     /// ```
     pub fn revoke<'a>(&self, target: impl Into<RevokeTarget<'a>>) -> Revocation {
         Revocation::new(self, target.into())
+    }
+
+    /// Ends all of the user's sessions, as a revocation of [all of them](RevokeTarget::user) does,
+    /// and deletes their rows with addresses, user agents, labels and data. Returns how many rows,
+    /// ended ones included. Sessions of logins that begin later are not affected.
+    ///
+    /// These parts stay:
+    ///
+    /// - The row of `session_users`: the user id, and the epoch that ended the sessions. Without it,
+    ///   a login in progress would be let in. The [retention](crate::SessionsBuilder::retention)
+    ///   removes it some time after the next restart of Postgres, if the user has no session then.
+    /// - The user id in the journal of changes, until the journal is purged: twice the TTL, about 10
+    ///   minutes by default. Other nodes learn from it which entries to reject.
+    /// - Entries in a Redis that did not acknowledge their removal, until their TTL.
+    /// - What Postgres keeps of deleted rows until VACUUM, and every backup.
+    ///
+    /// # Errors
+    /// - [`Error::Input`] for a user id over the limits.
+    /// - [`Error::Unavailable`] and [`Error::Unknown`] in an outage of Postgres. Call again, which is
+    ///   safe and continues.
+    pub async fn erase_user(&self, user_id: &str) -> Result<Applied<u64>, Error> {
+        check_user_id(user_id)?;
+        let note = RevocationNote::new("erased");
+        Arc::clone(&self.engine).erase_user(user_id.to_owned(), note).await
     }
 
     /// Gives the session a new token. For `grace`, the old token still finds the session, so that

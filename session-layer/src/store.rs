@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::model::clock::Timestamp;
-use crate::model::error::StoreError;
+use crate::model::error::{StoreError, StoreErrorKind};
 use crate::model::identity::CacheId;
 pub use crate::model::identity::StoreId;
 use crate::model::session::{ListCursor, LoginSnapshot, Session, SessionId, SessionPage};
@@ -22,8 +22,9 @@ mod postgres;
 
 #[cfg(feature = "postgres")]
 pub use self::postgres::{
-    DEFAULT_CHANGE_DEADLINE, DEFAULT_MAX_CONNECTIONS, DEFAULT_READ_DEADLINE, PostgresStore,
-    PostgresStoreBuilder, grants,
+    DEFAULT_CHANGE_DEADLINE, DEFAULT_MAX_CONNECTIONS, DEFAULT_READ_DEADLINE, MigrationPlan,
+    Network, ParseNetworkError, PlannedMigration, PostgresStore, PostgresStoreBuilder, SearchPage,
+    SessionFilter, StoredSession, grants,
 };
 
 #[cfg(feature = "sqlite")]
@@ -142,6 +143,9 @@ pub enum Target {
     Id(SessionId),
     /// The session with this id, if it belongs to this user.
     OwnedBy(SessionId, String),
+    /// The sessions with these ids, of any user: at most
+    /// [`MAX_REVOKED_IDS`](crate::limits::MAX_REVOKED_IDS).
+    Ids(Vec<SessionId>),
     /// All sessions of this user, except one if `keep` is set.
     User {
         /// The user.
@@ -149,6 +153,37 @@ pub enum Target {
         /// The session that is spared.
         keep: Option<SessionId>,
     },
+}
+
+/// What a store keeps with the sessions that a revocation ends, for operators. No promise depends on
+/// it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RevocationNote {
+    /// Why the sessions ended (`ended_reason`).
+    pub reason: String,
+    /// Who ended them (`ended_by`), if that is known.
+    pub actor: Option<String>,
+}
+
+impl RevocationNote {
+    /// Creates a note with this reason, without an actor.
+    #[must_use]
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), actor: None }
+    }
+
+    /// Sets who ends the sessions.
+    #[must_use]
+    pub fn by(self, actor: impl Into<String>) -> Self {
+        Self { actor: Some(actor.into()), ..self }
+    }
+}
+
+impl From<&str> for RevocationNote {
+    fn from(reason: &str) -> Self {
+        Self::new(reason)
+    }
 }
 
 /// The result of a revocation.
@@ -367,6 +402,7 @@ impl JournalRead {
 /// | `purge_journal` | no | the journal grows without a limit |
 /// | `sweep`, `sweep_users` | no | ended sessions and their users stay for ever |
 /// | `pools` | no | metrics show no pool |
+/// | `erase_sessions` | no | [`Sessions::erase_user`](crate::Sessions::erase_user) is an error |
 /// | `is_exclusive` | no | the journal is read, and other processes may have entries |
 ///
 /// [`Propagated`]: crate::Visibility::Propagated
@@ -440,7 +476,7 @@ pub trait SessionStore: Send + Sync + 'static {
     fn revoke(
         &self,
         target: &Target,
-        reason: &str,
+        note: &RevocationNote,
     ) -> impl Future<Output = Result<Revoked, StoreError>> + Send;
 
     /// Replaces the data, if the session is active and still has this version.
@@ -495,7 +531,7 @@ pub trait SessionStore: Send + Sync + 'static {
     fn end_rows(
         &self,
         _user: &EndedUser,
-        _reason: &str,
+        _note: &RevocationNote,
         _after: Option<ListCursor>,
     ) -> impl Future<Output = Result<Option<ListCursor>, StoreError>> + Send {
         std::future::ready(Ok(None))
@@ -563,6 +599,18 @@ pub trait SessionStore: Send + Sync + 'static {
         _most: u32,
     ) -> impl Future<Output = Result<u64, StoreError>> + Send {
         std::future::ready(Ok(0))
+    }
+
+    /// Deletes at most `most` rows of the user's sessions that have ended, whenever that was. Returns
+    /// the number, which is below `most` at the end. It writes no journal rows. The user's epoch
+    /// stays for as long as a login in progress may need it. Defaults to an error.
+    fn erase_sessions(
+        &self,
+        _user_id: &str,
+        _most: u32,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        let why = "this store cannot erase a user: delete the rows of the user in it yourself";
+        std::future::ready(Err(StoreError::new(StoreErrorKind::Other, why)))
     }
 
     /// Examines the next `most` users after `after`. Removes those without a session for

@@ -33,7 +33,6 @@ mod supervisor;
 
 use std::{env, fmt, str::FromStr};
 
-pub(crate) use self::error::chain;
 pub use self::{
     builder::BackendsBuilder,
     cluster::{Cluster, Mover},
@@ -45,6 +44,7 @@ pub use self::{
     sentinel::{Sentinel, Sentinels},
     server::{PauseGuard, PostgresServer, RedisServer, Server},
 };
+pub(crate) use session_tools::chain;
 
 /// The way to run a started server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -17,7 +17,7 @@ pub(crate) mod limit;
 mod load;
 mod machine;
 mod report;
-mod run;
+pub(crate) mod run;
 
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use serde::Serialize;
 pub use self::machine::Machine;
 pub(crate) use self::{
     judge::{Bar, Figures, Verdict, judge},
+    load::{Until, drive},
     report::Report,
     run::{Progress, run},
 };

@@ -4,21 +4,17 @@
 //! example because of bad arguments or missing servers.
 
 mod bench;
-mod check;
 mod faults;
-mod interrupts;
-mod output;
-mod progress;
 mod run;
 mod servers;
-mod values;
 mod verify;
 
 use std::{error::Error, io::IsTerminal as _, process::ExitCode};
 
-use clap::{
-    Parser, Subcommand,
-    error::{ContextKind, ContextValue},
+use clap::{Parser, Subcommand};
+use session_tools::{
+    COULD_NOT_RUN, Ended, Failure, exit_code, interrupts, interrupts::unless_interrupted, output,
+    progress, values,
 };
 use tracing_subscriber::{
     EnvFilter, Layer as _,
@@ -28,18 +24,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use self::interrupts::unless_interrupted;
 use crate::{
     backends::{BackendError, chain},
     observe::Logs,
 };
-
-const COULD_NOT_RUN: u8 = 2;
-
-type Failure = Box<dyn Error + Send + Sync>;
-
-/// The end of a command. An error means that it could not run.
-type Ended = Result<ExitCode, Failure>;
 
 /// Starts real Redis and Postgres servers, breaks them and inspects them, to test session caches.
 #[derive(Parser)]
@@ -51,7 +39,6 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  session-testkit check --redis-url redis://127.0.0.1 --database-url postgres://app@127.0.0.1/app
   session-testkit faults --fault redis-kill
   session-testkit run -- cargo nextest run
   session-testkit verify
@@ -61,7 +48,12 @@ Examples:
 #[derive(Subcommand)]
 enum Command {
     Bench(bench::Arguments),
-    Check(check::Arguments),
+    /// Moved to `sessionctl check`.
+    #[command(hide = true)]
+    Check {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        _arguments: Vec<String>,
+    },
     Faults(Box<faults::Arguments>),
     Run(run::Arguments),
     Verify(verify::Arguments),
@@ -72,7 +64,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return bad_arguments(error),
+        Err(error) => return output::bad_arguments(error),
     };
     // Warnings about servers that a command breaks on purpose are not shown.
     let level = match cli.command {
@@ -96,7 +88,10 @@ pub fn main() -> ExitCode {
         runtime.block_on(async {
             match cli.command {
                 Command::Bench(arguments) => unless_interrupted(bench::run(arguments)).await,
-                Command::Check(arguments) => check::run(arguments).await,
+                Command::Check { .. } => {
+                    eprintln!("session-testkit: this command is `sessionctl check` now");
+                    Ok(ExitCode::from(COULD_NOT_RUN))
+                }
                 Command::Faults(arguments) => {
                     let logs = kept.unwrap_or_default();
                     unless_interrupted(faults::run(*arguments, logs)).await
@@ -107,11 +102,6 @@ pub fn main() -> ExitCode {
         })
     });
     ended.unwrap_or_else(|error| could_not_run(&*error))
-}
-
-/// Returns the exit code of a command that has judged.
-fn exit_code(ok: bool) -> ExitCode {
-    ExitCode::from(u8::from(!ok))
 }
 
 /// Returns a layer that keeps every event of the libraries under test, and INFO of the rest.
@@ -126,27 +116,12 @@ where
     fmt::layer().with_ansi(false).with_writer(logs).with_filter(targets)
 }
 
-/// Prints why the arguments are bad, or the requested help. Omits a URL in the wrong place.
-fn bad_arguments(mut error: clap::Error) -> ExitCode {
-    let wrong =
-        [ContextKind::InvalidArg, ContextKind::InvalidSubcommand, ContextKind::InvalidValue];
-    for kind in wrong {
-        if let Some(ContextValue::String(text)) = error.get(kind)
-            && output::may_be_url(text)
-        {
-            error.insert(kind, ContextValue::String(output::OMITTED.to_owned()));
-        }
-    }
-    let _closed = error.print();
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(COULD_NOT_RUN))
-}
-
 /// Prints why a command could not run, and what to do if a named server does not respond.
 fn could_not_run(error: &(dyn Error + 'static)) -> ExitCode {
     eprintln!("session-testkit: {}", chain(error));
     if let Some(BackendError::NotReady { .. }) = error.downcast_ref() {
         eprintln!(
-            "  → run `session-testkit check` with the same addresses (--redis-url, \
+            "  → run `sessionctl check` with the same addresses (--redis-url, \
              --database-url) to see which step fails, and why"
         );
     }

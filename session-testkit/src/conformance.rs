@@ -81,7 +81,6 @@ mod store;
 #[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests;
 
-pub(crate) use self::cache::entry;
 pub use self::cache::{Nodes, cache_checks};
 pub use self::check::{Check, Failure, PATIENCE};
 pub use self::outage::{cache_outage_checks, store_outage_checks};

@@ -57,9 +57,9 @@
 //!
 //! # Inspect
 //!
-//! `session-testkit check` inspects a deployment and reports which step fails, why, and what to do.
 //! `session-testkit bench` compares latencies with and without the cache. `session-testkit verify`
-//! examines whether session-layer keeps its promises on these servers.
+//! examines whether session-layer keeps its promises on these servers. `sessionctl check` inspects a
+//! deployment and reports which step fails, why, and what to do.
 
 #![cfg_attr(
     not(feature = "cli"),
@@ -69,7 +69,6 @@
 mod app;
 pub mod backends;
 pub mod bench;
-mod check;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod conformance;
@@ -81,6 +80,7 @@ pub mod invariants;
 pub mod observe;
 pub mod probe;
 pub mod proxy;
+pub mod report;
 pub mod schedule;
 pub mod subject;
 pub mod url;

@@ -33,10 +33,8 @@ use tokio::time::Instant;
 
 use self::nodes::Nodes;
 pub(crate) use self::report::{Progress, Report, Stage, StageReport};
-use crate::{
-    backends::Backends,
-    check::{Finding, Steps},
-};
+use crate::backends::Backends;
+use session_tools::check::{Finding, Steps};
 
 /// Runs the six stages one after the other and reports each.
 ///

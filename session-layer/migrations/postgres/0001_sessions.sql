@@ -33,6 +33,8 @@ CREATE TABLE @schema@.sessions (
     persistent       boolean NOT NULL DEFAULT false,
     -- Set: the session has ended. An operator may set it.
     revoked_at       timestamptz,
+    -- Who ended the session, and why, for operators. No promise depends on them.
+    ended_by         text,
     ended_reason     text
 ) WITH (fillfactor = 85); -- room for a touch to stay on its page (HOT)
 
@@ -432,6 +434,27 @@ BEGIN
     RETURN removed;
 END $$;
 
+-- Deletes at most `most` of a user's sessions that have ended, whenever that was, in the order of their ids. It waits for
+-- locked rows. The trigger writes no journal for them: they had ended. The user's row stays, with the epoch that ended them:
+-- a login that began before it was raised would find no row, and be let in.
+CREATE FUNCTION @schema@.erase_sessions(erased text, most integer) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    removed bigint;
+BEGIN
+    IF most IS NULL OR most < 0 THEN
+        RAISE EXCEPTION 'most is %: it may not be negative', most USING ERRCODE = '22023';
+    END IF;
+    DELETE FROM @schema@.sessions d WHERE d.id IN (
+        SELECT s.id FROM @schema@.sessions s
+         WHERE s.user_id = erased
+           AND (s.revoked_at IS NOT NULL OR s.expires_at <= now() OR s.user_epoch < (
+               SELECT u.epoch FROM @schema@.session_users u WHERE u.user_id = erased))
+         ORDER BY s.id LIMIT most FOR UPDATE);
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    RETURN removed;
+END $$;
+
 -- Looks at the next `most` users after `after`, and removes those who have had no session for `retention`. Returns how many
 -- that were, and the last user it looked at (NULL: there are no more).
 --
@@ -496,5 +519,5 @@ REVOKE EXECUTE ON FUNCTION
     @schema@.session_users_keep_ended(),
     @schema@.session_journal_raise_floor(), @schema@.begin_life(),
     @schema@.purge_journal(interval), @schema@.sweep_sessions(interval, integer),
-    @schema@.sweep_users(interval, text, integer),
+    @schema@.erase_sessions(text, integer), @schema@.sweep_users(interval, text, integer),
     @schema@.register_node(uuid, bytea, interval), @schema@.forget_node(uuid) FROM PUBLIC;

@@ -171,6 +171,22 @@ pub(crate) fn decode(
     }
 }
 
+/// Returns why a node with these keys rejects an entry, wherever it comes from. `None`: it opens,
+/// or it is no entry.
+#[cfg(feature = "redis")]
+pub(crate) fn unopened(
+    value: &[u8],
+    redis_key: &[u8],
+    keys: Option<&SealingKeys>,
+) -> Option<EntryRejection> {
+    match (value.starts_with(sealed::MARK), keys) {
+        (true, Some(keys)) => sealed::open(keys, redis_key, &mut value.to_vec()).err(),
+        (true, None) => Some(EntryRejection::UnknownKey),
+        (false, Some(_)) if value.starts_with(PLAIN_MARK) => Some(EntryRejection::Unsealed),
+        (false, _) => None,
+    }
+}
+
 fn decode_entry(
     mut value: Vec<u8>,
     place: &EntryContext<'_>,

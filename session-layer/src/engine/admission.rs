@@ -40,6 +40,8 @@ pub(crate) enum Party {
     User(String),
     Session(SessionId),
     Token(TokenDigest),
+    /// An operator's tool, which changes many sessions.
+    Operator,
 }
 
 impl From<&Target> for Party {
@@ -47,6 +49,8 @@ impl From<&Target> for Party {
         match target {
             Target::Token(digest) => Self::Token(*digest),
             Target::Id(id) => Self::Session(*id),
+            // A batch of an operator's tool waits as one party. The ids of the next batch are others.
+            Target::Ids(_) => Self::Operator,
             Target::OwnedBy(_, user_id) | Target::User { user_id, .. } => {
                 Self::User(user_id.clone())
             }

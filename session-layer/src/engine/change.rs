@@ -32,7 +32,9 @@ use crate::model::clock::FOR_EVER;
 use crate::model::error::{Error, StoreError, StoreErrorKind};
 use crate::model::session::{Session, SessionId, ValidatedSession};
 use crate::model::token::{SessionToken, TokenDigest};
-use crate::store::{Change, Creation, EndedUser, Revoked, Row, SessionStore, Target};
+use crate::store::{
+    Change, Creation, EndedUser, RevocationNote, Revoked, Row, SessionStore, Target,
+};
 
 /// A change that was made, and from when on every node honors it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +98,8 @@ impl Visibility {
 
 /// How long a revocation that waits pauses between two attempts.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(250);
+/// How many rows of an erased user are deleted at once: about 10 ms.
+const ERASED_AT_ONCE: u32 = 500;
 
 /// The revocations, updates, rotations and creations of one engine.
 #[derive(Debug)]
@@ -240,16 +244,16 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     pub(crate) async fn revoke(
         self: Arc<Self>,
         target: Target,
-        reason: String,
+        note: RevocationNote,
     ) -> Result<Applied<u64>, Error> {
         let no_session = || Ok(0);
         self.change(ChangeKind::Revoke, target.clone(), no_session, move |changes| async move {
             let Revoked { ended, found, digests, complete, user } =
-                changes.store.revoke(&target, &reason).await?;
-            changes.counters.instruments.ended(&reason, ended);
+                changes.store.revoke(&target, &note).await?;
+            changes.counters.instruments.ended(&note.reason, ended);
             if let Some(user) = user {
                 changes.freshness.journal.raised(&user);
-                changes.end_rows_in_background(user, reason);
+                changes.end_rows_in_background(user, note);
             }
             Ok(CommitOutcome {
                 value: Ok(ended),
@@ -271,7 +275,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     pub(crate) async fn revoke_and_wait(
         self: Arc<Self>,
         mut target: Target,
-        reason: String,
+        note: RevocationNote,
         deadline: Duration,
     ) -> Result<Applied<u64>, Error> {
         let deadline = Instant::now() + deadline.min(FOR_EVER);
@@ -279,7 +283,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         let mut best: Option<BestAttempt> = None;
         let mut uncertain = false;
         loop {
-            let attempt = Arc::clone(&self).attempt(target.clone(), reason.clone());
+            let attempt = Arc::clone(&self).attempt(target.clone(), note.clone());
             let ended = timeout_at(deadline, self.tasks.spawn(attempt)).await;
             let now = Instant::now();
             let last = match ended {
@@ -314,14 +318,39 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         }
     }
 
+    /// Ends all of a user's sessions, and deletes their rows. Returns how many rows.
+    ///
+    /// The rows go after the COMMIT of the raise, which is what ends the sessions. Their entries are
+    /// removed by then, or are those of the journal's row `user`. The user's row stays.
+    pub(crate) async fn erase_user(
+        self: Arc<Self>,
+        user_id: String,
+        note: RevocationNote,
+    ) -> Result<Applied<u64>, Error> {
+        let target = Target::User { user_id: user_id.clone(), keep: None };
+        let changes = Arc::clone(&self);
+        let task = self.tasks.spawn(async move {
+            let visibility = Arc::clone(&changes).revoke(target, note).await?.visibility;
+            let mut value = 0;
+            loop {
+                let erased = changes.store.erase_sessions(&user_id, ERASED_AT_ONCE).await?;
+                value += erased;
+                if erased < u64::from(ERASED_AT_ONCE) {
+                    return Ok(Applied { value, visibility });
+                }
+            }
+        });
+        task.await.unwrap_or_else(|stopped| Err(unknown_outcome(stopped)))
+    }
+
     /// Makes one attempt, to its end. Returns also how the next attempt names the session.
     async fn attempt(
         self: Arc<Self>,
         mut target: Target,
-        reason: String,
+        note: RevocationNote,
     ) -> (Target, Result<Applied<u64>, Error>) {
         self.name_by_id(&mut target).await;
-        let revoked = self.revoke(target.clone(), reason).await;
+        let revoked = self.revoke(target.clone(), note).await;
         (target, revoked)
     }
 
@@ -341,12 +370,12 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     /// Marks the rows of sessions that a user's epoch has ended, a page at a time. After a failure
     /// the rest stays as it is: the sessions have ended, and their rows are deleted when they
     /// expire.
-    fn end_rows_in_background(&self, user: EndedUser, reason: String) {
+    fn end_rows_in_background(&self, user: EndedUser, note: RevocationNote) {
         let (store, tasks) = (Arc::clone(&self.store), self.tasks.clone());
         self.tasks.spawn(async move {
             let mut after = None;
             while let Some(Ok(Some(last))) =
-                tasks.or_shutdown(store.end_rows(&user, &reason, after.take())).await
+                tasks.or_shutdown(store.end_rows(&user, &note, after.take())).await
             {
                 after = Some(last);
             }

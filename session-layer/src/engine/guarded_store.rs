@@ -25,7 +25,7 @@ use crate::model::token::TokenDigest;
 use crate::store::PoolStatus;
 use crate::store::{
     Change, Creation, EndedUser, JournalPosition, JournalRead, NodeRegistration, ReadResult,
-    RegistrationId, Revoked, SessionStore, StoreId, Target,
+    RegistrationId, RevocationNote, Revoked, SessionStore, StoreId, Target,
 };
 
 /// How often a store is probed that has not replied yet, or whose outage may be over.
@@ -172,9 +172,9 @@ impl<S: SessionStore> GuardedStore<S> {
     pub(crate) async fn revoke(
         &self,
         target: &Target,
-        reason: &str,
+        note: &RevocationNote,
     ) -> Result<Revoked, StoreError> {
-        let revoking = self.store.revoke(target, reason);
+        let revoking = self.store.revoke(target, note);
         self.change(StoreCall::Revoke, Party::from(target), revoking).await
     }
 
@@ -215,14 +215,21 @@ impl<S: SessionStore> GuardedStore<S> {
     pub(crate) async fn end_rows(
         &self,
         user: &EndedUser,
-        reason: &str,
+        note: &RevocationNote,
         after: Option<ListCursor>,
     ) -> Result<Option<ListCursor>, StoreError> {
         let party = Party::User(user.user_id.clone());
-        let ending = deadline::change(self.store.end_rows(user, reason, after));
+        let ending = deadline::change(self.store.end_rows(user, note, after));
         let ending = self.in_turn(TurnKind::Change, party, ending);
         let ended = self.called(StoreCall::Housekeeping, ending).await;
         self.background("marking ended sessions", ended)
+    }
+
+    /// Deletes rows of the user's sessions that have ended. Returns how many.
+    pub(crate) async fn erase_sessions(&self, user_id: &str, most: u32) -> Result<u64, StoreError> {
+        let user = Party::User(user_id.to_owned());
+        let erasing = self.store.erase_sessions(user_id, most);
+        self.change(StoreCall::Housekeeping, user, erasing).await
     }
 
     /// Returns the error of a login that was shed, and records it.

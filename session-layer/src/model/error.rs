@@ -101,6 +101,14 @@ pub enum InputError {
          beyond the range of f64, and at most 127 nested levels"
     )]
     DataNotReadable(#[source] serde_json::Error),
+    /// More sessions than one revocation may name, or none.
+    #[error("the revocation names {ids} sessions: pass 1 to {max}")]
+    TooManyIds {
+        /// How many it names.
+        ids: usize,
+        /// The maximum.
+        max: usize,
+    },
     /// A span of time out of bounds.
     #[error("the {what} must be between 1 second and 50 years")]
     Lifetime {

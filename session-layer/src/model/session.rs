@@ -21,9 +21,11 @@ pub use self::listed::{LIST_PAGE, ListCursor, ParseListCursorError, SessionPage,
 pub use self::login_snapshot::{LoginSnapshot, LoginSnapshotError};
 pub use self::new_session::{
     DEFAULT_LIFETIME, MAX_DATA_BYTES, MAX_LABEL_CHARS, MAX_LIFETIME, MAX_REASON_CHARS,
-    MAX_USER_AGENT_CHARS, MAX_USER_ID_CHARS, NewSession, ValidatedSession,
+    MAX_REVOKED_IDS, MAX_USER_AGENT_CHARS, MAX_USER_ID_CHARS, NewSession, ValidatedSession,
 };
-pub(crate) use self::new_session::{check_reason, check_user_id, data_to_json};
+pub(crate) use self::new_session::{
+    check_actor, check_reason, check_revoked_ids, check_user_id, data_to_json,
+};
 
 /// The public name of a session: a UUID that may be logged, shown and put into URLs. It grants no
 /// access.

@@ -6,17 +6,20 @@ mod plan;
 
 #[cfg(all(feature = "postgres", feature = "redis"))]
 use self::plan::Redis;
+use self::plan::{CacheSettings, Plan, Stores, cache_settings, plan};
 #[cfg(feature = "postgres")]
 use self::plan::{Database, DatabaseSettings, database_settings};
 #[cfg(feature = "redis")]
 use self::plan::{Keys, RedisSettings, SentinelPassword, redis_settings};
-use self::plan::{Plan, Stores, plan};
+use crate::cache::SessionCache;
 #[cfg(feature = "redis")]
 use crate::model::credentials::Credential;
 #[cfg(any(feature = "redis", feature = "postgres"))]
 use crate::model::credentials::PasswordFile;
 use crate::model::error::ConfigError;
 use crate::sessions::Sessions;
+use crate::sessions::builder::SessionsBuilder;
+use crate::store::SessionStore;
 
 impl Sessions {
     /// Builds sessions from the settings in the environment.
@@ -119,12 +122,25 @@ fn with_settings(
     })
 }
 
+impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
+    /// Applies the variables of the environment as [`Sessions::from_env`] does, except those of the
+    /// servers and the near cache: `SESSION_CACHE_TTL`, `SESSION_CACHE_ENABLED` and
+    /// `SESSION_CACHE_POLICY`. A tool beside the application has the same bounds with them.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable, its value and what is allowed.
+    pub fn from_env(self) -> Result<Self, ConfigError> {
+        let CacheSettings { ttl, mode, policy } = cache_settings(variable)?;
+        Ok(self.ttl(ttl).mode(mode).policy(policy))
+    }
+}
+
 #[cfg_attr(
     not(any(feature = "sqlite", all(feature = "postgres", feature = "redis"))),
     expect(unused_variables, reason = "without a store, or a cache, there is less to set")
 )]
 async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
-    let Plan { stores, ttl, mode, policy, near_cache } = plan;
+    let Plan { stores, cache: CacheSettings { ttl, mode, policy }, near_cache } = plan;
     match stores {
         #[cfg(feature = "sqlite")]
         Stores::Embedded { path, is_default } => {

@@ -24,7 +24,7 @@ use crate::model::session::{
 use crate::model::token::{Digests, SessionToken, TokenDigest};
 #[cfg(feature = "metrics")]
 use crate::sessions::publisher::Observed;
-use crate::store::{Creation, SessionStore, Target};
+use crate::store::{Creation, RevocationNote, SessionStore, Target};
 
 /// The boxed future of a call. Every look-up has one.
 pub(crate) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -42,13 +42,18 @@ pub(crate) trait AnyEngine: Send + Sync {
     fn revoke(
         self: Arc<Self>,
         target: Target,
-        reason: String,
+        note: RevocationNote,
     ) -> Boxed<Result<Applied<u64>, Error>>;
     fn revoke_and_wait(
         self: Arc<Self>,
         target: Target,
-        reason: String,
+        note: RevocationNote,
         deadline: Duration,
+    ) -> Boxed<Result<Applied<u64>, Error>>;
+    fn erase_user(
+        self: Arc<Self>,
+        user_id: String,
+        note: RevocationNote,
     ) -> Boxed<Result<Applied<u64>, Error>>;
     fn update(
         self: Arc<Self>,
@@ -104,17 +109,24 @@ impl<C: SessionCache, S: SessionStore> AnyEngine for Engine<C, S> {
     fn revoke(
         self: Arc<Self>,
         target: Target,
-        reason: String,
+        note: RevocationNote,
     ) -> Boxed<Result<Applied<u64>, Error>> {
-        Box::pin(Arc::clone(&self.changes).revoke(target, reason))
+        Box::pin(Arc::clone(&self.changes).revoke(target, note))
     }
     fn revoke_and_wait(
         self: Arc<Self>,
         target: Target,
-        reason: String,
+        note: RevocationNote,
         deadline: Duration,
     ) -> Boxed<Result<Applied<u64>, Error>> {
-        Box::pin(Arc::clone(&self.changes).revoke_and_wait(target, reason, deadline))
+        Box::pin(Arc::clone(&self.changes).revoke_and_wait(target, note, deadline))
+    }
+    fn erase_user(
+        self: Arc<Self>,
+        user_id: String,
+        note: RevocationNote,
+    ) -> Boxed<Result<Applied<u64>, Error>> {
+        Box::pin(Arc::clone(&self.changes).erase_user(user_id, note))
     }
     fn update(
         self: Arc<Self>,

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::change::Applied;
-use crate::model::error::Error;
-use crate::model::session::{Session, SessionId, check_reason, check_user_id};
+use crate::model::error::{Error, InputError};
+use crate::model::session::{
+    Session, SessionId, check_actor, check_reason, check_revoked_ids, check_user_id,
+};
 use crate::model::token::SessionToken;
 use crate::sessions::erased::AnyEngine;
 use crate::sessions::{Boxed, Sessions};
-use crate::store::Target;
+use crate::store::{RevocationNote, Target};
 
 /// The sessions that [`Sessions::revoke`] ends.
 ///
@@ -19,6 +21,7 @@ use crate::store::Target;
 /// |---|---|---|
 /// | `&str`, `&String`, [`&SessionToken`](SessionToken) | the session with this token | `revoked` |
 /// | [`SessionId`] | the session with this id, of any user | `revoked` |
+/// | [`ids`](Self::ids) | the sessions with these ids, of any user | `revoked` |
 /// | [`owned`](Self::owned) | the session with this id, if it belongs to this user | `revoked` |
 /// | [`user`](Self::user) | all of this user's sessions | `revoked all` |
 /// | [`others_of`](Self::others_of) | all of the same user's sessions but this one | `revoked all others` |
@@ -31,6 +34,7 @@ pub struct RevokeTarget<'a>(Of<'a>);
 enum Of<'a> {
     Token(&'a str),
     Id(SessionId),
+    Ids(&'a [SessionId]),
     Owned { user_id: &'a str, id: SessionId },
     User(&'a str),
     AllBut(&'a Session),
@@ -43,6 +47,14 @@ impl<'a> RevokeTarget<'a> {
     #[must_use]
     pub const fn owned(user_id: &'a str, id: SessionId) -> Self {
         Self(Of::Owned { user_id, id })
+    }
+
+    /// Creates a target of the sessions with these ids, of any user, in one transaction: at most
+    /// [`MAX_REVOKED_IDS`](crate::limits::MAX_REVOKED_IDS). It is for operators' tools. Those that are unknown or have ended are
+    /// left out of the count.
+    #[must_use]
+    pub const fn ids(ids: &'a [SessionId]) -> Self {
+        Self(Of::Ids(ids))
     }
 
     /// Creates a target of all of this user's sessions, and of the logins that are under way.
@@ -63,6 +75,10 @@ impl<'a> RevokeTarget<'a> {
         Ok(match self.0 {
             Of::Token(token) => (Target::Token(sessions.digest(token)?), "revoked"),
             Of::Id(id) => (Target::Id(id), "revoked"),
+            Of::Ids(ids) => {
+                check_revoked_ids(ids)?;
+                (Target::Ids(ids.to_vec()), "revoked")
+            }
             Of::Owned { user_id, id } => {
                 check_user_id(user_id)?;
                 (Target::OwnedBy(id, user_id.to_owned()), "revoked")
@@ -108,6 +124,7 @@ impl fmt::Debug for RevokeTarget<'_> {
         match self.0 {
             Of::Token(_) => f.write_str("RevokeTarget(token redacted)"),
             Of::Id(id) => write!(f, "RevokeTarget({id})"),
+            Of::Ids(ids) => write!(f, "RevokeTarget({} sessions)", ids.len()),
             Of::Owned { user_id, id } => write!(f, "RevokeTarget({id} of {user_id:?})"),
             Of::User(user_id) => write!(f, "RevokeTarget(all of {user_id:?})"),
             Of::AllBut(session) => {
@@ -133,6 +150,7 @@ pub struct Revocation {
     engine: Arc<dyn AnyEngine>,
     target: Result<(Target, &'static str), Error>,
     reason: Option<Cow<'static, str>>,
+    actor: Option<Cow<'static, str>>,
     wait: Option<Duration>,
 }
 
@@ -142,6 +160,7 @@ impl Revocation {
             engine: Arc::clone(&sessions.engine),
             target: target.resolve(sessions),
             reason: None,
+            actor: None,
             wait: None,
         }
     }
@@ -151,6 +170,13 @@ impl Revocation {
     /// the [target](RevokeTarget).
     pub fn reason(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
         self.reason = Some(reason.into());
+        self
+    }
+
+    /// Sets who ends the sessions, which the store keeps with them (`ended_by`), for operators: 1 to
+    /// 200 characters, such as the login of an administrator. Defaults to none.
+    pub fn actor(mut self, actor: impl Into<Cow<'static, str>>) -> Self {
+        self.actor = Some(actor.into());
         self
     }
 
@@ -174,13 +200,28 @@ impl Revocation {
     async fn run(self) -> Result<Applied<u64>, Error> {
         let (target, default) = self.target?;
         let reason = self.reason.unwrap_or(Cow::Borrowed(default));
-        check_reason(&reason)?;
-        let reason = reason.into_owned();
+        let note = note(reason, self.actor)?;
         match self.wait {
-            None => self.engine.revoke(target, reason).await,
-            Some(deadline) => self.engine.revoke_and_wait(target, reason, deadline).await,
+            None => self.engine.revoke(target, note).await,
+            Some(deadline) => self.engine.revoke_and_wait(target, note, deadline).await,
         }
     }
+}
+
+/// Returns what the store keeps of a revocation, after a check of the limits.
+fn note(
+    reason: Cow<'static, str>,
+    actor: Option<Cow<'static, str>>,
+) -> Result<RevocationNote, InputError> {
+    check_reason(&reason)?;
+    if let Some(actor) = &actor {
+        check_actor(actor)?;
+    }
+    let note = RevocationNote::new(reason);
+    Ok(match actor {
+        Some(actor) => note.by(actor),
+        None => note,
+    })
 }
 
 impl IntoFuture for Revocation {
@@ -197,6 +238,7 @@ impl fmt::Debug for Revocation {
         f.debug_struct("Revocation")
             .field("target", &self.target)
             .field("reason", &self.reason)
+            .field("actor", &self.actor)
             .field("wait", &self.wait)
             .finish_non_exhaustive()
     }

@@ -9,6 +9,7 @@
 //! | `lives.rs` | all connections lead to one run of one server |
 //! | `errors.rs`, `rows.rs` | the replies, and whether they prove anything |
 //! | `read.rs`, `create.rs`, `change.rs`, `revoke.rs` | the operations |
+//! | `search.rs` | the search for sessions, for operators' tools |
 //! | `housekeeping.rs` | the removal of old rows |
 //! | `migrate.rs` | the tables |
 
@@ -23,7 +24,7 @@ use self::schema::SchemaName;
 use self::statements::Statements;
 use super::{
     Change, Creation, EndedUser, JournalPosition, JournalRead, NodeRegistration, PoolStatus,
-    ReadResult, RegistrationId, Revoked, SessionStore, StoreId, Target, UserSweep,
+    ReadResult, RegistrationId, RevocationNote, Revoked, SessionStore, StoreId, Target, UserSweep,
 };
 use crate::model::error::StoreError;
 use crate::model::identity::CacheId;
@@ -48,10 +49,13 @@ mod read;
 mod revoke;
 mod rows;
 mod schema;
+mod search;
 mod statements;
 
 pub use self::builder::{DEFAULT_MAX_CONNECTIONS, PostgresStoreBuilder};
+pub use self::migrate::{MigrationPlan, PlannedMigration};
 pub use self::schema::grants;
+pub use self::search::{Network, ParseNetworkError, SearchPage, SessionFilter, StoredSession};
 
 /// How long a validation's read may take once it is sent, unless [set
 /// otherwise](PostgresStoreBuilder::read_deadline): 200 ms, so that it fits into a request's budget
@@ -145,8 +149,8 @@ impl SessionStore for PostgresStore {
         self.digests_of(target).await
     }
 
-    async fn revoke(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
-        self.revoke_target(target, reason).await
+    async fn revoke(&self, target: &Target, note: &RevocationNote) -> Result<Revoked, StoreError> {
+        self.revoke_target(target, note).await
     }
 
     async fn update(
@@ -190,10 +194,10 @@ impl SessionStore for PostgresStore {
     async fn end_rows(
         &self,
         user: &EndedUser,
-        reason: &str,
+        note: &RevocationNote,
         after: Option<ListCursor>,
     ) -> Result<Option<ListCursor>, StoreError> {
-        self.end_page(user, reason, after).await
+        self.end_page(user, note, after).await
     }
 
     async fn register_node(&self, node: &NodeRegistration) -> Result<Option<StoreId>, StoreError> {
@@ -226,6 +230,10 @@ impl SessionStore for PostgresStore {
 
     async fn sweep(&self, retention: Duration, most: u32) -> Result<u64, StoreError> {
         self.sweep_ended(retention, most).await
+    }
+
+    async fn erase_sessions(&self, user_id: &str, most: u32) -> Result<u64, StoreError> {
+        self.erase_ended(user_id, most).await
     }
 
     async fn sweep_users(

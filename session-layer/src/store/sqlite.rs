@@ -16,7 +16,8 @@ use serde_json::value::RawValue;
 
 use self::connection::SharedConnection;
 use super::{
-    Change, Creation, JournalPosition, JournalRead, ReadResult, Revoked, SessionStore, Target,
+    Change, Creation, JournalPosition, JournalRead, ReadResult, RevocationNote, Revoked,
+    SessionStore, Target,
 };
 use crate::model::error::{ConfigError, StoreError};
 use crate::model::session::{ListCursor, LoginSnapshot, SessionId, SessionPage, ValidatedSession};
@@ -86,8 +87,8 @@ impl SessionStore for SqliteStore {
         self.digests_of(target.clone()).await
     }
 
-    async fn revoke(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
-        self.revoke_target(target.clone(), reason.to_owned()).await
+    async fn revoke(&self, target: &Target, note: &RevocationNote) -> Result<Revoked, StoreError> {
+        self.revoke_target(target.clone(), note.clone()).await
     }
 
     async fn update(
@@ -140,6 +141,10 @@ impl SessionStore for SqliteStore {
 
     async fn sweep(&self, retention: Duration, most: u32) -> Result<u64, StoreError> {
         self.sweep_ended(retention, most).await
+    }
+
+    async fn erase_sessions(&self, user_id: &str, most: u32) -> Result<u64, StoreError> {
+        self.erase_ended(user_id.to_owned(), most).await
     }
 
     fn is_exclusive(&self) -> bool {

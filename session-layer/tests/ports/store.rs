@@ -11,7 +11,7 @@ use session_layer::cache::CacheId;
 use session_layer::error::{StoreError, StoreErrorKind};
 use session_layer::store::{
     Change, Creation, JournalPosition, JournalRead, NodeRegistration, ReadResult, RegistrationId,
-    Revoked, Row, SessionStore, StoreId, Target, ValidatedSession,
+    RevocationNote, Revoked, Row, SessionStore, StoreId, Target, ValidatedSession,
 };
 use session_layer::{ListCursor, LoginSnapshot, SessionId, SessionPage, Timestamp, TokenDigest};
 use tokio::sync::Semaphore;
@@ -321,10 +321,10 @@ impl SessionStore for Store {
         })
     }
     /// Revokes the session of a token. The store knows no sessions of users but the crowd's.
-    async fn revoke(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
+    async fn revoke(&self, target: &Target, note: &RevocationNote) -> Result<Revoked, StoreError> {
         self.begin("revoke").await;
         let mut state = self.state();
-        state.revocations.push((target.clone(), reason.to_owned()));
+        state.revocations.push((target.clone(), note.reason.clone()));
         if count_down(&mut state.outages) {
             return Err(failed());
         }

@@ -6,9 +6,9 @@ use session_layer::error::ServerUrlError;
 use session_layer::server_url::ServerUrl;
 
 use super::{
-    Backend, Backends,
+    Backend, Backends, chain,
     docker::{self, Container},
-    error::{BackendError, chain},
+    error::BackendError,
     given,
     kind::{Kind, Prepare},
     native::{self, Process},

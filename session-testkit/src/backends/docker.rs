@@ -21,12 +21,7 @@ use testcontainers::{
     runners::AsyncRunner as _,
 };
 
-use super::{
-    error::{BackendError, chain},
-    kind::Kind,
-    native::free_port,
-    supervisor::Supervisor,
-};
+use super::{chain, error::BackendError, kind::Kind, native::free_port, supervisor::Supervisor};
 use crate::wait::{self, Patience};
 pub(crate) use engine::image;
 

@@ -92,22 +92,6 @@ impl BackendError {
     }
 }
 
-/// Formats an error with all its causes on one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Many libraries print their cause themselves.
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
 fn indented(lines: &[String]) -> String {
     lines.iter().fold(String::new(), |text, line| text + "\n  | " + line)
 }

@@ -12,7 +12,8 @@ use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
 use super::{
-    error::{BackendError, Cause, chain},
+    chain,
+    error::{BackendError, Cause},
     kind::Kind,
     native::{Folder, find},
     server::Server,

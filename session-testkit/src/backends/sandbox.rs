@@ -8,7 +8,8 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::time::timeout;
 
 use super::{
-    error::{BackendError, chain},
+    chain,
+    error::BackendError,
     postgres,
     server::{PostgresServer, RedisServer},
 };

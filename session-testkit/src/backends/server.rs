@@ -8,9 +8,9 @@ use session_layer::server_url::ServerUrl;
 use tokio::time::timeout;
 
 use super::{
-    Backend,
+    Backend, chain,
     docker::Container,
-    error::{BackendError, Cause, chain},
+    error::{BackendError, Cause},
     kind::Kind,
     native::Process,
     postgres::Postgres,

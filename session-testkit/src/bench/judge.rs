@@ -191,7 +191,7 @@ fn help(bar: Bar, figures: &Figures, machine: &Machine, settings: &Settings) -> 
                 )
             }
         }
-        Bar::Answered => "RUST_LOG=session_layer=debug shows the errors, and `session-testkit \
+        Bar::Answered => "RUST_LOG=session_layer=debug shows the errors, and `sessionctl \
                           check` checks both servers. A lower `--concurrency` shows whether they \
                           are overloaded"
             .to_owned(),
@@ -225,11 +225,11 @@ fn help(bar: Bar, figures: &Figures, machine: &Machine, settings: &Settings) -> 
 
 fn no_hits(figures: &Figures) -> String {
     if figures.fills == 0 {
-        "nothing was filled, therefore nothing can hit: `session-testkit check` \
+        "nothing was filled, therefore nothing can hit: `sessionctl check` \
          shows whether Redis permits SET, EVALSHA and INFO"
             .to_owned()
     } else {
-        "entries are filled, and none is served: `session-testkit check` shows whether Redis \
+        "entries are filled, and none is served: `sessionctl check` shows whether Redis \
          permits GET, and is a master"
             .to_owned()
     }

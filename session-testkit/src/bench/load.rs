@@ -22,7 +22,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The end of a loop.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Until {
+pub(crate) enum Until {
     /// The number of requests of all clients.
     Sent(usize),
     /// The time of the end.
@@ -31,14 +31,14 @@ pub(super) enum Until {
 
 /// The results of a loop.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sums {
+pub(crate) struct Sums {
     /// The latencies of the 200 responses that were hits.
-    pub(super) hits: Latencies,
+    pub(crate) hits: Latencies,
     /// The latencies of the other 200 responses, which read the store.
-    pub(super) store: Latencies,
-    pub(super) sent: u64,
+    pub(crate) store: Latencies,
+    pub(crate) sent: u64,
     /// The number of requests without a 200 response.
-    pub(super) failed: u64,
+    pub(crate) failed: u64,
 }
 
 impl Sums {
@@ -50,7 +50,7 @@ impl Sums {
     }
 
     /// Returns the latencies of all 200 responses.
-    pub(super) fn all(&self) -> Latencies {
+    pub(crate) fn all(&self) -> Latencies {
         let mut all = self.hits.clone();
         all.merge(&self.store);
         all
@@ -58,7 +58,7 @@ impl Sums {
 }
 
 /// Validates the tokens in turn with `clients` clients in a closed loop.
-pub(super) async fn drive(app: &App, tokens: &Arc<[String]>, clients: u32, until: Until) -> Sums {
+pub(crate) async fn drive(app: &App, tokens: &Arc<[String]>, clients: u32, until: Until) -> Sums {
     let next = Arc::new(AtomicUsize::new(0));
     let mut loops = JoinSet::new();
     for _ in 0..clients {

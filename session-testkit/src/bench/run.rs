@@ -33,7 +33,7 @@ const PINGS: u32 = 200;
 /// The limit for a login's turn, for connecting the cache, and for fills in the background.
 pub(super) const SOON: Duration = Duration::from_secs(5);
 /// The limit for shutting down each side.
-pub(super) const SHUTDOWN: Duration = Duration::from_secs(5);
+pub(crate) const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// The progress of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ fn until(length: Length, round: u32) -> Until {
 
 /// Returns a percentage, and 0 for an empty whole.
 #[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
-fn percent(part: u64, whole: u64) -> f64 {
+pub(crate) fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         return 0.0;
     }
@@ -140,19 +140,19 @@ async fn sides(sandbox: &Sandbox) -> Result<(App, App), BackendError> {
 
 /// Returns a store whose changes may take longer than an application's, because they are not
 /// measured.
-pub(super) fn store(sandbox: &Sandbox) -> Result<PostgresStore, BackendError> {
+pub(crate) fn store(sandbox: &Sandbox) -> Result<PostgresStore, BackendError> {
     let store = PostgresStore::builder(sandbox.database_url()).schema(sandbox.schema());
     store.change_deadline(2 * SOON).build().map_err(BackendError::failed("configure the store"))
 }
 
 /// Returns a node with an application's defaults, whose logins may wait longer.
-pub(super) fn app(cache: impl SessionCache, store: PostgresStore) -> Result<App, BackendError> {
+pub(crate) fn app(cache: impl SessionCache, store: PostgresStore) -> Result<App, BackendError> {
     let sessions = Sessions::builder(cache, store).change_wait(SOON).build();
     sessions.map(App::new).map_err(BackendError::failed("configure session-layer"))
 }
 
 /// Creates sessions and returns their `Authorization` values.
-pub(super) async fn tokens(sessions: &Sessions, count: u32) -> Result<Arc<[String]>, BackendError> {
+pub(crate) async fn tokens(sessions: &Sessions, count: u32) -> Result<Arc<[String]>, BackendError> {
     let logins = (0..count).map(|number| {
         let new = NewSession::new(format!("user-{number}")).data("some data of a session");
         sessions.create(new)
@@ -167,7 +167,7 @@ pub(super) async fn tokens(sessions: &Sessions, count: u32) -> Result<Arc<[Strin
 }
 
 /// Waits for the cache's connections. If they fail, the figures show it.
-async fn reached(app: &App) {
+pub(crate) async fn reached(app: &App) {
     let connected = async || app.sessions.cache_status().connected;
     let _timeout = wait::until("the cache", SOON, connected).await;
 }

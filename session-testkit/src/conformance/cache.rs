@@ -98,7 +98,7 @@ impl Tokens {
     }
 }
 
-pub(crate) fn entry(user: &str) -> Entry {
+fn entry(user: &str) -> Entry {
     let at = Timestamp::from_micros(1_700_000_000_000_000);
     let parts = SessionParts {
         id: SessionId::from_bytes([7; 16]),

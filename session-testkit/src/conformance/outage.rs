@@ -94,7 +94,7 @@ async fn changes_return_errors<S: SessionStore>(store: &S) -> Outcome {
     is_error("update", store.update(id, 1, RawValue::NULL)).await?;
     is_error("rotate", store.rotate(a, b, hour)).await?;
     is_error("touch", store.touch(id, hour)).await?;
-    is_error("revoke", store.revoke(&Target::Id(id), "test")).await
+    is_error("revoke", store.revoke(&Target::Id(id), &"test".into())).await
 }
 
 async fn store_reports_that_it_is_down<S: SessionStore>(store: &S) -> Outcome {

@@ -152,7 +152,7 @@ impl<'a, S: SessionStore> Case<'a, S> {
     }
 
     async fn revoke(&self, target: &Target) -> Outcome<Revoked> {
-        let mut revoked = answer("revoke", self.store.revoke(target, "test")).await?;
+        let mut revoked = answer("revoke", self.store.revoke(target, &"test".into())).await?;
         revoked.digests.sort();
         Ok(revoked)
     }

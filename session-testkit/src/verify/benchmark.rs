@@ -4,10 +4,8 @@ use super::{
     nodes::{Nodes, failed},
     report::Outcome,
 };
-use crate::{
-    bench::{self, Bar, Length, Machine, Report, Settings, Verdict},
-    check::{Finding, Steps, Stop},
-};
+use crate::bench::{self, Bar, Length, Machine, Report, Settings, Verdict};
+use session_tools::check::{Finding, Steps, Stop};
 
 /// The number of requests: enough for a p99, and quickly done.
 const REQUESTS: u32 = 2_000;
@@ -64,11 +62,10 @@ fn finding(verdict: &Verdict, machine: &Machine) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use session_tools::check::Status;
+
     use super::*;
-    use crate::{
-        bench::{Figures, judge},
-        check::Status,
-    };
+    use crate::bench::{Figures, judge};
 
     #[test]
     fn missed_latency_fails_only_on_idle_release_build() {

@@ -9,12 +9,10 @@ use super::{
     nodes::{Nodes, SOON, failed, login, until_hit},
     report::Outcome,
 };
-use crate::{
-    app::App,
-    check::{Finding, Steps, Stop},
-};
+use crate::app::App;
+use session_tools::check::{Finding, Steps, Stop};
 
-const NO_HIT: &str = "`session-testkit check` shows whether Redis permits SET, \
+const NO_HIT: &str = "`sessionctl check` shows whether Redis permits SET, \
     EVALSHA and INFO and is a master. RUST_LOG=session_layer=debug shows the layer's errors";
 const STALE: &str = "an entry was served after its session had ended. Check that REDIS_URL is \
                      one server, the same for every node, and not a proxy that reads from \

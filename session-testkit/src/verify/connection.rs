@@ -4,7 +4,7 @@ use super::{
     nodes::{Nodes, failed},
     report::Outcome,
 };
-use crate::check::{Finding, Status, Steps, Target, check};
+use session_tools::check::{Finding, Status, Steps, Target, check};
 
 pub(super) async fn run(nodes: &Nodes<'_>, checks: &mut Steps<'_>) -> Outcome {
     let sandbox = nodes.sandbox;

@@ -13,12 +13,8 @@ use super::{
     nodes::{Nodes, SOON, failed, login, no_entries, no_proxy, until_hit},
     report::Outcome,
 };
-use crate::{
-    app::App,
-    check::{Finding, Steps, Stop},
-    proxy::Toxic,
-    subject::Token,
-};
+use crate::{app::App, proxy::Toxic, subject::Token};
+use session_tools::check::{Finding, Steps, Stop};
 
 /// The format of the keys. The check fails for another format, because it finds no entry.
 const KEY_FORMAT: u32 = 2;

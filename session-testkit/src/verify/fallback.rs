@@ -14,10 +14,10 @@ use super::{
 use crate::{
     app::App,
     backends::{BackendError, PauseGuard},
-    check::{Finding, Steps, Stop},
     proxy::{Toxic, ToxicGuard},
     wait,
 };
+use session_tools::check::{Finding, Steps, Stop};
 
 /// The number of sessions that are cached before the outage.
 const SESSIONS: usize = 20;
@@ -286,7 +286,7 @@ fn judge(away: Away, seen: &Seen) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Status;
+    use session_tools::check::Status;
 
     fn good() -> Seen {
         Seen {

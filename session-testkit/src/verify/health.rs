@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     app::{Answer, App, read},
-    check::{Finding, Steps},
     proxy::Toxic,
     wait,
 };
+use session_tools::check::{Finding, Steps};
 
 const HELP: &str = "see \"Health document\" in session-layer's documentation (`HealthReport`). A \
     proxy or middleware in front may change it";
@@ -86,7 +86,7 @@ fn healthy(what: &str, seen: &Answer) -> Finding {
     let finding = judged(what, 200, seen, not_up(&seen.body));
     let errors = seen.body["errors"].as_array().into_iter().flatten();
     let errors: Vec<&str> = errors.filter_map(|error| error.as_str()).collect();
-    if finding.status != crate::check::Status::Ok || seen.body["status"] == "healthy" {
+    if finding.status != session_tools::check::Status::Ok || seen.body["status"] == "healthy" {
         return finding;
     }
     let why = if errors.is_empty() {
@@ -120,7 +120,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::check::Status;
+    use session_tools::check::Status;
 
     #[test]
     fn document_is_judged_by_status_form_and_state() {

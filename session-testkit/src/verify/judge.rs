@@ -4,10 +4,8 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use session_layer::{Source, Visibility};
 
 use super::nodes::source;
-use crate::{
-    app::Answer,
-    check::{Finding, Status},
-};
+use crate::app::Answer;
+use session_tools::check::{Finding, Status};
 
 /// An expected response.
 #[derive(Clone, Debug, PartialEq, Eq)]

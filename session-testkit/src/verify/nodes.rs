@@ -12,10 +12,10 @@ use session_layer::{
 use crate::{
     app::{Answer, App},
     backends::{Backends, Sandbox, chain},
-    check::Finding,
     proxy::Proxy,
     wait,
 };
+use session_tools::check::Finding;
 
 /// The limit for an expected event on a busy machine.
 pub(super) const SOON: Duration = Duration::from_secs(10);
@@ -24,7 +24,7 @@ pub(super) const SOON: Duration = Duration::from_secs(10);
 /// here.
 const DEADLINE_FACTOR: u32 = 10;
 
-const LOOK: &str = "`session-testkit check` checks each server alone. \
+const LOOK: &str = "`sessionctl check` checks each server alone. \
                     RUST_LOG=session_layer=debug shows the layer's errors";
 
 /// The servers, with a schema and namespace on them.

@@ -4,11 +4,8 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use crate::{
-    backends::Backends,
-    bench,
-    check::{Finding, Status, Steps, Stop, millis},
-};
+use crate::{backends::Backends, bench};
+use session_tools::check::{Finding, Status, Steps, Stop, millis};
 
 /// A stage of the examination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -119,7 +119,7 @@ async fn unreachable_servers_exit_2_without_their_password() -> Outcome {
         let ran = run(testkit().args([command, "--json", "--redis-url", url])).await?;
         assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{command}");
         assert!(ran.stderr.contains("127.0.0.1:1"), "{}", ran.stderr);
-        assert!(ran.stderr.contains("session-testkit check"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("sessionctl check"), "{}", ran.stderr);
         assert!(!ran.stderr.contains("s3cret"), "{}", ran.stderr);
     }
     Ok(())

@@ -86,10 +86,11 @@ pub(crate) async fn hold_first_logins(proxy: &Proxy) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_arguments_are_explained_and_exit_2() -> Outcome {
     let faults = ["faults", "--nodes", "2"];
-    let bad: [(&[&str], &[&str], &str); 16] = [
+    let bad: [(&[&str], &[&str], &str); 17] = [
         (&[], &[], "Usage"),
         (&["nonsense"], &[], "nonsense"),
-        (&["check", "--nonsense"], &[], "--nonsense"),
+        (&["check"], &[], "sessionctl check"),
+        (&["run", "--nonsense"], &[], "--nonsense"),
         (&["run"], &[], "Usage"),
         (&["bench", "--requests", "0"], &[], "--requests"),
         (&["bench", "--requests", "9", "--duration", "9s"], &[], "--duration"),

@@ -2,7 +2,6 @@
 
 mod backends;
 mod bench;
-mod check;
 mod command;
 mod conformance;
 mod deployment;
@@ -17,4 +16,4 @@ mod readme;
 mod run;
 mod verify;
 
-use session_verification::{binaries, certificates, harness, mutants, support};
+use session_verification::{binaries, harness, mutants, support};

@@ -8,7 +8,8 @@ use session_layer::cache::CacheId;
 use session_layer::error::{StoreError, StoreErrorKind};
 use session_layer::store::{
     Change, Creation, DEFAULT_CHANGE_DEADLINE, DEFAULT_READ_DEADLINE, JournalPosition, JournalRead,
-    NodeRegistration, ReadResult, Revoked, SessionStore, StoreId, Target, ValidatedSession,
+    NodeRegistration, ReadResult, RevocationNote, Revoked, SessionStore, StoreId, Target,
+    ValidatedSession,
 };
 use session_layer::{ListCursor, LoginSnapshot, SessionId, SessionPage, TokenDigest};
 use tokio::time::{sleep, timeout};
@@ -154,7 +155,7 @@ impl SessionStore for SimulatedStore {
             .await
     }
 
-    async fn revoke(&self, target: &Target, _reason: &str) -> Result<Revoked, StoreError> {
+    async fn revoke(&self, target: &Target, _note: &RevocationNote) -> Result<Revoked, StoreError> {
         let statement = Statement::Revoke(target.clone());
         match self.change("revoke", about(target), statement).await? {
             Outcome::Revoked(revoked) => Ok(revoked),

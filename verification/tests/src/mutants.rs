@@ -19,7 +19,7 @@ use session_layer::error::{CacheError, StoreError, StoreErrorKind};
 use session_layer::store::ValidatedSession;
 use session_layer::store::{
     Change, Creation, EndedUser, JournalPosition, JournalRead, NodeRegistration, ReadResult,
-    RegistrationId, Revoked, Row, SessionStore, StoreId, Target,
+    RegistrationId, RevocationNote, Revoked, Row, SessionStore, StoreId, Target,
 };
 use session_layer::{ListCursor, LoginSnapshot, SessionId, SessionPage, TokenDigest};
 
@@ -338,11 +338,11 @@ impl<S: SessionStore, B: BreaksStore<S>> SessionStore for BrokenStore<S, B> {
     delegate! { store:
         fn create(digest: TokenDigest, new: &ValidatedSession) -> Result<Creation, StoreError>;
         fn digests(target: &Target) -> Result<Vec<TokenDigest>, StoreError>;
-        fn revoke(target: &Target, reason: &str) -> Result<Revoked, StoreError>;
+        fn revoke(target: &Target, note: &RevocationNote) -> Result<Revoked, StoreError>;
         fn list(user: &str, after: Option<ListCursor>, limit: usize)
             -> Result<SessionPage, StoreError>;
         fn login_snapshot() -> Result<LoginSnapshot, StoreError>;
-        fn end_rows(user: &EndedUser, reason: &str, after: Option<ListCursor>)
+        fn end_rows(user: &EndedUser, note: &RevocationNote, after: Option<ListCursor>)
             -> Result<Option<ListCursor>, StoreError>;
         fn register_node(node: &NodeRegistration) -> Result<Option<StoreId>, StoreError>;
         fn forget_node(id: RegistrationId) -> Result<(), StoreError>;

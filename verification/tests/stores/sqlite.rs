@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use session_layer::error::StoreErrorKind;
-use session_layer::store::{Creation, Row, SessionStore, SqliteStore, Target};
+use session_layer::store::{Creation, RevocationNote, Row, SessionStore, SqliteStore, Target};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 use tempfile::TempDir;
@@ -29,8 +29,8 @@ async fn sessions_outlive_the_process() {
     let id = store.load(&[]).await.unwrap().store_id;
     login(&store, "a", "alice").await;
     login(&store, "b", "alice").await;
-    store.revoke(&Target::Token(token("b")), "test").await.unwrap();
-    store.revoke(&of_user("bob"), "test").await.unwrap();
+    store.revoke(&Target::Token(token("b")), &"test".into()).await.unwrap();
+    store.revoke(&of_user("bob"), &"test".into()).await.unwrap();
     store.close().await;
     let error = store.load(&[]).await.unwrap_err();
     assert!(error.to_string().contains("closed"));
@@ -125,7 +125,7 @@ async fn unreadable_row_affects_only_its_session() {
         rows[..],
         [Row::Unreadable(_), Row::Unreadable(_), Row::Revoked, Row::Alive { .. }]
     ));
-    let one = store.revoke(&Target::Token(token("a")), "test").await;
+    let one = store.revoke(&Target::Token(token("a")), &"test".into()).await;
     assert_eq!(one.unwrap().ended, 1);
     assert!(matches!(load(&store, "a").await, Row::Revoked));
 }
@@ -137,9 +137,9 @@ async fn login_beside_a_revoke_all_is_refused_or_ended() {
     // The store serializes both calls. The second knows of the first.
     for round in 0..50 {
         let name = format!("a{round}");
-        let (asked, all) = (new("alice"), of_user("alice"));
+        let (asked, all, note) = (new("alice"), of_user("alice"), "test".into());
         let (created, _) =
-            futures_util::join!(store.create(token(&name), &asked), store.revoke(&all, "test"),);
+            futures_util::join!(store.create(token(&name), &asked), store.revoke(&all, &note),);
         match created.unwrap() {
             Creation::Created(_) => assert!(matches!(load(&store, &name).await, Row::Revoked)),
             Creation::Superseded => assert!(matches!(load(&store, &name).await, Row::Absent)),
@@ -158,6 +158,34 @@ async fn cancelled_call_leaves_no_transaction_open() {
         let _ = tokio::time::timeout(std::time::Duration::from_micros(50), creating).await;
     }
     login(&store, "b", "alice").await;
-    let revoked = store.revoke(&of_user("alice"), "test").await.unwrap();
+    let revoked = store.revoke(&of_user("alice"), &"test".into()).await.unwrap();
     assert!(revoked.ended >= 1);
+}
+
+#[tokio::test]
+async fn erasure_deletes_ended_sessions_of_the_user_alone() {
+    let folder = TempDir::new().unwrap();
+    let store = SqliteStore::open(file(&folder)).await.unwrap();
+    for (name, user) in [("a", "alice"), ("b", "alice"), ("c", "bob")] {
+        login(&store, name, user).await;
+    }
+    let note = RevocationNote::new("left").by("ops");
+    assert_eq!(store.revoke(&of_user("alice"), &note).await.unwrap().ended, 2);
+    login(&store, "d", "alice").await;
+    store.close().await;
+    let options = SqliteConnectOptions::new().filename(file(&folder));
+    let mut operator = options.connect().await.unwrap();
+    let ended = "SELECT count(*) FROM sessions WHERE ended_by = 'ops' AND ended_reason = 'left'";
+    let ended: i64 = sqlx::query_scalar(ended).fetch_one(&mut operator).await.unwrap();
+    assert_eq!(ended, 2);
+    operator.close().await.unwrap();
+
+    let store = SqliteStore::open(file(&folder)).await.unwrap();
+    for erased in [1, 1, 0] {
+        assert_eq!(store.erase_sessions("alice", 1).await.unwrap(), erased);
+    }
+    assert!(matches!(load(&store, "a").await, Row::Absent));
+    alive(load(&store, "c").await);
+    alive(load(&store, "d").await);
+    store.close().await;
 }

@@ -61,7 +61,7 @@ pub fn made(change: Change) -> (Session, Vec<TokenDigest>) {
 }
 
 pub async fn revoke(store: &impl SessionStore, target: Target) -> Revoked {
-    let mut revoked = store.revoke(&target, "test").await.expect("an answer");
+    let mut revoked = store.revoke(&target, &"test".into()).await.expect("an answer");
     revoked.digests.sort();
     revoked
 }

@@ -9,6 +9,7 @@ use super::connect::{self, Access, ConnectError, Connector, RedisConnection};
 use super::servers::Servers;
 use super::shard::{Shard, ShardSettings};
 use super::{COMPARE_AND_SET, RedisCache};
+use crate::cache::codec::EntryRejection;
 use crate::cache::seal::SealingKeys;
 use crate::cache::{CacheId, NAMESPACE, codec, is_namespace};
 use crate::model::clock::A_DAY;
@@ -98,6 +99,21 @@ impl RedisCacheBuilder {
     pub fn encryption_keys(mut self, keys: SealingKeys) -> Self {
         self.keys = Some(keys);
         self
+    }
+
+    /// Returns why a node with these keys does not open this value of this Redis key. `None`: it
+    /// does, or it is no entry. It is for tools that check a deployment, such as `sessionctl`.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn why_unopened(&self, redis_key: &[u8], value: &[u8]) -> Option<&'static str> {
+        Some(match codec::unopened(value, redis_key, self.keys.as_ref())? {
+            EntryRejection::UnknownKey => "sealed with a key that SESSION_CACHE_KEY lacks",
+            EntryRejection::Forged => {
+                "sealed with another key than the one that SESSION_CACHE_KEY has under this ID"
+            }
+            EntryRejection::Unsealed => "not sealed, although SESSION_CACHE_KEY is set",
+            _ => return None,
+        })
     }
 
     /// Sets whom `rediss://` trusts, and the certificate of this client. Defaults to the CAs of the

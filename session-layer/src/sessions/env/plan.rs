@@ -48,11 +48,17 @@ const NEEDS_SERVERS: [&str; 21] = [
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) stores: Stores,
+    pub(super) cache: CacheSettings,
+    /// The bytes of the near cache. 0: there is none.
+    pub(super) near_cache: usize,
+}
+
+/// The settings that do not depend on the servers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct CacheSettings {
     pub(super) ttl: Duration,
     pub(super) mode: CacheMode,
     pub(super) policy: PartitionPolicy,
-    /// The bytes of the near cache. 0: there is none.
-    pub(super) near_cache: usize,
 }
 
 /// The store and the cache. There are only three combinations, so that an in-process cache never
@@ -130,17 +136,7 @@ impl std::fmt::Debug for Stores {
 /// Reads the variables. `get` is the environment.
 pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
     let get = |name: &'static str| get(name).filter(|value| !value.trim().is_empty());
-    let policy =
-        one_of(&get, "SESSION_CACHE_POLICY", "available", "available or fail-closed", |text| {
-            match text {
-                "available" => Some(PartitionPolicy::Available),
-                "fail-closed" => Some(PartitionPolicy::FailClosed),
-                _ => None,
-            }
-        })?;
-    let enabled = boolean(&get, "SESSION_CACHE_ENABLED", "true")?;
-    let seconds =
-        number(&get, "SESSION_CACHE_TTL", "300", "whole seconds from 1 to 86400", 1..=86_400)?;
+    let cache = cache_settings_of(&get)?;
     let near_cache = number(&get, "SESSION_NEAR_CACHE_MB", "0", "0 to 1048576", 0..=1 << 20)?;
     // These are read even if they are not used, to report a bad one before it is needed.
     let settings = redis_settings_of(&get)?;
@@ -180,7 +176,7 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
                     settings,
                 }),
             },
-            None if !enabled => Stores::StoreOnly { database },
+            None if cache.mode == CacheMode::Bypass => Stores::StoreOnly { database },
             None => {
                 return Err(ConfigError::Combination(
                     "DATABASE_URL is postgres:// but REDIS_URL is not set: set REDIS_URL, or \
@@ -189,13 +185,32 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
             }
         }
     };
-    let mode = if enabled { CacheMode::On } else { CacheMode::Bypass };
-    Ok(Plan {
-        stores,
+    Ok(Plan { stores, cache, near_cache: near_cache.saturating_mul(1 << 20) })
+}
+
+/// Reads the variables that do not depend on the servers.
+pub(super) fn cache_settings(
+    get: impl Fn(&str) -> Option<String>,
+) -> Result<CacheSettings, ConfigError> {
+    cache_settings_of(&|name| get(name).filter(|value| !value.trim().is_empty()))
+}
+
+fn cache_settings_of(get: Get<'_>) -> Result<CacheSettings, ConfigError> {
+    let policy =
+        one_of(get, "SESSION_CACHE_POLICY", "available", "available or fail-closed", |text| {
+            match text {
+                "available" => Some(PartitionPolicy::Available),
+                "fail-closed" => Some(PartitionPolicy::FailClosed),
+                _ => None,
+            }
+        })?;
+    let enabled = boolean(get, "SESSION_CACHE_ENABLED", "true")?;
+    let seconds =
+        number(get, "SESSION_CACHE_TTL", "300", "whole seconds from 1 to 86400", 1..=86_400)?;
+    Ok(CacheSettings {
         ttl: Duration::from_secs(seconds as u64),
-        mode,
+        mode: if enabled { CacheMode::On } else { CacheMode::Bypass },
         policy,
-        near_cache: near_cache.saturating_mul(1 << 20),
     })
 }
 

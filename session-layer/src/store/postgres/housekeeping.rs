@@ -28,6 +28,13 @@ impl PostgresStore {
         self.removed(sweep).await
     }
 
+    pub(super) async fn erase_ended(&self, user_id: &str, most: u32) -> Result<u64, StoreError> {
+        let most = i32::try_from(most).unwrap_or(i32::MAX);
+        let erase =
+            || statement(&self.statements.erase_sessions).bind(user_id.to_owned()).bind(most);
+        self.removed(erase).await
+    }
+
     pub(super) async fn sweep_idle_users(
         &self,
         retention: Duration,

@@ -33,6 +33,22 @@ impl Migration {
     fn checksum(&self) -> Vec<u8> {
         Sha256::digest(self.sql).to_vec()
     }
+
+    /// Returns the SQL that applies the migration and records it.
+    fn applied_sql(&self, quoted: &str) -> String {
+        use std::fmt::Write as _;
+
+        let sql = self.sql.replace("@schema@", quoted);
+        let mut checksum = String::new();
+        for byte in self.checksum() {
+            let _infallible = write!(checksum, "{byte:02x}");
+        }
+        let Self { version, name, .. } = self;
+        format!(
+            "{sql}\nINSERT INTO {quoted}.session_layer_migrations (version, name, checksum) \
+             VALUES ({version}, '{name}', decode('{checksum}', 'hex'));\n"
+        )
+    }
 }
 
 /// All migrations, oldest first. Within a major version they only add.
@@ -41,6 +57,75 @@ const MIGRATIONS: [Migration; 1] = [Migration {
     name: "sessions",
     sql: include_str!("../../../migrations/postgres/0001_sessions.sql"),
 }];
+
+/// What [`PostgresStore::migrate`] would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MigrationPlan {
+    /// The schema of the tables.
+    pub schema: String,
+    /// The migrations that are missing, in order. Empty if the tables are up to date.
+    pub missing: Vec<PlannedMigration>,
+    creates_schema: bool,
+}
+
+/// A migration that is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlannedMigration {
+    /// Its number.
+    pub version: i64,
+    /// Its name.
+    pub name: &'static str,
+    sql: String,
+}
+
+impl MigrationPlan {
+    /// Returns whether nothing is missing.
+    #[must_use]
+    pub fn is_up_to_date(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// Returns the SQL that does the same as [`PostgresStore::migrate`], in one transaction, for a
+    /// role that may create the tables. It is empty if the tables are up to date. It can be run
+    /// beside other processes that migrate. It fails if the plan is out of date by then.
+    #[must_use]
+    pub fn sql(&self) -> String {
+        if self.is_up_to_date() {
+            return String::new();
+        }
+        let name = &self.schema;
+        let mut sql = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\n\
+             SET LOCAL search_path = pg_catalog, pg_temp;\n\
+             SET LOCAL lock_timeout = '60s';\n\
+             SELECT pg_advisory_xact_lock(hashtextextended('session-layer {name}', 0));\n"
+        );
+        if self.creates_schema {
+            sql += &format!("CREATE SCHEMA \"{name}\";\n");
+        }
+        sql += &bookkeeping(&format!("\"{name}\""));
+        sql += "\n";
+        for migration in &self.missing {
+            sql += &migration.sql;
+        }
+        sql + "COMMIT;\n"
+    }
+}
+
+/// Returns the SQL that creates the table of applied migrations, if it is missing.
+///
+/// Every role may read it. A role with rights on the sessions alone can then see that there is
+/// nothing to do. Without USAGE on the schema it cannot.
+fn bookkeeping(quoted: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {quoted}.session_layer_migrations ( \
+           version bigint PRIMARY KEY, name text NOT NULL, checksum bytea NOT NULL, \
+           applied_at timestamptz NOT NULL DEFAULT now()); \
+         GRANT SELECT ON {quoted}.session_layer_migrations TO PUBLIC;"
+    )
+}
 
 /// The reason why a migration failed.
 enum MigrationFailure {
@@ -91,6 +176,55 @@ impl PostgresStore {
             }
         };
         within(MIGRATING, &progress, migrating).await
+    }
+
+    /// Returns what [`migrate`](Self::migrate) would do. It changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`] if Postgres cannot be reached, or if an applied migration differs from the one
+    /// of this version.
+    pub async fn migration_plan(&self) -> Result<MigrationPlan, StoreError> {
+        let progress = Progress::default();
+        let planning = async {
+            let mut connection = self.connections.connect().await?;
+            progress.reading();
+            let planned = self.plan_over(&mut connection).await;
+            planned.map_err(|failure| self.why(failure, &progress))
+        };
+        within(REACHING * 2, &progress, planning).await
+    }
+
+    async fn plan_over(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<MigrationPlan, MigrationFailure> {
+        let mut transaction = connection.begin().await?;
+        let (schema_exists, table_exists): (bool, bool) = sqlx::query_as(
+            "SELECT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = $1), \
+             EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = $1 AND c.relname = 'session_layer_migrations')",
+        )
+        .bind(self.schema.as_str().to_owned())
+        .persistent(false)
+        .fetch_one(&mut *transaction)
+        .await?;
+        let pending = if table_exists {
+            self.pending(&mut transaction).await?
+        } else {
+            MIGRATIONS.iter().collect()
+        };
+        transaction.rollback().await?;
+        let quoted = self.schema.quoted();
+        let planned = |migration: &Migration| PlannedMigration {
+            version: migration.version,
+            name: migration.name,
+            sql: migration.applied_sql(&quoted),
+        };
+        Ok(MigrationPlan {
+            schema: self.schema.as_str().to_owned(),
+            missing: pending.into_iter().map(planned).collect(),
+            creates_schema: !schema_exists,
+        })
     }
 
     async fn migrate_over(&self, connection: &mut PgConnection) -> Result<(), MigrationFailure> {
@@ -147,16 +281,7 @@ impl PostgresStore {
             sqlx::raw_sql(create).execute(&mut *transaction).await?;
         }
         self.refuse_an_open_schema(transaction).await?;
-        // Every role may read it. A role with rights on the sessions alone can then see that there
-        // is nothing to do. Without USAGE on the schema it cannot.
-        sqlx::raw_sql(AssertSqlSafe(format!(
-            "CREATE TABLE IF NOT EXISTS {quoted}.session_layer_migrations ( \
-               version bigint PRIMARY KEY, name text NOT NULL, checksum bytea NOT NULL, \
-               applied_at timestamptz NOT NULL DEFAULT now()); \
-             GRANT SELECT ON {quoted}.session_layer_migrations TO PUBLIC"
-        )))
-        .execute(&mut *transaction)
-        .await?;
+        sqlx::raw_sql(AssertSqlSafe(bookkeeping(&quoted))).execute(&mut *transaction).await?;
         Ok(())
     }
 

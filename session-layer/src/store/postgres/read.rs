@@ -64,7 +64,7 @@ impl PostgresStore {
         digest: TokenDigest,
         error: &StoreError,
     ) -> Result<ReadResult, StoreError> {
-        let query = || of_one(&self.statements.digests, &Target::Token(digest));
+        let query = || of_some(&self.statements.digests, &Target::Token(digest));
         let found = self.read_over(&self.reading, self.validations(), query).await?;
         let id = found.iter().find_map(|row| rows::session_id(row, "id").ok()?);
         let reason = error.source().map_or_else(String::new, ToString::to_string);
@@ -149,7 +149,7 @@ impl PostgresStore {
         if let Target::User { .. } = target {
             return Ok(Vec::new());
         }
-        let found = self.read_for_change(|| of_one(&self.statements.digests, target)).await?;
+        let found = self.read_for_change(|| of_some(&self.statements.digests, target)).await?;
         let facts = Facts::of(&found)?;
         let mut digests = Vec::new();
         for row in &found {
@@ -283,7 +283,7 @@ fn next_page(
 }
 
 /// Returns a statement about one session, with the target bound as $1 and $2.
-pub(super) fn of_one(statements: &PerTarget, target: &Target) -> Statement {
+pub(super) fn of_some(statements: &PerTarget, target: &Target) -> Statement {
     let by_id = |id: &SessionId, owner: Option<String>| {
         statement(&statements.id).bind(Uuid::from_bytes(*id.as_bytes())).bind(owner)
     };
@@ -293,6 +293,10 @@ pub(super) fn of_one(statements: &PerTarget, target: &Target) -> Statement {
         }
         Target::Id(id) => by_id(id, None),
         Target::OwnedBy(id, owner) => by_id(id, Some(owner.clone())),
+        Target::Ids(ids) => {
+            let ids: Vec<Uuid> = ids.iter().map(|id| Uuid::from_bytes(*id.as_bytes())).collect();
+            statement(&statements.ids).bind(ids).bind(None::<String>)
+        }
         Target::User { .. } => {
             unreachable!("all of a user's sessions have statements of their own")
         }

@@ -9,11 +9,11 @@ use tokio::time::{Instant, timeout};
 
 use super::PostgresStore;
 use super::execute::statement;
-use super::read::{of_one, place};
+use super::read::{of_some, place};
 use super::rows::{self, DIGESTS, Facts, unexpected};
 use crate::model::error::{StoreError, StoreErrorKind};
 use crate::model::session::{ListCursor, SessionId};
-use crate::store::{EndedUser, Revoked, Target};
+use crate::store::{EndedUser, RevocationNote, Revoked, Target};
 
 /// The maximum of a user's sessions whose entries are removed one by one. Redis removes that many
 /// within about 50 ms. The journal ends the entries of a user with more.
@@ -27,25 +27,32 @@ impl PostgresStore {
     pub(super) async fn revoke_target(
         &self,
         target: &Target,
-        reason: &str,
+        note: &RevocationNote,
     ) -> Result<Revoked, StoreError> {
         match target {
             Target::User { user_id, keep } => self.revoke_user(user_id, *keep).await,
-            one => self.revoke_one(one, reason).await,
+            some => self.revoke_some(some, note).await,
         }
     }
 
-    /// Revokes one session. If the row was active and not revoked, the call tries again, because
+    /// Revokes one session, or several by their ids. If a row was active and not revoked, the call tries again, because
     /// another change came while the statement waited. If that one ended the session, the second
     /// try shows it. If it was a rotation, there is nothing under this token, which must not be
     /// reported as an end.
-    async fn revoke_one(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
+    async fn revoke_some(
+        &self,
+        target: &Target,
+        note: &RevocationNote,
+    ) -> Result<Revoked, StoreError> {
         let began = Instant::now();
         for tries in 0..REVOKE_TRIES {
             if tries > 0 && began.elapsed() > self.change_deadline {
                 break;
             }
-            let revoke = || of_one(&self.statements.revoke, target).bind(reason.to_owned());
+            let revoke = || {
+                let revoke = of_some(&self.statements.revoke, target).bind(note.reason.clone());
+                revoke.bind(note.actor.clone())
+            };
             let found = self.change_once(revoke).await?;
             let facts = Facts::of(&found)?;
             let revoked = tally(&found)?;
@@ -164,7 +171,7 @@ impl PostgresStore {
     pub(super) async fn end_page(
         &self,
         user: &EndedUser,
-        reason: &str,
+        note: &RevocationNote,
         after: Option<ListCursor>,
     ) -> Result<Option<ListCursor>, StoreError> {
         let (before, before_id) = place(after);
@@ -172,10 +179,11 @@ impl PostgresStore {
             statement(&self.statements.end_rows)
                 .bind(user.user_id.clone())
                 .bind(user.epoch)
-                .bind(reason.to_owned())
+                .bind(note.reason.clone())
                 .bind(before.clone())
                 .bind(before_id)
                 .bind(ROWS_AT_ONCE)
+                .bind(note.actor.clone())
         };
         let found = self.change_once(end).await?;
         Facts::of(&found)?;

@@ -47,6 +47,7 @@ pub fn grants(schema: &str, role: &str) -> String {
          GRANT EXECUTE ON FUNCTION {schema}.this_life(), {schema}.begin_life(), \
          {schema}.journal_page(pg_snapshot, xid8, bigint, bigint), \
          {schema}.purge_journal(interval), {schema}.sweep_sessions(interval, integer), \
+         {schema}.erase_sessions(text, integer), \
          {schema}.sweep_users(interval, text, integer), {schema}.register_node(uuid, bytea, \
          interval), {schema}.forget_node(uuid) TO {role};"
     )

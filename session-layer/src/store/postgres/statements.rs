@@ -7,12 +7,15 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::fragments::{Fragments, IN_TIME, MAY_BE_CACHED};
 use super::schema::SchemaName;
+use crate::model::session::{MAX_LABEL_CHARS, MAX_REASON_CHARS, MAX_USER_AGENT_CHARS};
 
 /// The statements of one store. `SqlStr` is shared, so cloning one copies nothing.
 #[derive(Debug)]
 pub(super) struct Statements {
     pub(super) load: SqlStr,
     pub(super) list: SqlStr,
+    pub(super) search: Pages,
+    pub(super) estimated_rows: SqlStr,
     pub(super) probe: SqlStr,
     pub(super) journal: SqlStr,
     pub(super) begin_life: SqlStr,
@@ -30,6 +33,7 @@ pub(super) struct Statements {
     pub(super) touch: SqlStr,
     pub(super) purge_journal: SqlStr,
     pub(super) sweep: SqlStr,
+    pub(super) erase_sessions: SqlStr,
     pub(super) sweep_users: SqlStr,
     pub(super) register_node: SqlStr,
     pub(super) forget_node: SqlStr,
@@ -37,12 +41,13 @@ pub(super) struct Statements {
     pub(super) hidden: SqlStr,
 }
 
-/// One statement for both ways to name one session. $1 is the digest or the id. $2 is the user to
-/// whom it must belong (or NULL).
+/// One statement for each way to name sessions. $1 is the digest, the id or the ids. $2 is the user
+/// to whom they must belong (or NULL).
 #[derive(Debug)]
 pub(super) struct PerTarget {
     pub(super) token: SqlStr,
     pub(super) id: SqlStr,
+    pub(super) ids: SqlStr,
 }
 
 impl PerTarget {
@@ -53,6 +58,59 @@ impl PerTarget {
                  AND ($2::text IS NULL OR s.user_id = $2)",
             )),
             id: sql(statement("s.id = $1 AND ($2::text IS NULL OR s.user_id = $2)")),
+            ids: sql(statement("s.id = ANY ($1) AND ($2::text IS NULL OR s.user_id = $2)")),
+        }
+    }
+}
+
+/// A search in the rows of one session, of one user, or of all.
+#[derive(Debug)]
+pub(super) struct Pages {
+    pub(super) of_id: SqlStr,
+    pub(super) of_user: SqlStr,
+    pub(super) of_all: SqlStr,
+}
+
+impl Pages {
+    /// $1 user, $2 id, $3 and $4 the place after which the page begins, $5 the limit of rows that
+    /// are examined, $6 to $10 the filter, $11 whether to return ended sessions, $12 whether to
+    /// return texts.
+    fn new(Fragments { facts, sessions, alive, .. }: &Fragments) -> Self {
+        let search = |matches: &str, order: &str| {
+            sql(format!(
+                "WITH page AS MATERIALIZED ( \
+                   SELECT s.id, s.user_id, s.user_epoch, s.created_at, s.authenticated_at, \
+                     s.last_seen_at, s.expires_at, s.idle_timeout_s, s.persistent, s.label, s.ip, \
+                     s.user_agent, s.revoked_at, s.ended_by, s.ended_reason, {alive} AS alive, \
+                     row_number() OVER (ORDER BY {order}) AS n \
+                   FROM {sessions} s WHERE {matches} ORDER BY {order} LIMIT $5), \
+                 last AS (SELECT p.id, p.created_at FROM page p ORDER BY p.n DESC LIMIT 1) \
+                 SELECT f.*, (SELECT count(*) FROM page) AS examined, \
+                   (SELECT l.id FROM last l) AS last_id, \
+                   (SELECT l.created_at FROM last l) AS last_created_at, \
+                   s.id, s.user_id, s.created_at, s.authenticated_at, s.last_seen_at, \
+                   s.expires_at, s.idle_timeout_s, s.persistent, host(s.ip) AS ip, s.revoked_at, \
+                   s.alive, CASE WHEN $12 THEN left(s.label, {MAX_LABEL_CHARS}) END AS label, \
+                   CASE WHEN $12 THEN left(s.user_agent, {MAX_USER_AGENT_CHARS}) END AS user_agent, \
+                   CASE WHEN $12 THEN left(s.ended_by, {MAX_REASON_CHARS}) END AS ended_by, \
+                   CASE WHEN $12 THEN left(s.ended_reason, {MAX_REASON_CHARS}) END AS ended_reason \
+                 FROM {facts} f LEFT JOIN LATERAL ( \
+                   SELECT p.* FROM page p WHERE (p.alive OR $11) \
+                     AND ($1::text IS NULL OR p.user_id = $1) AND ($2::uuid IS NULL OR p.id = $2) \
+                     AND ($6::text IS NULL OR p.created_at < $6::text::timestamptz) \
+                     AND ($7::text IS NULL OR p.created_at >= $7::text::timestamptz) \
+                     AND ($8::text IS NULL OR p.last_seen_at < $8::text::timestamptz) \
+                     AND ($9::text IS NULL OR p.ip <<= $9::text::inet) \
+                     AND ($10::text IS NULL OR p.label = $10)) s ON true ORDER BY s.n"
+            ))
+        };
+        Self {
+            of_id: search("s.id = $2 AND ($3::text IS NOT NULL OR $4::uuid IS NOT NULL)", "s.id"),
+            of_user: search(
+                "s.user_id = $1 AND (s.created_at, s.id) < ($3::text::timestamptz, $4::uuid)",
+                "s.created_at DESC, s.id DESC",
+            ),
+            of_all: search("s.id > $4::uuid AND $3::text IS NOT NULL", "s.id"),
         }
     }
 }
@@ -64,8 +122,8 @@ fn sql(statement: String) -> SqlStr {
 
 impl Statements {
     pub(super) fn new(schema: &SchemaName) -> Self {
-        let Fragments { sessions, users, nodes, facts, epoch, alive, columns, listed } =
-            &Fragments::new(schema);
+        let fragments = &Fragments::new(schema);
+        let Fragments { sessions, users, nodes, facts, epoch, alive, columns, listed } = fragments;
         let quoted = schema.quoted();
         Self {
             // $1 digests. The facts come with the row of the first digest alone, and the user's
@@ -98,6 +156,11 @@ impl Statements {
                    $1), 0) ORDER BY s.created_at DESC, s.id DESC LIMIT $4 \
                  ) s ON true ORDER BY s.created_at DESC, s.id DESC"
             )),
+            search: Pages::new(fragments),
+            estimated_rows: sql(format!(
+                "SELECT f.*, (SELECT c.reltuples::bigint FROM pg_class c \
+                   WHERE c.oid = '{sessions}'::regclass) AS estimated FROM {facts} f"
+            )),
             // This looks up an id that no session has, by primary key. Reading any row (LIMIT 1)
             // would scan every page of deleted rows.
             probe: sql(format!(
@@ -123,13 +186,13 @@ impl Statements {
                    {IN_TIME} AS ended FROM {sessions} s WHERE s.user_id = $1 AND {MAY_BE_CACHED} \
                    ORDER BY s.created_at DESC, s.id DESC LIMIT $3) s ON true"
             )),
-            // $1 and $2 the target, $3 reason. The row is returned as it was when the statement
+            // $1 and $2 the target, $3 reason, $4 actor. The row is returned as it was when the statement
             // began, and again if this statement ended it. A rotation may have come between.
             revoke: PerTarget::new(|matches| {
                 format!(
                     "WITH ended AS ( \
-                       UPDATE {sessions} s SET revoked_at = now(), ended_reason = $3 \
-                       WHERE {matches} AND {alive} \
+                       UPDATE {sessions} s SET revoked_at = now(), ended_reason = $3, \
+                         ended_by = $4 WHERE {matches} AND {alive} \
                        RETURNING s.id, s.token_digest, s.previous_digest, s.former_digests) \
                      SELECT f.*, s.id, s.token_digest, s.previous_digest, s.former_digests, \
                        {alive} AS alive, e.id AS ended, e.token_digest AS ended_token, \
@@ -178,14 +241,15 @@ impl Statements {
                    {IN_TIME}) AS ended FROM {facts} f"
             )),
             // $1 user, $2 the epoch now, $3 reason, $4 and $5 the place after which to continue, $6
-            // the limit. Locked rows are skipped, because the epoch has ended their sessions.
+            // the limit, $7 actor. Locked rows are skipped, because the epoch has ended their sessions.
             end_rows: sql(format!(
                 "WITH page AS MATERIALIZED ( \
                    SELECT s.id, s.created_at FROM {sessions} s WHERE s.user_id = $1 \
                      AND (s.created_at, s.id) < ($4::text::timestamptz, $5) \
                    ORDER BY s.created_at DESC, s.id DESC LIMIT $6), \
                  ended AS ( \
-                   UPDATE {sessions} s SET revoked_at = now(), ended_reason = $3 WHERE s.id IN ( \
+                   UPDATE {sessions} s SET revoked_at = now(), ended_reason = $3, ended_by = $7 \
+                   WHERE s.id IN ( \
                      SELECT l.id FROM {sessions} l WHERE l.id IN (SELECT p.id FROM page p) \
                        AND l.revoked_at IS NULL AND l.user_epoch < $2 AND l.expires_at > now() \
                      FOR NO KEY UPDATE SKIP LOCKED)) \
@@ -261,6 +325,10 @@ impl Statements {
             sweep: sql(format!(
                 "SELECT f.*, {quoted}.sweep_sessions($1 * interval '1 microsecond', $2) AS removed \
                  FROM {facts} f"
+            )),
+            // $1 the user, $2 the limit
+            erase_sessions: sql(format!(
+                "SELECT f.*, {quoted}.erase_sessions($1, $2) AS removed FROM {facts} f"
             )),
             // $1 how long users without sessions are kept, in microseconds, $2 the user after which
             // to continue, $3 the limit

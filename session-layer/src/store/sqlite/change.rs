@@ -11,7 +11,7 @@ use crate::model::clock::Timestamp;
 use crate::model::error::{StoreError, StoreErrorKind};
 use crate::model::session::{LoginSnapshot, SessionId, ValidatedSession};
 use crate::model::token::TokenDigest;
-use crate::store::{Change, Creation, Revoked, Target};
+use crate::store::{Change, Creation, RevocationNote, Revoked, Target};
 
 /// Reads the snapshot of a login: the number of the last revoke-all before it.
 fn raise_number(snapshot: &LoginSnapshot) -> Result<i64, StoreError> {
@@ -44,7 +44,7 @@ impl SqliteStore {
     pub(super) async fn revoke_target(
         &self,
         target: Target,
-        reason: String,
+        note: RevocationNote,
     ) -> Result<Revoked, StoreError> {
         self.connection
             .change(move |turn| {
@@ -56,7 +56,7 @@ impl SqliteStore {
                         keep = kept;
                         raise(connection, user_id, raises.next(), keep, now).await?;
                     }
-                    end(connection, found, keep, &reason, now).await
+                    end(connection, found, keep, &note, now).await
                 })
             })
             .await
@@ -273,7 +273,7 @@ async fn end(
     connection: &mut SqliteConnection,
     found: Vec<Record>,
     keep: Option<SessionId>,
-    reason: &str,
+    note: &RevocationNote,
     now: Timestamp,
 ) -> Result<Revoked, sqlx::Error> {
     let mut revoked = Revoked::nothing();
@@ -285,12 +285,15 @@ async fn end(
         revoked.found += 1;
         if record.is_active(now) {
             revoked.ended += 1;
-            sqlx::query("UPDATE sessions SET revoked_at = $1, ended_reason = $2 WHERE id = $3")
-                .bind(now.as_micros())
-                .bind(reason.to_owned())
-                .bind(record.id.to_string())
-                .execute(&mut *connection)
-                .await?;
+            sqlx::query(
+                "UPDATE sessions SET revoked_at = $1, ended_reason = $2, ended_by = $3 WHERE id = $4",
+            )
+            .bind(now.as_micros())
+            .bind(note.reason.clone())
+            .bind(note.actor.clone())
+            .bind(record.id.to_string())
+            .execute(&mut *connection)
+            .await?;
         }
     }
     Ok(revoked)

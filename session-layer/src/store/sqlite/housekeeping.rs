@@ -48,4 +48,25 @@ impl SqliteStore {
             })
             .await
     }
+
+    pub(super) async fn erase_ended(&self, user_id: String, most: u32) -> Result<u64, StoreError> {
+        self.connection
+            .change(move |turn| {
+                Box::pin(async move {
+                    let erased = sqlx::query(
+                        "DELETE FROM sessions WHERE id IN (SELECT s.id FROM sessions s \
+                         WHERE s.user_id = $1 AND (s.revoked_at IS NOT NULL OR s.expires_at <= $2 \
+                           OR s.user_epoch < (SELECT u.epoch FROM session_users u \
+                             WHERE u.user_id = $1)) LIMIT $3)",
+                    )
+                    .bind(user_id)
+                    .bind(turn.now.as_micros())
+                    .bind(most)
+                    .execute(turn.connection)
+                    .await?;
+                    Ok(erased.rows_affected())
+                })
+            })
+            .await
+    }
 }

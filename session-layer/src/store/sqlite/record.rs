@@ -117,6 +117,13 @@ impl Record {
             Target::OwnedBy(id, owner) => Self::by_id(connection, id.to_string())
                 .await?
                 .filter(|record| record.user_id == *owner),
+            Target::Ids(ids) => {
+                let mut found = Vec::new();
+                for id in ids {
+                    found.extend(Self::by_id(connection, id.to_string()).await?);
+                }
+                return Ok(found);
+            }
             Target::User { user_id, .. } => {
                 return Self::by_user(connection, user_id.clone()).await;
             }

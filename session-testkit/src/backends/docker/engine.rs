@@ -18,10 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::backends::{
-    error::{BackendError, chain},
-    kind::Kind,
-};
+use crate::backends::{chain, error::BackendError, kind::Kind};
 
 /// The response timeout. The engine is on this machine or near.
 const ANSWER: Duration = Duration::from_secs(5);

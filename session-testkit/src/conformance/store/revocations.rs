@@ -13,6 +13,8 @@ pub(super) fn checks<S: SessionStore>() -> Vec<Check<S>> {
         session_is_revoked_by_token_id_or_owner: "`revoke` ends the session of this token, or of \
             this id, or of this id if it is this user's. `load` then returns `Revoked`. The result \
             names the digests.",
+        several_sessions_are_revoked_by_their_ids: "`revoke` of `Target::Ids` ends each of these \
+            sessions, of any user, and no other. Unknown and ended ones are no error.",
         second_revoke_finds_and_ends_nothing: "Revoking an ended session is no error. It is found \
             but not ended, and its digests are named again, because a first try may have been lost \
             half-way.",
@@ -63,6 +65,22 @@ async fn session_is_revoked_by_token_id_or_owner<S: SessionStore>(case: &Case<'_
     let not_theirs = case.revoke(&case.owned_by(ids[2], "bob")).await?;
     check_revoked(case, &not_theirs, (0, 0), []).when("revoked by another user")?;
     case.alive("other").await.when("revoked by another user")?;
+    Ok(())
+}
+
+async fn several_sessions_are_revoked_by_their_ids<S: SessionStore>(case: &Case<'_, S>) -> Outcome {
+    let mut ids = vec![case.unknown_id()];
+    for (name, user) in [("a", "alice"), ("b", "bob"), ("c", "alice")] {
+        ids.push(case.login(name, user).await?.id());
+    }
+    let target = Target::Ids(ids[..3].to_vec());
+    for ended in [2, 0] {
+        let revoked = case.revoke(&target).await?;
+        check_revoked(case, &revoked, (ended, 2), ["a", "b"]).when("revoked by their ids")?;
+        case.revoked("a").await?;
+        case.revoked("b").await?;
+    }
+    case.alive("c").await.when("not named")?;
     Ok(())
 }
 

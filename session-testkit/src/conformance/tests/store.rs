@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use session_layer::error::{StoreError, StoreErrorKind};
 use session_layer::store::{
-    Change, Creation, JournalChange, JournalPosition, JournalRead, ReadResult, Revoked, Row,
-    SessionStore, SqliteStore, Target,
+    Change, Creation, JournalChange, JournalPosition, JournalRead, ReadResult, RevocationNote,
+    Revoked, Row, SessionStore, SqliteStore, Target,
 };
 use session_layer::store::{SessionParts, ValidatedSession};
 use session_layer::{ListCursor, LoginSnapshot, Session, SessionId, SessionPage, TokenDigest};
@@ -57,6 +57,7 @@ super::mistakes! {
         LoginStartIsIgnored: "login_from_before_revoke_all_is_superseded",
         DigestsOfActiveOnly: "digests_include_ended_sessions",
         JournalForgetsDigests: "changes_are_journaled_with_old_digests",
+        LastIdIsForgotten: "several_sessions_are_revoked_by_their_ids",
         TouchIsAnUpdate: "touch_is_not_journaled",
         JournalSkips: "next_read_misses_no_change",
         OtherLifeIsIgnored: "position_of_another_life_reads_everything",
@@ -196,10 +197,11 @@ impl SessionStore for Wrapped {
         Ok(digests)
     }
 
-    async fn revoke(&self, target: &Target, reason: &str) -> Result<Revoked, StoreError> {
+    async fn revoke(&self, target: &Target, note: &RevocationNote) -> Result<Revoked, StoreError> {
         self.up_or(M::NothingToRevokeWhileDown)?;
         let target = match (self.mistake, target.clone()) {
             (M::OwnerIsNotCompared, Target::OwnedBy(id, _)) => Target::Id(id),
+            (M::LastIdIsForgotten, Target::Ids(ids)) => Target::Ids(ids[..ids.len() - 1].to_vec()),
             (M::KeptSessionIsEnded, Target::User { user_id, .. }) => {
                 Target::User { user_id, keep: None }
             }
@@ -227,7 +229,7 @@ impl SessionStore for Wrapped {
             }
             _ => {}
         }
-        self.store.revoke(&target, reason).await
+        self.store.revoke(&target, note).await
     }
 
     async fn update(

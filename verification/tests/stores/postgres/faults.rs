@@ -116,7 +116,7 @@ async fn killed_idle_connections_fail_no_call() {
         alive(load(&store, "a").await);
         let killed: i64 = operator.ask(&kill).await;
         assert!(killed > 0);
-        let revoked = store.revoke(&Target::Token(token("b")), "test").await;
+        let revoked = store.revoke(&Target::Token(token("b")), &"test".into()).await;
         assert_eq!(revoked.unwrap().found, 1);
     }
 }
@@ -138,7 +138,7 @@ async fn change_whose_reply_is_lost_is_uncertain() {
         holder.run(&format!("BEGIN; SELECT FROM {locked} FOR UPDATE")).await;
         let revoking = {
             let (store, target) = (store.clone(), target.clone());
-            tokio::spawn(async move { store.revoke(&target, "test").await })
+            tokio::spawn(async move { store.revoke(&target, &"test".into()).await })
         };
         watcher.until_waiting_for(pid).await;
         let lost = proxy.inject(Toxic::blackhole().to_client());
@@ -151,7 +151,7 @@ async fn change_whose_reply_is_lost_is_uncertain() {
         drop(lost);
         assert!(matches!(load(&owner, name).await, Row::Revoked));
         // A second call is safe.
-        let again = store.revoke(&target, "test").await.unwrap();
+        let again = store.revoke(&target, &"test".into()).await.unwrap();
         assert_eq!(again.ended, 0);
         assert!(again.found > 0, "{again:?}");
     }
@@ -167,11 +167,11 @@ async fn change_without_a_reply_in_time_is_uncertain() {
     let mut holder = schema.operator().await;
     holder.run("BEGIN; SELECT FROM sessions FOR UPDATE").await;
     let began = Instant::now();
-    let error = store.revoke(&Target::Token(token("a")), "test").await;
+    let error = store.revoke(&Target::Token(token("a")), &"test".into()).await;
     is(StoreErrorKind::Uncertain, &error.unwrap_err());
     assert!(began.elapsed() < CHANGE + Duration::from_secs(1));
     // A revoke-all does not wait for locked rows.
-    let revoked = store.revoke(&of_user("alice"), "test").await.unwrap();
+    let revoked = store.revoke(&of_user("alice"), &"test".into()).await.unwrap();
     assert_eq!(revoked.ended, 1);
     assert!(matches!(load(&owner, "a").await, Row::Revoked));
     holder.run("COMMIT").await;
@@ -185,7 +185,7 @@ async fn change_that_postgres_cancelled_was_not_made() {
     let store = impatient(&schema, schema.url());
     let mut holder = schema.operator().await;
     holder.run("BEGIN; SELECT FROM sessions FOR UPDATE").await;
-    let error = store.revoke(&Target::Token(token("a")), "test").await;
+    let error = store.revoke(&Target::Token(token("a")), &"test".into()).await;
     is(StoreErrorKind::TimedOut, &error.unwrap_err());
     holder.run("COMMIT").await;
     alive(load(&owner, "a").await);
@@ -231,7 +231,7 @@ async fn store_without_a_server_names_the_reason_at_once() {
             error.to_string().starts_with("no connection to Postgres at 127.0.0.1:"),
             "{error}"
         );
-        let error = patient.revoke(&Target::Token(token("a")), "test").await.unwrap_err();
+        let error = patient.revoke(&Target::Token(token("a")), &"test".into()).await.unwrap_err();
         is(StoreErrorKind::Unreachable, &error);
     }
     patient.close().await;

@@ -95,7 +95,7 @@ async fn change_behind_a_locked_row_is_made_in_every_isolation() {
         let created = store.create(digest, &new("alice")).await.unwrap();
         assert!(matches!(created, Creation::Created(_)), "{created:?}");
         let label = "UPDATE sessions SET label = 'held' WHERE revoked_at IS NULL";
-        let revoking = async move { store.revoke(&Target::Token(digest), "gone").await };
+        let revoking = async move { store.revoke(&Target::Token(digest), &"gone".into()).await };
         let revoked = schema.beside(label, "COMMIT", revoking).await;
         assert_eq!(revoked.unwrap().ended, 1, "store {n}");
     }
@@ -145,7 +145,7 @@ async fn connection_to_a_read_only_server_is_closed() {
         schema.name
     );
     let revoke = async || {
-        let refused = store.revoke(&Target::Token(token("a")), "test").await;
+        let refused = store.revoke(&Target::Token(token("a")), &"test".into()).await;
         assert_eq!(refused.unwrap_err().kind(), StoreErrorKind::Denied);
     };
     revoke().await;

@@ -159,8 +159,8 @@ async fn change_on_a_server_whose_journal_is_not_read_is_uncertain() {
     assert_eq!(refused.kind(), StoreErrorKind::NotAuthoritative);
     assert!(refused.to_string().contains("nothing was changed"));
     for made in [
-        store.revoke(&Target::Token(token("a")), "test").await.map(drop),
-        store.revoke(&of_user("alice"), "test").await.map(drop),
+        store.revoke(&Target::Token(token("a")), &"test".into()).await.map(drop),
+        store.revoke(&of_user("alice"), &"test".into()).await.map(drop),
         store.create(token("b"), &new("bob")).await.map(drop),
     ] {
         assert_eq!(made.unwrap_err().kind(), StoreErrorKind::Uncertain);

@@ -143,7 +143,7 @@ async fn revoking_all_but_one_writes_a_row_for_the_user_and_one_for_the_spared()
     login(&store, "bob", "bob").await;
     let spared = alive(load(&store, "b").await);
     let target = Target::User { user_id: "alice".to_owned(), keep: Some(spared.id()) };
-    let revoked = store.revoke(&target, "stolen").await.unwrap();
+    let revoked = store.revoke(&target, &"stolen".into()).await.unwrap();
     assert_eq!((revoked.ended, revoked.found, revoked.complete), (2, 2, true));
     alive(load(&store, "b").await);
     alive(load(&store, "bob").await);
@@ -156,7 +156,7 @@ async fn revoking_all_but_one_writes_a_row_for_the_user_and_one_for_the_spared()
     let mut pages = 0;
     loop {
         pages += 1;
-        after = store.end_rows(&user, "stolen", after).await.unwrap();
+        after = store.end_rows(&user, &"stolen".into(), after).await.unwrap();
         if after.is_none() {
             break;
         }
@@ -178,14 +178,14 @@ async fn revoking_all_but_one_writes_a_row_for_the_user_and_one_for_the_spared()
 #[tokio::test]
 async fn rename_keeps_sessions_ended_and_revoke_all_complete() {
     let (_schema, store, mut operator) = with_sessions().await;
-    store.revoke(&of_user("alice"), "stolen").await.unwrap();
+    store.revoke(&of_user("alice"), &"stolen".into()).await.unwrap();
     login(&store, "live", "alice").await;
     operator.run("UPDATE sessions SET user_id = 'new'").await;
     for name in ["a", "b", "c"] {
         assert!(matches!(load(&store, name).await, Row::Revoked), "{name}");
     }
     alive(load(&store, "live").await);
-    let revoked = store.revoke(&of_user("new"), "stolen").await.unwrap();
+    let revoked = store.revoke(&of_user("new"), &"stolen".into()).await.unwrap();
     assert_eq!(revoked.ended, 1);
     assert!(matches!(load(&store, "live").await, Row::Revoked));
 }
@@ -194,10 +194,10 @@ async fn rename_keeps_sessions_ended_and_revoke_all_complete() {
 #[tokio::test]
 async fn revoke_all_ends_sessions_of_a_user_without_a_row() {
     let (_schema, store, mut operator) = with_sessions().await;
-    store.revoke(&of_user("alice"), "stolen").await.unwrap();
+    store.revoke(&of_user("alice"), &"stolen".into()).await.unwrap();
     login(&store, "live", "alice").await;
     operator.run("DELETE FROM session_users").await;
-    let revoked = store.revoke(&of_user("alice"), "stolen").await.unwrap();
+    let revoked = store.revoke(&of_user("alice"), &"stolen".into()).await.unwrap();
     assert_eq!(revoked.ended, 1);
     assert!(matches!(load(&store, "live").await, Row::Revoked));
 }
@@ -218,7 +218,7 @@ async fn revoke_all_of_100_000_sessions_writes_one_row() {
         .change_deadline(session_layer::store::DEFAULT_CHANGE_DEADLINE)
         .build()
         .unwrap();
-    let revoked = store_as_configured.revoke(&of_user("alice"), "stolen").await.unwrap();
+    let revoked = store_as_configured.revoke(&of_user("alice"), &"stolen".into()).await.unwrap();
     assert!(revoked.ended >= 10_000, "{}", revoked.ended);
     assert!(!revoked.complete && revoked.digests.is_empty());
     assert!(matches!(load(&store, "a").await, Row::Revoked));

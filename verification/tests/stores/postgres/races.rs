@@ -14,7 +14,7 @@ async fn log_in(store: PostgresStore) -> Creation {
 }
 
 async fn revoke(store: PostgresStore, target: Target) -> Revoked {
-    store.revoke(&target, "test").await.unwrap()
+    store.revoke(&target, &"test".into()).await.unwrap()
 }
 
 // Found by the model (T1b). The second rotation within a grace takes the first token out of the

@@ -49,7 +49,7 @@ async fn rights_on_the_rows_suffice() {
         store.migrate().await.unwrap();
         login(&store, name, "alice").await;
         made(store.rotate(token(name), token("x"), HOUR).await.unwrap());
-        let all = store.revoke(&of_user("alice"), "test").await.unwrap();
+        let all = store.revoke(&of_user("alice"), &"test".into()).await.unwrap();
         assert_eq!(all.ended, 1);
         store.journal_since(None).await.unwrap();
         store.probe().await.unwrap();
@@ -147,7 +147,7 @@ async fn lost_grant_is_an_outage_that_names_the_right() {
         let to_whom = format!("TO \"{}\"", schema.name);
         assert!(message.contains("GRANT") && message.contains(&to_whom), "{message}");
         let target = Target::Token(token("a"));
-        let error = store.revoke(&target, "test").await.unwrap_err();
+        let error = store.revoke(&target, &"test".into()).await.unwrap_err();
         is(StoreErrorKind::Denied, &error);
         is(StoreErrorKind::Denied, &store.probe().await.unwrap_err());
     }
@@ -172,7 +172,7 @@ async fn hidden_rows_are_an_outage() {
         check(store.load(&[token("a")]).await.unwrap_err());
         let all_but_one = Target::User { user_id: "alice".to_owned(), keep: Some(session.id()) };
         for target in [Target::Token(token("a")), all_but_one] {
-            check(store.revoke(&target, "test").await.unwrap_err());
+            check(store.revoke(&target, &"test".into()).await.unwrap_err());
         }
         check(store.digests(&Target::Token(token("a"))).await.unwrap_err());
         check(store.list("alice", None, LIST_PAGE).await.unwrap_err());
@@ -200,7 +200,7 @@ async fn hidden_change_is_an_outage() {
     is(hidden, &store.load(&[token("b")]).await.unwrap_err());
     let all_but_one = Target::User { user_id: "alice".to_owned(), keep: Some(session.id()) };
     for target in [Target::Id(session.id()), all_but_one] {
-        is(hidden, &store.revoke(&target, "test").await.unwrap_err());
+        is(hidden, &store.revoke(&target, &"test".into()).await.unwrap_err());
     }
     let data = json("1");
     let change = store.update(session.id(), 1, &data).await;
@@ -232,7 +232,7 @@ async fn read_only_server_still_validates() {
     login(&owner, "a", "alice").await;
     let store = schema.store_at(&schema.url_with("default_transaction_read_only", "on"));
     alive(load(&store, "a").await);
-    let error = store.revoke(&Target::Token(token("a")), "test").await.unwrap_err();
+    let error = store.revoke(&Target::Token(token("a")), &"test".into()).await.unwrap_err();
     assert!(is(StoreErrorKind::Denied, &error).contains("read-only"));
     let error = store.create(token("b"), &new("alice")).await.unwrap_err();
     is(StoreErrorKind::Denied, &error);

@@ -19,7 +19,7 @@ fn nothing_set_is_the_embedded_pair() {
         plan.stores,
         Stores::Embedded { path: "session-layer.db".to_owned(), is_default: true }
     );
-    assert_eq!((plan.ttl, plan.mode), (Duration::from_secs(300), CacheMode::On));
+    assert_eq!((plan.cache.ttl, plan.cache.mode), (Duration::from_secs(300), CacheMode::On));
     assert_eq!(plan_of(&[("DATABASE_URL", ""), ("REDIS_URL", " ")]).unwrap(), plan);
 }
 
@@ -83,9 +83,11 @@ fn both_addresses_are_the_shared_pair() {
         plan,
         Plan {
             stores: expected,
-            ttl: Duration::from_secs(7),
-            mode: CacheMode::Bypass,
-            policy: PartitionPolicy::FailClosed,
+            cache: CacheSettings {
+                ttl: Duration::from_secs(7),
+                mode: CacheMode::Bypass,
+                policy: PartitionPolicy::FailClosed,
+            },
             near_cache: 64 << 20,
         }
     );

@@ -24,7 +24,7 @@ async fn created(store: &SqliteStore, token: &str, begun: Option<&LoginSnapshot>
 
 async fn revoke_all(store: &SqliteStore) -> Revoked {
     let target = Target::User { user_id: USER.to_owned(), keep: None };
-    store.revoke_target(target, String::new()).await.unwrap()
+    store.revoke_target(target, "test".into()).await.unwrap()
 }
 
 /// Does the work of a revoke-all in its transaction, up to the commit.

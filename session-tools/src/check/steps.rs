@@ -1,4 +1,4 @@
-//! The execution of steps, and their findings. `check` and `verify` share them.
+//! The execution of steps, and their findings. The commands `check`, `verify` and `report` share them.
 
 use std::{fmt, future::Future, time::Duration};
 
@@ -6,28 +6,34 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
 use super::{DEADLINE, Status};
-use crate::backends::chain;
+use crate::chain;
 
 /// The finding of a step: a line and, unless all is well, the cause and the remedy.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Finding {
+pub struct Finding {
     /// The name for programs: `connect`, `ping`, `set`, … [`Steps::record`] sets it.
-    pub(crate) step: &'static str,
-    pub(crate) status: Status,
-    pub(crate) message: String,
-    pub(crate) why: Option<String>,
-    pub(crate) help: Option<String>,
+    pub step: &'static str,
+    /// The result.
+    pub status: Status,
+    /// What was found, in one line.
+    pub message: String,
+    /// The cause, unless all is well.
+    pub why: Option<String>,
+    /// The remedy, unless all is well.
+    pub help: Option<String>,
     /// The duration, which [`Steps::record`] sets.
-    pub(crate) ms: f64,
+    pub ms: f64,
 }
 
 impl Finding {
-    pub(crate) fn ok(message: impl Into<String>) -> Self {
+    /// Creates the finding of a step without a problem.
+    pub fn ok(message: impl Into<String>) -> Self {
         let message = message.into();
         Self { step: "", status: Status::Ok, message, why: None, help: None, ms: 0.0 }
     }
 
-    pub(crate) fn new(
+    /// Creates a finding with its cause and remedy.
+    pub fn new(
         status: Status,
         message: &str,
         why: impl Into<String>,
@@ -37,15 +43,18 @@ impl Finding {
         Self { status, why, help, ..Self::ok(message) }
     }
 
-    pub(crate) fn failed(message: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
+    /// Creates the finding of a step that failed.
+    pub fn failed(message: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
         Self::new(Status::Failed, message, why, help)
     }
 
-    pub(crate) fn warning(message: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
+    /// Creates the finding of a step that works with a limitation.
+    pub fn warning(message: &str, why: impl Into<String>, help: impl Into<String>) -> Self {
         Self::new(Status::Warning, message, why, help)
     }
 
-    pub(crate) fn skipped(message: impl Into<String>) -> Self {
+    /// Creates the finding of a step that had nothing to check.
+    pub fn skipped(message: impl Into<String>) -> Self {
         Self { status: Status::Skipped, ..Self::ok(message) }
     }
 }
@@ -84,17 +93,25 @@ impl<E: std::error::Error + 'static> From<E> for Problem {
 
 /// The end of a stage whose next steps lack a requirement. The finding is recorded.
 #[derive(Debug)]
-pub(crate) struct Stop;
+pub struct Stop;
 
 /// A sequence of executed steps.
-pub(crate) struct Steps<'a> {
-    pub(crate) taken: Vec<Finding>,
+pub struct Steps<'a> {
+    /// The findings so far.
+    pub taken: Vec<Finding>,
     notify: &'a mut dyn FnMut(&Finding),
     last: Instant,
 }
 
+impl fmt::Debug for Steps<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Steps").field("taken", &self.taken).finish_non_exhaustive()
+    }
+}
+
 impl<'a> Steps<'a> {
-    pub(crate) fn new(notify: &'a mut dyn FnMut(&Finding)) -> Self {
+    /// Creates an empty sequence. `notify` gets each finding.
+    pub fn new(notify: &'a mut dyn FnMut(&Finding)) -> Self {
         Self { taken: Vec::new(), notify, last: Instant::now() }
     }
 
@@ -130,47 +147,49 @@ impl<'a> Steps<'a> {
     }
 
     /// Records the finding of a step, which took the time since the last one.
-    pub(crate) fn record(&mut self, step: &'static str, finding: Finding) {
+    pub fn record(&mut self, step: &'static str, finding: Finding) {
         let ms = millis(self.last.elapsed(), 100.0);
         self.push(Finding { step, ms, ..finding });
     }
 
     /// Records an executed step.
-    pub(crate) fn push(&mut self, step: Finding) {
+    pub fn push(&mut self, step: Finding) {
         (self.notify)(&step);
         self.taken.push(step);
         self.last = Instant::now();
     }
 
     /// Records a step that the next ones need.
-    pub(crate) fn must(&mut self, step: &'static str, finding: Finding) -> Result<(), Stop> {
+    ///
+    /// # Errors
+    /// [`Stop`] if the step failed.
+    pub fn must(&mut self, step: &'static str, finding: Finding) -> Result<(), Stop> {
         let failed = finding.status == Status::Failed;
         self.record(step, finding);
         if failed { Err(Stop) } else { Ok(()) }
     }
 
     /// Records a failure that ends the stage.
-    pub(crate) fn stop(&mut self, step: &'static str, finding: Finding) -> Stop {
+    pub fn stop(&mut self, step: &'static str, finding: Finding) -> Stop {
         self.record(step, finding);
         Stop
     }
 
     /// Returns a required value. An error is recorded as the finding.
-    pub(crate) fn need<T>(
-        &mut self,
-        step: &'static str,
-        result: Result<T, Finding>,
-    ) -> Result<T, Stop> {
+    ///
+    /// # Errors
+    /// [`Stop`] if there is none.
+    pub fn need<T>(&mut self, step: &'static str, result: Result<T, Finding>) -> Result<T, Stop> {
         result.map_err(|finding| self.stop(step, finding))
     }
 
     /// Returns the worst result.
-    pub(crate) fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         self.taken.iter().map(|step| step.status).max().unwrap_or(Status::Skipped)
     }
 }
 
 /// Returns milliseconds, rounded to `parts` of one.
-pub(crate) fn millis(span: Duration, parts: f64) -> f64 {
+pub fn millis(span: Duration, parts: f64) -> f64 {
     (span.as_secs_f64() * 1000.0 * parts).round() / parts
 }

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use session_layer::TokenDigest;
 use session_layer::cache::{
-    EntryVerdict, Filled, Lookup, RedisCache, RedisLease, SessionCache as _,
+    Entry, EntryVerdict, Filled, Lookup, RedisCache, RedisLease, SessionCache as _,
 };
 use session_layer::server_url::ServerUrl;
+use session_layer::store::SessionParts;
+use session_layer::{Session, SessionId, Timestamp, TokenDigest};
 use tokio::time::{Instant, sleep};
 
 use super::{Finding, PROXY, Problem, Target, cache};
-use crate::conformance::entry;
 
 /// The life of the entry, in case its removal is lost.
 const LIFE: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ async fn round(cache: &RedisCache, digest: TokenDigest) -> Result<(), String> {
         _ => None,
     });
     let lease = lease.await.map_err(|why| format!("no lease was granted: {why}"))?;
-    match cache.fill(lease, &entry("session-testkit check"), LIFE).await {
+    match cache.fill(lease, &entry(), LIFE).await {
         Ok(Filled::Stored) => {}
         Ok(_) => return Err("the fill was refused, although its lease stands".to_owned()),
         Err(error) => return Err(format!("the fill failed: {error}")),
@@ -67,5 +67,19 @@ async fn look_up<T>(
             return Err(why);
         }
         sleep(TICK).await;
+    }
+}
+
+/// Returns an entry of no session.
+fn entry() -> Entry {
+    let at = Timestamp::from_micros(1_700_000_000_000_000);
+    let parts = SessionParts::new(SessionId::from_bytes([7; 16]), "sessionctl check", at);
+    Entry {
+        not_after: parts.expires_at,
+        session: Session::from(parts),
+        user_epoch: 0,
+        store_id: [9; 16],
+        xmin: 42,
+        read_at: at,
     }
 }

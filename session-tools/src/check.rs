@@ -16,28 +16,28 @@ use session_layer::error::ServerUrlError;
 use session_layer::server_url::{ServerKind, ServerUrl};
 
 use self::steps::Problem;
-pub(crate) use self::steps::{Finding, Steps, Stop, millis};
+pub use self::steps::{Finding, Steps, Stop, millis};
 
 /// The limit of one step.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
+pub const DEADLINE: Duration = Duration::from_secs(2);
 
 /// The deployment to check.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
+pub struct Target {
     redis: Option<Result<ServerUrl, ServerUrlError>>,
     database: Database,
     /// The prefix of every key. Defaults to `session-layer`.
-    pub(crate) namespace: String,
+    pub namespace: String,
     /// The Postgres schema of session-layer's tables. Defaults to `session_layer`.
-    pub(crate) schema: String,
+    pub schema: String,
     /// The maximum number of Redis connections that the application opens. Defaults to 10.
-    pub(crate) pool_size: u16,
+    pub pool_size: u16,
     /// Whether the application gets exactly these addresses. A combination with which it does not
     /// start is then a failure, otherwise a warning. Defaults to false.
-    pub(crate) complete: bool,
+    pub complete: bool,
     /// Whether the settings beside the addresses come from the application's environment. Defaults
     /// to false.
-    pub(crate) from_env: bool,
+    pub from_env: bool,
 }
 
 impl Target {
@@ -46,7 +46,7 @@ impl Target {
     /// `redis_url` is `redis://…` or `rediss://…`, or `None` for the in-process cache.
     /// `database_url` is `postgres://…` or `sqlite:…`, or `None` for the embedded file.
     #[must_use]
-    pub(crate) fn new(redis_url: Option<&str>, database_url: Option<&str>) -> Self {
+    pub fn new(redis_url: Option<&str>, database_url: Option<&str>) -> Self {
         let is_sqlite = |url: &str| {
             let scheme = url.trim().split(':').next();
             scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("sqlite"))
@@ -76,7 +76,7 @@ impl Target {
     }
 
     /// Returns whether the target names neither a Redis nor a database.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.redis.is_none() && matches!(self.database, Database::Unset)
     }
 
@@ -98,7 +98,7 @@ enum Database {
 /// The result of a step or of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Status {
+pub enum Status {
     /// There was nothing to check.
     Skipped,
     /// The step found no problem.
@@ -111,15 +111,15 @@ pub(crate) enum Status {
 
 /// All steps for one server.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct ServerReport {
+pub struct ServerReport {
     /// `redis` or `postgres`.
-    pub(crate) server: &'static str,
+    pub server: &'static str,
     /// The scheme, host and port. `None` without a usable URL.
-    pub(crate) url: Option<String>,
+    pub url: Option<String>,
     /// The worst result of the steps.
-    pub(crate) status: Status,
+    pub status: Status,
     /// The executed steps. The steps after a fatal one are missing.
-    pub(crate) steps: Vec<Finding>,
+    pub steps: Vec<Finding>,
 }
 
 impl ServerReport {
@@ -131,16 +131,16 @@ impl ServerReport {
 
 /// The result of a check.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Report {
+pub struct Report {
     /// Whether no step failed.
-    pub(crate) ok: bool,
+    pub ok: bool,
     /// The reports on Redis and then Postgres.
-    pub(crate) servers: Vec<ServerReport>,
+    pub servers: Vec<ServerReport>,
 }
 
 impl Status {
     /// Returns a symbol for readers, two columns wide.
-    pub(crate) fn sign(self) -> &'static str {
+    pub fn sign(self) -> &'static str {
         match self {
             Self::Ok => "✅",
             Self::Warning => "⚠️ ",
@@ -151,7 +151,7 @@ impl Status {
 }
 
 /// Checks both servers one after the other, and shows a heading for each and every step.
-pub(crate) async fn check(target: &Target, mut show: impl FnMut(&dyn fmt::Display)) -> Report {
+pub async fn check(target: &Target, mut show: impl FnMut(&dyn fmt::Display)) -> Report {
     show(&"[RedisConnection] Testing Redis connectivity...");
     let mut show_step = |step: &Finding| show(step);
     let mut steps = Steps::new(&mut show_step);

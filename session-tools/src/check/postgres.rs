@@ -7,7 +7,7 @@ use session_layer::store::{PostgresStore, SessionStore as _};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{Database, Finding, Problem, Steps, Target};
-use crate::backends::chain;
+use crate::chain;
 
 /// The first version with `pg_current_xact_id`, which the journal needs.
 const OLDEST: i32 = 13;
@@ -21,12 +21,13 @@ const TABLES: [(&str, &[&str]); 4] = [
 ];
 
 /// The functions of session-layer that need a grant.
-const FUNCTIONS: [&str; 8] = [
+const FUNCTIONS: [&str; 9] = [
     "this_life()",
     "begin_life()",
     "journal_page(pg_snapshot, xid8, bigint, bigint)",
     "purge_journal(interval)",
     "sweep_sessions(interval, integer)",
+    "erase_sessions(text, integer)",
     "sweep_users(interval, text, integer)",
     "register_node(uuid, bytea, interval)",
     "forget_node(uuid)",
@@ -147,7 +148,10 @@ async fn statements(store: &PostgresStore) -> Result<Finding, Problem> {
     };
     let digest = TokenDigest::of(&uuid::Uuid::new_v4().to_string());
     store.load(&[digest]).await.map_err(failed)?;
-    store.revoke(&session_layer::store::Target::Token(digest), "check").await.map_err(failed)?;
+    store
+        .revoke(&session_layer::store::Target::Token(digest), &"check".into())
+        .await
+        .map_err(failed)?;
     Ok(Finding::ok("The application's statements work (a validation and a logout of no session)"))
 }
 

@@ -1,4 +1,4 @@
-//! `session-testkit check`: the lines of a correct deployment, and each failure.
+//! `sessionctl check`: the lines of a correct deployment, and each failure.
 
 mod postgres;
 mod redis;
@@ -10,13 +10,13 @@ use session_testkit::backends::{Backend, Backends, Sandbox};
 use tokio::process::Command;
 
 use crate::{
-    command::{run, testkit},
+    command::{run, sessionctl},
     harness::{Failure, Outcome, on_each_backend, shared},
     support::store,
 };
 
 fn check() -> Command {
-    let mut command = testkit();
+    let mut command = sessionctl();
     command.arg("check");
     command
 }

@@ -5,10 +5,13 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A progress bar with the current activity. It disappears when dropped.
-pub(super) struct Bar(ProgressBar);
+#[derive(Debug)]
+pub struct Bar(ProgressBar);
 
 impl Bar {
-    pub(super) fn new() -> Self {
+    /// Creates the bar, and shows it if standard error is a terminal.
+    #[must_use]
+    pub fn new() -> Self {
         // The target is hidden if standard error is no terminal.
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         bar.set_style(style("{spinner} {msg}"));
@@ -17,12 +20,12 @@ impl Bar {
     }
 
     /// Shows an activity without progress, before the total is known.
-    pub(super) fn say(&self, what: &str) {
+    pub fn say(&self, what: &str) {
         self.0.set_message(what.to_owned());
     }
 
     /// Shows an activity that begins after `done` of `total` parts.
-    pub(super) fn at(&self, what: &str, done: u32, total: u32) {
+    pub fn at(&self, what: &str, done: u32, total: u32) {
         if self.0.length().is_none() {
             self.0.set_style(style("{spinner} [{bar:24}] {pos}/{len} {msg} ({elapsed})"));
         }
@@ -32,12 +35,19 @@ impl Bar {
     }
 
     /// Prints above the bar.
-    pub(super) fn above(&self, print: impl FnOnce()) {
+    pub fn above(&self, print: impl FnOnce()) {
         self.0.suspend(print);
     }
 
-    pub(super) fn clear(&self) {
+    /// Removes the bar.
+    pub fn clear(&self) {
         self.0.finish_and_clear();
+    }
+}
+
+impl Default for Bar {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

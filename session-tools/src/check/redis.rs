@@ -1,6 +1,7 @@
 //! The steps for Redis.
 
 mod entry;
+mod foreign;
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::{
     Finding, Problem, Status, Steps, Target,
     role::{Replicas, found_role, parse_role},
 };
-use crate::backends::chain;
+use crate::chain;
 
 /// The limit of a connect, which the application has as well.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -119,6 +120,8 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
     if stored && scripts == Some(true) {
         let failed = ("Nothing will be cached", PROXY);
         steps.check("cache", failed, entry::cached(target, url)).await;
+        let failed = ("The application's entries cannot be examined", SLOW);
+        steps.check("entries", failed, foreign::entries(target, url, connection)).await;
     }
 }
 

@@ -4,13 +4,16 @@ use std::{future::pending, process::ExitCode};
 
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
-use super::Ended;
+use crate::Ended;
 
 /// Runs a command until it ends or a signal arrives.
 ///
 /// A signal drops the command, and its guards stop what it started. The exit code is then 128 plus
 /// the signal's number, as in a shell.
-pub(super) async fn unless_interrupted(command: impl Future<Output = Ended>) -> Ended {
+///
+/// # Errors
+/// Those of the command.
+pub async fn unless_interrupted(command: impl Future<Output = Ended>) -> Ended {
     let mut interrupts = Interrupts::listen()?;
     tokio::select! {
         ended = command => ended,
@@ -19,7 +22,8 @@ pub(super) async fn unless_interrupted(command: impl Future<Output = Ended>) -> 
 }
 
 /// The signals that request the end of the process.
-pub(super) struct Interrupts {
+#[derive(Debug)]
+pub struct Interrupts {
     hangup: Signals,
     interrupt: Signals,
     terminate: Signals,
@@ -27,7 +31,10 @@ pub(super) struct Interrupts {
 
 impl Interrupts {
     /// Starts to listen. From then on, these signals no longer end the process by themselves.
-    pub(super) fn listen() -> std::io::Result<Self> {
+    ///
+    /// # Errors
+    /// If the system refuses the handlers.
+    pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -36,7 +43,7 @@ impl Interrupts {
     }
 
     /// Returns the number of the next signal.
-    pub(super) async fn next(&mut self) -> i32 {
+    pub async fn next(&mut self) -> i32 {
         tokio::select! {
             Some(()) = self.hangup.recv() => 1,
             Some(()) = self.interrupt.recv() => 2,

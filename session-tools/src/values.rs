@@ -4,18 +4,21 @@ use std::time::Duration;
 
 use clap::{builder::RangedI64ValueParser, value_parser};
 
-use crate::workload::PER_MILLE;
+/// A whole, in the unit of [`share`].
+const PER_MILLE: u32 = 1_000;
 
-pub(super) const SECOND: Duration = Duration::from_secs(1);
-pub(super) const DAY: Duration = Duration::from_secs(86_400);
+/// A second.
+pub const SECOND: Duration = Duration::from_secs(1);
+/// A day, the longest span of any flag.
+pub const DAY: Duration = Duration::from_secs(86_400);
 
 /// Returns a parser of a number from 1 to `most`.
-pub(super) fn count(most: u32) -> RangedI64ValueParser<u32> {
+pub fn count(most: u32) -> RangedI64ValueParser<u32> {
     value_parser!(u32).range(1..=i64::from(most))
 }
 
 /// Returns a parser of a duration from `least` to `most`.
-pub(super) fn duration(
+pub fn duration(
     least: Duration,
     most: Duration,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync {
@@ -31,7 +34,10 @@ pub(super) fn duration(
 }
 
 /// Parses a share from 0 to 1 with at most three decimals. Returns it per mille.
-pub(super) fn share(text: &str) -> Result<u32, &'static str> {
+///
+/// # Errors
+/// If the text is no such number.
+pub fn share(text: &str) -> Result<u32, &'static str> {
     let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     let per_mille = (!whole.is_empty()

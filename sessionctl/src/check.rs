@@ -1,9 +1,12 @@
-//! `session-testkit check`
+//! `sessionctl check`
 
 use std::process::ExitCode;
 
-use super::{COULD_NOT_RUN, Ended, exit_code, output};
-use crate::check::{Target, check};
+use session_tools::{
+    COULD_NOT_RUN, Ended,
+    check::{Target, check},
+    exit_code, output,
+};
 
 /// Checks whether Redis and Postgres respond and grant the rights that the application needs.
 ///
@@ -12,9 +15,9 @@ use crate::check::{Target, check};
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  session-testkit check
-  session-testkit check --redis-url redis://127.0.0.1:6379 --json")]
-pub(super) struct Arguments {
+  sessionctl check
+  sessionctl check --redis-url redis://127.0.0.1:6379 --json")]
+pub(crate) struct Arguments {
     /// The Redis to check.
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
     redis_url: Option<String>,
@@ -51,7 +54,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn run(arguments: Arguments) -> Ended {
+pub(crate) async fn run(arguments: Arguments) -> Ended {
     // An empty variable counts as not set.
     let set = |url: &Option<String>| url.clone().filter(|url| !url.trim().is_empty());
     let or = |value: String, default: &str| {
@@ -72,7 +75,7 @@ pub(super) async fn run(arguments: Arguments) -> Ended {
         && !cache_off;
     if target.is_empty() {
         eprintln!(
-            "session-testkit: nothing to check. Neither REDIS_URL nor DATABASE_URL is set, \
+            "sessionctl: nothing to check. Neither REDIS_URL nor DATABASE_URL is set, \
              therefore the application uses its SQLite file and in-process cache. Name servers \
              with --redis-url and --database-url"
         );

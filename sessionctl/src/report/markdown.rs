@@ -1,0 +1,129 @@
+//! The report as Markdown.
+
+use std::fmt::Write as _;
+
+use session_testkit::report::Measured;
+
+use super::{Report, judge::ms};
+
+/// The names of the latencies, in the order of the table.
+pub(super) const ROWS: [(&str, &str); 6] = [
+    ("postgresAlone", "Before: Postgres alone"),
+    ("withCache", "After: with the cache"),
+    ("hit", "of these, hits"),
+    ("miss", "misses (cache empty)"),
+    ("ping", "bare PING of Redis"),
+    ("select", "bare SELECT 1 of Postgres"),
+];
+
+pub(super) fn page(report: &Report) -> String {
+    let mut text = format!(
+        "# Deployment report {} {}\n\n{}\n",
+        report.verdict.sign(),
+        report.verdict,
+        report.at
+    );
+    for reason in &report.reasons {
+        let _ = write!(text, "\n- {} {}", reason.verdict.sign(), reason.what);
+        if let Some(why) = &reason.why {
+            let _ = write!(text, "\n  why: {why}");
+        }
+        for help in &reason.help {
+            let _ = write!(text, "\n  → {help}");
+        }
+    }
+    if !report.reasons.is_empty() {
+        text.push('\n');
+    }
+    if let Some(measured) = &report.measured {
+        latencies(&mut text, measured);
+        outage(&mut text, measured);
+        health(&mut text, measured);
+    }
+    text += "\n## Checks\n\n";
+    for server in &report.checks.servers {
+        let _ = writeln!(text, "**{}** {}\n", server.server, server.url.as_deref().unwrap_or(""));
+        for step in &server.steps {
+            let _ = writeln!(text, "- {} {}", step.status.sign().trim(), step.message);
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn latencies(text: &mut String, measured: &Measured) {
+    let _ = writeln!(text, "\n## Before and after\n\n{}. {}.\n", measured.machine, measured.method);
+    *text += "| | average | p50 | p95 | p99 | requests |\n|---|---|---|---|---|---|\n";
+    for (name, title) in ROWS {
+        let Some(latency) = measured.latencies.get(name) else { continue };
+        let [p50, p95, p99] = [latency.p50_us, latency.p95_us, latency.p99_us].map(ms);
+        let mean = format!("{:.2} ms", latency.mean_us / 1000.0);
+        let _ = writeln!(text, "| {title} | {mean} | {p50} | {p95} | {p99} | {} |", latency.count);
+    }
+    text.push('\n');
+    for goal in &measured.goals {
+        let _ = writeln!(text, "- {} {}", if goal.met { "✅" } else { "❌" }, goal.text);
+    }
+}
+
+fn outage(text: &mut String, measured: &Measured) {
+    let outage = &measured.outage;
+    let _ = writeln!(text, "\n## An outage of Redis\n");
+    if let Some(line) = summary(measured) {
+        let _ = writeln!(text, "{line}\n");
+    }
+    *text += "| at | requests | failed | hit rate | p99 |\n|---|---|---|---|---|\n";
+    for sample in outage.samples.iter().step_by(2) {
+        let _ = writeln!(
+            text,
+            "| {} ms | {} | {} | {:.1} % | {} |",
+            sample.at_ms,
+            sample.requests,
+            sample.failed,
+            sample.hit_rate,
+            ms(sample.p99_us)
+        );
+    }
+}
+
+/// Returns what happened during the outage, if there was one.
+pub(super) fn summary(measured: &Measured) -> Option<String> {
+    let outage = &measured.outage;
+    let how = outage.how?;
+    let failed: u64 = outage.samples.iter().map(|sample| sample.failed).sum();
+    let again = match outage.hits_again_ms {
+        Some(at) => format!("hits again {} ms after its return", at.saturating_sub(outage.up_ms)),
+        None => "no hits after its return".to_owned(),
+    };
+    Some(format!(
+        "Redis was {how} at {} ms and back at {} ms: {failed} requests failed, {again}.",
+        outage.down_ms, outage.up_ms
+    ))
+}
+
+fn health(text: &mut String, measured: &Measured) {
+    let _ = writeln!(text, "\n## Health after the outage\n");
+    for (name, value) in facts(measured) {
+        let _ = writeln!(text, "- {name}: {value}");
+    }
+}
+
+/// Returns the facts of the health document.
+pub(super) fn facts(measured: &Measured) -> Vec<(&'static str, String)> {
+    let health = &measured.health;
+    let value = |pointer: &str| match health.pointer(pointer) {
+        Some(serde_json::Value::String(text)) => text.clone(),
+        Some(value) if !value.is_null() => value.to_string(),
+        _ => "unknown".to_owned(),
+    };
+    vec![
+        ("status", value("/status")),
+        ("Redis version", value("/redis/version")),
+        ("Redis memory", value("/redis/usedMemory")),
+        ("Redis keys", value("/redis/totalKeys")),
+        ("pool size", value("/sessionCache/pool/size")),
+        ("pool available", value("/sessionCache/pool/available")),
+        ("pool pending", value("/sessionCache/pool/pending")),
+        ("hit rate since the start, %", value("/sessionCache/metrics/hitRate")),
+    ]
+}

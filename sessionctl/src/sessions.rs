@@ -1,0 +1,78 @@
+//! `sessionctl sessions …`, `sessionctl revoke` and `sessionctl erase`.
+
+mod criteria;
+mod erase;
+mod list;
+mod revoke;
+mod visibility;
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use session_tools::Ended;
+
+pub(crate) use self::{erase::Arguments as Erase, revoke::Arguments as Revoke};
+
+/// Lists, shows, counts and revokes sessions.
+///
+/// Criteria are combined: a session matches if it matches all of them.
+#[derive(clap::Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  sessionctl sessions list --user alice
+  sessionctl sessions count --idle-for 30d
+  sessionctl sessions show 9f1c0f5e-3b1e-4f4e-9f67-2f6a6f0f4f11
+  sessionctl sessions revoke --address 203.0.113.0/24 --reason 'stolen credentials'"
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    List(list::List),
+    Show(list::Show),
+    Count(list::Count),
+    Revoke(revoke::Arguments),
+    Erase(erase::Arguments),
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Ended {
+    match arguments.command {
+        Command::List(list) => list.run().await,
+        Command::Show(show) => show.run().await,
+        Command::Count(count) => count.run().await,
+        Command::Revoke(revoke) => revoke.run().await,
+        Command::Erase(erase) => erase.run().await,
+    }
+}
+
+/// Whether an operator agreed to a change.
+enum Consent {
+    Given,
+    Refused,
+    /// There is no terminal to ask on.
+    NotAsked,
+}
+
+/// Asks on the terminal whether to go on.
+fn consent(question: &str) -> io::Result<Consent> {
+    if !io::stdin().is_terminal() {
+        return Ok(Consent::NotAsked);
+    }
+    eprint!("{question} Type `yes` to go on: ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(if answer.trim() == "yes" { Consent::Given } else { Consent::Refused })
+}
+
+/// Returns `1 session` or `2 sessions`.
+fn sessions(number: u64) -> String {
+    match number {
+        1 => "1 session".to_owned(),
+        _ => format!("{number} sessions"),
+    }
+}

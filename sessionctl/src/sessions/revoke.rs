@@ -1,0 +1,239 @@
+//! `sessionctl revoke`: ends sessions by criteria, or all of them.
+//!
+//! One user's sessions end in one statement. All others end in batches of ids, each of which is one
+//! short transaction, as a logout is. A batch that has ended is not found again, so an interrupted
+//! command continues when it is run again.
+
+use std::{process::ExitCode, time::Duration};
+
+use serde_json::json;
+use session_layer::error::StoreError;
+use session_layer::limits::MAX_REASON_CHARS;
+use session_layer::store::{PostgresStore, SessionFilter};
+use session_layer::{Applied, Error, RevokeTarget, SessionId, Sessions};
+use session_tools::{COULD_NOT_RUN, Ended, chain, exit_code, output, progress::Bar};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Consent, consent,
+    criteria::{Criteria, Search, count, now},
+    sessions,
+    visibility::Reached,
+};
+use crate::servers::{Servers, shut_down};
+
+/// The sessions that end in one transaction. Their rows are locked for about 30 ms.
+const BATCH: usize = 500;
+/// How long a command tries to go on while Postgres is away or sheds load.
+const PATIENCE: Duration = Duration::from_secs(60);
+const BETWEEN_TRIES: Duration = Duration::from_millis(500);
+/// The longest pause between two batches.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Ends sessions by criteria, or all of them ("log out everybody").
+///
+/// It counts the sessions first, and asks. Sessions of logins after its start are left alone. It
+/// ends them in batches, with pauses, so that an application's requests are not delayed. It may be
+/// interrupted: the same command continues. At the end it states from when on all nodes reject the
+/// sessions. Exit code 0: all have ended. 1: some have not. 2: could not run.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  sessionctl revoke --user alice --reason 'password stolen'
+  sessionctl revoke --address 203.0.113.0/24 --actor 'ops: bob' --yes
+  sessionctl revoke --idle-for 90d --json --yes
+  sessionctl revoke --all --reason 'key leaked'")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    servers: Servers,
+
+    #[command(flatten)]
+    criteria: Criteria,
+
+    /// End all sessions of all users.
+    #[arg(long)]
+    all: bool,
+
+    /// Who ends them, kept with each session (`ended_by`): 1 to 200 characters.
+    #[arg(long, env = "USER", value_name = "NAME", value_parser = note)]
+    actor: Option<String>,
+
+    /// Why they end, kept with each session (`ended_reason`): 1 to 200 characters.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "revoked by an operator",
+        value_parser = note
+    )]
+    reason: String,
+
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+
+    /// Print one JSON document on standard output, and progress on standard error.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads an actor or a reason. An empty variable counts as not set.
+fn note(text: &str) -> Result<String, String> {
+    if text.chars().count() > MAX_REASON_CHARS {
+        return Err(format!("it may have at most {MAX_REASON_CHARS} characters"));
+    }
+    Ok(text.to_owned())
+}
+
+/// What a command has ended so far.
+struct Done {
+    ended: u64,
+    reached: Reached,
+}
+
+impl Done {
+    fn add(&mut self, applied: &Applied<u64>) {
+        self.ended += applied.value;
+        self.reached = self.reached.and(applied.visibility, Instant::now());
+    }
+}
+
+impl Arguments {
+    pub(crate) async fn run(self) -> Ended {
+        if self.all != self.criteria.is_empty() {
+            let why = if self.all {
+                "--all goes without criteria"
+            } else {
+                "name the sessions with criteria such as --user, or all of them with --all"
+            };
+            eprintln!("sessionctl: {why}");
+            return Ok(ExitCode::from(COULD_NOT_RUN));
+        }
+        let store = self.servers.store()?;
+        let filter = self.criteria.filter(now(&store).await?, false);
+        let bar = Bar::new();
+        let matching = count(&store, &filter, &bar).await?;
+        bar.clear();
+        output::tell(self.json, format_args!("{} to end", sessions(matching)));
+        // A login of the user may be in progress, which a revoke-all ends too.
+        if matching == 0 && self.criteria.only_user().is_none() {
+            return self.report(&Done { ended: 0, reached: Reached::Nothing }, true);
+        }
+        if !self.yes {
+            match consent(&format!("End {}?", sessions(matching)))? {
+                Consent::Given => {}
+                Consent::Refused => {
+                    eprintln!("sessionctl: nothing was changed");
+                    return Ok(exit_code(false));
+                }
+                Consent::NotAsked => {
+                    eprintln!("sessionctl: there is no terminal to ask on, pass --yes");
+                    return Ok(ExitCode::from(COULD_NOT_RUN));
+                }
+            }
+        }
+        let node = self.servers.sessions().await?;
+        let mut done = Done { ended: 0, reached: Reached::Nothing };
+        let result = match self.criteria.only_user() {
+            Some(user) => self.end(&node, RevokeTarget::user(user)).await.map(|it| done.add(&it)),
+            None => self.end_matching(&store, &node, &filter, matching, &mut done).await,
+        };
+        shut_down(&node).await;
+        if let Err(error) = &result {
+            eprintln!(
+                "sessionctl: {}. {} have ended. Run the same command again to continue",
+                chain(error),
+                sessions(done.ended)
+            );
+        }
+        self.report(&done, result.is_ok())
+    }
+
+    /// Ends the sessions that match, until a whole search finds none.
+    async fn end_matching(
+        &self,
+        store: &PostgresStore,
+        node: &Sessions,
+        filter: &SessionFilter,
+        matching: u64,
+        done: &mut Done,
+    ) -> Result<(), Error> {
+        let bar = Bar::new();
+        loop {
+            let (mut search, mut found) = (Search::new(store, filter), false);
+            loop {
+                let read = retried(async || search.next().await.map_err(unavailable)).await?;
+                let Some(page) = read else { break };
+                let ids: Vec<SessionId> = page.sessions.iter().map(|session| session.id).collect();
+                for batch in ids.chunks(BATCH) {
+                    found = true;
+                    let began = Instant::now();
+                    let ended = self.end(node, RevokeTarget::ids(batch)).await?;
+                    done.add(&ended);
+                    let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+                    let all = number(matching.max(done.ended));
+                    bar.at("sessions ended", number(done.ended), all);
+                    // Half of the time is the application's.
+                    sleep(began.elapsed().min(LONGEST_PAUSE)).await;
+                }
+            }
+            if !found {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn end(&self, node: &Sessions, target: RevokeTarget<'_>) -> Result<Applied<u64>, Error> {
+        retried(async || {
+            let revocation = node.revoke(target).reason(self.reason.clone());
+            match &self.actor {
+                Some(actor) if !actor.is_empty() => revocation.actor(actor.clone()).await,
+                _ => revocation.await,
+            }
+        })
+        .await
+    }
+
+    fn report(&self, done: &Done, ok: bool) -> Ended {
+        let now = Instant::now();
+        if self.json {
+            let mut document = done.reached.json(now);
+            document["count"] = json!(done.ended);
+            document["complete"] = json!(ok);
+            output::document(&document)?;
+        } else if ok {
+            output::say(format_args!("{} ended", sessions(done.ended)));
+            output::say(done.reached.line(now));
+        }
+        Ok(exit_code(ok))
+    }
+}
+
+fn unavailable(error: StoreError) -> Error {
+    Error::Unavailable(error)
+}
+
+/// Tries again while Postgres is away or sheds load.
+async fn retried<T>(mut once: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, Error> {
+    let by = Instant::now() + PATIENCE;
+    loop {
+        match once().await {
+            Err(error) if error.is_outage() && Instant::now() < by => sleep(BETWEEN_TRIES).await,
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use session_layer::Visibility;
+
+    use super::*;
+
+    #[test]
+    fn parts_of_a_change_add_up() {
+        let mut done = Done { ended: 0, reached: Reached::Nothing };
+        done.add(&Applied { value: 3, visibility: Visibility::Propagated });
+        done.add(&Applied { value: 0, visibility: Visibility::Nothing });
+        assert_eq!((done.ended, done.reached), (3, Reached::Propagated));
+    }
+}

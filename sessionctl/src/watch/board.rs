@@ -1,0 +1,286 @@
+//! What was read of each node, over time. It is a function of the documents.
+
+use std::collections::VecDeque;
+
+use serde_json::Value;
+
+use super::node::Node;
+
+/// The readings that are kept per node: two minutes at one a second.
+const KEPT: usize = 120;
+
+/// The result of one reading.
+#[derive(Clone, Debug)]
+pub(super) enum Reading {
+    /// The health document, of a healthy node or not.
+    Document(Value),
+    /// Why there is none.
+    Failed(String),
+}
+
+impl Reading {
+    /// Returns whether the node uses its cache, or is in bypass.
+    pub(super) fn is_serving(&self) -> bool {
+        matches!(self, Self::Document(document) if document["status"] != "unhealthy")
+    }
+}
+
+/// All nodes, and the selected one.
+#[derive(Debug)]
+pub(super) struct Board {
+    pub(super) nodes: Vec<Watched>,
+    pub(super) selected: usize,
+    /// What the last key did.
+    pub(super) message: String,
+}
+
+/// A node, and its readings.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    pub(super) name: String,
+    pub(super) has_switch: bool,
+    /// The last document. It stays while the node does not respond.
+    pub(super) last: Option<Value>,
+    pub(super) error: Option<String>,
+    /// The hit rate of each interval in percent, without requests the last one.
+    pub(super) hit_rates: VecDeque<u64>,
+    /// The PING of each reading, in microseconds.
+    pub(super) pings: VecDeque<u64>,
+    /// The errors of the cache in each interval.
+    pub(super) errors: VecDeque<u64>,
+    counted: Option<Counted>,
+}
+
+/// The counters of a document, which rise until the process restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counted {
+    hits: u64,
+    total: u64,
+    errors: u64,
+}
+
+impl Counted {
+    fn of(document: &Value) -> Self {
+        let metrics = &document["sessionCache"]["metrics"];
+        let count = |name: &str| metrics[name].as_u64().unwrap_or_default();
+        Self { hits: count("hits"), total: count("total"), errors: count("errors") }
+    }
+}
+
+impl Board {
+    pub(super) fn new(nodes: &[Node]) -> Self {
+        let watched = |node: &Node| Watched {
+            name: node.health.host().to_owned(),
+            has_switch: node.admin.is_some(),
+            ..Watched::default()
+        };
+        Self { nodes: nodes.iter().map(watched).collect(), selected: 0, message: String::new() }
+    }
+
+    /// Adds one reading of each node.
+    pub(super) fn add(&mut self, readings: Vec<Reading>) {
+        for (node, reading) in self.nodes.iter_mut().zip(readings) {
+            node.add(reading);
+        }
+    }
+
+    /// Moves the selection, and stays within the nodes.
+    pub(super) fn select(&mut self, down: bool) {
+        let last = self.nodes.len().saturating_sub(1);
+        self.selected =
+            if down { (self.selected + 1).min(last) } else { self.selected.saturating_sub(1) };
+    }
+
+    /// Records what the selected node's switch replied: the mode in force, or why there is none. The
+    /// next document may be a second away.
+    pub(super) fn switched(&mut self, reply: Result<String, String>) {
+        let Some(node) = self.nodes.get_mut(self.selected) else { return };
+        let name = &node.name;
+        self.message = match reply {
+            Ok(mode) => {
+                let message = format!("{name}: the mode is `{mode}` now");
+                if let Some(document) = &mut node.last {
+                    document["mode"] = Value::String(mode);
+                }
+                message
+            }
+            Err(why) => format!("{name} was not switched: {why}"),
+        };
+    }
+
+    /// Returns a line per node, for a pipe.
+    pub(super) fn lines(&self) -> impl Iterator<Item = String> + '_ {
+        self.nodes.iter().map(Watched::line)
+    }
+}
+
+impl Watched {
+    fn add(&mut self, reading: Reading) {
+        let document = match reading {
+            Reading::Document(document) => document,
+            Reading::Failed(error) => {
+                self.error = Some(error);
+                // A gap in the node's life is no hit and no reply.
+                push(&mut self.hit_rates, 0);
+                push(&mut self.pings, 0);
+                push(&mut self.errors, 0);
+                return;
+            }
+        };
+        self.error = None;
+        let now = Counted::of(&document);
+        // After a restart the counters begin again.
+        let before = self.counted.filter(|before| before.total <= now.total);
+        let before = before.unwrap_or(Counted { hits: 0, total: 0, errors: 0 });
+        let asked = now.total - before.total;
+        let rate = match asked {
+            0 => self.hit_rates.back().copied().unwrap_or_default(),
+            _ => now.hits.saturating_sub(before.hits) * 100 / asked,
+        };
+        push(&mut self.hit_rates, rate);
+        push(&mut self.errors, now.errors.saturating_sub(before.errors));
+        let ping = document["performance"]["ping"].as_f64().unwrap_or_default();
+        push(&mut self.pings, micros(ping));
+        self.counted = Some(now);
+        self.last = Some(document);
+    }
+
+    /// Returns the status: that of the document, or `no response`.
+    pub(super) fn status(&self) -> &str {
+        match (&self.error, &self.last) {
+            (Some(_), _) => "no response",
+            (None, Some(document)) => document["status"].as_str().unwrap_or("unknown"),
+            (None, None) => "waiting",
+        }
+    }
+
+    /// Returns a part of the document as text, and `-` if it is unknown.
+    pub(super) fn field(&self, pointer: &str) -> String {
+        match self.last.as_ref().and_then(|document| document.pointer(pointer)) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Null) | None => "-".to_owned(),
+            Some(value) => value.to_string(),
+        }
+    }
+
+    /// Returns the mode to which the key `b` switches.
+    pub(super) fn other_mode(&self) -> &'static str {
+        if self.field("/mode") == "bypass" { "on" } else { "bypass" }
+    }
+
+    /// Returns what the document reports, newest first.
+    pub(super) fn reported(&self) -> Vec<String> {
+        let errors = self.last.as_ref().and_then(|document| document["errors"].as_array());
+        let errors = errors.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+        self.error.clone().into_iter().chain(errors).collect()
+    }
+
+    fn line(&self) -> String {
+        let mut line = format!("{} {}", self.name, self.status());
+        if let Some(error) = &self.error {
+            return format!("{line}: {error}");
+        }
+        for (name, pointer) in [
+            ("mode", "/mode"),
+            ("hits%", "/sessionCache/metrics/hitRate"),
+            ("ping", "/performance/ping"),
+            ("breaker", "/breaker/state"),
+            ("journal-ms", "/journal/ageMs"),
+            ("pool", "/sessionCache/pool/available"),
+        ] {
+            line += &format!(" {name}={}", self.field(pointer));
+        }
+        match self.reported().first() {
+            Some(error) => format!("{line} error: {error}"),
+            None => line,
+        }
+    }
+}
+
+fn push(values: &mut VecDeque<u64>, value: u64) {
+    if values.len() == KEPT {
+        values.pop_front();
+    }
+    values.push_back(value);
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
+fn micros(ms: f64) -> u64 {
+    (ms * 1000.0).clamp(0.0, 1e12) as u64
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    pub(in crate::watch) fn document(hits: u64, total: u64) -> Value {
+        json!({
+            "status": "healthy", "mode": "on",
+            "redis": { "connected": true, "version": "7.0.15", "usedMemory": "1.2M", "totalKeys": 42 },
+            "sessionCache": {
+                "metrics": { "hits": hits, "total": total, "errors": 0, "hitRate": 85.0 },
+                "pool": { "size": 10, "available": 8, "pending": 0 },
+            },
+            "performance": { "ping": 0.25, "set": 0.3, "get": 0.2 },
+            "postgres": { "connected": true },
+            "breaker": { "state": "closed" }, "journal": { "ageMs": 120 }, "errors": [],
+        })
+    }
+
+    pub(in crate::watch) fn board(nodes: usize) -> Board {
+        let nodes = (0..nodes).map(|port| Node {
+            health: format!("http://10.0.0.1:{}/health", 3000 + port).parse().unwrap(),
+            admin: None,
+        });
+        Board::new(&nodes.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn hit_rate_is_that_of_the_interval_and_survives_a_restart_of_the_node() {
+        let mut board = board(1);
+        for (hits, total) in [(10, 100), (60, 150), (60, 150), (1, 4)] {
+            board.add(vec![Reading::Document(document(hits, total))]);
+        }
+        assert_eq!(board.nodes[0].hit_rates, [10, 100, 100, 25]);
+        assert_eq!(board.nodes[0].pings, [250; 4]);
+    }
+
+    #[test]
+    fn node_that_does_not_respond_is_shown_and_comes_back() {
+        let mut board = board(1);
+        board.add(vec![Reading::Document(document(1, 1))]);
+        let lost = Reading::Failed("connection refused".to_owned());
+        assert!(!lost.is_serving());
+        board.add(vec![lost]);
+        assert_eq!(board.nodes[0].status(), "no response");
+        assert!(board.lines().next().unwrap().ends_with("no response: connection refused"));
+        board.add(vec![Reading::Document(document(2, 2))]);
+        assert_eq!(board.nodes[0].status(), "healthy");
+        let line = board.lines().next().unwrap();
+        assert!(line.contains("breaker=closed journal-ms=120 pool=8"), "{line}");
+    }
+
+    #[test]
+    fn second_switch_goes_back_before_the_next_document() {
+        let mut board = board(1);
+        board.add(vec![Reading::Document(document(1, 1))]);
+        assert_eq!(board.nodes[0].other_mode(), "bypass");
+        board.switched(Ok("bypass".to_owned()));
+        assert_eq!(board.nodes[0].other_mode(), "on");
+        board.switched(Err("connection refused".to_owned()));
+        assert_eq!(board.nodes[0].other_mode(), "on");
+        assert!(board.message.ends_with("connection refused"));
+    }
+
+    #[test]
+    fn selection_stays_within_the_nodes() {
+        let mut board = board(2);
+        board.select(false);
+        assert_eq!(board.selected, 0);
+        board.select(true);
+        board.select(true);
+        assert_eq!(board.selected, 1);
+    }
+}

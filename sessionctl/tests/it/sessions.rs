@@ -1,0 +1,269 @@
+//! `sessionctl sessions`, `revoke` and `erase`: what they show, and what they end on a running node.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use session_layer::{Created, NewSession, Sessions};
+use tokio::process::Command;
+
+use crate::command::{Ran, run, sessionctl};
+use crate::harness::{Failure, Outcome};
+use crate::support::{SOON, Servers, ask, login, until_hit};
+
+/// The staleness bound D, and what a busy machine adds.
+const BOUND: Duration = Duration::from_secs(2);
+
+/// Returns the command with the variables of an application on these servers.
+fn on(servers: &Servers, arguments: &[&str]) -> Command {
+    let mut command = sessionctl();
+    command
+        .env("REDIS_URL", servers.redis.url())
+        .env("DATABASE_URL", servers.database_url())
+        .env("SESSION_CACHE_NAMESPACE", servers.namespace())
+        .env("SESSION_DB_SCHEMA", servers.schema())
+        .env("USER", "operator")
+        .args(arguments);
+    command
+}
+
+/// Runs a command that succeeds, and returns its JSON document.
+async fn json(servers: &Servers, arguments: &[&str]) -> Result<Value, Failure> {
+    let ran = run(on(servers, arguments).arg("--json")).await?;
+    assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.stderr);
+    Ok(serde_json::from_str(&ran.stdout)?)
+}
+
+/// Runs a command that cannot run, and returns what it prints.
+async fn rejected(servers: &Servers, arguments: &[&str]) -> Result<Ran, Failure> {
+    let ran = run(&mut on(servers, arguments)).await?;
+    assert_eq!(ran.code, 2, "{arguments:?}: {}", ran.stderr);
+    Ok(ran)
+}
+
+/// Returns a node, and sessions of three users, the first of whom has two.
+async fn three_users(servers: &Servers) -> Result<(Sessions, Vec<Created>), Failure> {
+    let node = servers.sessions().await?;
+    let mut created = Vec::new();
+    for (user, label, address) in [
+        ("alice", "phone", "203.0.113.7"),
+        ("alice", "laptop", "198.51.100.1"),
+        ("bob", "phone", "203.0.113.9"),
+        ("eve", "tv", "2001:db8::1"),
+    ] {
+        let new = NewSession::new(user).label(label).ip(address.parse()?).user_agent("curl/8");
+        created.push(node.create(new).await?);
+    }
+    Ok((node, created))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_listed_and_counted_by_each_criterion() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (node, created) = three_users(&servers).await?;
+    let id = created[3].session.id().to_string();
+    for (criteria, expected) in [
+        (&[][..], 4),
+        (&["--user", "alice"], 2),
+        (&["--user", "nobody"], 0),
+        (&["--label", "phone"], 2),
+        (&["--user", "alice", "--label", "phone"], 1),
+        (&["--address", "203.0.113.0/24"], 2),
+        (&["--address", "203.0.113.9"], 1),
+        (&["--address", "2001:db8::/32"], 1),
+        (&["--id", &id], 1),
+        (&["--older-than", "1h"], 0),
+        (&["--newer-than", "1h"], 4),
+        (&["--idle-for", "1h"], 0),
+    ] {
+        let arguments = [&["sessions", "count"][..], criteria].concat();
+        let counted = json(&servers, &arguments).await?;
+        assert_eq!(counted["count"], expected, "{criteria:?}");
+        let arguments = [&["sessions", "list"][..], criteria].concat();
+        let listed = json(&servers, &arguments).await?;
+        assert_eq!(listed["sessions"].as_array().map(Vec::len), Some(expected), "{criteria:?}");
+    }
+    servers
+        .sql("UPDATE sessions SET created_at = now() - interval '3 days' WHERE label = 'tv'")
+        .await?;
+    let old = json(&servers, &["sessions", "list", "--older-than", "2d"]).await?;
+    assert_eq!(old["sessions"][0]["user"], "eve");
+    let limited = json(&servers, &["sessions", "list", "--limit", "2"]).await?;
+    assert_eq!(
+        (limited["sessions"].as_array().map(Vec::len), &limited["more"]),
+        (Some(2), &Value::Bool(true))
+    );
+    let text = run(&mut on(&servers, &["sessions", "list", "--user", "eve"])).await?;
+    assert!(
+        text.stdout.starts_with("SESSION") && text.stdout.contains("2001:db8::1"),
+        "{}",
+        text.stdout
+    );
+
+    let shown = json(&servers, &["sessions", "show", &id]).await?;
+    assert_eq!(
+        (&shown["user"], &shown["active"], &shown["userAgent"]),
+        (&"eve".into(), &true.into(), &"curl/8".into())
+    );
+    let unknown = "00000000-0000-4000-8000-000000000000";
+    let ran = run(&mut on(&servers, &["sessions", "show", unknown])).await?;
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains(unknown), "{}", ran.stderr);
+    drop(node);
+    Ok(())
+}
+
+// The session is served from Redis, and the node rejects it within the bound that the tool states.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoke_ends_sessions_on_a_running_node_and_keeps_who_and_why() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (node, created) = three_users(&servers).await?;
+    for session in &created {
+        until_hit(&node, session).await?;
+    }
+    let revoke = ["revoke", "--address", "203.0.113.0/24", "--actor", "ops: bob", "--reason"];
+    let ended = json(&servers, &[&revoke[..], &["stolen", "--yes"]].concat()).await?;
+    let returned = Instant::now();
+    assert_eq!(ended["count"], 2, "{ended}");
+    let within = match ended["revoked"].as_str() {
+        Some("propagated") => Duration::ZERO,
+        Some("committed") => Duration::from_millis(ended["withinMs"].as_u64().unwrap_or(u64::MAX)),
+        other => panic!("{other:?}"),
+    };
+    assert!(within <= BOUND, "{ended}");
+    tokio::time::sleep_until((returned + within).into()).await;
+    let mut words = Vec::new();
+    for session in &created {
+        words.push(ask(&node, session).await);
+    }
+    assert_eq!(words, ["invalid", "valid", "invalid", "valid"]);
+
+    let shown = json(&servers, &["sessions", "show", &created[0].session.id().to_string()]).await?;
+    assert_eq!(
+        (&shown["active"], &shown["endedBy"], &shown["endedReason"]),
+        (&false.into(), &"ops: bob".into(), &"stolen".into())
+    );
+    let again = json(&servers, &[&revoke[..], &["stolen", "--yes"]].concat()).await?;
+    assert_eq!((&again["count"], &again["revoked"]), (&0.into(), &"nothing".into()));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoke_of_a_user_ends_all_of_them_and_no_others() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (node, created) = three_users(&servers).await?;
+    let ended = json(&servers, &["sessions", "revoke", "--user", "alice", "--yes"]).await?;
+    assert_eq!(ended["count"], 2, "{ended}");
+    tokio::time::sleep(BOUND).await;
+    let mut words = Vec::new();
+    for session in &created {
+        words.push(ask(&node, session).await);
+    }
+    assert_eq!(words, ["invalid", "invalid", "valid", "valid"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interrupted_revoke_all_continues_when_it_is_run_again() -> Outcome {
+    const REVOKE_ALL: [&str; 5] = ["revoke", "--all", "--reason", "key leaked", "--yes"];
+    const OF_THE_TOOL: &str = "SELECT count(*) FROM sessions WHERE revoked_at IS NOT NULL AND \
+                               ended_by = 'operator' AND ended_reason = 'key leaked'";
+    let servers = Servers::shared().await?;
+    let node = servers.sessions().await?;
+    let kept = login(&node, "alice").await?;
+    until_hit(&node, &kept).await?;
+    servers
+        .sql(
+            "INSERT INTO sessions (token_digest, user_id, expires_at, revoked_at, ended_by) \
+             SELECT sha256(convert_to(n::text, 'UTF8')), 'user ' || n % 700, \
+               now() + interval '1 hour', CASE WHEN n <= 1000 THEN now() END, \
+               CASE WHEN n <= 1000 THEN 'before' END FROM generate_series(1, 6200) n",
+        )
+        .await?;
+    let mut operator = servers.operator().await?;
+    let mut first = on(&servers, &REVOKE_ALL).spawn()?;
+    session_testkit::wait::until("a batch", SOON, async || {
+        let marked = sqlx::query_scalar::<_, i64>(OF_THE_TOOL).fetch_one(&mut operator).await;
+        marked.is_ok_and(|marked| marked > 0)
+    })
+    .await?;
+    first.kill().await?;
+
+    let ended = json(&servers, &REVOKE_ALL).await?;
+    assert!((1..5201).contains(&ended["count"].as_u64().unwrap_or_default()), "{ended}");
+    tokio::time::sleep(BOUND).await;
+    assert_eq!(ask(&node, &kept).await, "invalid");
+    let marked: i64 = sqlx::query_scalar(OF_THE_TOOL).fetch_one(&mut operator).await?;
+    assert_eq!(marked, 5201, "those that had ended before keep who ended them");
+    let after = login(&node, "alice").await?;
+    assert_eq!(ask(&node, &after).await, "valid");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn erase_leaves_no_row_with_an_address_and_ends_the_sessions() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (node, created) = three_users(&servers).await?;
+    for session in &created[..2] {
+        until_hit(&node, session).await?;
+    }
+    let _ended_before = node.revoke(created[1].session.id()).await?;
+    let erased = json(&servers, &["erase", "alice", "--yes"]).await?;
+    assert_eq!(erased["erased"], 2, "{erased}");
+    tokio::time::sleep(BOUND).await;
+    assert_eq!(ask(&node, &created[0]).await, "invalid");
+    assert_eq!(ask(&node, &created[2]).await, "valid");
+    let mut operator = servers.operator().await?;
+    let rows = "SELECT (SELECT count(*) FROM sessions WHERE user_id = 'alice'), \
+                (SELECT count(*) FROM session_users WHERE user_id = 'alice' AND epoch > 0)";
+    let rows: (i64, i64) = sqlx::query_as(rows).fetch_one(&mut operator).await?;
+    assert_eq!(rows, (0, 1), "the epoch stays for logins in progress");
+    let again = login(&node, "alice").await?;
+    assert_eq!(ask(&node, &again).await, "valid");
+    Ok(())
+}
+
+// A login that began before the erasure must not be let in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn login_in_progress_does_not_survive_an_erasure() -> Outcome {
+    let servers = Servers::shared().await?;
+    let node = servers.sessions().await?;
+    login(&node, "alice").await?;
+    let in_progress = node.begin_login().await?;
+    let erased = node.erase_user("alice").await?;
+    assert_eq!(erased.value, 1);
+    let late = in_progress.create(NewSession::new("alice")).await;
+    assert!(matches!(late, Err(session_layer::Error::LoginSuperseded)), "{late:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_input_is_explained_and_changes_nothing() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (node, created) = three_users(&servers).await?;
+    for (arguments, named) in [
+        (&["revoke"][..], "--all"),
+        (&["revoke", "--all", "--user", "alice", "--yes"], "--all"),
+        (&["revoke", "--all"], "--yes"),
+        (&["erase", "alice"], "--yes"),
+        (&["erase", "", "--yes"], "USER"),
+        (&["sessions", "list", "--id", "7"], "UUID"),
+        (&["sessions", "list", "--older-than", "7"], "30d"),
+        (&["sessions", "list", "--address", "10.0.0.0/33"], "10.1.0.0/16"),
+        (&["sessions", "list", "--limit", "0"], "--limit"),
+        (&["sessions", "list", "--database-url", "sqlite:app.db"], "sqlite"),
+        (&["sessions", "list", "--database-url", ""], "DATABASE_URL"),
+        (&["revoke", "--all", "--yes", "--redis-url", ""], "REDIS_URL"),
+        (&["sessions", "list", "--schema", "missing"], "migrat"),
+    ] {
+        let ran = rejected(&servers, arguments).await?;
+        assert!(ran.stderr.contains(named), "{arguments:?}: no `{named}` in\n{}", ran.stderr);
+    }
+    let reason = "a".repeat(201);
+    let ran = run(&mut on(&servers, &["revoke", "--all", "--yes", "--reason", &reason])).await?;
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("200"), "{}", ran.stderr);
+    for session in &created {
+        assert_eq!(ask(&node, session).await, "valid");
+    }
+    Ok(())
+}
