@@ -42,7 +42,7 @@ subject:
 
 ## Connects to the servers of REDIS_URL and DATABASE_URL, PINGs them, and prints what is wrong. Changes one key of its own.
 connection-test:
-	cargo run -p session-testkit -- check
+	cargo run -p sessionctl -- check
 
 ## The cache beside Postgres alone, against the goals, on servers that it starts and stops.
 benchmark:

@@ -137,7 +137,7 @@ pub mod limits {
 
 #[cfg(feature = "metrics")]
 pub mod metrics {
-    //! Metrics for every exporter of the facade [`metrics`](::metrics): Prometheus, OpenTelemetry
+    //! Metrics for every exporter of the facade [`metrics`]: Prometheus, OpenTelemetry
     //! and others. [`METRICS`] has their names and meanings. For a snapshot without an exporter,
     //! there is [`Sessions::metrics`](crate::Sessions::metrics).
 

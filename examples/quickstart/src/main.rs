@@ -4,7 +4,8 @@
 //! - `main.rs`: the app with its guarded routes ([`app`]),
 //! - `routes.rs`: the handlers, `messages.rs`: their JSON, `problem.rs`: their errors,
 //! - `run.rs`: start and stop, `config.rs`: the environment variables,
-//! - `admin.rs`: the cache's switch and the metrics, on a separate address, `metrics.rs`: their text,
+//! - `admin.rs`: the cache's switch and the metrics, on a separate address,
+//! - `metrics.rs`: the text of the metrics,
 //! - `page.html`: the page at `/`.
 
 mod admin;

@@ -33,7 +33,11 @@ impl Prometheus {
         let (folder, address) = (TempDir::new()?, unused_address().await?);
         let rules = json!({ "groups": [{ "name": "fast", "rules": fast(rules()) }] });
         let config = json!({
-            "global": { "scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms" },
+            "global": {
+                "scrape_interval": "500ms",
+                "scrape_timeout": "500ms",
+                "evaluation_interval": "500ms",
+            },
             "rule_files": ["rules.yml"],
             "scrape_configs": [{ "job_name": "nodes", "static_configs": [{ "targets": targets }] }],
         });

@@ -11,7 +11,8 @@ pub enum MetricKind {
     Counter,
     /// A number that rises and falls.
     Gauge,
-    /// Durations in seconds, with the bounds of [`LATENCY_BUCKETS`](super::LATENCY_BUCKETS).
+    /// Durations in seconds, within the bounds of
+    /// [`LATENCY_BUCKETS`](crate::metrics::LATENCY_BUCKETS).
     Histogram,
 }
 
@@ -93,8 +94,8 @@ metrics! {
     BREAKER_TRANSITIONS: Counter "breaker_transitions_total" ["to"]
         "How often the breaker became open (from closed) or closed.";
     STORE_DURATION: Histogram "store_operation_duration_seconds" ["operation"]
-        "How long calls of the store took, the wait for a turn included: load (validations), touch, \
-         login_snapshot, create, list, digests, revoke, update, rotate, journal, register, \
+        "How long calls of the store took, the wait for a turn included: load (validations), \
+         touch, login_snapshot, create, list, digests, revoke, update, rotate, journal, register, \
          housekeeping.";
     STORE_ERRORS: Counter "store_errors_total" ["operation", "kind"]
         "Calls of the store that failed, by kind of error.";

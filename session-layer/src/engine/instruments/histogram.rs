@@ -8,8 +8,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The upper bounds of the buckets in seconds, from 1 µs to 10 s. A near hit takes about 1 µs, a hit
-/// 0.1 to 1 ms, a read of Postgres 1 to 25 ms, and a validation ends after 250 ms by default.
+/// The upper bounds of the buckets in seconds, from 1 µs to 10 s. A near hit takes about 1 µs, a
+/// hit 0.1 to 1 ms, a read of Postgres 1 to 25 ms, and a validation ends after 250 ms by default.
 ///
 /// Pass them to an exporter that needs bounds. Durations are exact to a bucket.
 pub const LATENCY_BUCKETS: [f64; 20] = [
