@@ -33,6 +33,7 @@ SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :'schema') AS there \gse
         :"schema".session_journal_raise_floor(),
         :"schema".purge_journal(interval),
         :"schema".sweep_sessions(interval, integer),
+        :"schema".erase_sessions(text, integer),
         :"schema".sweep_users(interval, text, integer),
         :"schema".register_node(uuid, bytea, interval),
         :"schema".forget_node(uuid),
