@@ -227,18 +227,19 @@ impl Sessions {
     ///
     /// These parts stay:
     ///
-    /// - The row of `session_users`: the user id, and the epoch that ended the sessions. Without it,
-    ///   a login in progress would be let in. The [retention](crate::SessionsBuilder::retention)
-    ///   removes it some time after the next restart of Postgres, if the user has no session then.
-    /// - The user id in the journal of changes, until the journal is purged: twice the TTL, about 10
-    ///   minutes by default. Other nodes learn from it which entries to reject.
+    /// - The row of `session_users`: the user id, and the epoch that ended the sessions. Without
+    ///   it, a login in progress would be let in. The
+    ///   [retention](crate::SessionsBuilder::retention) removes it some time after the next restart
+    ///   of Postgres, if the user has no session then.
+    /// - The user id in the journal of changes, until the journal is purged: twice the TTL, about
+    ///   10 minutes by default. Other nodes learn from it which entries to reject.
     /// - Entries in a Redis that did not acknowledge their removal, until their TTL.
     /// - What Postgres keeps of deleted rows until VACUUM, and every backup.
     ///
     /// # Errors
     /// - [`Error::Input`] for a user id over the limits.
-    /// - [`Error::Unavailable`] and [`Error::Unknown`] in an outage of Postgres. Call again, which is
-    ///   safe and continues.
+    /// - [`Error::Unavailable`] and [`Error::Unknown`] in an outage of Postgres. Call again, which
+    ///   is safe and continues.
     pub async fn erase_user(&self, user_id: &str) -> Result<Applied<u64>, Error> {
         check_user_id(user_id)?;
         let note = RevocationNote::new("erased");

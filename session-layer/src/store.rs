@@ -155,8 +155,8 @@ pub enum Target {
     },
 }
 
-/// What a store keeps with the sessions that a revocation ends, for operators. No promise depends on
-/// it.
+/// What a store keeps with the sessions that a revocation ends, for operators. No promise depends
+/// on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RevocationNote {
@@ -601,9 +601,9 @@ pub trait SessionStore: Send + Sync + 'static {
         std::future::ready(Ok(0))
     }
 
-    /// Deletes at most `most` rows of the user's sessions that have ended, whenever that was. Returns
-    /// the number, which is below `most` at the end. It writes no journal rows. The user's epoch
-    /// stays for as long as a login in progress may need it. Defaults to an error.
+    /// Deletes at most `most` rows of the user's sessions that have ended, whenever that was.
+    /// Returns the number, which is below `most` at the end. It writes no journal rows. The user's
+    /// epoch stays for as long as a login in progress may need it. Defaults to an error.
     fn erase_sessions(
         &self,
         _user_id: &str,

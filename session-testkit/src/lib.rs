@@ -58,8 +58,8 @@
 //! # Inspect
 //!
 //! `session-testkit bench` compares latencies with and without the cache. `session-testkit verify`
-//! examines whether session-layer keeps its promises on these servers. `sessionctl check` inspects a
-//! deployment and reports which step fails, why, and what to do.
+//! examines whether session-layer keeps its promises on these servers. `sessionctl check` inspects
+//! a deployment and reports which step fails, why, and what to do.
 
 #![cfg_attr(
     not(feature = "cli"),

@@ -8,8 +8,9 @@
 //! | `T` | a fence | a node that changes a session |
 //!
 //! The header names the incarnation and the store of the session. The body is the rest of an
-//! [`Entry`]: a [`Head`] in postcard's encoding, the user id and the data. A node with keys accepts no `Vp`, because a planted one would bypass
-//! sealing. A node without keys accepts no `Vs`, because it cannot read one.
+//! [`Entry`]: a [`Head`] in postcard's encoding, the user id and the data. A node with keys accepts
+//! no `Vp`, because a planted one would bypass sealing. A node without keys accepts no `Vs`,
+//! because it cannot read one.
 //!
 //! The key contains [`FORMAT`], so that two versions of a service do not compete for one key. Each
 //! version sees only values that it can read. A value that does not decode is a miss.

@@ -34,7 +34,7 @@ pub use self::connect::{ConnectCause, ConnectError, RedisConnection};
 use self::errors::classify;
 pub use self::identity::server_version;
 use self::link::{Borrowed, Link};
-use self::rejected::Rejections;
+use self::rejected::RejectedCounters;
 use self::servers::Servers;
 use self::shard::Shard;
 use super::{
@@ -91,7 +91,7 @@ pub struct RedisCache {
     replicated: bool,
     compare_and_set: Arc<redis::Script>,
     keys: Option<SealingKeys>,
-    rejections: Arc<Rejections>,
+    rejections: Arc<RejectedCounters>,
     /// Whether TLS accepts every certificate.
     is_insecure: bool,
 }

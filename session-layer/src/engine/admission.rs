@@ -49,7 +49,8 @@ impl From<&Target> for Party {
         match target {
             Target::Token(digest) => Self::Token(*digest),
             Target::Id(id) => Self::Session(*id),
-            // A batch of an operator's tool waits as one party. The ids of the next batch are others.
+            // A batch of an operator's tool waits as one party. The ids of the next batch are
+            // others.
             Target::Ids(_) => Self::Operator,
             Target::OwnedBy(_, user_id) | Target::User { user_id, .. } => {
                 Self::User(user_id.clone())

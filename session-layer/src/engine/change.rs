@@ -320,8 +320,8 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
 
     /// Ends all of a user's sessions, and deletes their rows. Returns how many rows.
     ///
-    /// The rows go after the COMMIT of the raise, which is what ends the sessions. Their entries are
-    /// removed by then, or are those of the journal's row `user`. The user's row stays.
+    /// The rows go after the COMMIT of the raise, which is what ends the sessions. Their entries
+    /// are removed by then, or are those of the journal's row `user`. The user's row stays.
     pub(crate) async fn erase_user(
         self: Arc<Self>,
         user_id: String,

@@ -290,8 +290,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn panic_and_elapsed_limit_are_errors_of_the_source() {
-        struct Panics;
-        impl Credentials for Panics {
+        struct PanickingSource;
+        impl Credentials for PanickingSource {
             fn current(&self) -> BoxFuture<'_, Result<Credential, CredentialsError>> {
                 panic!("for the test")
             }
@@ -300,12 +300,12 @@ mod tests {
             }
         }
         let limit = Duration::from_secs(1);
-        let error = fetch(&Panics, limit).await.unwrap_err();
+        let error = fetch(&PanickingSource, limit).await.unwrap_err();
         assert!(error.to_string().contains("panicked"), "{error}");
         let error = fetch(&pending::<Result<Credential, CredentialsError>>, limit).await;
         assert!(error.unwrap_err().to_string().contains("in time"));
         let used = Credential::new(SECRET);
-        assert!(timeout(limit, changed(&Panics, &used)).await.is_err());
+        assert!(timeout(limit, changed(&PanickingSource, &used)).await.is_err());
     }
 
     #[tokio::test]

@@ -50,8 +50,8 @@ impl<'a> RevokeTarget<'a> {
     }
 
     /// Creates a target of the sessions with these ids, of any user, in one transaction: at most
-    /// [`MAX_REVOKED_IDS`](crate::limits::MAX_REVOKED_IDS). It is for operators' tools. Those that are unknown or have ended are
-    /// left out of the count.
+    /// [`MAX_REVOKED_IDS`](crate::limits::MAX_REVOKED_IDS). It is for operators' tools. Those that
+    /// are unknown or have ended are left out of the count.
     #[must_use]
     pub const fn ids(ids: &'a [SessionId]) -> Self {
         Self(Of::Ids(ids))
@@ -173,8 +173,8 @@ impl Revocation {
         self
     }
 
-    /// Sets who ends the sessions, which the store keeps with them (`ended_by`), for operators: 1 to
-    /// 200 characters, such as the login of an administrator. Defaults to none.
+    /// Sets who ends the sessions, which the store keeps with them (`ended_by`), for operators: 1
+    /// to 200 characters, such as the login of an administrator. Defaults to none.
     pub fn actor(mut self, actor: impl Into<Cow<'static, str>>) -> Self {
         self.actor = Some(actor.into());
         self

@@ -21,8 +21,8 @@ const SOON: Duration = Duration::from_secs(60);
 const MIGRATE_MS: u32 = 5_000;
 const MIGRATE_KEYS: u32 = 100;
 
-/// Three masters, and a replica of each if asked for, as processes of this machine. Dropping it ends
-/// them.
+/// Three masters, and a replica of each if asked for, as processes of this machine. Dropping it
+/// ends them.
 ///
 /// A shard without a master takes no other shard down (`cluster-require-full-coverage no`).
 #[derive(Debug)]
@@ -126,8 +126,8 @@ impl Cluster {
         Ok(slots.into_iter().collect())
     }
 
-    /// Moves slots with their keys from one master to another, as `redis-cli --cluster reshard` does.
-    /// Returns the number of keys.
+    /// Moves slots with their keys from one master to another, as `redis-cli --cluster reshard`
+    /// does. Returns the number of keys.
     ///
     /// # Errors
     /// [`BackendError`] if a server rejects it.

@@ -50,7 +50,8 @@ impl PostgresServer {
     /// Makes this standby a primary, with the writes that it has.
     ///
     /// # Errors
-    /// [`BackendError::Deadline`] after 30 s, [`BackendError::Failed`] if Postgres reports an error.
+    /// [`BackendError::Deadline`] after 30 s, [`BackendError::Failed`] if Postgres reports an
+    /// error.
     pub async fn promote(&self) -> Result<(), BackendError> {
         let done = self.ask("SELECT pg_promote(true, 30)").await?;
         if done { Ok(()) } else { Err(Self::late("be promoted")) }

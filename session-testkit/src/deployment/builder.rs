@@ -106,8 +106,8 @@ impl DeploymentBuilder {
         self
     }
 
-    /// Starts a cluster, which the nodes use in the place of the Redis and without proxies. Defaults
-    /// to false.
+    /// Starts a cluster, which the nodes use in the place of the Redis and without proxies.
+    /// Defaults to false.
     pub fn cluster(mut self, cluster: bool) -> Self {
         self.cluster = cluster;
         self

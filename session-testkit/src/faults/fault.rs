@@ -74,8 +74,8 @@ pub enum Fault {
     /// The move of up to 100 slots of a cluster that have keys to another shard, with the keys.
     /// Healing moves them back. Needs [`Target::cluster`](super::Target::cluster).
     RedisClusterSlotMove,
-    /// SIGKILL of a master of a cluster that has no replica. Healing restarts it without data. Needs
-    /// [`Target::cluster`](super::Target::cluster).
+    /// SIGKILL of a master of a cluster that has no replica. Healing restarts it without data.
+    /// Needs [`Target::cluster`](super::Target::cluster).
     RedisClusterShardDown,
     /// Removal of the container from its network.
     RedisDisconnect,

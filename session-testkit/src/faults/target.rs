@@ -46,8 +46,8 @@ impl Target {
         self
     }
 
-    /// Sets the cluster that the service uses in the place of the Redis. Defaults to none. Faults of
-    /// a cluster need it.
+    /// Sets the cluster that the service uses in the place of the Redis. Defaults to none. Faults
+    /// of a cluster need it.
     #[must_use]
     pub fn cluster(mut self, cluster: Arc<Cluster>) -> Self {
         self.cluster = Some(cluster);

@@ -61,7 +61,8 @@ fn of_fault(fault: Fault) -> Effect {
         | Fault::RedisAcl(Command::Evalsha | Command::Set)
         | Fault::RedisLink(Link::Sliced) => Effect::NONE,
         // Redis is down, paused, slower than the deadline, demoted, or refuses all writes
-        // (MISCONF). A slot that moves may redirect an UNLINK. Without INFO, CLIENT or GET, a connection may be unusable.
+        // (MISCONF). A slot that moves may redirect an UNLINK. Without INFO, CLIENT or GET, a
+        // connection may be unusable.
         Fault::RedisKill
         | Fault::RedisPause
         | Fault::RedisOldDump

@@ -138,8 +138,8 @@ impl RedisCacheBuilder {
     }
 
     /// Opens one connection as the cache would, and reads the identity of the server. Of a cluster,
-    /// it is the first node of the URL. It is for a test of the deployment. A cache opens its own connections, also to a server that is not
-    /// reachable yet.
+    /// it is the first node of the URL. It is for a test of the deployment. A cache opens its own
+    /// connections, also to a server that is not reachable yet.
     ///
     /// # Errors
     /// [`ConnectError`] names the cause. An error of the settings has the cause
@@ -151,8 +151,8 @@ impl RedisCacheBuilder {
         connector.connect_once(limit).await
     }
 
-    /// As [`connect`](Self::connect). In a cluster, the connection leads to the master that has this
-    /// key.
+    /// As [`connect`](Self::connect). In a cluster, the connection leads to the master that has
+    /// this key.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).

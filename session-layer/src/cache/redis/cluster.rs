@@ -1,8 +1,8 @@
 //! A Redis Cluster: its shards, and the map from slots to shards.
 //!
 //! Each shard is a Redis of its own, with its own links and its own incarnation. No command is sent
-//! to two shards. A look-up that is redirected is a miss, and the map is corrected. docs/protocol.md
-//! gives the reasons.
+//! to two shards. A look-up that is redirected is a miss, and the map is corrected.
+//! docs/protocol.md gives the reasons.
 //!
 //! One task reads the map: after a redirection, while a shard has no usable link, and every
 //! [`REFRESH_EVERY`].

@@ -7,7 +7,7 @@ use crate::cache::codec::EntryRejection;
 
 /// The counters behind a [`Rejected`].
 #[derive(Debug, Default)]
-pub(super) struct Rejections {
+pub(super) struct RejectedCounters {
     undecodable: AtomicU64,
     unsealed: AtomicU64,
     unknown_key: AtomicU64,
@@ -16,7 +16,7 @@ pub(super) struct Rejections {
     foreign: AtomicU64,
 }
 
-impl Rejections {
+impl RejectedCounters {
     /// Counts a value that the codec rejected.
     pub(super) fn count(&self, why: EntryRejection) {
         let (counter, reason) = match why {

@@ -1,4 +1,5 @@
-//! One server that has keys: its connections, and the look-ups that wait for it. A cluster has several.
+//! One server that has keys: its connections, and the look-ups that wait for it. A cluster has
+//! several.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -86,8 +86,9 @@ impl SlotMap {
 }
 
 /// Returns the address of a node. A node that does not know its own host leaves it out, and so does
-/// one that was told to (`cluster-preferred-endpoint-type unknown-endpoint`): it is then that of the
-/// node that was asked. `?` stands for a missing host name, beside which the IP address is reported.
+/// one that was told to (`cluster-preferred-endpoint-type unknown-endpoint`): it is then that of
+/// the node that was asked. `?` stands for a missing host name, beside which the IP address is
+/// reported.
 fn address(node: &[Value], asked: &Address) -> Option<Address> {
     let (host, port) = match node {
         [host, Value::Int(port), ..] => (host, u16::try_from(*port).ok()?),

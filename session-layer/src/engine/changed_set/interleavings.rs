@@ -35,7 +35,7 @@ enum Mistake {
 
 /// The change that outdates the entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+enum JournaledChange {
     Revoked,
     Updated,
     Truncated,
@@ -43,13 +43,13 @@ enum Change {
     Purged,
 }
 
-use Change::{Purged, Revoked, Truncated, Updated};
+use JournaledChange::{Purged, Revoked, Truncated, Updated};
 
-const ALL_CHANGES: &[Change] = &[Revoked, Updated, Truncated, Purged];
+const ALL_CHANGES: &[JournaledChange] = &[Revoked, Updated, Truncated, Purged];
 
 /// The changes that reveal each mistake. No other change may reveal it, because a mistake must
 /// break only what it is about.
-const REVEALED_BY: [(Mistake, &[Change]); 8] = [
+const REVEALED_BY: [(Mistake, &[JournaledChange]); 8] = [
     (Mistake::AgeAfterTheSet, ALL_CHANGES),
     (Mistake::ServesBeforeTheFirstRead, ALL_CHANGES),
     (Mistake::AgeIgnored, ALL_CHANGES),
@@ -83,7 +83,7 @@ enum Step {
 
 #[derive(Clone)]
 struct World {
-    change: Change,
+    change: JournaledChange,
     mistake: Option<Mistake>,
     now: Instant,
     committed: Option<Instant>,
@@ -101,7 +101,7 @@ struct World {
 }
 
 impl World {
-    fn new(change: Change, mistake: Option<Mistake>) -> Self {
+    fn new(change: JournaledChange, mistake: Option<Mistake>) -> Self {
         let now = Instant::now();
         Self {
             change,
@@ -235,7 +235,7 @@ fn in_every_order(
 
 /// Returns in how many orders the entry was served, and the first order in which it must not have
 /// been served.
-fn run(change: Change, mistake: Option<Mistake>) -> (u64, Option<Vec<Step>>) {
+fn run(change: JournaledChange, mistake: Option<Mistake>) -> (u64, Option<Vec<Step>>) {
     let world = World::new(change, mistake);
     let actors = world.actors();
     let mut served = 0;

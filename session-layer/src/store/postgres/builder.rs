@@ -41,7 +41,7 @@ const DEADLINES_MAY_BE: &str = "10 ms to 60 s";
 #[derive(Clone)]
 #[must_use]
 pub struct PostgresStoreBuilder {
-    origin: Origin,
+    origin: ConnectionSource,
     schema: String,
     /// `None`: the default of a pool of our own.
     max_connections: Option<u32>,
@@ -53,7 +53,7 @@ pub struct PostgresStoreBuilder {
 
 /// Where the connections come from.
 #[derive(Clone)]
-enum Origin {
+enum ConnectionSource {
     /// A pool of our own. The URL's error is returned when the store is built.
     Own(Result<ServerUrl, ServerUrlError>),
     OfTheApplication(PgPool),
@@ -63,8 +63,8 @@ impl std::fmt::Debug for PostgresStoreBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut shown = f.debug_struct("PostgresStoreBuilder");
         match &self.origin {
-            Origin::Own(url) => shown.field("url", url),
-            Origin::OfTheApplication(_) => shown.field("pool", &"of the application"),
+            ConnectionSource::Own(url) => shown.field("url", url),
+            ConnectionSource::OfTheApplication(_) => shown.field("pool", &"of the application"),
         };
         shown
             .field("schema", &self.schema)
@@ -93,16 +93,16 @@ impl PostgresStore {
     /// or Postgres plans each read anew. [`close`](crate::store::SessionStore::close) leaves the
     /// pool open.
     pub fn from_pool(pool: PgPool) -> PostgresStoreBuilder {
-        PostgresStoreBuilder::new(Origin::OfTheApplication(pool))
+        PostgresStoreBuilder::new(ConnectionSource::OfTheApplication(pool))
     }
 }
 
 impl PostgresStoreBuilder {
     pub(crate) fn at(url: Result<ServerUrl, ServerUrlError>) -> Self {
-        Self::new(Origin::Own(url))
+        Self::new(ConnectionSource::Own(url))
     }
 
-    fn new(origin: Origin) -> Self {
+    fn new(origin: ConnectionSource) -> Self {
         Self {
             origin,
             schema: DEFAULT_SCHEMA.to_owned(),
@@ -194,21 +194,23 @@ impl PostgresStoreBuilder {
         ConfigError::check_range(name, self.change_deadline, &DEADLINES, DEADLINES_MAY_BE)?;
         let runtime = Handle::try_current().map_err(|_none| ConfigError::NoRuntime)?;
         let store = match &self.origin {
-            Origin::Own(Ok(url)) => self.over_own_pool(url, schema, &runtime)?,
-            Origin::Own(Err(error)) => return Err(ConfigError::postgres_url(error.clone())),
-            Origin::OfTheApplication(_) if self.max_connections.is_some() => {
+            ConnectionSource::Own(Ok(url)) => self.over_own_pool(url, schema, &runtime)?,
+            ConnectionSource::Own(Err(error)) => {
+                return Err(ConfigError::postgres_url(error.clone()));
+            }
+            ConnectionSource::OfTheApplication(_) if self.max_connections.is_some() => {
                 return Err(ConfigError::Combination(
                     "PostgresStoreBuilder::max_connections has no effect on a pool of the \
                      application: set it where the pool is made",
                 ));
             }
-            Origin::OfTheApplication(_) if self.credentials.is_some() => {
+            ConnectionSource::OfTheApplication(_) if self.credentials.is_some() => {
                 return Err(ConfigError::Combination(
                     "PostgresStoreBuilder::credentials has no effect on a pool of the application: \
                      set the password where the pool is made",
                 ));
             }
-            Origin::OfTheApplication(pool) => {
+            ConnectionSource::OfTheApplication(pool) => {
                 PostgresStore::over(Connections::of_the_application(pool.clone()), schema)
             }
         };

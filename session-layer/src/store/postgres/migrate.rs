@@ -181,8 +181,8 @@ impl PostgresStore {
     /// Returns what [`migrate`](Self::migrate) would do. It changes nothing.
     ///
     /// # Errors
-    /// [`StoreError`] if Postgres cannot be reached, or if an applied migration differs from the one
-    /// of this version.
+    /// [`StoreError`] if Postgres cannot be reached, or if an applied migration differs from the
+    /// one of this version.
     pub async fn migration_plan(&self) -> Result<MigrationPlan, StoreError> {
         let progress = Progress::default();
         let planning = async {

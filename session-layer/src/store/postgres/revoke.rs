@@ -35,10 +35,10 @@ impl PostgresStore {
         }
     }
 
-    /// Revokes one session, or several by their ids. If a row was active and not revoked, the call tries again, because
-    /// another change came while the statement waited. If that one ended the session, the second
-    /// try shows it. If it was a rotation, there is nothing under this token, which must not be
-    /// reported as an end.
+    /// Revokes one session, or several by their ids. If a row was active and not revoked, the call
+    /// tries again, because another change came while the statement waited. If that one ended the
+    /// session, the second try shows it. If it was a rotation, there is nothing under this token,
+    /// which must not be reported as an end.
     async fn revoke_some(
         &self,
         target: &Target,

@@ -1,5 +1,5 @@
-//! The search for sessions, for operators' tools. It reads a bounded number of rows per statement, so
-//! that it can go through a million sessions beside an application's requests.
+//! The search for sessions, for operators' tools. It reads a bounded number of rows per statement,
+//! so that it can go through a million sessions beside an application's requests.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -109,8 +109,8 @@ pub struct StoredSession {
     pub ip: Option<String>,
     /// The user agent of the login, if it is known.
     pub user_agent: Option<String>,
-    /// When the session was revoked. `None` for a session that a revoke-all has ended, until its row
-    /// is marked.
+    /// When the session was revoked. `None` for a session that a revoke-all has ended, until its
+    /// row is marked.
     pub revoked_at: Option<Timestamp>,
     /// Who revoked it.
     pub ended_by: Option<String>,
@@ -133,12 +133,12 @@ pub struct SearchPage {
 }
 
 impl PostgresStore {
-    /// Returns the next page of the sessions that match. It examines at most 5,000 rows, in about 20
-    /// ms, and takes no locks. It is for operators' tools, such as `sessionctl`, and not for
+    /// Returns the next page of the sessions that match. It examines at most 5,000 rows, in about
+    /// 20 ms, and takes no locks. It is for operators' tools, such as `sessionctl`, and not for
     /// requests.
     ///
-    /// A user's sessions come newest first, and all others in the order of their ids. A session that
-    /// is created during the search may be missing.
+    /// A user's sessions come newest first, and all others in the order of their ids. A session
+    /// that is created during the search may be missing.
     ///
     /// # Errors
     /// [`StoreError`] in an outage of Postgres, or if our role lacks a right.

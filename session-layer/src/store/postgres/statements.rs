@@ -186,8 +186,9 @@ impl Statements {
                    {IN_TIME} AS ended FROM {sessions} s WHERE s.user_id = $1 AND {MAY_BE_CACHED} \
                    ORDER BY s.created_at DESC, s.id DESC LIMIT $3) s ON true"
             )),
-            // $1 and $2 the target, $3 reason, $4 actor. The row is returned as it was when the statement
-            // began, and again if this statement ended it. A rotation may have come between.
+            // $1 and $2 the target, $3 reason, $4 actor. The row is returned as it was when the
+            // statement began, and again if this statement ended it. A rotation may have come
+            // between.
             revoke: PerTarget::new(|matches| {
                 format!(
                     "WITH ended AS ( \
@@ -241,7 +242,8 @@ impl Statements {
                    {IN_TIME}) AS ended FROM {facts} f"
             )),
             // $1 user, $2 the epoch now, $3 reason, $4 and $5 the place after which to continue, $6
-            // the limit, $7 actor. Locked rows are skipped, because the epoch has ended their sessions.
+            // the limit, $7 actor. Locked rows are skipped, because the epoch has ended their
+            // sessions.
             end_rows: sql(format!(
                 "WITH page AS MATERIALIZED ( \
                    SELECT s.id, s.created_at FROM {sessions} s WHERE s.user_id = $1 \

@@ -1,9 +1,9 @@
 //! A Redis Cluster: one key, whose slot moves between two shards, and a shard that fails over.
 //!
 //! Each node has a map that may be old. It sends a command to the server that its map names, and
-//! follows no redirection of a look-up. A server redirects (MOVED) if it does not serve the slot. If
-//! the slot is being moved away, it redirects for a missing key (ASK). MIGRATE moves the key, and
-//! leaves it in both places if its reply is lost. Server A has a replica, which may lag.
+//! follows no redirection of a look-up. A server redirects (MOVED) if it does not serve the slot.
+//! If the slot is being moved away, it redirects for a missing key (ASK). MIGRATE moves the key,
+//! and leaves it in both places if its reply is lost. Server A has a replica, which may lag.
 
 use super::{P, Q, broken};
 use crate::explore::{Model, Steps};
