@@ -11,7 +11,7 @@ const MUTANTS: &[&str] = &["mutant", "F", "G", "H"];
 const BOUNDS: &[&str] = &["B"];
 const FAILOVERS: &[&str] = &["C", "D"];
 const NEAR: &[&str] = &["Q"];
-const SUBMODELS: &[&str] = &["E", "J", "L", "N", "O", "P", "S", "T", "U"];
+const SUBMODELS: &[&str] = &["E", "J", "L", "M", "N", "O", "P", "S", "T", "U"];
 const GROUPS: [&[&str]; 6] = [ONE_SERVER, MUTANTS, BOUNDS, FAILOVERS, NEAR, SUBMODELS];
 
 #[test]
