@@ -86,11 +86,11 @@ async fn hit_allocates_little() {
     let plain = allocations(&service.sessions, service.warm.token.reveal()).await;
     let sealed = allocations(&service.sealed, service.warm_sealed.token.reveal()).await;
     println!("{plain:.2} allocations per hit, {sealed:.2} sealed");
-    // A batch of 64 has 20 of its own. The request and this test have 3, the extensions 3, the
+    // A batch of 64 has 20 of its own. The request and this test have 3, the extensions 4, the
     // response's header fields 2, the session 2, and the look-up 3.
-    assert!(plain < 13.5, "{plain}");
+    assert!(plain < 14.5, "{plain}");
     // It is decrypted in place.
-    assert!(sealed < 13.6, "{sealed}");
+    assert!(sealed < 14.6, "{sealed}");
     #[cfg(feature = "metrics")]
     assert!(publishers.iter().all(session_layer::metrics::Publisher::publish));
 
@@ -102,8 +102,8 @@ async fn hit_allocates_little() {
     }
     let near = allocations(&near, service.warm.token.reveal()).await;
     println!("{near:.2} allocations per near hit");
-    // The request and this test have 3, the extensions 3, and the response's header fields 2.
-    assert!(near < 8.1, "{near}");
+    // The request and this test have 3, the extensions 4, and the response's header fields 2.
+    assert!(near < 9.1, "{near}");
 }
 
 /// Sessions that are read into a near cache to measure its memory.

@@ -192,6 +192,12 @@ pub trait SessionCache: Send + Sync + 'static {
         digests: &[TokenDigest],
     ) -> impl Future<Output = Result<Invalidated, CacheError>> + Send;
 
+    /// Divides these digests into parts that are invalidated apart, because one of them may fail
+    /// alone: one part for each server of a cluster. By default all of them are one part.
+    fn parts(&self, digests: &[TokenDigest]) -> impl Future<Output = Vec<Vec<TokenDigest>>> + Send {
+        std::future::ready(vec![digests.to_vec()])
+    }
+
     /// Returns the known status without I/O.
     fn status(&self) -> CacheStatus;
 

@@ -434,7 +434,7 @@ BEGIN
     RETURN removed;
 END $$;
 
--- Deletes at most `most` of a user's sessions that have ended, whenever that was, in the order of their ids. It waits for
+-- Deletes at most `most` of a user's sessions that have ended, whenever that was, newest first. It waits for
 -- locked rows. The trigger writes no journal for them: they had ended. The user's row stays, with the epoch that ended them:
 -- a login that began before it was raised would find no row, and be let in.
 CREATE FUNCTION @schema@.erase_sessions(erased text, most integer) RETURNS bigint
@@ -450,7 +450,7 @@ BEGIN
          WHERE s.user_id = erased
            AND (s.revoked_at IS NOT NULL OR s.expires_at <= now() OR s.user_epoch < (
                SELECT u.epoch FROM @schema@.session_users u WHERE u.user_id = erased))
-         ORDER BY s.id LIMIT most FOR UPDATE);
+         ORDER BY s.created_at DESC, s.id DESC LIMIT most FOR UPDATE);
     GET DIAGNOSTICS removed = ROW_COUNT;
     RETURN removed;
 END $$;

@@ -249,6 +249,28 @@ impl SessionCache for RedisCache {
         }
     }
 
+    async fn parts(&self, digests: &[TokenDigest]) -> Vec<Vec<TokenDigest>> {
+        let deadline = Instant::now() + self.deadline;
+        let keys: Vec<Key> = digests.iter().map(|digest| self.key(digest)).collect();
+        let (groups, _) = self.servers.group(keys.iter().map(Key::as_bytes), deadline).await;
+        let mut rest = vec![true; digests.len()];
+        let mut parts: Vec<Vec<TokenDigest>> = Vec::with_capacity(groups.len());
+        for (_, group) in groups {
+            group.iter().for_each(|at| rest[*at] = false);
+            parts.push(group.iter().map(|at| digests[*at]).collect());
+        }
+        // No server has these now, so their invalidation fails.
+        let rest: Vec<_> = digests
+            .iter()
+            .zip(rest)
+            .filter_map(|(digest, is_left)| is_left.then_some(*digest))
+            .collect();
+        if !rest.is_empty() {
+            parts.push(rest);
+        }
+        parts
+    }
+
     fn status(&self) -> CacheStatus {
         let mut status = CacheStatus::new("redis");
         for shard in self.servers.all() {

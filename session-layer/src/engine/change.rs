@@ -320,8 +320,9 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
 
     /// Ends all of a user's sessions, and deletes their rows. Returns how many rows.
     ///
-    /// The rows go after the COMMIT of the raise, which is what ends the sessions. Their entries
-    /// are removed by then, or are those of the journal's row `user`. The user's row stays.
+    /// The rows go after the COMMIT of the raise, which is what ends the sessions. The user's row
+    /// stays. The visibility is that of the journal's row `user`: an earlier call may have deleted
+    /// rows whose entries are still in the cache, and their digests are known no more.
     pub(crate) async fn erase_user(
         self: Arc<Self>,
         user_id: String,
@@ -330,12 +331,13 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         let target = Target::User { user_id: user_id.clone(), keep: None };
         let changes = Arc::clone(&self);
         let task = self.tasks.spawn(async move {
-            let visibility = Arc::clone(&changes).revoke(target, note).await?.visibility;
+            let _ended = Arc::clone(&changes).revoke(target, note).await?;
             let mut value = 0;
             loop {
                 let erased = changes.store.erase_sessions(&user_id, ERASED_AT_ONCE).await?;
                 value += erased;
                 if erased < u64::from(ERASED_AT_ONCE) {
+                    let visibility = changes.journal_bounds();
                     return Ok(Applied { value, visibility });
                 }
             }

@@ -3,6 +3,7 @@
 //! Every call of a [`SessionCache`] is made here. The breaker stops look-ups only
 //! (`engine/breaker.rs` has the reason). Fills and invalidations are also sent while it is open.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,15 +27,21 @@ use crate::model::token::TokenDigest;
 /// How many digests one command to the cache carries.
 pub(crate) const COMMAND_BATCH: usize = 500;
 
-/// The digest that the breaker's probes look up. No token has it, so only leases of probes are
-/// there.
-const PROBED: TokenDigest = TokenDigest::from_bytes([0; 32]);
+/// Returns the digest that a probe of the breaker looks up. No token has it, so only leases of
+/// probes are there. In a cluster, the digests of several probes are on different servers.
+const fn probed(number: u8) -> TokenDigest {
+    let mut bytes = [0; 32];
+    bytes[31] = number;
+    TokenDigest::from_bytes(bytes)
+}
 
 /// A cache, and what guards its calls.
 #[derive(Debug)]
 pub(crate) struct GuardedCache<C> {
     cache: C,
     breaker: Mutex<Breaker>,
+    /// The number of the breaker's next probe.
+    probes: AtomicU8,
     settings: Settings,
     tasks: Tasks,
     counters: Arc<Counters>,
@@ -50,7 +57,8 @@ impl<C: SessionCache> GuardedCache<C> {
         diagnostics: Arc<Diagnostics>,
     ) -> Arc<Self> {
         let breaker = Mutex::new(Breaker::new());
-        Arc::new(Self { cache, breaker, settings, tasks, counters, diagnostics })
+        let probes = AtomicU8::new(0);
+        Arc::new(Self { cache, breaker, probes, settings, tasks, counters, diagnostics })
     }
 
     /// Looks entries up. While the breaker is open, every look-up fails at once.
@@ -126,6 +134,11 @@ impl<C: SessionCache> GuardedCache<C> {
             }
             Err(error) => self.diagnostics.cache_failed(Operation::Fill, &error),
         }
+    }
+
+    /// Divides these digests into parts whose invalidation may fail alone.
+    pub(crate) async fn parts(&self, digests: &[TokenDigest]) -> Vec<Vec<TokenDigest>> {
+        self.cache.parts(digests).await
     }
 
     /// Invalidates one batch of entries. Returns `None` if the cache did not acknowledge it.
@@ -246,8 +259,9 @@ impl<C: SessionCache> GuardedCache<C> {
     /// Makes a look-up like a request's, which must be as fast as a request's.
     async fn probe_breaker(&self) {
         lock(&self.breaker).probe();
+        let digest = probed(self.probes.fetch_add(1, Ordering::Relaxed));
         let began = Instant::now();
-        let found = self.look_up_in_time(&[PROBED], &|_| EntryVerdict::Stale).await;
+        let found = self.look_up_in_time(&[digest], &|_| EntryVerdict::Stale).await;
         let now = Instant::now();
         let (outcome, why) = self.outcome(now - began, &found);
         if outcome != LookupOutcome::Good {

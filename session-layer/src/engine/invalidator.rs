@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cache::{Invalidated, SessionCache};
@@ -69,18 +70,30 @@ impl<C: SessionCache> Invalidator<C> {
     }
 
     async fn invalidate_shared(self: &Arc<Self>, digests: &[TokenDigest]) -> Option<Invalidated> {
-        let mut least = Invalidated::Everywhere;
-        for (at, batch) in digests.chunks(COMMAND_BATCH).enumerate() {
-            match self.cache.invalidate(batch).await {
-                Some(Invalidated::Everywhere) => {}
-                Some(less) => least = less,
-                None => {
-                    self.repeat_later(&digests[at * COMMAND_BATCH..]);
-                    return None;
+        let mut least = Some(Invalidated::Everywhere);
+        let mut left = digests;
+        while !left.is_empty() {
+            let (batch, rest) = left.split_at(left.len().min(COMMAND_BATCH));
+            left = rest;
+            let parts = self.cache.parts(batch).await;
+            let done = join_all(parts.iter().map(|part| self.cache.invalidate(part))).await;
+            // A server of a cluster that is down delays the invalidations of no other.
+            if done.iter().all(Option::is_none) {
+                self.repeat_later(&digests[digests.len() - batch.len() - rest.len()..]);
+                return None;
+            }
+            for (part, done) in parts.iter().zip(done) {
+                match done {
+                    Some(Invalidated::Everywhere) => {}
+                    Some(less) => least = least.map(|_| less),
+                    None => {
+                        self.repeat_later(part);
+                        least = None;
+                    }
                 }
             }
         }
-        Some(least)
+        least
     }
 
     /// Invalidates entries in the background, so that a slow cache does not delay the caller.
@@ -136,16 +149,24 @@ impl<C: SessionCache> Invalidator<C> {
 
     /// Repeats until the cache has acknowledged everything, or every entry has expired.
     async fn repeat(&self, life: Duration) -> Option<()> {
+        let mut failed = 0;
         loop {
             self.tasks.or_shutdown(sleep(REPEAT_UNLINK_EVERY)).await?;
-            // Batch after batch while the cache replies. After a failure the task waits again.
+            // Batch after batch while the cache replies. After a failure the task waits again, and
+            // continues behind the batch that failed.
             loop {
                 let began = Instant::now();
-                let batch = self.pending.next_batch(began, COMMAND_BATCH)?;
-                if self.cache.invalidate_again(&batch).await.is_none() {
+                let batch = self.pending.next_batch(began, failed, COMMAND_BATCH)?;
+                let parts = self.cache.parts(&batch).await;
+                let again = parts.iter().map(|part| self.cache.invalidate_again(part));
+                let done = join_all(again).await;
+                if done.iter().all(Option::is_none) {
+                    failed += batch.len();
                     break;
                 }
-                self.pending.acknowledged(&batch, began, life);
+                for (part, _) in parts.iter().zip(done).filter(|(_, done)| done.is_some()) {
+                    self.pending.acknowledged(part, began, life);
+                }
             }
         }
     }

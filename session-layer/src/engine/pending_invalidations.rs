@@ -147,15 +147,23 @@ impl PendingInvalidations {
     }
 
     /// Returns at most `limit` digests to invalidate again, after dropping those whose entries have
-    /// expired. `None`: none is left, and the task must end.
-    pub(crate) fn next_batch(&self, now: Instant, limit: usize) -> Option<Vec<TokenDigest>> {
+    /// expired. It begins after `skipped` others, and with the first one after the last. `None`:
+    /// none is left, and the task must end.
+    pub(crate) fn next_batch(
+        &self,
+        now: Instant,
+        skipped: usize,
+        limit: usize,
+    ) -> Option<Vec<TokenDigest>> {
         let mut state = lock(&self.state);
         state.unacknowledged.retain(|_, until| *until > now);
         if state.unacknowledged.is_empty() {
             state.has_task = false;
             return None;
         }
-        Some(state.unacknowledged.keys().take(limit).copied().collect())
+        let count = state.unacknowledged.len();
+        let digests = state.unacknowledged.keys().cycle().skip(skipped % count);
+        Some(digests.take(limit.min(count)).copied().collect())
     }
 
     /// Removes digests that the cache has acknowledged, in an attempt that began at `began`. A
@@ -186,11 +194,11 @@ mod tests {
         let [a, b] = ["a", "b"].map(TokenDigest::of);
         assert!(pending.add(&[a], start, LIFE), "the first digest starts the task");
         assert!(!pending.add(&[b], start, LIFE), "the task runs");
-        let batch = pending.next_batch(start, RETRY_BATCH).unwrap();
+        let batch = pending.next_batch(start, 0, RETRY_BATCH).unwrap();
         assert_eq!(batch.len(), 2);
         pending.acknowledged(&batch, start, LIFE);
         assert_eq!(pending.rejected_versions(&a, start), None);
-        assert_eq!(pending.next_batch(start, RETRY_BATCH), None);
+        assert_eq!(pending.next_batch(start, 0, RETRY_BATCH), None);
         assert!(pending.add(&[a], start, LIFE), "the task had ended");
     }
 
@@ -200,7 +208,7 @@ mod tests {
         let pending = PendingInvalidations::default();
         let digest = TokenDigest::of("a");
         assert!(pending.add(&[digest], start, LIFE));
-        assert_eq!(pending.next_batch(start + LIFE, RETRY_BATCH), None);
+        assert_eq!(pending.next_batch(start + LIFE, 0, RETRY_BATCH), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! the entry that it brings is of use for the next request. A token whose callers all left before
 //! its read began is not read.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -180,9 +181,11 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
             for ((digest, callers), row) in digests.into_iter().zip(callers).zip(read.rows) {
                 // A row that waits for something has a task of its own. A session that must be
                 // touched, or invalidated in a cache that hangs, delays neither the other answers
-                // nor the next read.
-                let mut answer = Arc::clone(&self).answer(context, digest, row, callers).boxed();
-                if answer.as_mut().now_or_never().is_none() {
+                // nor the next read. Encoding an entry would also delay them.
+                let fills = callers.iter().any(|caller| caller.lease.is_some());
+                let answer = Arc::clone(&self).answer(context, digest, row, callers);
+                let mut answer = AssertUnwindSafe(answer).catch_unwind().boxed();
+                if fills || answer.as_mut().now_or_never().is_none() {
                     self.tasks.spawn(answer);
                 }
             }

@@ -58,7 +58,7 @@ impl IntoResponse for SessionRejection {
 /// Returns whether the layer found a token in the request. Fails if no layer validated it.
 fn token_sent(parts: &Parts) -> Result<bool, SessionRejection> {
     // The innermost layer decided. It removes this value, and inserts it after a look-up.
-    if RequestSessions::were_looked_up(&parts.extensions) {
+    if parts.extensions.get().is_some_and(RequestSessions::come_from_a_look_up) {
         return Ok(true);
     }
     match parts.extensions.get() {
@@ -68,8 +68,10 @@ fn token_sent(parts: &Parts) -> Result<bool, SessionRejection> {
     }
 }
 
-/// Returns the session that the layer inserted into the request.
-fn inserted_by_layer(parts: &Parts) -> Result<Option<Session>, SessionRejection> {
+/// Returns the value that the layer inserted into the request.
+fn inserted_by_layer<T: Clone + Send + Sync + 'static>(
+    parts: &Parts,
+) -> Result<Option<T>, SessionRejection> {
     // The layer's mark is checked first: a session without it does not come from the layer.
     token_sent(parts)?;
     Ok(parts.extensions.get().cloned())
@@ -104,8 +106,7 @@ impl<S: Send + Sync> FromRequestParts<S> for RequestSessions {
     type Rejection = SessionRejection;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
-        token_sent(parts)?;
-        Ok(Self::of(&parts.extensions))
+        Ok(inserted_by_layer(parts)?.unwrap_or_default())
     }
 }
 

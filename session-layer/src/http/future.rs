@@ -74,17 +74,14 @@ impl<ReqBody> Waiting<ReqBody> {
     ) -> ControlFlow<Response<Bytes>, Request<ReqBody>> {
         let degraded = answers.degraded;
         let renewals = std::mem::take(&mut answers.renewals);
-        let found = RequestSessions::among(&answers.validations);
+        let sessions = RequestSessions::among(&answers.validations);
+        self.parts.extensions.insert(sessions);
         let (verdict, source) = judge(answers);
         finish.answered = Some(LookupInfo { source, degraded, elapsed: self.since.elapsed() });
-        // A session that is the only one stands for itself.
-        if verdict.is_err() || found.iter().count() > 1 {
-            self.parts.extensions.insert(found);
-        }
         match verdict {
             Ok(session) => {
                 finish.renewal = self.config.renewal(&self.parts, &session, &renewals);
-                self.parts.extensions.insert(session.of_layer());
+                self.parts.extensions.insert(session);
             }
             Err(Rejection::Unauthorized { .. }) if self.config.optional => {}
             Err(rejection) => {

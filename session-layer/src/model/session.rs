@@ -81,11 +81,7 @@ pub struct ParseSessionIdError(#[source] uuid::Error);
 /// It is a copy from the validation of the request. To change the session, call
 /// [`Sessions::update`](crate::Sessions::update).
 #[derive(Clone)]
-pub struct Session {
-    packed: Arc<PackedSession>,
-    /// Whether a layer found it for the token of a request.
-    is_of_layer: bool,
-}
+pub struct Session(Arc<PackedSession>);
 
 /// The content of a [`Session`], whose texts share one allocation.
 #[derive(Debug)]
@@ -109,7 +105,7 @@ impl PackedSession {
     pub(crate) fn into_session(self) -> Option<Session> {
         let (_, data) = self.texts.split_at_checked(self.user_id_bytes)?;
         serde_json::from_str::<&RawValue>(data).ok()?;
-        Some(Session { packed: Arc::new(self), is_of_layer: false })
+        Some(Session(Arc::new(self)))
     }
 }
 
@@ -172,7 +168,7 @@ impl From<SessionParts> for Session {
         let mut texts = parts.user_id;
         let user_id_bytes = texts.len();
         texts.push_str(parts.data.get());
-        let packed = Arc::new(PackedSession {
+        Self(Arc::new(PackedSession {
             id: parts.id,
             version: parts.version,
             created_at: parts.created_at,
@@ -183,8 +179,7 @@ impl From<SessionParts> for Session {
             persistent: parts.persistent,
             texts: texts.into_boxed_str(),
             user_id_bytes,
-        });
-        Self { packed, is_of_layer: false }
+        }))
     }
 }
 
@@ -192,60 +187,60 @@ impl Session {
     /// Returns the public name of this session.
     #[must_use]
     pub fn id(&self) -> SessionId {
-        self.packed.id
+        self.0.id
     }
 
     /// Returns the user, as the application named them at [`create`](crate::Sessions::create).
     #[must_use]
     pub fn user_id(&self) -> &str {
-        &self.packed.texts[..self.packed.user_id_bytes]
+        &self.0.texts[..self.0.user_id_bytes]
     }
 
     /// Returns the version, which every change except a touch raises and
     /// [`update`](crate::Sessions::update) compares.
     #[must_use]
     pub fn version(&self) -> i64 {
-        self.packed.version
+        self.0.version
     }
 
     /// Returns when the session was created.
     #[must_use]
     pub fn created_at(&self) -> Timestamp {
-        self.packed.created_at
+        self.0.created_at
     }
 
     /// Returns when the user last authenticated. If that is long ago, ask for the password again
     /// before a dangerous action.
     #[must_use]
     pub fn authenticated_at(&self) -> Timestamp {
-        self.packed.authenticated_at
+        self.0.authenticated_at
     }
 
     /// Returns when the session was last used. The value moves in steps: a touch is written at most
     /// once a minute, or four times per idle timeout if that is more often.
     #[must_use]
     pub fn last_seen_at(&self) -> Timestamp {
-        self.packed.last_seen_at
+        self.0.last_seen_at
     }
 
     /// Returns when the session ends even if it stays in use (the absolute timeout).
     #[must_use]
     pub fn expires_at(&self) -> Timestamp {
-        self.packed.expires_at
+        self.0.expires_at
     }
 
     /// Returns the idle timeout, or `None` if there is none.
     #[must_use]
     pub fn idle_timeout(&self) -> Option<Duration> {
-        self.packed.idle_timeout
+        self.0.idle_timeout
     }
 
     /// Returns when the session ends if it is not used again: the earlier of its two timeouts.
     #[must_use]
     pub fn ends_at(&self) -> Timestamp {
-        let idle = self.packed.idle_timeout;
-        idle.map_or(self.packed.expires_at, |idle| {
-            self.packed.expires_at.min(self.packed.last_seen_at.after(idle))
+        let idle = self.0.idle_timeout;
+        idle.map_or(self.0.expires_at, |idle| {
+            self.0.expires_at.min(self.0.last_seen_at.after(idle))
         })
     }
 
@@ -253,7 +248,7 @@ impl Session {
     /// [creation](crate::NewSession::persistent).
     #[must_use]
     pub fn is_persistent(&self) -> bool {
-        self.packed.persistent
+        self.0.persistent
     }
 
     /// Deserializes the application's data.
@@ -278,7 +273,7 @@ impl Session {
     /// Returns the application's data as the stored JSON text.
     #[must_use]
     pub fn data_json(&self) -> &str {
-        &self.packed.texts[self.packed.user_id_bytes..]
+        &self.0.texts[self.0.user_id_bytes..]
     }
 
     /// Returns a copy of the parts, for stores and caches.
@@ -286,38 +281,28 @@ impl Session {
     pub fn parts(&self) -> SessionParts {
         let data = RawValue::from_string(self.data_json().to_owned());
         SessionParts {
-            id: self.packed.id,
+            id: self.0.id,
             user_id: self.user_id().to_owned(),
-            version: self.packed.version,
-            created_at: self.packed.created_at,
-            authenticated_at: self.packed.authenticated_at,
-            last_seen_at: self.packed.last_seen_at,
-            expires_at: self.packed.expires_at,
-            idle_timeout: self.packed.idle_timeout,
-            persistent: self.packed.persistent,
+            version: self.0.version,
+            created_at: self.0.created_at,
+            authenticated_at: self.0.authenticated_at,
+            last_seen_at: self.0.last_seen_at,
+            expires_at: self.0.expires_at,
+            idle_timeout: self.0.idle_timeout,
+            persistent: self.0.persistent,
             data: data.unwrap_or_else(|_| unreachable!("the data of a session is JSON")),
         }
-    }
-
-    /// Returns the session as a layer hands it to the request.
-    pub(crate) fn of_layer(self) -> Self {
-        Self { is_of_layer: true, ..self }
-    }
-
-    /// Returns whether a layer handed the session to the request.
-    pub(crate) fn is_of_layer(&self) -> bool {
-        self.is_of_layer
     }
 
     /// Returns whether both are one copy, not two equal ones.
     #[cfg(feature = "memory")]
     pub(crate) fn is_same_copy(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.packed, &other.packed)
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Returns the bytes that a copy takes, without what an allocator adds.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<PackedSession>() + self.packed.texts.len()
+        size_of::<PackedSession>() + self.0.texts.len()
     }
 }
 
@@ -325,10 +310,10 @@ impl fmt::Debug for Session {
     /// Prints the session without its data, which may be private.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("id", &self.packed.id)
+            .field("id", &self.0.id)
             .field("user_id", &self.user_id())
-            .field("version", &self.packed.version)
-            .field("expires_at", &self.packed.expires_at)
+            .field("version", &self.0.version)
+            .field("expires_at", &self.0.expires_at)
             .finish_non_exhaustive()
     }
 }

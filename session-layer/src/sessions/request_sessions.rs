@@ -1,7 +1,6 @@
 //! All valid sessions of a request, and their end at a login or a logout.
 
 use futures_util::future::join_all;
-use http::Extensions;
 use smallvec::SmallVec;
 
 use crate::engine::change::{Applied, Visibility};
@@ -19,11 +18,15 @@ use crate::sessions::{Created, Sessions};
 /// would pass with another. Under [`.optional()`](crate::SessionCacheLayer::optional), the value
 /// also holds valid sessions of different users. None of those is the request's `Session`.
 ///
-/// With the feature `axum` it is an extractor. It is empty if no token was looked up. No token is
-/// looked up if the request has more than four cookies of the name.
+/// The request's extensions contain it if a token was looked up. With the feature `axum` it is also
+/// an extractor, which is empty if no token was looked up. No token is looked up if the request has
+/// more than four cookies of the name.
 #[derive(Debug, Clone, Default)]
 pub struct RequestSessions {
     valid: SmallVec<[Session; 1]>,
+    /// Whether a layer looked tokens up. No other code can create such a value.
+    #[cfg_attr(not(feature = "axum"), expect(dead_code, reason = "the extractors read it"))]
+    looked_up: bool,
 }
 
 impl RequestSessions {
@@ -33,32 +36,13 @@ impl RequestSessions {
             Validation::Valid(session) => Some(session.clone()),
             _ => None,
         });
-        Self { valid: valid.collect() }
+        Self { valid: valid.collect(), looked_up: true }
     }
 
-    /// Returns the sessions that the layer found for the request with these extensions.
-    ///
-    /// ```
-    /// # use session_layer::{RequestSessions, Sessions, error::Error};
-    /// async fn log_out(sessions: &Sessions, request: http::Request<()>) -> Result<(), Error> {
-    ///     let sent = RequestSessions::of(request.extensions());
-    ///     sessions.revoke_presented(&sent).await?;
-    ///     Ok(())
-    /// }
-    /// ```
-    #[must_use]
-    pub fn of(extensions: &Extensions) -> Self {
-        let of_layer = extensions.get::<Session>().filter(|session| session.is_of_layer());
-        let only = || Self { valid: of_layer.cloned().into_iter().collect() };
-        extensions.get().cloned().unwrap_or_else(only)
-    }
-
-    /// Returns whether a layer has looked the tokens of the request up. Of a request with one valid
-    /// session, the extensions have this session alone.
+    /// Returns whether a layer has looked the tokens of the request up.
     #[cfg(feature = "axum")]
-    pub(crate) fn were_looked_up(extensions: &Extensions) -> bool {
-        extensions.get::<Self>().is_some()
-            || extensions.get::<Session>().is_some_and(Session::is_of_layer)
+    pub(crate) fn come_from_a_look_up(&self) -> bool {
+        self.looked_up
     }
 
     /// Returns the sessions, in the order of the request.

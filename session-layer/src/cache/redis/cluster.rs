@@ -7,6 +7,7 @@
 //! One task reads the map: after a redirection, while a shard has no usable link, and every
 //! [`REFRESH_EVERY`].
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,13 +96,16 @@ impl Cluster {
             Phase::Connecting => return Err(timed_out()),
             Phase::Down(why) => return Err(why.clone()),
         }
+        // A shard that has lost its last slot has no key.
+        let with_slots: HashSet<_> = view.owners.iter().map(|owner| usize::from(*owner)).collect();
+        let with_slots = (0..view.shards.len()).filter(|shard| with_slots.contains(shard)).count();
         let mut keys: Vec<Option<String>> = vec![None; view.shards.len()];
         for key in (0..MOST_KEYS).map(key) {
             let owner = view.owners[usize::from(slot_of(key.as_bytes()))];
             if let Some(found @ None) = keys.get_mut(usize::from(owner)) {
                 *found = Some(key);
             }
-            if keys.iter().all(Option::is_some) {
+            if keys.iter().flatten().count() == with_slots {
                 break;
             }
         }

@@ -50,13 +50,14 @@ pub(crate) const STORE_CALLS: [(StoreCall, &str); 12] = [
 ];
 
 /// The kinds of failed calls. A look-up that was not made because the breaker is open is no call.
-pub(crate) const CACHE_ERRORS: [(CacheErrorKind, &str); 6] = [
+pub(crate) const CACHE_ERRORS: [(CacheErrorKind, &str); 7] = [
     (CacheErrorKind::Unreachable, "unreachable"),
     (CacheErrorKind::TimedOut, "timed_out"),
     (CacheErrorKind::NotMaster, "not_master"),
     (CacheErrorKind::Refused, "refused"),
     (CacheErrorKind::Protocol, "protocol"),
     (CacheErrorKind::Entry, "entry"),
+    (CacheErrorKind::PartUnavailable, "part_unavailable"),
 ];
 
 pub(crate) const STORE_ERRORS: [(StoreErrorKind, &str); 9] = [

@@ -213,6 +213,9 @@ impl PostgresStore {
         } else {
             MIGRATIONS.iter().collect()
         };
+        if schema_exists && !pending.is_empty() {
+            self.refuse_an_open_schema(&mut transaction).await?;
+        }
         transaction.rollback().await?;
         let quoted = self.schema.quoted();
         let planned = |migration: &Migration| PlannedMigration {

@@ -45,6 +45,8 @@ impl PostgresStore {
         note: &RevocationNote,
     ) -> Result<Revoked, StoreError> {
         let began = Instant::now();
+        // Each try is a transaction of its own. Of several sessions, some may end in each.
+        let mut ended_before = 0;
         for tries in 0..REVOKE_TRIES {
             if tries > 0 && began.elapsed() > self.change_deadline {
                 break;
@@ -53,9 +55,14 @@ impl PostgresStore {
                 let revoke = of_some(&self.statements.revoke, target).bind(note.reason.clone());
                 revoke.bind(note.actor.clone())
             };
-            let found = self.change_once(revoke).await?;
+            let found = match self.change_once(revoke).await {
+                Err(error) if ended_before > 0 => return Err(some_ended(error)),
+                found => found?,
+            };
             let facts = Facts::of(&found)?;
-            let revoked = tally(&found)?;
+            let mut revoked = tally(&found)?;
+            revoked.ended += ended_before;
+            ended_before = revoked.ended;
             if revoked.found == 0 {
                 facts.sessions_visible()?;
             }
@@ -73,10 +80,11 @@ impl PostgresStore {
                 return Ok(revoked);
             }
         }
-        Err(StoreError::new(
+        let changed = StoreError::new(
             StoreErrorKind::Other,
             "the session changed at each try to revoke it: try again",
-        ))
+        );
+        Err(if ended_before > 0 { some_ended(changed) } else { changed })
     }
 
     /// Revokes all of a user's sessions in one statement, which raises the epoch, however many
@@ -193,6 +201,15 @@ impl PostgresStore {
         let created_at = rows::timestamp(&found[0], "last_created_at").map_err(unexpected)?;
         Ok(Some(ListCursor::new(created_at, id)))
     }
+}
+
+/// Returns the error of a revocation that has ended some of its sessions by then.
+fn some_ended(error: StoreError) -> StoreError {
+    StoreError::new(
+        StoreErrorKind::Uncertain,
+        "some of the sessions have ended, the others may not have: try again",
+    )
+    .with_source(error)
 }
 
 /// Counts the sessions found and ended.
