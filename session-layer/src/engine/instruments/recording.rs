@@ -50,13 +50,14 @@ pub(crate) const STORE_CALLS: [(StoreCall, &str); 12] = [
 ];
 
 /// The kinds of failed calls. A look-up that was not made because the breaker is open is no call.
-pub(crate) const CACHE_ERRORS: [(CacheErrorKind, &str); 6] = [
+pub(crate) const CACHE_ERRORS: [(CacheErrorKind, &str); 7] = [
     (CacheErrorKind::Unreachable, "unreachable"),
     (CacheErrorKind::TimedOut, "timed_out"),
     (CacheErrorKind::NotMaster, "not_master"),
     (CacheErrorKind::Refused, "refused"),
     (CacheErrorKind::Protocol, "protocol"),
     (CacheErrorKind::Entry, "entry"),
+    (CacheErrorKind::PartUnavailable, "part_unavailable"),
 ];
 
 pub(crate) const STORE_ERRORS: [(StoreErrorKind, &str); 9] = [
@@ -276,6 +277,20 @@ mod tests {
             let answers = Answers { validations: validations.into(), ..Answers::of(source) };
             assert_eq!(Outcome::of(&answers), expected);
         }
+    }
+
+    #[test]
+    fn call_of_a_lost_shard_counts_as_failed() {
+        let instruments = Instruments::default();
+        let lost = CacheError::new(CacheErrorKind::PartUnavailable, "the shard is down");
+        instruments.cache_called(CacheCall::LookUp, Some(&lost));
+        let errors: Vec<_> = CACHE_ERRORS
+            .iter()
+            .enumerate()
+            .filter(|(kind, _)| instruments.cache_errors(CacheCall::LookUp, *kind) > 0)
+            .map(|(_, (_, name))| *name)
+            .collect();
+        assert_eq!(errors, ["part_unavailable"]);
     }
 
     #[test]
