@@ -90,10 +90,10 @@ impl Drop for Prometheus {
 fn fast(mut rules: Vec<Value>) -> Vec<Value> {
     for rule in &mut rules {
         let query = rule["expr"].as_str().unwrap_or_default();
-        rule["expr"] = ["[1m]", "[5m]", "[10m]"]
-            .iter()
-            .fold(query.to_owned(), |it, span| it.replace(span, "[5s]"))
-            .into();
+        let query = query.replace("[5m]", "[5s]").replace("[10m]", "[5s]");
+        // An `offset` stays: a test has no samples of 10 minutes ago.
+        assert!(!query.contains("m]"), "shorten the span of {}: {query}", rule["alert"]);
+        rule["expr"] = query.into();
         // A node that is bypassed for an hour is no subject here, and keeps its time.
         if rule["for"].is_string() && rule["for"] != "1h" {
             rule["for"] = "1s".into();

@@ -14,6 +14,9 @@ use crate::docs::anchors;
 use crate::examples::quickstart::process::App;
 use crate::harness::{Outcome, shared};
 
+/// The base of `runbook_url`, which the owner of a copy of the pages replaces.
+const RUNBOOKS: &str = "https://example.com/session-layer/docs/failure-modes.md#";
+
 /// Labels that Prometheus adds, and that alerts and histograms have.
 const OTHER_LABELS: [&str; 6] = ["job", "instance", "le", "alertname", "alertstate", "severity"];
 
@@ -96,19 +99,49 @@ fn unknown_names_and_labels_are_found() {
     }
 }
 
+/// Returns the section of a page whose heading has this anchor.
+fn section<'a>(page: &'a str, anchor: &str) -> Option<&'a str> {
+    page.split("\n##").find(|text| {
+        let heading = format!("##{text}");
+        anchors(&heading).next().is_some_and(|it| it == anchor)
+    })
+}
+
+/// Returns what is wrong with the section to which an alert leads.
+fn unfit_runbook(page: &str, url: &str) -> Option<&'static str> {
+    let Some(section) = url.strip_prefix(RUNBOOKS).and_then(|anchor| section(page, anchor)) else {
+        return Some("there is no such section");
+    };
+    match section.lines().find_map(|line| line.strip_prefix("- **Action**: ")) {
+        None => Some("the section has no action"),
+        Some("–") => Some("the section's action is empty"),
+        Some(_) => None,
+    }
+}
+
+#[test]
+fn section_without_an_action_is_no_runbook() {
+    let page = "# Page\n\n## Group\n\n### Fine\n- **Action**: run `check`.\n\n### Empty (A)\n\
+                - **Action**: –\n\n### Bare\n- **Bound**: –\n";
+    let of = |anchor: &str| unfit_runbook(page, &format!("{RUNBOOKS}{anchor}"));
+    assert_eq!(of("fine"), None);
+    for anchor in ["empty-a", "bare", "group", "gone"] {
+        assert!(of(anchor).is_some(), "{anchor}");
+    }
+    assert!(unfit_runbook(page, "docs/failure-modes.md#fine").is_some());
+}
+
 #[test]
 fn alerts_name_existing_metrics_and_sections() {
     let page = fs::read_to_string(root().join("docs/failure-modes.md")).unwrap();
-    let anchors: BTreeSet<_> = anchors(&page).collect();
     let rules = rules();
     for rule in &rules {
         let alert = rule["alert"].as_str().unwrap();
         let query = rule["expr"].as_str().unwrap();
         assert!(query.contains("session_layer_"), "{alert}");
         assert_eq!(unknown_names(query), Vec::<String>::new(), "{alert}");
-        let runbook = rule["annotations"]["runbook"].as_str().unwrap_or_default();
-        let anchor = runbook.strip_prefix("docs/failure-modes.md#");
-        assert!(anchor.is_some_and(|anchor| anchors.contains(anchor)), "{alert}: {runbook}");
+        let runbook = rule["annotations"]["runbook_url"].as_str().unwrap_or_default();
+        assert_eq!(unfit_runbook(&page, runbook), None, "{alert}: {runbook}");
         for text in ["summary", "description"] {
             assert!(rule["annotations"][text].is_string(), "{alert}: no {text}");
         }

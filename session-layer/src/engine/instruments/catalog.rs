@@ -62,7 +62,7 @@ metrics! {
         "Look-ups by where the answer came from (near, cache, store, none) and what it was (valid, \
          invalid, unavailable). A request with several tokens is one.";
     VALIDATION_DURATION: Histogram "validation_duration_seconds" ["source", "result"]
-        "How long they took. Of near hits, one in 16 is timed.";
+        "How long look-ups took. Of near hits, one in 16 is timed.";
     CACHE_LOOKUPS: Counter "cache_lookups_total" ["result"]
         "Look-ups by what the cache had: near_hit, hit, miss, error, skipped (the breaker is open) \
          or bypassed.";
@@ -77,9 +77,9 @@ metrics! {
     CACHE_CONNECTIONS_MAX: Gauge "cache_connections_max" []
         "The most connections to the cache.";
     CACHE_CONNECTIONS_AVAILABLE: Gauge "cache_connections_available" []
-        "Those that could execute a command now.";
+        "Connections to the cache that could execute a command now.";
     CACHE_CONNECTIONS_PENDING: Gauge "cache_connections_pending" []
-        "Callers that wait for one.";
+        "Callers that wait for a connection to the cache.";
     FILLS: Counter "fills_total" ["result"]
         "Entries by what became of them: stored, or refused because the lease was gone.";
     REJECTED_ENTRIES: Counter "rejected_entries_total" ["reason"]
@@ -103,15 +103,15 @@ metrics! {
         "Connections to the store, used and idle. Pools: validations, changes and journal, or \
          application.";
     STORE_CONNECTIONS_MAX: Gauge "store_connections_max" ["pool"]
-        "The most connections of a pool.";
+        "The most connections to the store that a pool may have.";
     STORE_CONNECTIONS_PENDING: Gauge "store_connections_pending" ["pool"]
-        "Callers that wait for one.";
+        "Callers that wait for a connection to the store.";
     READS_IN_FLIGHT: Gauge "reads_in_flight" []
         "Reads of the store for validations that are in flight.";
     READS_LIMIT: Gauge "reads_limit" []
-        "The most that may be in flight.";
+        "The most reads of the store for validations that may be in flight.";
     READS_WAITING: Gauge "reads_waiting" []
-        "Tokens that wait for a read which has not begun.";
+        "Tokens that wait for a read of the store which has not begun.";
     TOKENS_READ: Counter "tokens_read_total" []
         "Tokens in all reads of the store. One read has one or many.";
     TOKENS_COALESCED: Counter "tokens_coalesced_total" []
@@ -135,13 +135,15 @@ metrics! {
         "Time since the last successful read of the journal began, or since the start. Over \
          staleness_bound_seconds the node is partitioned. 0 without a journal.";
     JOURNAL_LAG: Gauge "journal_lag_seconds" []
-        "How long that read took: how old the changes were when this node learnt them, at most.";
+        "How long the last successful read of the journal took: how old the changes were when this \
+         node learnt them, at most.";
     JOURNAL_READS: Counter "journal_reads_total" []
         "Reads of the journal that succeeded.";
     CHANGED_SESSIONS: Gauge "changed_sessions" []
         "Sessions and users in the changed set of this node.";
     STALENESS_BOUND: Gauge "staleness_bound_seconds" []
-        "D: within it a connected node honors every change. 0 without a journal.";
+        "The staleness bound D: within it a connected node honors every change. 0 without a \
+         journal.";
     CLOCK_OFFSET: Gauge "clock_offset_seconds" []
         "This machine's wall clock minus the store's. 0 before the store's first reply.";
     SETTINGS: Gauge "settings_info" ["version", "policy", "ttl", "staleness_bound", "sealed"]

@@ -280,6 +280,20 @@ mod tests {
     }
 
     #[test]
+    fn call_of_a_lost_shard_counts_as_failed() {
+        let instruments = Instruments::default();
+        let lost = CacheError::new(CacheErrorKind::PartUnavailable, "the shard is down");
+        instruments.cache_called(CacheCall::LookUp, Some(&lost));
+        let errors: Vec<_> = CACHE_ERRORS
+            .iter()
+            .enumerate()
+            .filter(|(kind, _)| instruments.cache_errors(CacheCall::LookUp, *kind) > 0)
+            .map(|(_, (_, name))| *name)
+            .collect();
+        assert_eq!(errors, ["part_unavailable"]);
+    }
+
+    #[test]
     fn unknown_reason_counts_as_other() {
         let instruments = Instruments::default();
         instruments.ended("revoked all", 3);
