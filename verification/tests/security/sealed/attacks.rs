@@ -30,8 +30,8 @@ async fn entry_for_a_token_that_was_never_issued_is_rejected() -> Outcome {
     let mut redis = servers.redis().await?;
     let mut forged = entry(&servers, &alice).await?;
     let never_issued = SessionToken::generate()?;
-    // `Vp`, 16 bytes of incarnation, the digest.
-    forged[18..50].copy_from_slice(never_issued.digest().as_bytes());
+    // `Vp`, 16 bytes of incarnation, the beginning of the digest.
+    forged[18..26].copy_from_slice(&never_issued.digest().as_bytes()[..8]);
     let place = format!("{}:2:{}", servers.namespace(), never_issued.digest().to_base64url());
     let () = redis.set(&place, &forged).await?;
     let accepted = whose(&plain, never_issued.reveal()).await;
