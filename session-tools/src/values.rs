@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use clap::{builder::RangedI64ValueParser, value_parser};
+use clap::{
+    Command,
+    builder::{RangedI64ValueParser, Resettable},
+    value_parser,
+};
 
 /// A whole, in the unit of [`share`].
 const PER_MILLE: u32 = 1_000;
@@ -15,6 +19,19 @@ pub const DAY: Duration = Duration::from_secs(86_400);
 /// Returns a parser of a number from 1 to `most`.
 pub fn count(most: u32) -> RangedI64ValueParser<u32> {
     value_parser!(u32).range(1..=i64::from(most))
+}
+
+/// Returns the command with the arguments whose variable is empty as if it were not set.
+///
+/// An application's empty variable counts as not set, and clap would read it as a value.
+pub fn without_empty_variables(command: Command) -> Command {
+    command
+        .mut_args(|arg| {
+            let value = arg.get_env().and_then(std::env::var_os);
+            let is_empty = value.is_some_and(|value| value.to_string_lossy().trim().is_empty());
+            if is_empty { arg.env(Resettable::Reset) } else { arg }
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// Returns a parser of a duration from `least` to `most`.

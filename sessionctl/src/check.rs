@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
         env = "SESSION_CACHE_POOL_SIZE",
         default_value_t = 10,
         value_name = "N",
-        value_parser = clap::value_parser!(u16).range(1..)
+        value_parser = pool_size
     )]
     pool_size: u16,
 
@@ -54,25 +54,28 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// Reads a number of connections, in the range that the application allows.
+fn pool_size(text: &str) -> Result<u16, &'static str> {
+    let number = text.trim().parse().ok();
+    number.filter(|number| (1..=1000).contains(number)).ok_or("it may be 1 to 1000")
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Ended {
-    // An empty variable counts as not set.
-    let set = |url: &Option<String>| url.clone().filter(|url| !url.trim().is_empty());
-    let or = |value: String, default: &str| {
-        if value.is_empty() { default.to_owned() } else { value }
-    };
+    let set =
+        |url: Option<&String>| url.map(|url| url.trim().to_owned()).filter(|url| !url.is_empty());
+    let (redis_url, database_url) =
+        (set(arguments.redis_url.as_ref()), set(arguments.database_url.as_ref()));
     // An application in this environment uses the same servers if no flag names another.
-    let same = |url: &Option<String>, variable| *url == std::env::var(variable).ok();
+    let same = |url: &Option<String>, name| *url == set(std::env::var(name).ok().as_ref());
     let cache_off =
-        std::env::var("SESSION_CACHE_ENABLED").is_ok_and(|on| on == "false" || on == "0");
-    let (redis_url, database_url) = (set(&arguments.redis_url), set(&arguments.database_url));
+        std::env::var("SESSION_CACHE_ENABLED").is_ok_and(|on| ["false", "0"].contains(&on.trim()));
     let mut target = Target::new(redis_url.as_deref(), database_url.as_deref());
-    target.namespace = or(arguments.namespace, "session-layer");
-    target.schema = or(arguments.schema, "session_layer");
+    arguments.namespace.trim().clone_into(&mut target.namespace);
+    arguments.schema.trim().clone_into(&mut target.schema);
     target.pool_size = arguments.pool_size;
     target.from_env = true;
-    target.complete = same(&arguments.redis_url, "REDIS_URL")
-        && same(&arguments.database_url, "DATABASE_URL")
-        && !cache_off;
+    target.complete =
+        same(&redis_url, "REDIS_URL") && same(&database_url, "DATABASE_URL") && !cache_off;
     if target.is_empty() {
         eprintln!(
             "sessionctl: nothing to check. Neither REDIS_URL nor DATABASE_URL is set, \

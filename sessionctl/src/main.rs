@@ -13,14 +13,18 @@ mod watch;
 
 use std::{error::Error, io::IsTerminal as _, process::ExitCode};
 
-use clap::{Parser, Subcommand};
-use session_tools::{COULD_NOT_RUN, Failure, chain, interrupts::unless_interrupted, output};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use session_tools::{
+    COULD_NOT_RUN, Failure, chain, interrupts::unless_interrupted, output,
+    values::without_empty_variables,
+};
 use tracing_subscriber::EnvFilter;
 
 /// Checks and operates a deployment of session-layer.
 ///
 /// Every command reads --redis-url and --database-url, and otherwise the application's environment
-/// (`REDIS_URL`, `DATABASE_URL`, `SESSION_…`). Run it with the application's environment.
+/// (`REDIS_URL`, `DATABASE_URL`, `SESSION_…`). Run it with the application's environment. `report`
+/// asks for --yes then, because it makes load.
 #[derive(Parser)]
 #[command(name = "sessionctl", version, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {
@@ -50,7 +54,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let matches = without_empty_variables(Cli::command()).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return output::bad_arguments(error),
     };
@@ -80,6 +85,6 @@ fn main() -> ExitCode {
 
 /// Prints why a command could not run.
 fn could_not_run(error: &(dyn Error + 'static)) -> ExitCode {
-    eprintln!("sessionctl: {}", chain(error));
+    output::complain(format_args!("sessionctl: {}", chain(error)));
     ExitCode::from(COULD_NOT_RUN)
 }

@@ -8,12 +8,14 @@ mod plot;
 use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use serde::Serialize;
+use session_layer::server_url::ServerUrl;
 use session_testkit::backends::Backends;
 use session_testkit::report::{Measured, Settings, measure};
 use session_tools::{
-    Ended, chain,
+    COULD_NOT_RUN, Ended, chain,
     check::{self, Target},
-    exit_code, output,
+    exit_code,
+    output::{self, visible_lines},
     progress::Bar,
     values::{DAY, SECOND, count, duration},
 };
@@ -23,25 +25,30 @@ use self::judge::{Reason, Verdict, judge};
 /// Measures a deployment and writes a report: latencies with Postgres alone and with the cache, the
 /// hit rate, an outage of Redis over time, health, and what to do about whatever is not well.
 ///
-/// It uses the servers of the flags, else those of the application's environment, else its own. On
-/// named servers it makes load, in a schema and key namespace of its own, which it removes. It needs
-/// the right to create a schema there. It cuts Redis off behind a proxy of its own, so other clients
-/// notice nothing. Exit code 0: all is well, or with warnings. 1: a goal was missed, or a server
-/// does not work. 2: could not run.
+/// It uses the servers of the flags, else those of the application's environment with --yes, else
+/// its own. On named servers it makes load, in a schema and key namespace of its own, which it
+/// removes. It needs the right to create a schema there. It cuts Redis off behind a proxy of its
+/// own, so other clients notice nothing. Exit code 0: all is well, or with warnings. 1: a goal was
+/// missed, or a server does not work. 2: could not run.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   sessionctl report --html report.html
+  sessionctl report --yes     # on the servers of REDIS_URL and DATABASE_URL
   sessionctl report --redis-url redis://cache.staging --database-url postgres://app@db.staging/app
   sessionctl report --requests 50000 --json")]
 pub(crate) struct Arguments {
-    /// The Redis to measure.
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
+    /// The Redis to measure. Otherwise that of `REDIS_URL`, with --yes.
+    #[arg(long, value_name = "URL")]
     redis_url: Option<String>,
 
-    /// The Postgres to measure.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    /// The Postgres to measure. Otherwise that of `DATABASE_URL`, with --yes.
+    #[arg(long, value_name = "URL")]
     database_url: Option<String>,
+
+    /// Make load on servers that only the environment names.
+    #[arg(long)]
+    yes: bool,
 
     /// The number of requests to measure without the cache, and again with it.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = count(u32::MAX))]
@@ -92,10 +99,48 @@ struct NotWritten {
     source: std::io::Error,
 }
 
+/// A server that a flag or a variable names.
+struct Named {
+    url: String,
+    by_environment: bool,
+}
+
+impl Named {
+    /// Returns the server of the flag, otherwise of the variable. An empty one counts as not set.
+    fn find(flag: &Option<String>, variable: &str) -> Option<Self> {
+        let set = |url: String| Some(url.trim().to_owned()).filter(|url| !url.is_empty());
+        let named = |by_environment| move |url| Self { url, by_environment };
+        let flag = flag.clone().and_then(set).map(named(false));
+        flag.or_else(|| std::env::var(variable).ok().and_then(set).map(named(true)))
+    }
+
+    /// Returns the scheme, host and port.
+    fn shown(&self) -> String {
+        match self.url.parse::<ServerUrl>() {
+            Ok(url) => url.to_string(),
+            Err(_) => "a URL that is not usable".to_owned(),
+        }
+    }
+}
+
 pub(crate) async fn run(arguments: Arguments) -> Ended {
-    let named = |url: &Option<String>| url.clone().filter(|url| !url.trim().is_empty());
-    let (redis_url, database_url) = (named(&arguments.redis_url), named(&arguments.database_url));
-    let is_named = redis_url.is_some() || database_url.is_some();
+    let flags = (&arguments.redis_url, &arguments.database_url);
+    let (redis, database) =
+        (Named::find(flags.0, "REDIS_URL"), Named::find(flags.1, "DATABASE_URL"));
+    let is_named = redis.is_some() || database.is_some();
+    let named: Vec<&Named> = redis.iter().chain(&database).collect();
+    let targets = named.iter().map(|it| it.shown()).collect::<Vec<_>>().join(" and ");
+    if named.iter().any(|it| it.by_environment) && !arguments.yes {
+        output::complain(format_args!(
+            "sessionctl: the report would make load on {targets}. The environment names at least \
+             one of them. Pass --yes, or name both with --redis-url and --database-url"
+        ));
+        return Ok(ExitCode::from(COULD_NOT_RUN));
+    }
+    if is_named {
+        output::complain(format_args!("Measuring {targets}"));
+    }
+    let (redis_url, database_url) = (redis.map(|it| it.url), database.map(|it| it.url));
     let bar = Bar::new();
     let mut own = None;
     let target = if is_named {
@@ -104,10 +149,10 @@ pub(crate) async fn run(arguments: Arguments) -> Ended {
         target.from_env = true;
         let set = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         if let Some(namespace) = set("SESSION_CACHE_NAMESPACE") {
-            target.namespace = namespace;
+            namespace.trim().clone_into(&mut target.namespace);
         }
         if let Some(schema) = set("SESSION_DB_SCHEMA") {
-            target.schema = schema;
+            schema.trim().clone_into(&mut target.schema);
         }
         target
     } else {
@@ -163,7 +208,7 @@ fn write(arguments: &Arguments, report: &Report) -> Ended {
     if let Some(path) = &arguments.html {
         to(path, html::page(report))?;
     }
-    let markdown = markdown::page(report);
+    let markdown = visible_lines(&markdown::page(report)).into_owned();
     match &arguments.markdown {
         Some(path) => to(path, markdown)?,
         None => output::tell(arguments.json, markdown.trim_end()),

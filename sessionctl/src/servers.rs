@@ -3,10 +3,14 @@
 
 use std::time::Duration;
 
-use session_layer::Sessions;
-use session_layer::cache::{NoCache, RedisCache};
+use serde_json::{Value, json};
+use session_layer::cache::{NoCache, RedisCache, SessionCache};
 use session_layer::store::PostgresStore;
-use session_tools::Failure;
+use session_layer::{PartitionPolicy, Sessions};
+use session_tools::{
+    Failure, output,
+    values::{DAY, duration},
+};
 use tokio::time::{Instant, sleep};
 
 /// How long a change may wait for its turn. No client waits for it.
@@ -15,8 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const CONNECTING: Duration = Duration::from_secs(3);
 /// How many connections of Postgres a command opens at most. The application needs the others.
 const CONNECTIONS: u32 = 4;
+/// The shortest interval of the journal's reads that an application may set.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The arguments that name the deployment. Other settings come from the application's environment.
+/// The arguments that name the servers. Other settings come from the application's environment.
 #[derive(clap::Args)]
 pub(crate) struct Servers {
     /// The application's Redis.
@@ -25,6 +31,67 @@ pub(crate) struct Servers {
 
     #[command(flatten)]
     database: Database,
+}
+
+/// The arguments that name the deployment and the settings that a change of sessions depends on.
+/// The URLs alone are not enough: the namespace decides which entries are removed, and the others
+/// decide from when on every node rejects a session.
+#[derive(clap::Args)]
+pub(crate) struct Deployment {
+    #[command(flatten)]
+    servers: Servers,
+
+    /// The prefix of the application's keys.
+    #[arg(
+        long,
+        env = "SESSION_CACHE_NAMESPACE",
+        default_value = "session-layer",
+        value_name = "NAME"
+    )]
+    namespace: String,
+
+    /// How long the application serves an entry, in seconds: 1 to 86400.
+    #[arg(
+        long,
+        env = "SESSION_CACHE_TTL",
+        default_value = "300",
+        value_name = "SECONDS",
+        value_parser = ttl
+    )]
+    ttl: Duration,
+
+    /// What the application's nodes do while they lack Postgres: available or fail-closed.
+    #[arg(
+        long,
+        env = "SESSION_CACHE_POLICY",
+        default_value = "available",
+        value_name = "POLICY",
+        value_parser = policy
+    )]
+    policy: PartitionPolicy,
+
+    /// How often the application's nodes read the journal, if its code changes it.
+    #[arg(
+        long,
+        default_value = "500ms",
+        value_name = "DURATION",
+        value_parser = duration(SHORTEST_INTERVAL, DAY)
+    )]
+    journal_interval: Duration,
+}
+
+/// Reads the TTL, in the range that the application allows.
+fn ttl(text: &str) -> Result<Duration, &'static str> {
+    let seconds = text.trim().parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or("it is whole seconds from 1 to 86400")
+}
+
+fn policy(text: &str) -> Result<PartitionPolicy, &'static str> {
+    match text.trim() {
+        "available" => Ok(PartitionPolicy::Available),
+        "fail-closed" => Ok(PartitionPolicy::FailClosed),
+        _ => Err("it is available or fail-closed"),
+    }
 }
 
 /// The arguments that name the application's Postgres.
@@ -72,10 +139,11 @@ impl Database {
             return Err(NoDeployment::Sqlite.into());
         }
         let builder = PostgresStore::builder(url).from_env()?.max_connections(CONNECTIONS);
-        Ok(match set(Some(&self.schema)) {
-            Some(schema) => builder.schema(schema).build()?,
-            None => builder.build()?,
-        })
+        Ok(builder.schema(self.schema()).build()?)
+    }
+
+    fn schema(&self) -> &str {
+        set(Some(&self.schema)).unwrap_or("session_layer")
     }
 }
 
@@ -84,35 +152,85 @@ impl Servers {
     pub(crate) fn store(&self) -> Result<PostgresStore, Failure> {
         self.database.store()
     }
+}
 
-    /// Returns a node of the deployment, for commands that change sessions.
+impl Deployment {
+    /// Returns the store alone, to search for what will change.
+    pub(crate) fn store(&self) -> Result<PostgresStore, Failure> {
+        self.servers.store()
+    }
+
+    /// Returns the settings in use, for an operator to compare with the application's.
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "namespace {}, schema {}, TTL {} s, policy {}, journal read every {:?}. The bounds \
+             hold if the application has the same settings",
+            self.namespace(),
+            self.schema(),
+            self.ttl.as_secs(),
+            self.policy_name(),
+            self.journal_interval
+        )
+    }
+
+    /// Returns the settings in use as a part of a JSON document.
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "namespace": self.namespace(),
+            "schema": self.schema(),
+            "ttl": self.ttl.as_secs(),
+            "policy": self.policy_name(),
+            "journalIntervalMs": u64::try_from(self.journal_interval.as_millis()).ok(),
+        })
+    }
+
+    /// Returns a node of the deployment, which changes sessions with the application's bounds.
     ///
-    /// It has the application's bounds. It deletes no ended sessions, because only the application
-    /// knows for how long they are kept.
+    /// It deletes no ended sessions, because only the application knows for how long they are kept.
     pub(crate) async fn sessions(&self) -> Result<Sessions, Failure> {
         let store = self.store()?;
-        let Some(url) = set(self.redis_url.as_ref()) else {
+        let Some(url) = set(self.servers.redis_url.as_ref()) else {
             let off = std::env::var("SESSION_CACHE_ENABLED");
             if !off.is_ok_and(|on| ["false", "0"].contains(&on.trim())) {
                 return Err(NoDeployment::NoRedis.into());
             }
-            let sessions = Sessions::builder(NoCache, store).from_env()?;
-            return Ok(sessions.retention(None).change_wait(PATIENCE).build()?);
+            return self.node(NoCache, store);
         };
-        let cache = RedisCache::builder(url).from_env()?.pool_size(2).build()?;
-        let sessions = Sessions::builder(cache, store).from_env()?;
-        let sessions = sessions.retention(None).change_wait(PATIENCE).build()?;
+        let cache = RedisCache::builder(url).from_env()?.pool_size(2).namespace(self.namespace());
+        let sessions = self.node(cache.build()?, store)?;
         let by = Instant::now() + CONNECTING;
         while !sessions.cache_status().connected && Instant::now() < by {
             sleep(Duration::from_millis(10)).await;
         }
         if !sessions.cache_status().connected {
-            eprintln!(
+            output::complain(
                 "sessionctl: Redis cannot be reached, so changes hold within the bounds of \
-                 `committed`. `sessionctl check` shows the cause"
+                 `committed`. `sessionctl check` shows the cause",
             );
         }
         Ok(sessions)
+    }
+
+    fn node(&self, cache: impl SessionCache, store: PostgresStore) -> Result<Sessions, Failure> {
+        let sessions = Sessions::builder(cache, store).from_env()?;
+        let sessions = sessions.ttl(self.ttl).policy(self.policy);
+        let sessions = sessions.journal_interval(self.journal_interval);
+        Ok(sessions.retention(None).change_wait(PATIENCE).build()?)
+    }
+
+    fn namespace(&self) -> &str {
+        set(Some(&self.namespace)).unwrap_or("session-layer")
+    }
+
+    fn schema(&self) -> &str {
+        self.servers.database.schema()
+    }
+
+    fn policy_name(&self) -> &'static str {
+        match self.policy {
+            PartitionPolicy::FailClosed => "fail-closed",
+            _ => "available",
+        }
     }
 }
 

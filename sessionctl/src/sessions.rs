@@ -6,9 +6,12 @@ mod list;
 mod revoke;
 mod visibility;
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
-use session_tools::Ended;
+use session_tools::{COULD_NOT_RUN, Ended, exit_code, output};
 
 pub(crate) use self::{erase::Arguments as Erase, revoke::Arguments as Revoke};
 
@@ -57,8 +60,26 @@ enum Consent {
     NotAsked,
 }
 
-/// Asks on the terminal whether to go on.
-fn consent(question: &str) -> io::Result<Consent> {
+impl Consent {
+    /// Returns the exit code of a command that may not go on, and prints why.
+    fn missing(&self) -> Option<ExitCode> {
+        let (why, code) = match self {
+            Self::Given => return None,
+            Self::Refused => ("nothing was changed", exit_code(false)),
+            Self::NotAsked => {
+                ("there is no terminal to ask on, pass --yes", ExitCode::from(COULD_NOT_RUN))
+            }
+        };
+        output::complain(format_args!("sessionctl: {why}"));
+        Some(code)
+    }
+}
+
+/// Asks on the terminal whether to go on, unless --yes has answered.
+fn consent(question: &str, yes: bool) -> io::Result<Consent> {
+    if yes {
+        return Ok(Consent::Given);
+    }
     if !io::stdin().is_terminal() {
         return Ok(Consent::NotAsked);
     }

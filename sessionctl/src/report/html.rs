@@ -150,6 +150,8 @@ fn escaped(text: &str) -> String {
             '<' => escaped += "&lt;",
             '>' => escaped += "&gt;",
             '"' => escaped += "&quot;",
+            '\'' => escaped += "&#39;",
+            it if it.is_control() && it != '\n' => escaped.push('\u{fffd}'),
             it => escaped.push(it),
         }
     }
@@ -162,6 +164,7 @@ mod tests {
 
     #[test]
     fn text_of_a_server_is_no_markup() {
-        assert_eq!(escaped("<b a=\"x\">&"), "&lt;b a=&quot;x&quot;&gt;&amp;");
+        assert_eq!(escaped("<b a=\"x\">&'"), "&lt;b a=&quot;x&quot;&gt;&amp;&#39;");
+        assert_eq!(escaped("a\u{1b}[2J"), "a\u{fffd}[2J");
     }
 }

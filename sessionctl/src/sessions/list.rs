@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use session_layer::store::{SessionFilter, StoredSession};
 use session_layer::{SessionId, Timestamp};
-use session_tools::{Ended, exit_code, output, progress::Bar};
+use session_tools::{Ended, exit_code, output, output::visible, progress::Bar};
 
 use super::criteria::{Criteria, Search, count, now};
 use crate::servers::Servers;
@@ -137,7 +137,7 @@ impl Show {
         for (name, value) in fields {
             let value = match value {
                 Value::Null => continue,
-                Value::String(text) => visible(&text),
+                Value::String(text) => visible(&text).into_owned(),
                 other => other.to_string(),
             };
             output::say(format_args!("{name:<16}{value}"));
@@ -199,12 +199,12 @@ fn table(sessions: &[StoredSession]) -> Vec<String> {
         };
         [
             session.id.to_string(),
-            visible(&session.user_id),
+            visible(&session.user_id).into_owned(),
             minute(session.created_at),
             minute(session.last_seen_at),
             minute(session.expires_at),
             session.ip.clone().unwrap_or_default(),
-            visible(&label),
+            visible(&label).into_owned(),
         ]
     }));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
@@ -216,19 +216,9 @@ fn table(sessions: &[StoredSession]) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
-/// Replaces control characters, with which a client could move the cursor of an operator's terminal.
-fn visible(text: &str) -> String {
-    text.chars().map(|it| if it.is_control() { '\u{fffd}' } else { it }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_characters_of_a_client_reach_no_terminal() {
-        assert_eq!(visible("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
-    }
 
     #[test]
     fn table_without_sessions_is_its_head() {

@@ -15,12 +15,12 @@ use session_tools::{COULD_NOT_RUN, Ended, chain, exit_code, output, progress::Ba
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Consent, consent,
+    consent,
     criteria::{Criteria, Search, count, now},
     sessions,
     visibility::Reached,
 };
-use crate::servers::{Servers, shut_down};
+use crate::servers::{Deployment, shut_down};
 
 /// The sessions that end in one transaction. Their rows are locked for about 30 ms.
 const BATCH: usize = 500;
@@ -32,10 +32,12 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Ends sessions by criteria, or all of them ("log out everybody").
 ///
-/// It counts the sessions first, and asks. Sessions of logins after its start are left alone. It
-/// ends them in batches, with pauses, so that an application's requests are not delayed. It may be
-/// interrupted: the same command continues. At the end it states from when on all nodes reject the
-/// sessions. Exit code 0: all have ended. 1: some have not. 2: could not run.
+/// It counts the sessions first, prints the settings that it uses, and asks. They must be the
+/// application's: the namespace decides which entries are removed, and the others the bounds.
+/// Sessions of logins after its start are left alone. It ends them in batches, with pauses, so that
+/// an application's requests are not delayed. It may be interrupted: the same command continues. At
+/// the end it states from when on all nodes reject the sessions. Exit code 0: all have ended. 1:
+/// some have not. 2: could not run.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -45,7 +47,7 @@ Examples:
   sessionctl revoke --all --reason 'key leaked'")]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    servers: Servers,
+    deployment: Deployment,
 
     #[command(flatten)]
     criteria: Criteria,
@@ -105,47 +107,34 @@ impl Arguments {
             } else {
                 "name the sessions with criteria such as --user, or all of them with --all"
             };
-            eprintln!("sessionctl: {why}");
+            output::complain(format_args!("sessionctl: {why}"));
             return Ok(ExitCode::from(COULD_NOT_RUN));
         }
-        let store = self.servers.store()?;
+        let store = self.deployment.store()?;
         let filter = self.criteria.filter(now(&store).await?, false);
         let bar = Bar::new();
         let matching = count(&store, &filter, &bar).await?;
         bar.clear();
+        output::tell(self.json, self.deployment.line());
         output::tell(self.json, format_args!("{} to end", sessions(matching)));
+        let nothing = Done { ended: 0, reached: Reached::Nothing };
         // A login of the user may be in progress, which a revoke-all ends too.
         if matching == 0 && self.criteria.only_user().is_none() {
-            return self.report(&Done { ended: 0, reached: Reached::Nothing }, true);
+            return self.report(&nothing, Ok(()));
         }
-        if !self.yes {
-            match consent(&format!("End {}?", sessions(matching)))? {
-                Consent::Given => {}
-                Consent::Refused => {
-                    eprintln!("sessionctl: nothing was changed");
-                    return Ok(exit_code(false));
-                }
-                Consent::NotAsked => {
-                    eprintln!("sessionctl: there is no terminal to ask on, pass --yes");
-                    return Ok(ExitCode::from(COULD_NOT_RUN));
-                }
-            }
+        let question = format!("End {}?", sessions(matching));
+        if let Some(code) = consent(&question, self.yes)?.missing() {
+            self.document(&nothing, false, None)?;
+            return Ok(code);
         }
-        let node = self.servers.sessions().await?;
-        let mut done = Done { ended: 0, reached: Reached::Nothing };
+        let node = self.deployment.sessions().await?;
+        let mut done = nothing;
         let result = match self.criteria.only_user() {
             Some(user) => self.end(&node, RevokeTarget::user(user)).await.map(|it| done.add(&it)),
             None => self.end_matching(&store, &node, &filter, matching, &mut done).await,
         };
         shut_down(&node).await;
-        if let Err(error) = &result {
-            eprintln!(
-                "sessionctl: {}. {} have ended. Run the same command again to continue",
-                chain(error),
-                sessions(done.ended)
-            );
-        }
-        self.report(&done, result.is_ok())
+        self.report(&done, result.map_err(|error| chain(&error)))
     }
 
     /// Ends the sessions that match, until a whole search finds none.
@@ -193,18 +182,39 @@ impl Arguments {
         .await
     }
 
-    fn report(&self, done: &Done, ok: bool) -> Ended {
-        let now = Instant::now();
-        if self.json {
-            let mut document = done.reached.json(now);
-            document["count"] = json!(done.ended);
-            document["complete"] = json!(ok);
-            output::document(&document)?;
-        } else if ok {
+    fn report(&self, done: &Done, result: Result<(), String>) -> Ended {
+        let (ok, error) = (result.is_ok(), result.err());
+        if let Some(why) = &error {
+            output::complain(format_args!(
+                "sessionctl: {why}. {} have ended. Run the same command again to continue",
+                sessions(done.ended)
+            ));
+        } else if !self.json {
             output::say(format_args!("{} ended", sessions(done.ended)));
-            output::say(done.reached.line(now));
+            output::say(done.reached.line(Instant::now()));
         }
+        self.document(done, ok, error)?;
         Ok(exit_code(ok))
+    }
+
+    /// Prints the document, if one was requested.
+    fn document(
+        &self,
+        done: &Done,
+        complete: bool,
+        error: Option<String>,
+    ) -> Result<(), serde_json::Error> {
+        if !self.json {
+            return Ok(());
+        }
+        let mut document = done.reached.json(Instant::now());
+        document["count"] = json!(done.ended);
+        document["complete"] = json!(complete);
+        document["settings"] = self.deployment.json();
+        if let Some(error) = error {
+            document["error"] = json!(error);
+        }
+        output::document(&document)
     }
 }
 

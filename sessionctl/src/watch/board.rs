@@ -1,8 +1,10 @@
-//! What was read of each node, over time. It is a function of the documents.
+//! What was read of each node, over time. It is a function of the documents, whose texts are shown
+//! without control characters.
 
 use std::collections::VecDeque;
 
 use serde_json::Value;
+use session_tools::output::visible;
 
 use super::node::Node;
 
@@ -39,6 +41,7 @@ pub(super) struct Board {
 pub(super) struct Watched {
     pub(super) name: String,
     pub(super) has_switch: bool,
+    is_switching: bool,
     /// The last document. It stays while the node does not respond.
     pub(super) last: Option<Value>,
     pub(super) error: Option<String>,
@@ -91,20 +94,33 @@ impl Board {
             if down { (self.selected + 1).min(last) } else { self.selected.saturating_sub(1) };
     }
 
-    /// Records what the selected node's switch replied: the mode in force, or why there is none. The
-    /// next document may be a second away.
-    pub(super) fn switched(&mut self, reply: Result<String, String>) {
-        let Some(node) = self.nodes.get_mut(self.selected) else { return };
+    /// Begins to switch the selected node. Returns its position and the requested mode, unless its
+    /// last switch has not replied yet.
+    pub(super) fn switch(&mut self) -> Option<(usize, &'static str)> {
+        let at = self.selected;
+        let node = self.nodes.get_mut(at).filter(|node| !node.is_switching)?;
+        node.is_switching = true;
+        let mode = node.other_mode();
+        self.message = format!("{}: switching to `{mode}`", node.name);
+        Some((at, mode))
+    }
+
+    /// Records what a node's switch replied: the mode in force, or why there is none. The next
+    /// document may be a second away.
+    pub(super) fn switched(&mut self, at: usize, reply: Result<String, String>) {
+        let Some(node) = self.nodes.get_mut(at) else { return };
+        node.is_switching = false;
         let name = &node.name;
         self.message = match reply {
             Ok(mode) => {
+                let mode = visible(&mode).into_owned();
                 let message = format!("{name}: the mode is `{mode}` now");
                 if let Some(document) = &mut node.last {
                     document["mode"] = Value::String(mode);
                 }
                 message
             }
-            Err(why) => format!("{name} was not switched: {why}"),
+            Err(why) => format!("{name} was not switched: {}", visible(&why)),
         };
     }
 
@@ -117,9 +133,9 @@ impl Board {
 impl Watched {
     fn add(&mut self, reading: Reading) {
         let document = match reading {
-            Reading::Document(document) => document,
+            Reading::Document(document) => shown(document),
             Reading::Failed(error) => {
-                self.error = Some(error);
+                self.error = Some(visible(&error).into_owned());
                 // A gap in the node's life is no hit and no reply.
                 push(&mut self.hit_rates, 0);
                 push(&mut self.pings, 0);
@@ -164,7 +180,7 @@ impl Watched {
     }
 
     /// Returns the mode to which the key `b` switches.
-    pub(super) fn other_mode(&self) -> &'static str {
+    fn other_mode(&self) -> &'static str {
         if self.field("/mode") == "bypass" { "on" } else { "bypass" }
     }
 
@@ -180,9 +196,9 @@ impl Watched {
         if let Some(error) = &self.error {
             return format!("{line}: {error}");
         }
+        let hit_rate = self.hit_rates.back().copied().unwrap_or_default();
+        line += &format!(" mode={} hits%={hit_rate}", self.field("/mode"));
         for (name, pointer) in [
-            ("mode", "/mode"),
-            ("hits%", "/sessionCache/metrics/hitRate"),
             ("ping", "/performance/ping"),
             ("breaker", "/breaker/state"),
             ("journal-ms", "/journal/ageMs"),
@@ -194,6 +210,18 @@ impl Watched {
             Some(error) => format!("{line} error: {error}"),
             None => line,
         }
+    }
+}
+
+/// Returns a document without control characters in its texts.
+fn shown(document: Value) -> Value {
+    match document {
+        Value::String(text) => visible(&text).into(),
+        Value::Array(values) => values.into_iter().map(shown).collect(),
+        Value::Object(fields) => {
+            fields.into_iter().map(|(name, value)| (name, shown(value))).collect()
+        }
+        other => other,
     }
 }
 
@@ -245,6 +273,8 @@ pub(super) mod tests {
         }
         assert_eq!(board.nodes[0].hit_rates, [10, 100, 100, 25]);
         assert_eq!(board.nodes[0].pings, [250; 4]);
+        let line = board.lines().next().unwrap();
+        assert!(line.contains(" hits%=25 "), "{line}");
     }
 
     #[test]
@@ -267,11 +297,48 @@ pub(super) mod tests {
         let mut board = board(1);
         board.add(vec![Reading::Document(document(1, 1))]);
         assert_eq!(board.nodes[0].other_mode(), "bypass");
-        board.switched(Ok("bypass".to_owned()));
+        board.switched(0, Ok("bypass".to_owned()));
         assert_eq!(board.nodes[0].other_mode(), "on");
-        board.switched(Err("connection refused".to_owned()));
+        board.switched(0, Err("connection refused".to_owned()));
         assert_eq!(board.nodes[0].other_mode(), "on");
         assert!(board.message.ends_with("connection refused"));
+    }
+
+    #[test]
+    fn reply_of_a_switch_belongs_to_the_node_that_was_selected() {
+        let mut board = board(2);
+        let readings = vec![Reading::Document(document(1, 1)); 2];
+        board.add(readings);
+        assert_eq!(board.switch(), Some((0, "bypass")));
+        assert_eq!(board.switch(), None, "it has not replied");
+        board.select(true);
+        assert_eq!(board.switch(), Some((1, "bypass")));
+        board.switched(0, Ok("bypass".to_owned()));
+        assert!(board.message.starts_with("10.0.0.1:3000"), "{}", board.message);
+        let modes: Vec<String> = board.nodes.iter().map(|node| node.field("/mode")).collect();
+        assert_eq!(modes, ["bypass", "on"]);
+        board.select(false);
+        assert_eq!(board.switch(), Some((0, "on")));
+    }
+
+    #[test]
+    fn text_of_a_node_moves_no_cursor() {
+        let mut board = board(2);
+        let mut document = document(1, 1);
+        let text = "a\u{1b}[2J\nb\u{9b}c";
+        for field in ["status", "mode"] {
+            document[field] = text.into();
+        }
+        document["redis"]["version"] = text.into();
+        document["errors"] = serde_json::json!([text]);
+        board.add(vec![Reading::Document(document), Reading::Failed(text.to_owned())]);
+        board.switched(1, Err(text.to_owned()));
+        let mut shown: Vec<String> = board.lines().collect();
+        shown.extend([board.nodes[0].field("/redis/version"), board.message.clone()]);
+        shown.extend(board.nodes.iter().flat_map(Watched::reported));
+        for text in shown {
+            assert!(text.contains('\u{fffd}') && !text.contains(char::is_control), "{text:?}");
+        }
     }
 
     #[test]

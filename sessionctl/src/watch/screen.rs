@@ -13,7 +13,7 @@ use ratatui::{
     crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers},
 };
 use session_tools::Failure;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{board::Board, draw::draw, node::Node, read};
 
@@ -64,6 +64,8 @@ pub(super) async fn show(nodes: Vec<Node>, every: Duration) -> Result<(), Failur
             }
         }
     });
+    // A switch that hangs delays neither.
+    let mut switches = JoinSet::new();
     let shown = async {
         loop {
             screen.terminal.draw(|frame| draw(frame, &board))?;
@@ -75,15 +77,21 @@ pub(super) async fn show(nodes: Vec<Node>, every: Duration) -> Result<(), Failur
                     Some(Key::Down) => board.select(true),
                     Some(Key::Redraw) => {}
                     Some(Key::Switch) => {
-                        let mode = board.nodes[board.selected].other_mode();
-                        board.switched(nodes[board.selected].switch(mode).await);
+                        if let Some((at, mode)) = board.switch() {
+                            let node = nodes[at].clone();
+                            switches.spawn(async move { (at, node.switch(mode).await) });
+                        }
                     }
                 },
+                Some(Ok((at, reply))) = switches.join_next() => board.switched(at, reply),
             }
         }
     };
     let ended = shown.await;
     reader.abort();
+    drop(screen);
+    // The operator has left, and what they requested is still sent.
+    while switches.join_next().await.is_some() {}
     ended
 }
 

@@ -126,6 +126,64 @@ async fn no_server_exits_2_and_sqlite_needs_no_check() -> Outcome {
     Ok(())
 }
 
+/// An empty variable counts as not set.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_variables_count_as_not_set() -> Outcome {
+    const VARIABLES: [&str; 25] = [
+        "DATABASE_URL",
+        "DATABASE_PASSWORD_FILE",
+        "REDIS_URL",
+        "REDIS_PASSWORD_FILE",
+        "REDIS_SENTINEL_USERNAME",
+        "REDIS_SENTINEL_PASSWORD",
+        "REDIS_SENTINEL_PASSWORD_FILE",
+        "REDIS_TLS_CA_FILE",
+        "REDIS_TLS_CERT_FILE",
+        "REDIS_TLS_KEY_FILE",
+        "REDIS_TLS_SERVER_NAME",
+        "REDIS_TLS_INSECURE",
+        "SESSION_CACHE_ENABLED",
+        "SESSION_CACHE_TTL",
+        "SESSION_CACHE_NAMESPACE",
+        "SESSION_CACHE_POLICY",
+        "SESSION_CACHE_KEY",
+        "SESSION_CACHE_KEY_FILE",
+        "SESSION_CACHE_POOL_SIZE",
+        "SESSION_CACHE_REPLICATED",
+        "SESSION_NEAR_CACHE_MB",
+        "SESSION_DB_SCHEMA",
+        "SESSION_DB_MIGRATE",
+        "SESSION_DB_POOLED",
+        "SESSION_DB_POOL_SIZE",
+    ];
+    let sandbox = shared().await?.sandbox();
+    store(&sandbox).await?;
+    for empty in ["", " "] {
+        let mut command = check();
+        command.envs(VARIABLES.map(|name| (name, empty)));
+        let ran = run(&mut command).await?;
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains("nothing to check"), "{}", ran.stderr);
+        let servers =
+            ["--redis-url", sandbox.redis_url(), "--database-url", sandbox.database_url()];
+        expect(command.args(servers).args(["--schema", sandbox.schema()]), 0, &["✅"]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pool_size_has_the_range_of_the_application() -> Outcome {
+    for size in ["0", "1001", "65535", "many"] {
+        let ran = run(check().env("SESSION_CACHE_POOL_SIZE", size)).await?;
+        assert_eq!(ran.code, 2, "{size}");
+        assert!(ran.stderr.contains("1 to 1000"), "{}", ran.stderr);
+    }
+    let backends = shared().await?;
+    expect(check_redis(backends.redis().url()).env("SESSION_CACHE_POOL_SIZE", " 3 "), 0, &["✅"])
+        .await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_url_is_a_failure_and_is_not_printed() -> Outcome {
     for url in ["s3cret", "http://u:s3cret@h/", "redis://:s3cret@h:notaport/"] {

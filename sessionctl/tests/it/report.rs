@@ -166,6 +166,31 @@ async fn wrong_url_is_the_named_cause_and_nothing_is_measured() -> Outcome {
     Ok(())
 }
 
+/// The environment may be that of production, and the report makes load.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn environment_alone_makes_no_load_without_yes() -> Outcome {
+    let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let redis = format!("redis://u:s3cret@{address}");
+    let postgres = format!("postgres://u:s3cret@{address}/app");
+    for flags in [&[][..], &["--redis-url", &redis]] {
+        let mut command = sessionctl();
+        command.args(["report", "--json"]).args(flags);
+        let ran = run(command.env("REDIS_URL", &redis).env("DATABASE_URL", &postgres)).await?;
+        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{}", ran.stderr);
+        let target = format!("redis://{address} and postgres://{address}");
+        assert!(ran.stderr.contains(&target) && ran.stderr.contains("--yes"), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("s3cret"), "{}", ran.stderr);
+    }
+    let mut command = sessionctl();
+    command.args(["report", "--json", "--yes"]);
+    let ran = run(command.env("REDIS_URL", &redis).env("DATABASE_URL", &postgres)).await?;
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let (document, reasons) = document(&ran)?;
+    assert!(document["measured"].is_null(), "{document}");
+    assert!(reasons.contains("refused"), "{reasons}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_server_or_a_bad_number_cannot_be_reported() -> Outcome {
     let backends = Backends::builder().backend(default_backend().await?);

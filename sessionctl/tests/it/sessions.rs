@@ -236,6 +236,92 @@ async fn login_in_progress_does_not_survive_an_erasure() -> Outcome {
     Ok(())
 }
 
+// The environment of the tool is not the application's. With the flags, it removes the entry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_the_flags_are_used_and_printed() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (node, created) = three_users(&servers).await?;
+    until_hit(&node, &created[2]).await?;
+    let namespace = servers.namespace().to_owned();
+    let mut command = on(&servers, &["revoke", "--user", "bob", "--yes", "--json"]);
+    command
+        .env("SESSION_CACHE_NAMESPACE", "of-another-application")
+        .env("SESSION_DB_SCHEMA", "missing")
+        .args(["--namespace", &namespace, "--schema", servers.schema()])
+        .args(["--ttl", "60", "--journal-interval", "250ms", "--policy", "fail-closed"]);
+    let ran = run(&mut command).await?;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let document: Value = serde_json::from_str(&ran.stdout)?;
+    let settings = serde_json::json!({
+        "namespace": &namespace, "schema": servers.schema(), "ttl": 60,
+        "policy": "fail-closed", "journalIntervalMs": 250,
+    });
+    assert_eq!(document["settings"], settings);
+    let line = format!("namespace {namespace}, schema {}, TTL 60 s", servers.schema());
+    assert!(ran.stderr.contains(&line), "no `{line}` in\n{}", ran.stderr);
+    let keys: Vec<String> = {
+        use redis::AsyncCommands as _;
+        let mut redis = servers.redis.connect().await?;
+        let mut keys = redis.scan_match::<_, String>(format!("{namespace}*")).await?;
+        let mut found = Vec::new();
+        while let Some(key) = keys.next_item().await {
+            found.push(key?);
+        }
+        found
+    };
+    let digest = "SELECT encode(token_digest, 'hex') FROM sessions WHERE user_id = 'bob'";
+    let mut operator = servers.operator().await?;
+    let digest: String = sqlx::query_scalar(digest).fetch_one(&mut operator).await?;
+    assert!(!keys.iter().any(|key| key.contains(&digest)), "{keys:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn json_is_one_document_also_if_nothing_or_not_all_was_done() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (node, created) = three_users(&servers).await?;
+    for (arguments, count) in [
+        (&["revoke", "--user", "alice", "--json"][..], "count"),
+        (&["erase", "alice", "--json"], "erased"),
+    ] {
+        let ran = rejected(&servers, arguments).await?;
+        let document: Value = serde_json::from_str(&ran.stdout)?;
+        let found = (&document["complete"], &document[count], &document["revoked"]);
+        assert_eq!(found, (&false.into(), &0.into(), &"nothing".into()), "{document}");
+    }
+    assert_eq!(ask(&node, &created[0]).await, "valid");
+    servers.sql("ALTER FUNCTION erase_sessions RENAME TO erase_sessions_away").await?;
+    let ran = run(&mut on(&servers, &["erase", "alice", "--yes", "--json"])).await?;
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let document: Value = serde_json::from_str(&ran.stdout)?;
+    assert_eq!((&document["complete"], &document["erased"]), (&false.into(), &Value::Null));
+    assert!(document["error"].is_string(), "{document}");
+    Ok(())
+}
+
+// A client chooses its user agent and label, and could move the cursor of the terminal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_of_a_client_moves_no_cursor() -> Outcome {
+    const TEXT: &str = "a\u{1b}[2J\nb\u{9b}c";
+    let servers = Servers::shared().await?;
+    let node = servers.sessions().await?;
+    let new = NewSession::new(TEXT).label(TEXT).user_agent(TEXT);
+    let id = node.create(new).await?.session.id().to_string();
+    for (arguments, lines) in [
+        (&["sessions", "list"][..], Some(2)),
+        (&["sessions", "show", &id], None),
+        (&["sessions", "list", "--json"], None),
+        (&["erase", TEXT, "--yes"], None),
+    ] {
+        let ran = run(&mut on(&servers, arguments)).await?;
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let printed = ran.stdout.clone() + &ran.stderr;
+        assert!(!printed.contains(|it: char| it.is_control() && it != '\n'), "{printed:?}");
+        assert!(lines.is_none_or(|lines| ran.stdout.lines().count() == lines), "{printed:?}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_input_is_explained_and_changes_nothing() -> Outcome {
     let servers = Servers::shared().await?;
@@ -254,6 +340,9 @@ async fn bad_input_is_explained_and_changes_nothing() -> Outcome {
         (&["sessions", "list", "--database-url", ""], "DATABASE_URL"),
         (&["revoke", "--all", "--yes", "--redis-url", ""], "REDIS_URL"),
         (&["sessions", "list", "--schema", "missing"], "migrat"),
+        (&["revoke", "--all", "--yes", "--ttl", "0"], "1 to 86400"),
+        (&["erase", "alice", "--yes", "--policy", "open"], "fail-closed"),
+        (&["erase", "alice", "--yes", "--journal-interval", "1ms"], "--journal-interval"),
     ] {
         let ran = rejected(&servers, arguments).await?;
         assert!(ran.stderr.contains(named), "{arguments:?}: no `{named}` in\n{}", ran.stderr);
