@@ -53,7 +53,11 @@ async fn named_servers_are_measured_through_an_outage() -> Outcome {
     }
     let outage = &measured["outage"];
     assert_eq!(outage["how"], "cut off behind a proxy");
-    assert!(outage["hitsAgainMs"].as_u64() > outage["upMs"].as_u64(), "{outage}");
+    // On a busy machine Redis may be too slow to be used again within the run, and the report says so.
+    match outage["hitsAgainMs"].as_u64() {
+        None => assert!(reasons.contains("Redis was not used again after its return"), "{reasons}"),
+        again => assert!(again > outage["upMs"].as_u64(), "{outage}"),
+    }
     let samples = outage["samples"].as_array().map_or(&[][..], Vec::as_slice);
     let away = samples.iter().filter(|sample| {
         let at = sample["atMs"].as_u64();
