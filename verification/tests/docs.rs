@@ -27,8 +27,11 @@ fn failure_page_names_existing_tests() {
             assert!(anchors(&page).any(|it| it == anchor), "#{anchor}");
             continue;
         }
-        if file.ends_with(".md") {
-            assert!(docs.join(file).exists(), "{file}");
+        let (other, anchor) = file.split_once('#').unwrap_or((file, ""));
+        if other.ends_with(".md") {
+            let other = fs::read_to_string(docs.join(other));
+            let other = other.unwrap_or_else(|e| panic!("{file}: {e}"));
+            assert!(anchor.is_empty() || anchors(&other).any(|it| it == anchor), "{file}");
             continue;
         }
         let source = sources.entry(file.to_owned()).or_insert_with(|| {
