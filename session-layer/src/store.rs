@@ -413,9 +413,9 @@ impl JournalRead {
 /// # Errors
 ///
 /// An error reports an outage. A result such as "no such session" is an `Ok`.
-/// [`StoreErrorKind::Uncertain`](crate::model::error::StoreErrorKind::Uncertain) is for a change
+/// [`StoreErrorKind::Uncertain`] is for a change
 /// whose reply was lost after it was sent. The only error that is no outage is
-/// [`StoreErrorKind::Input`](crate::model::error::StoreErrorKind::Input), for a value that the
+/// [`StoreErrorKind::Input`], for a value that the
 /// store cannot hold.
 ///
 /// # Deadlines

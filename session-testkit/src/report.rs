@@ -1,4 +1,4 @@
-//! The measurements of a deployment report: [`bench`](crate::bench)'s comparison of Postgres alone
+//! The measurements of a deployment report: [`bench`](mod@crate::bench)'s comparison of Postgres alone
 //! with the cache, and an outage of Redis over time. `sessionctl report` renders and judges them.
 //!
 //! Everything happens in a schema and key namespace of its own, which are removed afterwards. A
