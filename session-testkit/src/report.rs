@@ -1,5 +1,6 @@
-//! The measurements of a deployment report: [`bench`](mod@crate::bench)'s comparison of Postgres alone
-//! with the cache, and an outage of Redis over time. `sessionctl report` renders and judges them.
+//! The measurements of a deployment report: [`bench`](mod@crate::bench)'s comparison of Postgres
+//! alone with the cache, and an outage of Redis over time. `sessionctl report` renders and judges
+//! them.
 //!
 //! Everything happens in a schema and key namespace of its own, which are removed afterwards. A
 //! Redis that the testkit started is killed and started again. A named one is cut off behind a

@@ -1,8 +1,8 @@
 //! Standard output and standard error.
 //!
-//! A closed pipe (`| head`) is no error, because the exit code reports the outcome. Texts of clients
-//! and servers are printed too. Therefore control characters are replaced, except tabs and the ends
-//! of lines.
+//! A closed pipe (`| head`) is no error, because the exit code reports the outcome. Texts of
+//! clients and servers are printed too. Therefore control characters are replaced, except tabs and
+//! the ends of lines.
 
 use std::{
     borrow::Cow,
@@ -56,8 +56,8 @@ fn escaped(json: &str) -> String {
     escaped
 }
 
-/// Replaces control characters, with which a client could move the cursor of an operator's terminal,
-/// and ends of lines, with which it could forge one.
+/// Replaces control characters, with which a client could move the cursor of an operator's
+/// terminal, and ends of lines, with which it could forge one.
 #[must_use]
 pub fn visible(text: &str) -> Cow<'_, str> {
     replaced(text, char::is_control)

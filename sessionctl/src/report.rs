@@ -1,4 +1,5 @@
-//! `sessionctl report`: what the cache brings to a deployment, and what its failure costs, as a page.
+//! `sessionctl report`: what the cache brings to a deployment, and what its failure costs, as a
+//! page.
 
 mod html;
 mod judge;

@@ -39,8 +39,8 @@ pub(crate) struct Arguments {
     #[arg(long = "node", required = true, value_name = "URL")]
     nodes: Vec<Address>,
 
-    /// The address of a node's switch, whose path is /mode: http://HOST:PORT. Repeat it in the order
-    /// of the nodes.
+    /// The address of a node's switch, whose path is /mode: http://HOST:PORT. Repeat it in the
+    /// order of the nodes.
     #[arg(long = "admin", value_name = "URL")]
     admins: Vec<Address>,
 

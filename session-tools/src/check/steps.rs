@@ -1,4 +1,5 @@
-//! The execution of steps, and their findings. The commands `check`, `verify` and `report` share them.
+//! The execution of steps, and their findings. The commands `check`, `verify` and `report` share
+//! them.
 
 use std::{fmt, future::Future, time::Duration};
 

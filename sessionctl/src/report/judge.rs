@@ -1,4 +1,5 @@
-//! The verdict on a deployment, and its reasons. They are functions of what was checked and measured.
+//! The verdict on a deployment, and its reasons. They are functions of what was checked and
+//! measured.
 
 use std::fmt;
 

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::{consent, criteria::count, sessions, visibility::Reached};
 use crate::servers::{Deployment, shut_down};
 
-/// Ends all sessions of a user and deletes what is stored about them: addresses, user agents, labels
-/// and data.
+/// Ends all sessions of a user and deletes what is stored about them: addresses, user agents,
+/// labels and data.
 ///
 /// The user id stays in `session_users`, with the number that keeps a login in progress from being
 /// let in. The application removes it some time after the next restart of Postgres. It also stays

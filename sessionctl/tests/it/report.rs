@@ -53,7 +53,8 @@ async fn named_servers_are_measured_through_an_outage() -> Outcome {
     }
     let outage = &measured["outage"];
     assert_eq!(outage["how"], "cut off behind a proxy");
-    // On a busy machine Redis may be too slow to be used again within the run, and the report says so.
+    // On a busy machine Redis may be too slow to be used again within the run, and the report says
+    // so.
     match outage["hitsAgainMs"].as_u64() {
         None => assert!(reasons.contains("Redis was not used again after its return"), "{reasons}"),
         again => assert!(again > outage["upMs"].as_u64(), "{outage}"),

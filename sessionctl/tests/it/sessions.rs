@@ -1,4 +1,5 @@
-//! `sessionctl sessions`, `revoke` and `erase`: what they show, and what they end on a running node.
+//! `sessionctl sessions`, `revoke` and `erase`: what they show, and what they end on a running
+//! node.
 
 use std::time::{Duration, Instant};
 
