@@ -7,7 +7,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use serde_json::json;
-use session_layer::error::StoreError;
+use session_layer::error::{StoreError, StoreErrorKind};
 use session_layer::limits::MAX_REASON_CHARS;
 use session_layer::store::{PostgresStore, SessionFilter};
 use session_layer::{Applied, Error, RevokeTarget, SessionId, Sessions};
@@ -27,6 +27,9 @@ const BATCH: usize = 500;
 /// How long a command tries to go on while Postgres is away or sheds load.
 const PATIENCE: Duration = Duration::from_secs(60);
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
+/// How often all sessions are searched at most. The searches after the first find the few that a
+/// rotation or another change kept from ending.
+const MOST_SEARCHES: u32 = 10;
 /// The longest pause between two batches.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -147,7 +150,7 @@ impl Arguments {
         done: &mut Done,
     ) -> Result<(), Error> {
         let bar = Bar::new();
-        loop {
+        for _ in 0..MOST_SEARCHES {
             let (mut search, mut found) = (Search::new(store, filter), false);
             loop {
                 let read = retried(async || search.next().await.map_err(unavailable)).await?;
@@ -169,6 +172,11 @@ impl Arguments {
                 return Ok(());
             }
         }
+        Err(unavailable(StoreError::new(
+            StoreErrorKind::Other,
+            "sessions are found again after they have ended: does a trigger of your own change \
+             `revoked_at`?",
+        )))
     }
 
     async fn end(&self, node: &Sessions, target: RevokeTarget<'_>) -> Result<Applied<u64>, Error> {

@@ -202,6 +202,28 @@ async fn interrupted_revoke_all_continues_when_it_is_run_again() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_a_trigger_keeps_from_ending_are_named() -> Outcome {
+    let servers = Servers::shared().await?;
+    let _created = three_users(&servers).await?;
+    servers
+        .sql(
+            "CREATE FUNCTION keep_alive() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN NEW.revoked_at := NULL; RETURN NEW; END'",
+        )
+        .await?;
+    servers
+        .sql(
+            "CREATE TRIGGER keep_alive BEFORE UPDATE ON sessions FOR EACH ROW \
+             EXECUTE FUNCTION keep_alive()",
+        )
+        .await?;
+    let ran = run(&mut on(&servers, &["revoke", "--all", "--reason", "test", "--yes"])).await?;
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("does a trigger of your own change"), "{}", ran.stderr);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn erase_leaves_no_row_with_an_address_and_ends_the_sessions() -> Outcome {
     let servers = Servers::shared().await?;
     let (node, created) = three_users(&servers).await?;
