@@ -223,7 +223,8 @@ impl Sessions {
 
     /// Ends all of the user's sessions, as a revocation of [all of them](RevokeTarget::user) does,
     /// and deletes their rows with addresses, user agents, labels and data. Returns how many rows,
-    /// ended ones included. Sessions of logins that begin later are not affected.
+    /// ended ones included. Sessions of logins that begin later are not affected. The visibility is
+    /// never `Propagated`: an earlier call may have deleted rows whose entries are still cached.
     ///
     /// These parts stay:
     ///

@@ -202,6 +202,22 @@ mod tests {
         assert!(pending.add(&[a], start, LIFE), "the task had ended");
     }
 
+    // Otherwise the digests of a server that is down would keep the others from being repeated.
+    #[test]
+    fn skipped_digests_come_after_all_others() {
+        let start = Instant::now();
+        let pending = PendingInvalidations::default();
+        let all = ["a", "b", "c", "d", "e"].map(TokenDigest::of);
+        assert!(pending.add(&all, start, LIFE));
+        let batch = |skipped| pending.next_batch(start, skipped, 2).unwrap();
+        let (first, second) = (batch(0), batch(2));
+        assert!(first.iter().all(|digest| !second.contains(digest)));
+        let third = batch(4);
+        assert_eq!(third[1], first[0], "the first one follows the last");
+        assert_eq!(batch(5), first);
+        assert_eq!(pending.next_batch(start, 3, RETRY_BATCH).unwrap().len(), 5);
+    }
+
     #[test]
     fn digest_whose_entry_has_expired_is_dropped() {
         let start = Instant::now();
