@@ -221,8 +221,18 @@ impl Links {
     /// Determines again to which cache the links lead. It is called after each change of the links
     /// or of an identity, because every look-up needs the result.
     pub(super) fn settle(&self) {
+        self.settle_after(|| {});
+    }
+
+    /// Adds an open link. A look-up that finds it also finds the cache to which it leads.
+    pub(super) fn add(&self, link: Object<LinkManager>) {
+        self.settle_after(|| write(&self.live).push(link));
+    }
+
+    fn settle_after(&self, change: impl FnOnce()) {
         // The links are examined under the lock. Otherwise an older result could replace a newer.
         let mut settled = write(&self.settled);
+        change();
         *settled = self.one_incarnation().map(|incarnation| match *settled {
             Some(same) if same.incarnation == incarnation => same,
             _ => Settled { incarnation, cache: CacheId::of(&[&incarnation.0, &self.place]) },

@@ -107,9 +107,9 @@ impl Links {
             match timeout(OPENING_TIMEOUT, self.pool.get()).await {
                 Ok(Ok(link)) => {
                     tokio::spawn(Arc::clone(self).watch(Arc::clone(&link)));
-                    write(&self.live).push(link);
-                    self.settle();
+                    self.add(link);
                     self.publish(Phase::Up);
+                    tried_again = false;
                 }
                 // The connection was cut or refused. One immediate retry precedes the report to
                 // requests that Redis is down.
@@ -185,11 +185,13 @@ impl Links {
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
 
     use redis::RedisConnectionInfo;
     use redis::aio::MultiplexedConnection;
-    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-    use tokio::io::{DuplexStream, duplex};
+    use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader, duplex};
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
@@ -200,7 +202,11 @@ mod tests {
     const REPLICATION: &str = "role:master\r\nmaster_replid:rrr\r\n";
 
     /// Serves a server's replies to INFO and records the times of the queries, or never replies.
-    async fn serve(stream: DuplexStream, answers: bool, asked: Arc<Mutex<Vec<Instant>>>) {
+    async fn serve(
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        answers: bool,
+        asked: Arc<Mutex<Vec<Instant>>>,
+    ) {
         let mut stream = BufReader::new(stream);
         while let Some(command) = command(&mut stream).await {
             let answer = match command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -218,7 +224,7 @@ mod tests {
         }
     }
 
-    async fn command(stream: &mut BufReader<DuplexStream>) -> Option<Vec<String>> {
+    async fn command(stream: &mut (impl AsyncBufRead + Unpin)) -> Option<Vec<String>> {
         let words = number(stream).await?;
         let mut command = Vec::new();
         for _ in 0..words {
@@ -230,7 +236,7 @@ mod tests {
     }
 
     /// Reads the number after `*` or `$`.
-    async fn number(stream: &mut BufReader<DuplexStream>) -> Option<usize> {
+    async fn number(stream: &mut (impl AsyncBufRead + Unpin)) -> Option<usize> {
         let mut line = String::new();
         stream.read_line(&mut line).await.ok()?;
         line.trim_end().get(1..)?.parse().ok()
@@ -259,7 +265,11 @@ mod tests {
     }
 
     fn links_with(access: Access) -> Arc<Links> {
-        let connector = Connector::new("redis://127.0.0.1:1".parse(), access).unwrap();
+        links_to("redis://127.0.0.1:1", access)
+    }
+
+    fn links_to(url: &str, access: Access) -> Arc<Links> {
+        let connector = Connector::new(url.parse(), access).unwrap();
         Links::closed(connector, Box::default(), 2, Duration::from_millis(50)).unwrap()
     }
 
@@ -308,7 +318,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn hasty_source_is_called_once_a_second() {
         #[derive(Default)]
-        struct Hasty(std::sync::atomic::AtomicUsize);
+        struct Hasty(AtomicUsize);
         impl Credentials for Hasty {
             fn current(&self) -> BoxFuture<'_, Result<Credential, CredentialsError>> {
                 self.0.fetch_add(1, Ordering::SeqCst);
@@ -339,5 +349,68 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(link.is_usable());
         assert_eq!(asked.lock().unwrap().len(), 1);
+    }
+
+    /// Starts a server that closes some of the first connections at once. After each of them it
+    /// gets another connection, which finds out what it speaks, and closes that one too.
+    async fn server_that_closes(closes: &'static [bool]) -> Arc<Links> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            for closes in closes.iter().copied().chain(std::iter::repeat(false)) {
+                let (stream, _) = listener.accept().await.unwrap();
+                if closes {
+                    drop(stream);
+                    let _closed = listener.accept().await.unwrap();
+                } else {
+                    tokio::spawn(serve(stream, true, Arc::default()));
+                }
+            }
+        });
+        links_to(&url, Access::default())
+    }
+
+    #[tokio::test]
+    async fn each_link_has_one_immediate_retry() {
+        let links = server_that_closes(&[true, false, true, false]).await;
+        let failure = links.replace_missing().await;
+        assert!(failure.is_none(), "{failure:?}");
+        assert_eq!(links.count(), (2, 0));
+
+        let links = server_that_closes(&[false, true, true]).await;
+        assert!(links.replace_missing().await.is_some());
+    }
+
+    // Otherwise a look-up over the first link after an outage would serve no hit.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn found_link_leads_to_a_settled_cache() {
+        const ROUNDS: usize = 200_000;
+        let links = server_that_closes(&[]).await;
+        let mut link = Some(links.pool.get().await.unwrap());
+        // Odd while the link is removed.
+        let round = Arc::new(AtomicUsize::new(0));
+        let looking = tokio::task::spawn_blocking({
+            let (links, round) = (Arc::clone(&links), Arc::clone(&round));
+            move || {
+                let unsettled = || links.least_busy().is_some() && links.settled().is_none();
+                loop {
+                    let begun = round.load(Ordering::SeqCst);
+                    if unsettled() && begun % 2 == 0 && round.load(Ordering::SeqCst) == begun {
+                        return false;
+                    }
+                    if begun == ROUNDS {
+                        return true;
+                    }
+                }
+            }
+        });
+        while round.load(Ordering::SeqCst) < ROUNDS {
+            links.add(link.take().unwrap());
+            round.fetch_add(1, Ordering::SeqCst);
+            link = write(&links.live).pop();
+            links.settle();
+            round.fetch_add(1, Ordering::SeqCst);
+        }
+        assert!(looking.await.unwrap());
     }
 }
