@@ -226,6 +226,7 @@ impl Flow {
         }
         let sliced = portion < rest.len() || chunk.written > 0;
         for applied in &mut self.applied {
+            applied.count_occurrences(&rest[..portion]);
             let slices = matches!(applied.toxic.kind, Kind::Slicer { .. } | Kind::LimitData { .. });
             if sliced && slices {
                 applied.touch(portion);

@@ -94,6 +94,19 @@ impl Applied {
         }
     }
 
+    /// Counts the occurrences in bytes that are about to be written, each once. After the write it
+    /// would be too late: the receiver could read the count before.
+    pub(super) fn count_occurrences(&mut self, portion: &[u8]) {
+        let Kind::Count { pattern } = &self.toxic.kind else { return };
+        let Some(new) = portion.get(self.counted..) else { return };
+        // An occurrence that ends in the tail was already counted.
+        let seen = [self.tail.as_slice(), new].concat();
+        let times = seen.windows(pattern.len().max(1)).filter(|window| window == pattern).count();
+        self.touched.occurred(count(times));
+        remember(&mut self.tail, new, pattern);
+        self.counted = portion.len();
+    }
+
     /// Returns how many bytes of `rest` may pass at once.
     pub(super) fn portion(&mut self, rest: &[u8], random: &mut Random) -> usize {
         match &self.toxic.kind {
@@ -158,14 +171,6 @@ impl Applied {
         match &self.toxic.kind {
             Kind::Slicer { gap, .. } => return *gap,
             Kind::Idle { .. } => self.touched.came_by(self.number, now),
-            Kind::Count { pattern } => {
-                // An occurrence that ends in the tail was already counted.
-                let seen = [self.tail.as_slice(), gone].concat();
-                let times = seen.windows(pattern.len().max(1));
-                let times = times.filter(|window| window == pattern).count();
-                self.touched.occurred(count(times));
-                remember(&mut self.tail, gone, pattern);
-            }
             Kind::Hold { from: Some(pattern) } => remember(&mut self.tail, gone, pattern),
             Kind::Lose { pattern, reply, .. } => {
                 remember(&mut self.tail, gone, pattern);

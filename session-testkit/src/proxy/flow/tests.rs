@@ -258,4 +258,11 @@ fn count_finds_split_patterns_and_changes_nothing() {
     assert_eq!(passed, "E\0C57014\0\0C57014\0.\0C57014!");
     let report = world.active[0].touched.report();
     assert_eq!((report.occurrences, report.connections), (2, 0));
+
+    // It is counted once, and before the receiver can read it.
+    let mut world = World::new([toxic()]).push("\0C57014\0");
+    for _ in 0..2 {
+        assert_eq!(world.flow.next(world.now), Step::Write(8));
+        assert_eq!(world.active[0].touched.report().occurrences, 1);
+    }
 }
