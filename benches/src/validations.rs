@@ -5,6 +5,7 @@
 //! are those of one run, because absolute figures depend on the machine.
 
 mod arguments;
+mod floor;
 mod load;
 mod markdown;
 #[cfg(feature = "metrics")]

@@ -32,7 +32,8 @@ fn with_a_near_cache(service: &Service) -> Result<Sessions, ConfigError> {
     Sessions::builder(cache.build()?, store.build()?).near_cache(64 << 20).build()
 }
 
-/// Returns the mean number of allocations of a request, those of the request itself included.
+/// Returns the number of allocations of a request, those of the request itself included. The round
+/// with the fewest is without work in the background, and a change that adds one adds it there too.
 async fn allocations(sessions: &Sessions, token: &str) -> f64 {
     let layer = SessionCacheLayer::new(sessions.clone());
     let inner = |_: Request<()>| std::future::ready(Ok::<_, Infallible>(Response::new(())));
@@ -49,7 +50,7 @@ async fn allocations(sessions: &Sessions, token: &str) -> f64 {
     let round = || async { join_all((0..CALLERS).map(|_| request())).await };
     // The buffers of the client grow once.
     round().await;
-    let (mut allocations, mut hit_rounds) = (0, 0);
+    let (mut fewest, mut hit_rounds) = (usize::MAX, 0);
     while hit_rounds < ROUNDS {
         let hits = sessions.metrics().hits;
         let region = Region::new(ALLOCATOR);
@@ -57,11 +58,11 @@ async fn allocations(sessions: &Sessions, token: &str) -> f64 {
         let in_round = region.change().allocations;
         // On a busy machine Redis may miss a deadline, and Postgres then answers.
         if sessions.metrics().hits - hits == CALLERS as u64 {
-            allocations += in_round;
+            fewest = fewest.min(in_round);
             hit_rounds += 1;
         }
     }
-    allocations as f64 / (CALLERS * ROUNDS) as f64
+    fewest as f64 / CALLERS as f64
 }
 
 /// Registers the metrics with a recorder, which a hit never calls: the bounds below hold with and

@@ -71,7 +71,7 @@ use self::cache_mode::CacheMode;
 use self::change::Changes;
 use self::diagnostics::Diagnostics;
 use self::freshness::Freshness;
-use self::guarded_cache::GuardedCache;
+use self::guarded_cache::{GuardedCache, LookedUp};
 use self::guarded_store::GuardedStore;
 use self::housekeeping::keep_house;
 use self::invalidator::Invalidator;
@@ -127,7 +127,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         for digest in digests {
             let entry = near.get(digest)?;
             match self.freshness.verdict_now(digest, &entry, now) {
-                EntryVerdict::Fresh => self.add_hit(&mut answers, digest, entry.session),
+                EntryVerdict::Fresh => self.add_hit(&mut answers, digest, entry.session, now),
                 EntryVerdict::Unverified => return None,
                 EntryVerdict::Stale | EntryVerdict::Foreign => {
                     near.remove(digest);
@@ -140,9 +140,9 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         Some(answers)
     }
 
-    fn add_hit(&self, answers: &mut Answers, digest: &TokenDigest, session: Session) {
+    fn add_hit(&self, answers: &mut Answers, digest: &TokenDigest, session: Session, now: Instant) {
         // No session whose cookie is renewed has an entry under a replaced token.
-        if renewal_is_due(self.freshness.observed.now(), &session) {
+        if renewal_is_due(self.freshness.observed.at(now), &session) {
             answers.renewals.push((session.id(), *digest));
         }
         answers.validations.push(Validation::Valid(session));
@@ -154,23 +154,25 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         // tries again at once must still let other tasks run.
         coop::consume_budget().await;
         let began = Instant::now();
-        let answers = self.answer(&digests, began + self.settings.validation_timeout).await;
+        let answers = self.answer(&digests, began).await;
         self.counters.instruments.validated(&answers, began);
         answers
     }
 
-    async fn answer(&self, digests: &Digests, deadline: Instant) -> Answers {
-        let (found, degraded, tickets) = match self.mode() {
+    async fn answer(&self, digests: &Digests, began: Instant) -> Answers {
+        let (looked_up, degraded, tickets) = match self.mode() {
             CacheMode::Bypass => {
                 self.counters.bypassed.add_one();
-                (digests.iter().map(|_| Lookup::DoNotFill).collect(), false, None)
+                let found = digests.iter().map(|_| Lookup::DoNotFill).collect();
+                (LookedUp { found, at: began }, false, None)
             }
             CacheMode::On => {
                 let tickets = self.near.as_ref().map(|near| near.tickets(digests));
-                let (found, failed) = self.look_up(digests).await;
-                (found, failed, tickets)
+                let (looked_up, failed) = self.look_up(digests, began).await;
+                (looked_up, failed, tickets)
             }
         };
+        let LookedUp { found, at: now } = looked_up;
         let mut answers = Answers { degraded, ..Answers::of(Source::Cache) };
         let mut misses = SmallVec::new();
         for (at, (digest, lookup)) in digests.iter().zip(found).enumerate() {
@@ -180,7 +182,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
                     if let Some((near, ticket)) = self.near.as_ref().zip(ticket) {
                         near.insert(digest, ticket, &entry);
                     }
-                    self.add_hit(&mut answers, digest, entry.session);
+                    self.add_hit(&mut answers, digest, entry.session, now);
                     continue;
                 }
                 Lookup::Leased(lease) => (Some(lease), false),
@@ -197,6 +199,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
             answers.source = Source::None;
         }
         // In an allocation of its own, which a hit does not need.
+        let deadline = began + self.settings.validation_timeout;
         let reading = self.reads.read(misses, deadline).boxed();
         for (at, answer) in reading.await {
             match &answer.validation {
@@ -216,15 +219,15 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
     }
 
     /// Looks digests up in the cache. Returns also whether the cache failed.
-    async fn look_up(&self, digests: &[TokenDigest]) -> (Vec<Lookup<C::Lease>>, bool) {
-        let check = self.freshness.begin_check(digests, self.cache.identity(), Instant::now());
+    async fn look_up(&self, digests: &[TokenDigest], began: Instant) -> (LookedUp<C::Lease>, bool) {
+        let check = self.freshness.begin_check(digests, self.cache.identity(), began);
         // The verdict is passed when the entry is there, so what was learnt meanwhile counts.
         let verdict = |entry: &Entry| self.freshness.verdict(&check, entry, Instant::now());
-        let mut found = self.cache.look_up(digests, &verdict).await;
-        let (cache, now) = (self.cache.identity(), Instant::now());
-        self.freshness.end_check(check, digests, cache, now, &mut found);
-        let failed = self.cache.record_look_up(&found);
-        (found, failed)
+        let mut looked_up = self.cache.look_up(digests, &verdict, began).await;
+        let LookedUp { found, at } = &mut looked_up;
+        self.freshness.end_check(check, digests, self.cache.identity(), *at, found);
+        let failed = self.cache.record_look_up(found);
+        (looked_up, failed)
     }
 }
 
@@ -389,12 +392,14 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
     pub(crate) fn metrics(&self) -> Metrics {
         let (c, reads, journal) = (&self.counters, self.reads.gauges(), &self.freshness.journal);
         let near_hits = c.near_hits.get();
-        let (near_entries, near_bytes) = self.near.as_ref().map_or((0, 0), |near| near.size());
+        let (near_entries, near_bytes, near_limit_bytes) =
+            self.near.as_ref().map(|near| near.size()).unwrap_or_default();
         Metrics {
             hits: c.hits.get() + near_hits,
             near_hits,
             near_entries,
             near_bytes,
+            near_limit_bytes,
             misses: c.misses.get(),
             errors: c.errors.get(),
             skipped_by_breaker: c.skipped_by_breaker.get(),

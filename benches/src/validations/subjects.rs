@@ -22,6 +22,7 @@ use sqlx::{
 };
 use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 
+use super::floor::{Least, Mget, Together, least_key};
 use super::{Load, Row, Subject};
 use crate::{Error, key};
 
@@ -31,6 +32,8 @@ const WARMING: usize = 64;
 const NEAR_CACHE: usize = 256 << 20;
 /// The deadline of a validation. A stall of the machine must not end the measurement.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The bytes of an entry beside the data, with the id of the user.
+const ENTRY: usize = 110;
 /// Connections of the bare pool.
 const POOL: u32 = 10;
 
@@ -39,6 +42,10 @@ const POOL: u32 = 10;
 pub enum Kind {
     /// GET over one multiplexed connection of redis-rs.
     RedisGet,
+    /// Concurrent GETs that travel together as one MGET.
+    RedisMget,
+    /// A request whose token is looked up in that way, without any check: the floor of a hit.
+    LeastLayer,
     /// A request that the layer answers from Redis.
     Hit,
     /// The same with sealed entries.
@@ -56,8 +63,8 @@ impl Kind {
     #[must_use]
     pub fn bare(self) -> Self {
         match self {
-            Self::RedisGet | Self::Hit | Self::HitSealed | Self::NearHit => Self::RedisGet,
             Self::PostgresGet | Self::PostgresAlone => Self::PostgresGet,
+            _ => Self::RedisGet,
         }
     }
 
@@ -66,6 +73,8 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::RedisGet => "bare GET",
+            Self::RedisMget => "bare GETs as one MGET",
+            Self::LeastLayer => "least layer over it",
             Self::Hit => "Redis hit",
             Self::HitSealed => "Redis hit, sealed",
             Self::NearHit => "near hit",
@@ -200,14 +209,20 @@ impl Deployment {
         let namespace = format!("{}:{}", self.sandbox.namespace(), kind.name().replace(' ', "-"));
         let row = match kind {
             Kind::RedisGet => {
-                let mut connection = self.backends.redis().connect().await?;
                 let keys: Arc<[String]> = digests.map(|digest| key(&namespace, &digest)).collect();
-                for keys in keys.chunks(1_000) {
-                    let value = "v".repeat(load.data.len() + 150);
-                    let pairs: Vec<_> = keys.iter().map(|key| (key, &value)).collect();
-                    let () = connection.mset(&pairs).await?;
+                Row::new(name, Get(self.with_values(&keys, load).await?, keys))
+            }
+            Kind::RedisMget | Kind::LeastLayer => {
+                let prefix: Arc<[u8]> = namespace.as_bytes().into();
+                let keys: Arc<[_]> = digests.map(|digest| least_key(&prefix, &digest)).collect();
+                let first = self.with_values(&keys, load).await?;
+                let together = Together::start([first, self.backends.redis().connect().await?]);
+                if kind == Kind::RedisMget {
+                    Row::new(name, Mget(together, keys))
+                } else {
+                    let headers = headers(load)?;
+                    Row::new(name, Least { together, prefix, headers })
                 }
-                Row::new(name, Get(connection, keys))
             }
             Kind::PostgresGet => {
                 let schema = self.sandbox.schema();
@@ -235,6 +250,21 @@ impl Deployment {
         Ok(if kind == bare { row } else { row.ratio(name, bare.name()) })
     }
 
+    /// Sets a value of an entry's size under each key. Returns the connection.
+    async fn with_values<K: redis::ToRedisArgs + redis::ToSingleRedisArg + Send + Sync>(
+        &self,
+        keys: &[K],
+        load: &Load,
+    ) -> Result<MultiplexedConnection, Error> {
+        let mut connection = self.backends.redis().connect().await?;
+        let value = "v".repeat(load.data.len() + ENTRY);
+        for keys in keys.chunks(1_000) {
+            let pairs: Vec<_> = keys.iter().map(|key| (key, &value)).collect();
+            let () = connection.mset(&pairs).await?;
+        }
+        Ok(connection)
+    }
+
     /// Removes the schema and the keys.
     ///
     /// # Errors
@@ -246,9 +276,13 @@ impl Deployment {
 
 fn layer(sessions: Sessions, load: &Load) -> Result<Guard, Error> {
     let service = SessionCacheLayer::new(sessions.clone()).layer(service_fn(answer as Inner));
+    Ok(Guard(service, headers(load)?, sessions))
+}
+
+/// Returns the header with each token.
+fn headers(load: &Load) -> Result<Arc<[HeaderValue]>, Error> {
     let header = |token| HeaderValue::try_from(format!("Bearer {token}"));
-    let headers = load.tokens.iter().map(header).collect::<Result<_, _>>()?;
-    Ok(Guard(service, headers, sessions))
+    Ok(load.tokens.iter().map(header).collect::<Result<_, _>>()?)
 }
 
 /// Validates each session until the cache has answered for all of them.

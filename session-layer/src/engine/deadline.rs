@@ -25,7 +25,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::model::error::{CacheError, CacheErrorKind, StoreError, StoreErrorKind};
 
@@ -76,15 +76,23 @@ impl Interrupted {
     }
 }
 
-/// Runs `call` until it ends, panics, or reaches its outer deadline.
-///
-/// It is no `async fn`, because such a future would have room for `call` twice: as the argument,
-/// and as what it waits for. Every request would allocate that.
+/// Runs `call` until it ends, panics, or has taken this long.
 pub(crate) fn run<T>(
     longest: Duration,
     call: impl Future<Output = T>,
 ) -> impl Future<Output = Result<T, Interrupted>> {
-    timeout(longest, AssertUnwindSafe(call).catch_unwind()).map(|ended| match ended {
+    run_until(Instant::now() + longest, call)
+}
+
+/// Runs `call` until it ends, panics, or reaches its outer deadline.
+///
+/// It is no `async fn`, because such a future would have room for `call` twice: as the argument,
+/// and as what it waits for. Every request would allocate that.
+pub(crate) fn run_until<T>(
+    deadline: Instant,
+    call: impl Future<Output = T>,
+) -> impl Future<Output = Result<T, Interrupted>> {
+    timeout_at(deadline, AssertUnwindSafe(call).catch_unwind()).map(|ended| match ended {
         Ok(Ok(ended)) => Ok(ended),
         Ok(Err(_panic)) => Err(Interrupted::Panicked),
         Err(_elapsed) => Err(Interrupted::Late),

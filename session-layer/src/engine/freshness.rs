@@ -75,7 +75,7 @@ impl Freshness {
             JournalVerdict::Current if !check.is_registered => JournalVerdict::Unknown,
             verdict => verdict,
         };
-        verdict(entry, self.observed.now(), self.store_id(), self.ttl, journal)
+        verdict(entry, self.observed.at(now), self.store_id(), self.ttl, journal)
     }
 
     /// Returns the verdict on an entry of this process. No reply arrives in between, so one check

@@ -35,6 +35,14 @@ const fn probed(number: u8) -> TokenDigest {
     TokenDigest::from_bytes(bytes)
 }
 
+/// What a look-up found, in the order of its digests.
+#[derive(Debug)]
+pub(crate) struct LookedUp<L> {
+    pub(crate) found: Vec<Lookup<L>>,
+    /// When the cache had replied.
+    pub(crate) at: Instant,
+}
+
 /// A cache, and what guards its calls.
 #[derive(Debug)]
 pub(crate) struct GuardedCache<C> {
@@ -61,21 +69,23 @@ impl<C: SessionCache> GuardedCache<C> {
         Arc::new(Self { cache, breaker, probes, settings, tasks, counters, diagnostics })
     }
 
-    /// Looks entries up. While the breaker is open, every look-up fails at once.
+    /// Looks entries up, from `began`, which is now. While the breaker is open, every look-up fails
+    /// at once.
     pub(crate) async fn look_up(
         self: &Arc<Self>,
         digests: &[TokenDigest],
         verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
-    ) -> Vec<Lookup<C::Lease>> {
+        began: Instant,
+    ) -> LookedUp<C::Lease> {
         if self.breaker_state() != BreakerState::Closed {
             // The task that probes may have ended with the runtime that it ran on.
             self.probe_in_background();
             self.counters.skipped_by_breaker.add_one();
             let why = "it is not queried while the breaker is open";
-            return failed(digests, CacheErrorKind::NotQueried, why);
+            let found = failed(digests, CacheErrorKind::NotQueried, why);
+            return LookedUp { found, at: began };
         }
-        let began = Instant::now();
-        let found = self.look_up_in_time(digests, verdict).await;
+        let found = self.look_up_in_time(digests, verdict, began).await;
         let now = Instant::now();
         self.called(CacheCall::LookUp, first_error(&found));
         let (outcome, why) = self.outcome(now - began, &found);
@@ -86,7 +96,7 @@ impl<C: SessionCache> GuardedCache<C> {
             );
             self.probe_in_background();
         }
-        found
+        LookedUp { found, at: now }
     }
 
     /// Records a look-up's outcome: every validation is a hit, a miss or an error of the cache.
@@ -205,9 +215,10 @@ impl<C: SessionCache> GuardedCache<C> {
         &self,
         digests: &[TokenDigest],
         verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
+        began: Instant,
     ) -> Vec<Lookup<C::Lease>> {
-        let longest = self.settings.validation_timeout / 2;
-        match deadline::run(longest, self.cache.get(digests, verdict)).await {
+        let deadline = began + self.settings.validation_timeout / 2;
+        match deadline::run_until(deadline, self.cache.get(digests, verdict)).await {
             Ok(found) => found,
             Err(Interrupted::Late) => failed(
                 digests,
@@ -261,7 +272,7 @@ impl<C: SessionCache> GuardedCache<C> {
         lock(&self.breaker).probe();
         let digest = probed(self.probes.fetch_add(1, Ordering::Relaxed));
         let began = Instant::now();
-        let found = self.look_up_in_time(&[digest], &|_| EntryVerdict::Stale).await;
+        let found = self.look_up_in_time(&[digest], &|_| EntryVerdict::Stale, began).await;
         let now = Instant::now();
         let (outcome, why) = self.outcome(now - began, &found);
         if outcome != LookupOutcome::Good {

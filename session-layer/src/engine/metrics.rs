@@ -19,6 +19,8 @@ pub struct Metrics {
     pub near_entries: u64,
     /// Bytes that the near cache takes now.
     pub near_bytes: u64,
+    /// The limit of those bytes, or 0 without a near cache.
+    pub near_limit_bytes: u64,
     /// Validations for which the cache had nothing to serve.
     pub misses: u64,
     /// Validations for which the cache failed or could not be queried.

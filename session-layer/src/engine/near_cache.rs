@@ -103,9 +103,9 @@ impl NearCache {
         self.entries.clear();
     }
 
-    /// Returns the number of entries, and their bytes.
-    pub(crate) fn size(&self) -> (u64, u64) {
-        (self.entries.len() as u64, self.entries.weight())
+    /// Returns the number of entries, their bytes, and the limit of those.
+    pub(crate) fn size(&self) -> (u64, u64, u64) {
+        (self.entries.len() as u64, self.entries.weight(), self.entries.capacity())
     }
 
     fn drops_of(&self, digest: &TokenDigest) -> &Mutex<u64> {

@@ -34,10 +34,11 @@ impl ObservedStore {
         *lock(&self.clock) = Some((sent, page.now));
     }
 
-    /// Returns the time of the store's clock. Before the store's first reply it is this machine's.
-    pub(crate) fn now(&self) -> Timestamp {
+    /// Returns the time of the store's clock at `now`. Before the store's first reply it is this
+    /// machine's.
+    pub(crate) fn at(&self, now: Instant) -> Timestamp {
         match *lock(&self.clock) {
-            Some((sent, replied)) => carried(replied, sent, Instant::now()),
+            Some((sent, replied)) => carried(replied, sent, now),
             None => Timestamp::now(),
         }
     }

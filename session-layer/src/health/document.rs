@@ -43,6 +43,8 @@ pub struct HealthReport {
     pub journal: Option<JournalHealth>,
     /// The observations of this probe that are not failures. They do not change the status.
     pub remarks: Vec<String>,
+    /// The near cache of this process. `None` if it is off.
+    pub near_cache: Option<NearCacheHealth>,
 }
 
 /// The overall status.
@@ -184,6 +186,22 @@ pub struct JournalHealth {
     /// The staleness bound D, in ms. Beyond it, the process is partitioned. It may then serve
     /// sessions that have ended elsewhere, or no entries under `fail-closed`.
     pub within_ms: u64,
+}
+
+/// The cache in this process, in front of Redis
+/// ([`near_cache`](crate::SessionsBuilder::near_cache)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct NearCacheHealth {
+    /// The number of validations that it served. They are among the hits of the session cache.
+    pub hits: u64,
+    /// The number of entries now.
+    pub entries: u64,
+    /// The bytes that they take now.
+    pub bytes: u64,
+    /// The limit of those bytes.
+    pub limit_bytes: u64,
 }
 
 impl HealthReport {

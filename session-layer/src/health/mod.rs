@@ -10,7 +10,7 @@ mod service;
 
 pub use self::document::{
     BreakerHealth, CacheHealth, CacheMetrics, HealthReport, HealthStatus, JournalHealth,
-    Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
+    NearCacheHealth, Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
 };
 pub use self::service::{HealthFuture, HealthService};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::document::{
     BreakerHealth, CacheHealth, CacheMetrics, HealthReport, HealthStatus, JournalHealth,
-    Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
+    NearCacheHealth, Performance, PoolHealth, PostgresHealth, RedisHealth, StoreHealth,
 };
 use crate::cache::{CacheProbe, CacheStatus};
 use crate::engine::breaker::BreakerState;
@@ -97,6 +97,12 @@ pub(super) fn report(facts: ReportInput<'_>) -> HealthReport {
             within_ms: whole_millis(within),
         }),
         remarks: remarks(cache),
+        near_cache: (metrics.near_limit_bytes > 0).then_some(NearCacheHealth {
+            hits: metrics.near_hits,
+            entries: metrics.near_entries,
+            bytes: metrics.near_bytes,
+            limit_bytes: metrics.near_limit_bytes,
+        }),
     }
 }
 
@@ -197,6 +203,10 @@ mod tests {
             store_backend: "postgres",
             metrics: Metrics {
                 hits: 850,
+                near_hits: 600,
+                near_entries: 70,
+                near_bytes: 35_000,
+                near_limit_bytes: 1 << 20,
                 misses: 150,
                 journal_age: Some(Duration::from_micros(312_400)),
                 ..Metrics::default()
@@ -224,7 +234,8 @@ mod tests {
             r#""postgres":{"connected":true},"sessionStore":{"healthy":true,"#,
             r#""backend":"postgres"},"mode":"on","sealed":true,"#,
             r#""breaker":{"state":"closed","opened":0},"#,
-            r#""journal":{"ageMs":312,"withinMs":2000},"remarks":[]}"#,
+            r#""journal":{"ageMs":312,"withinMs":2000},"remarks":[],"#,
+            r#""nearCache":{"hits":600,"entries":70,"bytes":35000,"limitBytes":1048576}}"#,
         );
         let probed = healthy_probe();
         let document = serde_json::to_string(&report(facts(&probed))).unwrap();

@@ -55,6 +55,19 @@ async fn ask_near(sessions: &Sessions) -> (&'static str, bool) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn health_document_shows_its_size_and_hits() {
+    let (_cache, _store, sessions) = warm_node().await;
+    assert_eq!(ask_near(&sessions).await, ("valid", true));
+    let near = sessions.health().await.near_cache.unwrap();
+    assert_eq!((near.hits, near.entries), (1, 1));
+    assert!(near.bytes > 0 && near.bytes < near.limit_bytes, "{near:?}");
+    assert!(near.limit_bytes <= MIB as u64, "{near:?}");
+
+    let without = Sessions::builder(Cache::default(), Store::shared()).build().unwrap();
+    assert_eq!(without.health().await.near_cache, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn hit_asks_neither_cache_nor_store() {
     let (cache, store, sessions) = warm_node().await;
     let (looked_up, reads) = (cache.count("get"), store.reads().len());

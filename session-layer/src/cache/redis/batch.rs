@@ -9,8 +9,9 @@
 //! free for [`MAX_WAIT`], another task sends it. A distant Redis, whose replies take longer than
 //! that, therefore has more batches in flight, and the queue delays a look-up by 1 to 2 ms at most.
 //!
-//! Each caller has its own deadline and gets its own value or its own error. No caller depends on
-//! another caller being polled, because only these tasks send batches.
+//! Each caller gets its own value or its own error. The deadline of a batch begins when it is sent,
+//! at most 2 ms after its first caller joined, so a caller in the queue needs no timer of its own.
+//! No caller depends on another caller being polled, because only these tasks send batches.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,10 +21,9 @@ use futures_util::FutureExt as _;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, Value};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use super::command::{pipe, send};
-use super::errors::timed_out;
 use super::link::{Borrowed, Link};
 use super::links::{Links, closed};
 use crate::cache::codec::Key;
@@ -110,7 +110,8 @@ impl Lookups {
         lookups
     }
 
-    /// Gets the value of one key, by itself or together with others.
+    /// Gets the value of one key: by itself within this deadline, or together with others within
+    /// the deadline of their batch.
     pub(super) async fn get(
         &self,
         key: &Key,
@@ -123,12 +124,8 @@ impl Lookups {
             // In an allocation of its own, which a batched look-up does not need.
             return self.get_alone(key, deadline).boxed().await;
         };
-        match timeout_at(deadline, replied).await {
-            Ok(Ok(reply)) => reply,
-            // The senders have ended.
-            Ok(Err(_)) => Err(closed()),
-            Err(_elapsed) => Err(timed_out()),
-        }
+        // Otherwise the senders have ended.
+        replied.await.unwrap_or_else(|_| Err(closed()))
     }
 
     /// Joins the queue, unless it is closed.
