@@ -27,7 +27,7 @@ use crate::cache::seal::SealingKeys;
 use crate::model::clock::Timestamp;
 use crate::model::error::RandomError;
 use crate::model::identity::StoreId;
-use crate::model::session::{MAX_DATA_BYTES, PackedSession, SessionId};
+use crate::model::session::{MAX_DATA_BYTES, SessionFields, SessionId};
 use crate::model::token::TokenDigest;
 
 /// The version of the encoding below. Any change to a released encoding takes the next number.
@@ -204,7 +204,8 @@ fn decode_entry(
     if header.incarnation != place.incarnation {
         return Err(EntryRejection::StaleIncarnation);
     }
-    read_body(value, start, header.store_id).ok_or(EntryRejection::Undecodable)
+    let body = value.get(start..).unwrap_or_default();
+    read_body(body, header.store_id).ok_or(EntryRejection::Undecodable)
 }
 
 /// Returns the header of a plain value, and where its body starts. Returns `None` also if the value
@@ -217,11 +218,9 @@ fn split_plain(value: &[u8], digest: &TokenDigest) -> Option<(Header, usize)> {
     Some((header, value.len() - body.len()))
 }
 
-/// Reads the body at the end of a value. Its texts stay where they are.
-fn read_body(mut value: Vec<u8>, start: usize, store_id: StoreId) -> Option<Entry> {
-    let (head, texts) = postcard::take_from_bytes::<Head>(value.get(start..)?).ok()?;
-    value.drain(..value.len() - texts.len());
-    head.into_entry(String::from_utf8(value).ok()?, store_id)
+fn read_body(body: &[u8], store_id: StoreId) -> Option<Entry> {
+    let (head, texts) = postcard::take_from_bytes::<Head>(body).ok()?;
+    head.into_entry(std::str::from_utf8(texts).ok()?, store_id)
 }
 
 /// An [`Entry`] without the fields of the header, and without the texts that follow: the user id
@@ -268,24 +267,23 @@ impl Head {
     }
 
     /// Builds the entry. Returns `None` if the texts are not a user id and JSON.
-    fn into_entry(self, texts: String, store_id: StoreId) -> Option<Entry> {
+    fn into_entry(self, texts: &str, store_id: StoreId) -> Option<Entry> {
         let after = |base: i64, micros: i64| base.wrapping_add(micros);
         let created_at = after(self.read_at, self.created_since_read);
         let after_created = |micros| Timestamp::from_micros(after(created_at, micros));
-        let session = PackedSession {
+        let session = SessionFields {
             id: SessionId::from_bytes(self.id),
             version: self.version,
             created_at: Timestamp::from_micros(created_at),
             authenticated_at: after_created(self.authenticated_since_created),
             last_seen_at: after_created(self.last_seen_since_created),
             expires_at: after_created(self.expires_since_created),
-            idle_timeout: self.idle_timeout_s.map(Duration::from_secs),
+            idle_timeout: self.idle_timeout_s.map(|idle| Duration::from_secs(idle).into()),
             persistent: self.persistent,
-            texts: texts.into_boxed_str(),
             user_id_bytes: self.user_id_bytes,
         };
         Some(Entry {
-            session: session.into_session()?,
+            session: session.with_texts(texts)?,
             user_epoch: self.user_epoch,
             store_id,
             xmin: self.xmin,

@@ -1,13 +1,14 @@
 //! A session: its user, its lifetime, and the data that the application keeps in it.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use triomphe::{Arc, HeaderSlice};
 use uuid::Uuid;
 
 use crate::model::clock::Timestamp;
@@ -81,31 +82,47 @@ pub struct ParseSessionIdError(#[source] uuid::Error);
 /// It is a copy from the validation of the request. To change the session, call
 /// [`Sessions::update`](crate::Sessions::update).
 #[derive(Clone)]
-pub struct Session(Arc<PackedSession>);
+pub struct Session(Arc<HeaderSlice<SessionFields, str>>);
 
-/// The content of a [`Session`], whose texts share one allocation.
+/// The fields of a [`Session`]. Its user id and then its data as JSON follow in the same
+/// allocation.
 #[derive(Debug)]
-pub(crate) struct PackedSession {
+pub(crate) struct SessionFields {
     pub(crate) id: SessionId,
     pub(crate) version: i64,
     pub(crate) created_at: Timestamp,
     pub(crate) authenticated_at: Timestamp,
     pub(crate) last_seen_at: Timestamp,
     pub(crate) expires_at: Timestamp,
-    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Micros>,
     pub(crate) persistent: bool,
-    /// The user id, and then the data as JSON.
-    pub(crate) texts: Box<str>,
     pub(crate) user_id_bytes: usize,
 }
 
-impl PackedSession {
-    /// Returns the session, or `None` if its texts are not a user id and JSON.
+/// A duration that takes half of the memory of [`Duration`], from 1 µs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Micros(NonZeroU64);
+
+impl From<Duration> for Micros {
+    fn from(span: Duration) -> Self {
+        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        Self(NonZeroU64::new(micros).unwrap_or(NonZeroU64::MIN))
+    }
+}
+
+impl From<Micros> for Duration {
+    fn from(Micros(micros): Micros) -> Self {
+        Self::from_micros(micros.get())
+    }
+}
+
+impl SessionFields {
+    /// Returns the session, or `None` if the texts are not a user id and JSON.
     #[cfg(feature = "redis")]
-    pub(crate) fn into_session(self) -> Option<Session> {
-        let (_, data) = self.texts.split_at_checked(self.user_id_bytes)?;
+    pub(crate) fn with_texts(self, texts: &str) -> Option<Session> {
+        let (_, data) = texts.split_at_checked(self.user_id_bytes)?;
         serde_json::from_str::<&RawValue>(data).ok()?;
-        Some(Session(Arc::new(self)))
+        Some(Session(Arc::from_header_and_str(self, texts)))
     }
 }
 
@@ -168,18 +185,18 @@ impl From<SessionParts> for Session {
         let mut texts = parts.user_id;
         let user_id_bytes = texts.len();
         texts.push_str(parts.data.get());
-        Self(Arc::new(PackedSession {
+        let fields = SessionFields {
             id: parts.id,
             version: parts.version,
             created_at: parts.created_at,
             authenticated_at: parts.authenticated_at,
             last_seen_at: parts.last_seen_at,
             expires_at: parts.expires_at,
-            idle_timeout: parts.idle_timeout,
+            idle_timeout: parts.idle_timeout.map(Micros::from),
             persistent: parts.persistent,
-            texts: texts.into_boxed_str(),
             user_id_bytes,
-        }))
+        };
+        Self(Arc::from_header_and_str(fields, &texts))
     }
 }
 
@@ -187,68 +204,67 @@ impl Session {
     /// Returns the public name of this session.
     #[must_use]
     pub fn id(&self) -> SessionId {
-        self.0.id
+        self.0.header.id
     }
 
     /// Returns the user, as the application named them at [`create`](crate::Sessions::create).
     #[must_use]
     pub fn user_id(&self) -> &str {
-        &self.0.texts[..self.0.user_id_bytes]
+        &self.0.slice[..self.0.header.user_id_bytes]
     }
 
     /// Returns the version, which every change except a touch raises and
     /// [`update`](crate::Sessions::update) compares.
     #[must_use]
     pub fn version(&self) -> i64 {
-        self.0.version
+        self.0.header.version
     }
 
     /// Returns when the session was created.
     #[must_use]
     pub fn created_at(&self) -> Timestamp {
-        self.0.created_at
+        self.0.header.created_at
     }
 
     /// Returns when the user last authenticated. If that is long ago, ask for the password again
     /// before a dangerous action.
     #[must_use]
     pub fn authenticated_at(&self) -> Timestamp {
-        self.0.authenticated_at
+        self.0.header.authenticated_at
     }
 
     /// Returns when the session was last used. The value moves in steps: a touch is written at most
     /// once a minute, or four times per idle timeout if that is more often.
     #[must_use]
     pub fn last_seen_at(&self) -> Timestamp {
-        self.0.last_seen_at
+        self.0.header.last_seen_at
     }
 
     /// Returns when the session ends even if it stays in use (the absolute timeout).
     #[must_use]
     pub fn expires_at(&self) -> Timestamp {
-        self.0.expires_at
+        self.0.header.expires_at
     }
 
     /// Returns the idle timeout, or `None` if there is none.
     #[must_use]
     pub fn idle_timeout(&self) -> Option<Duration> {
-        self.0.idle_timeout
+        self.0.header.idle_timeout.map(Duration::from)
     }
 
     /// Returns when the session ends if it is not used again: the earlier of its two timeouts.
     #[must_use]
     pub fn ends_at(&self) -> Timestamp {
-        let idle = self.0.idle_timeout;
-        idle.map_or(self.0.expires_at, |idle| {
-            self.0.expires_at.min(self.0.last_seen_at.after(idle))
-        })
+        let expires_at = self.expires_at();
+        self.idle_timeout()
+            .map_or(expires_at, |idle| expires_at.min(self.last_seen_at().after(idle)))
     }
 
     /// Returns whether the cookie outlives the browser ("remember me"), as set at the
     /// [creation](crate::NewSession::persistent).
     #[must_use]
     pub fn is_persistent(&self) -> bool {
-        self.0.persistent
+        self.0.header.persistent
     }
 
     /// Deserializes the application's data.
@@ -273,7 +289,7 @@ impl Session {
     /// Returns the application's data as the stored JSON text.
     #[must_use]
     pub fn data_json(&self) -> &str {
-        &self.0.texts[self.0.user_id_bytes..]
+        &self.0.slice[self.0.header.user_id_bytes..]
     }
 
     /// Returns a copy of the parts, for stores and caches.
@@ -281,15 +297,15 @@ impl Session {
     pub fn parts(&self) -> SessionParts {
         let data = RawValue::from_string(self.data_json().to_owned());
         SessionParts {
-            id: self.0.id,
+            id: self.0.header.id,
             user_id: self.user_id().to_owned(),
-            version: self.0.version,
-            created_at: self.0.created_at,
-            authenticated_at: self.0.authenticated_at,
-            last_seen_at: self.0.last_seen_at,
-            expires_at: self.0.expires_at,
-            idle_timeout: self.0.idle_timeout,
-            persistent: self.0.persistent,
+            version: self.0.header.version,
+            created_at: self.0.header.created_at,
+            authenticated_at: self.0.header.authenticated_at,
+            last_seen_at: self.0.header.last_seen_at,
+            expires_at: self.0.header.expires_at,
+            idle_timeout: self.idle_timeout(),
+            persistent: self.0.header.persistent,
             data: data.unwrap_or_else(|_| unreachable!("the data of a session is JSON")),
         }
     }
@@ -302,7 +318,7 @@ impl Session {
 
     /// Returns the bytes that a copy takes, without what an allocator adds.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<PackedSession>() + self.0.texts.len()
+        size_of::<SessionFields>() + self.0.slice.len()
     }
 }
 
@@ -310,10 +326,10 @@ impl fmt::Debug for Session {
     /// Prints the session without its data, which may be private.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("id", &self.0.id)
+            .field("id", &self.0.header.id)
             .field("user_id", &self.user_id())
-            .field("version", &self.0.version)
-            .field("expires_at", &self.0.expires_at)
+            .field("version", &self.0.header.version)
+            .field("expires_at", &self.0.header.expires_at)
             .finish_non_exhaustive()
     }
 }

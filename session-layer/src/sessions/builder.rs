@@ -96,7 +96,7 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     }
 
     /// Sets how many bytes of entries this process keeps itself, in front of the cache: 0, or at
-    /// least 1 MiB. An entry counts as 288 bytes plus the user id and the data. Defaults to 0:
+    /// least 1 MiB. An entry counts as 240 bytes plus the user id and the data. Defaults to 0:
     /// there is no near cache. Size it for the sessions that this node serves within a TTL.
     ///
     /// A hit in the near cache costs no round trip, and needs neither Redis nor Postgres. The
