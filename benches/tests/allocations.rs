@@ -136,7 +136,7 @@ async fn near_entry_weighs_what_it_takes() {
     // The tables double as they grow, and how full they are depends on the number of shards.
     assert!(taken < weight * 1.25, "{taken} {weight}");
     assert!(weight < taken * 1.25, "{taken} {weight}");
-    assert!(taken < 450.0, "{taken}");
+    assert!(taken < 460.0, "{taken}");
 }
 
 /// Returns the bytes that Redis takes for the entry of a new session with 200 bytes of data.
