@@ -422,6 +422,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
             fills: c.fills.get(),
             fills_refused: c.fills_refused.get(),
             pending_invalidations: self.freshness.pending.len() as u64,
+            touches: c.touches.get(),
             journal_reads: c.journal_reads.get(),
             journal_age: if self.freshness.has_journal {
                 journal.age(Instant::now())

@@ -113,7 +113,8 @@ impl<C: SessionCache> GuardedCache<C> {
     /// Sets fences under these digests, as far as the cache accepts them.
     pub(crate) async fn fence(&self, digests: &[TokenDigest]) {
         for batch in digests.chunks(COMMAND_BATCH) {
-            let fencing = deadline::of_cache(self.settings.call_deadline(), self.cache.fence(batch));
+            let fencing =
+                deadline::of_cache(self.settings.call_deadline(), self.cache.fence(batch));
             let fenced = spans::within(spans::fence(batch.len()), fencing).await;
             self.called(CacheCall::Fence, fenced.as_ref().err());
             match fenced {

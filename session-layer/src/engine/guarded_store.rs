@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -75,6 +76,7 @@ impl<S: SessionStore> GuardedStore<S> {
 
     /// Records that a session is in use. A failure is recorded, and `None` is returned.
     pub(crate) async fn touch(&self, id: SessionId, granularity: Duration) -> Option<Change> {
+        self.counters.touches.add_one();
         let touching = self.store.touch(id, granularity);
         let touching = deadline::read(self.settings.call_deadline(), touching);
         let touching = self.sent(StoreCall::Touch, touching);
@@ -215,7 +217,7 @@ impl<S: SessionStore> GuardedStore<S> {
         &self,
         call: StoreCall,
         party: Party,
-        changing: impl Future<Output = Result<T, StoreError>>,
+        changing: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
         let changing = self.sent(call, deadline::change(changing));
         let changing = self.in_turn(TurnKind::Change, party, changing);
@@ -370,12 +372,16 @@ impl<S: SessionStore> GuardedStore<S> {
     }
 
     /// Sends a call in a span of its own, which does not contain the wait for a turn.
-    async fn sent<T>(
-        &self,
+    ///
+    /// The call gets an allocation of its own. Each `async fn` around it has room for it twice, and
+    /// a call of Postgres takes kilobytes.
+    fn sent<'a, T: 'a>(
+        &'a self,
         call: StoreCall,
-        calling: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        spans::within(spans::stored(self.store.backend(), call), calling).await
+        calling: impl Future<Output = Result<T, StoreError>> + Send + 'a,
+    ) -> impl Future<Output = Result<T, StoreError>> + Send + 'a {
+        let calling = calling.boxed();
+        async move { spans::within(spans::stored(self.store.backend(), call), calling).await }
     }
 
     fn background<T>(

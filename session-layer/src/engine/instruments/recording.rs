@@ -150,8 +150,7 @@ impl Instruments {
     /// Records a call of the cache, and its error.
     pub(crate) fn cache_called(&self, call: CacheCall, error: Option<&CacheError>) {
         self.cache_calls[call as usize].add_one();
-        let kind =
-            |error: &CacheError| CACHE_ERRORS.iter().position(|kind| *kind == error.kind());
+        let kind = |error: &CacheError| CACHE_ERRORS.iter().position(|kind| *kind == error.kind());
         if let Some(kind) = error.and_then(kind) {
             self.cache_errors[call as usize][kind].add_one();
         }
