@@ -31,6 +31,7 @@ use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 use tokio::task::coop;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 pub(crate) mod admission;
 pub(crate) mod breaker;
@@ -61,6 +62,7 @@ pub(crate) mod queue;
 pub(crate) mod registrar;
 pub(crate) mod registry;
 pub(crate) mod settings;
+pub(crate) mod spans;
 pub(crate) mod staleness;
 pub(crate) mod store_reads;
 pub(crate) mod tasks;
@@ -137,6 +139,8 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         }
         let before = self.counters.near_hits.add_one();
         self.counters.instruments.near_hit(before, now);
+        let span = spans::validate(digests.len());
+        spans::validated(&span, &answers, self.settings.trace_ids);
         Some(answers)
     }
 
@@ -154,8 +158,10 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         // tries again at once must still let other tasks run.
         coop::consume_budget().await;
         let began = Instant::now();
-        let answers = self.answer(&digests, began).await;
+        let span = spans::validate(digests.len());
+        let answers = self.answer(&digests, began).instrument(span.clone()).await;
         self.counters.instruments.validated(&answers, began);
+        spans::validated(&span, &answers, self.settings.trace_ids);
         answers
     }
 
@@ -420,6 +426,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
             fills: c.fills.get(),
             fills_refused: c.fills_refused.get(),
             pending_invalidations: self.freshness.pending.len() as u64,
+            touches: c.touches.get(),
             journal_reads: c.journal_reads.get(),
             journal_age: if self.freshness.has_journal {
                 journal.age(Instant::now())

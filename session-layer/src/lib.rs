@@ -146,6 +146,13 @@ pub mod metrics {
     pub use crate::sessions::publisher::Publisher;
 }
 
+pub mod traces {
+    //! The spans that a subscriber of [`tracing`] gets. [`SPANS`] has their names, attributes and
+    //! meanings, and [`TARGET`] selects them. Without an interested subscriber there are none.
+
+    pub use crate::model::spans::{SPANS, SpanDescription, TARGET};
+}
+
 pub mod server_url {
     //! The addresses of the servers.
 

@@ -7,5 +7,6 @@ pub(crate) mod identity;
 pub(crate) mod lock;
 pub(crate) mod server_url;
 pub(crate) mod session;
+pub(crate) mod spans;
 pub(crate) mod tls;
 pub(crate) mod token;

@@ -22,6 +22,7 @@
 mod availability;
 mod figures;
 mod judged;
+mod reached;
 mod revoked;
 
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub use self::{
     availability::Availability,
     figures::{FaultFigures, Figures},
     judged::Judged,
+    reached::{FaultReached, Reached, State},
 };
 use crate::{
     deployment::Deployment,
@@ -175,6 +177,9 @@ impl<'a> FaultRun<'a> {
             // A named Redis is not dumped, therefore R12 is undecided there.
             logs.is_some() && deployment.backends().redis().backend().is_some(),
         );
+        for fault in &mut history.faults {
+            fault.around = Some(hits.around(fault));
+        }
         let verdicts = invariants::check(&history);
         Ok(Judged {
             figures: Figures::of(&history, &run.validates, &hits.samples()),

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     error::{HistoryError, LineError},
     file::Entry,
-    observed::{End, Fault, InFlight, Place, Resource, Sample, Scan, Search, Touched},
+    observed::{Around, End, Fault, InFlight, Place, Resource, Sample, Scan, Search, Touched},
     operation::{Change, Creation, Op, Operation},
 };
 

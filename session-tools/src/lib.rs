@@ -1,10 +1,11 @@
 //! What the commands `sessionctl` and `session-testkit` share: the connection [`check`] of a
-//! deployment with its [`Finding`](check::Finding)s and, with the feature `cli`, output, progress,
-//! signals and values of flags.
+//! deployment with its [`Finding`](check::Finding)s, blocks of [`html`] pages and, with the feature
+//! `cli`, output, progress, signals and values of flags.
 //!
 //! This crate is outside of semantic versioning. Any release may change it.
 
 pub mod check;
+pub mod html;
 #[cfg(feature = "cli")]
 pub mod interrupts;
 #[cfg(feature = "cli")]

@@ -4,7 +4,6 @@
 mod html;
 mod judge;
 mod markdown;
-mod plot;
 
 use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 

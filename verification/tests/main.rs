@@ -65,6 +65,7 @@ mod operation {
     mod degraded_links;
     mod log_events;
     mod metrics;
+    mod traces;
 }
 
 /// Does each store keep its own promises? `session-testkit/tests/it/conformance.rs` has the

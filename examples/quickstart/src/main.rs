@@ -5,7 +5,7 @@
 //! - `routes.rs`: the handlers, `messages.rs`: their JSON, `problem.rs`: their errors,
 //! - `run.rs`: start and stop, `config.rs`: the environment variables,
 //! - `admin.rs`: the cache's switch and the metrics, on a separate address,
-//! - `metrics.rs`: the text of the metrics,
+//! - `metrics.rs`: the text of the metrics, `traces.rs`: the log and the export of traces,
 //! - `page.html`: the page at `/`.
 
 mod admin;
@@ -16,6 +16,7 @@ mod page;
 mod problem;
 mod routes;
 mod run;
+mod traces;
 
 use std::process::ExitCode;
 

@@ -1,21 +1,20 @@
 //! The start, the serving and the stop of the process.
 
-use std::env;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Router, middleware};
 use session_layer::{SessionCookie, Sessions};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 use crate::metrics::Exporter;
-use crate::{admin, problem};
+use crate::traces::Traces;
+use crate::{admin, problem, traces};
 
 /// The time for requests in flight after SIGTERM. Together with [`CLEAN_UP`] it stays well below
 /// the 10 s after which orchestrators kill.
@@ -23,7 +22,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// The time for closing the connections to Redis and Postgres.
 const CLEAN_UP: Duration = Duration::from_secs(2);
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs the process from start to end. An error at the start is one line on standard error.
 pub(crate) fn run(app: fn(&Sessions, &SessionCookie) -> Router) -> ExitCode {
@@ -47,7 +46,7 @@ pub(crate) fn run(app: fn(&Sessions, &SessionCookie) -> Router) -> ExitCode {
 }
 
 async fn start_and_serve(app: fn(&Sessions, &SessionCookie) -> Router) -> Result<(), Failure> {
-    log_to_stderr()?;
+    let traces = Traces::start()?;
     // From here on, a signal stops the process normally, even if a store hangs at the start.
     let mut stop = StopSignals::listen()?;
     let config = Config::from_env()?;
@@ -62,7 +61,11 @@ async fn start_and_serve(app: fn(&Sessions, &SessionCookie) -> Router) -> Result
     print_addresses(&listener, &admin_listener, &sessions)?;
     let (stopping, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();
-    servers.spawn(serve(listener, app(&sessions, &config.cookie), stopped.clone()));
+    let mut app = app(&sessions, &config.cookie);
+    if traces.are_on() {
+        app = app.layer(middleware::from_fn(traces::trace));
+    }
+    servers.spawn(serve(listener, app, stopped.clone()));
     servers.spawn(serve(admin_listener, admin::app(sessions.clone(), metrics), stopped));
 
     stop.come().await;
@@ -76,6 +79,7 @@ async fn start_and_serve(app: fn(&Sessions, &SessionCookie) -> Router) -> Result
     if let Err(late) = sessions.shutdown(CLEAN_UP).await {
         tracing::warn!("{late}");
     }
+    traces.stop().await;
     Ok(())
 }
 
@@ -93,25 +97,6 @@ async fn listen(variable: &str, addr: &str) -> Result<TcpListener, Failure> {
         format!("cannot listen on {variable}={addr} ({error}): set it to a free HOST:PORT")
     })?;
     Ok(listener)
-}
-
-fn log_to_stderr() -> Result<(), Failure> {
-    let configured = env::var("RUST_LOG").unwrap_or_default();
-    let filter = if configured.trim().is_empty() {
-        // A stopping Postgres sends a notice on each connection.
-        "info,sqlx::postgres::notice=off"
-    } else {
-        &configured
-    };
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
-        format!("RUST_LOG is {filter:?} ({error}): set it to info, debug, session_layer=trace, …")
-    })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    Ok(())
 }
 
 /// Prints the addresses, and the servers in use.

@@ -29,7 +29,7 @@ mod supervisor;
 pub use self::builder::{
     DEFAULT_DEADLINE, DEFAULT_NAMESPACE, DEFAULT_POOL_SIZE, RedisCacheBuilder,
 };
-use self::command::{CommandFailure, pipe, send};
+use self::command::{CommandFailure, pipe, pipeline_span, send};
 pub use self::connect::{ConnectCause, ConnectError, RedisConnection};
 use self::errors::classify;
 pub use self::identity::server_version;
@@ -44,6 +44,7 @@ use super::{
 use crate::cache::codec::{self, EntryContext, Incarnation, Key, MAX_VALUE_BYTES, Nonce};
 use crate::cache::seal::SealingKeys;
 use crate::model::error::{CacheError, CacheErrorKind};
+use crate::model::spans::{redis_command, within};
 use crate::model::token::TokenDigest;
 
 /// A script that replaces a value with a TTL in milliseconds if the key still holds the expected
@@ -136,7 +137,8 @@ impl RedisCache {
                 commands.add_command(command(&keys[at]));
             }
             async move {
-                let sent = shard.links.run(deadline, |link| send(&commands, link)).await;
+                let sending = shard.links.run(deadline, |link| send(&commands, link));
+                let sent = within(pipeline_span(&commands), sending).await;
                 let (replies, link) = sent.map_err(|error| self.servers.explain(&shard, error))?;
                 Ok((replies, link, shard))
             }
@@ -196,7 +198,8 @@ impl SessionCache for RedisCache {
         let mut connection = link.0.connection();
         let deadline = Instant::now() + self.deadline;
         let filling = fill.invoke_async::<bool>(&mut connection);
-        match shard.links.run_on(&link, deadline, filling).await {
+        let filling = shard.links.run_on(&link, deadline, filling);
+        match within(redis_command("EVALSHA", 1), filling).await {
             Ok(true) => Ok(Filled::Stored),
             Ok(false) => Ok(Filled::Refused),
             // The slot of the key has moved, and its lease is lost.

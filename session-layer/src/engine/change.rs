@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
 
 use crate::cache::{CacheIdentity, Invalidated, SessionCache};
 use crate::engine::freshness::Freshness;
@@ -26,6 +27,7 @@ use crate::engine::instruments::{ChangeKind, ChangeResult};
 use crate::engine::invalidator::Invalidator;
 use crate::engine::metrics::Counters;
 use crate::engine::settings::Settings;
+use crate::engine::spans;
 use crate::engine::staleness::PartitionPolicy;
 use crate::engine::tasks::{KeepLoops, Tasks};
 use crate::model::clock::FOR_EVER;
@@ -130,9 +132,12 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         F: Future<Output = Result<CommitOutcome<T>, StoreError>> + Send + 'static,
     {
         let changes = Arc::clone(&self);
+        let span = spans::change(kind);
         let task = self.tasks.spawn(async move {
-            let outcome = changes.make(target, unknown, commit).await;
-            changes.counters.instruments.changed(kind, result_of(&outcome));
+            let outcome = changes.make(target, unknown, commit).instrument(span.clone()).await;
+            let result = result_of(&outcome);
+            changes.counters.instruments.changed(kind, result);
+            spans::changed(&span, result);
             outcome
         });
         task.await.unwrap_or_else(|stopped| Err(unknown_outcome(stopped)))
@@ -284,7 +289,8 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         let mut uncertain = false;
         loop {
             let attempt = Arc::clone(&self).attempt(target.clone(), note.clone());
-            let ended = timeout_at(deadline, self.tasks.spawn(attempt)).await;
+            let attempt = self.tasks.spawn(spans::in_current(attempt));
+            let ended = timeout_at(deadline, attempt).await;
             let now = Instant::now();
             let last = match ended {
                 Ok(Ok((named, last))) => {
@@ -330,7 +336,7 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     ) -> Result<Applied<u64>, Error> {
         let target = Target::User { user_id: user_id.clone(), keep: None };
         let changes = Arc::clone(&self);
-        let task = self.tasks.spawn(async move {
+        let erasing = async move {
             let _ended = Arc::clone(&changes).revoke(target, note).await?;
             let mut value = 0;
             loop {
@@ -341,7 +347,8 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
                     return Ok(Applied { value, visibility });
                 }
             }
-        });
+        };
+        let task = self.tasks.spawn(spans::within(spans::erase(), erasing));
         task.await.unwrap_or_else(|stopped| Err(unknown_outcome(stopped)))
     }
 
@@ -374,14 +381,15 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     /// expire.
     fn end_rows_in_background(&self, user: EndedUser, note: RevocationNote) {
         let (store, tasks) = (Arc::clone(&self.store), self.tasks.clone());
-        self.tasks.spawn(async move {
+        let ending = async move {
             let mut after = None;
             while let Some(Ok(Some(last))) =
                 tasks.or_shutdown(store.end_rows(&user, &note, after.take())).await
             {
                 after = Some(last);
             }
-        });
+        };
+        self.tasks.spawn(ending.instrument(spans::background("end_rows")));
     }
 }
 
@@ -428,18 +436,24 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         issued_here: bool,
     ) -> Result<Creation, Error> {
         let changes = Arc::clone(&self);
+        let span = spans::create();
+        let created = span.clone();
         // It has a task of its own, as every change. A shutdown waits for it.
-        let task = self.tasks.spawn(async move {
+        let creating = async move {
             let created = changes.store.create(digest, &new).await;
-            if let Ok(Creation::Created(_)) = &created {
+            if let Ok(Creation::Created(session)) = &created {
                 changes.counters.instruments.created();
+                if changes.settings.trace_ids {
+                    spans::record_ids(&span, session);
+                }
             }
             // Also if the outcome is unknown.
             if !issued_here {
                 let _ = changes.invalidator.invalidate(&[digest]).await;
             }
             Ok(created?)
-        });
+        };
+        let task = self.tasks.spawn(spans::within(created, creating));
         task.await.unwrap_or_else(|stopped| Err(unknown_outcome(stopped)))
     }
 }

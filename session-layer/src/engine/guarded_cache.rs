@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument as _, Span};
 
 use crate::cache::{
     CacheIdentity, CacheProbe, CacheStatus, Entry, EntryVerdict, Filled, Invalidated, Lookup,
@@ -19,6 +20,7 @@ use crate::engine::diagnostics::{Diagnostics, Operation};
 use crate::engine::instruments::CacheCall;
 use crate::engine::metrics::Counters;
 use crate::engine::settings::Settings;
+use crate::engine::spans;
 use crate::engine::tasks::Tasks;
 use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::lock::lock;
@@ -77,7 +79,9 @@ impl<C: SessionCache> GuardedCache<C> {
         verdict: &(dyn Fn(&Entry) -> EntryVerdict + Send + Sync),
         began: Instant,
     ) -> LookedUp<C::Lease> {
+        let span = spans::look_up(digests.len());
         if self.breaker_state() != BreakerState::Closed {
+            span.record("session_layer.result", "skipped");
             // The task that probes may have ended with the runtime that it ran on.
             self.probe_in_background();
             self.counters.skipped_by_breaker.add_one();
@@ -85,8 +89,10 @@ impl<C: SessionCache> GuardedCache<C> {
             let found = failed(digests, CacheErrorKind::NotQueried, why);
             return LookedUp { found, at: began };
         }
-        let found = self.look_up_in_time(digests, verdict, began).await;
+        let looking_up = self.look_up_in_time(digests, verdict, began);
+        let found = looking_up.instrument(span.clone()).await;
         let now = Instant::now();
+        record(&span, &found);
         self.called(CacheCall::LookUp, first_error(&found));
         let (outcome, why) = self.outcome(now - began, &found);
         if lock(&self.breaker).ended(began, now, outcome) == Some(Transition::Opened) {
@@ -107,7 +113,7 @@ impl<C: SessionCache> GuardedCache<C> {
             self.counters.errors.add_one();
             return true;
         }
-        if found.iter().all(|lookup| matches!(lookup, Lookup::Hit(_))) {
+        if are_hits(found) {
             self.counters.hits.add_one();
         } else {
             self.counters.misses.add_one();
@@ -118,8 +124,9 @@ impl<C: SessionCache> GuardedCache<C> {
     /// Sets fences under these digests, as far as the cache accepts them.
     pub(crate) async fn fence(&self, digests: &[TokenDigest]) {
         for batch in digests.chunks(COMMAND_BATCH) {
-            let fencing = self.cache.fence(batch);
-            let fenced = deadline::of_cache(self.settings.call_deadline(), fencing).await;
+            let fencing =
+                deadline::of_cache(self.settings.call_deadline(), self.cache.fence(batch));
+            let fenced = spans::within(spans::fence(batch.len()), fencing).await;
             self.called(CacheCall::Fence, fenced.as_ref().err());
             match fenced {
                 Ok(()) => self.diagnostics.cache_succeeded(Operation::Lease),
@@ -130,17 +137,20 @@ impl<C: SessionCache> GuardedCache<C> {
 
     /// Fills the cache with an entry, if its lease is still valid.
     pub(crate) async fn fill(&self, lease: C::Lease, entry: &Entry, lifetime: Duration) {
+        let span = spans::fill();
         let filling = self.cache.fill(lease, entry, lifetime);
-        let filled = deadline::of_cache(self.settings.call_deadline(), filling).await;
+        let filling = deadline::of_cache(self.settings.call_deadline(), filling);
+        let filled = spans::within(span.clone(), filling).await;
         self.called(CacheCall::Fill, filled.as_ref().err());
         match filled {
             Ok(filled) => {
                 self.diagnostics.cache_succeeded(Operation::Fill);
-                let counter = match filled {
-                    Filled::Stored => &self.counters.fills,
-                    Filled::Refused => &self.counters.fills_refused,
+                let (counter, result) = match filled {
+                    Filled::Stored => (&self.counters.fills, "stored"),
+                    Filled::Refused => (&self.counters.fills_refused, "refused"),
                 };
                 counter.add_one();
+                span.record("session_layer.result", result);
             }
             Err(error) => self.diagnostics.cache_failed(Operation::Fill, &error),
         }
@@ -167,7 +177,8 @@ impl<C: SessionCache> GuardedCache<C> {
 
     async fn try_invalidate(&self, batch: &[TokenDigest]) -> Result<Invalidated, CacheError> {
         let invalidating = self.cache.invalidate(batch);
-        let outcome = deadline::of_cache(self.settings.call_deadline(), invalidating).await;
+        let invalidating = deadline::of_cache(self.settings.call_deadline(), invalidating);
+        let outcome = spans::within(spans::invalidate(batch.len()), invalidating).await;
         self.called(CacheCall::Invalidate, outcome.as_ref().err());
         outcome.inspect(|_| self.diagnostics.cache_succeeded(Operation::Invalidate))
     }
@@ -258,7 +269,7 @@ impl<C: SessionCache> GuardedCache<C> {
                 let Some(()) = cache.tasks.or_end(sleep_until(due)).await else {
                     return;
                 };
-                cache.probe_breaker().await;
+                cache.probe_breaker().instrument(spans::background("probe")).await;
             }
         });
     }
@@ -304,6 +315,27 @@ fn first_error<L>(found: &[Lookup<L>]) -> Option<&CacheError> {
         Lookup::Failed(error) => Some(error),
         _ => None,
     })
+}
+
+fn are_hits<L>(found: &[Lookup<L>]) -> bool {
+    found.iter().all(|lookup| matches!(lookup, Lookup::Hit(_)))
+}
+
+/// Records the outcome of a look-up in its span.
+fn record<L>(span: &Span, found: &[Lookup<L>]) {
+    if span.is_disabled() {
+        return;
+    }
+    let error = first_error(found);
+    let result = match error {
+        Some(_) => "error",
+        None if are_hits(found) => "hit",
+        None => "miss",
+    };
+    span.record("session_layer.result", result);
+    if let Some(error) = error {
+        spans::failed(span, error.kind().as_str());
+    }
 }
 
 fn failed<L>(digests: &[TokenDigest], kind: CacheErrorKind, why: &str) -> Vec<Lookup<L>> {

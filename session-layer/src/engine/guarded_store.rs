@@ -6,8 +6,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::engine::admission::{self, Admission, Party, TurnKind};
 use crate::engine::deadline::{self, LONGEST_CALL};
@@ -16,6 +18,7 @@ use crate::engine::instruments::StoreCall;
 use crate::engine::metrics::Counters;
 use crate::engine::observed_store::ObservedStore;
 use crate::engine::settings::Settings;
+use crate::engine::spans;
 use crate::engine::tasks::Tasks;
 use crate::model::error::{StoreError, StoreErrorKind};
 use crate::model::identity::CacheId;
@@ -63,7 +66,7 @@ impl<S: SessionStore> GuardedStore<S> {
         let sent = Instant::now();
         let reading = self.store.load(digests);
         let reading = deadline::read(self.settings.call_deadline(), reading);
-        let read = self.called(StoreCall::Load, reading).await;
+        let read = self.called(StoreCall::Load, self.sent(StoreCall::Load, reading)).await;
         match &read {
             Ok(reply) => self.replied(sent, reply),
             Err(error) => self.diagnostics.read_failed(error),
@@ -73,8 +76,10 @@ impl<S: SessionStore> GuardedStore<S> {
 
     /// Records that a session is in use. A failure is recorded, and `None` is returned.
     pub(crate) async fn touch(&self, id: SessionId, granularity: Duration) -> Option<Change> {
+        self.counters.touches.add_one();
         let touching = self.store.touch(id, granularity);
         let touching = deadline::read(self.settings.call_deadline(), touching);
+        let touching = self.sent(StoreCall::Touch, touching);
         match self.called(StoreCall::Touch, touching).await {
             Ok(touched) => {
                 self.diagnostics.store_succeeded(Operation::Touch);
@@ -96,7 +101,9 @@ impl<S: SessionStore> GuardedStore<S> {
             if self.diagnostics.store_needs_a_probe(sent) {
                 let reading = self.store.load(&[]);
                 let reading = deadline::read(self.settings.call_deadline(), reading);
-                match tasks.or_end(self.called(StoreCall::Load, reading)).await? {
+                let reading = self.called(StoreCall::Load, self.sent(StoreCall::Load, reading));
+                let reading = reading.instrument(spans::background("probe"));
+                match tasks.or_end(reading).await? {
                     Ok(reply) => self.replied(sent, &reply),
                     Err(error) => self.diagnostics.store_unavailable(sent, &error),
                 }
@@ -117,6 +124,7 @@ impl<S: SessionStore> GuardedStore<S> {
     pub(crate) async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
         self.counters.login_reads.add_one();
         let reading = deadline::read(LONGEST_CALL, self.store.login_snapshot());
+        let reading = self.sent(StoreCall::LoginSnapshot, reading);
         let read = self.called(StoreCall::LoginSnapshot, reading).await;
         self.diagnostics.store_called(Operation::Read, read)
     }
@@ -129,6 +137,7 @@ impl<S: SessionStore> GuardedStore<S> {
     ) -> Result<Creation, StoreError> {
         let user = Party::User(new.user_id.clone());
         let creating = deadline::change(self.store.create(digest, new));
+        let creating = self.sent(StoreCall::Create, creating);
         let creating = self.in_turn(TurnKind::Create, user, creating);
         let created = self.called(StoreCall::Create, creating).await;
         self.diagnostics.store_called(Operation::Create, created)
@@ -143,14 +152,17 @@ impl<S: SessionStore> GuardedStore<S> {
     ) -> Result<SessionPage, StoreError> {
         let user = Party::User(user_id.to_owned());
         let listing = deadline::read(LONGEST_CALL, self.store.list(user_id, after, limit));
+        let listing = self.sent(StoreCall::List, listing);
         let listing = self.in_turn(TurnKind::List, user, listing);
-        let listed = self.called(StoreCall::List, listing).await;
+        let listing = self.called(StoreCall::List, listing);
+        let listed = spans::within(spans::list(), listing).await;
         self.diagnostics.store_called(Operation::Read, listed)
     }
 
     /// Reads the digests of the session that a change is about.
     pub(crate) async fn digests(&self, target: &Target) -> Result<Vec<TokenDigest>, StoreError> {
         let reading = deadline::read(LONGEST_CALL, self.store.digests(target));
+        let reading = self.sent(StoreCall::Digests, reading);
         let reading = self.in_turn(TurnKind::LookUp, Party::from(target), reading);
         let read = self.called(StoreCall::Digests, reading).await;
         read.inspect_err(|error| self.diagnostics.store_failed(Operation::Change, error))
@@ -164,6 +176,7 @@ impl<S: SessionStore> GuardedStore<S> {
     ) -> Result<ReadResult, StoreError> {
         let digests = [digest];
         let reading = deadline::read(self.settings.call_deadline(), self.store.load(&digests));
+        let reading = self.sent(StoreCall::Load, reading);
         let reading = self.in_turn(TurnKind::LookUp, Party::Token(digest), reading);
         self.called(StoreCall::Load, reading).await
     }
@@ -204,9 +217,10 @@ impl<S: SessionStore> GuardedStore<S> {
         &self,
         call: StoreCall,
         party: Party,
-        changing: impl Future<Output = Result<T, StoreError>>,
+        changing: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        let changing = self.in_turn(TurnKind::Change, party, deadline::change(changing));
+        let changing = self.sent(call, deadline::change(changing));
+        let changing = self.in_turn(TurnKind::Change, party, changing);
         let changed = self.called(call, changing).await;
         self.diagnostics.store_called(Operation::Change, changed)
     }
@@ -220,6 +234,7 @@ impl<S: SessionStore> GuardedStore<S> {
     ) -> Result<Option<ListCursor>, StoreError> {
         let party = Party::User(user.user_id.clone());
         let ending = deadline::change(self.store.end_rows(user, note, after));
+        let ending = self.sent(StoreCall::Housekeeping, ending);
         let ending = self.in_turn(TurnKind::Change, party, ending);
         let ended = self.called(StoreCall::Housekeeping, ending).await;
         self.background("marking ended sessions", ended)
@@ -275,6 +290,7 @@ impl<S: SessionStore> GuardedStore<S> {
                 Err(interrupted.of_read())
             })
         };
+        let reading = self.sent(StoreCall::Journal, reading);
         let read = self.called(StoreCall::Journal, reading).await;
         if is_interrupted {
             *position = None;
@@ -288,7 +304,9 @@ impl<S: SessionStore> GuardedStore<S> {
         node: &NodeRegistration,
     ) -> Result<Option<StoreId>, StoreError> {
         let registering = deadline::read(LONGEST_CALL, self.store.register_node(node));
-        let registered = self.called(StoreCall::Register, registering).await;
+        let registering = self.sent(StoreCall::Register, registering);
+        let registering = self.called(StoreCall::Register, registering);
+        let registered = registering.instrument(spans::background("register")).await;
         self.background("registering this node", registered)
     }
 
@@ -296,7 +314,9 @@ impl<S: SessionStore> GuardedStore<S> {
     pub(crate) async fn forget_node(&self, id: RegistrationId) -> bool {
         let forgetting = self.store.forget_node(id);
         let forgetting = deadline::read(self.settings.call_deadline(), forgetting);
-        let forgotten = self.called(StoreCall::Register, forgetting).await;
+        let forgetting = self.sent(StoreCall::Register, forgetting);
+        let forgetting = self.called(StoreCall::Register, forgetting);
+        let forgotten = forgetting.instrument(spans::background("register")).await;
         if let Err(error) = &forgotten {
             // It expires by itself.
             tracing::debug!(%error, "a registration of this node is left in the store");
@@ -308,12 +328,14 @@ impl<S: SessionStore> GuardedStore<S> {
     pub(crate) async fn is_one_cache(&self, cache: &CacheId) -> bool {
         let reading = self.store.is_one_cache(cache);
         let reading = deadline::read(self.settings.validation_timeout, reading);
+        let reading = self.sent(StoreCall::Register, reading);
         self.called(StoreCall::Register, reading).await.unwrap_or(false)
     }
 
     /// Purges old journal rows. Returns how many, or `None` after a failure.
     pub(crate) async fn purge_journal(&self, keep: Duration) -> Option<u64> {
         let purging = deadline::read(LONGEST_CALL, self.store.purge_journal(keep));
+        let purging = self.sent(StoreCall::Housekeeping, purging);
         let purged = self.called(StoreCall::Housekeeping, purging).await;
         self.background("purging the journal", purged).ok()
     }
@@ -321,6 +343,7 @@ impl<S: SessionStore> GuardedStore<S> {
     /// Deletes ended sessions. Returns how many, or `None` after a failure.
     pub(crate) async fn sweep(&self, retention: Duration, limit: u32) -> Option<u64> {
         let sweeping = deadline::read(LONGEST_CALL, self.store.sweep(retention, limit));
+        let sweeping = self.sent(StoreCall::Housekeeping, sweeping);
         let swept = self.called(StoreCall::Housekeeping, sweeping).await;
         self.background("sweeping ended sessions", swept).ok()
     }
@@ -335,6 +358,7 @@ impl<S: SessionStore> GuardedStore<S> {
     ) -> Option<Option<String>> {
         let sweeping = self.store.sweep_users(retention, after, limit);
         let sweeping = deadline::read(LONGEST_CALL, sweeping);
+        let sweeping = self.sent(StoreCall::Housekeeping, sweeping);
         let swept = self.called(StoreCall::Housekeeping, sweeping).await;
         Some(self.background("sweeping users", swept).ok()?.last)
     }
@@ -345,6 +369,19 @@ impl<S: SessionStore> GuardedStore<S> {
         calling: impl Future<Output = Result<T, StoreError>> + 'a,
     ) -> impl Future<Output = Result<T, StoreError>> + 'a {
         self.counters.instruments.store_called(call, calling)
+    }
+
+    /// Sends a call in a span of its own, which does not contain the wait for a turn.
+    ///
+    /// The call gets an allocation of its own. Each `async fn` around it has room for it twice, and
+    /// a call of Postgres takes kilobytes.
+    fn sent<'a, T: 'a>(
+        &'a self,
+        call: StoreCall,
+        calling: impl Future<Output = Result<T, StoreError>> + Send + 'a,
+    ) -> impl Future<Output = Result<T, StoreError>> + Send + 'a {
+        let calling = calling.boxed();
+        async move { spans::within(spans::stored(self.store.backend(), call), calling).await }
     }
 
     fn background<T>(

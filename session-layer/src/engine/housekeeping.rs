@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tracing::Instrument as _;
 
 use crate::engine::guarded_store::GuardedStore;
 use crate::engine::settings::Settings;
+use crate::engine::spans;
 use crate::engine::tasks::Tasks;
 use crate::store::SessionStore;
 
@@ -43,7 +45,8 @@ pub(crate) async fn keep_house<S: SessionStore>(
     let mut users_after = None;
     loop {
         tasks.pause(EVERY).await?;
-        tasks.or_end(clean_up(&store, &settings, &mut users_after)).await?;
+        let round = clean_up(&store, &settings, &mut users_after);
+        tasks.or_end(round.instrument(spans::background("housekeeping"))).await?;
     }
 }
 

@@ -46,6 +46,51 @@ pub(crate) enum StoreCall {
     Housekeeping,
 }
 
+#[cfg(feature = "metrics")]
+impl CacheCall {
+    /// Returns the name that metrics have.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::LookUp => "look_up",
+            Self::Fence => "fence",
+            Self::Fill => "fill",
+            Self::Invalidate => "invalidate",
+        }
+    }
+}
+
+impl StoreCall {
+    /// Returns the name that metrics and traces have.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Touch => "touch",
+            Self::LoginSnapshot => "login_snapshot",
+            Self::Create => "create",
+            Self::List => "list",
+            Self::Digests => "digests",
+            Self::Revoke => "revoke",
+            Self::Update => "update",
+            Self::Rotate => "rotate",
+            Self::Journal => "journal",
+            Self::Register => "register",
+            Self::Housekeeping => "housekeeping",
+        }
+    }
+
+    /// Returns the main operation of the call, and its table.
+    pub(crate) const fn statement(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Load | Self::List | Self::Digests | Self::LoginSnapshot => ("SELECT", "sessions"),
+            Self::Create => ("INSERT", "sessions"),
+            Self::Touch | Self::Revoke | Self::Update | Self::Rotate => ("UPDATE", "sessions"),
+            Self::Journal => ("SELECT", "session_journal"),
+            Self::Register => ("SELECT", "session_nodes"),
+            Self::Housekeeping => ("DELETE", "sessions"),
+        }
+    }
+}
+
 /// A change that is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ChangeKind {
@@ -64,4 +109,18 @@ pub(crate) enum ChangeResult {
     Rejected,
     Unavailable,
     Unknown,
+}
+
+impl ChangeResult {
+    /// Returns the name that metrics and traces have.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Propagated => "propagated",
+            Self::Committed => "committed",
+            Self::Rejected => "rejected",
+            Self::Unavailable => "unavailable",
+            Self::Unknown => "unknown",
+        }
+    }
 }

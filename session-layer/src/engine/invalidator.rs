@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument as _;
 
 use crate::cache::{Invalidated, SessionCache};
 use crate::engine::breaker::BreakerState;
@@ -13,6 +14,7 @@ use crate::engine::guarded_cache::{COMMAND_BATCH, GuardedCache};
 use crate::engine::near_cache::NearCache;
 use crate::engine::pending_invalidations::PendingInvalidations;
 use crate::engine::settings::Settings;
+use crate::engine::spans;
 use crate::engine::tasks::Tasks;
 use crate::model::token::TokenDigest;
 
@@ -102,8 +104,9 @@ impl<C: SessionCache> Invalidator<C> {
             return;
         }
         let invalidator = Arc::clone(self);
+        let span = spans::background("invalidate");
         self.tasks.spawn(async move {
-            let _ = invalidator.invalidate(&digests).await;
+            let _ = invalidator.invalidate(&digests).instrument(span).await;
         });
     }
 
@@ -124,7 +127,8 @@ impl<C: SessionCache> Invalidator<C> {
     ) {
         let cache = Arc::clone(&self.cache);
         // It continues after the wait. Cancelling it would cost the cache a connection.
-        let removal = self.tasks.spawn(async move { cache.invalidate(&[digest]).await.is_some() });
+        let removal = async move { cache.invalidate(&[digest]).await.is_some() };
+        let removal = self.tasks.spawn(spans::in_current(removal));
         let wait = if self.cache.breaker_state() == BreakerState::Closed && !cache_failed {
             self.settings.validation_timeout / 2
         } else {
@@ -159,7 +163,7 @@ impl<C: SessionCache> Invalidator<C> {
                 let batch = self.pending.next_batch(began, failed, COMMAND_BATCH)?;
                 let parts = self.cache.parts(&batch).await;
                 let again = parts.iter().map(|part| self.cache.invalidate_again(part));
-                let done = join_all(again).await;
+                let done = join_all(again).instrument(spans::background("invalidate")).await;
                 if done.iter().all(Option::is_none) {
                     failed += batch.len();
                     break;

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument as _;
 
 use crate::cache::SessionCache;
 use crate::engine::freshness::Freshness;
 use crate::engine::guarded_store::GuardedStore;
 use crate::engine::invalidator::Invalidator;
 use crate::engine::metrics::Counters;
+use crate::engine::spans;
 use crate::engine::tasks::Tasks;
 use crate::model::error::StoreError;
 use crate::store::{JournalPosition, SessionStore};
@@ -35,7 +37,9 @@ impl<C: SessionCache, S: SessionStore> JournalReader<C, S> {
         let mut is_failing = false;
         loop {
             let began = Instant::now();
-            match tasks.or_end(self.read_to_the_end(&mut position, began)).await? {
+            let reading = self.read_to_the_end(&mut position, began);
+            let reading = reading.instrument(spans::background("journal"));
+            match tasks.or_end(reading).await? {
                 Ok(()) if std::mem::take(&mut is_failing) => {
                     tracing::info!("the journal of changed sessions can be read again");
                 }

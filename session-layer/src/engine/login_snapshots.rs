@@ -11,10 +11,12 @@ use smallvec::smallvec;
 use tokio::sync::oneshot;
 use tokio::task::coop;
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument as _, Span};
 
 use crate::engine::guarded_store::GuardedStore;
 use crate::engine::queue::{Queue, Slot};
 use crate::engine::settings::Settings;
+use crate::engine::spans;
 use crate::engine::tasks::{KeepLoops, Tasks};
 use crate::model::error::{StoreError, StoreErrorKind};
 use crate::model::session::LoginSnapshot;
@@ -27,7 +29,12 @@ const READS_AT_ONCE: usize = 2;
 /// A read that begins now.
 type Read = Shared<BoxFuture<'static, Result<LoginSnapshot, StoreError>>>;
 /// A login that waits for its read to begin.
-type WaitingLogin = oneshot::Sender<Read>;
+#[derive(Debug)]
+struct WaitingLogin {
+    begins: oneshot::Sender<Read>,
+    /// The span of its wait.
+    span: Span,
+}
 
 /// Reads the snapshots of logins.
 #[derive(Debug)]
@@ -52,12 +59,19 @@ impl<S: SessionStore> LoginSnapshots<S> {
 
     /// Reads where the store stands now.
     pub(crate) async fn read(self: Arc<Self>) -> Result<LoginSnapshot, StoreError> {
+        let span = spans::begin_login();
+        spans::within(span.clone(), self.read_together(span)).await
+    }
+
+    /// Reads together with the logins that begin meanwhile.
+    async fn read_together(self: Arc<Self>, span: Span) -> Result<LoginSnapshot, StoreError> {
         // A caller that is shed and tries again at once must let other tasks run.
         coop::consume_budget().await;
         let now = Instant::now();
         let deadline = now + self.settings.change_wait;
         let (begins, begun) = oneshot::channel();
-        let Some(joined) = self.queue.join(smallvec![((), begins)], now, deadline) else {
+        let login = WaitingLogin { begins, span };
+        let Some(joined) = self.queue.join(smallvec![((), login)], now, deadline) else {
             return Err(self.store.shed_login());
         };
         if let Some(slot) = joined.slot {
@@ -80,12 +94,15 @@ impl<S: SessionStore> LoginSnapshots<S> {
 
     /// Makes reads until no login waits.
     async fn read_for_waiting(self: Arc<Self>, mut slot: Slot<(), WaitingLogin>) {
-        while let Some(logins) = slot.next(Instant::now(), |login| !login.is_closed()) {
+        while let Some(logins) = slot.next(Instant::now(), |login| !login.begins.is_closed()) {
             let store = Arc::clone(&self.store);
-            let read = async move { store.login_snapshot().await };
+            let logins: Vec<_> = logins.into_iter().flat_map(|((), logins)| logins).collect();
+            let span = spans::for_callers(logins.iter().map(|login| &login.span));
+            // Whichever login polls it first, it runs in this span.
+            let read = async move { store.login_snapshot().await }.instrument(span);
             let read = read.boxed().shared();
-            for login in logins.into_iter().flat_map(|((), logins)| logins) {
-                let _ = login.send(read.clone());
+            for login in logins {
+                let _ = login.begins.send(read.clone());
             }
             let _ = read.await;
             slot.ended(Instant::now());

@@ -68,6 +68,8 @@ pub struct Metrics {
     pub fills_refused: u64,
     /// Tokens whose invalidation the cache has not acknowledged yet.
     pub pending_invalidations: u64,
+    /// Attempts to record the use of a session in the store.
+    pub touches: u64,
     /// Reads of the journal that succeeded.
     pub journal_reads: u64,
     /// The time since the last successful read of the journal began. Over D (2 s by default), this
@@ -114,6 +116,7 @@ pub(crate) struct Counters {
     pub(crate) changes_shed: Counter,
     pub(crate) fills: Counter,
     pub(crate) fills_refused: Counter,
+    pub(crate) touches: Counter,
     pub(crate) journal_reads: Counter,
     pub(crate) instruments: Instruments,
 }

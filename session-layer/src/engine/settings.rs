@@ -25,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) journal: JournalTiming,
     /// How long ended sessions stay in the store. `None`: forever.
     pub(crate) retention: Option<Duration>,
+    /// Whether spans have the ids of users and sessions.
+    pub(crate) trace_ids: bool,
 }
 
 impl Settings {

@@ -16,6 +16,7 @@ use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument as _, Span};
 
 use crate::cache::{Entry, SessionCache};
 use crate::engine::coalescing::Callers;
@@ -29,6 +30,7 @@ use crate::engine::metrics::Counters;
 use crate::engine::near_cache::{NearCache, Ticket};
 use crate::engine::queue::{Gauges, Queue, Slot};
 use crate::engine::settings::Settings;
+use crate::engine::spans;
 use crate::engine::tasks::{KeepLoops, Tasks};
 use crate::engine::touch::{Touched, Toucher};
 use crate::engine::validation::Validation;
@@ -67,6 +69,8 @@ pub(crate) struct Caller<L> {
     /// The same for the near cache.
     ticket: Option<Ticket>,
     cache_failed: bool,
+    /// The span of its wait.
+    span: Span,
     /// Closed if the caller has left.
     reply: oneshot::Sender<Answer>,
 }
@@ -131,15 +135,18 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
         misses: SmallVec<[Miss<C::Lease>; 1]>,
         deadline: Instant,
     ) -> SmallVec<[(usize, Answer); 1]> {
+        let span = spans::read(misses.len());
         let mut callers = Callers::with_capacity(misses.len());
         let mut replies = SmallVec::<[_; 1]>::with_capacity(misses.len());
         for Miss { at, digest, lease, ticket, cache_failed } in misses {
             let (reply, replied) = oneshot::channel();
-            callers.push((digest, Caller { lease, ticket, cache_failed, reply }));
+            let span = span.clone();
+            callers.push((digest, Caller { lease, ticket, cache_failed, span, reply }));
             replies.push((at, replied));
         }
         let Some(joined) = self.queue.join(callers, Instant::now(), deadline) else {
             self.counters.shed.add_one();
+            spans::failed(&span, StoreErrorKind::Shed.as_str());
             self.diagnostics.read_failed(&shed_read());
             return SmallVec::new();
         };
@@ -152,8 +159,11 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
             match timeout_at(deadline, reply).await {
                 Ok(Ok(answer)) => answers.push((at, answer)),
                 // The read failed, and its failure was recorded.
-                Ok(Err(_)) => {}
-                Err(_elapsed) => self.diagnostics.no_reply_in_time(),
+                Ok(Err(_)) => spans::failed(&span, "unavailable"),
+                Err(_elapsed) => {
+                    spans::failed(&span, StoreErrorKind::TimedOut.as_str());
+                    self.diagnostics.no_reply_in_time();
+                }
             }
         }
         answers
@@ -168,7 +178,8 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
     async fn read_for_waiting(self: Arc<Self>, mut slot: Slot<TokenDigest, Caller<C::Lease>>) {
         while let Some(read) = slot.next(Instant::now(), |caller| !caller.reply.is_closed()) {
             let (digests, callers): (Vec<_>, Vec<_>) = read.into_iter().unzip();
-            let read = self.store.load(&digests).await;
+            let span = spans::for_callers(callers.iter().flatten().map(|caller| &caller.span));
+            let read = self.store.load(&digests).instrument(span.clone()).await;
             slot.ended(Instant::now());
             // Without a row the callers are dropped, which closes their channels.
             let Ok(read) = read else { continue };
@@ -183,7 +194,7 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
                 // touched, or invalidated in a cache that hangs, delays neither the other answers
                 // nor the next read. Encoding an entry would also delay them.
                 let fills = callers.iter().any(|caller| caller.lease.is_some());
-                let answer = Arc::clone(&self).answer(context, digest, row, callers);
+                let answer = Arc::clone(&self).answer(context, digest, row, callers, span.clone());
                 let mut answer = AssertUnwindSafe(answer).catch_unwind().boxed();
                 if fills || answer.as_mut().now_or_never().is_none() {
                     self.tasks.spawn(answer);
@@ -199,9 +210,11 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
         digest: TokenDigest,
         row: Row,
         callers: Callers<Caller<C::Lease>>,
+        span: Span,
     ) {
         let (mut rights, mut cache_failed) = (Rights { lease: None, ticket: None }, false);
-        let mut replies = Callers::with_capacity(callers.len());
+        let (mut replies, mut waits) =
+            (Callers::with_capacity(callers.len()), Callers::with_capacity(callers.len()));
         for caller in callers {
             // Each lease was granted before the read, so each may fill. If there are several, the
             // cache lost the earlier ones, and only the last can still be valid.
@@ -210,17 +223,23 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
             rights.ticket = caller.ticket.or(rights.ticket);
             cache_failed |= caller.cache_failed;
             replies.push(caller.reply);
+            waits.push(caller.span);
         }
-        let (answer, background) = self.answer_row(read, digest, row, rights, cache_failed).await;
+        // The row may have one caller, also if the read has several.
+        let span = if let [wait] = &waits[..] { wait.clone() } else { span };
+        let answering = self.answer_row(read, digest, row, rights, cache_failed);
+        let (answer, background) = answering.instrument(span).await;
         for reply in replies {
             let _ = reply.send(answer.clone());
         }
         let Some(Background { fill, touch }) = background else { return };
         if let Some(Fill { lease, entry, lifetime }) = fill {
-            self.cache.fill(lease, &entry, lifetime).await;
+            let span = spans::after_response("fill", &waits);
+            self.cache.fill(lease, &entry, lifetime).instrument(span).await;
         }
         if let Some((id, granularity)) = touch {
-            self.toucher.touch_in_background(id, granularity).await;
+            let span = spans::after_response("touch", &waits);
+            self.toucher.touch_in_background(id, granularity).instrument(span).await;
         }
     }
 

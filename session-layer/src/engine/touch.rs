@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use crate::engine::guarded_store::GuardedStore;
 use crate::engine::settings::Settings;
+use crate::engine::spans;
 use crate::engine::tasks::Tasks;
 use crate::model::lock::lock;
 use crate::model::session::{Session, SessionId};
@@ -68,7 +69,7 @@ impl<S: SessionStore> Toucher<S> {
             return Touched::NotYet;
         };
         let comes_first = entered.comes_first;
-        let touching = self.tasks.spawn(entered.touch(granularity));
+        let touching = self.tasks.spawn(spans::in_current(entered.touch(granularity)));
         if !comes_first {
             return Touched::NotYet;
         }

@@ -45,6 +45,25 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Returns the name that metrics and traces have.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Near => "near",
+            Self::Cache => "cache",
+            Self::Store => "store",
+            Self::None => "none",
+        }
+    }
+}
+
+/// The name that metrics and traces have for a valid result.
+pub(crate) const VALID: &str = "valid";
+/// The name that they have for an invalid result.
+pub(crate) const INVALID: &str = "invalid";
+/// The name that they have for an unknown result.
+pub(crate) const UNAVAILABLE: &str = "unavailable";
+
 /// The answers to one look-up of one or several digests.
 #[derive(Debug, Clone)]
 pub(crate) struct Answers {
@@ -63,5 +82,18 @@ impl Answers {
     /// Creates answers from this source, to which the answer on each digest is added.
     pub(crate) fn of(source: Source) -> Self {
         Self { validations: SmallVec::new(), source, degraded: false, renewals: Vec::new() }
+    }
+
+    /// Returns the result of all of them: [`VALID`] if one token is valid, otherwise
+    /// [`UNAVAILABLE`] if one result is unknown.
+    pub(crate) fn result(&self) -> &'static str {
+        let is_there = |of: fn(&Validation) -> bool| self.validations.iter().any(of);
+        if is_there(|it| matches!(it, Validation::Valid(_))) {
+            VALID
+        } else if is_there(|it| matches!(it, Validation::Unavailable)) {
+            UNAVAILABLE
+        } else {
+            INVALID
+        }
     }
 }

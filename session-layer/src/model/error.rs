@@ -326,6 +326,24 @@ pub enum StoreErrorKind {
     Other,
 }
 
+impl StoreErrorKind {
+    /// Returns the name that metrics and traces have, such as `timed_out`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::NotAuthoritative => "not_authoritative",
+            Self::Denied => "denied",
+            Self::Schema => "schema",
+            Self::Uncertain => "uncertain",
+            Self::Input => "input",
+            Self::Shed => "shed",
+            Self::Other => "other",
+        }
+    }
+}
+
 impl StoreError {
     /// Creates an error of this kind. `message` states what happened and what to do, and contains
     /// no secret.
@@ -388,6 +406,23 @@ pub enum CacheErrorKind {
     PartUnavailable,
     /// A call that was not sent, because recent look-ups failed or were slow (the breaker is open).
     NotQueried,
+}
+
+impl CacheErrorKind {
+    /// Returns the name that metrics and traces have, such as `timed_out`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::NotMaster => "not_master",
+            Self::Refused => "refused",
+            Self::Protocol => "protocol",
+            Self::Entry => "entry",
+            Self::PartUnavailable => "part_unavailable",
+            Self::NotQueried => "not_queried",
+        }
+    }
 }
 
 impl CacheError {

@@ -64,6 +64,7 @@ impl Sessions {
                     policy: PartitionPolicy::default(),
                 },
                 retention: Some(DEFAULT_RETENTION),
+                trace_ids: false,
             },
             near_cache: 0,
             mode: CacheMode::On,
@@ -164,6 +165,14 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     /// With `None` they are never deleted. Defaults to [`DEFAULT_RETENTION`].
     pub fn retention(mut self, retention: Option<Duration>) -> Self {
         self.settings.retention = retention;
+        self
+    }
+
+    /// Sets whether the [spans](crate::traces) have the ids of users and sessions (`enduser.id` and
+    /// `session.id`). The system that keeps the traces then has personal data. No span ever has a
+    /// token or a digest. Defaults to `false`.
+    pub fn trace_ids(mut self, traced: bool) -> Self {
+        self.settings.trace_ids = traced;
         self
     }
 

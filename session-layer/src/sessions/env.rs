@@ -4,8 +4,6 @@
 
 mod plan;
 
-#[cfg(all(feature = "postgres", feature = "redis"))]
-use self::plan::Redis;
 use self::plan::{CacheSettings, Plan, Stores, cache_settings, plan};
 #[cfg(feature = "postgres")]
 use self::plan::{Database, DatabaseSettings, database_settings};
@@ -45,6 +43,7 @@ impl Sessions {
     /// | `SESSION_CACHE_POOL_SIZE` | `10` | maximum number of Redis connections |
     /// | `SESSION_CACHE_REPLICATED` | `false` | `true`: Redis has replicas or fails over |
     /// | `SESSION_NEAR_CACHE_MB` | `0`: none | size of the [near cache](crate::SessionsBuilder::near_cache) of this process, in MiB |
+    /// | `SESSION_TRACE_IDS` | `false` | `true`: [spans](crate::traces) have the ids of users and sessions |
     /// | `SESSION_DB_POOL_SIZE` | `10` | maximum number of Postgres connections of this process |
     /// | `SESSION_DB_SCHEMA` | `session_layer` | Postgres schema of our tables |
     /// | `SESSION_DB_MIGRATE` | `true` | create and migrate the tables at start |
@@ -55,7 +54,8 @@ impl Sessions {
     ///
     /// If neither URL is set, sessions are kept in a SQLite file of this process, and a warning is
     /// logged. It is an error if a variable is set that has an effect only with Postgres or Redis.
-    /// These are all variables but `SESSION_CACHE_ENABLED` and `SESSION_CACHE_TTL`.
+    /// These are all variables but `SESSION_CACHE_ENABLED`, `SESSION_CACHE_TTL` and
+    /// `SESSION_TRACE_IDS`.
     ///
     /// # Errors
     /// [`ConfigError`] names the variable, its value and what is allowed. If the tables could not
@@ -124,15 +124,21 @@ fn with_settings(
 
 impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     /// Applies the variables of the environment as [`Sessions::from_env`] does, except those of the
-    /// servers and the near cache: `SESSION_CACHE_TTL`, `SESSION_CACHE_ENABLED` and
-    /// `SESSION_CACHE_POLICY`. A tool beside the application has the same bounds with them.
+    /// servers and the near cache: `SESSION_CACHE_TTL`, `SESSION_CACHE_ENABLED`,
+    /// `SESSION_CACHE_POLICY` and `SESSION_TRACE_IDS`. A tool beside the application has the same bounds with them.
     ///
     /// # Errors
     /// [`ConfigError`] names the variable, its value and what is allowed.
     pub fn from_env(self) -> Result<Self, ConfigError> {
-        let CacheSettings { ttl, mode, policy } = cache_settings(variable)?;
-        Ok(self.ttl(ttl).mode(mode).policy(policy))
+        Ok(with_cache_settings(self, cache_settings(variable)?))
     }
+}
+
+fn with_cache_settings<C: SessionCache, S: SessionStore>(
+    sessions: SessionsBuilder<C, S>,
+    CacheSettings { ttl, mode, policy, trace_ids }: CacheSettings,
+) -> SessionsBuilder<C, S> {
+    sessions.ttl(ttl).mode(mode).policy(policy).trace_ids(trace_ids)
 }
 
 #[cfg_attr(
@@ -140,7 +146,7 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     expect(unused_variables, reason = "without a store, or a cache, there is less to set")
 )]
 async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
-    let Plan { stores, cache: CacheSettings { ttl, mode, policy }, near_cache } = plan;
+    let Plan { stores, cache: settings, near_cache } = plan;
     match stores {
         #[cfg(feature = "sqlite")]
         Stores::Embedded { path, is_default } => {
@@ -154,8 +160,8 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
             }
             let store = crate::store::SqliteStore::open(&path).await?;
             let cache = crate::cache::MemoryCache::new(EMBEDDED_CAPACITY);
-            let sessions = Sessions::builder(cache, store).ttl(ttl).mode(mode);
-            sessions.policy(policy).near_cache(near_cache).build()
+            let sessions = with_cache_settings(Sessions::builder(cache, store), settings);
+            sessions.near_cache(near_cache).build()
         }
         #[cfg(not(feature = "sqlite"))]
         Stores::Embedded { .. } => Err(ConfigError::MissingFeature {
@@ -164,18 +170,17 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
         }),
         #[cfg(all(feature = "postgres", feature = "redis"))]
         Stores::Shared { database, redis } => {
-            let Redis { url, settings } = *redis;
-            let cache = with_settings(crate::cache::RedisCacheBuilder::new(Ok(url)), settings)?;
-            let cache = cache.build()?;
+            let cache = crate::cache::RedisCacheBuilder::new(Ok(redis.url));
+            let cache = with_settings(cache, redis.settings)?.build()?;
             let store = open_postgres(database).await?;
-            let sessions = Sessions::builder(cache, store).ttl(ttl).mode(mode);
-            sessions.policy(policy).near_cache(near_cache).build()
+            let sessions = with_cache_settings(Sessions::builder(cache, store), settings);
+            sessions.near_cache(near_cache).build()
         }
         #[cfg(feature = "postgres")]
         Stores::StoreOnly { database } => {
             let store = open_postgres(database).await?;
             let sessions = Sessions::builder(crate::cache::NoCache, store);
-            sessions.ttl(ttl).mode(mode).policy(policy).build()
+            with_cache_settings(sessions, settings).build()
         }
         #[allow(unreachable_patterns, reason = "with all features no case is left")]
         _ => Err(ConfigError::MissingFeature {

@@ -270,12 +270,13 @@ fn register_cache(all: &mut Registration<'_>) {
     for (result, read) in lookups {
         all.counter(catalog::CACHE_LOOKUPS, &[result], move |now| read(&now.metrics));
     }
-    for (call, name) in CACHE_CALLS {
+    for call in CACHE_CALLS {
+        let name = call.as_str();
         let read = move |now: &Observed<'_>| now.instruments.cache_calls(call);
         all.counter(catalog::CACHE_OPERATIONS, &[name], read);
-        for (kind, (_, kind_name)) in CACHE_ERRORS.iter().enumerate() {
+        for (kind, error) in CACHE_ERRORS.iter().enumerate() {
             let read = move |now: &Observed<'_>| now.instruments.cache_errors(call, kind);
-            all.counter(catalog::CACHE_ERRORS, &[name, kind_name], read);
+            all.counter(catalog::CACHE_ERRORS, &[name, error.as_str()], read);
         }
     }
     all.gauge(catalog::CACHE_CONNECTED, &[], |now| flag(now.cache.connected));
@@ -314,11 +315,12 @@ fn register_cache(all: &mut Registration<'_>) {
 }
 
 fn register_store(all: &mut Registration<'_>, pools: &[PoolStatus]) {
-    for (call, name) in STORE_CALLS {
+    for call in STORE_CALLS {
+        let name = call.as_str();
         all.histogram(catalog::STORE_DURATION, &[name], move |it| it.store_calls(call));
-        for (kind, (_, kind_name)) in STORE_ERRORS.iter().enumerate() {
+        for (kind, error) in STORE_ERRORS.iter().enumerate() {
             let read = move |now: &Observed<'_>| now.instruments.store_errors(call, kind);
-            all.counter(catalog::STORE_ERRORS, &[name, kind_name], read);
+            all.counter(catalog::STORE_ERRORS, &[name, error.as_str()], read);
         }
     }
     for PoolStatus { name, .. } in pools {
@@ -337,9 +339,9 @@ fn register_store(all: &mut Registration<'_>, pools: &[PoolStatus]) {
 
 fn register_changes(all: &mut Registration<'_>) {
     for (kind, name) in CHANGES {
-        for (result, visibility) in CHANGE_RESULTS {
+        for result in CHANGE_RESULTS {
             let read = move |now: &Observed<'_>| now.instruments.changes(kind, result);
-            all.counter(catalog::CHANGES, &[name, visibility], read);
+            all.counter(catalog::CHANGES, &[name, result.as_str()], read);
         }
     }
     all.gauge(catalog::CHANGES_WAITING, &[], |now| number(now.metrics.changes_waiting));

@@ -1,8 +1,12 @@
 //! `session-testkit faults`
 
+mod junit;
 mod output;
+mod picture;
 mod planned;
+mod reached;
 mod replay;
+mod reports;
 mod summary;
 
 use std::{
@@ -17,6 +21,7 @@ use session_layer::PartitionPolicy;
 use self::{
     output::{RunOutput, check_folder, numbered_file, write_history},
     planned::{PlannedRun, planned_runs},
+    reports::Reports,
 };
 use super::{
     COULD_NOT_RUN, Ended, Failure,
@@ -51,6 +56,9 @@ const MS: Duration = Duration::from_millis(1);
 /// too little. It proves too little if under 95 % of the due requests were sent, or if a fault
 /// affected nothing. The same applies if too few revoked tokens were sent within D of their revoke.
 /// The minimum is one per sixty requests: 1,000 at 2,000 requests/s for 30 s.
+///
+/// In a job of GitHub, the step's summary gets the table of the runs and the violations
+/// (GITHUB_STEP_SUMMARY).
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
@@ -59,7 +67,8 @@ Examples:
   session-testkit faults --seed 7 --rate 500 --duration 60s --json --history run.jsonl
   session-testkit faults --seed 1 --runs 24 --duration 60s
   session-testkit faults --fault redis-link-partition@3+10/0,2 postgres-kill@5+5 --duration 20s
-  session-testkit faults replay run.jsonl")]
+  session-testkit faults --fault redis-kill postgres-kill --html runs.html --junit runs.xml
+  session-testkit faults replay run.jsonl --html run.html")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Option<Subcommand>,
@@ -184,10 +193,24 @@ pub(super) struct Arguments {
     /// Write the printed report to a file too.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+
+    /// Write a page with the nodes, the faults and the load over time, and with the operations that
+    /// prove a violation. Several runs have a page each, and this file links to them.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Write the verdicts as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+
+    /// Write what was under way when each fault began, for `faults reached`.
+    #[arg(long, value_name = "FILE")]
+    reached: Option<PathBuf>,
 }
 
 #[derive(clap::Subcommand)]
 enum Subcommand {
+    Reached(reached::Arguments),
     Replay(replay::Arguments),
 }
 
@@ -217,6 +240,7 @@ impl FaultsError {
 
 pub(super) async fn run(arguments: Arguments, logs: Logs) -> Ended {
     let outcome = match &arguments.command {
+        Some(Subcommand::Reached(reached)) => reached.run()?,
         Some(Subcommand::Replay(replay)) => replay.run()?,
         None if arguments.list => {
             Event::all().for_each(say);
@@ -259,7 +283,8 @@ async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, Failure>
     let mut output = RunOutput::new(arguments)?;
     output.say(&format!("seed {seed}"))?;
     let several = planned.len() > 1;
-    let (mut runs, mut outcomes, mut table) = (Vec::new(), Vec::new(), summary::HEAD.to_owned());
+    let (mut runs, mut outcomes) = (Vec::new(), Vec::new());
+    let mut reports = Reports::new(arguments, seed, planned.len())?;
     for (number, run) in (1..).zip(planned) {
         let (name, seed) = (run.name.clone(), run.seed);
         if several {
@@ -276,7 +301,7 @@ async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, Failure>
         }
         output.say(&judged.to_string())?;
         outcomes.push(judged.outcome());
-        table += &summary::row(&name, seed, &judged);
+        reports.add(number, &name, seed, &judged)?;
         let mut document = judged.json();
         document["name"] = json!(name);
         document["seed"] = json!(seed);
@@ -284,8 +309,9 @@ async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, Failure>
     }
     let outcome = worst(outcomes);
     if several {
-        output.say(&format!("{table}\nin all: {outcome}"))?;
+        output.say(&format!("{}\nin all: {outcome}", reports.table()))?;
     }
+    reports.summarize(outcome)?;
     if arguments.json {
         let document = json!({ "seed": seed, "outcome": outcome.to_string(), "runs": runs });
         say(format_args!("{document:#}"));

@@ -37,6 +37,9 @@ pub struct Fault {
     /// The effects, if they are counted. Without an effect, the verdict is inconclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub touched: Option<Touched>,
+    /// The work of the affected nodes around its beginning that is no operation, if it is counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub around: Option<Around>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -98,6 +101,32 @@ impl Touched {
     pub fn nothing(self) -> bool {
         self == Self::default()
     }
+}
+
+/// The work of nodes around the beginning of a fault, from [`BEFORE`](Self::BEFORE) to
+/// [`AFTER`](Self::AFTER).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Around {
+    /// Validations that Redis alone served.
+    pub hits: u64,
+    /// Validations that a near cache served.
+    pub near_hits: u64,
+    /// Validations for which Redis had nothing to serve.
+    pub misses: u64,
+    /// Fills of Redis.
+    pub fills: u64,
+    /// Touches.
+    pub touches: u64,
+    /// Reads of the journal.
+    pub journal_reads: u64,
+}
+
+impl Around {
+    /// The time before the fault. What ended then may have been in flight when it began.
+    pub const BEFORE: Nanos = 250_000_000;
+    /// The time after the beginning: one interval of the journal.
+    pub const AFTER: Nanos = 500_000_000;
 }
 
 /// A comparison of all of Redis' entries with Postgres' rows.

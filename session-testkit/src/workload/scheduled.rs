@@ -117,6 +117,7 @@ impl Scheduled {
             no_touch: self.effect.touch,
             no_redis: self.effect.redis,
             touched: if failed { Some(Touched::default()) } else { touched },
+            around: None,
         }));
     }
 }

@@ -34,6 +34,7 @@ pub(crate) fn testkit() -> Command {
         "REDIS_PASSWORD_FILE",
         "REDIS_TLS_CA_FILE",
         "REDIS_TLS_INSECURE",
+        "GITHUB_STEP_SUMMARY",
     ] {
         command.env_remove(name);
     }

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use serde_json::Value;
 use session_testkit::{
     backends::{Backend, Backends},
-    fault_run::FaultRun,
+    fault_run::{FaultReached, FaultRun, Reached, State},
     history::History,
     invariants::{self, Invariant, Outcome as Verdict},
     schedule::Schedule,
@@ -156,9 +156,12 @@ async fn replay_judges_a_history() -> Outcome {
         assert_eq!(ran.code, code, "{}", path.display());
         assert!(ran.stdout.contains(says) || ran.stderr.contains(says));
     }
+    let folder = tempfile::tempdir()?;
+    let page = folder.path().join("run.html");
     let mut command = testkit();
-    command.args(["faults", "replay", "--json"]);
+    command.args(["faults", "replay", "--json", "--html"]).arg(&page);
     let ran = run(command.arg(of("r1-late-fill-resurrects.jsonl"))).await?;
+    assert!(std::fs::read_to_string(&page)?.contains("❌ <b>R1</b>"));
     let document: Value = serde_json::from_str(&ran.stdout)?;
     assert_eq!(document["outcome"], "broken");
     assert_eq!(document["promises"][0]["outcome"], "broken");
@@ -177,14 +180,74 @@ async fn closed_pipe_is_no_error() -> Outcome {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_runs_end_with_a_table() -> Outcome {
     let backends = shared().await?;
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| folder.path().join(name);
     let mut command = faults(testkit_on(&backends), "80");
     // Events that damage no server, because named servers are shared.
     command.args(["--duration", "3s", "--fault", "plain-revoke", "random-tokens"]);
+    for (flag, name) in
+        [("--html", "runs.html"), ("--junit", "runs.xml"), ("--reached", "reached.json")]
+    {
+        command.arg(flag).arg(file(name));
+    }
+    std::fs::write(file("summary.md"), "an earlier step\n")?;
+    command.env("GITHUB_STEP_SUMMARY", file("summary.md"));
     let ran = run(&mut command).await?;
     let rows: Vec<&str> = ran.stdout.lines().filter(|line| line.starts_with("| ")).collect();
     assert_eq!(rows.len(), 3, "{}", ran.stdout);
     assert!(rows[1].starts_with("| plain-revoke | 7 | "), "{rows:?}");
     assert!(rows[2].starts_with("| random-tokens | 7 | "), "{rows:?}");
+
+    let text = |name: &str| std::fs::read_to_string(file(name));
+    let index = text("runs.html")?;
+    for page in ["runs-1-plain-revoke.html", "runs-2-random-tokens.html"] {
+        assert!(index.contains(&format!("<a href=\"{page}\">")), "{index}");
+        assert!(text(page)?.contains(">node 1</text>"), "{page}");
+    }
+    let junit = text("runs.xml")?;
+    let cases = 2 * (Invariant::ALL.len() + 1);
+    assert!(junit.contains(&format!("tests=\"{cases}\"")), "{junit}");
+    assert!(junit.contains("<testsuite name=\"plain-revoke, seed 7\""), "{junit}");
+    let summary = text("summary.md")?;
+    assert!(summary.starts_with("an earlier step\n### Fault runs, seed 7"), "{summary}");
+    assert!(summary.contains("| random-tokens | 7 | "), "{summary}");
+    let reached: Reached = serde_json::from_str(&text("reached.json")?)?;
+    let revoked = &reached.0["plain-revoke"];
+    assert_eq!((revoked.injected, revoked.with_near_caches), (1, 0));
+    for state in [State::Validation, State::Hit, State::JournalRead] {
+        assert!(revoked.count(state) > 0, "{state:?}: {revoked:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pair_that_no_run_reached_exits_1() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let write = |name: &str, injected: u64, missing: State| {
+        let all = State::ALL.iter().filter(|state| **state != missing);
+        let counts = all.map(|state| (*state, 1)).collect();
+        let fault = FaultReached { injected, with_near_caches: injected, counts };
+        let reached = Reached([("redis-kill".to_owned(), fault)].into());
+        let path = folder.path().join(name);
+        std::fs::write(&path, serde_json::to_string(&reached)?)?;
+        Ok::<_, crate::harness::Failure>(path)
+    };
+    let nights = [write("1.json", 3, State::Fill)?, write("2.json", 3, State::Touch)?];
+    let reached = async |files: &[&Path], more: &[&str]| {
+        let mut command = testkit();
+        run(command.args(["faults", "reached"]).args(files).args(more)).await
+    };
+    let one = reached(&[&nights[0]], &[]).await?;
+    assert_eq!(one.code, 1, "{one:?}");
+    assert!(one.stdout.contains("never under way when redis-kill began: fill"), "{}", one.stdout);
+    let few = reached(&[&nights[0]], &["--at-least", "4"]).await?;
+    assert_eq!(few.code, 0, "three injections are too few: {few:?}");
+    let both = reached(&[&nights[0], &nights[1]], &["--at-least", "6", "--json"]).await?;
+    assert_eq!(both.code, 0, "{both:?}");
+    let document: Value = serde_json::from_str(&both.stdout)?;
+    assert_eq!(document["reached"]["redis-kill"]["counts"]["login"], 2, "{document}");
+    let unreadable = reached(&[Path::new("no-such.json")], &[]).await?;
+    assert_eq!(unreadable.code, 2, "{unreadable:?}");
     Ok(())
 }
 

@@ -3,44 +3,21 @@
 use std::fmt::Write as _;
 
 use session_testkit::report::Measured;
+use session_tools::html::{
+    self, escaped,
+    plot::{Line, Shade, bars},
+};
 
 use super::{
     Report,
     judge::ms,
     markdown::{ROWS, facts, summary},
-    plot::{Line, bars},
 };
-
-const STYLE: &str = "\
-:root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--dim:#59636e;--edge:#d8dee4;--card:#f6f8fa;\
---before:#8c959f;--after:#1a7f64;--away:#d1242f22}\
-@media(prefers-color-scheme:dark){:root{--bg:#0f1419;--fg:#e6edf3;--dim:#9198a1;--edge:#30363d;\
---card:#161b22;--before:#6e7681;--after:#3fb68b;--away:#f8514930}}\
-*{box-sizing:border-box}body{margin:0 auto;max-width:60rem;padding:1rem;background:var(--bg);\
-color:var(--fg);font:16px/1.5 system-ui,sans-serif}\
-h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:1.5rem 0 .5rem}\
-.dim{color:var(--dim)}.reason{border:1px solid var(--edge);border-radius:.5rem;padding:.6rem .8rem;\
-margin:.5rem 0;background:var(--card);overflow-wrap:anywhere}.reason p{margin:.2rem 0}\
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\
-th,td{border-bottom:1px solid var(--edge);padding:.35rem .6rem;text-align:right;white-space:nowrap}\
-th:first-child,td:first-child{text-align:left}\
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}\
-figure{margin:0;border:1px solid var(--edge);border-radius:.5rem;padding:.6rem}\
-figcaption{font-size:.9rem;color:var(--dim)}svg{width:100%;height:auto;display:block}\
-.label{fill:var(--dim);font:12px system-ui,sans-serif}.grid{stroke:var(--edge)}\
-.line{fill:none;stroke:var(--after);stroke-width:2}.before{fill:var(--before)}\
-.after{fill:var(--after)}.away{fill:var(--away)}ul{padding-left:1.2rem}li{overflow-wrap:anywhere}\
-.key{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 .8em}";
 
 pub(super) fn page(report: &Report) -> String {
     let (sign, verdict) = (report.verdict.sign(), report.verdict);
-    let mut html = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <title>Deployment report: {verdict}</title><style>{STYLE}</style></head><body>\n\
-         <h1>{sign} Deployment report: {verdict}</h1><p class=\"dim\">{}</p>\n",
-        escaped(&report.at)
-    );
+    let title = format!("Deployment report: {verdict}");
+    let mut html = format!("<h1>{sign} {title}</h1><p class=\"dim\">{}</p>\n", escaped(&report.at));
     for reason in &report.reasons {
         let what = escaped(&reason.what);
         let _ = write!(html, "<div class=\"reason\"><p>{} {what}</p>", reason.verdict.sign());
@@ -72,7 +49,7 @@ pub(super) fn page(report: &Report) -> String {
         }
         html += "</ul>";
     }
-    html + "\n</body></html>\n"
+    html::page(&title, "", &html)
 }
 
 fn latencies(html: &mut String, measured: &Measured) {
@@ -125,13 +102,18 @@ fn outage(html: &mut String, measured: &Measured) {
     if let Some(summary) = summary(measured) {
         let _ = write!(html, "<p>{}</p>", escaped(&summary));
     }
-    let away = outage.how.map(|_| (outage.down_ms as f64, outage.up_ms as f64));
+    let away = outage.how.map(|_| Shade {
+        from: outage.down_ms as f64,
+        to: outage.up_ms as f64,
+        label: "Redis away".to_owned(),
+    });
+    let shades = away.as_slice();
     let rates: Vec<_> = outage.samples.iter().map(|it| (it.at_ms as f64, it.hit_rate)).collect();
     let p99: Vec<_> =
         outage.samples.iter().map(|it| (it.at_ms as f64, it.p99_us as f64 / 1000.0)).collect();
     let hit_rate =
-        Line { title: "Hit rate over time", unit: " %", points: &rates, top: Some(100.0), away };
-    let latency = Line { title: "p99 over time", unit: " ms", points: &p99, top: None, away };
+        Line { title: "Hit rate over time", unit: " %", points: &rates, top: Some(100.0), shades };
+    let latency = Line { title: "p99 over time", unit: " ms", points: &p99, top: None, shades };
     let _ = writeln!(
         html,
         "<div class=\"plots\"><figure>{}<figcaption>Hit rate, from an empty cache on</figcaption>\
@@ -139,32 +121,4 @@ fn outage(html: &mut String, measured: &Measured) {
         hit_rate.svg(),
         latency.svg()
     );
-}
-
-/// Escapes a text for HTML.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for it in text.chars() {
-        match it {
-            '&' => escaped += "&amp;",
-            '<' => escaped += "&lt;",
-            '>' => escaped += "&gt;",
-            '"' => escaped += "&quot;",
-            '\'' => escaped += "&#39;",
-            it if it.is_control() && it != '\n' => escaped.push('\u{fffd}'),
-            it => escaped.push(it),
-        }
-    }
-    escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_of_a_server_is_no_markup() {
-        assert_eq!(escaped("<b a=\"x\">&'"), "&lt;b a=&quot;x&quot;&gt;&amp;&#39;");
-        assert_eq!(escaped("a\u{1b}[2J"), "a\u{fffd}[2J");
-    }
 }

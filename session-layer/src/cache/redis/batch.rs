@@ -22,13 +22,15 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, Value};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
+use tracing::{Instrument as _, Span};
 
-use super::command::{pipe, send};
+use super::command::{pipe, pipeline_span, send};
 use super::link::{Borrowed, Link};
 use super::links::{Links, closed};
 use crate::cache::codec::Key;
 use crate::model::error::{CacheError, CacheErrorKind};
 use crate::model::lock::lock;
+use crate::model::spans::{current, for_callers, redis_command, within};
 
 /// The tasks that send batches: 2. The client and Redis then work at the same time. More of them
 /// make smaller batches.
@@ -88,6 +90,8 @@ struct LookupQueue {
 #[derive(Debug)]
 struct QueuedLookup {
     key: Key,
+    /// The span of the look-up.
+    span: Span,
     reply: oneshot::Sender<Result<LookupReply, CacheError>>,
 }
 
@@ -130,12 +134,12 @@ impl Lookups {
 
     /// Joins the queue, unless it is closed.
     fn join(&self, key: &Key) -> Option<oneshot::Receiver<Result<LookupReply, CacheError>>> {
-        let (reply, replied) = oneshot::channel();
+        let ((reply, replied), span) = (oneshot::channel(), current());
         let mut queue = lock(&self.queue);
         if queue.is_closed {
             return None;
         }
-        queue.waiting.push(QueuedLookup { key: key.clone(), reply });
+        queue.waiting.push(QueuedLookup { key: key.clone(), span, reply });
         // Earlier callers have woken the tasks.
         if queue.waiting.len() == 1 {
             queue.since = Some(Instant::now());
@@ -148,7 +152,7 @@ impl Lookups {
 
     /// Gets the value of one key with a GET of its own.
     async fn get_alone(&self, key: &Key, deadline: Instant) -> Result<LookupReply, CacheError> {
-        let (value, link) = self.send(command("GET", [key]), deadline).await?;
+        let (value, link) = self.send("GET", command("GET", [key]), deadline).await?;
         Ok(LookupReply { value, link: Arc::clone(&link.0), by_mget: false })
     }
 
@@ -171,6 +175,11 @@ impl Lookups {
 
     /// Gets the values of a batch, and replies to each caller.
     async fn get_together(&self, batch: Vec<QueuedLookup>) {
+        let span = for_callers(batch.iter().map(|waiting| &waiting.span));
+        self.get_batch(batch).instrument(span).await;
+    }
+
+    async fn get_batch(&self, batch: Vec<QueuedLookup>) {
         if batch.is_empty() {
             return;
         }
@@ -180,8 +189,8 @@ impl Lookups {
         }
         let keys = batch.iter().map(|waiting| &waiting.key);
         let by_mget = batch.len() > 1;
-        let gets = command(if by_mget { "MGET" } else { "GET" }, keys);
-        match self.send(gets, deadline).await {
+        let name = if by_mget { "MGET" } else { "GET" };
+        match self.send(name, command(name, keys), deadline).await {
             Ok((Value::Array(values), link)) if by_mget && values.len() == batch.len() => {
                 self.max_keys.store(max_keys_after(&values), Ordering::Relaxed);
                 answer(batch, values, &link, true);
@@ -209,18 +218,25 @@ impl Lookups {
     }
 
     /// Sends one command. The client's future has 1.2 KB, so it gets an allocation of its own.
-    async fn send(&self, command: Cmd, deadline: Instant) -> Result<(Value, Borrowed), CacheError> {
+    async fn send(
+        &self,
+        name: &str,
+        command: Cmd,
+        deadline: Instant,
+    ) -> Result<(Value, Borrowed), CacheError> {
+        let span = redis_command(name, 1);
         let send = |mut link: MultiplexedConnection| {
             let command = &command;
             async move { link.send_packed_command(command).await }.boxed()
         };
-        self.links.run(deadline, send).await
+        within(span, self.links.run(deadline, send)).await
     }
 
     /// Gets the values of a batch by one GET each, over any link.
     async fn get_each_on_any(&self, batch: Vec<QueuedLookup>, deadline: Instant) {
         let gets = gets(&batch);
-        match self.links.run(deadline, |link| send(&gets, link).boxed()).await {
+        let sending = self.links.run(deadline, |link| send(&gets, link).boxed());
+        match within(pipeline_span(&gets), sending).await {
             Ok((values, link)) => {
                 self.max_keys.store(max_keys_after(&values), Ordering::Relaxed);
                 answer(batch, values, &link, false);
@@ -241,7 +257,8 @@ impl Lookups {
     /// Gets the values of a batch by one GET each.
     async fn get_each(&self, batch: Vec<QueuedLookup>, link: &Borrowed, deadline: Instant) {
         let gets = gets(&batch);
-        match self.links.run_on(link, deadline, send(&gets, link.0.connection())).await {
+        let sending = self.links.run_on(link, deadline, send(&gets, link.0.connection()));
+        match within(pipeline_span(&gets), sending).await {
             Ok(values) => answer(batch, values, link, false),
             Err(failure) => refuse(batch, &failure.into_error()),
         }

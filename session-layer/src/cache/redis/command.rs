@@ -4,14 +4,16 @@ use std::future::Future;
 
 use futures_util::FutureExt as _;
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, RedisError, RedisResult, Value};
+use redis::{Arg, Pipeline, RedisError, RedisResult, Value};
 use tokio::time::{Instant, timeout_at};
+use tracing::Span;
 
 use super::errors::{classify, timed_out};
 use super::identity::is_lost;
 use super::link::{Borrowed, Link};
 use super::links::Links;
-use crate::model::error::CacheError;
+use crate::model::error::{CacheError, CacheErrorKind};
+use crate::model::spans::{ErrorType, current, redis_command};
 
 impl Links {
     /// Runs `operation` on the least busy link, within the deadline. If the server had closed the
@@ -94,11 +96,35 @@ impl CommandFailure {
     }
 }
 
+impl ErrorType for CommandFailure {
+    fn error_type(&self) -> &'static str {
+        match self {
+            Self::Lost(_) => CacheErrorKind::Unreachable.as_str(),
+            Self::Refused(_) => CacheErrorKind::Refused.as_str(),
+            Self::TimedOut => CacheErrorKind::TimedOut.as_str(),
+        }
+    }
+}
+
 /// Creates a pipeline that returns the error of each command.
 pub(super) fn pipe() -> Pipeline {
     let mut pipeline = redis::pipe();
     pipeline.ignore_errors();
     pipeline
+}
+
+/// Creates the span of a pipeline. It has the name of the commands, if they are alike.
+pub(super) fn pipeline_span(pipeline: &Pipeline) -> Span {
+    if current().is_disabled() {
+        return Span::none();
+    }
+    let mut names = pipeline.cmd_iter().map(|command| match command.args_iter().next() {
+        Some(Arg::Simple(name)) => str::from_utf8(name).unwrap_or_default(),
+        _ => "",
+    });
+    let first = names.next().unwrap_or_default();
+    let name = if names.all(|name| name == first) { first } else { "" };
+    redis_command(name, pipeline.len())
 }
 
 pub(super) async fn send(

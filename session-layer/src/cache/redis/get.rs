@@ -9,7 +9,7 @@ use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
 use super::batch::LookupReply;
-use super::command::{pipe, send};
+use super::command::{pipe, pipeline_span, send};
 use super::errors::{classify, timed_out};
 use super::link::{Borrowed, Link};
 use super::shard::Shard;
@@ -17,6 +17,7 @@ use super::{COMPARE_AND_SET, Fingerprint, RedisCache, RedisLease, millis, new_no
 use crate::cache::codec::{self, EntryContext, EntryRejection, Found, Key, Nonce};
 use crate::cache::{Entry, EntryVerdict, LEASE_TTL, Lookup};
 use crate::model::error::CacheError;
+use crate::model::spans::within;
 use crate::model::token::TokenDigest;
 
 impl RedisCache {
@@ -149,7 +150,8 @@ impl RedisCache {
         answers: &mut [Lookup<RedisLease>],
     ) {
         let sending = send(&commands, link.0.connection());
-        match shard.links.run_on(&link, deadline, sending).await {
+        let sending = shard.links.run_on(&link, deadline, sending);
+        match within(pipeline_span(&commands), sending).await {
             Ok(replies) => {
                 let mut replies = replies.into_iter();
                 for ((at, lease), reply) in asked.into_iter().zip(&mut replies) {
@@ -198,7 +200,8 @@ impl RedisCache {
         self.rejections.count(EntryRejection::Undecodable);
         let mut unlink = pipe();
         unlink.cmd("UNLINK").arg(key.as_bytes());
-        let _ = shard.links.run_on(link, deadline, send(&unlink, link.0.connection())).await;
+        let sending = shard.links.run_on(link, deadline, send(&unlink, link.0.connection()));
+        let _ = within(pipeline_span(&unlink), sending).await;
     }
 
     /// Judges the reply to a GET.
@@ -277,7 +280,7 @@ async fn fetch(shard: &Shard, keys: &[Key], deadline: Instant) -> Result<Replies
         gets.get(key.as_bytes());
     }
     let sending = shard.links.run(deadline, |link| send(&gets, link));
-    let (values, link) = sending.boxed().await?;
+    let (values, link) = within(pipeline_span(&gets), sending).boxed().await?;
     let link = Arc::clone(&link.0);
     Ok(Replies { values: values.into(), link, by_mget: false })
 }

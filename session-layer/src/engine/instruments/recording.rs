@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::engine::counter::Counter;
 use crate::engine::instruments::histogram::Histogram;
 use crate::engine::instruments::{CacheCall, ChangeKind, ChangeResult, StoreCall};
-use crate::engine::validation::{Answers, Source, Validation};
+use crate::engine::validation::{Answers, Source, UNAVAILABLE, VALID};
 use crate::model::error::{CacheError, CacheErrorKind, StoreError, StoreErrorKind};
 
 /// One near hit of this many is timed, and the counter has all. A near hit takes about 1 µs, of
@@ -27,49 +27,45 @@ pub(crate) const OUTCOMES: [(Outcome, [&str; 2]); 6] = [
     (Outcome::Nowhere, ["none", "unavailable"]),
 ];
 
-pub(crate) const CACHE_CALLS: [(CacheCall, &str); 4] = [
-    (CacheCall::LookUp, "look_up"),
-    (CacheCall::Fence, "fence"),
-    (CacheCall::Fill, "fill"),
-    (CacheCall::Invalidate, "invalidate"),
-];
+pub(crate) const CACHE_CALLS: [CacheCall; 4] =
+    [CacheCall::LookUp, CacheCall::Fence, CacheCall::Fill, CacheCall::Invalidate];
 
-pub(crate) const STORE_CALLS: [(StoreCall, &str); 12] = [
-    (StoreCall::Load, "load"),
-    (StoreCall::Touch, "touch"),
-    (StoreCall::LoginSnapshot, "login_snapshot"),
-    (StoreCall::Create, "create"),
-    (StoreCall::List, "list"),
-    (StoreCall::Digests, "digests"),
-    (StoreCall::Revoke, "revoke"),
-    (StoreCall::Update, "update"),
-    (StoreCall::Rotate, "rotate"),
-    (StoreCall::Journal, "journal"),
-    (StoreCall::Register, "register"),
-    (StoreCall::Housekeeping, "housekeeping"),
+pub(crate) const STORE_CALLS: [StoreCall; 12] = [
+    StoreCall::Load,
+    StoreCall::Touch,
+    StoreCall::LoginSnapshot,
+    StoreCall::Create,
+    StoreCall::List,
+    StoreCall::Digests,
+    StoreCall::Revoke,
+    StoreCall::Update,
+    StoreCall::Rotate,
+    StoreCall::Journal,
+    StoreCall::Register,
+    StoreCall::Housekeeping,
 ];
 
 /// The kinds of failed calls. A look-up that was not made because the breaker is open is no call.
-pub(crate) const CACHE_ERRORS: [(CacheErrorKind, &str); 7] = [
-    (CacheErrorKind::Unreachable, "unreachable"),
-    (CacheErrorKind::TimedOut, "timed_out"),
-    (CacheErrorKind::NotMaster, "not_master"),
-    (CacheErrorKind::Refused, "refused"),
-    (CacheErrorKind::Protocol, "protocol"),
-    (CacheErrorKind::Entry, "entry"),
-    (CacheErrorKind::PartUnavailable, "part_unavailable"),
+pub(crate) const CACHE_ERRORS: [CacheErrorKind; 7] = [
+    CacheErrorKind::Unreachable,
+    CacheErrorKind::TimedOut,
+    CacheErrorKind::NotMaster,
+    CacheErrorKind::Refused,
+    CacheErrorKind::Protocol,
+    CacheErrorKind::Entry,
+    CacheErrorKind::PartUnavailable,
 ];
 
-pub(crate) const STORE_ERRORS: [(StoreErrorKind, &str); 9] = [
-    (StoreErrorKind::Unreachable, "unreachable"),
-    (StoreErrorKind::TimedOut, "timed_out"),
-    (StoreErrorKind::NotAuthoritative, "not_authoritative"),
-    (StoreErrorKind::Denied, "denied"),
-    (StoreErrorKind::Schema, "schema"),
-    (StoreErrorKind::Uncertain, "uncertain"),
-    (StoreErrorKind::Input, "input"),
-    (StoreErrorKind::Shed, "shed"),
-    (StoreErrorKind::Other, "other"),
+pub(crate) const STORE_ERRORS: [StoreErrorKind; 9] = [
+    StoreErrorKind::Unreachable,
+    StoreErrorKind::TimedOut,
+    StoreErrorKind::NotAuthoritative,
+    StoreErrorKind::Denied,
+    StoreErrorKind::Schema,
+    StoreErrorKind::Uncertain,
+    StoreErrorKind::Input,
+    StoreErrorKind::Shed,
+    StoreErrorKind::Other,
 ];
 
 pub(crate) const CHANGES: [(ChangeKind, &str); 3] = [
@@ -79,13 +75,13 @@ pub(crate) const CHANGES: [(ChangeKind, &str); 3] = [
 ];
 
 /// The results of a change: its visibility, or why it has none.
-pub(crate) const CHANGE_RESULTS: [(ChangeResult, &str); 6] = [
-    (ChangeResult::Nothing, "nothing"),
-    (ChangeResult::Propagated, "propagated"),
-    (ChangeResult::Committed, "committed"),
-    (ChangeResult::Rejected, "rejected"),
-    (ChangeResult::Unavailable, "unavailable"),
-    (ChangeResult::Unknown, "unknown"),
+pub(crate) const CHANGE_RESULTS: [ChangeResult; 6] = [
+    ChangeResult::Nothing,
+    ChangeResult::Propagated,
+    ChangeResult::Committed,
+    ChangeResult::Rejected,
+    ChangeResult::Unavailable,
+    ChangeResult::Unknown,
 ];
 
 /// The reasons of this crate, which are few. An application's own reasons may be as many as its
@@ -109,18 +105,13 @@ impl Outcome {
     /// Returns the outcome of one look-up. That of several tokens is one validation, and one valid
     /// token makes it valid.
     fn of(answers: &Answers) -> Self {
-        let validations = &answers.validations;
-        match answers.source {
-            Source::Near => Self::Near,
-            Source::Cache => Self::Cache,
-            Source::None => Self::Nowhere,
-            Source::Store if validations.iter().any(|it| matches!(it, Validation::Valid(_))) => {
-                Self::StoreValid
-            }
-            Source::Store if validations.iter().any(|it| matches!(it, Validation::Unavailable)) => {
-                Self::StoreUnavailable
-            }
-            Source::Store => Self::StoreInvalid,
+        match (answers.source, answers.result()) {
+            (Source::Near, _) => Self::Near,
+            (Source::Cache, _) => Self::Cache,
+            (Source::None, _) => Self::Nowhere,
+            (Source::Store, VALID) => Self::StoreValid,
+            (Source::Store, UNAVAILABLE) => Self::StoreUnavailable,
+            (Source::Store, _) => Self::StoreInvalid,
         }
     }
 }
@@ -159,8 +150,7 @@ impl Instruments {
     /// Records a call of the cache, and its error.
     pub(crate) fn cache_called(&self, call: CacheCall, error: Option<&CacheError>) {
         self.cache_calls[call as usize].add_one();
-        let kind =
-            |error: &CacheError| CACHE_ERRORS.iter().position(|(kind, _)| *kind == error.kind());
+        let kind = |error: &CacheError| CACHE_ERRORS.iter().position(|kind| *kind == error.kind());
         if let Some(kind) = error.and_then(kind) {
             self.cache_errors[call as usize][kind].add_one();
         }
@@ -176,7 +166,7 @@ impl Instruments {
         let outcome = calling.await;
         self.store_calls[call as usize].record(began.elapsed());
         if let Err(error) = &outcome
-            && let Some(kind) = STORE_ERRORS.iter().position(|(kind, _)| *kind == error.kind())
+            && let Some(kind) = STORE_ERRORS.iter().position(|kind| *kind == error.kind())
         {
             self.store_errors[call as usize][kind].add_one();
         }
@@ -255,15 +245,16 @@ impl Instruments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::validation::Validation;
 
     // The arrays are indexed by the variants.
     #[test]
     fn every_list_is_in_the_order_of_its_variants() {
         assert!(OUTCOMES.iter().enumerate().all(|(at, (outcome, _))| *outcome as usize == at));
-        assert!(CACHE_CALLS.iter().enumerate().all(|(at, (call, _))| *call as usize == at));
-        assert!(STORE_CALLS.iter().enumerate().all(|(at, (call, _))| *call as usize == at));
+        assert!(CACHE_CALLS.iter().enumerate().all(|(at, call)| *call as usize == at));
+        assert!(STORE_CALLS.iter().enumerate().all(|(at, call)| *call as usize == at));
         assert!(CHANGES.iter().enumerate().all(|(at, (kind, _))| *kind as usize == at));
-        assert!(CHANGE_RESULTS.iter().enumerate().all(|(at, (it, _))| *it as usize == at));
+        assert!(CHANGE_RESULTS.iter().enumerate().all(|(at, it)| *it as usize == at));
     }
 
     #[test]
@@ -288,7 +279,7 @@ mod tests {
             .iter()
             .enumerate()
             .filter(|(kind, _)| instruments.cache_errors(CacheCall::LookUp, *kind) > 0)
-            .map(|(_, (_, name))| *name)
+            .map(|(_, kind)| kind.as_str())
             .collect();
         assert_eq!(errors, ["part_unavailable"]);
     }

@@ -59,6 +59,7 @@ pub(super) struct CacheSettings {
     pub(super) ttl: Duration,
     pub(super) mode: CacheMode,
     pub(super) policy: PartitionPolicy,
+    pub(super) trace_ids: bool,
 }
 
 /// The store and the cache. There are only three combinations, so that an in-process cache never
@@ -211,6 +212,7 @@ fn cache_settings_of(get: Get<'_>) -> Result<CacheSettings, ConfigError> {
         ttl: Duration::from_secs(seconds as u64),
         mode: if enabled { CacheMode::On } else { CacheMode::Bypass },
         policy,
+        trace_ids: boolean(get, "SESSION_TRACE_IDS", "false")?,
     })
 }
 

@@ -1,10 +1,14 @@
 //! `session-testkit faults replay`
 
-use std::{fs::File, io::BufReader, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io::BufReader,
+    path::PathBuf,
+};
 
 use serde_json::json;
 
-use super::FaultsError;
+use super::{FaultsError, picture::Picture};
 use crate::{
     cli::output,
     fault_run::promises,
@@ -26,6 +30,11 @@ pub(super) struct Arguments {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
+    /// Write a page with the nodes, the faults and the load over time, and with the operations that
+    /// prove a violation.
+    #[arg(long, value_name = "HTML")]
+    html: Option<PathBuf>,
+
     /// Print one JSON document on standard output, and the rest on standard error.
     #[arg(long)]
     json: bool,
@@ -39,6 +48,17 @@ impl Arguments {
         let verdicts = invariants::check(&history);
         let outcome = verdicts.overall(&[]);
         output::tell(self.json, format_args!("{verdicts}verdict: {outcome}"));
+        if let Some(path) = &self.html {
+            let name = self.file.file_stem().unwrap_or_default().to_string_lossy();
+            let picture = Picture {
+                name: &name,
+                outcome,
+                doubts: verdicts.doubts(),
+                history: &history,
+                verdicts: &verdicts,
+            };
+            fs::write(path, picture.page()).map_err(FaultsError::file("write", path))?;
+        }
         if self.json {
             let document = json!({
                 "seed": history.header.seed,

@@ -33,6 +33,7 @@ fn both_addresses_are_the_shared_pair() {
         ("SESSION_CACHE_POOL_SIZE", "3"),
         ("SESSION_CACHE_REPLICATED", "1"),
         ("SESSION_NEAR_CACHE_MB", "64"),
+        ("SESSION_TRACE_IDS", "true"),
         ("SESSION_CACHE_ENABLED", "0"),
         ("SESSION_CACHE_POLICY", "fail-closed"),
         ("SESSION_DB_MIGRATE", "false"),
@@ -87,6 +88,7 @@ fn both_addresses_are_the_shared_pair() {
                 ttl: Duration::from_secs(7),
                 mode: CacheMode::Bypass,
                 policy: PartitionPolicy::FailClosed,
+                trace_ids: true,
             },
             near_cache: 64 << 20,
         }
@@ -119,6 +121,7 @@ fn bad_values_name_variable_value_and_choice() {
         ("SESSION_DB_POOLED", "on", "true, false, 1 or 0"),
         ("SESSION_CACHE_POLICY", "open", "available or fail-closed"),
         ("SESSION_NEAR_CACHE_MB", "64M", "0 to 1048576"),
+        ("SESSION_TRACE_IDS", "yes", "true, false, 1 or 0"),
         ("SESSION_CACHE_NAMESPACE", "a{b}c", "without braces"),
         ("SESSION_DB_SCHEMA", "Auth", "a-z"),
         ("SESSION_DB_POOL_SIZE", "1001", "1 to 1000"),

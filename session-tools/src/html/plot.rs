@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::escaped;
+
 /// The size of a plot in its own units. The page scales it to its width.
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 220.0;
@@ -12,19 +14,35 @@ const TOP: f64 = 12.0;
 const RIGHT: f64 = 12.0;
 
 /// A line over time.
-pub(super) struct Line<'a> {
-    pub(super) title: &'a str,
-    pub(super) unit: &'a str,
+#[derive(Debug)]
+pub struct Line<'a> {
+    /// The title, which is also read out.
+    pub title: &'a str,
+    /// The unit of the values, with its space.
+    pub unit: &'a str,
     /// Points of time in ms, and values.
-    pub(super) points: &'a [(f64, f64)],
+    pub points: &'a [(f64, f64)],
     /// The highest value of the scale, or the highest point.
-    pub(super) top: Option<f64>,
-    /// The span in which Redis was away.
-    pub(super) away: Option<(f64, f64)>,
+    pub top: Option<f64>,
+    /// The spans of time in which something was broken.
+    pub shades: &'a [Shade],
+}
+
+/// A span of time in which something was broken.
+#[derive(Debug, Clone)]
+pub struct Shade {
+    /// The begin in ms.
+    pub from: f64,
+    /// The end in ms.
+    pub to: f64,
+    /// A few words, or none.
+    pub label: String,
 }
 
 impl Line<'_> {
-    pub(super) fn svg(&self) -> String {
+    /// Returns the plot.
+    #[must_use]
+    pub fn svg(&self) -> String {
         let last = self.points.iter().map(|point| point.0).fold(1.0, f64::max);
         let highest = self.points.iter().map(|point| point.1).fold(0.0, f64::max);
         let top = self.top.unwrap_or_else(|| round_up(highest));
@@ -32,16 +50,17 @@ impl Line<'_> {
         let y =
             |value: f64| (value / top).min(1.0).mul_add(-(HEIGHT - TOP - BOTTOM), HEIGHT - BOTTOM);
         let mut svg = begin(self.title);
-        if let Some((from, to)) = self.away {
-            let (from, to) = (x(from), x(to));
+        for shade in self.shades {
+            let (from, to) = (x(shade.from.min(last)), x(shade.to.min(last)));
             let _ = write!(
                 svg,
                 "<rect class=\"away\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\"/>\
-                 <text class=\"label\" x=\"{:.1}\" y=\"{:.1}\">Redis away</text>",
-                to - from,
+                 <text class=\"label\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                (to - from).max(1.0),
                 HEIGHT - TOP - BOTTOM,
                 from + 4.0,
-                TOP + 14.0
+                TOP + 14.0,
+                escaped(&shade.label)
             );
         }
         for part in [0.0, 0.5, 1.0] {
@@ -76,7 +95,8 @@ impl Line<'_> {
 }
 
 /// Returns bars of two sides for each name.
-pub(super) fn bars(title: &str, groups: &[(&str, f64, f64)], unit: &str) -> String {
+#[must_use]
+pub fn bars(title: &str, groups: &[(&str, f64, f64)], unit: &str) -> String {
     let highest = groups.iter().flat_map(|(_, a, b)| [*a, *b]).fold(0.0, f64::max);
     let top = highest.max(0.001);
     let mut svg = begin(title);
@@ -109,6 +129,7 @@ pub(super) fn bars(title: &str, groups: &[(&str, f64, f64)], unit: &str) -> Stri
 }
 
 fn begin(title: &str) -> String {
+    let title = escaped(title);
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\"><title>{title}\
          </title>"
@@ -140,12 +161,13 @@ mod tests {
     #[test]
     fn line_has_a_point_per_sample_within_the_plot() {
         let points = [(0.0, 0.0), (500.0, 50.0), (1000.0, 100.0)];
+        let shades = [Shade { from: 400.0, to: 600.0, label: "Redis away".to_owned() }];
         let line = Line {
             title: "hit rate",
             unit: " %",
             points: &points,
             top: Some(100.0),
-            away: Some((400.0, 600.0)),
+            shades: &shades,
         };
         let svg = line.svg();
         assert!(svg.contains("points=\"56.0,192.0 342.0,102.0 628.0,12.0\""), "{svg}");

@@ -1,0 +1,92 @@
+//! `session-testkit faults reached`
+
+use std::{fmt::Write as _, path::PathBuf};
+
+use serde_json::json;
+
+use super::{FaultsError, reports::summarize};
+use crate::{
+    cli::output,
+    fault_run::{Reached, State},
+    invariants::Outcome,
+};
+
+/// Adds up what runs have reached, and names what none did.
+///
+/// Each file is one that `faults --reached` wrote. The table has a line for each fault, with how
+/// often each kind of work was under way when the fault began. A pair at zero is a gap: no run
+/// shows what the fault does to that work. Exit code 0: there is no gap. 1: there are gaps. 2: a
+/// file could not be read.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  session-testkit faults reached --at-least 7 week/*/reached.json")]
+pub(super) struct Arguments {
+    /// The files of all runs.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// The number of injections from which on a fault is judged. A few say little.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    at_least: u64,
+
+    /// Print one JSON document on standard output, and the rest on standard error.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    pub(super) fn run(&self) -> Result<Outcome, FaultsError> {
+        let mut sum = Reached::default();
+        for path in &self.files {
+            let text = std::fs::read(path).map_err(FaultsError::file("read", path))?;
+            let read = serde_json::from_slice::<Reached>(&text);
+            sum.add(&read.map_err(FaultsError::file("read", path))?);
+        }
+        let gaps = sum.gaps(self.at_least);
+        let mut text = table(&sum);
+        text.push('\n');
+        for (fault, state) in &gaps {
+            let _ = writeln!(text, "- never under way when {fault} began: {}", state.name());
+        }
+        let judged = sum.0.values().filter(|fault| fault.injected >= self.at_least).count();
+        let _ = write!(
+            text,
+            "\n{} gaps. {judged} of {} faults had at least {} injections",
+            gaps.len(),
+            sum.0.len(),
+            self.at_least
+        );
+        output::tell(self.json, &text);
+        summarize(&format!("### What the runs have reached\n\n{text}\n"))?;
+        if self.json {
+            let gaps = gaps.iter().map(|(fault, state)| json!({ "fault": fault, "state": state }));
+            let gaps: Vec<_> = gaps.collect();
+            let document = json!({ "reached": sum, "gaps": gaps });
+            output::say(format_args!("{document:#}"));
+        }
+        Ok(if gaps.is_empty() { Outcome::Holds } else { Outcome::Broken })
+    }
+}
+
+/// Returns the counts as a Markdown table, with a line for each fault.
+pub(super) fn table(reached: &Reached) -> String {
+    let mut text = "| fault | injected |".to_owned();
+    for state in State::ALL {
+        let _ = write!(text, " {} |", state.name());
+    }
+    text += "\n|---|---|";
+    text += &"---|".repeat(State::ALL.len());
+    text.push('\n');
+    for (name, fault) in &reached.0 {
+        let _ = write!(text, "| {name} | {} |", fault.injected);
+        for state in State::ALL {
+            let _ = match (state, fault.with_near_caches) {
+                (State::NearHit, 0) => write!(text, " – |"),
+                _ => write!(text, " {} |", fault.count(*state)),
+            };
+        }
+        text.push('\n');
+    }
+    text
+}
