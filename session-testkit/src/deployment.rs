@@ -6,15 +6,16 @@
 //! wait for 300 s.
 
 mod builder;
+mod tokens;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use session_layer::store::{DEFAULT_CHANGE_DEADLINE, PostgresStore};
 use session_layer::{PartitionPolicy, SealingKeys, Sessions, cache::RedisCache};
 
-pub use self::builder::DeploymentBuilder;
+pub use self::{builder::DeploymentBuilder, tokens::TokenIssuer};
 use crate::{
-    backends::{BackendError, Backends, Cluster, RedisServer, Sandbox},
+    backends::{BackendError, Backends, Cluster, RedisServer, Sandbox, Sentinels},
     faults::Target,
     proxy::{Network, Peer},
     subject::SessionLayerSubject,
@@ -34,6 +35,8 @@ pub struct Deployment {
     sandbox: Sandbox,
     replica: Option<RedisServer>,
     cluster: Option<Arc<Cluster>>,
+    sentinels: Option<Arc<Sentinels>>,
+    tokens: Option<TokenIssuer>,
     backends: Backends,
 }
 
@@ -57,6 +60,8 @@ pub struct NodeParts {
     pub near_cache: usize,
     replicated: bool,
     keys: Option<SealingKeys>,
+    /// The source of the user and the password, unless the URLs have them.
+    tokens: Option<TokenIssuer>,
 }
 
 impl fmt::Debug for NodeParts {
@@ -81,6 +86,10 @@ impl NodeParts {
             Some(keys) => builder.encryption_keys(keys.clone()),
             None => builder,
         };
+        let builder = match &self.tokens {
+            Some(tokens) => builder.credentials(tokens.clone()),
+            None => builder,
+        };
         Ok(builder.build()?)
     }
 
@@ -100,6 +109,10 @@ impl NodeParts {
             .read_deadline(self.read_deadline())
             // 2 s, or more if the budget is longer for a slow machine.
             .change_deadline(DEFAULT_CHANGE_DEADLINE.max(self.budget * 4));
+        let builder = match &self.tokens {
+            Some(tokens) => builder.credentials(tokens.clone()),
+            None => builder,
+        };
         Ok(builder.build()?)
     }
 }
@@ -191,15 +204,22 @@ impl Deployment {
 
     /// Returns whether Redis has a replica or is a cluster, so that no change is `Propagated`.
     pub fn replicated(&self) -> bool {
-        self.replica.is_some() || self.cluster.is_some()
+        self.replica.is_some() || self.cluster.is_some() || self.sentinels.is_some()
     }
 
-    /// Returns the servers that have the entries: the Redis, or the masters of the cluster.
+    /// Returns the servers that have the entries: the Redis, the masters of the cluster, or the
+    /// servers behind the sentinels.
     pub fn redis_servers(&self) -> &[RedisServer] {
-        match &self.cluster {
-            Some(cluster) => cluster.masters(),
-            None => std::slice::from_ref(self.backends.redis()),
+        match (&self.cluster, &self.sentinels) {
+            (Some(cluster), _) => cluster.masters(),
+            (None, Some(sentinels)) => sentinels.pair(),
+            (None, None) => std::slice::from_ref(self.backends.redis()),
         }
+    }
+
+    /// Returns the issuer of the nodes' tokens, if they have tokens.
+    pub fn tokens(&self) -> Option<&TokenIssuer> {
+        self.tokens.as_ref()
     }
 
     /// Returns the name of a node's connections in `pg_stat_activity`.

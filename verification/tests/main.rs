@@ -54,6 +54,8 @@ mod security {
 /// Which deployments work?
 mod deployment {
     mod copied_database;
+    mod expiring_credentials;
+    mod idle_connections;
     mod redis_credentials;
     mod redis_tls;
     mod rolling_change;
@@ -81,4 +83,4 @@ mod examples {
 /// Do the documents agree with the code?
 mod docs;
 
-use session_verification::{binaries, certificates, harness, mutants, support};
+use session_verification::{binaries, certificates, harness, judged, mutants, support};

@@ -3,12 +3,13 @@
 
 use futures_util::future::join_all;
 use session_layer::{CacheMode, NewSession, Sessions};
-use session_testkit::backends::Backend;
+use session_testkit::backends::{Backend, Backends};
 use session_testkit::proxy::Proxy;
 use session_testkit::wait;
 
-use crate::harness::Outcome;
-use crate::support::{SOON, Servers, ask, built, login, until};
+use crate::harness::{Outcome, on};
+use crate::judged::judged;
+use crate::support::{SOON, Servers, ask, built, login, roomy, until};
 
 /// Returns the causes why a login failed, or `None` if it succeeded.
 async fn why_no_login(sessions: &Sessions) -> Option<String> {
@@ -68,4 +69,16 @@ async fn address_that_moves_to_the_promoted_standby_is_noticed() -> Outcome {
     let schema = format!("SET search_path = {}; {revoke}", servers.schema());
     sqlx::raw_sql(sqlx::AssertSqlSafe(schema)).execute(&mut new.connect().await?).await?;
     until(&sessions, &bob, "invalid").await
+}
+
+// The primary fails over and back while sessions are validated, changed and revoked on two nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_promise_holds_while_postgres_fails_over() -> Outcome {
+    on(Backend::Native, |backend| async move {
+        let own = Backends::builder().backend(backend).start().await?;
+        let deployment = roomy().standby(true).start(own).await?;
+        judged(&deployment, &["postgres-failover@1+5"], 18).await?;
+        Ok(())
+    })
+    .await
 }

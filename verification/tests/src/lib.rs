@@ -12,5 +12,6 @@
 pub mod binaries;
 pub mod certificates;
 pub mod harness;
+pub mod judged;
 pub mod mutants;
 pub mod support;
