@@ -6,14 +6,16 @@
 //! wait for 300 s.
 
 mod builder;
+mod tls;
 mod tokens;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use session_layer::connect::TlsSettings;
 use session_layer::store::{DEFAULT_CHANGE_DEADLINE, PostgresStore};
 use session_layer::{PartitionPolicy, SealingKeys, Sessions, cache::RedisCache};
 
-pub use self::{builder::DeploymentBuilder, tokens::TokenIssuer};
+pub use self::{builder::DeploymentBuilder, tls::Certificates, tokens::TokenIssuer};
 use crate::{
     backends::{BackendError, Backends, Cluster, RedisServer, Sandbox, Sentinels},
     faults::Target,
@@ -37,6 +39,7 @@ pub struct Deployment {
     cluster: Option<Arc<Cluster>>,
     sentinels: Option<Arc<Sentinels>>,
     tokens: Option<TokenIssuer>,
+    certificates: Option<Arc<Certificates>>,
     backends: Backends,
 }
 
@@ -62,6 +65,7 @@ pub struct NodeParts {
     keys: Option<SealingKeys>,
     /// The source of the user and the password, unless the URLs have them.
     tokens: Option<TokenIssuer>,
+    tls: TlsSettings,
 }
 
 impl fmt::Debug for NodeParts {
@@ -90,7 +94,7 @@ impl NodeParts {
             Some(tokens) => builder.credentials(tokens.clone()),
             None => builder,
         };
-        Ok(builder.build()?)
+        Ok(builder.tls(self.tls.clone()).build()?)
     }
 
     /// Returns the timeout of a validation's read: 200 ms of a budget of 250 ms.
@@ -113,7 +117,7 @@ impl NodeParts {
             Some(tokens) => builder.credentials(tokens.clone()),
             None => builder,
         };
-        Ok(builder.build()?)
+        Ok(builder.tls(self.tls.clone()).build()?)
     }
 }
 
@@ -215,6 +219,11 @@ impl Deployment {
             (None, Some(sentinels)) => sentinels.pair(),
             (None, None) => std::slice::from_ref(self.backends.redis()),
         }
+    }
+
+    /// Returns the certificates of the servers, if the nodes use TLS.
+    pub fn certificates(&self) -> Option<&Arc<Certificates>> {
+        self.certificates.as_ref()
     }
 
     /// Returns the issuer of the nodes' tokens, if they have tokens.

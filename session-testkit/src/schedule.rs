@@ -227,6 +227,16 @@ impl Schedule {
         self.steps.iter().any(|step| step.event.needs_standby())
     }
 
+    /// Returns whether the schedule needs TLS between the nodes and the servers.
+    pub fn needs_tls(&self) -> bool {
+        self.steps.iter().any(|step| step.event == Event::CertificateExpire)
+    }
+
+    /// Returns whether the schedule needs native servers.
+    pub fn needs_native(&self) -> bool {
+        self.needs_standby() || self.needs_tls()
+    }
+
     /// Returns whether the schedule needs nodes with tokens that expire.
     pub fn needs_tokens(&self) -> bool {
         self.steps.iter().any(|step| step.event == Event::CredentialsExpire)

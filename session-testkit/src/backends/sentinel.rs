@@ -59,7 +59,7 @@ impl Kind for Sentinel {
         Some(("touch".into(), vec![file(data)]))
     }
 
-    fn arguments(folder: &Folder, port: u16, extra: &[String]) -> Vec<String> {
+    fn arguments(_: &Path, folder: &Folder, port: u16, extra: &[String]) -> Vec<String> {
         let file = file(&folder.data());
         let port = port.to_string();
         let mut arguments: Vec<String> =

@@ -94,7 +94,8 @@ pub(super) struct Arguments {
     /// AT and LASTS are seconds, such as 3 or 2.5. AT counts from the start of the load. NODE is
     /// the number of a node, from 0. Without a time, the fault begins after a fifth of the run and
     /// lasts two fifths. `--list` prints the names. plant-flipped needs `--sealed`.
-    /// postgres-idle-drop must last longer than 11 s. postgres-failover needs native servers.
+    /// postgres-idle-drop must last longer than 11 s. postgres-failover and certificate-expire need
+    /// native servers.
     /// redis-disconnect and postgres-disconnect need containers. clock-step needs libfaketime, and
     /// the command restarts itself under it.
     #[arg(long, num_args = 1.., value_name = "FAULT")]
@@ -295,7 +296,7 @@ async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, Failure>
 }
 
 async fn execute(arguments: &Arguments, run: PlannedRun, logs: &Logs) -> Result<Judged, Failure> {
-    let backends = match run.schedule.as_ref().is_some_and(Schedule::needs_standby) {
+    let backends = match run.schedule.as_ref().is_some_and(Schedule::needs_native) {
         true => arguments.servers.start_native().await?,
         false => arguments.servers.start().await?,
     };
@@ -325,6 +326,7 @@ async fn execute(arguments: &Arguments, run: PlannedRun, logs: &Logs) -> Result<
         .sentinels(schedule.needs_sentinels())
         .standby(schedule.needs_standby())
         .tokens(schedule.needs_tokens())
+        .tls(schedule.needs_tls())
         .start(backends)
         .await?;
     let settings = settings(arguments, run.seed);

@@ -10,7 +10,7 @@ use session_layer::{
 };
 use sqlx::AssertSqlSafe;
 
-use super::{Blueprint, Build, Deployment, NodeParts, TokenIssuer, application_name};
+use super::{Blueprint, Build, Certificates, Deployment, NodeParts, TokenIssuer, application_name};
 use crate::{
     backends::{BackendError, Backends, Cluster, PostgresServer, Sentinels},
     faults::Target,
@@ -38,6 +38,7 @@ pub struct DeploymentBuilder {
     sentinels: bool,
     standby: bool,
     tokens: bool,
+    tls: bool,
     sealed: bool,
     build: Box<Build>,
 }
@@ -62,6 +63,7 @@ impl Default for DeploymentBuilder {
             sentinels: false,
             standby: false,
             tokens: false,
+            tls: false,
             sealed: false,
             build: Box::new(|parts| Box::pin(async move { as_in_production(&parts) })),
         }
@@ -139,6 +141,13 @@ impl DeploymentBuilder {
         self
     }
 
+    /// Lets the nodes use TLS to both servers, with [certificates](super::Certificates) of a CA of
+    /// the testkit. The servers must be native, and the Redis a single one. Defaults to false.
+    pub fn tls(mut self, tls: bool) -> Self {
+        self.tls = tls;
+        self
+    }
+
     /// Gives the nodes a new sealing key. Defaults to false, which trusts Redis.
     pub fn sealed(mut self, sealed: bool) -> Self {
         self.sealed = sealed;
@@ -201,8 +210,16 @@ impl DeploymentBuilder {
             true => Some(postgres.standby().await?),
             false => None,
         };
+        let certificates = match self.tls {
+            true => Some(Arc::new(Certificates::start(redis, postgres).await?)),
+            false => None,
+        };
+        let redis_address = match &certificates {
+            Some(certificates) => certificates.redis_address(),
+            None => redis.address(),
+        };
         let count = usize::try_from(self.nodes).unwrap_or(usize::MAX);
-        let network = Network::start(count, redis.address(), postgres.address()).await;
+        let network = Network::start(count, redis_address, postgres.address()).await;
         let network = Arc::new(network.map_err(BackendError::failed("start the proxies"))?);
         let proxies = network.proxies(Peer::Redis).zip(network.proxies(Peer::Postgres));
         let keys = self.sealed.then(fresh_keys).transpose()?;
@@ -213,6 +230,9 @@ impl DeploymentBuilder {
             redis_url: match (&cluster, &sentinels) {
                 (Some(cluster), _) => cluster.url(),
                 (None, Some(sentinels)) => sentinels.url(),
+                (None, None) if certificates.is_some() => {
+                    to_redis.url(redis.url()).replacen("redis://", "rediss://", 1)
+                }
                 (None, None) => to_redis.url(redis.url()),
             },
             database_url: url::as_user(
@@ -230,6 +250,7 @@ impl DeploymentBuilder {
             replicated: self.replica,
             keys: keys.clone(),
             tokens: tokens.clone(),
+            tls: certificates.as_ref().map(|it| it.settings()).unwrap_or_default(),
         });
         let blueprint = Arc::new(Blueprint { parts: parts.collect(), build: self.build });
         let mut nodes = Vec::new();
@@ -268,6 +289,7 @@ impl DeploymentBuilder {
             cluster,
             sentinels,
             tokens,
+            certificates,
             backends,
         })
     }

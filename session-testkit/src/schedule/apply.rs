@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{Effect, Event, Lost, Schedule, Step, planting, revokes};
 use crate::{
-    deployment::{Deployment, Restarts, TokenIssuer},
+    deployment::{Certificates, Deployment, Restarts, TokenIssuer},
     history::{Entry, Op, Operation, Touched},
     proxy::{Network, Peer, Toxic, ToxicGuard},
     subject::Subject,
@@ -99,6 +99,10 @@ impl World<'_> {
             Event::CredentialsExpire => {
                 let tokens = deployment.tokens().cloned();
                 scheduled(step, Expiring { tokens, turns: None })
+            }
+            Event::CertificateExpire => {
+                let certificates = deployment.certificates().cloned();
+                scheduled(step, Expired { certificates, closed: 0 })
             }
         }
     }
@@ -199,6 +203,28 @@ impl Break for Expiring {
         let fetched = turns.heal().await?;
         tokens.last_forever().await?;
         Ok(fetched)
+    }
+}
+
+/// The certificates of both servers, which are renewed at healing.
+struct Expired {
+    certificates: Option<Arc<Certificates>>,
+    /// The number of connections to Redis that were closed.
+    closed: u64,
+}
+
+impl Break for Expired {
+    async fn cause(&mut self) -> Result<(), Failure> {
+        let certificates = self.certificates.as_ref().ok_or("the servers have no certificates")?;
+        self.closed = certificates.expire().await?;
+        Ok(())
+    }
+
+    async fn heal(&mut self) -> Result<Option<Touched>, Failure> {
+        if let Some(certificates) = &self.certificates {
+            certificates.renew().await?;
+        }
+        Ok(Some(Touched { connections: self.closed, bytes: 0 }))
     }
 }
 

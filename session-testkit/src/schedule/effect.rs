@@ -49,6 +49,10 @@ impl Effect {
             | Event::LateRevoke
             // A connection is authenticated with the next token before its own expires.
             | Event::CredentialsExpire => Self::NONE,
+            // Open connections to Postgres continue, but none that ends is replaced.
+            Event::CertificateExpire => {
+                Self { redis: true, postgres: Loss::Perhaps, ..Self::NONE }
+            }
         }
     }
 }
@@ -151,6 +155,7 @@ mod tests {
              plant-flipped node-restart random-tokens clock-step plain-revoke late-revoke \
              credentials-expire"
         );
+        assert_eq!(of(effect(Loss::Perhaps, true)), "certificate-expire");
         let untouched = Effect { touch: true, ..Effect::NONE };
         assert_eq!(of(untouched), "postgres-row-locks postgres-read-only");
     }

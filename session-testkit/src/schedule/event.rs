@@ -36,6 +36,10 @@ pub enum Event {
     /// an operator ends its idle connections. It needs a deployment [with
     /// tokens](crate::deployment::DeploymentBuilder::tokens).
     CredentialsExpire,
+    /// The certificates of both servers expire, and the connections to Redis end. New connections
+    /// fail with that reason. Healing renews the certificates. It needs a deployment [with
+    /// TLS](crate::deployment::DeploymentBuilder::tls).
+    CertificateExpire,
 }
 
 /// The form of the Redis that an event needs.
@@ -79,7 +83,7 @@ pub enum Planted {
 }
 
 /// The events that are no faults of servers or links.
-const OTHERS: [(Event, &str); 15] = [
+const OTHERS: [(Event, &str); 16] = [
     (Event::Lose(Lost::Unlinks), "lose-unlinks"),
     (Event::Lose(Lost::UnlinkReplies), "lose-unlink-replies"),
     (Event::Lose(Lost::Fences), "lose-fences"),
@@ -95,6 +99,7 @@ const OTHERS: [(Event, &str); 15] = [
     (Event::PlainRevoke, "plain-revoke"),
     (Event::LateRevoke, "late-revoke"),
     (Event::CredentialsExpire, "credentials-expire"),
+    (Event::CertificateExpire, "certificate-expire"),
 ];
 
 impl Event {
@@ -150,7 +155,9 @@ impl Event {
             Self::Fault(fault) if fault.is_of_cluster() => Some(Topology::Cluster),
             Self::Fault(Fault::RedisSentinelFailover) => Some(Topology::Sentinels),
             Self::Fault(fault) => fault.is_redis().then_some(Topology::Single),
-            Self::Lose(_) | Self::Plant(_) | Self::CredentialsExpire => Some(Topology::Single),
+            Self::Lose(_) | Self::Plant(_) | Self::CredentialsExpire | Self::CertificateExpire => {
+                Some(Topology::Single)
+            }
             _ => None,
         }
     }
@@ -169,6 +176,7 @@ impl Event {
             Self::Fault(Fault::PostgresIdleDrop),
             Self::ClockStep,
             Self::CredentialsExpire,
+            Self::CertificateExpire,
         ];
         !is_special && !others.contains(&self)
     }

@@ -14,4 +14,5 @@ pub mod certificates;
 pub mod harness;
 pub mod judged;
 pub mod mutants;
+pub mod pgbouncer;
 pub mod support;
