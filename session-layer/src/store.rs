@@ -641,6 +641,12 @@ pub trait SessionStore: Send + Sync + 'static {
     /// for `"postgres"` can the document's `postgres.connected` be `true`.
     fn backend(&self) -> &'static str;
 
+    /// Returns what an operator should know that is no failure, for the health document. Defaults to
+    /// nothing.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Checks whether the store can return authoritative replies now, for readiness.
     fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 

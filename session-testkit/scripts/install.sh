@@ -3,9 +3,9 @@
 #
 #   install.sh
 #
-# - redis-server (or valkey-server), postgres, libfaketime (to step a clock), and prometheus (which checks and fires
-#   the alerts of ops/), from the packages of Debian or Ubuntu, as root or with sudo. The distribution's own servers
-#   are not started.
+# - redis-server (or valkey-server), postgres, pgbouncer (a pooler in front of it), libfaketime (to step a clock), and
+#   prometheus (which checks and fires the alerts of ops/), from the packages of Debian or Ubuntu, as root or with sudo.
+#   The distribution's own servers are not started.
 # - Images of both if a Docker engine runs. ../images/build.sh builds them unless the official ones exist.
 # - cargo-nextest, by cargo.
 #
@@ -53,6 +53,7 @@ packages=
 have_faketime || packages="$packages libfaketime"
 have_redis || packages="$packages redis-server"
 have_postgres || packages="$packages postgresql"
+have pgbouncer || packages="$packages pgbouncer"
 { have prometheus && have promtool; } || packages="$packages prometheus"
 
 install_packages() {

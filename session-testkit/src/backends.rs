@@ -5,6 +5,7 @@
 //! 1. **given**: `SESSION_TESTKIT_REDIS_URL` or `SESSION_TESTKIT_DATABASE_URL` names it.
 //! 2. **Docker**: the engine responds, and has the image or can pull it.
 //! 3. **native**: `redis-server`, `valkey-server` or `postgres` runs as a process of this machine.
+//!    `SESSION_TESTKIT_REDIS_SERVER` may name the program of another version.
 //!
 //! If none works, the error lists the attempts and the command that helps.
 //! `SESSION_TESTKIT_BACKEND` (`docker` or `native`) restricts started servers to one backend.
@@ -30,6 +31,7 @@ mod sentinel;
 mod server;
 mod standby;
 mod supervisor;
+mod tls;
 
 use std::{env, fmt, str::FromStr};
 

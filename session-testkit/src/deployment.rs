@@ -6,15 +6,18 @@
 //! wait for 300 s.
 
 mod builder;
+mod tls;
+mod tokens;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use session_layer::connect::TlsSettings;
 use session_layer::store::{DEFAULT_CHANGE_DEADLINE, PostgresStore};
 use session_layer::{PartitionPolicy, SealingKeys, Sessions, cache::RedisCache};
 
-pub use self::builder::DeploymentBuilder;
+pub use self::{builder::DeploymentBuilder, tls::Certificates, tokens::TokenIssuer};
 use crate::{
-    backends::{BackendError, Backends, Cluster, RedisServer, Sandbox},
+    backends::{BackendError, Backends, Cluster, RedisServer, Sandbox, Sentinels},
     faults::Target,
     proxy::{Network, Peer},
     subject::SessionLayerSubject,
@@ -34,6 +37,9 @@ pub struct Deployment {
     sandbox: Sandbox,
     replica: Option<RedisServer>,
     cluster: Option<Arc<Cluster>>,
+    sentinels: Option<Arc<Sentinels>>,
+    tokens: Option<TokenIssuer>,
+    certificates: Option<Arc<Certificates>>,
     backends: Backends,
 }
 
@@ -57,6 +63,9 @@ pub struct NodeParts {
     pub near_cache: usize,
     replicated: bool,
     keys: Option<SealingKeys>,
+    /// The source of the user and the password, unless the URLs have them.
+    tokens: Option<TokenIssuer>,
+    tls: TlsSettings,
 }
 
 impl fmt::Debug for NodeParts {
@@ -81,7 +90,11 @@ impl NodeParts {
             Some(keys) => builder.encryption_keys(keys.clone()),
             None => builder,
         };
-        Ok(builder.build()?)
+        let builder = match &self.tokens {
+            Some(tokens) => builder.credentials(tokens.clone()),
+            None => builder,
+        };
+        Ok(builder.tls(self.tls.clone()).build()?)
     }
 
     /// Returns the timeout of a validation's read: 200 ms of a budget of 250 ms.
@@ -100,7 +113,11 @@ impl NodeParts {
             .read_deadline(self.read_deadline())
             // 2 s, or more if the budget is longer for a slow machine.
             .change_deadline(DEFAULT_CHANGE_DEADLINE.max(self.budget * 4));
-        Ok(builder.build()?)
+        let builder = match &self.tokens {
+            Some(tokens) => builder.credentials(tokens.clone()),
+            None => builder,
+        };
+        Ok(builder.tls(self.tls.clone()).build()?)
     }
 }
 
@@ -191,15 +208,27 @@ impl Deployment {
 
     /// Returns whether Redis has a replica or is a cluster, so that no change is `Propagated`.
     pub fn replicated(&self) -> bool {
-        self.replica.is_some() || self.cluster.is_some()
+        self.replica.is_some() || self.cluster.is_some() || self.sentinels.is_some()
     }
 
-    /// Returns the servers that have the entries: the Redis, or the masters of the cluster.
+    /// Returns the servers that have the entries: the Redis, the masters of the cluster, or the
+    /// servers behind the sentinels.
     pub fn redis_servers(&self) -> &[RedisServer] {
-        match &self.cluster {
-            Some(cluster) => cluster.masters(),
-            None => std::slice::from_ref(self.backends.redis()),
+        match (&self.cluster, &self.sentinels) {
+            (Some(cluster), _) => cluster.masters(),
+            (None, Some(sentinels)) => sentinels.pair(),
+            (None, None) => std::slice::from_ref(self.backends.redis()),
         }
+    }
+
+    /// Returns the certificates of the servers, if the nodes use TLS.
+    pub fn certificates(&self) -> Option<&Arc<Certificates>> {
+        self.certificates.as_ref()
+    }
+
+    /// Returns the issuer of the nodes' tokens, if they have tokens.
+    pub fn tokens(&self) -> Option<&TokenIssuer> {
+        self.tokens.as_ref()
     }
 
     /// Returns the name of a node's connections in `pg_stat_activity`.

@@ -36,7 +36,9 @@ mod fault;
 mod guard;
 mod link;
 mod postgres;
+mod promotion;
 mod redis;
+mod sentinels;
 mod target;
 
 pub(crate) use self::fault::named;
@@ -57,6 +59,8 @@ pub async fn inject(fault: &Fault, target: &Target) -> Result<FaultGuard, FaultE
     let mut guard = FaultGuard::new(*fault, target);
     if let Some((peer, link)) = fault.link() {
         guard.undo = Undo::Toxics(link.inject(peer, target)?);
+    } else if *fault == Fault::PostgresIdleDrop {
+        guard.undo = Undo::Toxics(link::drop_idle(target)?);
     } else if fault.is_redis() {
         redis::inject(*fault, target, &mut guard).await?;
     } else {

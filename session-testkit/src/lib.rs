@@ -69,6 +69,7 @@
 mod app;
 pub mod backends;
 pub mod bench;
+pub mod certificates;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod conformance;

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::event::Topology;
 pub use self::{
     draw::Means,
     effect::{Effect, Loss},
@@ -114,13 +115,16 @@ pub enum ScheduleError {
         /// The end of the load.
         ends: Duration,
     },
-    /// A cluster stands in the place of the Redis that the other event needs.
-    #[error("{cluster} needs a cluster, and {other} a single Redis: run them one after the other")]
-    Cluster {
-        /// The event of the cluster.
-        cluster: Event,
+    /// The events need different forms of Redis: one server, a cluster, or sentinels.
+    #[error(
+        "{first} and {second} need Redis in different forms (one server, a cluster, sentinels): \
+         run them one after the other"
+    )]
+    Topology {
+        /// The event that comes first in the schedule.
+        first: Event,
         /// The other event.
-        other: Event,
+        second: Event,
     },
     /// Two concurrent events change the same server. The first to heal would heal both.
     #[error(
@@ -161,11 +165,12 @@ impl Schedule {
                 return Err(ScheduleError::NoSuchNode { event: *event, node, nodes });
             }
         }
-        let mut events = self.steps.iter().map(|step| step.event);
-        if let Some(cluster) = events.clone().find(|event| event.needs_cluster())
-            && let Some(other) = events.find(|event| event.needs_single_redis())
+        let events = self.steps.iter().map(|step| step.event);
+        let mut of_redis = events.filter_map(|event| Some((event, event.topology()?)));
+        if let Some((first, topology)) = of_redis.next()
+            && let Some((second, _)) = of_redis.find(|(_, other)| *other != topology)
         {
-            return Err(ScheduleError::Cluster { cluster, other });
+            return Err(ScheduleError::Topology { first, second });
         }
         let mut of_servers: Vec<&Step> =
             self.steps.iter().filter(|step| step.event.server().is_some()).collect();
@@ -205,7 +210,36 @@ impl Schedule {
 
     /// Returns whether the schedule needs a cluster in the place of the Redis.
     pub fn needs_cluster(&self) -> bool {
-        self.steps.iter().any(|step| step.event.needs_cluster())
+        self.needs_topology(Topology::Cluster)
+    }
+
+    /// Returns whether the schedule needs sentinels in the place of the Redis.
+    pub fn needs_sentinels(&self) -> bool {
+        self.needs_topology(Topology::Sentinels)
+    }
+
+    fn needs_topology(&self, topology: Topology) -> bool {
+        self.steps.iter().any(|step| step.event.topology() == Some(topology))
+    }
+
+    /// Returns whether the schedule needs a standby of the Postgres.
+    pub fn needs_standby(&self) -> bool {
+        self.steps.iter().any(|step| step.event.needs_standby())
+    }
+
+    /// Returns whether the schedule needs TLS between the nodes and the servers.
+    pub fn needs_tls(&self) -> bool {
+        self.steps.iter().any(|step| step.event == Event::CertificateExpire)
+    }
+
+    /// Returns whether the schedule needs native servers.
+    pub fn needs_native(&self) -> bool {
+        self.needs_standby() || self.needs_tls()
+    }
+
+    /// Returns whether the schedule needs nodes with tokens that expire.
+    pub fn needs_tokens(&self) -> bool {
+        self.steps.iter().any(|step| step.event == Event::CredentialsExpire)
     }
 
     /// Returns the first event that damages a server, if there is one.
@@ -243,7 +277,7 @@ mod tests {
         ));
         assert!(matches!(
             check(&["redis-kill@1+2", "redis-cluster-slot-move@5+2"]),
-            Err(ScheduleError::Cluster { .. })
+            Err(ScheduleError::Topology { .. })
         ));
         assert_eq!(check(&["postgres-kill@1+2", "redis-cluster-slot-move@2+2"]), Ok(()));
         assert!(matches!(check(&["redis-kill@1+2/0"]), Err(ScheduleError::NotOfNodes(_))));

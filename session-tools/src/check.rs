@@ -150,6 +150,13 @@ impl Status {
     }
 }
 
+/// Returns the settings in effect. The `Debug` of a builder shows no secret.
+fn settings(builder: &impl fmt::Debug) -> Finding {
+    let text = format!("{builder:?}");
+    let (_, fields) = text.split_once(" { ").unwrap_or(("", &text));
+    Finding::ok(format!("Settings in effect: {}", fields.trim_end_matches(" }")))
+}
+
 /// Checks both servers one after the other, and shows a heading for each and every step.
 pub async fn check(target: &Target, mut show: impl FnMut(&dyn fmt::Display)) -> Report {
     show(&"[RedisConnection] Testing Redis connectivity...");

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is a failure with its location")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +74,7 @@ fn failure_page_quotes_existing_log_lines() {
         "engine/diagnostics.rs",
         "engine/journal_reader.rs",
         "sessions/env.rs",
+        "store/postgres/tls.rs",
     ]
     .map(|file| fs::read_to_string(root.join("session-layer/src").join(file)).unwrap())
     .map(|source| without_continuations(&source))
@@ -242,4 +243,59 @@ fn every_cell_of_the_table_of_bounds_is_tested_for_its_bound() {
         }
     }
     assert_eq!(cells(&tests).count(), seen);
+}
+
+/// Returns the names in capitals of these beginnings in a text.
+fn variables(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
+    let of_ours = ["DATABASE_", "REDIS_", "SESSION_"];
+    let named = words.filter(|word| of_ours.iter().any(|begin| word.starts_with(begin)));
+    named.filter(|word| !word.ends_with('_')).map(str::to_owned).collect()
+}
+
+/// Returns the first cells of the tables in a text.
+fn first_cells(text: &str) -> String {
+    let rows = text.lines().map(|line| line.trim_start_matches("    /// "));
+    let rows = rows.filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    rows.map(|cell| format!("`{cell}\n")).collect()
+}
+
+#[test]
+fn tables_of_variables_have_what_the_code_reads() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let plan = read("session-layer/src/sessions/env/plan.rs");
+    // Its texts name variables as well. One constant has a similar name.
+    let mut known = variables(&plan);
+    known.remove("DATABASE_URLS");
+    assert!(known.len() > 25, "{known:?}");
+    let page = read("docs/configuration.md");
+    let (page, _) = page.split_once("## Settings in code").unwrap();
+    assert_eq!(variables(&first_cells(page)), known, "docs/configuration.md");
+    let rustdoc = read("session-layer/src/sessions/env.rs");
+    assert_eq!(variables(&first_cells(&rustdoc)), known, "Sessions::from_env");
+}
+
+#[test]
+fn table_of_settings_has_every_setter() {
+    let page = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let (_, page) = page.split_once("## Settings in code").unwrap();
+    let (table, _) = page.split_once("\n## ").unwrap();
+    let cells = first_cells(table);
+    let mut setters = 0;
+    for builder in ["sessions/builder.rs", "cache/redis/builder.rs", "store/postgres/builder.rs"] {
+        let path = root().join("session-layer/src").join(builder);
+        let source = fs::read_to_string(path).unwrap();
+        for setter in source.split("    pub fn ").skip(1) {
+            let (name, rest) = setter.split_once('(').unwrap();
+            if !rest.starts_with("mut self, ") {
+                continue;
+            }
+            setters += 1;
+            let is_row = cells.lines().any(|cell| {
+                cell.trim_matches('`').rsplit("::").next().is_some_and(|it| it == name)
+            });
+            assert!(is_row, "docs/configuration.md: no row for `{name}` of {builder}");
+        }
+    }
+    assert!(setters > 20, "only {setters} setters were found");
 }

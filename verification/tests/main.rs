@@ -54,6 +54,11 @@ mod security {
 /// Which deployments work?
 mod deployment {
     mod copied_database;
+    mod expiring_certificates;
+    mod expiring_credentials;
+    mod idle_connections;
+    mod pgbouncer;
+    mod postgres_tls;
     mod redis_credentials;
     mod redis_tls;
     mod rolling_change;
@@ -82,4 +87,4 @@ mod examples {
 /// Do the documents agree with the code?
 mod docs;
 
-use session_verification::{binaries, certificates, harness, mutants, support};
+use session_verification::{binaries, certificates, harness, judged, mutants, pgbouncer, support};

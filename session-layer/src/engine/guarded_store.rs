@@ -405,6 +405,11 @@ impl<S: SessionStore> GuardedStore<S> {
         self.store.backend()
     }
 
+    /// Returns the store's remarks for the health document.
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        self.store.remarks()
+    }
+
     /// Returns whether the store can answer validations now.
     pub(crate) async fn probe(&self) -> Result<(), StoreError> {
         self.store.probe().await

@@ -30,6 +30,7 @@ impl Sessions {
             probed: &probed,
             pool: self.cache_status(),
             store_backend: self.engine.store_backend(),
+            store_remarks: self.engine.store_remarks(),
             metrics: self.metrics(),
             within: self.engine.staleness_bound(),
             ttl: self.ttl(),

@@ -26,6 +26,7 @@ pub(super) struct ReportInput<'a> {
     pub(super) probed: &'a Probed,
     pub(super) pool: CacheStatus,
     pub(super) store_backend: &'static str,
+    pub(super) store_remarks: Vec<String>,
     pub(super) metrics: Metrics,
     pub(super) within: Option<Duration>,
     pub(super) ttl: Duration,
@@ -96,7 +97,7 @@ pub(super) fn report(facts: ReportInput<'_>) -> HealthReport {
             age_ms: metrics.journal_age.map(whole_millis),
             within_ms: whole_millis(within),
         }),
-        remarks: remarks(cache),
+        remarks: remarks(cache, &facts.store_remarks),
         near_cache: (metrics.near_limit_bytes > 0).then_some(NearCacheHealth {
             hits: metrics.near_hits,
             entries: metrics.near_entries,
@@ -106,9 +107,10 @@ pub(super) fn report(facts: ReportInput<'_>) -> HealthReport {
     }
 }
 
-fn remarks(cache: &CacheProbe) -> Vec<String> {
-    let remarks = cache.remarks.iter();
-    remarks.map(|remark| format!("session cache: {remark}")).collect()
+fn remarks(cache: &CacheProbe, of_store: &[String]) -> Vec<String> {
+    let of_cache = cache.remarks.iter().map(|remark| format!("{}: {remark}", Origin::Cache));
+    let of_store = of_store.iter().map(|remark| format!("{}: {remark}", Origin::Store));
+    of_cache.chain(of_store).collect()
 }
 
 fn whole_millis(span: Duration) -> u64 {
@@ -201,6 +203,7 @@ mod tests {
             probed,
             pool,
             store_backend: "postgres",
+            store_remarks: Vec::new(),
             metrics: Metrics {
                 hits: 850,
                 near_hits: 600,

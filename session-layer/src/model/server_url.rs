@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use url::{Host, Url};
+use url::{Host, Position, Url};
 
 /// The URL of a Redis or a Postgres server.
 ///
@@ -30,7 +30,7 @@ use url::{Host, Url};
 /// without effect would go unnoticed. For Redis, the client library ignores unknown parameters.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerUrl(
-    /// Of several sentinels or nodes of a cluster, it names the first.
+    /// Of several hosts, sentinels or nodes of a cluster, it names the first.
     Url,
     /// `HOST:PORT` of the others.
     Vec<String>,
@@ -61,6 +61,13 @@ const UNCLEAR: &str = "it has an `@` behind the host, so it is uncertain where t
 const NO_HOST: &str = "its host or port cannot be read: the port is a number up to 65535, an IPv6 \
      address is in brackets, and a password has `/` as %2F, `?` as %3F and `#` as %23";
 const SEVERAL_HOSTS: &str = "it names several hosts, which is not supported: name one";
+const HOST_TWICE: &str = "it names several hosts, and a parameter names another: remove `host`, \
+     `hostaddr` and `port` from the parameters";
+const ATTRS: &str = "its parameter `target_session_attrs` is not any, read-write or primary: only a \
+     primary can decide whether a session is valid";
+/// The parameter that selects one of several Postgres servers.
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "Postgres uses it"))]
+pub(crate) const TARGET_SESSION_ATTRS: &str = "target_session_attrs";
 const FRAGMENT: &str = "it has a `#`, which must be written as %23";
 const INSECURE: &str = "it ends with `#insecure`, which is not supported: remove that. To accept any \
      certificate, set REDIS_TLS_INSECURE=true (TlsSettings::insecure). To trust a CA of your own, \
@@ -74,13 +81,13 @@ const NO_PROTOCOL: &str = "its parameter `protocol` is neither 2 nor 3";
 const WILDCARD: &str = "its host is a wildcard address, which clients cannot connect to";
 const UNKNOWN_PARAMETER: &str = "it has an unknown parameter: the known ones are sslmode, \
      sslrootcert, sslcert, sslkey, host, hostaddr, port, dbname, user, password, application_name, \
-     options, options[NAME] and statement-cache-capacity";
+     options, options[NAME], statement-cache-capacity and target_session_attrs";
 
 /// The default port of a sentinel.
 const SENTINEL_PORT: u16 = 26379;
 
 /// The parameters of libpq that sqlx lacks. They are no secrets, so the error may name them.
-const UNSUPPORTED: [&str; 17] = [
+const UNSUPPORTED: [&str; 16] = [
     "channel_binding",
     "client_encoding",
     "connect_timeout",
@@ -96,7 +103,6 @@ const UNSUPPORTED: [&str; 17] = [
     "service",
     "sslcrl",
     "sslnegotiation",
-    "target_session_attrs",
     "tcp_user_timeout",
 ];
 
@@ -110,7 +116,7 @@ impl ServerUrl {
         }
     }
 
-    /// Returns `HOST:PORT`, with the default port filled in. Returns `None` for a Unix socket. Also
+    /// Returns `HOST:PORT` of the first host, with the default port filled in. Returns `None` for a Unix socket. Also
     /// returns `None` for a Postgres URL without a host, which `PGHOST` or the local socket
     /// replaces.
     #[must_use]
@@ -138,10 +144,18 @@ impl ServerUrl {
         Some(format!("{host}:{port}"))
     }
 
-    /// Returns the whole URL, secrets included. Do not print it.
+    /// Returns the URL with the first of its hosts, secrets included. Do not print it.
     #[must_use]
     pub fn expose(&self) -> &Url {
         &self.0
+    }
+
+    /// Returns the whole text with all hosts, secrets included. Do not print it.
+    #[must_use]
+    pub fn expose_all(&self) -> String {
+        let (first, behind) = (&self.0[..Position::AfterPort], &self.0[Position::AfterPort..]);
+        let others = self.1.iter().map(|other| format!(",{other}")).collect::<String>();
+        format!("{first}{others}{behind}")
     }
 
     /// Returns the URL of the same server without TLS. Behind sentinels, its host is one of them.
@@ -168,6 +182,20 @@ impl ServerUrl {
     #[must_use]
     pub fn is_cluster(&self) -> bool {
         self.0.scheme().ends_with("+cluster")
+    }
+
+    /// Returns the addresses (`HOST:PORT`) of the hosts beside the first.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn others(&self) -> &[String] {
+        &self.1
+    }
+
+    /// Returns which of several Postgres servers is wanted, if the URL names it.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn target_session_attrs(&self) -> Option<String> {
+        let mut parameters = self.0.query_pairs();
+        let found = parameters.find(|(name, _)| name == TARGET_SESSION_ATTRS);
+        found.map(|(_, value)| value.into_owned())
     }
 
     /// Returns the addresses (`HOST:PORT`) of the nodes of a cluster beside the first.
@@ -223,12 +251,13 @@ impl FromStr for ServerUrl {
         let hosts = authority.rsplit('@').next().unwrap_or_default();
         let user = authority.strip_suffix(hosts).unwrap_or_default();
         let (first, others) = hosts.split_once(',').unwrap_or((hosts, ""));
-        let names_several = scheme.ends_with("+sentinel") || scheme.ends_with("+cluster");
+        let is_postgres = scheme.starts_with("postgres");
+        let names_several =
+            is_postgres || scheme.ends_with("+sentinel") || scheme.ends_with("+cluster");
         if hosts.contains(',') && !names_several {
             return Err(ServerUrlError::because(SEVERAL_HOSTS));
         }
         // The `url` crate needs a host behind a user, and the parameter `host` replaces it.
-        let is_postgres = scheme.starts_with("postgres");
         let names_host = || behind.contains("?host=") || behind.contains("&host=");
         let first = match first {
             "" if is_postgres && !user.is_empty() && names_host() => "localhost",
@@ -269,6 +298,12 @@ impl ServerUrl {
         }
         for (name, value) in self.0.query_pairs() {
             match &*name {
+                "host" | "hostaddr" | "port" if !self.1.is_empty() => return bad(HOST_TWICE),
+                TARGET_SESSION_ATTRS => {
+                    if !["any", "read-write", "primary"].contains(&&*value) {
+                        return bad(ATTRS);
+                    }
+                }
                 "sslmode" | "ssl-mode" => {
                     let modes =
                         ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];

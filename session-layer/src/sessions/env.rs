@@ -4,6 +4,12 @@
 
 mod plan;
 
+#[cfg(feature = "postgres")]
+use std::time::Duration;
+
+#[cfg(feature = "postgres")]
+use tokio::time::Instant;
+
 use self::plan::{CacheSettings, Plan, Stores, cache_settings, plan};
 #[cfg(feature = "postgres")]
 use self::plan::{Database, DatabaseSettings, database_settings};
@@ -15,6 +21,8 @@ use crate::model::credentials::Credential;
 #[cfg(any(feature = "redis", feature = "postgres"))]
 use crate::model::credentials::PasswordFile;
 use crate::model::error::ConfigError;
+#[cfg(feature = "postgres")]
+use crate::model::error::{StoreError, StoreErrorKind};
 use crate::sessions::Sessions;
 use crate::sessions::builder::SessionsBuilder;
 use crate::store::SessionStore;
@@ -26,6 +34,9 @@ impl Sessions {
     /// |---|---|---|
     /// | `DATABASE_URL` | `sqlite:session-layer.db` | `postgres://…`, or `sqlite:PATH` (feature `sqlite`) |
     /// | `DATABASE_PASSWORD_FILE` | none | a file with the password of Postgres, instead of the URL. It is read again for new connections |
+    /// | `DATABASE_TLS_CA_FILE` | the system's CAs | PEM file of a CA that connections to Postgres trust too. Any `DATABASE_TLS_…` [requires TLS](crate::store::PostgresStoreBuilder::tls) |
+    /// | `DATABASE_TLS_CERT_FILE`, `DATABASE_TLS_KEY_FILE` | none | PEM files of this client's certificate and its key |
+    /// | `DATABASE_TLS_INSECURE` | `false` | `true`: TLS [accepts every certificate](crate::connect::TlsSettings::insecure) of Postgres |
     /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`), `redis+sentinel://HOST,HOST/SERVICE/DB`, `redis+cluster://HOST,HOST`, `redis+unix://…` |
     /// | `REDIS_PASSWORD_FILE` | none | a file with the password of Redis, instead of the URL. It may [change](crate::connect::PasswordFile) |
     /// | `REDIS_SENTINEL_USERNAME`, `REDIS_SENTINEL_PASSWORD` | none | user and password of the sentinels |
@@ -47,6 +58,7 @@ impl Sessions {
     /// | `SESSION_DB_POOL_SIZE` | `10` | maximum number of Postgres connections of this process |
     /// | `SESSION_DB_SCHEMA` | `session_layer` | Postgres schema of our tables |
     /// | `SESSION_DB_MIGRATE` | `true` | create and migrate the tables at start |
+    /// | `SESSION_DB_START_TIMEOUT` | `30` | how long the start waits for a Postgres that accepts no connections yet, in seconds. With `SESSION_DB_MIGRATE=false` it needs none |
     /// | `SESSION_DB_POOLED` | `false` | `true`: a pooler in transaction mode, such as `PgBouncer`, is in front of Postgres ([its requirements](crate::store::PostgresStoreBuilder::pooled)) |
     ///
     /// `postgres://` needs `REDIS_URL`, unless the cache is off. `sqlite:` works with the
@@ -210,18 +222,50 @@ const EMBEDDED_CAPACITY: u64 = 100_000;
 #[cfg(feature = "postgres")]
 async fn open_postgres(database: Database) -> Result<crate::store::PostgresStore, ConfigError> {
     let Database { url, settings } = database;
-    let migrate = settings.migrate;
+    let (migrate, patience) = (settings.migrate, settings.start_timeout);
     let store = as_set(crate::store::PostgresStoreBuilder::at(Ok(url)), settings).build()?;
     if migrate {
-        store.migrate().await.map_err(ConfigError::Store)?;
+        migrate_once_awake(&store, patience).await.map_err(ConfigError::Store)?;
     }
     Ok(store)
+}
+
+/// Migrates. A Postgres that accepts no connections yet, such as one that a provider wakes up, is
+/// tried again until `patience` is over.
+#[cfg(feature = "postgres")]
+async fn migrate_once_awake(
+    store: &crate::store::PostgresStore,
+    patience: Duration,
+) -> Result<(), StoreError> {
+    const PAUSE: Duration = Duration::from_millis(500);
+    let ends = Instant::now() + patience;
+    let mut is_logged = false;
+    loop {
+        match store.migrate().await {
+            Err(error)
+                if error.kind() == StoreErrorKind::Unreachable && Instant::now() + PAUSE < ends =>
+            {
+                if !is_logged {
+                    tracing::warn!(
+                        %error,
+                        "Postgres cannot be reached yet. The start waits for it for up to {} s \
+                         (SESSION_DB_START_TIMEOUT)",
+                        patience.as_secs()
+                    );
+                }
+                is_logged = true;
+                tokio::time::sleep(PAUSE).await;
+            }
+            migrated => return migrated,
+        }
+    }
 }
 
 #[cfg(feature = "postgres")]
 impl crate::store::PostgresStoreBuilder {
     /// Applies the variables of the environment as [`Sessions::from_env`] does, except
-    /// `DATABASE_URL`: the schema, the number of connections, the pooler and the password file.
+    /// `DATABASE_URL`: the schema, the number of connections, the pooler, the password file and the
+    /// settings of TLS.
     ///
     /// # Errors
     /// [`ConfigError`] names the variable, its value and what is allowed.
@@ -237,6 +281,7 @@ fn as_set(
 ) -> crate::store::PostgresStoreBuilder {
     let store =
         store.max_connections(settings.pool_size).schema(settings.schema).pooled(settings.pooled);
+    let store = store.tls(settings.tls);
     match settings.password_file {
         Some(path) => store.credentials(PasswordFile::new(path.trim())),
         None => store,
@@ -247,6 +292,7 @@ fn as_set(
 #[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use super::*;
+    use crate::model::tls::TlsSettings;
 
     #[test]
     fn planned_settings_reach_the_store_builder() {
@@ -257,6 +303,8 @@ mod tests {
                 migrate: false,
                 pooled,
                 password_file: Some("/run/secrets/postgres".to_owned()),
+                tls: TlsSettings::new().insecure(true),
+                start_timeout: Duration::ZERO,
             };
             let store = as_set(crate::store::PostgresStore::builder("postgres://h/d"), settings);
             let shown = format!("{store:?}");
@@ -264,6 +312,7 @@ mod tests {
             assert!(shown.contains("auth"), "{shown}");
             assert!(shown.contains("credentials: true"), "{shown}");
             assert!(shown.contains("max_connections: Some(7)"), "{shown}");
+            assert!(shown.contains("insecure: true"), "{shown}");
         }
     }
 }

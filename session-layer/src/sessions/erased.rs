@@ -84,6 +84,7 @@ pub(crate) trait AnyEngine: Send + Sync {
     fn permits_serving(&self) -> bool;
     fn cache_status(&self) -> CacheStatus;
     fn store_backend(&self) -> &'static str;
+    fn store_remarks(&self) -> Vec<String>;
     fn recent_errors(&self) -> Vec<ReportedError>;
     fn store_is_known(&self) -> bool;
     fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe>;
@@ -194,6 +195,9 @@ impl<C: SessionCache, S: SessionStore> AnyEngine for Engine<C, S> {
     }
     fn store_backend(&self) -> &'static str {
         self.store.backend()
+    }
+    fn store_remarks(&self) -> Vec<String> {
+        self.store.remarks()
     }
     fn recent_errors(&self) -> Vec<ReportedError> {
         self.diagnostics.recent_errors()

@@ -4,6 +4,7 @@
 //! | `builder.rs` | the settings, and a pool of our own |
 //! | `schema.rs`, `fragments.rs`, `statements.rs` | the schema's name, and every statement with it in |
 //! | `connection.rs`, `pool.rs`, `application_pool.rs` | connections |
+//! | `options.rs`, `hosts.rs`, `tls.rs` | which server, and how it is reached |
 //! | `connect_error.rs` | why there is none |
 //! | `execute.rs` | statements and deadlines |
 //! | `lives.rs` | all connections lead to one run of one server |
@@ -40,6 +41,7 @@ mod create;
 mod errors;
 mod execute;
 mod fragments;
+mod hosts;
 mod housekeeping;
 mod lives;
 mod migrate;
@@ -51,6 +53,7 @@ mod rows;
 mod schema;
 mod search;
 mod statements;
+mod tls;
 
 pub use self::builder::{DEFAULT_MAX_CONNECTIONS, PostgresStoreBuilder};
 pub use self::migrate::{MigrationPlan, PlannedMigration};
@@ -94,6 +97,8 @@ pub struct PostgresStore {
     read_deadline: Duration,
     change_deadline: Duration,
     pooled: bool,
+    /// Whether every certificate of the server is accepted.
+    insecure: bool,
 }
 
 impl PostgresStore {
@@ -111,6 +116,7 @@ impl PostgresStore {
             read_deadline: DEFAULT_READ_DEADLINE,
             change_deadline: DEFAULT_CHANGE_DEADLINE,
             pooled: false,
+            insecure: false,
         }
     }
 }
@@ -256,6 +262,10 @@ impl SessionStore for PostgresStore {
 
     fn backend(&self) -> &'static str {
         "postgres"
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        if self.insecure { vec![tls::INSECURE.to_owned()] } else { Vec::new() }
     }
 
     async fn probe(&self) -> Result<(), StoreError> {

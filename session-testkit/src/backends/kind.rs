@@ -57,8 +57,8 @@ pub trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
     fn find() -> Result<PathBuf, String>;
     /// Returns the program and the arguments that must run once before the server (initdb).
     fn prepare(server: &Path, data: &Path) -> Option<Program>;
-    /// Returns the arguments of a native server.
-    fn arguments(folder: &Folder, port: u16, extra: &[String]) -> Vec<String>;
+    /// Returns the arguments of a native server with this program.
+    fn arguments(server: &Path, folder: &Folder, port: u16, extra: &[String]) -> Vec<String>;
     /// Returns the command of a container.
     fn command(extra: &[String]) -> Vec<String>;
 }

@@ -58,7 +58,7 @@ impl Process {
         folder.make()?;
         let process = Self {
             kind: K::NAME,
-            arguments: K::arguments(&folder, port, extra),
+            arguments: K::arguments(program, &folder, port, extra),
             child: Mutex::new(None),
             supervisor,
             folder,
@@ -195,6 +195,14 @@ impl Process {
         let file = self.folder.data().join(file);
         self.folder
             .append(&file, text)
+            .map_err(BackendError::failed(format!("write {}", file.display())))
+    }
+
+    /// Writes a file of the data directory that only the server may read.
+    pub(crate) fn write_data(&self, file: &str, text: &str) -> Result<(), BackendError> {
+        let file = self.folder.data().join(file);
+        self.folder
+            .write_secret(&file, text)
             .map_err(BackendError::failed(format!("write {}", file.display())))
     }
 

@@ -93,8 +93,9 @@ impl Kind for Postgres {
         }
         // "postgres (PostgreSQL) 15.18 (Debian …)"
         let version = find::version(&server, "(PostgreSQL) ")?;
-        if version < 15 {
-            return Err(format!("{} is version {version}, but 15 is required", server.display()));
+        let (major, _) = version;
+        if major < 15 {
+            return Err(format!("{} is version {major}, but 15 is required", server.display()));
         }
         Ok(server)
     }
@@ -115,7 +116,7 @@ impl Kind for Postgres {
         Some((server.with_file_name("initdb"), arguments.map(str::to_owned).into()))
     }
 
-    fn arguments(folder: &Folder, port: u16, extra: &[String]) -> Vec<String> {
+    fn arguments(_: &Path, folder: &Folder, port: u16, extra: &[String]) -> Vec<String> {
         let mut arguments: Vec<String> =
             ["-D", &folder.data().to_string_lossy()].map(str::to_owned).into();
         let port = format!("port={port}");

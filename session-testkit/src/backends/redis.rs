@@ -13,15 +13,23 @@ use ::redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnect
 
 use super::{
     error::{BackendError, Cause},
+    given,
     kind::Kind,
     native::{Folder, find},
     server::{RedisServer, Server},
 };
 
-/// Redis 7.0 or later, or a Valkey.
+/// Redis 6.2 or later, or a Valkey. A cluster, and TLS that begins while the server runs, need 7.0.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Redis;
+
+/// The variable with the path of the server's program.
+const SERVER_VARIABLE: &str = "SESSION_TESTKIT_REDIS_SERVER";
+/// The oldest version.
+const OLDEST: (u32, u32) = (6, 2);
+/// The first version that must be asked to permit DEBUG and some settings.
+const PERMITS: (u32, u32) = (7, 0);
 
 /// The response timeout. A loaded machine stays below it, and a paused server exceeds it soon.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -51,13 +59,19 @@ impl Kind for Redis {
     }
 
     fn find() -> Result<PathBuf, String> {
-        let server = find::in_path("redis-server")
-            .or_else(|| find::in_path("valkey-server"))
-            .ok_or("neither `redis-server` nor `valkey-server` is in PATH")?;
-        // "Redis server v=7.0.15 sha=…"
-        let version = find::version(&server, "v=")?;
-        if version < 7 {
-            return Err(format!("{} is version {version}, but 7.0 is required", server.display()));
+        let server = match given(SERVER_VARIABLE) {
+            Some(path) => PathBuf::from(path.trim()),
+            None => find::in_path("redis-server")
+                .or_else(|| find::in_path("valkey-server"))
+                .ok_or("neither `redis-server` nor `valkey-server` is in PATH")?,
+        };
+        let (major, minor) = version(&server)?;
+        if (major, minor) < OLDEST {
+            let (oldest, least) = OLDEST;
+            return Err(format!(
+                "{} is version {major}.{minor}, but {oldest}.{least} is required",
+                server.display()
+            ));
         }
         Ok(server)
     }
@@ -66,13 +80,15 @@ impl Kind for Redis {
         None
     }
 
-    fn arguments(folder: &Folder, port: u16, extra: &[String]) -> Vec<String> {
+    fn arguments(server: &Path, folder: &Folder, port: u16, extra: &[String]) -> Vec<String> {
         let data = folder.data();
         let data = data.to_string_lossy();
         let port = port.to_string();
         let mut arguments: Vec<String> =
             ["--bind", "127.0.0.1", "--port", &port, "--dir", &data].map(str::to_owned).into();
-        arguments.extend(common(extra));
+        // `find` has read the version once.
+        let permits = version(server).is_ok_and(|version| version >= PERMITS);
+        arguments.extend(common(permits, extra));
         arguments
     }
 
@@ -80,23 +96,25 @@ impl Kind for Redis {
         // Clients connect through the engine's port mapping, never from the container's loopback.
         let mut command: Vec<String> =
             ["redis-server", "--protected-mode", "no", "--dir", "/data"].map(str::to_owned).into();
-        command.extend(common(extra));
+        command.extend(common(true, extra));
         command
     }
 }
 
+/// Returns the version. The line is "Redis server v=7.0.15 sha=…".
+fn version(server: &Path) -> Result<(u32, u32), String> {
+    find::version(server, "v=")
+}
+
 /// Returns the common arguments. Only an explicit SAVE saves, therefore the test decides about the
 /// data after a restart. DEBUG is allowed (to sleep, to reload), and so is a new folder (to make
-/// saves fail). A new replica does not wait 5 s for others. Later arguments win.
-fn common(extra: &[String]) -> Vec<String> {
-    let common = [
-        ("--save", ""),
-        ("--appendonly", "no"),
-        ("--enable-debug-command", "yes"),
-        ("--enable-protected-configs", "yes"),
-        ("--repl-diskless-sync-delay", "0"),
-    ];
-    let common = common.into_iter().flat_map(|(name, value)| [name, value].map(str::to_owned));
+/// saves fail). Before 7.0 both are always allowed. A new replica does not wait 5 s for others. Later
+/// arguments win.
+fn common(permits: bool, extra: &[String]) -> Vec<String> {
+    let common = [("--save", ""), ("--appendonly", "no"), ("--repl-diskless-sync-delay", "0")];
+    let permitting = [("--enable-debug-command", "yes"), ("--enable-protected-configs", "yes")];
+    let common = common.into_iter().chain(permitting.into_iter().filter(|_| permits));
+    let common = common.flat_map(|(name, value)| [name, value].map(str::to_owned));
     let mut arguments: Vec<String> = common.collect();
     arguments.extend(extra.iter().cloned());
     arguments

@@ -15,7 +15,7 @@ use super::{
     redis::{Redis, connect},
     server::{RedisServer, Server},
 };
-use crate::wait;
+use crate::wait::{self, Patience};
 
 /// The number of sentinels, of which two agree.
 const COUNT: usize = 3;
@@ -59,7 +59,7 @@ impl Kind for Sentinel {
         Some(("touch".into(), vec![file(data)]))
     }
 
-    fn arguments(folder: &Folder, port: u16, extra: &[String]) -> Vec<String> {
+    fn arguments(_: &Path, folder: &Folder, port: u16, extra: &[String]) -> Vec<String> {
         let file = file(&folder.data());
         let port = port.to_string();
         let mut arguments: Vec<String> =
@@ -82,8 +82,8 @@ fn file(data: &Path) -> String {
 /// machine. Dropping it ends them.
 #[derive(Debug)]
 pub struct Sentinels {
-    first: RedisServer,
-    second: RedisServer,
+    /// The master at the start, and its replica.
+    pair: [RedisServer; 2],
     sentinels: Vec<Server<Sentinel>>,
 }
 
@@ -101,8 +101,8 @@ impl Sentinels {
         second.replica_of(Some(&first)).await?;
         let starting = (0..COUNT).map(|_| native().start_sentinel());
         let sentinels = futures_util::future::try_join_all(starting).await?;
-        let this = Self { first, second, sentinels };
-        let (host, port) = this.first.address().rsplit_once(':').unwrap_or_default();
+        let this = Self { pair: [first, second], sentinels };
+        let (host, port) = this.pair[0].address().rsplit_once(':').unwrap_or_default();
         for sentinel in &this.sentinels {
             let mut monitor = cmd("SENTINEL");
             monitor.arg("MONITOR").arg(Self::SERVICE).arg(host).arg(port).arg(2);
@@ -147,6 +147,11 @@ impl Sentinels {
         &self.sentinels
     }
 
+    /// Returns the master at the start and its replica. They change places.
+    pub fn pair(&self) -> &[RedisServer] {
+        &self.pair
+    }
+
     /// Returns the master that the sentinels name, and the other server.
     ///
     /// # Errors
@@ -155,8 +160,9 @@ impl Sentinels {
         let mut command = cmd("SENTINEL");
         command.arg("GET-MASTER-ADDR-BY-NAME").arg(Self::SERVICE);
         let (host, port): (String, u16) = ask(&self.sentinels[0], &command).await?;
-        let is_second = self.second.address() == format!("{host}:{port}");
-        Ok(if is_second { (&self.second, &self.first) } else { (&self.first, &self.second) })
+        let [first, second] = &self.pair;
+        let is_second = second.address() == format!("{host}:{port}");
+        Ok(if is_second { (second, first) } else { (first, second) })
     }
 
     /// Orders a failover (SENTINEL FAILOVER) and waits until all sentinels name the other server.
@@ -183,17 +189,18 @@ impl Sentinels {
     pub async fn until_master_is_not(&self, before: &RedisServer) -> Result<(), BackendError> {
         let mut command = cmd("SENTINEL");
         command.arg("GET-MASTER-ADDR-BY-NAME").arg(Self::SERVICE);
-        wait::until("another master", SOON, async || {
+        let mut patience = Patience::new("another master", SOON);
+        let all_name_another = async || {
             let mut all = true;
             for sentinel in &self.sentinels {
                 let named: Result<(String, u16), _> = ask(sentinel, &command).await;
                 all &= named.is_ok_and(|(host, port)| format!("{host}:{port}") != before.address());
             }
             all
-        })
-        .await
-        .map(drop)
-        .map_err(BackendError::failed("fail over"))
+        };
+        let failed = |late| BackendError::failed("fail over")(late);
+        while !patience.look(all_name_another()).await.map_err(failed)? {}
+        Ok(())
     }
 }
 

@@ -103,6 +103,8 @@ pub(super) struct Arguments {
     /// AT and LASTS are seconds, such as 3 or 2.5. AT counts from the start of the load. NODE is
     /// the number of a node, from 0. Without a time, the fault begins after a fifth of the run and
     /// lasts two fifths. `--list` prints the names. plant-flipped needs `--sealed`.
+    /// postgres-idle-drop must last longer than 11 s. postgres-failover and certificate-expire need
+    /// native servers.
     /// redis-disconnect and postgres-disconnect need containers. clock-step needs libfaketime, and
     /// the command restarts itself under it.
     #[arg(long, num_args = 1.., value_name = "FAULT")]
@@ -320,7 +322,10 @@ async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, Failure>
 }
 
 async fn execute(arguments: &Arguments, run: PlannedRun, logs: &Logs) -> Result<Judged, Failure> {
-    let backends = arguments.servers.start().await?;
+    let backends = match run.schedule.as_ref().is_some_and(Schedule::needs_native) {
+        true => arguments.servers.start_native().await?,
+        false => arguments.servers.start().await?,
+    };
     let ours = ours(&backends);
     let damage = ours.is_some() || arguments.servers.destructive;
     let schedule = run.schedule.unwrap_or_else(|| {
@@ -344,6 +349,10 @@ async fn execute(arguments: &Arguments, run: PlannedRun, logs: &Logs) -> Result<
         .sealed(arguments.sealed)
         .replica(schedule.needs_replica())
         .cluster(schedule.needs_cluster())
+        .sentinels(schedule.needs_sentinels())
+        .standby(schedule.needs_standby())
+        .tokens(schedule.needs_tokens())
+        .tls(schedule.needs_tls())
         .start(backends)
         .await?;
     let settings = settings(arguments, run.seed);

@@ -1,6 +1,6 @@
 //! The servers of a command that makes load. They are its own unless others are named.
 
-use crate::backends::{BackendError, Backends};
+use crate::backends::{Backend, BackendError, Backends, BackendsBuilder};
 
 /// The arguments that name servers.
 ///
@@ -24,6 +24,15 @@ pub(super) struct Servers {
 impl Servers {
     /// Starts the servers, or connects to the named ones.
     pub(super) async fn start(&self) -> Result<Backends, BackendError> {
+        self.builder().start().await
+    }
+
+    /// As [`start`](Self::start), and starts native ones only.
+    pub(super) async fn start_native(&self) -> Result<Backends, BackendError> {
+        self.builder().backend(Backend::Native).start().await
+    }
+
+    fn builder(&self) -> BackendsBuilder {
         let mut builder = Backends::builder();
         // An empty variable counts as not set.
         let named = |url: &Option<String>| url.clone().filter(|url| !url.trim().is_empty());
@@ -36,6 +45,6 @@ impl Servers {
         if self.destructive {
             builder = builder.allow_destructive();
         }
-        builder.start().await
+        builder
     }
 }

@@ -10,9 +10,9 @@ use session_layer::{
 };
 use sqlx::AssertSqlSafe;
 
-use super::{Blueprint, Build, Deployment, NodeParts, application_name};
+use super::{Blueprint, Build, Certificates, Deployment, NodeParts, TokenIssuer, application_name};
 use crate::{
-    backends::{BackendError, Backends, Cluster, PostgresServer},
+    backends::{BackendError, Backends, Cluster, PostgresServer, Sentinels},
     faults::Target,
     proxy::{Network, Peer},
     subject::SessionLayerSubject,
@@ -35,6 +35,10 @@ pub struct DeploymentBuilder {
     near_cache: usize,
     replica: bool,
     cluster: bool,
+    sentinels: bool,
+    standby: bool,
+    tokens: bool,
+    tls: bool,
     sealed: bool,
     build: Box<Build>,
 }
@@ -56,6 +60,10 @@ impl Default for DeploymentBuilder {
             near_cache: 0,
             replica: false,
             cluster: false,
+            sentinels: false,
+            standby: false,
+            tokens: false,
+            tls: false,
             sealed: false,
             build: Box::new(|parts| Box::pin(async move { as_in_production(&parts) })),
         }
@@ -113,6 +121,33 @@ impl DeploymentBuilder {
         self
     }
 
+    /// Starts three sentinels with a master and a replica, which the nodes use in the place of the
+    /// Redis and without proxies. A cluster takes precedence. Defaults to false.
+    pub fn sentinels(mut self, sentinels: bool) -> Self {
+        self.sentinels = sentinels;
+        self
+    }
+
+    /// Starts a standby of the Postgres for a failover. Both must be native. Defaults to false.
+    pub fn standby(mut self, standby: bool) -> Self {
+        self.standby = standby;
+        self
+    }
+
+    /// Gives the nodes a [token](super::TokenIssuer) for both servers instead of passwords. The servers must be
+    /// the testkit's own, and the Redis a single one. Defaults to false.
+    pub fn tokens(mut self, tokens: bool) -> Self {
+        self.tokens = tokens;
+        self
+    }
+
+    /// Lets the nodes use TLS to both servers, with [certificates](super::Certificates) of a CA of
+    /// the testkit. The servers must be native, and the Redis a single one. Defaults to false.
+    pub fn tls(mut self, tls: bool) -> Self {
+        self.tls = tls;
+        self
+    }
+
     /// Gives the nodes a new sealing key. Defaults to false, which trusts Redis.
     pub fn sealed(mut self, sealed: bool) -> Self {
         self.sealed = sealed;
@@ -149,6 +184,10 @@ impl DeploymentBuilder {
             true => Some(Arc::new(Cluster::start().await?)),
             false => None,
         };
+        let sentinels = match self.sentinels && cluster.is_none() {
+            true => Some(Arc::new(Sentinels::start().await?)),
+            false => None,
+        };
         let admin = PostgresStore::builder(backends.postgres().url())
             .schema(sandbox.schema())
             .change_deadline(Duration::from_secs(30))
@@ -163,17 +202,38 @@ impl DeploymentBuilder {
         }
 
         let (redis, postgres) = (backends.redis(), backends.postgres());
+        let tokens = match (&role, self.tokens) {
+            (Some((role, _)), true) => Some(TokenIssuer::start(redis, postgres, role).await?),
+            _ => None,
+        };
+        let standby = match self.standby {
+            true => Some(postgres.standby().await?),
+            false => None,
+        };
+        let certificates = match self.tls {
+            true => Some(Arc::new(Certificates::start(redis, postgres).await?)),
+            false => None,
+        };
+        let redis_address = match &certificates {
+            Some(certificates) => certificates.redis_address(),
+            None => redis.address(),
+        };
         let count = usize::try_from(self.nodes).unwrap_or(usize::MAX);
-        let network = Network::start(count, redis.address(), postgres.address()).await;
+        let network = Network::start(count, redis_address, postgres.address()).await;
         let network = Arc::new(network.map_err(BackendError::failed("start the proxies"))?);
         let proxies = network.proxies(Peer::Redis).zip(network.proxies(Peer::Postgres));
         let keys = self.sealed.then(fresh_keys).transpose()?;
-        let user = role.as_ref().map(|(name, password)| (name.as_str(), password.as_str()));
+        let user = role.as_ref().filter(|_| tokens.is_none());
+        let user = user.map(|(name, password)| (name.as_str(), password.as_str()));
         let parts = proxies.zip(0..).map(|((to_redis, to_postgres), node)| NodeParts {
             node,
-            redis_url: match &cluster {
-                Some(cluster) => cluster.url(),
-                None => to_redis.url(redis.url()),
+            redis_url: match (&cluster, &sentinels) {
+                (Some(cluster), _) => cluster.url(),
+                (None, Some(sentinels)) => sentinels.url(),
+                (None, None) if certificates.is_some() => {
+                    to_redis.url(redis.url()).replacen("redis://", "rediss://", 1)
+                }
+                (None, None) => to_redis.url(redis.url()),
             },
             database_url: url::as_user(
                 &to_postgres.url(postgres.url()),
@@ -189,6 +249,8 @@ impl DeploymentBuilder {
             near_cache: self.near_cache,
             replicated: self.replica,
             keys: keys.clone(),
+            tokens: tokens.clone(),
+            tls: certificates.as_ref().map(|it| it.settings()).unwrap_or_default(),
         });
         let blueprint = Arc::new(Blueprint { parts: parts.collect(), build: self.build });
         let mut nodes = Vec::new();
@@ -211,6 +273,12 @@ impl DeploymentBuilder {
         if let Some(cluster) = &cluster {
             target = target.cluster(Arc::clone(cluster));
         }
+        if let Some(sentinels) = &sentinels {
+            target = target.sentinels(Arc::clone(sentinels));
+        }
+        if let Some(standby) = &standby {
+            target = target.standby(standby);
+        }
         Ok(Deployment {
             subject: SessionLayerSubject::new(nodes),
             network,
@@ -219,6 +287,9 @@ impl DeploymentBuilder {
             sandbox,
             replica,
             cluster,
+            sentinels,
+            tokens,
+            certificates,
             backends,
         })
     }

@@ -77,6 +77,9 @@ pub enum Fault {
     /// SIGKILL of a master of a cluster that has no replica. Healing restarts it without data.
     /// Needs [`Target::cluster`](super::Target::cluster).
     RedisClusterShardDown,
+    /// SIGKILL of the master that sentinels watch. They promote its replica. Healing restarts the
+    /// killed server, which becomes a replica. Needs [`Target::sentinels`](super::Target::sentinels).
+    RedisSentinelFailover,
     /// Removal of the container from its network.
     RedisDisconnect,
     /// A fault of the connections between nodes and Redis. Needs
@@ -109,6 +112,15 @@ pub enum Fault {
     PostgresRevokedGrant,
     /// An open transaction with an id and a snapshot.
     PostgresOpenTransaction,
+    /// A stop of the primary, after which its standby is promoted. The old primary returns as a
+    /// standby, and only then the address moves. Healing fails back in the same way. Needs
+    /// [`Target::standby`](super::Target::standby). With
+    /// [`Target::network`](super::Target::network), new connections follow the primary.
+    PostgresFailover,
+    /// Silent loss of idle connections, as by a NAT that forgets them. A connection without bytes
+    /// for 11 s passes none from then on, also after healing. It is not closed, and new ones work.
+    /// Needs [`Target::network`](super::Target::network). It must last longer than 11 s.
+    PostgresIdleDrop,
     /// Removal of the container from its network.
     PostgresDisconnect,
     /// A fault of the connections between nodes and Postgres. Needs
@@ -118,8 +130,8 @@ pub enum Fault {
 
 impl Fault {
     /// All faults.
-    pub const ALL: [Self; 50] = {
-        let mut all = [Self::RedisKill; 50];
+    pub const ALL: [Self; 53] = {
+        let mut all = [Self::RedisKill; 53];
         let mut at = 0;
         while at < all.len() {
             all[at] = Self::NAMES[at].0;
@@ -128,7 +140,7 @@ impl Fault {
         all
     };
 
-    const NAMES: [(Self, &'static str); 50] = [
+    const NAMES: [(Self, &'static str); 53] = [
         (Self::RedisKill, "redis-kill"),
         (Self::RedisPause, "redis-pause"),
         (Self::RedisOldDump, "redis-old-dump"),
@@ -149,6 +161,7 @@ impl Fault {
         (Self::RedisDemotion, "redis-demotion"),
         (Self::RedisClusterSlotMove, "redis-cluster-slot-move"),
         (Self::RedisClusterShardDown, "redis-cluster-shard-down"),
+        (Self::RedisSentinelFailover, "redis-sentinel-failover"),
         (Self::RedisDisconnect, "redis-disconnect"),
         (Self::RedisLink(Link::Latency), "redis-link-latency"),
         (Self::RedisLink(Link::Blackhole), "redis-link-blackhole"),
@@ -170,6 +183,8 @@ impl Fault {
         (Self::PostgresForcedRls, "postgres-forced-rls"),
         (Self::PostgresRevokedGrant, "postgres-revoked-grant"),
         (Self::PostgresOpenTransaction, "postgres-open-transaction"),
+        (Self::PostgresFailover, "postgres-failover"),
+        (Self::PostgresIdleDrop, "postgres-idle-drop"),
         (Self::PostgresDisconnect, "postgres-disconnect"),
         (Self::PostgresLink(Link::Latency), "postgres-link-latency"),
         (Self::PostgresLink(Link::Blackhole), "postgres-link-blackhole"),
@@ -197,7 +212,12 @@ impl Fault {
         matches!(self, Self::RedisClusterSlotMove | Self::RedisClusterShardDown)
     }
 
-    /// Returns the affected connections, if the fault is not one of a server.
+    /// Returns whether the fault is one of connections and not of a server.
+    pub fn is_of_connections(self) -> bool {
+        self.link().is_some() || self == Self::PostgresIdleDrop
+    }
+
+    /// Returns the affected connections, if the fault is one of a [`Link`].
     pub(super) fn link(self) -> Option<(Peer, Link)> {
         match self {
             Self::RedisLink(link) => Some((Peer::Redis, link)),

@@ -8,9 +8,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Fault, FaultError, Target, cluster, failover, postgres, redis};
+use super::{Fault, FaultError, Target, cluster, failover, postgres, promotion, redis};
 use crate::{
-    backends::{BackendError, PauseGuard, chain},
+    backends::{BackendError, PauseGuard, RedisServer, chain},
     proxy::ToxicGuard,
     wait,
 };
@@ -61,6 +61,10 @@ pub(super) enum Undo {
     /// The time when the fault ends by itself.
     Wait(Instant),
     Failback,
+    /// Starts a killed master again, which the sentinels have replaced.
+    Return(RedisServer),
+    /// Promotes the former primary again.
+    Demote,
     /// Moves the slots of a cluster back.
     MoveBack(Vec<u16>),
     /// Statements for Postgres, each in its own transaction.
@@ -130,7 +134,10 @@ impl FaultGuard {
             report.connections = toxics.iter().map(|it| it.report().connections).sum();
             return report;
         }
-        if matches!(self.undo, Undo::Restart | Undo::Resume(_) | Undo::Wait(_)) {
+        if matches!(
+            self.undo,
+            Undo::Restart | Undo::Resume(_) | Undo::Wait(_) | Undo::Return(_) | Undo::Demote
+        ) {
             return report;
         }
         if self.fault.is_redis() {
@@ -209,6 +216,8 @@ async fn run(undo: Undo, fault: Fault, target: &Target) -> Result<(), FaultError
         Undo::Redis(commands) => redis::undo(redis, &commands).await?,
         Undo::RedisOn(mut connection, words) => redis::command(&words).exec(&mut *connection)?,
         Undo::Wait(until) => sleep_until(until).await,
+        Undo::Return(server) => server.restart().await?,
+        Undo::Demote => promotion::fail_back(target).await?,
         Undo::Failback => failover::fail_back(target).await?,
         Undo::MoveBack(slots) => cluster::move_back(target, slots).await?,
         Undo::Postgres(statements) => postgres::undo(target, &statements).await?,

@@ -6,6 +6,9 @@ use super::{FaultError, Target};
 use crate::proxy::{Peer, Toxic, ToxicGuard};
 
 const MS: Duration = Duration::from_millis(1);
+/// After this time a connection to Postgres is forgotten. A NAT takes minutes. The time exceeds
+/// the 10 s after which session-layer pings an idle connection before it uses it.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(11);
 
 /// A fault of the connections between all nodes and one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,18 +67,34 @@ impl Link {
             Self::Sliced => (Toxic::slicer(4, 3, Duration::ZERO), all),
         }
     }
+
     /// Injects the toxic on the connections of the affected nodes.
     pub(super) fn inject(self, peer: Peer, target: &Target) -> Result<Vec<ToxicGuard>, FaultError> {
-        let network = target.network.as_ref().ok_or_else(|| {
-            let why = "the connections are unknown. Name them with `Target::network`";
-            FaultError::Impossible(why.to_owned())
-        })?;
         let (toxic, nodes) = self.toxic(peer);
-        let affected = |node: &usize| match &target.nodes {
-            Some(named) => named.contains(node),
-            None => *node < nodes,
-        };
-        let proxies = network.proxies(peer).enumerate().filter(|(node, _)| affected(node));
-        Ok(proxies.map(|(_, proxy)| proxy.inject(toxic.clone())).collect())
+        inject_on(&toxic, nodes, peer, target)
     }
+}
+
+/// Makes connections to Postgres that are idle pass no more bytes.
+pub(super) fn drop_idle(target: &Target) -> Result<Vec<ToxicGuard>, FaultError> {
+    inject_on(&Toxic::forget_idle(FORGOTTEN_AFTER), usize::MAX, Peer::Postgres, target)
+}
+
+/// Injects a toxic on the connections of the target's nodes, or else of so many.
+fn inject_on(
+    toxic: &Toxic,
+    nodes: usize,
+    peer: Peer,
+    target: &Target,
+) -> Result<Vec<ToxicGuard>, FaultError> {
+    let network = target.network.as_ref().ok_or_else(|| {
+        let why = "the connections are unknown. Name them with `Target::network`";
+        FaultError::Impossible(why.to_owned())
+    })?;
+    let affected = |node: &usize| match &target.nodes {
+        Some(named) => named.contains(node),
+        None => *node < nodes,
+    };
+    let proxies = network.proxies(peer).enumerate().filter(|(node, _)| affected(node));
+    Ok(proxies.map(|(_, proxy)| proxy.inject(toxic.clone())).collect())
 }

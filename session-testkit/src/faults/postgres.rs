@@ -9,6 +9,7 @@ use super::{
     FaultError, Target, error_counts,
     fault::Fault,
     guard::{FaultGuard, Undo},
+    promotion,
 };
 use crate::{backends::BackendError, wait::Patience};
 
@@ -86,6 +87,10 @@ pub(super) async fn inject(
             // The effects are the transactions that other clients begin and commit meanwhile.
             guard.counter = next_id(&mut admin).await.ok();
             guard.undo = Undo::Rollback(Box::new(admin));
+        }
+        Fault::PostgresFailover => {
+            drop(admin);
+            promotion::fail_over(target, guard).await?;
         }
         Fault::PostgresDisconnect => guard.undo = Undo::Reconnect(server.disconnect().await?),
         redis => unreachable!("{redis} is not a fault of Postgres"),

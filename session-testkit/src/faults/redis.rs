@@ -9,6 +9,7 @@ use super::{
     FaultError, Target, cluster, failover,
     fault::{Command, Fault},
     guard::{FaultGuard, Undo},
+    sentinels,
 };
 use crate::{backends::RedisServer, wait::Patience};
 
@@ -69,6 +70,7 @@ pub(super) async fn inject(
         Fault::RedisDemotion => failover::demote(target, guard).await?,
         Fault::RedisClusterSlotMove => cluster::move_slots(target, guard).await?,
         Fault::RedisClusterShardDown => cluster::stop_shard(target, guard).await?,
+        Fault::RedisSentinelFailover => sentinels::fail_over(target, guard).await?,
         Fault::RedisDisconnect => guard.undo = Undo::Reconnect(server.disconnect().await?),
         postgres => unreachable!("{postgres} is not a fault of Redis"),
     }

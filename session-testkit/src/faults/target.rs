@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Fault, FaultError};
 use crate::{
-    backends::{Backends, Cluster, PostgresServer, RedisServer},
+    backends::{Backends, Cluster, PostgresServer, RedisServer, Sentinels},
     proxy::Network,
 };
 
@@ -15,6 +15,8 @@ pub struct Target {
     pub(super) postgres: PostgresServer,
     pub(super) replica: Option<RedisServer>,
     pub(super) cluster: Option<Arc<Cluster>>,
+    pub(super) sentinels: Option<Arc<Sentinels>>,
+    pub(super) standby: Option<PostgresServer>,
     pub(super) network: Option<Arc<Network>>,
     pub(super) nodes: Option<Vec<usize>>,
     pub(super) redis_user: String,
@@ -31,6 +33,8 @@ impl Target {
             postgres: backends.postgres().clone(),
             replica: None,
             cluster: None,
+            sentinels: None,
+            standby: None,
             network: None,
             nodes: None,
             redis_user: "default".to_owned(),
@@ -54,7 +58,23 @@ impl Target {
         self
     }
 
-    /// Sets the proxies that follow the master in a failover. Defaults to none.
+    /// Sets the sentinels through which the service finds its Redis. Defaults to none. Their
+    /// failover needs them.
+    #[must_use]
+    pub fn sentinels(mut self, sentinels: Arc<Sentinels>) -> Self {
+        self.sentinels = Some(sentinels);
+        self
+    }
+
+    /// Sets the standby that streams from the Postgres and takes over in a failover. Defaults to
+    /// none.
+    #[must_use]
+    pub fn standby(mut self, standby: &PostgresServer) -> Self {
+        self.standby = Some(standby.clone());
+        self
+    }
+
+    /// Sets the proxies that follow the master or the primary in a failover. Defaults to none.
     #[must_use]
     pub fn network(mut self, network: Arc<Network>) -> Self {
         self.network = Some(network);
@@ -90,7 +110,8 @@ impl Target {
         self
     }
 
-    /// Returns the Redis that a fault affects: in a cluster, the master of the first shard.
+    /// Returns the Redis that a fault affects: in a cluster, the master of the first shard. Behind
+    /// sentinels, their master changes, so the fault finds it.
     pub(super) fn redis_of(&self, fault: Fault) -> &RedisServer {
         let cluster = self.cluster.as_ref().filter(|_| fault.is_of_cluster());
         cluster.and_then(|cluster| cluster.masters().first()).unwrap_or(&self.redis)

@@ -61,6 +61,8 @@ pub(super) struct Toxics {
     /// The last toxic that ends connections. All connections with a smaller number than it names
     /// are ended, even if it healed before they noticed.
     last: Option<(Active, End)>,
+    /// The healed toxics that forgot connections, which stay forgotten.
+    forgetful: Vec<Active>,
 }
 
 impl Toxics {
@@ -83,14 +85,19 @@ impl Toxics {
     }
 
     pub(super) fn remove(&mut self, id: u64) {
-        self.now.retain(|active| active.id != id);
+        let healed = self.now.extract_if(.., |active| active.id == id);
+        let forgetful =
+            healed.filter(|active| matches!(active.toxic.kind, Kind::ForgetIdle { .. }));
+        self.forgetful.extend(forgetful);
     }
 
     /// Returns the toxics that affect one direction of a connection.
     pub(super) fn of(&self, number: u64, direction: Direction) -> impl Iterator<Item = &Active> {
-        self.now.iter().filter(move |active| {
+        let happen = self.now.iter().filter(move |active| {
             active.happens_to(number) && active.toxic.direction.is_none_or(|it| it == direction)
-        })
+        });
+        let forgetful = self.forgetful.iter();
+        happen.chain(forgetful.filter(move |active| active.touched.has(number)))
     }
 
     /// Returns how a connection must be ended now, if at all.
@@ -138,6 +145,11 @@ impl Touched {
     pub(super) fn connection(&self, number: u64) {
         lock(&self.connections).insert(number);
         self.changed.send_if_modified(|touched| !std::mem::replace(touched, true));
+    }
+
+    /// Returns whether the toxic has affected this connection.
+    pub(super) fn has(&self, number: u64) -> bool {
+        lock(&self.connections).contains(&number)
     }
 
     pub(super) fn bytes(&self, number: u64, bytes: u64) {

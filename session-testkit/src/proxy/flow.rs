@@ -141,12 +141,13 @@ impl Flow {
     }
 
     pub(super) fn next(&mut self, now: Instant) -> Step {
-        let mut until = None;
+        let forgets = self.forgets(now);
+        let mut until = forgets;
         if let Some((at, end)) = self.ends(now) {
             if at <= now {
                 return Step::End(end);
             }
-            until = Some(at);
+            until = Some(until.map_or(at, |forgets| at.min(forgets)));
         }
         if !self.held() {
             match self.due() {
@@ -170,11 +171,24 @@ impl Flow {
         until.map_or(Step::Wait, Step::WaitUntil)
     }
 
+    /// Forgets the connection if it was idle for too long. Otherwise it returns when it would be.
+    fn forgets(&self, now: Instant) -> Option<Instant> {
+        let mut next = None;
+        for applied in &self.applied {
+            match applied.forgets() {
+                Some(at) if at <= now => applied.touched.connection(self.number),
+                Some(at) => next = Some(next.map_or(at, |next: Instant| next.min(at))),
+                None => {}
+            }
+        }
+        next
+    }
+
     /// Returns when and how the connection must be ended, if no toxic heals before.
     pub(super) fn ends(&self, now: Instant) -> Option<(Instant, End)> {
         let pending = !self.queue.is_empty();
         let ends = self.applied.iter().filter_map(|applied| {
-            let (at, end) = applied.ends(pending, now)?;
+            let (at, end) = applied.ends(pending, self.ended.is_some(), now)?;
             Some((at, end, applied))
         });
         let (at, end, applied) = ends.min_by_key(|(at, _, _)| *at)?;

@@ -44,6 +44,7 @@ pub(super) enum Kind {
     Slicer { average: usize, variation: usize, gap: Duration },
     LimitData { bytes: u64 },
     Idle { after: Duration },
+    ForgetIdle { after: Duration },
     Count { pattern: Vec<u8> },
     Hold { from: Option<Vec<u8>> },
     Lose { pattern: Vec<u8>, reply: bool, chance: f64, seed: u64 },
@@ -89,6 +90,13 @@ impl Toxic {
     /// does, or a server that limits idle clients.
     pub fn idle(after: Duration) -> Self {
         Self::new(Kind::Idle { after }, None)
+    }
+
+    /// Passes no more bytes on a connection after this time without any in either direction, as a
+    /// NAT does that forgets a flow. The connection is not closed, and its bytes are lost also after
+    /// healing. It ends when one side closes it. New connections work.
+    pub fn forget_idle(after: Duration) -> Self {
+        Self::new(Kind::ForgetIdle { after }, None)
     }
 
     /// Counts how often `pattern` occurs in responses, such as an error's code. The count is

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{Effect, Event, Lost, Schedule, Step, planting, revokes};
 use crate::{
-    deployment::{Deployment, Restarts},
+    deployment::{Certificates, Deployment, Restarts, TokenIssuer},
     history::{Entry, Op, Operation, Touched},
     proxy::{Network, Peer, Toxic, ToxicGuard},
     subject::Subject,
@@ -96,6 +96,14 @@ impl World<'_> {
                 scheduled(step, Repeated::new(100, revoke))
             }
             Event::LateRevoke => scheduled(step, revokes::Late::new(self.operator(seed))),
+            Event::CredentialsExpire => {
+                let tokens = deployment.tokens().cloned();
+                scheduled(step, Expiring { tokens, turns: None })
+            }
+            Event::CertificateExpire => {
+                let certificates = deployment.certificates().cloned();
+                scheduled(step, Expired { certificates, closed: 0 })
+            }
         }
     }
 
@@ -144,6 +152,9 @@ impl Break for Losing {
     }
 }
 
+/// A token expires after twice this time.
+const TOKENS_EVERY_MS: u64 = 3_000;
+
 const STEP: Duration = Duration::from_secs(600);
 
 /// The nodes' wall clock, which is that of this process.
@@ -166,6 +177,54 @@ impl Break for Stepping {
         // Both steps were verified.
         let connections = u64::from(self.nodes);
         Ok(Some(Touched { connections, bytes: 0 }))
+    }
+}
+
+/// The tokens of the nodes, which expire until healing.
+struct Expiring {
+    tokens: Option<TokenIssuer>,
+    turns: Option<Repeated>,
+}
+
+impl Break for Expiring {
+    async fn cause(&mut self) -> Result<(), Failure> {
+        let tokens = self.tokens.clone().ok_or("the nodes have no tokens")?;
+        let turn = move |_| -> Turn {
+            let tokens = tokens.clone();
+            Box::pin(async move { tokens.turn().await })
+        };
+        self.turns.insert(Repeated::new(TOKENS_EVERY_MS, turn)).cause().await
+    }
+
+    async fn heal(&mut self) -> Result<Option<Touched>, Failure> {
+        let (Some(turns), Some(tokens)) = (&mut self.turns, &self.tokens) else {
+            return Ok(None);
+        };
+        let fetched = turns.heal().await?;
+        tokens.last_forever().await?;
+        Ok(fetched)
+    }
+}
+
+/// The certificates of both servers, which are renewed at healing.
+struct Expired {
+    certificates: Option<Arc<Certificates>>,
+    /// The number of connections to Redis that were closed.
+    closed: u64,
+}
+
+impl Break for Expired {
+    async fn cause(&mut self) -> Result<(), Failure> {
+        let certificates = self.certificates.as_ref().ok_or("the servers have no certificates")?;
+        self.closed = certificates.expire().await?;
+        Ok(())
+    }
+
+    async fn heal(&mut self) -> Result<Option<Touched>, Failure> {
+        if let Some(certificates) = &self.certificates {
+            certificates.renew().await?;
+        }
+        Ok(Some(Touched { connections: self.closed, bytes: 0 }))
     }
 }
 

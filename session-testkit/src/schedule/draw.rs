@@ -79,9 +79,7 @@ impl Schedule {
                 && (with.replica || !event.needs_replica())
                 && (with.containers || !event.needs_containers())
                 && (with.sealed || !event.needs_key())
-                // A cluster stands in the place of the Redis that other events need.
-                && !event.needs_cluster()
-                && *event != Event::ClockStep
+                && event.is_drawable()
         };
         Event::all().filter(possible).collect()
     }

@@ -46,7 +46,13 @@ impl Effect {
             | Event::RandomTokens
             | Event::Plant(_)
             | Event::PlainRevoke
-            | Event::LateRevoke => Self::NONE,
+            | Event::LateRevoke
+            // A connection is authenticated with the next token before its own expires.
+            | Event::CredentialsExpire => Self::NONE,
+            // Open connections to Postgres continue, but none that ends is replaced.
+            Event::CertificateExpire => {
+                Self { redis: true, postgres: Loss::Perhaps, ..Self::NONE }
+            }
         }
     }
 }
@@ -76,6 +82,7 @@ fn of_fault(fault: Fault) -> Effect {
         | Fault::RedisDemotion
         | Fault::RedisClusterSlotMove
         | Fault::RedisClusterShardDown
+        | Fault::RedisSentinelFailover
         | Fault::RedisDisconnect
         | Fault::RedisLink(_) => Effect { redis: true, ..Effect::NONE },
         // Postgres does not reply.
@@ -89,7 +96,9 @@ fn of_fault(fault: Fault) -> Effect {
             postgres(Loss::Surely)
         }
         // Old connections continue, or new ones work, or some replies are in time.
+        // A failover is over before the event ends.
         Fault::PostgresTerminate
+        | Fault::PostgresFailover
         | Fault::PostgresConnectionLimit
         | Fault::PostgresCancel
         | Fault::PostgresLink(
@@ -97,7 +106,10 @@ fn of_fault(fault: Fault) -> Effect {
         ) => postgres(Loss::Perhaps),
         // Reads are unaffected, but not writes.
         Fault::PostgresRowLocks | Fault::PostgresReadOnly => Effect { touch: true, ..Effect::NONE },
-        Fault::PostgresOpenTransaction | Fault::PostgresLink(Link::Sliced) => Effect::NONE,
+        // A connection that was idle for long is pinged before its use.
+        Fault::PostgresIdleDrop
+        | Fault::PostgresOpenTransaction
+        | Fault::PostgresLink(Link::Sliced) => Effect::NONE,
     }
 }
 
@@ -121,7 +133,7 @@ mod tests {
         );
         assert_eq!(
             of(effect(Loss::Perhaps, false)),
-            "postgres-terminate postgres-connection-limit postgres-cancel \
+            "postgres-terminate postgres-connection-limit postgres-cancel postgres-failover \
              postgres-link-latency postgres-link-blackhole postgres-link-reset \
              postgres-link-idle postgres-link-truncated"
         );
@@ -130,7 +142,7 @@ mod tests {
             "redis-kill redis-pause redis-old-dump redis-acl-info redis-acl-get redis-acl-client \
              redis-misconf redis-client-pause redis-client-pause-writes redis-client-kill \
              redis-maxclients redis-failover redis-demotion redis-cluster-slot-move \
-             redis-cluster-shard-down redis-disconnect \
+             redis-cluster-shard-down redis-sentinel-failover redis-disconnect \
              redis-link-latency redis-link-blackhole redis-link-partition redis-link-down \
              redis-link-reset redis-link-idle redis-link-truncated \
              lose-unlinks lose-unlink-replies lose-fences lose-fence-replies"
@@ -138,10 +150,12 @@ mod tests {
         assert_eq!(
             of(effect(Loss::Not, false)),
             "redis-flush-all redis-eviction redis-oom redis-acl-evalsha redis-acl-set \
-             redis-link-sliced postgres-open-transaction postgres-link-sliced \
+             redis-link-sliced postgres-open-transaction postgres-idle-drop postgres-link-sliced \
              plant-garbage plant-swapped plant-oversized plant-wrong-type \
-             plant-flipped node-restart random-tokens clock-step plain-revoke late-revoke"
+             plant-flipped node-restart random-tokens clock-step plain-revoke late-revoke \
+             credentials-expire"
         );
+        assert_eq!(of(effect(Loss::Perhaps, true)), "certificate-expire");
         let untouched = Effect { touch: true, ..Effect::NONE };
         assert_eq!(of(untouched), "postgres-row-locks postgres-read-only");
     }

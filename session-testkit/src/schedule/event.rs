@@ -31,6 +31,26 @@ pub enum Event {
     /// An operator revokes 5 sessions by direct SQL in one transaction. It commits when the event
     /// ends, after other commits.
     LateRevoke,
+    /// The tokens of the nodes expire after 6 s, for both servers. A new one is issued every 3 s.
+    /// Redis then closes the connections of the expired one. Postgres refuses new ones with it, and
+    /// an operator ends its idle connections. It needs a deployment [with
+    /// tokens](crate::deployment::DeploymentBuilder::tokens).
+    CredentialsExpire,
+    /// The certificates of both servers expire, and the connections to Redis end. New connections
+    /// fail with that reason. Healing renews the certificates. It needs a deployment [with
+    /// TLS](crate::deployment::DeploymentBuilder::tls).
+    CertificateExpire,
+}
+
+/// The form of the Redis that an event needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Topology {
+    /// One server behind proxies.
+    Single,
+    /// A cluster.
+    Cluster,
+    /// Sentinels with a master and a replica.
+    Sentinels,
 }
 
 /// The kind of command or reply that is lost.
@@ -63,7 +83,7 @@ pub enum Planted {
 }
 
 /// The events that are no faults of servers or links.
-const OTHERS: [(Event, &str); 14] = [
+const OTHERS: [(Event, &str); 16] = [
     (Event::Lose(Lost::Unlinks), "lose-unlinks"),
     (Event::Lose(Lost::UnlinkReplies), "lose-unlink-replies"),
     (Event::Lose(Lost::Fences), "lose-fences"),
@@ -78,6 +98,8 @@ const OTHERS: [(Event, &str); 14] = [
     (Event::ClockStep, "clock-step"),
     (Event::PlainRevoke, "plain-revoke"),
     (Event::LateRevoke, "late-revoke"),
+    (Event::CredentialsExpire, "credentials-expire"),
+    (Event::CertificateExpire, "certificate-expire"),
 ];
 
 impl Event {
@@ -98,7 +120,7 @@ impl Event {
     /// Returns the server that the event damages, if any.
     pub fn server(self) -> Option<Peer> {
         match self {
-            Self::Fault(Fault::RedisLink(_) | Fault::PostgresLink(_)) => None,
+            Self::Fault(fault) if fault.is_of_connections() => None,
             Self::Fault(fault) if fault.is_redis() => Some(Peer::Redis),
             Self::Fault(_) => Some(Peer::Postgres),
             _ => None,
@@ -107,12 +129,11 @@ impl Event {
 
     /// Returns whether the event can affect some nodes only.
     pub fn affects_single_nodes(self) -> bool {
-        matches!(
-            self,
-            Self::Fault(Fault::RedisLink(_) | Fault::PostgresLink(_))
-                | Self::Lose(_)
-                | Self::NodeRestart
-        )
+        match self {
+            Self::Fault(fault) => fault.is_of_connections(),
+            Self::Lose(_) | Self::NodeRestart => true,
+            _ => false,
+        }
     }
 
     /// Returns the nodes that the event affects by default. `None`: all.
@@ -128,18 +149,36 @@ impl Event {
         matches!(self, Self::Fault(Fault::RedisFailover | Fault::RedisDemotion))
     }
 
-    /// Returns whether the event needs a cluster in the place of the Redis.
-    pub(super) fn needs_cluster(self) -> bool {
-        matches!(self, Self::Fault(fault) if fault.is_of_cluster())
+    /// Returns the form of the Redis that the event needs. `None`: it suits each.
+    pub(super) fn topology(self) -> Option<Topology> {
+        match self {
+            Self::Fault(fault) if fault.is_of_cluster() => Some(Topology::Cluster),
+            Self::Fault(Fault::RedisSentinelFailover) => Some(Topology::Sentinels),
+            Self::Fault(fault) => fault.is_redis().then_some(Topology::Single),
+            Self::Lose(_) | Self::Plant(_) | Self::CredentialsExpire | Self::CertificateExpire => {
+                Some(Topology::Single)
+            }
+            _ => None,
+        }
     }
 
-    /// Returns whether the event is one of a Redis or of its connections, and not of a cluster.
-    pub(super) fn needs_single_redis(self) -> bool {
-        match self {
-            Self::Fault(fault) => fault.is_redis() && !fault.is_of_cluster(),
-            Self::Lose(_) | Self::Plant(_) => true,
-            _ => false,
-        }
+    /// Returns whether the event needs a standby of the Postgres.
+    pub(super) fn needs_standby(self) -> bool {
+        self == Self::Fault(Fault::PostgresFailover)
+    }
+
+    /// Returns whether a schedule may be drawn with the event. Others need a deployment of their
+    /// own, or more time than a drawn event has.
+    pub(super) fn is_drawable(self) -> bool {
+        let is_special = matches!(self.topology(), Some(Topology::Cluster | Topology::Sentinels));
+        let others = [
+            Self::Fault(Fault::PostgresFailover),
+            Self::Fault(Fault::PostgresIdleDrop),
+            Self::ClockStep,
+            Self::CredentialsExpire,
+            Self::CertificateExpire,
+        ];
+        !is_special && !others.contains(&self)
     }
 
     /// Returns whether the event needs a sealing key, because without one Redis is trusted.

@@ -1,12 +1,12 @@
 //! The steps for Postgres.
 
 use session_layer::TokenDigest;
-use session_layer::error::StoreError;
 use session_layer::server_url::ServerUrl;
-use session_layer::store::{PostgresStore, SessionStore as _};
+use session_layer::store::{PostgresStore, PostgresStoreBuilder, SessionStore as _};
+use session_layer::{ConfigError, error::StoreError};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{Database, Finding, Problem, Steps, Target};
+use super::{Database, Finding, Problem, Steps, Target, settings};
 use crate::chain;
 
 /// The first version with `pg_current_xact_id`, which the journal needs.
@@ -51,10 +51,17 @@ pub(super) async fn check(target: &Target, steps: &mut Steps<'_>) {
             target,
             "DATABASE_URL is sqlite:, a file of the application's own, nothing to check",
         ),
-        Database::Postgres(Ok(url)) => match store(target, url) {
-            Ok(store) => return look(steps, target, url, &store).await,
-            Err(finding) => finding,
-        },
+        Database::Postgres(Ok(url)) => {
+            let built = builder(target, url)
+                .and_then(|builder| Ok((settings(&builder), builder.build().map_err(refused)?)));
+            match built {
+                Ok((settings, store)) => {
+                    look(steps, target, url, &store).await;
+                    return steps.record("settings", settings);
+                }
+                Err(finding) => finding,
+            }
+        }
         Database::Postgres(Err(reason)) => unusable(&reason.to_string()),
     };
     steps.record("connect", finding);
@@ -69,13 +76,15 @@ fn unusable(reason: &str) -> Finding {
 }
 
 /// Returns the application's store with this target's settings.
-fn store(target: &Target, url: &ServerUrl) -> Result<PostgresStore, Finding> {
-    let builder = PostgresStore::builder(url.expose());
+fn builder(target: &Target, url: &ServerUrl) -> Result<PostgresStoreBuilder, Finding> {
+    let builder = PostgresStore::builder(url.expose_all());
     let builder = if target.from_env { builder.from_env() } else { Ok(builder) };
-    builder.and_then(|builder| builder.schema(&*target.schema).build()).map_err(|error| {
-        let remedy = "correct the variable: the application does not start with it";
-        Finding::failed("Postgres settings are not usable", error.to_string(), remedy)
-    })
+    Ok(builder.map_err(refused)?.schema(&*target.schema))
+}
+
+fn refused(error: ConfigError) -> Finding {
+    let remedy = "correct the variable: the application does not start with it";
+    Finding::failed("Postgres settings are not usable", error.to_string(), remedy)
 }
 
 /// Returns the finding for a database that goes with the in-process cache only.

@@ -14,6 +14,7 @@ use session_layer::server_url::{ServerKind, ServerUrl};
 use super::{
     Finding, Problem, Status, Steps, Target,
     role::{Replicas, found_role, parse_role},
+    settings,
 };
 use crate::chain;
 
@@ -30,7 +31,14 @@ pub(super) fn url(target: &Target) -> Option<&ServerUrl> {
 
 pub(super) async fn check(target: &Target, steps: &mut Steps<'_>) {
     let finding = match (&target.redis, url(target)) {
-        (_, Some(url)) => return look(steps, target, url).await,
+        (_, Some(url)) => {
+            look(steps, target, url).await;
+            // If they are not usable, a step has the reason.
+            if let Ok(cache) = cache(target, url) {
+                steps.record("settings", settings(&cache));
+            }
+            return;
+        }
         (None, None) if target.on_postgres() => target.unusable(
             "No REDIS_URL, nothing to check",
             "with a postgres:// DATABASE_URL the application does not start without REDIS_URL",
@@ -294,7 +302,7 @@ fn found_version(info: &str) -> Finding {
 
 /// Returns the application's cache with this target's settings.
 fn cache(target: &Target, url: &ServerUrl) -> Result<RedisCacheBuilder, Finding> {
-    let mut cache = RedisCache::builder(url.expose());
+    let mut cache = RedisCache::builder(url.expose_all());
     if target.from_env {
         cache = cache.from_env().map_err(|error| {
             let remedy = "correct the variable: the application does not start with it";

@@ -81,6 +81,13 @@ async fn correct_servers_print_the_lines_and_exit_0() -> Outcome {
     ] {
         assert!(text.lines().any(|it| it == line), "no line `{line}` in\n{text}");
     }
+    let settings: Vec<_> =
+        text.lines().filter(|line| line.starts_with("✅ Settings in effect: ")).collect();
+    assert_eq!(settings.len(), 2, "{text}");
+    let namespace = format!("namespace: \"{}\"", sandbox.namespace());
+    assert!(settings[0].contains(&namespace) && settings[0].contains("deadline: 50ms"), "{text}");
+    let schema = format!("schema: \"{}\"", sandbox.schema());
+    assert!(settings[1].contains(&schema) && settings[1].contains("max_connections"), "{text}");
     Ok(())
 }
 

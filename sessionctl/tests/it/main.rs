@@ -8,4 +8,4 @@ mod report;
 mod sessions;
 mod watch;
 
-use session_verification::{certificates, harness, support};
+use session_verification::{certificates, harness, pgbouncer, support};

@@ -8,7 +8,7 @@ use session_layer::connect::TlsSettings;
 use session_testkit::backends::{Backend, RedisServer};
 use time::Duration;
 
-use crate::certificates::{Ca, Issued};
+use crate::certificates::{self, Ca, Issued};
 use crate::harness::{Failure, Outcome, on};
 use crate::support::{SOON, Servers, built, login, until_connected, until_hit};
 
@@ -22,7 +22,7 @@ struct Tls {
 
 impl Tls {
     async fn new(ca: &Ca, own: &Issued, clients: &str) -> Result<Self, Failure> {
-        let (redis, port) = ca.redis(own, clients).await?;
+        let (redis, port) = certificates::redis(ca, own, clients).await?;
         let servers = Servers::shared().await?;
         Ok(Self { servers, redis, url: format!("rediss://localhost:{port}") })
     }

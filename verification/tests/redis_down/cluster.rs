@@ -9,14 +9,11 @@ use redis::cmd;
 use session_layer::cache::{ConnectCause, RedisCache};
 use session_layer::{Created, RevokeTarget, Sessions, Visibility};
 use session_testkit::backends::{Backend, Backends, Cluster, RedisServer};
-use session_testkit::fault_run::FaultRun;
-use session_testkit::invariants::{Invariant, Outcome as Verdict};
-use session_testkit::schedule::Schedule;
 use session_testkit::wait;
-use session_testkit::workload::Settings;
 use tokio::task::JoinHandle;
 
 use crate::harness::{Failure, Outcome, on, shared};
+use crate::judged::judged;
 use crate::support::{
     SOON, Servers, ask, assert_contains, login, roomy, until, until_connected, until_hit,
 };
@@ -366,22 +363,8 @@ async fn every_promise_holds_while_a_cluster_changes() -> Outcome {
     on(Backend::Native, |backend| async move {
         let own = Backends::builder().backend(backend).start().await?;
         let deployment = roomy().cluster(true).start(own).await?;
-        let steps = ["redis-cluster-slot-move@1+4", "redis-cluster-shard-down@9+4"];
-        let steps: Result<_, _> = steps.iter().map(|step| step.parse()).collect();
-        let mut settings = Settings::new(7);
-        settings.rate = 80;
-        settings.sessions = 200;
-        settings.duration = Duration::from_secs(18);
-        settings.parameters.budget_slack = SOON;
-        let run = FaultRun::new(&deployment, settings, Schedule { seed: 7, steps: steps? })?;
-        let judged = run.run().await?;
-        assert_ne!(judged.outcome(), Verdict::Broken, "{judged}");
-        for examined in [Invariant::R1Delta, Invariant::R2, Invariant::R5, Invariant::R8] {
-            assert_eq!(judged.verdicts.of(examined).outcome(), Verdict::Holds, "{judged}");
-        }
-        for fault in &judged.history.faults {
-            assert!(!fault.touched.expect("a count").nothing(), "{fault:?}");
-        }
+        judged(&deployment, &["redis-cluster-slot-move@1+4", "redis-cluster-shard-down@9+4"], 18)
+            .await?;
         Ok(())
     })
     .await

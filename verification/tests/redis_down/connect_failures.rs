@@ -7,7 +7,7 @@ use time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
-use crate::certificates::Ca;
+use crate::certificates::{self, Ca};
 use crate::harness::{Failure, Outcome, on};
 use crate::support::{SOON, Servers, ask, login};
 
@@ -41,7 +41,8 @@ async fn cause_of_a_failed_connect_reaches_health() -> Outcome {
     on(Backend::Native, |_| async {
         let servers = Servers::shared().await?;
         let ca = Ca::new()?;
-        let (redis, tls_port) = ca.redis(&ca.issue("localhost", Duration::days(1))?, "no").await?;
+        let (redis, tls_port) =
+            certificates::redis(&ca, &ca.issue("localhost", Duration::days(1))?, "no").await?;
         let port = redis.address().rsplit(':').next().unwrap_or_default();
         let closed = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
         for (url, cause, words) in [

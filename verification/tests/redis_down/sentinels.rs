@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use session_layer::cache::{ConnectCause, RedisCache};
 use session_layer::connect::{Credential, CredentialsError, PasswordFile};
 use session_layer::{Created, Sessions, Visibility};
-use session_testkit::backends::{Backend, Sentinels};
+use session_testkit::backends::{Backend, Backends, Sentinels};
 
 use crate::harness::{Failure, Outcome, on};
-use crate::support::{SOON, Servers, ask, login, until, until_connected, until_hit};
+use crate::judged::judged;
+use crate::support::{SOON, Servers, ask, login, roomy, until, until_connected, until_hit};
 
 /// Validates a session until it is stopped. Returns the number of validations.
 fn validate(
@@ -178,4 +179,16 @@ async fn sentinels_and_master_have_their_own_passwords() -> Outcome {
 
 async fn connect(url: &str) -> Result<redis::aio::MultiplexedConnection, Failure> {
     Ok(redis::Client::open(url)?.get_multiplexed_async_connection().await?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_promise_holds_while_sentinels_fail_over() -> Outcome {
+    on(Backend::Native, |backend| async move {
+        let own = Backends::builder().backend(backend).start().await?;
+        let deployment = roomy().sentinels(true).start(own).await?;
+        judged(&deployment, &["redis-sentinel-failover@1+4", "redis-sentinel-failover@10+2"], 18)
+            .await?;
+        Ok(())
+    })
+    .await
 }

@@ -12,5 +12,7 @@
 pub mod binaries;
 pub mod certificates;
 pub mod harness;
+pub mod judged;
 pub mod mutants;
+pub mod pgbouncer;
 pub mod support;

@@ -164,6 +164,7 @@ fn printed_url_is_scheme_host_and_port() {
         ("postgres://app:pw@/app?sslmode=disable&host=/run/pg", "postgres://(local socket)"),
         ("postgres://%2Frun%2Fpostgres/app", "postgres://(local socket)"),
         ("postgres://", "postgres://(local socket)"),
+        ("postgres://u:p@a,b:7/app", "postgres://a:5432,b:7"),
         ("unix:///run/redis.sock", "unix://(local socket)"),
         ("redis+sentinel://h/main", "redis+sentinel://h:26379"),
         ("redis+cluster://h", "redis+cluster://h:6379"),
@@ -174,6 +175,20 @@ fn printed_url_is_scheme_host_and_port() {
         ),
     ] {
         assert_eq!(parse(text).unwrap().to_string(), shown, "{text}");
+    }
+}
+
+#[test]
+fn whole_text_is_read_back_with_all_hosts() {
+    for text in [
+        "postgres://u:p@a,b:7,[::1]:5432/app?target_session_attrs=any",
+        "redis+sentinel://u:p@a,b/main/2",
+        "redis://h/1",
+        "postgres:///app?host=/run/postgres",
+        "redis+unix:///run/redis.sock",
+    ] {
+        let url = parse(text).unwrap();
+        assert!(parse(&url.expose_all()).unwrap() == url, "{text}: {}", url.expose_all());
     }
 }
 
@@ -209,8 +224,11 @@ fn rejected_url_gives_the_reason_and_what_to_do() {
         ("redis+cluster://a,b/x", "number of a Redis database"),
         ("redis+cluster://a,,b", "host"),
         ("redis://a,b", "several hosts"),
-        ("postgres://h1,h2/db", "several hosts"),
-        ("postgres://h1:1,h2:2/db", "several hosts"),
+        ("redis://h1,h2/0", "several hosts"),
+        ("postgres://h1,h2/db?port=7", "`hostaddr`"),
+        ("postgres://h1,h2:x/db", "port"),
+        ("postgres://h1,/db", "host"),
+        ("postgres://h1,h2/db?target_session_attrs=standby", "read-write or primary"),
         ("postgres://h/db?connect_timeout=3", "`connect_timeout` is not supported"),
         ("postgres://h/db?pasword=x", "unknown parameter: the known ones"),
         ("postgres://h/db?sslmode=on", "verify-full"),

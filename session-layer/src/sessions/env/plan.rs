@@ -20,8 +20,12 @@ const BOOLEAN: &str = "true, false, 1 or 0";
 
 /// The variables that have an effect only with Postgres or Redis. A deployment that sets one of
 /// them expects these servers, so the default of a SQLite file would be a mistake there.
-const NEEDS_SERVERS: [&str; 21] = [
+const NEEDS_SERVERS: [&str; 26] = [
     "DATABASE_PASSWORD_FILE",
+    "DATABASE_TLS_CA_FILE",
+    "DATABASE_TLS_CERT_FILE",
+    "DATABASE_TLS_KEY_FILE",
+    "DATABASE_TLS_INSECURE",
     "REDIS_PASSWORD_FILE",
     "REDIS_SENTINEL_USERNAME",
     "REDIS_SENTINEL_PASSWORD",
@@ -42,6 +46,7 @@ const NEEDS_SERVERS: [&str; 21] = [
     "SESSION_DB_MIGRATE",
     "SESSION_DB_POOLED",
     "SESSION_DB_POOL_SIZE",
+    "SESSION_DB_START_TIMEOUT",
 ];
 
 /// The stores and settings that the variables describe.
@@ -88,6 +93,9 @@ pub(super) struct DatabaseSettings {
     pub(super) migrate: bool,
     pub(super) pooled: bool,
     pub(super) password_file: Option<String>,
+    pub(super) tls: TlsSettings,
+    /// How long the start waits for a Postgres that accepts no connections yet.
+    pub(super) start_timeout: Duration,
 }
 
 #[derive(PartialEq, Eq)]
@@ -237,6 +245,14 @@ fn database_settings_of(get: Get<'_>) -> Result<DatabaseSettings, ConfigError> {
         migrate,
         pooled,
         password_file: get("DATABASE_PASSWORD_FILE"),
+        tls: tls(get, &OF_POSTGRES)?,
+        start_timeout: Duration::from_secs(number(
+            get,
+            "SESSION_DB_START_TIMEOUT",
+            "30",
+            "whole seconds from 0 to 3600",
+            0..=3_600,
+        )? as u64),
     })
 }
 
@@ -257,28 +273,57 @@ fn redis_settings_of(get: Get<'_>) -> Result<RedisSettings, ConfigError> {
         pool_size: number(get, "SESSION_CACHE_POOL_SIZE", "10", "1 to 1000", 1..=1000)?,
         replicated: boolean(get, "SESSION_CACHE_REPLICATED", "false")?,
         keys: keys(get)?,
-        tls: tls(get)?,
+        tls: tls(get, &OF_REDIS)?,
         password_file: get("REDIS_PASSWORD_FILE"),
         sentinel_user: get("REDIS_SENTINEL_USERNAME"),
         sentinel_password: sentinel_password(get)?,
     })
 }
 
-fn tls(get: Get<'_>) -> Result<TlsSettings, ConfigError> {
-    let mut tls = TlsSettings::new().insecure(boolean(get, "REDIS_TLS_INSECURE", "false")?);
-    if let Some(path) = get("REDIS_TLS_CA_FILE") {
+/// The variables of TLS to one server.
+struct TlsVariables {
+    insecure: &'static str,
+    ca: &'static str,
+    server_name: Option<&'static str>,
+    certificate: &'static str,
+    key: &'static str,
+    /// The error if only one of certificate and key is set.
+    half: &'static str,
+}
+
+const OF_REDIS: TlsVariables = TlsVariables {
+    insecure: "REDIS_TLS_INSECURE",
+    ca: "REDIS_TLS_CA_FILE",
+    server_name: Some("REDIS_TLS_SERVER_NAME"),
+    certificate: "REDIS_TLS_CERT_FILE",
+    key: "REDIS_TLS_KEY_FILE",
+    half: "one of REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE is set without the other: set both, or \
+           unset it",
+};
+
+/// There is no server name, because sqlx verifies the host of the URL.
+const OF_POSTGRES: TlsVariables = TlsVariables {
+    insecure: "DATABASE_TLS_INSECURE",
+    ca: "DATABASE_TLS_CA_FILE",
+    server_name: None,
+    certificate: "DATABASE_TLS_CERT_FILE",
+    key: "DATABASE_TLS_KEY_FILE",
+    half: "one of DATABASE_TLS_CERT_FILE and DATABASE_TLS_KEY_FILE is set without the other: set \
+           both, or unset it",
+};
+
+fn tls(get: Get<'_>, names: &TlsVariables) -> Result<TlsSettings, ConfigError> {
+    let mut tls = TlsSettings::new().insecure(boolean(get, names.insecure, "false")?);
+    if let Some(path) = get(names.ca) {
         tls = tls.ca_file(path.trim());
     }
-    if let Some(name) = get("REDIS_TLS_SERVER_NAME") {
+    if let Some(name) = names.server_name.and_then(get) {
         tls = tls.server_name(name.trim());
     }
-    match (get("REDIS_TLS_CERT_FILE"), get("REDIS_TLS_KEY_FILE")) {
+    match (get(names.certificate), get(names.key)) {
         (None, None) => Ok(tls),
         (Some(certificate), Some(key)) => Ok(tls.client_files(certificate.trim(), key.trim())),
-        _ => Err(ConfigError::Combination(
-            "one of REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE is set without the other: set both, \
-             or unset it",
-        )),
+        _ => Err(ConfigError::Combination(names.half)),
     }
 }
 

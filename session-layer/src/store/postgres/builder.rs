@@ -9,13 +9,16 @@ use sqlx::{ConnectOptions as _, PgPool};
 use tokio::runtime::Handle;
 
 use super::connection::Connections;
+use super::hosts::Hosts;
 use super::pool::{Pool, Rules};
 use super::read::JOURNAL_PAGE_DEADLINE;
 use super::schema::SchemaName;
+use super::tls;
 use super::{DEFAULT_CHANGE_DEADLINE, DEFAULT_READ_DEADLINE, PostgresStore};
 use crate::model::credentials::Credentials;
 use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerUrl, ServerUrlError};
+use crate::model::tls::TlsSettings;
 use crate::store::{DEFAULT_SCHEMA, LONGEST_DEADLINE, SCHEMA_NAME};
 
 /// The maximum number of connections, unless set otherwise: 10. A connection that waits for no
@@ -49,6 +52,7 @@ pub struct PostgresStoreBuilder {
     change_deadline: Duration,
     pooled: bool,
     credentials: Option<Arc<dyn Credentials>>,
+    tls: TlsSettings,
 }
 
 /// Where the connections come from.
@@ -73,6 +77,7 @@ impl std::fmt::Debug for PostgresStoreBuilder {
             .field("change_deadline", &self.change_deadline)
             .field("pooled", &self.pooled)
             .field("credentials", &self.credentials.is_some())
+            .field("tls", &self.tls)
             .finish()
     }
 }
@@ -111,6 +116,7 @@ impl PostgresStoreBuilder {
             change_deadline: DEFAULT_CHANGE_DEADLINE,
             pooled: false,
             credentials: None,
+            tls: TlsSettings::new(),
         }
     }
 
@@ -176,6 +182,17 @@ impl PostgresStoreBuilder {
         self
     }
 
+    /// Sets whom a connection trusts, and the certificate of this client. With any setting, TLS is
+    /// required, and the certificate must name the host of the URL, unless its `sslmode` is
+    /// `verify-ca`. The CAs of the system remain trusted beside the one that is set, because sqlx
+    /// adds them. [`TlsSettings::server_name`] is refused, because sqlx verifies the host of the
+    /// URL. Not for a pool of the application. Defaults to what the URL says (`sslmode`,
+    /// `sslrootcert`, `sslcert`, `sslkey`).
+    pub fn tls(mut self, tls: TlsSettings) -> Self {
+        self.tls = tls;
+        self
+    }
+
     /// Returns the store. It connects when it is first used, so that an application can start
     /// while Postgres is down. It does not look at our tables: see
     /// [`migrate`](PostgresStore::migrate).
@@ -210,6 +227,12 @@ impl PostgresStoreBuilder {
                      set the password where the pool is made",
                 ));
             }
+            ConnectionSource::OfTheApplication(_) if self.tls != TlsSettings::new() => {
+                return Err(ConfigError::Combination(
+                    "PostgresStoreBuilder::tls has no effect on a pool of the application: set it \
+                     where the pool is made",
+                ));
+            }
             ConnectionSource::OfTheApplication(pool) => {
                 PostgresStore::over(Connections::of_the_application(pool.clone()), schema)
             }
@@ -218,6 +241,7 @@ impl PostgresStoreBuilder {
             read_deadline: self.read_deadline,
             change_deadline: self.change_deadline,
             pooled: self.pooled,
+            insecure: self.tls.insecure,
             ..store
         })
     }
@@ -237,12 +261,18 @@ impl PostgresStoreBuilder {
                  (PostgresStoreBuilder::credentials) names another: remove one of them",
             ));
         }
-        let options = PostgresStore::connect_options(url).map_err(ConfigError::postgres_url)?;
+        let mut hosts = Hosts::of(url).map_err(ConfigError::postgres_url)?;
+        if self.tls != TlsSettings::new() {
+            hosts = hosts.try_map(|options| tls::add(options, &self.tls, url))?;
+        }
+        if self.tls.insecure {
+            tracing::warn!("{}", tls::INSECURE);
+        }
         // The timeouts are Postgres' own, in ms, for a statement and for a lock.
         let pool = |max_connections, timeouts, check_after, patience| {
             let rules = Rules { max_connections, check_after, patience };
-            let options = self.with_settings(options.clone(), timeouts);
-            Pool::new(options, self.credentials.clone(), rules, runtime.clone())
+            let hosts = hosts.map(|options| self.with_settings(options, timeouts));
+            Pool::new(hosts, self.credentials.clone(), rules, runtime.clone())
         };
         let reading = max_connections / 2;
         // With two or fewer, all is done over the same.
@@ -430,6 +460,8 @@ mod tests {
         assert!(
             error(on_application_pool().credentials(file())).contains("pool of the application")
         );
+        let tls = TlsSettings::new().insecure(true);
+        assert!(error(on_application_pool().tls(tls)).contains("pool of the application"));
     }
 
     // Without them Postgres plans each read anew, which takes longer than its execution.

@@ -23,6 +23,12 @@ struct SqlState(String);
 /// The address of a server, for messages.
 pub(super) struct At<'a>(pub(super) &'a PgConnectOptions);
 
+impl At<'_> {
+    fn is_socket(&self) -> bool {
+        self.0.get_socket().is_some() || self.0.get_host().starts_with('/')
+    }
+}
+
 impl fmt::Display for At<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.get_socket() {
@@ -37,14 +43,26 @@ pub(super) fn of_connecting(at: &At<'_>, error: sqlx::Error) -> StoreError {
     let (kind, why) = match &error {
         sqlx::Error::Database(refused) => {
             let code = refused.code().unwrap_or_default().into_owned();
-            let (kind, message) = of_refused_connection(&code);
+            let (kind, message) = of_refused_connection(&code, refused.message());
             // The server's text may repeat the user, the database and the options of the URL.
             return StoreError::new(kind, message).with_source(SqlState(code));
         }
         sqlx::Error::PoolClosed => return closed(),
-        _ => (Kind::Unreachable, why(&error)),
+        _ => (Kind::Unreachable, why(at, &error)),
     };
     StoreError::new(kind, format!("no connection to Postgres at {at}: {why}")).with_source(error)
+}
+
+/// Returns the error for a server that replied and is not the wanted one of several.
+pub(super) fn not_wanted(at: &At<'_>, standby: bool) -> StoreError {
+    let why = match standby {
+        true => "it is a standby, and none of the hosts of DATABASE_URL is the primary now",
+        false => "it is read-only, and target_session_attrs=read-write excludes it",
+    };
+    StoreError::new(
+        Kind::Unreachable,
+        format!("no connection to Postgres at {at}: {why}: check the hosts in DATABASE_URL"),
+    )
 }
 
 /// Returns the error of a store that is closed.
@@ -96,8 +114,22 @@ pub(super) fn no_connection(waited: Duration, busy: Option<u32>) -> StoreError {
     }
 }
 
-fn of_refused_connection(code: &str) -> (Kind, String) {
+/// `text` is that of the server. It is read, not repeated.
+fn of_refused_connection(code: &str, text: &str) -> (Kind, String) {
     match by_code(code, &Progress::default()) {
+        _ if code == "28000" && text.contains("certificate") => (
+            Kind::Denied,
+            "Postgres requires a certificate of this client that its ssl_ca_file knows, for our \
+             user: set DATABASE_TLS_CERT_FILE and DATABASE_TLS_KEY_FILE (sslcert, sslkey in \
+             DATABASE_URL)"
+                .to_owned(),
+        ),
+        _ if code == "28000" && (text.contains("no encryption") || text.contains("SSL off")) => (
+            Kind::Denied,
+            "Postgres does not accept our user without TLS (no line of pg_hba.conf does): set \
+             DATABASE_TLS_CA_FILE, or sslmode=verify-full in DATABASE_URL"
+                .to_owned(),
+        ),
         _ if code == DENIED => (
             Kind::Denied,
             "our role may not connect to the database of DATABASE_URL: GRANT CONNECT ON DATABASE … \
@@ -120,23 +152,25 @@ fn of_refused_connection(code: &str) -> (Kind, String) {
 }
 
 /// Returns the cause and what to do about it.
-fn why(error: &sqlx::Error) -> String {
+fn why(at: &At<'_>, error: &sqlx::Error) -> String {
     #[cfg(feature = "tls")]
     if let Some(error) = cause::<rustls::Error>(error) {
         return of_tls(error);
     }
     match (error, cause::<io::Error>(error)) {
         (sqlx::Error::Tls(source), None) if source.to_string().contains("does not support TLS") => {
-            "the server has no TLS, and sslmode requires it: set ssl=on there, or sslmode=prefer \
-             where the network is trusted"
+            "the server has no TLS, and sslmode or DATABASE_TLS_… requires it: set ssl=on there, or \
+             sslmode=prefer where the network is trusted"
                 .to_owned()
         }
         (sqlx::Error::Tls(source) | sqlx::Error::Configuration(source), None) => format!(
-            "TLS could not begin ({source}): check sslmode, sslrootcert, sslcert and sslkey \
-             (TLS needs the feature `tls`)"
+            "TLS could not begin ({source}): check DATABASE_TLS_…, and sslmode, sslrootcert, sslcert \
+             and sslkey in DATABASE_URL (TLS needs the feature `tls`)"
         ),
-        (sqlx::Error::Tls(_), Some(file)) => {
-            format!("a file of TLS cannot be read ({file}): check sslrootcert, sslcert and sslkey")
+        (sqlx::Error::Tls(_), Some(file)) => unreadable(file),
+        // A file is read after the server was reached.
+        (_, Some(file)) if file.kind() == io::ErrorKind::NotFound && !at.is_socket() => {
+            unreadable(file)
         }
         (_, Some(error)) => of_io(error),
         (sqlx::Error::Protocol(_), None) => {
@@ -144,6 +178,13 @@ fn why(error: &sqlx::Error) -> String {
         }
         _ => "check that it is running and reachable from here, and DATABASE_URL".to_owned(),
     }
+}
+
+fn unreadable(file: &io::Error) -> String {
+    format!(
+        "a file of TLS cannot be read ({file}): check DATABASE_TLS_…_FILE, and sslrootcert, sslcert \
+         and sslkey in DATABASE_URL"
+    )
 }
 
 fn of_io(error: &io::Error) -> String {
@@ -164,8 +205,8 @@ fn of_io(error: &io::Error) -> String {
                 .to_owned()
         }
         io::ErrorKind::PermissionDenied => format!(
-            "this process may not connect ({text}): allow it (unix_socket_permissions, or the \
-             firewall of this machine)"
+            "this process may not connect, or not read a file of TLS ({text}): allow it \
+             (unix_socket_permissions, the firewall of this machine, DATABASE_TLS_…_FILE)"
         ),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
             "the connection was closed before its first reply: the server is starting or full, a \
@@ -188,8 +229,10 @@ fn of_io(error: &io::Error) -> String {
 fn of_tls(error: &rustls::Error) -> String {
     use rustls::{AlertDescription as Alert, CertificateError as Certificate, Error};
     match error {
-        Error::InvalidCertificate(Certificate::UnknownIssuer) => {
-            "the CA of the server's certificate is not known: set sslrootcert to its file"
+        // A bad signature is that of another CA with the same name.
+        Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
+            "the CA of the server's certificate is not known: set DATABASE_TLS_CA_FILE (sslrootcert \
+             in DATABASE_URL) to its file"
                 .to_owned()
         }
         Error::InvalidCertificate(
@@ -198,23 +241,32 @@ fn of_tls(error: &rustls::Error) -> String {
             "the server's certificate is for another name ({error}): use that name as the host in \
              DATABASE_URL, or sslmode=verify-ca"
         ),
+        Error::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
+            format!(
+                "the server's certificate has expired ({error}): renew it, and check the clock of \
+                 this machine"
+            )
+        }
         Error::InvalidCertificate(
-            Certificate::Expired
-            | Certificate::ExpiredContext { .. }
-            | Certificate::NotValidYet
-            | Certificate::NotValidYetContext { .. },
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. },
         ) => format!(
-            "the server's certificate is not valid now ({error}): renew it, and check both clocks"
+            "the server's certificate is not valid yet ({error}): check the clocks of this machine \
+             and of the server"
         ),
         Error::AlertReceived(
             Alert::CertificateRequired
             | Alert::BadCertificate
             | Alert::UnknownCA
             | Alert::CertificateUnknown
-            | Alert::CertificateExpired,
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::UnsupportedCertificate
+            // A bad signature: it is of another CA with the same name.
+            | Alert::DecryptError,
         ) => format!(
-            "the server does not accept our certificate ({error}): set sslcert and sslkey to one \
-             that its ssl_ca_file knows"
+            "the server does not accept our certificate ({error}): set DATABASE_TLS_CERT_FILE and \
+             DATABASE_TLS_KEY_FILE (sslcert, sslkey in DATABASE_URL) to one that its ssl_ca_file \
+             knows"
         ),
         _ => format!("TLS failed ({error}): check sslmode and the server's certificate"),
     }
@@ -245,6 +297,15 @@ mod tests {
         of_connecting(&At(&options), error).to_string()
     }
 
+    #[test]
+    fn missing_file_is_a_socket_or_one_of_tls() {
+        let missing = || sqlx::Error::Io(io::ErrorKind::NotFound.into());
+        assert!(text(missing()).contains("a file of TLS"), "{}", text(missing()));
+        let socket = PgConnectOptions::new_without_pgpass().socket("/run/postgresql");
+        let text = of_connecting(&At(&socket), missing()).to_string();
+        assert!(text.contains("no such socket"), "{text}");
+    }
+
     fn io(kind: io::ErrorKind) -> sqlx::Error {
         sqlx::Error::Io(kind.into())
     }
@@ -256,7 +317,6 @@ mod tests {
         for (error, reason) in [
             (sqlx::Error::Io(no_name), "has no address"),
             (io(io::ErrorKind::ConnectionRefused), "refused"),
-            (io(io::ErrorKind::NotFound), "no such socket"),
             (io(io::ErrorKind::PermissionDenied), "may not connect"),
             (io(io::ErrorKind::UnexpectedEof), "before its first reply"),
             (io(io::ErrorKind::TimedOut), "firewall"),
@@ -279,9 +339,11 @@ mod tests {
         use rustls::{AlertDescription, CertificateError, Error};
         for (error, reason) in [
             (Error::InvalidCertificate(CertificateError::UnknownIssuer), "sslrootcert"),
+            (Error::InvalidCertificate(CertificateError::BadSignature), "sslrootcert"),
             (Error::InvalidCertificate(CertificateError::NotValidForName), "another name"),
-            (Error::InvalidCertificate(CertificateError::Expired), "not valid now"),
-            (Error::AlertReceived(AlertDescription::CertificateRequired), "sslcert and sslkey"),
+            (Error::InvalidCertificate(CertificateError::Expired), "has expired"),
+            (Error::InvalidCertificate(CertificateError::NotValidYet), "not valid yet"),
+            (Error::AlertReceived(AlertDescription::CertificateRequired), "sslcert, sslkey"),
             (Error::DecryptError, "TLS failed"),
         ] {
             let error = io::Error::new(io::ErrorKind::InvalidData, error);

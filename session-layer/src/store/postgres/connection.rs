@@ -4,11 +4,12 @@
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::application_pool::{ApplicationConnection, ApplicationPool};
-use super::connect_error::{self, At};
+use super::connect_error;
+use super::hosts::{Failed, Hosts};
 use super::pool::{Leased, Pool};
 use crate::model::error::StoreError;
 use crate::store::PoolStatus;
@@ -113,18 +114,16 @@ impl Connections {
 
     /// Opens a connection outside of the pool.
     pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let options = match self {
-            Self::Own(pool) => pool.options().await?,
-            Self::OfTheApplication(pool) => pool.options().as_ref().clone(),
+        let hosts = match self {
+            Self::Own(pool) => pool.hosts().await?,
+            Self::OfTheApplication(pool) => Hosts::one(pool.options().as_ref().clone()),
         };
-        let connecting = async {
-            let mut connection = options.connect().await?;
-            connection.ping().await?;
-            Ok(connection)
-        };
-        let at = At(&options);
-        match timeout(REACHING, connecting).await {
-            Ok(connected) => connected.map_err(|error| connect_error::of_connecting(&at, error)),
+        let mut connection = hosts.connect(REACHING).await.map_err(Failed::reason)?;
+        // Now the first server is the one that was reached.
+        let at = hosts.first();
+        match timeout(REACHING, connection.ping()).await {
+            Ok(Ok(())) => Ok(connection),
+            Ok(Err(error)) => Err(connect_error::of_connecting(&at, error)),
             Err(_elapsed) => Err(connect_error::connecting_timed_out(&at, REACHING)),
         }
     }

@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Host;
 
 use super::PostgresStore;
-use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
+use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError, TARGET_SESSION_ATTRS};
 
 impl PostgresStore {
     /// Returns sqlx's connect options for `url`, for a pool of the application's own
@@ -17,9 +17,20 @@ impl PostgresStore {
     /// root certificate (`sslrootcert`) is also verified under `sslmode=require`, as libpq does.
     ///
     /// # Errors
-    /// [`ServerUrlError`] if the URL is of another server, or if its user, password or database is
-    /// not UTF-8 once decoded.
+    /// [`ServerUrlError`] if the URL is of another server, if it names several hosts, or if its
+    /// user, password or database is not UTF-8 once decoded.
     pub fn connect_options(url: &ServerUrl) -> Result<PgConnectOptions, ServerUrlError> {
+        if !url.others().is_empty() {
+            return Err(ServerUrlError::because(
+                "it names several hosts, which a pool of sqlx does not try: name one, or let the \
+                 store open its own pool (PostgresStore::builder)",
+            ));
+        }
+        Self::options_of_first(url)
+    }
+
+    /// Returns the options of the first host.
+    pub(super) fn options_of_first(url: &ServerUrl) -> Result<PgConnectOptions, ServerUrlError> {
         if url.kind() != ServerKind::Postgres {
             return Err(ServerUrlError::because(
                 "it does not begin with postgres:// or postgresql://",
@@ -27,13 +38,21 @@ impl PostgresStore {
         }
         let url = url.expose();
         let mut read_by_sqlx = url.clone();
-        if let Some(Host::Ipv6(address)) = url.host() {
-            // sqlx takes the host from the URL with its brackets, which no look-up accepts.
+        // sqlx takes the host from the URL with its brackets, which no look-up accepts.
+        let ipv6 = match url.host() {
+            Some(Host::Ipv6(address)) => Some(address.to_string()),
+            _ => None,
+        };
+        // sqlx does not know this one.
+        let attrs = |name: &str| name == TARGET_SESSION_ATTRS;
+        if ipv6.is_some() || url.query_pairs().any(|(name, _)| attrs(&name)) {
+            let known = url.query_pairs().filter(|(name, _)| !attrs(name));
             let mut parameters = read_by_sqlx.query_pairs_mut();
-            parameters
-                .clear()
-                .append_pair("host", &address.to_string())
-                .extend_pairs(url.query_pairs());
+            parameters.clear();
+            if let Some(address) = &ipv6 {
+                parameters.append_pair("host", address);
+            }
+            parameters.extend_pairs(known);
         }
         // The error of sqlx may repeat a part of the URL.
         let options = PgConnectOptions::from_url(&read_by_sqlx).map_err(|_repeats_it| {

@@ -18,15 +18,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::slots::{Acquired, Given, Slots};
-use super::connect_error::{self, At};
-use super::errors;
+use super::connect_error;
+use super::hosts::{Failed, Hosts};
 use crate::model::credentials::{self, Credentials};
 use crate::model::error::StoreError;
 use crate::model::lock::lock;
@@ -67,11 +66,11 @@ pub(super) struct Rules {
 pub(super) struct Pool(Arc<PoolState>);
 
 struct PoolState {
-    options: PgConnectOptions,
+    hosts: Hosts,
     /// The source of the user and the password, instead of those in the options.
     credentials: Option<Arc<dyn Credentials>>,
-    /// The options with the credentials that were fetched last, and when.
-    last: Mutex<Option<(Instant, PgConnectOptions)>>,
+    /// The servers with the credentials that were fetched last, and when.
+    last: Mutex<Option<(Instant, Hosts)>>,
     rules: Rules,
     /// Runs what continues after its caller left.
     runtime: Handle,
@@ -100,13 +99,13 @@ impl fmt::Debug for PoolState {
 
 impl Pool {
     pub(super) fn new(
-        options: PgConnectOptions,
+        hosts: Hosts,
         credentials: Option<Arc<dyn Credentials>>,
         rules: Rules,
         runtime: Handle,
     ) -> Self {
         Self(Arc::new(PoolState {
-            options,
+            hosts,
             credentials,
             last: Mutex::default(),
             rules,
@@ -124,27 +123,30 @@ impl Pool {
         let _once = self.0.donor.set(Donor { pool, keeps, gave: Mutex::default() });
     }
 
-    /// Returns the options of the next connection, with the present credentials. They are fetched
+    /// Returns the servers for the next connection, with the present credentials. They are fetched
     /// once a second at most, because attempts may follow each other in an outage.
-    pub(super) async fn options(&self) -> Result<PgConnectOptions, StoreError> {
-        let PoolState { options, credentials, last, .. } = &*self.0;
+    pub(super) async fn hosts(&self) -> Result<Hosts, StoreError> {
+        let PoolState { hosts, credentials, last, .. } = &*self.0;
         let Some(source) = credentials else {
-            return Ok(options.clone());
+            return Ok(hosts.clone());
         };
-        if let Some((fetched, options)) = &*lock(last)
+        if let Some((fetched, hosts)) = &*lock(last)
             && fetched.elapsed() < FETCHED_EVERY
         {
-            return Ok(options.clone());
+            return Ok(hosts.clone());
         }
         let credential = credentials::fetch(&**source, CREDENTIALS)
             .await
-            .map_err(|error| connect_error::no_credentials(&At(options), error))?;
-        let mut options = options.clone().password(credential.secret());
-        if let Some(user) = credential.user_name() {
-            options = options.username(user);
-        }
-        *lock(last) = Some((Instant::now(), options.clone()));
-        Ok(options)
+            .map_err(|error| connect_error::no_credentials(&hosts.first(), error))?;
+        let hosts = hosts.map(|options| {
+            let options = options.password(credential.secret());
+            match credential.user_name() {
+                Some(user) => options.username(user),
+                None => options,
+            }
+        });
+        *lock(last) = Some((Instant::now(), hosts.clone()));
+        Ok(hosts)
     }
 
     pub(super) fn max_connections(&self) -> u32 {
@@ -286,14 +288,13 @@ struct Opening {
 impl Opening {
     /// Tries until it succeeds, or until no connection is wanted any more.
     async fn run(mut self) {
-        let at = At(&self.pool.0.options);
         let slots = &self.pool.0.slots;
         // How often the server had none left although room was to be made.
         let mut full = 0;
         while lock(slots).is_wanted() {
             let limit = lock(slots).attempt_limit();
-            let options = match self.pool.options().await {
-                Ok(options) => options,
+            let hosts = match self.pool.hosts().await {
+                Ok(hosts) => hosts,
                 Err(reason) => {
                     lock(slots).refused(&reason, Instant::now() + REFUSED);
                     sleep(REFUSED).await;
@@ -301,10 +302,10 @@ impl Opening {
                 }
             };
             let began = Instant::now();
-            let result = timeout(limit, options.connect()).await;
+            let result = hosts.connect(limit).await;
             let now = Instant::now();
             match result {
-                Ok(Ok(connection)) => {
+                Ok(connection) => {
                     self.opened = true;
                     let left = lock(slots).opened(connection, began, now);
                     self.pool.close_all(left);
@@ -312,22 +313,19 @@ impl Opening {
                     self.pool.open_if_needed();
                     return;
                 }
-                Err(_elapsed) => {
-                    let reason = connect_error::connecting_timed_out(&at, limit);
+                Err(Failed::TimedOut(reason)) => {
                     lock(slots).attempt_timed_out(limit, reason, now);
                 }
                 // Another task of this pool may have just taken the last one, so the first refusal
                 // is always followed by another attempt.
-                Ok(Err(error))
-                    if errors::is_full(&error)
-                        && full < MADE_ROOM_AT_MOST
-                        && (self.pool.make_room() || full == 0) =>
+                Err(Failed::Full(_))
+                    if full < MADE_ROOM_AT_MOST && (self.pool.make_room() || full == 0) =>
                 {
                     full += 1;
                     sleep(MADE_ROOM).await;
                 }
-                Ok(Err(error)) => {
-                    let reason = connect_error::of_connecting(&at, error);
+                Err(failed) => {
+                    let reason = failed.reason();
                     lock(slots).refused(&reason, now + REFUSED);
                     sleep(REFUSED).await;
                 }

@@ -28,19 +28,21 @@ pub(crate) fn newest(folder: &str, program: &str) -> Option<PathBuf> {
         .map(|(_, file)| file)
 }
 
-/// Returns the major version that `program --version` prints after `mark`.
-pub(crate) fn version(program: &Path, mark: &str) -> Result<u32, String> {
+/// Returns the major and the minor version that `program --version` prints after `mark`. A missing
+/// minor version is 0.
+pub(crate) fn version(program: &Path, mark: &str) -> Result<(u32, u32), String> {
     let shown = program.display();
     let output = wall_clock::command(program)
         .arg("--version")
         .output()
         .map_err(|error| format!("{shown} --version: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let digits = text.split_once(mark).map(|(_, rest)| {
-        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        &rest[..end]
+    let numbers = text.split_once(mark).map(|(_, rest)| {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let mut numbers = rest[..end].split('.').map(|number| number.parse().ok());
+        (numbers.next().flatten(), numbers.next().flatten().unwrap_or_default())
     });
-    digits
-        .and_then(|digits| digits.parse().ok())
+    numbers
+        .and_then(|(major, minor)| Some((major?, minor)))
         .ok_or_else(|| format!("{shown} --version prints no version: {}", text.trim()))
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::{DirBuilder, File},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::{DirBuilderExt as _, chown},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -68,6 +68,18 @@ impl Folder {
     /// Appends to a file, which then belongs to the server's account.
     pub(crate) fn append(&self, path: &Path, text: &str) -> io::Result<()> {
         File::options().create(true).append(true).open(path)?.write_all(text.as_bytes())?;
+        self.give(path)
+    }
+
+    /// Writes a file that only the server's account may read.
+    pub(crate) fn write_secret(&self, path: &Path, text: &str) -> io::Result<()> {
+        let mut file = File::options();
+        let mut file = file.create(true).write(true).truncate(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())?;
+        self.give(path)
+    }
+
+    fn give(&self, path: &Path) -> io::Result<()> {
         match self.account {
             Some(account) => chown(path, Some(account.user), Some(account.group)),
             None => Ok(()),

@@ -55,6 +55,7 @@ impl Applied {
         match &self.toxic.kind {
             Kind::Hold { from: None } => true,
             Kind::Hold { from: Some(_) } => self.triggered,
+            Kind::ForgetIdle { .. } => self.touched.has(self.number),
             Kind::Lose { reply: true, .. } => {
                 self.direction == Direction::ToClient
                     && self.touched.losing_since(self.number).is_some()
@@ -63,13 +64,29 @@ impl Applied {
         }
     }
 
-    /// Returns when it ends the connection, if it does.
-    pub(super) fn ends(&self, pending: bool, now: Instant) -> Option<(Instant, End)> {
+    /// Returns when it forgets the connection, unless it has already. From then on it holds.
+    pub(super) fn forgets(&self) -> Option<Instant> {
         match self.toxic.kind {
-            Kind::Idle { after } => {
-                let last = self.touched.last(self.number).unwrap_or(self.since);
-                Some((last.max(self.since) + after, End::Close))
-            }
+            Kind::ForgetIdle { after } if !self.holds() => Some(self.idle_since() + after),
+            _ => None,
+        }
+    }
+
+    fn idle_since(&self) -> Instant {
+        self.touched.last(self.number).unwrap_or(self.since).max(self.since)
+    }
+
+    /// Returns when it ends the connection, if it does. `finished`: one side has closed it.
+    pub(super) fn ends(
+        &self,
+        pending: bool,
+        finished: bool,
+        now: Instant,
+    ) -> Option<(Instant, End)> {
+        match self.toxic.kind {
+            Kind::Idle { after } => Some((self.idle_since() + after, End::Close)),
+            // The other side would learn of it from its own keepalives.
+            Kind::ForgetIdle { .. } if finished && self.holds() => Some((now, End::Close)),
             Kind::ResetPeer { after } => Some((self.since + after, End::Reset)),
             Kind::LimitData { bytes } if self.passed >= bytes && (pending || bytes > 0) => {
                 Some((now, End::Close))
@@ -170,7 +187,7 @@ impl Applied {
         self.counted = self.counted.saturating_sub(gone.len());
         match &self.toxic.kind {
             Kind::Slicer { gap, .. } => return *gap,
-            Kind::Idle { .. } => self.touched.came_by(self.number, now),
+            Kind::Idle { .. } | Kind::ForgetIdle { .. } => self.touched.came_by(self.number, now),
             Kind::Hold { from: Some(pattern) } => remember(&mut self.tail, gone, pattern),
             Kind::Lose { pattern, reply, .. } => {
                 remember(&mut self.tail, gone, pattern);

@@ -251,6 +251,22 @@ fn idle_connection_is_closed_and_active_one_is_not() {
 }
 
 #[test]
+fn idle_connection_is_forgotten_also_after_healing() {
+    let after = Duration::from_secs(1);
+    let mut world = World::new([Toxic::forget_idle(after)]).push("a");
+    let begin = world.now;
+    assert_eq!(world.run(), (vec![(Duration::ZERO, "a".into())], Step::Wait));
+    assert_eq!((world.now - begin, world.touched()), (after, (1, 0)));
+    let mut world = world.push("b");
+    assert_eq!(world.run(), (Vec::new(), Step::Wait));
+    world.heal();
+    assert_eq!(world.run(), (Vec::new(), Step::Wait));
+    // The client notices nothing, and closes the connection at some time.
+    world.flow.finish(world.now);
+    assert_eq!(world.run().1, Step::End(End::Close));
+}
+
+#[test]
 fn count_finds_split_patterns_and_changes_nothing() {
     let toxic = || Toxic::count("\0C57014\0");
     let mut world = World::new([toxic()]).push("E\0C57014\0\0C570").push("14\0.\0C57014").push("!");

@@ -1,7 +1,9 @@
 //! The lines about Postgres.
 
 use super::{check, check_of, expect, unused_address};
+use crate::certificates::{self, Ca};
 use crate::harness::{Outcome, shared};
+use crate::pgbouncer::PgBouncer;
 use crate::support::{execute, store};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -15,6 +17,11 @@ async fn unreachable_postgres_is_explained_without_its_password() -> Outcome {
         &address,
         "does not start without REDIS_URL",
     ];
+    expect(check().env("DATABASE_URL", url), 1, &lines).await?;
+    // Each of several hosts has its reason.
+    let other = unused_address()?;
+    let url = format!("postgres://app:s3cret@{address},{other}/app");
+    let lines = ["❌ Postgres connection failed", &address, &other, "✅ Settings in effect: url"];
     expect(check().env("DATABASE_URL", url), 1, &lines).await?;
     Ok(())
 }
@@ -106,6 +113,46 @@ async fn missing_rights_and_row_level_security_fail() -> Outcome {
         for line in lines {
             assert!(ran.stdout.contains(line), "no `{line}` in\n{}", ran.stdout);
         }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificate_of_postgres_is_checked_as_the_application_does() -> Outcome {
+    let ca = Ca::new()?;
+    let own = ca.issue("127.0.0.1", time::Duration::DAY)?;
+    let rules = "host all postgres 127.0.0.1/32 trust";
+    let postgres = certificates::postgres(&ca, &own, rules, None).await?;
+    let url = format!("{}?sslmode=verify-full", postgres.url());
+    let lines = ["❌ Postgres connection failed", "set DATABASE_TLS_CA_FILE"];
+    expect(check().env("DATABASE_URL", &url), 1, &lines).await?;
+    let mut trusting = check();
+    trusting.env("DATABASE_URL", &url).env("DATABASE_TLS_CA_FILE", ca.file());
+    // Nothing was migrated there.
+    let lines = ["✅ Postgres connection successful", "❌ Schema session_layer does not exist"];
+    expect(&mut trusting, 1, &lines).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pooler_in_front_of_postgres_needs_its_setting() -> Outcome {
+    let backends = shared().await?;
+    let sandbox = backends.sandbox();
+    store(&sandbox).await?;
+    for mode in ["session", "transaction"] {
+        let pooler = PgBouncer::start(backends.postgres(), mode).await?;
+        let mut without = check_of(&sandbox);
+        without.env("DATABASE_URL", pooler.url());
+        let lines = ["❌ Postgres connection failed", "SESSION_DB_POOLED=true"];
+        expect(&mut without, 1, &lines).await?;
+        let mut with = check_of(&sandbox);
+        with.env("DATABASE_URL", pooler.url()).env("SESSION_DB_POOLED", "true");
+        let lines = [
+            "✅ Postgres connection successful",
+            "✅ The journal of changes can be read",
+            "✅ The application's statements work",
+        ];
+        expect(&mut with, 0, &lines).await?;
     }
     Ok(())
 }

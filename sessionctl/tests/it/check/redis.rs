@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use session_testkit::backends::{Backend, Backends, Cluster, RedisServer, Sentinels};
 
 use super::{check_redis, expect, unused_address};
-use crate::certificates::Ca;
+use crate::certificates::{self, Ca};
 use crate::harness::{Failure, Outcome, default_backend, on};
 
 const DAY: time::Duration = time::Duration::days(1);
@@ -30,7 +30,7 @@ async fn cause_of_a_failed_connect_is_named() -> Outcome {
     on(Backend::Native, |_| async {
         let ca = Ca::new()?;
         let own = ca.issue("localhost", DAY)?;
-        let (redis, tls_port) = ca.redis(&own, "no").await?;
+        let (redis, tls_port) = certificates::redis(&ca, &own, "no").await?;
         let port = redis.address().rsplit(':').next().unwrap_or_default();
         let mut admin = redis.connect().await?;
         for (url, why, remedy) in [
@@ -65,7 +65,7 @@ async fn cause_of_a_failed_connect_is_named() -> Outcome {
 async fn settings_of_tls_apply_as_in_the_application() -> Outcome {
     on(Backend::Native, |_| async {
         let ca = Ca::new()?;
-        let (_redis, port) = ca.redis(&ca.issue("localhost", DAY)?, "no").await?;
+        let (_redis, port) = certificates::redis(&ca, &ca.issue("localhost", DAY)?, "no").await?;
         let url = format!("rediss://localhost:{port}");
         for (name, value, code, line) in [
             ("REDIS_TLS_CA_FILE", ca.file(), 0, "✅ GET test successful"),

@@ -70,7 +70,14 @@ async fn failed_start_prints_one_message() -> Outcome {
             vec![("DATABASE_URL", "mysql://u:hunter2@localhost/app")],
             vec!["DATABASE_URL", "postgres://"],
         ),
-        (vec![("DATABASE_URL", &*nowhere), ("REDIS_URL", "redis://localhost")], vec!["onnect"]),
+        (
+            vec![
+                ("DATABASE_URL", &*nowhere),
+                ("REDIS_URL", "redis://localhost"),
+                ("SESSION_DB_START_TIMEOUT", "0"),
+            ],
+            vec!["onnect"],
+        ),
         (vec![("DATABASE_URL", "sqlite:/no/such/folder/x.db")], vec!["/no/such/folder"]),
     ] {
         let env: Vec<_> = env.into_iter().map(|(name, value)| (name, value.to_owned())).collect();

@@ -60,6 +60,8 @@ fn both_addresses_are_the_shared_pair() {
                 migrate: false,
                 pooled: true,
                 password_file: None,
+                tls: TlsSettings::new(),
+                start_timeout: Duration::from_secs(30),
             },
         },
         redis: Box::new(Redis {
@@ -126,6 +128,8 @@ fn bad_values_name_variable_value_and_choice() {
         ("SESSION_DB_SCHEMA", "Auth", "a-z"),
         ("SESSION_DB_POOL_SIZE", "1001", "1 to 1000"),
         ("REDIS_TLS_INSECURE", "yes", "true, false, 1 or 0"),
+        ("DATABASE_TLS_INSECURE", "yes", "true, false, 1 or 0"),
+        ("SESSION_DB_START_TIMEOUT", "1h", "0 to 3600"),
     ] {
         let error = plan_of(&[POSTGRES, REDIS, (name, was)]).unwrap_err();
         assert!(error.contains(name) && error.contains(was) && error.contains(may_be), "{error}");
@@ -159,15 +163,16 @@ fn setting_for_servers_without_urls_is_refused() {
         let value = match name {
             "SESSION_CACHE_KEY" => KEY,
             "SESSION_CACHE_POLICY" => "available",
-            name if name.ends_with("SIZE") || name.ends_with("MB") => "5",
+            name if ["SIZE", "MB", "TIMEOUT"].iter().any(|end| name.ends_with(end)) => "5",
             name if name.ends_with("NAMESPACE") || name.ends_with("SCHEMA") => "shop",
             name if name.ends_with("FILE") => "/run/secrets/key",
             _ => "true",
         };
         for unset in [vec![], vec![("DATABASE_URL", ""), ("REDIS_URL", " ")]] {
             let error = plan_of(&[unset, vec![(name, value)]].concat()).unwrap_err();
-            if ["REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_SENTINEL_USERNAME"]
-                .contains(&name)
+            if name == "REDIS_SENTINEL_USERNAME"
+                || name.contains("_TLS_CERT")
+                || name.contains("_TLS_KEY")
             {
                 assert!(error.contains("is set without"), "{error}");
                 continue;
@@ -180,6 +185,8 @@ fn setting_for_servers_without_urls_is_refused() {
         match name {
             "REDIS_TLS_CERT_FILE" => set.push(("REDIS_TLS_KEY_FILE", "/key")),
             "REDIS_TLS_KEY_FILE" => set.push(("REDIS_TLS_CERT_FILE", "/cert")),
+            "DATABASE_TLS_CERT_FILE" => set.push(("DATABASE_TLS_KEY_FILE", "/key")),
+            "DATABASE_TLS_KEY_FILE" => set.push(("DATABASE_TLS_CERT_FILE", "/cert")),
             "REDIS_SENTINEL_USERNAME" => set.push(("REDIS_SENTINEL_PASSWORD", "hunter2")),
             _ => {}
         }

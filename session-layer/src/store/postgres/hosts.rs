@@ -1,0 +1,213 @@
+//! The servers that a URL names. They are tried in order, from the one that was good last.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
+use tokio::time::timeout;
+
+use super::PostgresStore;
+use super::connect_error::{self, At};
+use super::errors;
+use crate::model::error::StoreError;
+use crate::model::server_url::{ServerUrl, ServerUrlError};
+
+/// Reports whether this server is a standby, and whether its transactions are read-only. The simple
+/// protocol needs no second message, which a pooler may send to another server.
+const STATE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
+     pg_catalog.current_setting('transaction_read_only')::bool";
+
+/// The servers of one URL. Clones share which one was good last.
+#[derive(Clone)]
+pub(super) struct Hosts {
+    /// At least one.
+    all: Vec<PgConnectOptions>,
+    wanted: Wanted,
+    last: Arc<AtomicUsize>,
+}
+
+/// Which server is used (`target_session_attrs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Any,
+    Primary,
+    ReadWrite,
+}
+
+/// Why no connection was opened. It has the reason of each server.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// A server has no connection left for our role.
+    Full(StoreError),
+    /// A server did not reply in time.
+    TimedOut(StoreError),
+    Refused(StoreError),
+}
+
+// The options have the user and the password.
+impl fmt::Debug for Hosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<_> = self.all.iter().map(|options| At(options).to_string()).collect();
+        f.debug_struct("Hosts").field("all", &all).field("wanted", &self.wanted).finish()
+    }
+}
+
+impl Hosts {
+    /// Returns the servers of a URL. If it names several, and not which one is wanted, it is the
+    /// primary.
+    pub(super) fn of(url: &ServerUrl) -> Result<Self, ServerUrlError> {
+        let first = PostgresStore::options_of_first(url)?;
+        let others = url.others().iter().map(|address| {
+            let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            // The port was parsed with the URL.
+            first.clone().host(host).port(port.parse().unwrap_or(5432))
+        });
+        let others: Vec<_> = others.collect();
+        let wanted = match url.target_session_attrs().as_deref() {
+            Some("read-write") => Wanted::ReadWrite,
+            Some("primary") => Wanted::Primary,
+            Some(_any) => Wanted::Any,
+            None if others.is_empty() => Wanted::Any,
+            None => Wanted::Primary,
+        };
+        let all = std::iter::once(first).chain(others).collect();
+        Ok(Self { all, wanted, last: Arc::default() })
+    }
+
+    /// Returns the one server of a pool of the application.
+    pub(super) fn one(options: PgConnectOptions) -> Self {
+        Self { all: vec![options], wanted: Wanted::Any, last: Arc::default() }
+    }
+
+    /// Returns the servers with changed options.
+    pub(super) fn map(&self, change: impl Fn(PgConnectOptions) -> PgConnectOptions) -> Self {
+        let all = self.all.iter().cloned().map(change).collect();
+        Self { all, wanted: self.wanted, last: Arc::clone(&self.last) }
+    }
+
+    /// Returns the servers with changed options, if each can be changed.
+    pub(super) fn try_map<E>(
+        &self,
+        change: impl Fn(PgConnectOptions) -> Result<PgConnectOptions, E>,
+    ) -> Result<Self, E> {
+        let all = self.all.iter().cloned().map(change).collect::<Result<_, E>>()?;
+        Ok(Self { all, wanted: self.wanted, last: Arc::clone(&self.last) })
+    }
+
+    /// Returns the address of the server that is tried first.
+    pub(super) fn first(&self) -> At<'_> {
+        let last = self.last.load(Ordering::Relaxed);
+        At(&self.all[last.min(self.all.len() - 1)])
+    }
+
+    /// Opens a connection to the first server that is the wanted one. Each has this time.
+    pub(super) async fn connect(&self, limit: Duration) -> Result<PgConnection, Failed> {
+        let first = self.last.load(Ordering::Relaxed).min(self.all.len() - 1);
+        let mut failed: Option<Failed> = None;
+        for index in (first..self.all.len()).chain(0..first) {
+            let options = &self.all[index];
+            let error = match timeout(limit, self.connect_to(options)).await {
+                Ok(Ok(connection)) => {
+                    self.last.store(index, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Ok(Err(error)) => error,
+                Err(_elapsed) => {
+                    Failed::TimedOut(connect_error::connecting_timed_out(&At(options), limit))
+                }
+            };
+            failed = Some(match failed {
+                None => error,
+                Some(before) => before.and(error),
+            });
+        }
+        Err(failed.unwrap_or_else(|| Failed::Refused(connect_error::closed())))
+    }
+
+    async fn connect_to(&self, options: &PgConnectOptions) -> Result<PgConnection, Failed> {
+        let at = At(options);
+        let refused = |error: sqlx::Error| match errors::is_full(&error) {
+            true => Failed::Full(connect_error::of_connecting(&at, error)),
+            false => Failed::Refused(connect_error::of_connecting(&at, error)),
+        };
+        let mut connection = options.connect().await.map_err(refused)?;
+        if self.wanted == Wanted::Any {
+            return Ok(connection);
+        }
+        let state = sqlx::raw_sql(STATE).fetch_one(&mut connection).await.map_err(refused)?;
+        let read = |index: usize| sqlx::Row::try_get::<bool, _>(&state, index);
+        let (standby, read_only) = (read(0).map_err(refused)?, read(1).map_err(refused)?);
+        if standby || (read_only && self.wanted == Wanted::ReadWrite) {
+            let _ = sqlx::Connection::close(connection).await;
+            return Err(Failed::Refused(connect_error::not_wanted(&at, standby)));
+        }
+        Ok(connection)
+    }
+}
+
+impl Failed {
+    /// Returns the reason without its kind.
+    pub(super) fn reason(self) -> StoreError {
+        match self {
+            Self::Full(reason) | Self::TimedOut(reason) | Self::Refused(reason) => reason,
+        }
+    }
+
+    /// Joins the failure of the next server. What another attempt could change decides.
+    fn and(self, next: Self) -> Self {
+        let make = match (&self, &next) {
+            (Self::Full(_), _) | (_, Self::Full(_)) => Self::Full,
+            (Self::TimedOut(_), _) | (_, Self::TimedOut(_)) => Self::TimedOut,
+            _ => Self::Refused,
+        };
+        let (before, next) = (self.reason(), next.reason());
+        let text = format!("{before}. Also: {next}");
+        make(StoreError::new(next.kind(), text))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use super::*;
+
+    fn hosts(url: &str) -> Hosts {
+        Hosts::of(&url.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn each_host_of_a_url_has_its_port() {
+        let hosts = hosts("postgres://u:hunter2@a:5433,b,[::1]:7/app");
+        let places: Vec<_> =
+            hosts.all.iter().map(|it| (it.get_host().to_owned(), it.get_port())).collect();
+        assert_eq!(places, [("a".to_owned(), 5433), ("b".to_owned(), 5432), ("::1".to_owned(), 7)]);
+        assert!(hosts.all.iter().all(|it| it.get_database() == Some("app")));
+        assert!(!format!("{hosts:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn several_hosts_want_the_primary_unless_the_url_says_otherwise() {
+        for (url, wanted) in [
+            ("postgres://a/d", Wanted::Any),
+            ("postgres://a,b/d", Wanted::Primary),
+            ("postgres://a,b/d?target_session_attrs=any", Wanted::Any),
+            ("postgres://a,b/d?target_session_attrs=read-write", Wanted::ReadWrite),
+            ("postgres://a/d?target_session_attrs=primary", Wanted::Primary),
+        ] {
+            assert_eq!(hosts(url).wanted, wanted, "{url}");
+        }
+    }
+
+    #[test]
+    fn failure_of_several_hosts_names_each() {
+        let error = |text: &str| StoreError::new(crate::error::StoreErrorKind::Unreachable, text);
+        let both = Failed::TimedOut(error("a hangs")).and(Failed::Refused(error("b is a standby")));
+        assert!(matches!(both, Failed::TimedOut(_)), "{both:?}");
+        let text = both.reason().to_string();
+        assert!(text.contains("a hangs") && text.contains("b is a standby"), "{text}");
+    }
+}

@@ -1,0 +1,138 @@
+//! The settings of TLS to Postgres, beside those of the URL.
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+use crate::model::error::ConfigError;
+use crate::model::server_url::ServerUrl;
+use crate::model::tls::{Pem, TlsSettings};
+
+/// The warning in the log and in the health document.
+pub(super) const INSECURE: &str = "TLS to Postgres accepts every certificate \
+     (DATABASE_TLS_INSECURE): anyone in between can read and change sessions. Set \
+     DATABASE_TLS_CA_FILE instead";
+
+/// Adds the settings to the options of a URL. Without any, the URL decides.
+pub(super) fn add(
+    options: PgConnectOptions,
+    tls: &TlsSettings,
+    url: &ServerUrl,
+) -> Result<PgConnectOptions, ConfigError> {
+    if *tls == TlsSettings::new() {
+        return Ok(options);
+    }
+    if !cfg!(feature = "tls") {
+        let needed_for = "settings of TLS to Postgres";
+        return Err(ConfigError::MissingFeature { feature: "tls", needed_for });
+    }
+    check(tls, url)?;
+    let mode = match parameter(url, &["sslmode", "ssl-mode"]).as_deref() {
+        _ if tls.insecure => PgSslMode::Require,
+        Some("verify-ca") => PgSslMode::VerifyCa,
+        _ => PgSslMode::VerifyFull,
+    };
+    let mut options = options.ssl_mode(mode);
+    options = match &tls.ca {
+        None => options,
+        Some(Pem::File(path)) => options.ssl_root_cert(path),
+        Some(Pem::Text(pem)) => options.ssl_root_cert_from_pem(pem.to_vec()),
+    };
+    let Some((certificate, key)) = &tls.client else { return Ok(options) };
+    let options = match certificate {
+        Pem::File(path) => options.ssl_client_cert(path),
+        Pem::Text(pem) => options.ssl_client_cert_from_pem(&**pem),
+    };
+    Ok(match key {
+        Pem::File(path) => options.ssl_client_key(path),
+        Pem::Text(pem) => options.ssl_client_key_from_pem(&**pem),
+    })
+}
+
+fn check(tls: &TlsSettings, url: &ServerUrl) -> Result<(), ConfigError> {
+    if tls.server_name.is_some() {
+        return Err(ConfigError::Combination(
+            "TlsSettings::server_name has no effect on Postgres: name in DATABASE_URL a host that \
+             the certificate has, or set sslmode=verify-ca there, which checks the CA alone",
+        ));
+    }
+    if tls.insecure && tls.ca.is_some() {
+        return Err(ConfigError::Combination(
+            "DATABASE_TLS_INSECURE (TlsSettings::insecure) accepts every certificate, so \
+             DATABASE_TLS_CA_FILE (ca_file, ca_pem) has no effect: remove one of them",
+        ));
+    }
+    let mode = parameter(url, &["sslmode", "ssl-mode"]);
+    match mode.as_deref() {
+        Some("disable" | "allow" | "prefer") => {
+            return Err(ConfigError::Combination(
+                "sslmode in DATABASE_URL permits connections without TLS, which the settings of TLS \
+                 (DATABASE_TLS_…, PostgresStoreBuilder::tls) contradict: remove sslmode, or them",
+            ));
+        }
+        Some("verify-ca" | "verify-full") if tls.insecure => {
+            return Err(ConfigError::Combination(
+                "sslmode in DATABASE_URL verifies the certificate, and DATABASE_TLS_INSECURE \
+                 (TlsSettings::insecure) accepts every one: remove one of them",
+            ));
+        }
+        _ => {}
+    }
+    let names_ca = parameter(url, &["sslrootcert", "ssl-root-cert", "ssl-ca"]).is_some();
+    let names_client = parameter(url, &["sslcert", "ssl-cert", "sslkey", "ssl-key"]).is_some();
+    if (names_ca && (tls.ca.is_some() || tls.insecure)) || (names_client && tls.client.is_some()) {
+        return Err(ConfigError::Combination(
+            "DATABASE_URL (sslrootcert, sslcert, sslkey) and the settings of TLS (DATABASE_TLS_…, \
+             PostgresStoreBuilder::tls) name the same files: remove them from one of both",
+        ));
+    }
+    Ok(())
+}
+
+fn parameter(url: &ServerUrl, names: &[&str]) -> Option<String> {
+    let mut parameters = url.expose().query_pairs();
+    parameters.find(|(name, _)| names.contains(&&**name)).map(|(_, value)| value.into_owned())
+}
+
+#[cfg(all(test, feature = "tls"))]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use super::*;
+    use crate::store::PostgresStore;
+
+    fn added(url: &str, tls: &TlsSettings) -> Result<PgConnectOptions, String> {
+        let url = url.parse().unwrap();
+        let options = PostgresStore::connect_options(&url).unwrap();
+        add(options, tls, &url).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn settings_require_tls_and_verify_the_host() {
+        let ca = TlsSettings::new().ca_file("/ca.pem");
+        for (url, tls, mode) in [
+            ("postgres://h/d", TlsSettings::new(), "Prefer"),
+            ("postgres://h/d", ca.clone(), "VerifyFull"),
+            ("postgres://h/d?sslmode=require", ca.clone(), "VerifyFull"),
+            ("postgres://h/d?sslmode=verify-ca", ca.clone(), "VerifyCa"),
+            ("postgres://h/d", TlsSettings::new().insecure(true), "Require"),
+            ("postgres://h/d", TlsSettings::new().client_files("/c", "/k"), "VerifyFull"),
+        ] {
+            let options = added(url, &tls).unwrap();
+            assert_eq!(format!("{:?}", options.get_ssl_mode()), mode, "{url} {tls:?}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let new = TlsSettings::new;
+        for (url, tls, words) in [
+            ("postgres://h/d", new().server_name("n"), "verify-ca"),
+            ("postgres://h/d", new().insecure(true).ca_file("/ca"), "DATABASE_TLS_CA_FILE"),
+            ("postgres://h/d?sslmode=prefer", new().ca_file("/ca"), "without TLS"),
+            ("postgres://h/d?sslmode=verify-full", new().insecure(true), "DATABASE_TLS_INSECURE"),
+            ("postgres://h/d?sslrootcert=/ca", new().ca_file("/ca"), "sslrootcert"),
+            ("postgres://h/d?sslcert=/c", new().client_files("/c", "/k"), "sslcert"),
+        ] {
+            let error = added(url, &tls).unwrap_err();
+            assert!(error.contains(words), "{url}: {error}");
+        }
+    }
+}
