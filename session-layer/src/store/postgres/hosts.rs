@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn failure_of_several_hosts_names_each() {
-        let error = |text: &str| StoreError::new(crate::error::StoreErrorKind::Unreachable, text);
+        let error = |text: &str| StoreError::new(crate::model::error::StoreErrorKind::Unreachable, text);
         let both = Failed::TimedOut(error("a hangs")).and(Failed::Refused(error("b is a standby")));
         assert!(matches!(both, Failed::TimedOut(_)), "{both:?}");
         let text = both.reason().to_string();
