@@ -218,7 +218,7 @@ impl ConfigError {
         Self::BadKeys { name, may_be, source }
     }
 
-    #[cfg(all(feature = "redis", feature = "tls"))]
+    #[cfg(all(feature = "tls", any(feature = "redis", feature = "postgres")))]
     pub(crate) fn tls(source: impl Into<Source>) -> Self {
         Self::Tls(source.into())
     }

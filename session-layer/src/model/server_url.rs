@@ -5,6 +5,7 @@
 //! host or a parameter, and printed as such.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -63,7 +64,15 @@ const NO_HOST: &str = "its host or port cannot be read: the port is a number up 
 const SEVERAL_HOSTS: &str = "it names several hosts, which is not supported: name one";
 const HOST_TWICE: &str = "it names several hosts, and a parameter names another: remove `host`, \
      `hostaddr` and `port` from the parameters";
-const ATTRS: &str = "its parameter `target_session_attrs` is not any, read-write or primary: only a \
+const FOLDER_OF_SEVERAL: &str = "it names several hosts, and the first is the folder of a socket: a \
+     socket cannot be one of several";
+const PARAMETER_TWICE: &str = "it has a parameter twice, so it is uncertain which one counts";
+/// Why `sslmode=verify-ca` is refused.
+#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "Postgres uses it"))]
+pub(crate) const VERIFY_CA: &str = "its `sslmode` is verify-ca, which would accept any certificate of a \
+     public CA, because the driver trusts the CAs of the system beside the one that is set: set \
+     verify-full";
+pub(crate) const ATTRS: &str = "its parameter `target_session_attrs` is not any, read-write or primary: only a \
      primary can decide whether a session is valid";
 /// The parameter that selects one of several Postgres servers.
 #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "Postgres uses it"))]
@@ -295,8 +304,15 @@ impl ServerUrl {
             if !is_folder && !host.is_empty() && !is_host_name(host) {
                 return bad(NO_HOST);
             }
+            if is_folder && !self.1.is_empty() {
+                return bad(FOLDER_OF_SEVERAL);
+            }
         }
+        let mut seen = HashSet::new();
         for (name, value) in self.0.query_pairs() {
+            if !seen.insert(canonical(&name).to_owned()) {
+                return bad(PARAMETER_TWICE);
+            }
             match &*name {
                 "host" | "hostaddr" | "port" if !self.1.is_empty() => return bad(HOST_TWICE),
                 TARGET_SESSION_ATTRS => {
@@ -304,13 +320,13 @@ impl ServerUrl {
                         return bad(ATTRS);
                     }
                 }
+                "sslmode" | "ssl-mode" if value == "verify-ca" => return bad(VERIFY_CA),
                 "sslmode" | "ssl-mode" => {
-                    let modes =
-                        ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+                    let modes = ["disable", "allow", "prefer", "require", "verify-full"];
                     if !modes.contains(&&*value) {
                         return bad(
-                            "its parameter `sslmode` is not disable, allow, prefer, require, \
-                             verify-ca or verify-full",
+                            "its parameter `sslmode` is not disable, allow, prefer, require or \
+                             verify-full",
                         );
                     }
                 }
@@ -389,7 +405,19 @@ impl ServerUrlError {
     }
 }
 
-/// Returns `HOST:PORT` of another server of this scheme, with the default port filled in.
+/// Returns one name for each parameter that has several.
+fn canonical(name: &str) -> &str {
+    match name {
+        "ssl-mode" => "sslmode",
+        "ssl-root-cert" | "ssl-ca" => "sslrootcert",
+        "ssl-cert" => "sslcert",
+        "ssl-key" => "sslkey",
+        name => name,
+    }
+}
+
+/// Returns `HOST:PORT` of another server of this scheme. The default port is filled in, except for
+/// Postgres, where `PGPORT` may name one.
 fn other_address(scheme: &str, text: &str) -> Result<String, ServerUrlError> {
     let no_host = |_| ServerUrlError::because(NO_HOST);
     let url = Url::parse(&format!("{scheme}://{text}")).map_err(no_host)?;
@@ -400,7 +428,14 @@ fn other_address(scheme: &str, text: &str) -> Result<String, ServerUrlError> {
         Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,
         None => false,
     };
-    let address = url.address().filter(|_| is_whole && is_host);
+    let address = match url.kind() {
+        ServerKind::Postgres => url.0.host_str().map(|host| match url.0.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }),
+        ServerKind::Redis => url.address(),
+    };
+    let address = address.filter(|_| is_whole && is_host);
     address.ok_or(ServerUrlError::because(NO_HOST))
 }
 

@@ -26,13 +26,14 @@ impl TlsSettings {
         Self::default()
     }
 
-    /// Trusts the CAs in this file, instead of those of the system.
+    /// Trusts the CAs in this file, instead of those of the system. Postgres: in addition to them.
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca = Some(Pem::File(path.into()));
         self
     }
 
-    /// Trusts the CAs in this PEM text, instead of those of the system.
+    /// Trusts the CAs in this PEM text, instead of those of the system. Postgres: in addition to
+    /// them.
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca = Some(Pem::text(pem));
         self

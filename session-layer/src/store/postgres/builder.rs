@@ -183,11 +183,11 @@ impl PostgresStoreBuilder {
     }
 
     /// Sets whom a connection trusts, and the certificate of this client. With any setting, TLS is
-    /// required, and the certificate must name the host of the URL, unless its `sslmode` is
-    /// `verify-ca`. The CAs of the system remain trusted beside the one that is set, because sqlx
-    /// adds them. [`TlsSettings::server_name`] is refused, because sqlx verifies the host of the
-    /// URL. Not for a pool of the application. Defaults to what the URL says (`sslmode`,
-    /// `sslrootcert`, `sslcert`, `sslkey`).
+    /// required, and the certificate must name the host of the URL. The CAs of the system remain
+    /// trusted beside the one that is set, because sqlx adds them. Therefore the host is always
+    /// verified, and `sslmode=verify-ca` is refused. [`TlsSettings::server_name`] is refused too.
+    /// Not for a pool of the application. Defaults to what the URL says (`sslmode`, `sslrootcert`,
+    /// `sslcert`, `sslkey`).
     pub fn tls(mut self, tls: TlsSettings) -> Self {
         self.tls = tls;
         self
@@ -262,6 +262,8 @@ impl PostgresStoreBuilder {
             ));
         }
         let mut hosts = Hosts::of(url).map_err(ConfigError::postgres_url)?;
+        #[cfg(feature = "tls")]
+        tls::check_ca(&self.tls, url)?;
         if self.tls != TlsSettings::new() {
             hosts = hosts.try_map(|options| tls::add(options, &self.tls, url))?;
         }

@@ -44,6 +44,7 @@ pub(super) fn of_connecting(at: &At<'_>, error: sqlx::Error) -> StoreError {
         sqlx::Error::Database(refused) => {
             let code = refused.code().unwrap_or_default().into_owned();
             let (kind, message) = of_refused_connection(&code, refused.message());
+            let message = format!("no connection to Postgres at {at}: {message}");
             // The server's text may repeat the user, the database and the options of the URL.
             return StoreError::new(kind, message).with_source(SqlState(code));
         }
@@ -56,7 +57,7 @@ pub(super) fn of_connecting(at: &At<'_>, error: sqlx::Error) -> StoreError {
 /// Returns the error for a server that replied and is not the wanted one of several.
 pub(super) fn not_wanted(at: &At<'_>, standby: bool) -> StoreError {
     let why = match standby {
-        true => "it is a standby, and none of the hosts of DATABASE_URL is the primary now",
+        true => "it is a standby, and the primary is wanted",
         false => "it is read-only, and target_session_attrs=read-write excludes it",
     };
     StoreError::new(
@@ -239,7 +240,7 @@ fn of_tls(error: &rustls::Error) -> String {
             Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
         ) => format!(
             "the server's certificate is for another name ({error}): use that name as the host in \
-             DATABASE_URL, or sslmode=verify-ca"
+             DATABASE_URL"
         ),
         Error::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
             format!(

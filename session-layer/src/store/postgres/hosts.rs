@@ -1,9 +1,9 @@
 //! The servers that a URL names. They are tried in order, from the one that was good last.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use std::{env, fmt};
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
@@ -12,13 +12,17 @@ use tokio::time::timeout;
 use super::PostgresStore;
 use super::connect_error::{self, At};
 use super::errors;
-use crate::model::error::StoreError;
-use crate::model::server_url::{ServerUrl, ServerUrlError};
+use crate::model::error::{StoreError, StoreErrorKind};
+use crate::model::server_url::{ATTRS, ServerUrl, ServerUrlError};
 
 /// Reports whether this server is a standby, and whether its transactions are read-only. The simple
 /// protocol needs no second message, which a pooler may send to another server.
 const STATE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
      pg_catalog.current_setting('transaction_read_only')::bool";
+
+/// The limit of an attempt if there are other servers: 2 s. A server that is gone without a word
+/// delays the promoted one by this.
+const LIMIT_OF_ONE: Duration = Duration::from_secs(2);
 
 /// The servers of one URL. Clones share which one was good last.
 #[derive(Clone)]
@@ -59,22 +63,16 @@ impl Hosts {
     /// Returns the servers of a URL. If it names several, and not which one is wanted, it is the
     /// primary.
     pub(super) fn of(url: &ServerUrl) -> Result<Self, ServerUrlError> {
-        let first = PostgresStore::options_of_first(url)?;
-        let others = url.others().iter().map(|address| {
-            let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            // The port was parsed with the URL.
-            first.clone().host(host).port(port.parse().unwrap_or(5432))
-        });
-        let others: Vec<_> = others.collect();
-        let wanted = match url.target_session_attrs().as_deref() {
+        let all = PostgresStore::options_of_each(url)?;
+        let attrs = url.target_session_attrs().or_else(|| env::var("PGTARGETSESSIONATTRS").ok());
+        let wanted = match attrs.as_deref() {
             Some("read-write") => Wanted::ReadWrite,
             Some("primary") => Wanted::Primary,
-            Some(_any) => Wanted::Any,
-            None if others.is_empty() => Wanted::Any,
+            Some("any") => Wanted::Any,
+            Some(_) => return Err(ServerUrlError::because(ATTRS)),
+            None if all.len() == 1 => Wanted::Any,
             None => Wanted::Primary,
         };
-        let all = std::iter::once(first).chain(others).collect();
         Ok(Self { all, wanted, last: Arc::default() })
     }
 
@@ -104,8 +102,10 @@ impl Hosts {
         At(&self.all[last.min(self.all.len() - 1)])
     }
 
-    /// Opens a connection to the first server that is the wanted one. Each has this time.
+    /// Opens a connection to the first server that is the wanted one. Each has this time, and one
+    /// of several at most [`LIMIT_OF_ONE`].
     pub(super) async fn connect(&self, limit: Duration) -> Result<PgConnection, Failed> {
+        let limit = if self.all.len() > 1 { limit.min(LIMIT_OF_ONE) } else { limit };
         let first = self.last.load(Ordering::Relaxed).min(self.all.len() - 1);
         let mut failed: Option<Failed> = None;
         for index in (first..self.all.len()).chain(0..first) {
@@ -157,7 +157,8 @@ impl Failed {
         }
     }
 
-    /// Joins the failure of the next server. What another attempt could change decides.
+    /// Joins the failure of the next server. What another attempt could change decides, so a server
+    /// that may come back counts more than one that refused.
     fn and(self, next: Self) -> Self {
         let make = match (&self, &next) {
             (Self::Full(_), _) | (_, Self::Full(_)) => Self::Full,
@@ -166,7 +167,11 @@ impl Failed {
         };
         let (before, next) = (self.reason(), next.reason());
         let text = format!("{before}. Also: {next}");
-        make(StoreError::new(next.kind(), text))
+        let kind = match before.kind() {
+            StoreErrorKind::Unreachable => StoreErrorKind::Unreachable,
+            _ => next.kind(),
+        };
+        make(StoreError::new(kind, text))
     }
 }
 
@@ -204,10 +209,16 @@ mod tests {
 
     #[test]
     fn failure_of_several_hosts_names_each() {
-        let error = |text: &str| StoreError::new(crate::model::error::StoreErrorKind::Unreachable, text);
+        use StoreErrorKind::{Denied, Unreachable};
+        let error = |text: &str| StoreError::new(Unreachable, text);
         let both = Failed::TimedOut(error("a hangs")).and(Failed::Refused(error("b is a standby")));
         assert!(matches!(both, Failed::TimedOut(_)), "{both:?}");
         let text = both.reason().to_string();
         assert!(text.contains("a hangs") && text.contains("b is a standby"), "{text}");
+        // The order of the hosts does not matter.
+        for (first, second) in [(Unreachable, Denied), (Denied, Unreachable)] {
+            let failed = |kind| Failed::Refused(StoreError::new(kind, "it failed"));
+            assert_eq!(failed(first).and(failed(second)).reason().kind(), Unreachable);
+        }
     }
 }

@@ -4,21 +4,25 @@ use std::env;
 
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use url::Host;
+use url::{Host, Url};
 
 use super::PostgresStore;
-use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError, TARGET_SESSION_ATTRS};
+use crate::model::server_url::{
+    ServerKind, ServerUrl, ServerUrlError, TARGET_SESSION_ATTRS, VERIFY_CA,
+};
 
 impl PostgresStore {
     /// Returns sqlx's connect options for `url`, for a pool of the application's own
     /// ([`from_pool`](Self::from_pool)). `PG*` variables such as `PGPASSWORD` complete the URL.
     ///
-    /// This differs from parsing the URL with sqlx in two ways. The host may be an IPv6 address. A
-    /// root certificate (`sslrootcert`) is also verified under `sslmode=require`, as libpq does.
+    /// This differs from parsing the URL with sqlx in three ways. The host may be an IPv6 address.
+    /// A root certificate (`sslrootcert`) is also verified under `sslmode=require`, and then with
+    /// the host. A Unix socket has no TLS, as with libpq.
     ///
     /// # Errors
-    /// [`ServerUrlError`] if the URL is of another server, if it names several hosts, or if its
-    /// user, password or database is not UTF-8 once decoded.
+    /// [`ServerUrlError`] if the URL is of another server, if it names several hosts or
+    /// `target_session_attrs`, which a pool of sqlx does not follow, if `PGSSLMODE` is `verify-ca`,
+    /// or if its user, password or database is not UTF-8 once decoded.
     pub fn connect_options(url: &ServerUrl) -> Result<PgConnectOptions, ServerUrlError> {
         if !url.others().is_empty() {
             return Err(ServerUrlError::because(
@@ -26,17 +30,40 @@ impl PostgresStore {
                  store open its own pool (PostgresStore::builder)",
             ));
         }
-        Self::options_of_first(url)
+        if url.target_session_attrs().is_some_and(|attrs| attrs != "any") {
+            return Err(ServerUrlError::because(
+                "it has target_session_attrs, which a pool of sqlx does not follow: remove it, or \
+                 let the store open its own pool (PostgresStore::builder)",
+            ));
+        }
+        Ok(Self::options_of_each(url)?.swap_remove(0))
     }
 
-    /// Returns the options of the first host.
-    pub(super) fn options_of_first(url: &ServerUrl) -> Result<PgConnectOptions, ServerUrlError> {
+    /// Returns the options of each host, in order.
+    pub(super) fn options_of_each(
+        url: &ServerUrl,
+    ) -> Result<Vec<PgConnectOptions>, ServerUrlError> {
         if url.kind() != ServerKind::Postgres {
             return Err(ServerUrlError::because(
                 "it does not begin with postgres:// or postgresql://",
             ));
         }
-        let url = url.expose();
+        let mut options = vec![Self::options_of(url.expose())?];
+        for address in url.others() {
+            // A URL of its own, because sqlx completes it by what the environment and the password
+            // file have for this host.
+            let mut other = url.expose().clone();
+            let (host, port) = split_port(address);
+            let is_set = other.set_host(Some(host)).is_ok() && other.set_port(port).is_ok();
+            if !is_set {
+                return Err(ServerUrlError::because("one of its hosts cannot be read"));
+            }
+            options.push(Self::options_of(&other)?);
+        }
+        Ok(options)
+    }
+
+    fn options_of(url: &Url) -> Result<PgConnectOptions, ServerUrlError> {
         let mut read_by_sqlx = url.clone();
         // sqlx takes the host from the URL with its brackets, which no look-up accepts.
         let ipv6 = match url.host() {
@@ -62,10 +89,23 @@ impl PostgresStore {
             .query_pairs()
             .any(|(name, _)| matches!(&*name, "sslrootcert" | "ssl-root-cert" | "ssl-ca"))
             || env::var_os("PGSSLROOTCERT").is_some();
-        Ok(match options.get_ssl_mode() {
-            PgSslMode::Require if has_root => options.ssl_mode(PgSslMode::VerifyCa),
-            _ => options,
-        })
+        match options.get_ssl_mode() {
+            _ if options.get_socket().is_some() => Ok(options.ssl_mode(PgSslMode::Disable)),
+            // PGSSLMODE names it.
+            PgSslMode::VerifyCa => Err(ServerUrlError::because(VERIFY_CA)),
+            // libpq leaves the host out. sqlx would then accept every certificate of a public CA.
+            PgSslMode::Require if has_root => Ok(options.ssl_mode(PgSslMode::VerifyFull)),
+            _ => Ok(options),
+        }
+    }
+}
+
+/// Splits `HOST`, `HOST:PORT` or the same with an IPv6 address in brackets.
+fn split_port(address: &str) -> (&str, Option<u16>) {
+    let parts = address.rsplit_once(':');
+    match parts.and_then(|(host, port)| Some((host, port.parse().ok()?))) {
+        Some((host, port)) => (host, Some(port)),
+        None => (address, None),
     }
 }
 
@@ -95,11 +135,21 @@ mod tests {
             ("sslmode=require", false),
         ] {
             let mode = options(&format!("postgres://h/d?{parameters}")).get_ssl_mode();
-            let found = matches!(mode, PgSslMode::VerifyCa);
+            let found = matches!(mode, PgSslMode::VerifyFull);
             assert_eq!(found, verified, "{parameters}: {mode:?}");
         }
         let mode = options("postgres://h/d?sslmode=prefer&sslrootcert=/ca.pem").get_ssl_mode();
         assert!(matches!(mode, PgSslMode::Prefer));
+        let socket = options("postgres:///d?host=/run/postgresql&sslmode=require");
+        assert!(matches!(socket.get_ssl_mode(), PgSslMode::Disable));
+    }
+
+    #[test]
+    fn pool_of_the_application_does_not_choose_among_servers() {
+        for url in ["postgres://a,b/d", "postgres://a/d?target_session_attrs=read-write"] {
+            let refused = PostgresStore::connect_options(&url.parse().unwrap()).unwrap_err();
+            assert!(refused.to_string().contains("PostgresStore::builder"), "{url}: {refused}");
+        }
     }
 
     #[test]

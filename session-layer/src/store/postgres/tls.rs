@@ -25,11 +25,13 @@ pub(super) fn add(
         return Err(ConfigError::MissingFeature { feature: "tls", needed_for });
     }
     check(tls, url)?;
-    let mode = match parameter(url, &["sslmode", "ssl-mode"]).as_deref() {
-        _ if tls.insecure => PgSslMode::Require,
-        Some("verify-ca") => PgSslMode::VerifyCa,
-        _ => PgSslMode::VerifyFull,
-    };
+    if options.get_socket().is_some() {
+        return Err(ConfigError::Combination(
+            "DATABASE_URL names a Unix socket, which has no TLS: remove DATABASE_TLS_… \
+             (PostgresStoreBuilder::tls)",
+        ));
+    }
+    let mode = if tls.insecure { PgSslMode::Require } else { PgSslMode::VerifyFull };
     let mut options = options.ssl_mode(mode);
     options = match &tls.ca {
         None => options,
@@ -47,11 +49,39 @@ pub(super) fn add(
     })
 }
 
+/// Refuses a CA without a certificate, such as an empty file or one in DER. sqlx would ignore it,
+/// and trust the CAs of the system alone. A file that cannot be read is left to each connection.
+#[cfg(feature = "tls")]
+pub(super) fn check_ca(tls: &TlsSettings, url: &ServerUrl) -> Result<(), ConfigError> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+
+    let in_url = || parameter(url, &["sslrootcert", "ssl-root-cert", "ssl-ca"]);
+    let pem = match &tls.ca {
+        Some(Pem::Text(pem)) => Ok(pem.to_vec()),
+        Some(Pem::File(path)) => std::fs::read(path),
+        None => match in_url().or_else(|| std::env::var("PGSSLROOTCERT").ok()) {
+            None => return Ok(()),
+            Some(text) if text.trim_start().starts_with("-----BEGIN") => Ok(text.into_bytes()),
+            Some(path) => std::fs::read(path),
+        },
+    };
+    let Ok(pem) = pem else { return Ok(()) };
+    let mut certificates = CertificateDer::pem_slice_iter(&pem);
+    match certificates.next() {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(ConfigError::tls(
+            "the CA of Postgres has no certificate in PEM (-----BEGIN CERTIFICATE-----): check \
+             DATABASE_TLS_CA_FILE (TlsSettings::ca_file, ca_pem), and sslrootcert in DATABASE_URL",
+        )),
+    }
+}
+
 fn check(tls: &TlsSettings, url: &ServerUrl) -> Result<(), ConfigError> {
     if tls.server_name.is_some() {
         return Err(ConfigError::Combination(
             "TlsSettings::server_name has no effect on Postgres: name in DATABASE_URL a host that \
-             the certificate has, or set sslmode=verify-ca there, which checks the CA alone",
+             the certificate has",
         ));
     }
     if tls.insecure && tls.ca.is_some() {
@@ -68,7 +98,7 @@ fn check(tls: &TlsSettings, url: &ServerUrl) -> Result<(), ConfigError> {
                  (DATABASE_TLS_…, PostgresStoreBuilder::tls) contradict: remove sslmode, or them",
             ));
         }
-        Some("verify-ca" | "verify-full") if tls.insecure => {
+        Some("verify-full") if tls.insecure => {
             return Err(ConfigError::Combination(
                 "sslmode in DATABASE_URL verifies the certificate, and DATABASE_TLS_INSECURE \
                  (TlsSettings::insecure) accepts every one: remove one of them",
@@ -111,7 +141,6 @@ mod tests {
             ("postgres://h/d", TlsSettings::new(), "Prefer"),
             ("postgres://h/d", ca.clone(), "VerifyFull"),
             ("postgres://h/d?sslmode=require", ca.clone(), "VerifyFull"),
-            ("postgres://h/d?sslmode=verify-ca", ca.clone(), "VerifyCa"),
             ("postgres://h/d", TlsSettings::new().insecure(true), "Require"),
             ("postgres://h/d", TlsSettings::new().client_files("/c", "/k"), "VerifyFull"),
         ] {
@@ -121,10 +150,22 @@ mod tests {
     }
 
     #[test]
+    fn ca_without_a_certificate_is_refused() {
+        let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let url = "postgres://h/d".parse().unwrap();
+        for (text, is_ca) in [("", false), ("DER", false), (pem, true)] {
+            let checked = check_ca(&TlsSettings::new().ca_pem(text), &url);
+            assert_eq!(checked.is_ok(), is_ca, "{text}");
+        }
+        assert!(check_ca(&TlsSettings::new().ca_file("/no/such"), &url).is_ok());
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         let new = TlsSettings::new;
         for (url, tls, words) in [
-            ("postgres://h/d", new().server_name("n"), "verify-ca"),
+            ("postgres://h/d", new().server_name("n"), "no effect on Postgres"),
+            ("postgres://u@%2Frun%2Fpg/d", new().ca_file("/ca"), "Unix socket"),
             ("postgres://h/d", new().insecure(true).ca_file("/ca"), "DATABASE_TLS_CA_FILE"),
             ("postgres://h/d?sslmode=prefer", new().ca_file("/ca"), "without TLS"),
             ("postgres://h/d?sslmode=verify-full", new().insecure(true), "DATABASE_TLS_INSECURE"),
