@@ -63,8 +63,8 @@ const NO_HOST: &str = "its host or port cannot be read: the port is a number up 
 const SEVERAL_HOSTS: &str = "it names several hosts, which is not supported: name one";
 const HOST_TWICE: &str = "it names several hosts, and a parameter names another: remove `host`, \
      `hostaddr` and `port` from the parameters";
-const ATTRS: &str = "its parameter `target_session_attrs` is not any, read-write or primary: only a \
-     primary can decide whether a session is valid";
+const ATTRS: &str = "its parameter `target_session_attrs` is not any, read-write or primary: only \
+     a primary can decide whether a session is valid";
 /// The parameter that selects one of several Postgres servers.
 #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "Postgres uses it"))]
 pub(crate) const TARGET_SESSION_ATTRS: &str = "target_session_attrs";
@@ -116,9 +116,9 @@ impl ServerUrl {
         }
     }
 
-    /// Returns `HOST:PORT` of the first host, with the default port filled in. Returns `None` for a Unix socket. Also
-    /// returns `None` for a Postgres URL without a host, which `PGHOST` or the local socket
-    /// replaces.
+    /// Returns `HOST:PORT` of the first host, with the default port filled in. Returns `None` for a
+    /// Unix socket. Also returns `None` for a Postgres URL without a host, which `PGHOST` or the
+    /// local socket replaces.
     #[must_use]
     pub fn address(&self) -> Option<String> {
         let mut host = self.0.host_str().map(Cow::Borrowed);

@@ -1,4 +1,4 @@
-//! TokenIssuer for both servers: a user of Redis and a role of Postgres that soon expire, as a vault
+//! Tokens for both servers: a user of Redis and a role of Postgres that soon expire, as a vault
 //! issues them.
 
 use std::{
@@ -136,8 +136,8 @@ impl TokenIssuer {
     }
 
     /// Issues the next token, ends the one before the last, and ends connections of Postgres that
-    /// are idle, so that new ones need a token. Returns how often a token was fetched since the last
-    /// turn.
+    /// are idle, so that new ones need a token. Returns how often a token was fetched since the
+    /// last turn.
     pub(crate) async fn turn(&self) -> Result<u64, Failure> {
         self.issue(Some(VALID)).await?;
         self.0.expiring.send_replace(true);
