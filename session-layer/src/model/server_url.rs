@@ -66,7 +66,6 @@ const HOST_TWICE: &str = "it names several hosts, and a parameter names another:
 const ATTRS: &str = "its parameter `target_session_attrs` is not any, read-write or primary: only \
      a primary can decide whether a session is valid";
 /// The parameter that selects one of several Postgres servers.
-#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "Postgres uses it"))]
 pub(crate) const TARGET_SESSION_ATTRS: &str = "target_session_attrs";
 const FRAGMENT: &str = "it has a `#`, which must be written as %23";
 const INSECURE: &str = "it ends with `#insecure`, which is not supported: remove that. To accept any \

@@ -65,7 +65,7 @@ fn check(tls: &TlsSettings, url: &ServerUrl) -> Result<(), ConfigError> {
         Some("disable" | "allow" | "prefer") => {
             return Err(ConfigError::Combination(
                 "sslmode in DATABASE_URL permits connections without TLS, which the settings of \
-                 TLS (DATABASE_TLS_…, PostgresStoreBuilder::tls) contradict: remove sslmode, or them",
+                 TLS (DATABASE_TLS_…, PostgresStoreBuilder::tls) contradict: remove one of both",
             ));
         }
         Some("verify-ca" | "verify-full") if tls.insecure => {
