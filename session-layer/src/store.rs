@@ -641,8 +641,8 @@ pub trait SessionStore: Send + Sync + 'static {
     /// for `"postgres"` can the document's `postgres.connected` be `true`.
     fn backend(&self) -> &'static str;
 
-    /// Returns what an operator should know that is no failure, for the health document. Defaults to
-    /// nothing.
+    /// Returns what an operator should know that is no failure, for the health document. Defaults
+    /// to nothing.
     fn remarks(&self) -> Vec<String> {
         Vec::new()
     }

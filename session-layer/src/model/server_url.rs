@@ -64,18 +64,16 @@ const NO_HOST: &str = "its host or port cannot be read: the port is a number up 
 const SEVERAL_HOSTS: &str = "it names several hosts, which is not supported: name one";
 const HOST_TWICE: &str = "it names several hosts, and a parameter names another: remove `host`, \
      `hostaddr` and `port` from the parameters";
-const FOLDER_OF_SEVERAL: &str = "it names several hosts, and the first is the folder of a socket: a \
-     socket cannot be one of several";
+const FOLDER_OF_SEVERAL: &str = "it names several hosts, and the first is the folder of a socket: \
+     a socket cannot be one of several";
 const PARAMETER_TWICE: &str = "it has a parameter twice, so it is uncertain which one counts";
 /// Why `sslmode=verify-ca` is refused.
-#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "Postgres uses it"))]
-pub(crate) const VERIFY_CA: &str = "its `sslmode` is verify-ca, which would accept any certificate of a \
-     public CA, because the driver trusts the CAs of the system beside the one that is set: set \
-     verify-full";
-pub(crate) const ATTRS: &str = "its parameter `target_session_attrs` is not any, read-write or primary: only a \
-     primary can decide whether a session is valid";
+pub(crate) const VERIFY_CA: &str = "its `sslmode` is verify-ca, which would accept any certificate \
+     of a public CA, because the driver trusts the CAs of the system beside the one that is set: \
+     set verify-full";
+pub(crate) const ATTRS: &str = "its parameter `target_session_attrs` is not any, read-write or \
+     primary: only a primary can decide whether a session is valid";
 /// The parameter that selects one of several Postgres servers.
-#[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "Postgres uses it"))]
 pub(crate) const TARGET_SESSION_ATTRS: &str = "target_session_attrs";
 const FRAGMENT: &str = "it has a `#`, which must be written as %23";
 const INSECURE: &str = "it ends with `#insecure`, which is not supported: remove that. To accept any \
@@ -125,9 +123,9 @@ impl ServerUrl {
         }
     }
 
-    /// Returns `HOST:PORT` of the first host, with the default port filled in. Returns `None` for a Unix socket. Also
-    /// returns `None` for a Postgres URL without a host, which `PGHOST` or the local socket
-    /// replaces.
+    /// Returns `HOST:PORT` of the first host, with the default port filled in. Returns `None` for a
+    /// Unix socket. Also returns `None` for a Postgres URL without a host, which `PGHOST` or the
+    /// local socket replaces.
     #[must_use]
     pub fn address(&self) -> Option<String> {
         let mut host = self.0.host_str().map(Cow::Borrowed);

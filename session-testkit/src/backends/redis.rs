@@ -108,8 +108,8 @@ fn version(server: &Path) -> Result<(u32, u32), String> {
 
 /// Returns the common arguments. Only an explicit SAVE saves, therefore the test decides about the
 /// data after a restart. DEBUG is allowed (to sleep, to reload), and so is a new folder (to make
-/// saves fail). Before 7.0 both are always allowed. A new replica does not wait 5 s for others. Later
-/// arguments win.
+/// saves fail). Before 7.0 both are always allowed. A new replica does not wait 5 s for others.
+/// Later arguments win.
 fn common(permits: bool, extra: &[String]) -> Vec<String> {
     let common = [("--save", ""), ("--appendonly", "no"), ("--repl-diskless-sync-delay", "0")];
     let permitting = [("--enable-debug-command", "yes"), ("--enable-protected-configs", "yes")];

@@ -103,10 +103,11 @@ pub(super) struct Arguments {
     /// AT and LASTS are seconds, such as 3 or 2.5. AT counts from the start of the load. NODE is
     /// the number of a node, from 0. Without a time, the fault begins after a fifth of the run and
     /// lasts two fifths. `--list` prints the names. plant-flipped needs `--sealed`.
-    /// postgres-idle-drop must last longer than 11 s. postgres-failover and certificate-expire need
-    /// native servers.
-    /// redis-disconnect and postgres-disconnect need containers. clock-step needs libfaketime, and
-    /// the command restarts itself under it.
+    /// postgres-idle-drop affects connections that are idle for 11 s: let it last 20 s, at a low
+    /// `--rate`, or none is idle for so long.
+    /// postgres-failover and certificate-expire need native servers. redis-disconnect and
+    /// postgres-disconnect need containers. clock-step needs libfaketime, and the command restarts
+    /// itself under it.
     #[arg(long, num_args = 1.., value_name = "FAULT")]
     fault: Vec<Requested>,
 

@@ -134,8 +134,8 @@ impl DeploymentBuilder {
         self
     }
 
-    /// Gives the nodes a [token](super::TokenIssuer) for both servers instead of passwords. The servers must be
-    /// the testkit's own, and the Redis a single one. Defaults to false.
+    /// Gives the nodes a [token](super::TokenIssuer) for both servers instead of passwords. The
+    /// servers must be the testkit's own, and the Redis a single one. Defaults to false.
     pub fn tokens(mut self, tokens: bool) -> Self {
         self.tokens = tokens;
         self

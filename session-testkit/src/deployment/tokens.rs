@@ -1,4 +1,4 @@
-//! TokenIssuer for both servers: a user of Redis and a role of Postgres that soon expire, as a vault
+//! Tokens for both servers: a user of Redis and a role of Postgres that soon expire, as a vault
 //! issues them.
 
 use std::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How long a token is valid that expires.
-const VALID: Duration = Duration::from_secs(6);
+const VALID: Duration = Duration::from_secs(8);
 /// The limit for Postgres to read its rules of authentication.
 const READ: Duration = Duration::from_secs(30);
 
@@ -45,6 +45,8 @@ struct Issuer {
     expiring: watch::Sender<bool>,
     /// How often a node fetched a token that expires.
     fetched: AtomicU64,
+    /// The number of connections that Redis closed because their token had expired.
+    closed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -112,6 +114,7 @@ impl TokenIssuer {
             state: Mutex::default(),
             expiring: watch::Sender::new(false),
             fetched: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
         }));
         let user = tokens.issue(None).await.map_err(failed)?;
         // The rules have been read once a wrong password is refused.
@@ -133,8 +136,8 @@ impl TokenIssuer {
     }
 
     /// Issues the next token, ends the one before the last, and ends connections of Postgres that
-    /// are idle, so that new ones need a token. Returns how often a token was fetched since the last
-    /// turn.
+    /// are idle, so that new ones need a token. Returns how often a token was fetched since the
+    /// last turn.
     pub(crate) async fn turn(&self) -> Result<u64, Failure> {
         self.issue(Some(VALID)).await?;
         self.0.expiring.send_replace(true);
@@ -145,6 +148,11 @@ impl TokenIssuer {
         };
         if !ended.is_empty() {
             let mut admin = self.0.redis.connect().await?;
+            let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut admin).await?;
+            let used = clients.lines().filter(|client| {
+                ended.iter().any(|user| client.contains(&format!(" user={user} ")))
+            });
+            self.0.closed.fetch_add(used.count() as u64, Relaxed);
             redis::cmd("ACL").arg("DELUSER").arg(ended).exec_async(&mut admin).await?;
         }
         let mut admin = self.0.postgres.connect().await?;
@@ -153,6 +161,12 @@ impl TokenIssuer {
                      AND state_change < now() - interval '300 ms'";
         sqlx::query(end).bind(&self.0.role).execute(&mut admin).await?;
         Ok(self.0.fetched.swap(0, Relaxed))
+    }
+
+    /// Returns how many connections Redis has closed because their token had expired. Each should
+    /// have been authenticated with the next one before.
+    pub fn closed(&self) -> u64 {
+        self.0.closed.load(Relaxed)
     }
 
     /// Issues a token that does not expire.

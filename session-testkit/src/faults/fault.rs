@@ -78,7 +78,8 @@ pub enum Fault {
     /// Needs [`Target::cluster`](super::Target::cluster).
     RedisClusterShardDown,
     /// SIGKILL of the master that sentinels watch. They promote its replica. Healing restarts the
-    /// killed server, which becomes a replica. Needs [`Target::sentinels`](super::Target::sentinels).
+    /// killed server, which becomes a replica. Needs
+    /// [`Target::sentinels`](super::Target::sentinels).
     RedisSentinelFailover,
     /// Removal of the container from its network.
     RedisDisconnect,

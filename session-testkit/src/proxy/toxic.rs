@@ -93,8 +93,8 @@ impl Toxic {
     }
 
     /// Passes no more bytes on a connection after this time without any in either direction, as a
-    /// NAT does that forgets a flow. The connection is not closed, and its bytes are lost also after
-    /// healing. It ends when one side closes it. New connections work.
+    /// NAT does that forgets a flow. The connection is not closed, and its bytes are lost also
+    /// after healing. It ends when one side closes it. New connections work.
     pub fn forget_idle(after: Duration) -> Self {
         Self::new(Kind::ForgetIdle { after }, None)
     }

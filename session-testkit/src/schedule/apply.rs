@@ -153,7 +153,7 @@ impl Break for Losing {
 }
 
 /// A token expires after twice this time.
-const TOKENS_EVERY_MS: u64 = 3_000;
+const TOKENS_EVERY_MS: u64 = 4_000;
 
 const STEP: Duration = Duration::from_secs(600);
 

@@ -31,7 +31,7 @@ pub enum Event {
     /// An operator revokes 5 sessions by direct SQL in one transaction. It commits when the event
     /// ends, after other commits.
     LateRevoke,
-    /// The tokens of the nodes expire after 6 s, for both servers. A new one is issued every 3 s.
+    /// The tokens of the nodes expire after 8 s, for both servers. A new one is issued every 4 s.
     /// Redis then closes the connections of the expired one. Postgres refuses new ones with it, and
     /// an operator ends its idle connections. It needs a deployment [with
     /// tokens](crate::deployment::DeploymentBuilder::tokens).

@@ -52,8 +52,9 @@ pub(super) async fn check(target: &Target, steps: &mut Steps<'_>) {
             "DATABASE_URL is sqlite:, a file of the application's own, nothing to check",
         ),
         Database::Postgres(Ok(url)) => {
-            let built = builder(target, url)
-                .and_then(|builder| Ok((settings(&builder), builder.build().map_err(refused)?)));
+            let built = builder(target, url).and_then(|builder| {
+                Ok((settings(&builder), builder.build().map_err(|error| refused(&error))?))
+            });
             match built {
                 Ok((settings, store)) => {
                     look(steps, target, url, &store).await;
@@ -79,10 +80,10 @@ fn unusable(reason: &str) -> Finding {
 fn builder(target: &Target, url: &ServerUrl) -> Result<PostgresStoreBuilder, Finding> {
     let builder = PostgresStore::builder(url.expose_all());
     let builder = if target.from_env { builder.from_env() } else { Ok(builder) };
-    Ok(builder.map_err(refused)?.schema(&*target.schema))
+    Ok(builder.map_err(|error| refused(&error))?.schema(&*target.schema))
 }
 
-fn refused(error: ConfigError) -> Finding {
+fn refused(error: &ConfigError) -> Finding {
     let remedy = "correct the variable: the application does not start with it";
     Finding::failed("Postgres settings are not usable", error.to_string(), remedy)
 }

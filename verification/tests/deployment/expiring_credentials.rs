@@ -14,5 +14,7 @@ async fn expiring_tokens_cost_no_request() -> Outcome {
     let judged = judged(&deployment, &["credentials-expire@1+11"], 18).await?;
     assert_eq!(judged.availability.unavailable_with_postgres, 0, "{judged}");
     assert!(judged.availability.answered_with_postgres > 500, "{judged}");
+    // Each was authenticated with the next token before its own expired.
+    assert_eq!(deployment.tokens().map(|tokens| tokens.closed()), Some(0), "{judged}");
     Ok(())
 }

@@ -297,8 +297,8 @@ const OF_REDIS: TlsVariables = TlsVariables {
     server_name: Some("REDIS_TLS_SERVER_NAME"),
     certificate: "REDIS_TLS_CERT_FILE",
     key: "REDIS_TLS_KEY_FILE",
-    half: "one of REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE is set without the other: set both, or \
-           unset it",
+    half: "one of REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE is set without the other: set both, \
+           or unset it",
 };
 
 /// There is no server name, because sqlx verifies the host of the URL.

@@ -160,13 +160,13 @@ fn why(at: &At<'_>, error: &sqlx::Error) -> String {
     }
     match (error, cause::<io::Error>(error)) {
         (sqlx::Error::Tls(source), None) if source.to_string().contains("does not support TLS") => {
-            "the server has no TLS, and sslmode or DATABASE_TLS_… requires it: set ssl=on there, or \
-             sslmode=prefer where the network is trusted"
+            "the server has no TLS, and sslmode or DATABASE_TLS_… requires it: set ssl=on there, \
+             or sslmode=prefer where the network is trusted"
                 .to_owned()
         }
         (sqlx::Error::Tls(source) | sqlx::Error::Configuration(source), None) => format!(
-            "TLS could not begin ({source}): check DATABASE_TLS_…, and sslmode, sslrootcert, sslcert \
-             and sslkey in DATABASE_URL (TLS needs the feature `tls`)"
+            "TLS could not begin ({source}): check DATABASE_TLS_…, and sslmode, sslrootcert, \
+             sslcert and sslkey in DATABASE_URL (TLS needs the feature `tls`)"
         ),
         (sqlx::Error::Tls(_), Some(file)) => unreadable(file),
         // A file is read after the server was reached.
@@ -183,8 +183,8 @@ fn why(at: &At<'_>, error: &sqlx::Error) -> String {
 
 fn unreadable(file: &io::Error) -> String {
     format!(
-        "a file of TLS cannot be read ({file}): check DATABASE_TLS_…_FILE, and sslrootcert, sslcert \
-         and sslkey in DATABASE_URL"
+        "a file of TLS cannot be read ({file}): check DATABASE_TLS_…_FILE, and sslrootcert, \
+         sslcert and sslkey in DATABASE_URL"
     )
 }
 
@@ -232,8 +232,8 @@ fn of_tls(error: &rustls::Error) -> String {
     match error {
         // A bad signature is that of another CA with the same name.
         Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
-            "the CA of the server's certificate is not known: set DATABASE_TLS_CA_FILE (sslrootcert \
-             in DATABASE_URL) to its file"
+            "the CA of the server's certificate is not known: set DATABASE_TLS_CA_FILE \
+             (sslrootcert in DATABASE_URL) to its file"
                 .to_owned()
         }
         Error::InvalidCertificate(

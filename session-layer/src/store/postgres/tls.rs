@@ -94,8 +94,8 @@ fn check(tls: &TlsSettings, url: &ServerUrl) -> Result<(), ConfigError> {
     match mode.as_deref() {
         Some("disable" | "allow" | "prefer") => {
             return Err(ConfigError::Combination(
-                "sslmode in DATABASE_URL permits connections without TLS, which the settings of TLS \
-                 (DATABASE_TLS_…, PostgresStoreBuilder::tls) contradict: remove sslmode, or them",
+                "sslmode in DATABASE_URL permits connections without TLS, which the settings of \
+                 TLS (DATABASE_TLS_…, PostgresStoreBuilder::tls) contradict: remove one of both",
             ));
         }
         Some("verify-full") if tls.insecure => {

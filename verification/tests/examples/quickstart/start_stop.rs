@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use session_testkit::backends::Backends;
+use session_testkit::wait;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -10,8 +11,9 @@ use tokio::{
     time::sleep,
 };
 
-use super::process::App;
-use crate::harness::{Outcome, default_backend};
+use super::process::{App, env_of};
+use crate::harness::{Failure, Outcome, default_backend};
+use crate::support::SOON;
 
 /// The time that orchestrators wait before they kill.
 const GRACE: Duration = Duration::from_secs(10);
@@ -90,6 +92,32 @@ async fn failed_start_prints_one_message() -> Outcome {
         }
         assert!(!log.contains("panicked") && !log.contains("hunter2"), "{log}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn start_waits_for_a_postgres_that_wakes_up() -> Outcome {
+    let servers = Backends::builder().backend(default_backend().await?).start().await?;
+    let sandbox = servers.sandbox();
+    let folder = TempDir::new()?;
+    let log = folder.path().join("log");
+    let env = env_of(&sandbox);
+    servers.postgres().kill().await?;
+    let waking = async {
+        // The quickstart may have to be compiled first.
+        wait::until("a message about the wait", SOON * 5, async || {
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            log.contains("Postgres cannot be reached yet")
+        })
+        .await?;
+        Ok::<_, Failure>(servers.postgres().restart().await?)
+    };
+    let (app, woken) = tokio::join!(App::start(folder, &env), waking);
+    woken?;
+    let app = app?;
+    let alice = app.login("alice").await?;
+    assert_eq!(app.me(&alice).await?.status, 200);
+    assert_eq!(app.log().matches("SESSION_DB_START_TIMEOUT").count(), 1, "{}", app.log());
     Ok(())
 }
 
