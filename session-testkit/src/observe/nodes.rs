@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn work_counts_from_shortly_before_a_fault_on_the_nodes_that_it_affects() {
         let count = |hits| Around { hits, ..Around::default() };
-        let samples: Vec<_> = [(0, 0), (740, 5), (760, 6), (1_490, 30), (1_510, 31), (2_000, 99)]
+        let samples: Vec<_> = [(0, 0), (490, 5), (510, 6), (1_490, 30), (1_510, 31), (2_000, 99)]
             .map(|(ms, hits)| (ms * 1_000_000, vec![count(hits), count(2 * hits)]))
             .into();
         let mut fault = Fault::new("a", 1_000_000_000);

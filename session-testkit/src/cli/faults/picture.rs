@@ -34,7 +34,8 @@ tr.broken td{color:var(--bad);font-weight:600}.wide{white-space:normal;text-alig
 pub(super) struct Picture<'a> {
     pub(super) name: &'a str,
     pub(super) outcome: Outcome,
-    pub(super) doubts: &'a [String],
+    /// Why the run is not better judged, beside the promises.
+    pub(super) notes: &'a [String],
     pub(super) history: &'a History,
     pub(super) verdicts: &'a Verdicts,
 }
@@ -53,8 +54,8 @@ impl Picture<'_> {
             history.operations.len(),
             history.faults.len()
         );
-        for doubt in self.doubts {
-            let _ = writeln!(body, "<div class=\"reason\"><p>⚠️ {}</p></div>", escaped(doubt));
+        for note in self.notes {
+            let _ = writeln!(body, "<div class=\"reason\"><p>⚠️ {}</p></div>", escaped(note));
         }
         for (_, verdict) in self.verdicts.iter() {
             let Verdict::Broken { violations, found, .. } = verdict else { continue };
