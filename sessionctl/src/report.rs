@@ -99,6 +99,14 @@ struct NotWritten {
     source: std::io::Error,
 }
 
+/// The error for a file in the place of a server.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} is sqlite:, a file without Redis and Postgres, so there is nothing to measure: unset it to \
+     measure servers that the report starts, or name a Redis and a Postgres"
+)]
+struct Sqlite(&'static str);
+
 /// A server that a flag or a variable names.
 struct Named {
     url: String,
@@ -114,6 +122,11 @@ impl Named {
         flag.or_else(|| std::env::var(variable).ok().and_then(set).map(named(true)))
     }
 
+    fn is_sqlite(&self) -> bool {
+        let scheme = self.url.split(':').next();
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("sqlite"))
+    }
+
     /// Returns the scheme, host and port.
     fn shown(&self) -> String {
         match self.url.parse::<ServerUrl>() {
@@ -127,6 +140,10 @@ pub(crate) async fn run(arguments: Arguments) -> Ended {
     let flags = (&arguments.redis_url, &arguments.database_url);
     let (redis, database) =
         (Named::find(flags.0, "REDIS_URL"), Named::find(flags.1, "DATABASE_URL"));
+    if let Some(file) = database.as_ref().filter(|it| it.is_sqlite()) {
+        let name = if file.by_environment { "DATABASE_URL" } else { "--database-url" };
+        return Err(Sqlite(name).into());
+    }
     let is_named = redis.is_some() || database.is_some();
     let named: Vec<&Named> = redis.iter().chain(&database).collect();
     let targets = named.iter().map(|it| it.shown()).collect::<Vec<_>>().join(" and ");

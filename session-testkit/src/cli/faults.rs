@@ -58,7 +58,7 @@ const MS: Duration = Duration::from_millis(1);
 /// The minimum is one per sixty requests: 1,000 at 2,000 requests/s for 30 s.
 ///
 /// In a job of GitHub, the step's summary gets the table of the runs and the violations
-/// (GITHUB_STEP_SUMMARY).
+/// (`GITHUB_STEP_SUMMARY`).
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\

@@ -123,8 +123,9 @@ pub struct Around {
 }
 
 impl Around {
-    /// The time before the fault. What ended then may have been in flight when it began.
-    pub const BEFORE: Nanos = 250_000_000;
+    /// The time before the fault: one interval of the journal. A count rises when the work ends, so
+    /// what a fault stops is not counted.
+    pub const BEFORE: Nanos = 500_000_000;
     /// The time after the beginning: one interval of the journal.
     pub const AFTER: Nanos = 500_000_000;
 }

@@ -21,9 +21,12 @@ const HITS_PER_READS: u32 = 10;
 /// A sample: the time, and the number of hits that each node has counted.
 pub type HitCounts = (Nanos, Vec<u64>);
 
+/// A sample: the time, and what each node has counted since its start.
+type Counts = (Nanos, Vec<Around>);
+
 /// The samples of the nodes' counters, 100 per second.
 #[derive(Debug, Clone, Default)]
-pub struct Hits(Arc<Mutex<Vec<(Nanos, Vec<Around>)>>>);
+pub struct Hits(Arc<Mutex<Vec<Counts>>>);
 
 impl Hits {
     /// Returns all samples of the hits.
@@ -37,12 +40,12 @@ impl Hits {
         around(&self.lock(), fault)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Nanos, Vec<Around>)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Counts>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn around(samples: &[(Nanos, Vec<Around>)], fault: &Fault) -> Around {
+fn around(samples: &[Counts], fault: &Fault) -> Around {
     let from = fault.at.saturating_sub(Around::BEFORE);
     let to = fault.at.saturating_add(Around::AFTER);
     let before = samples.iter().rfind(|(at, _)| *at <= from).or(samples.first());
@@ -99,7 +102,7 @@ mod tests {
     #[test]
     fn work_counts_from_shortly_before_a_fault_on_the_nodes_that_it_affects() {
         let count = |hits| Around { hits, ..Around::default() };
-        let samples: Vec<_> = [(0, 0), (740, 5), (760, 6), (1_490, 30), (1_510, 31), (2_000, 99)]
+        let samples: Vec<_> = [(0, 0), (490, 5), (510, 6), (1_490, 30), (1_510, 31), (2_000, 99)]
             .map(|(ms, hits)| (ms * 1_000_000, vec![count(hits), count(2 * hits)]))
             .into();
         let mut fault = Fault::new("a", 1_000_000_000);

@@ -24,12 +24,12 @@ pub(super) fn page(report: &Report) -> String {
         report.at
     );
     for reason in &report.reasons {
-        let _ = write!(text, "\n- {} {}", reason.verdict.sign(), reason.what);
+        let _ = write!(text, "\n- {} {}", reason.verdict.sign(), escaped(&reason.what));
         if let Some(why) = &reason.why {
-            let _ = write!(text, "\n  why: {why}");
+            let _ = write!(text, "\n  why: {}", escaped(why));
         }
         for help in &reason.help {
-            let _ = write!(text, "\n  → {help}");
+            let _ = write!(text, "\n  → {}", escaped(help));
         }
     }
     if !report.reasons.is_empty() {
@@ -42,9 +42,10 @@ pub(super) fn page(report: &Report) -> String {
     }
     text += "\n## Checks\n\n";
     for server in &report.checks.servers {
-        let _ = writeln!(text, "**{}** {}\n", server.server, server.url.as_deref().unwrap_or(""));
+        let url = escaped(server.url.as_deref().unwrap_or_default());
+        let _ = writeln!(text, "**{}** {url}\n", server.server);
         for step in &server.steps {
-            let _ = writeln!(text, "- {} {}", step.status.sign().trim(), step.message);
+            let _ = writeln!(text, "- {} {}", step.status.sign().trim(), escaped(&step.message));
         }
         text.push('\n');
     }
@@ -52,7 +53,8 @@ pub(super) fn page(report: &Report) -> String {
 }
 
 fn latencies(text: &mut String, measured: &Measured) {
-    let _ = writeln!(text, "\n## Before and after\n\n{}. {}.\n", measured.machine, measured.method);
+    let (machine, method) = (escaped(&measured.machine.to_string()), escaped(&measured.method));
+    let _ = writeln!(text, "\n## Before and after\n\n{machine}. {method}.\n");
     *text += "| | average | p50 | p95 | p99 | requests |\n|---|---|---|---|---|---|\n";
     for (name, title) in ROWS {
         let Some(latency) = measured.latencies.get(name) else { continue };
@@ -62,7 +64,7 @@ fn latencies(text: &mut String, measured: &Measured) {
     }
     text.push('\n');
     for goal in &measured.goals {
-        let _ = writeln!(text, "- {} {}", if goal.met { "✅" } else { "❌" }, goal.text);
+        let _ = writeln!(text, "- {} {}", if goal.met { "✅" } else { "❌" }, escaped(&goal.text));
     }
 }
 
@@ -104,7 +106,7 @@ pub(super) fn summary(measured: &Measured) -> Option<String> {
 fn health(text: &mut String, measured: &Measured) {
     let _ = writeln!(text, "\n## Health after the outage\n");
     for (name, value) in facts(measured) {
-        let _ = writeln!(text, "- {name}: {value}");
+        let _ = writeln!(text, "- {name}: {}", escaped(&value));
     }
 }
 
@@ -126,4 +128,50 @@ pub(super) fn facts(measured: &Measured) -> Vec<(&'static str, String)> {
         ("pool pending", value("/sessionCache/pool/pending")),
         ("hit rate since the start, %", value("/sessionCache/metrics/hitRate")),
     ]
+}
+
+/// Escapes a text that may come from a server. It becomes one line without markup of HTML or of a
+/// table. Code between backticks stays code.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for it in text.chars() {
+        match it {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '|' => escaped += "\\|",
+            // A line of its own could begin a heading.
+            '\n' | '\r' => escaped.push(' '),
+            it => escaped.push(it),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::judge::{Reason, Verdict};
+
+    #[test]
+    fn text_of_a_server_is_no_markup() {
+        let outside = "<img src=x> a|b & c\n# heading\n| row |";
+        let reason = Reason {
+            verdict: Verdict::Failed,
+            what: outside.to_owned(),
+            why: Some(outside.to_owned()),
+            help: vec![outside.to_owned()],
+        };
+        let report = Report {
+            at: String::new(),
+            verdict: Verdict::Failed,
+            reasons: vec![reason],
+            checks: session_tools::check::Report { ok: false, servers: Vec::new() },
+            measured: None,
+        };
+        let page = page(&report);
+        let shown = r"&lt;img src=x&gt; a\|b &amp; c # heading \| row \|";
+        assert_eq!(page.matches(shown).count(), 3, "{page}");
+        assert!(!page.contains("<img") && !page.contains("\n# heading"), "{page}");
+    }
 }

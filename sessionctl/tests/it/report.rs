@@ -210,3 +210,23 @@ async fn one_server_or_a_bad_number_cannot_be_reported() -> Outcome {
     assert!(ran.stderr.contains("--requests"), "{}", ran.stderr);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn file_of_sqlite_cannot_be_measured() -> Outcome {
+    for by_environment in [true, false] {
+        let mut command = sessionctl();
+        command.arg("report");
+        let name = if by_environment {
+            command.env("DATABASE_URL", "sqlite:hunter2.db");
+            "DATABASE_URL"
+        } else {
+            command.args(["--database-url", "sqlite:hunter2.db"]);
+            "--database-url"
+        };
+        let ran = run(&mut command).await?;
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.stderr.contains(&format!("{name} is sqlite:, a file")), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("--yes") && !ran.stderr.contains("hunter2"), "{}", ran.stderr);
+    }
+    Ok(())
+}

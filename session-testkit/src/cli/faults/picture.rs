@@ -29,12 +29,16 @@ const STYLE: &str = "\
 overflow-wrap:anywhere}.proof td.time{white-space:nowrap;text-align:right}\
 tr.broken td{color:var(--bad);font-weight:600}.wide{white-space:normal;text-align:left}";
 
+/// A figure of one second.
+type Figure = fn(&seconds::Second) -> f64;
+
 /// A judged run.
 #[derive(Debug)]
 pub(super) struct Picture<'a> {
     pub(super) name: &'a str,
     pub(super) outcome: Outcome,
-    pub(super) doubts: &'a [String],
+    /// Why the run is not better judged, beside the promises.
+    pub(super) notes: &'a [String],
     pub(super) history: &'a History,
     pub(super) verdicts: &'a Verdicts,
 }
@@ -53,8 +57,8 @@ impl Picture<'_> {
             history.operations.len(),
             history.faults.len()
         );
-        for doubt in self.doubts {
-            let _ = writeln!(body, "<div class=\"reason\"><p>⚠️ {}</p></div>", escaped(doubt));
+        for note in self.notes {
+            let _ = writeln!(body, "<div class=\"reason\"><p>⚠️ {}</p></div>", escaped(note));
         }
         for (_, verdict) in self.verdicts.iter() {
             let Verdict::Broken { violations, found, .. } = verdict else { continue };
@@ -88,17 +92,18 @@ impl Picture<'_> {
             .collect();
         let all = seconds.all();
         // The last second has a point at its end too, so that a short run has a line.
-        let points = |of: fn(&seconds::Second) -> f64| {
+        let points = |of: Figure| {
             let each = all.iter().chain(all.last()).zip(0_u32..);
-            each.map(|(it, at)| (f64::from(at) * 1000.0, of(it))).collect()
+            each.map(|(it, at)| (f64::from(at) * 1000.0, of(it))).collect::<Vec<_>>()
         };
-        let plots: [(&str, &str, Vec<(f64, f64)>); 3] = [
-            ("Operations that returned, per second", "", points(|it| f64::from(it.returned))),
-            ("Unavailable and failed, per second", "", points(|it| f64::from(it.failed))),
-            ("p99 of validations per second", " ms", points(|it| it.p99_ms)),
+        let plots: [(_, _, Figure); 3] = [
+            ("Operations that returned, per second", "", |it| f64::from(it.returned)),
+            ("Unavailable and failed, per second", "", |it| f64::from(it.failed)),
+            ("p99 of validations per second", " ms", |it| it.p99_ms),
         ];
         let mut text = "<h2>Load</h2><div class=\"plots\">".to_owned();
-        for (title, unit, points) in plots {
+        for (title, unit, of) in plots {
+            let points = points(of);
             let line = Line { title, unit, points: &points, top: None, shades: &shades };
             let _ = write!(text, "<figure>{}<figcaption>{title}</figcaption></figure>", line.svg());
         }

@@ -53,7 +53,7 @@ impl Arguments {
             let picture = Picture {
                 name: &name,
                 outcome,
-                doubts: verdicts.doubts(),
+                notes: verdicts.doubts(),
                 history: &history,
                 verdicts: &verdicts,
             };

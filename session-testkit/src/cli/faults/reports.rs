@@ -71,11 +71,14 @@ impl<'a> Reports<'a> {
         self.table += &summary::row(name, seed, judged);
         self.violations += &violations(name, seed, judged);
         if let Some(path) = html {
-            let doubts = judged.doubts();
+            let mut notes = judged.doubts();
+            if judged.availability.is_lost() {
+                notes.push(judged.availability.to_string());
+            }
             let picture = Picture {
                 name,
                 outcome: judged.outcome(),
-                doubts: &doubts,
+                notes: &notes,
                 history: &judged.history,
                 verdicts: &judged.verdicts,
             };

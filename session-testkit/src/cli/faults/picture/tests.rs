@@ -20,7 +20,7 @@ fn page_of(lines: &str) -> String {
     let picture = Picture {
         name: "redis-kill",
         outcome: verdicts.overall(&[]),
-        doubts: &["a <doubt>".to_owned()],
+        notes: &["a <doubt>".to_owned()],
         history: &history,
         verdicts: &verdicts,
     };
