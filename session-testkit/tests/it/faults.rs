@@ -81,8 +81,7 @@ async fn named_servers_refuse_faults() -> Outcome {
     let backend = default_backend().await?;
     let own = Backends::builder().backend(backend).start().await?;
     let target = Target::new(&given(&own).await?);
-    let link = |fault: &Fault| matches!(fault, Fault::RedisLink(_) | Fault::PostgresLink(_));
-    for fault in Fault::ALL.into_iter().filter(|fault| !link(fault)) {
+    for fault in Fault::ALL.into_iter().filter(|fault| !fault.is_of_connections()) {
         let refused = faults::inject(&fault, &target).await;
         assert!(
             matches!(refused, Err(FaultError::Backend(BackendError::NotAllowed { .. }))),
