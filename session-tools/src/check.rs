@@ -154,7 +154,7 @@ impl Status {
 fn settings(builder: &impl fmt::Debug) -> Finding {
     let text = format!("{builder:?}");
     let (_, fields) = text.split_once(" { ").unwrap_or(("", &text));
-    Finding::ok(format!("Settings in effect: {}", fields.trim_end_matches(" }")))
+    Finding::ok(format!("Settings in effect: {}", fields.strip_suffix(" }").unwrap_or(fields)))
 }
 
 /// Checks both servers one after the other, and shows a heading for each and every step.

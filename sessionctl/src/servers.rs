@@ -13,7 +13,7 @@ use session_tools::{
 };
 use tokio::time::{Instant, sleep};
 
-/// How long a change may wait for its turn. No client waits for it.
+/// How long a call of Postgres may take, connecting included, and a change may wait for its turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a command waits until Redis is connected. Without it a change is `committed` only.
 const CONNECTING: Duration = Duration::from_secs(3);
@@ -139,6 +139,8 @@ impl Database {
             return Err(NoDeployment::Sqlite.into());
         }
         let builder = PostgresStore::builder(url).from_env()?.max_connections(CONNECTIONS);
+        // An operator may be far away, and no request waits.
+        let builder = builder.read_deadline(PATIENCE).change_deadline(PATIENCE);
         Ok(builder.schema(self.schema()).build()?)
     }
 

@@ -73,6 +73,14 @@ pub(crate) const VERIFY_CA: &str = "its `sslmode` is verify-ca, which would acce
      set verify-full";
 pub(crate) const ATTRS: &str = "its parameter `target_session_attrs` is not any, read-write or \
      primary: only a primary can decide whether a session is valid";
+/// The parameter by which libpq demands that the password proves the server's certificate. The host
+/// of the certificate is verified instead.
+pub(crate) const CHANNEL_BINDING: &str = "channel_binding";
+/// The parameter with which providers mark the URL of a pooler.
+pub(crate) const PGBOUNCER: &str = "pgbouncer";
+/// The parameters that providers write into URLs, and that sqlx does not know.
+pub(crate) const UNKNOWN_TO_SQLX: [&str; 4] =
+    [TARGET_SESSION_ATTRS, CHANNEL_BINDING, PGBOUNCER, "gssencmode"];
 /// The parameter that selects one of several Postgres servers.
 pub(crate) const TARGET_SESSION_ATTRS: &str = "target_session_attrs";
 const FRAGMENT: &str = "it has a `#`, which must be written as %23";
@@ -94,12 +102,10 @@ const UNKNOWN_PARAMETER: &str = "it has an unknown parameter: the known ones are
 const SENTINEL_PORT: u16 = 26379;
 
 /// The parameters of libpq that sqlx lacks. They are no secrets, so the error may name them.
-const UNSUPPORTED: [&str; 16] = [
-    "channel_binding",
+const UNSUPPORTED: [&str; 14] = [
     "client_encoding",
     "connect_timeout",
     "fallback_application_name",
-    "gssencmode",
     "keepalives",
     "keepalives_count",
     "keepalives_idle",
@@ -318,6 +324,29 @@ impl ServerUrl {
                         return bad(ATTRS);
                     }
                 }
+                CHANNEL_BINDING => match &*value {
+                    "disable" | "prefer" => {}
+                    "require" if self.permits_no_tls() => {
+                        return bad(
+                            "its parameter `channel_binding=require` needs TLS, and its `sslmode` \
+                             permits connections without: set verify-full",
+                        );
+                    }
+                    "require" => {}
+                    _ => {
+                        return bad(
+                            "its parameter `channel_binding` is not disable, prefer or require",
+                        );
+                    }
+                },
+                "gssencmode" if matches!(&*value, "disable" | "prefer") => {}
+                "gssencmode" => {
+                    return bad(
+                        "its parameter `gssencmode` is not disable or prefer: there is no GSSAPI",
+                    );
+                }
+                PGBOUNCER if value == "true" => {}
+                PGBOUNCER => return bad("its parameter `pgbouncer` is not true: remove it"),
                 "sslmode" | "ssl-mode" if value == "verify-ca" => return bad(VERIFY_CA),
                 "sslmode" | "ssl-mode" => {
                     let modes = ["disable", "allow", "prefer", "require", "verify-full"];
@@ -355,6 +384,12 @@ impl ServerUrl {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether `sslmode` names a mode in which TLS may be missing.
+    fn permits_no_tls(&self) -> bool {
+        let mode = self.0.query_pairs().find(|(name, _)| canonical(name) == "sslmode");
+        mode.is_some_and(|(_, mode)| matches!(&*mode, "disable" | "allow" | "prefer"))
     }
 
     fn check_redis(&self) -> Result<(), ServerUrlError> {

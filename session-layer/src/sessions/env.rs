@@ -77,6 +77,17 @@ impl Sessions {
     }
 }
 
+impl Sessions {
+    /// Checks the variables that [`from_env`](Self::from_env) reads, without opening a server or a
+    /// file.
+    ///
+    /// # Errors
+    /// The [`ConfigError`] with which the application would not start.
+    pub fn check_env() -> Result<(), ConfigError> {
+        plan(variable).map(|_plan| ())
+    }
+}
+
 fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }

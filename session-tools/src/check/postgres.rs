@@ -3,10 +3,10 @@
 use session_layer::TokenDigest;
 use session_layer::server_url::ServerUrl;
 use session_layer::store::{PostgresStore, PostgresStoreBuilder, SessionStore as _};
-use session_layer::{ConfigError, error::StoreError};
+use session_layer::{ConfigError, Sessions, error::StoreError};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::{Database, Finding, Problem, Steps, Target, settings};
+use super::{DEADLINE, Database, Finding, Problem, Steps, Target, settings};
 use crate::chain;
 
 /// The first version with `pg_current_xact_id`, which the journal needs.
@@ -53,7 +53,10 @@ pub(super) async fn check(target: &Target, steps: &mut Steps<'_>) {
         ),
         Database::Postgres(Ok(url)) => {
             let built = builder(target, url).and_then(|builder| {
-                Ok((settings(&builder), builder.build().map_err(|error| refused(&error))?))
+                let settings = environment(target).unwrap_or_else(|| settings(&builder));
+                // A connection that the application opens in advance may take longer than its reads.
+                let patient = builder.read_deadline(DEADLINE);
+                Ok((settings, patient.build().map_err(|error| refused(&error))?))
             });
             match built {
                 Ok((settings, store)) => {
@@ -81,6 +84,16 @@ fn builder(target: &Target, url: &ServerUrl) -> Result<PostgresStoreBuilder, Fin
     let builder = PostgresStore::builder(url.expose_all());
     let builder = if target.from_env { builder.from_env() } else { Ok(builder) };
     Ok(builder.map_err(|error| refused(&error))?.schema(&*target.schema))
+}
+
+/// Returns the finding if the application does not start in this environment.
+fn environment(target: &Target) -> Option<Finding> {
+    let error = (target.from_env && target.complete).then(Sessions::check_env)?.err()?;
+    Some(Finding::failed(
+        "The application does not start with these settings",
+        error.to_string(),
+        "correct the variable",
+    ))
 }
 
 fn refused(error: &ConfigError) -> Finding {

@@ -11,7 +11,8 @@
 //!
 //! Each caller gets its own value or its own error. The deadline of a batch begins when it is sent,
 //! at most 2 ms after its first caller joined, so a caller in the queue needs no timer of its own.
-//! No caller depends on another caller being polled, because only these tasks send batches.
+//! No caller depends on another caller being polled, because only these tasks send batches. If the
+//! runtime on which they were started stands still, the engine's outer deadline ends the wait.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -17,7 +17,7 @@ use super::tls;
 use super::{DEFAULT_CHANGE_DEADLINE, DEFAULT_READ_DEADLINE, PostgresStore};
 use crate::model::credentials::Credentials;
 use crate::model::error::ConfigError;
-use crate::model::server_url::{ServerUrl, ServerUrlError};
+use crate::model::server_url::{PGBOUNCER, ServerUrl, ServerUrlError};
 use crate::model::tls::TlsSettings;
 use crate::store::{DEFAULT_SCHEMA, LONGEST_DEADLINE, SCHEMA_NAME};
 
@@ -67,7 +67,8 @@ impl std::fmt::Debug for PostgresStoreBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut shown = f.debug_struct("PostgresStoreBuilder");
         match &self.origin {
-            ConnectionSource::Own(url) => shown.field("url", url),
+            ConnectionSource::Own(Ok(url)) => shown.field("url", &format_args!("{url}")),
+            ConnectionSource::Own(Err(error)) => shown.field("url", error),
             ConnectionSource::OfTheApplication(_) => shown.field("pool", &"of the application"),
         };
         shown
@@ -240,7 +241,7 @@ impl PostgresStoreBuilder {
         Ok(PostgresStore {
             read_deadline: self.read_deadline,
             change_deadline: self.change_deadline,
-            pooled: self.pooled,
+            pooled: self.is_pooled(),
             insecure: self.tls.insecure,
             ..store
         })
@@ -317,6 +318,13 @@ impl PostgresStoreBuilder {
 
     /// Adds the settings of each connection. `statement` and `lock` are the timeouts of Postgres,
     /// in milliseconds.
+    /// Returns whether a pooler is in between, by the setting or by the URL.
+    fn is_pooled(&self) -> bool {
+        let in_url =
+            |url: &ServerUrl| url.expose().query_pairs().any(|(name, _)| name == PGBOUNCER);
+        self.pooled || matches!(&self.origin, ConnectionSource::Own(Ok(url)) if in_url(url))
+    }
+
     fn with_settings(
         &self,
         options: PgConnectOptions,
@@ -326,7 +334,7 @@ impl PostgresStoreBuilder {
         if options.get_application_name().is_none() {
             options = options.application_name("session-layer");
         }
-        if self.pooled {
+        if self.is_pooled() {
             // PgBouncer rejects every startup option that it does not know, and sqlx sends this one
             // by default. We read no floats.
             let options = options.extra_float_digits(None);

@@ -8,7 +8,7 @@ use url::{Host, Url};
 
 use super::PostgresStore;
 use crate::model::server_url::{
-    ServerKind, ServerUrl, ServerUrlError, TARGET_SESSION_ATTRS, VERIFY_CA,
+    CHANNEL_BINDING, ServerKind, ServerUrl, ServerUrlError, UNKNOWN_TO_SQLX, VERIFY_CA,
 };
 
 impl PostgresStore {
@@ -70,10 +70,9 @@ impl PostgresStore {
             Some(Host::Ipv6(address)) => Some(address.to_string()),
             _ => None,
         };
-        // sqlx does not know this one.
-        let attrs = |name: &str| name == TARGET_SESSION_ATTRS;
-        if ipv6.is_some() || url.query_pairs().any(|(name, _)| attrs(&name)) {
-            let known = url.query_pairs().filter(|(name, _)| !attrs(name));
+        let is_unknown = |name: &str| UNKNOWN_TO_SQLX.contains(&name);
+        if ipv6.is_some() || url.query_pairs().any(|(name, _)| is_unknown(&name)) {
+            let known = url.query_pairs().filter(|(name, _)| !is_unknown(name));
             let mut parameters = read_by_sqlx.query_pairs_mut();
             parameters.clear();
             if let Some(address) = &ipv6 {
@@ -89,12 +88,17 @@ impl PostgresStore {
             .query_pairs()
             .any(|(name, _)| matches!(&*name, "sslrootcert" | "ssl-root-cert" | "ssl-ca"))
             || env::var_os("PGSSLROOTCERT").is_some();
+        let binds_channel =
+            url.query_pairs().any(|(name, value)| name == CHANNEL_BINDING && value == "require");
         match options.get_ssl_mode() {
             _ if options.get_socket().is_some() => Ok(options.ssl_mode(PgSslMode::Disable)),
             // PGSSLMODE names it.
             PgSslMode::VerifyCa => Err(ServerUrlError::because(VERIFY_CA)),
             // libpq leaves the host out. sqlx would then accept every certificate of a public CA.
-            PgSslMode::Require if has_root => Ok(options.ssl_mode(PgSslMode::VerifyFull)),
+            PgSslMode::Require if has_root || binds_channel => {
+                Ok(options.ssl_mode(PgSslMode::VerifyFull))
+            }
+            _ if binds_channel => Ok(options.ssl_mode(PgSslMode::VerifyFull)),
             _ => Ok(options),
         }
     }
@@ -142,6 +146,22 @@ mod tests {
         assert!(matches!(mode, PgSslMode::Prefer));
         let socket = options("postgres:///d?host=/run/postgresql&sslmode=require");
         assert!(matches!(socket.get_ssl_mode(), PgSslMode::Disable));
+    }
+
+    #[test]
+    fn urls_of_providers_are_used_as_handed_out() {
+        for (url, verifies) in [
+            ("postgres://u:p@h/d?sslmode=require&channel_binding=require", true),
+            ("postgres://u:p@h/d?channel_binding=require", true),
+            ("postgres://u:p@h/d?sslmode=require&channel_binding=prefer", false),
+            ("postgres://u:p@h/d?gssencmode=disable", false),
+            ("postgres://u:p@h:6543/d?pgbouncer=true", false),
+        ] {
+            let mode = options(url).get_ssl_mode();
+            assert_eq!(matches!(mode, PgSslMode::VerifyFull), verifies, "{url}: {mode:?}");
+        }
+        let contradicts = "postgres://h/d?channel_binding=require&sslmode=prefer";
+        assert!(contradicts.parse::<ServerUrl>().is_err());
     }
 
     #[test]
