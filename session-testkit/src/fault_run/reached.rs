@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     fn history(lines: &str) -> History {
-        let header = r#"{"header":{"version":1,"seed":7,"nodes":2,"parameters":{}}}"#;
+        let header = r#"{"header":{"version":2,"seed":7,"nodes":2,"parameters":{}}}"#;
         History::read(format!("{header}\n{lines}").as_bytes()).unwrap()
     }
 
