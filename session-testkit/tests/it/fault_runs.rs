@@ -266,7 +266,8 @@ async fn pair_that_no_run_reached_exits_1() -> Outcome {
     let nights = [write("1.json", 3, State::Fill)?, write("2.json", 3, State::Touch)?];
     let reached = async |files: &[&Path], more: &[&str]| {
         let mut command = testkit();
-        run(command.args(["faults", "reached"]).args(files).args(more)).await
+        let command = command.args(["faults", "reached", "--fault", "redis-kill"]);
+        run(command.args(files).args(more)).await
     };
     let one = reached(&[&nights[0]], &[]).await?;
     assert_eq!(one.code, 1, "{one:?}");
@@ -277,6 +278,15 @@ async fn pair_that_no_run_reached_exits_1() -> Outcome {
     assert_eq!(both.code, 0, "{both:?}");
     let document: Value = serde_json::from_str(&both.stdout)?;
     assert_eq!(document["reached"]["redis-kill"]["counts"]["login"], 2, "{document}");
+    // A fault that no run injected is a gap, and without a list each fault is expected.
+    let never = reached(&[&nights[0]], &["--at-least", "4", "--fault", "redis-pause"]).await?;
+    assert_eq!(never.code, 1, "{never:?}");
+    assert!(never.stdout.contains("never injected with an effect: redis-pause"), "{never:?}");
+    assert!(never.stdout.contains("1 gaps. 0 of 2 faults"), "{never:?}");
+    let mut all = testkit();
+    let all = run(all.args(["faults", "reached", "--at-least", "4"]).arg(&nights[0])).await?;
+    assert_eq!(all.code, 1, "{all:?}");
+    assert!(all.stdout.contains("never injected with an effect: late-revoke"), "{all:?}");
     let unreadable = reached(&[Path::new("no-such.json")], &[]).await?;
     assert_eq!(unreadable.code, 2, "{unreadable:?}");
     Ok(())
