@@ -34,7 +34,7 @@ pub use self::{
     availability::Availability,
     figures::{FaultFigures, Figures},
     judged::Judged,
-    reached::{FaultReached, Reached, State},
+    reached::{FaultReached, Gap, Reached, State},
 };
 use crate::{
     deployment::Deployment,

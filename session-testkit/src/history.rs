@@ -2,10 +2,10 @@
 //! The checker ([`invariants`](crate::invariants)) decides from this alone.
 //!
 //! All times are nanoseconds of one monotonic clock of the run, which starts at 0. Durations are in
-//! milliseconds. The history is a [`History`] in memory, and JSON lines of version 1 on disk:
+//! milliseconds. The history is a [`History`] in memory, and JSON lines of version 2 on disk:
 //!
 //! ```text
-//! {"header":{"version":1,"seed":7,"nodes":2,"parameters":{"d_ms":2000,"ttl_ms":300000,…}}}
+//! {"header":{"version":2,"seed":7,"nodes":2,"parameters":{"d_ms":2000,"ttl_ms":300000,…}}}
 //! {"op":{"node":0,"call":1000,"ret":2000,"do":{"create":{"session":1,…,"answer":"created"}}}}
 //! {"op":{"node":1,"call":3000,"ret":4000,"do":{"validate":{"session":1,"answer":{"valid":…}}}}}
 //! {"op":{"node":1,"call":5000,"ret":6000,"do":{"revoke":{"session":1,"answer":"propagated"}}}}
@@ -21,6 +21,7 @@
 //!
 //! An unknown field or value is an error, because a typing error in a manually written file could
 //! otherwise produce a false pass. Therefore a later version with more fields has a higher number.
+//! Version 2 added `around` to a fault. Version 1 is read too, with that field as an error.
 
 mod error;
 mod file;
@@ -38,8 +39,11 @@ pub use self::{
     operation::{Change, Creation, Op, Operation},
 };
 
-/// The version of the format that this release writes, and the only one it reads.
-pub const VERSION: u32 = 1;
+/// The version of the format that this release writes. It reads this one and all before it.
+pub const VERSION: u32 = 2;
+
+/// The limit for the number of nodes in a file. The checker has state for each node.
+pub const MAX_NODES: u32 = 256;
 
 /// A time in nanoseconds of the run's clock, which starts at 0.
 pub type Nanos = u64;
@@ -99,11 +103,11 @@ impl History {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
-    /// The version of the format, [`VERSION`].
+    /// The version of the format: [`VERSION`], whatever version was read.
     pub version: u32,
     /// The seed that replays the run's plan.
     pub seed: u64,
-    /// The number of nodes.
+    /// The number of nodes, at most [`MAX_NODES`] in a file.
     pub nodes: u32,
     /// The parameters of the promises.
     pub parameters: Parameters,

@@ -185,7 +185,13 @@ fn provider() -> Result<Option<SdkTracerProvider>, Failure> {
         is_failing: AtomicBool::new(false),
     };
     let exporter = SpanExporter::builder().with_http().with_http_client(client).build();
-    let exporter = exporter.map_err(|error| format!("{name} cannot be used: {error}"))?;
+    // The error may contain the value of the variable.
+    let exporter = exporter.map_err(|_| {
+        format!(
+            "{name} or another OTEL_EXPORTER_OTLP variable has a value that is not valid: set \
+             {name} to a URL such as http://HOST:4318, and check the others"
+        )
+    })?;
     let resource = Resource::builder();
     let has_a_name = variable(&["OTEL_SERVICE_NAME"]).is_some()
         || variable(&["OTEL_RESOURCE_ATTRIBUTES"])

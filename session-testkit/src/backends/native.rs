@@ -32,6 +32,8 @@ pub(crate) use folder::Folder;
 
 /// The limit for initdb. It usually takes a second, and more on a busy machine.
 const PREPARATION: Duration = Duration::from_secs(60);
+/// The limit for a stop, after which the server is killed.
+pub(crate) const STOP: Duration = Duration::from_secs(5);
 
 /// A server that runs, or ran, as our child process.
 #[derive(Debug)]
@@ -164,7 +166,7 @@ impl Process {
             // A paused server would not receive the signal.
             tree::resume(leader);
             tree::send(leader, signal);
-            if self.ended(Duration::from_secs(5), "stop").await.is_ok() {
+            if self.ended(STOP, "stop").await.is_ok() {
                 return Ok(());
             }
         }
@@ -208,7 +210,15 @@ impl Process {
 
     /// Returns the last log lines.
     pub(crate) fn logs(&self) -> Vec<String> {
-        self.folder.last_lines()
+        self.folder.last_lines(0)
+    }
+
+    /// Ends the server as [`end`](Self::end) does. Returns the last lines that it logged meanwhile.
+    pub(crate) async fn end_with_logs(&self, signal: Signal) -> Result<Vec<String>, BackendError> {
+        let length = self.folder.log_length();
+        let length = length.map_err(BackendError::failed("read the log of the server"))?;
+        self.end(signal).await?;
+        Ok(self.folder.last_lines(length))
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     builder::natively,
     error::BackendError,
     kind::Kind as _,
+    native,
     postgres::Postgres,
     server::{Host, PostgresServer},
 };
@@ -17,6 +18,8 @@ use crate::wait::Patience;
 const CAUGHT_UP: Duration = Duration::from_secs(30);
 /// The file that makes a server a standby.
 const SIGNAL: &str = "standby.signal";
+/// The last line that Postgres logs if it was not killed, after each standby has everything.
+const SHUT_DOWN: &str = "database system is shut down";
 
 impl PostgresServer {
     /// Starts a native standby that streams from this server, from a copy that `pg_basebackup`
@@ -78,6 +81,28 @@ impl PostgresServer {
                 Err(_) => return Err(Self::late("catch up")),
             }
         }
+    }
+
+    /// Stops this server after its standby has everything that it has committed. A standby that
+    /// does not reply would delay the stop, and this server is then killed after 5 s.
+    ///
+    /// # Errors
+    /// [`BackendError::NotOurs`] unless this server is a native one, [`BackendError::Deadline`] if
+    /// it was killed, so that the standby may lack commits.
+    pub async fn hand_over(&self) -> Result<(), BackendError> {
+        let Host::Native(process) = self.host() else {
+            return Err(self.not_ours("hand over from"));
+        };
+        // The log also has the line of each earlier stop.
+        let logged = process.end_with_logs(Postgres::STOP).await?;
+        if logged.iter().any(|line| line.contains(SHUT_DOWN)) {
+            return Ok(());
+        }
+        Err(BackendError::Deadline {
+            action: "send its standby everything and shut down",
+            server: Postgres::NAME,
+            waited: native::STOP,
+        })
     }
 
     /// Restarts this server as a standby of `primary`, which was its standby and has all its

@@ -31,7 +31,7 @@ use super::{
     values::{DAY, SECOND, count, duration, share},
 };
 use crate::{
-    backends::{Backend, Backends},
+    backends::{Backend, Backends, chain},
     deployment::Deployment,
     fault_run::{FaultRun, Judged},
     invariants::Outcome,
@@ -54,7 +54,8 @@ const MS: Duration = Duration::from_millis(1);
 ///
 /// Exit code 0: every promise held. 1: a promise was broken. 2: could not run, or the run proves
 /// too little. It proves too little if under 95 % of the due requests were sent, or if a fault
-/// affected nothing. The same applies if too few revoked tokens were sent within D of their revoke.
+/// affected nothing. The same applies if one of several runs could not run, because its servers did
+/// not start. The others run all the same. The same applies if too few revoked tokens were sent within D of their revoke.
 /// The minimum is one per sixty requests: 1,000 at 2,000 requests/s for 30 s.
 ///
 /// In a job of GitHub, the step's summary gets the table of the runs and the violations
@@ -294,7 +295,24 @@ async fn run_all(arguments: &Arguments, logs: &Logs) -> Result<Outcome, Failure>
             output.say(&format!("\n== {name}, seed {seed}"))?;
         }
         logs.clear();
-        let judged = execute(arguments, run, logs).await?;
+        let judged = match execute(arguments, run, logs).await {
+            Ok(judged) => judged,
+            // The other runs need not fail. An argument that must change ends the command.
+            Err(error) if several && !error.is::<FaultsError>() => {
+                let why = chain(&*error);
+                output.say(&format!("could not run: {why}"))?;
+                outcomes.push(Outcome::Inconclusive);
+                reports.add_failed(&name, seed, &why)?;
+                runs.push(json!({
+                    "name": name,
+                    "seed": seed,
+                    "outcome": Outcome::Inconclusive.to_string(),
+                    "couldNotRun": why,
+                }));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         match &arguments.history {
             Some(path) if several => {
                 write_history(&judged, &numbered_file(path, number, &name))?;

@@ -4,11 +4,17 @@
 //! says nothing about rotations, however many runs hold. The counts come from recorded histories
 //! and add up over runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::history::{Around, Fault, History, Nanos, Op, Operation};
+use crate::{
+    history::{Around, Fault, History, Nanos, Op, Operation},
+    schedule::Event,
+};
 
 /// Declares the states with their names, in the order of the table.
 macro_rules! states {
@@ -71,7 +77,7 @@ impl State {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FaultReached {
-    /// How often the fault was injected.
+    /// How often the fault was injected, without the cases in which it had no effect.
     pub injected: u64,
     /// How often it was injected into nodes with near caches.
     pub with_near_caches: u64,
@@ -93,14 +99,16 @@ impl FaultReached {
 pub struct Reached(pub BTreeMap<String, FaultReached>);
 
 impl Reached {
-    /// Counts what the faults of a history have reached.
+    /// Counts what the faults of a history have reached. A fault without an effect has reached
+    /// nothing and does not count.
     ///
     /// An operation counts if it was in flight when the fault began, or began within
     /// [`Around::AFTER`]. The work of the nodes counts as [`Around`] says.
     #[must_use]
     pub fn of(history: &History) -> Self {
         let mut reached = Self::default();
-        for fault in &history.faults {
+        let had_an_effect = |fault: &&Fault| fault.touched.is_none_or(|it| !it.nothing());
+        for fault in history.faults.iter().filter(had_an_effect) {
             let of = reached.0.entry(fault.name.clone()).or_default();
             of.injected += 1;
             of.with_near_caches += u64::from(history.header.parameters.near_caches);
@@ -135,19 +143,43 @@ impl Reached {
         }
     }
 
-    /// Returns the pairs of a fault and a state that were never reached. A fault is judged from
-    /// `at_least` injections on, because a few say little. A near hit needs near caches.
-    #[must_use]
-    pub fn gaps(&self, at_least: u64) -> BTreeSet<(String, State)> {
-        let faults = self.0.iter().filter(|(_, fault)| fault.injected >= at_least);
+    /// Returns what no run has reached: those of the faults `expected` that were never injected,
+    /// and for each injected fault the states at zero. A fault is judged from `at_least` injections
+    /// on, because a few say little. A near hit needs near caches.
+    pub fn gaps(&self, expected: impl IntoIterator<Item = Event>, at_least: u64) -> BTreeSet<Gap> {
+        let names = expected.into_iter().map(|event| event.name().to_owned());
+        let never = names.filter(|name| self.0.get(name).is_none_or(|it| it.injected == 0));
+        let never = never.map(|fault| Gap { fault, state: None });
+        let faults = self.0.iter();
+        let faults = faults.filter(|(_, it)| it.injected > 0 && it.injected >= at_least);
         let pairs = faults.flat_map(|(name, fault)| {
             let missing = State::ALL.iter().filter(|state| {
                 let is_possible = **state != State::NearHit || fault.with_near_caches >= at_least;
                 is_possible && fault.count(**state) == 0
             });
-            missing.map(|state| (name.clone(), *state))
+            missing.map(|state| Gap { fault: name.clone(), state: Some(*state) })
         });
-        pairs.collect()
+        never.chain(pairs).collect()
+    }
+}
+
+/// What no run has reached.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Gap {
+    /// The name of the fault.
+    pub fault: String,
+    /// The work that was never under way when it began. `None`: the fault was never injected, or
+    /// never had an effect.
+    pub state: Option<State>,
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fault = &self.fault;
+        match self.state {
+            Some(state) => write!(f, "never under way when {fault} began: {}", state.name()),
+            None => write!(f, "never injected with an effect: {fault}"),
+        }
     }
 }
 
@@ -163,7 +195,7 @@ mod tests {
     use super::*;
 
     fn history(lines: &str) -> History {
-        let header = r#"{"header":{"version":1,"seed":7,"nodes":2,"parameters":{}}}"#;
+        let header = r#"{"header":{"version":2,"seed":7,"nodes":2,"parameters":{}}}"#;
         History::read(format!("{header}\n{lines}").as_bytes()).unwrap()
     }
 
@@ -185,6 +217,18 @@ mod tests {
         assert_eq!(fault.injected, 1);
     }
 
+    #[test]
+    fn fault_without_effect_is_not_counted() {
+        let reached = Reached::of(&history(
+            r#"{"fault":{"name":"idle","at":1,"touched":{"connections":0,"bytes":0}}}
+{"fault":{"name":"busy","at":1,"touched":{"connections":0,"bytes":0}}}
+{"fault":{"name":"busy","at":1,"touched":{"connections":0,"bytes":9}}}
+{"fault":{"name":"uncounted","at":1}}"#,
+        ));
+        let injected: Vec<_> = reached.0.iter().map(|(it, of)| (&**it, of.injected)).collect();
+        assert_eq!(injected, [("busy", 1), ("uncounted", 1)]);
+    }
+
     fn fault(injected: u64, with_near_caches: u64, without: &[State]) -> FaultReached {
         let states = State::ALL.iter().filter(|state| !without.contains(state));
         let counts = states.map(|state| (*state, 1)).collect();
@@ -203,16 +247,33 @@ mod tests {
             ("redis-kill", fault(3, 2, &[State::NearHit])),
             ("redis-pause", fault(3, 0, &[State::NearHit, State::Rotation])),
         ]);
-        let gaps: Vec<_> = reached.gaps(3).into_iter().collect();
+        let gap =
+            |(fault, state): (&str, State)| Gap { fault: fault.to_owned(), state: Some(state) };
+        let gaps: Vec<_> = reached.gaps([], 3).into_iter().collect();
         let expected = [("near", State::NearHit), ("redis-pause", State::Rotation)];
-        assert_eq!(gaps, expected.map(|(name, state)| (name.to_owned(), state)));
+        assert_eq!(gaps, expected.map(gap));
 
         // Another night closes them.
         let mut sum = reached;
         sum.add(&all(&[("redis-pause", fault(1, 0, &[])), ("near", fault(1, 1, &[]))]));
-        assert!(sum.gaps(3).is_empty(), "{:?}", sum.gaps(3));
+        assert!(sum.gaps([], 3).is_empty(), "{:?}", sum.gaps([], 3));
         assert_eq!(sum.0["redis-pause"].injected, 4);
         assert_eq!(sum.0["redis-pause"].count(State::Login), 2);
+    }
+
+    #[test]
+    fn expected_fault_that_was_never_injected_is_a_gap() {
+        let events = ["redis-kill", "redis-pause", "plain-revoke", "late-revoke"];
+        let events = || events.map(|name| name.parse().unwrap());
+        let reached = all(&[
+            ("redis-kill", fault(3, 3, &[])),
+            // Once is too few to judge its states, and is no gap.
+            ("plain-revoke", fault(1, 0, State::ALL)),
+            ("late-revoke", fault(0, 0, State::ALL)),
+        ]);
+        let gaps: Vec<_> = reached.gaps(events(), 3).into_iter().collect();
+        let never = |name: &str| Gap { fault: name.to_owned(), state: None };
+        assert_eq!(gaps, ["late-revoke", "redis-pause"].map(never));
     }
 
     #[test]

@@ -10,9 +10,6 @@ use super::{
 };
 use crate::{backends::PostgresServer, proxy::Peer};
 
-/// The last line that Postgres logs if it was not killed, after the standby has everything.
-const STOPPED: &str = "database system is shut down";
-
 pub(super) async fn fail_over(target: &Target, guard: &mut FaultGuard) -> Result<(), FaultError> {
     let standby = target.standby.as_ref().ok_or_else(|| {
         FaultError::Impossible("there is no standby. Name one with `Target::standby`".to_owned())
@@ -35,11 +32,7 @@ async fn switch(
     to: &PostgresServer,
 ) -> Result<(), FaultError> {
     to.caught_up(from).await?;
-    from.stop().await?;
-    if !from.logs().await.iter().any(|line| line.contains(STOPPED)) {
-        let why = "the primary did not stop in time, so its standby may lack commits";
-        return Err(FaultError::Impossible(why.to_owned()));
-    }
+    from.hand_over().await?;
     to.promote().await?;
     from.follow(to).await?;
     if let Some(network) = &target.network {

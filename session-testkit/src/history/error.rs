@@ -34,9 +34,25 @@ pub enum LineError {
     #[error("the first line must be the header")]
     NotAHeader,
     /// Another release wrote the history.
-    #[error("version {0} of the format, but this release reads version \
-             {current}", current = super::VERSION)]
+    #[error("version {0} of the format, but this release reads versions 1 to {newest}: use the \
+             release that wrote it", newest = super::VERSION)]
     Version(u32),
+    /// The field is not part of the history's version.
+    #[error(
+        "the field `{field}` needs version {since} of the format, and the header has version \
+             {version}: correct one of them"
+    )]
+    Newer {
+        /// The field.
+        field: &'static str,
+        /// The first version with the field.
+        since: u32,
+        /// The version of the header.
+        version: u32,
+    },
+    /// The header has too many nodes.
+    #[error("the header has {0} nodes, but at most {max} are possible", max = super::MAX_NODES)]
+    TooManyNodes(u32),
     /// The header does not have this node.
     #[error("there is no node {node}: the header has {nodes} nodes, numbered from 0")]
     NoSuchNode {

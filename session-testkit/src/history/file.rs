@@ -8,8 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    End, Fault, Header, History, HistoryError, InFlight, LineError, Op, Operation, Sample, Scan,
-    Search, VERSION,
+    End, Fault, Header, History, HistoryError, InFlight, LineError, MAX_NODES, Op, Operation,
+    Sample, Scan, Search, VERSION,
 };
 
 /// A line after the header.
@@ -61,11 +61,13 @@ fn write_lines<T: Serialize>(
 }
 
 impl History {
-    /// Writes the whole history. Returns the flushed destination.
+    /// Writes the whole history as [`VERSION`]. Returns the flushed destination.
     ///
     /// # Errors
-    /// [`HistoryError::Io`] if a write fails.
+    /// [`HistoryError::Io`] if a write fails, [`HistoryError::Line`] if the history has more than
+    /// [`MAX_NODES`] nodes, so that it could not be read again.
     pub fn write<W: Write>(&self, mut to: W) -> Result<W, HistoryError> {
+        self.header.check().map_err(|why| HistoryError::Line { number: 1, why })?;
         write_line(&mut to, "header", &self.header)?;
         write_lines(&mut to, "op", &self.operations)?;
         write_lines(&mut to, "fault", &self.faults)?;
@@ -78,12 +80,13 @@ impl History {
         Ok(to)
     }
 
-    /// Reads a history and skips empty lines.
+    /// Reads a history of [`VERSION`] or an earlier one, and skips empty lines.
     ///
     /// # Errors
     /// [`HistoryError`] with the number of the first unusable line and the reason.
     pub fn read(from: impl BufRead) -> Result<Self, HistoryError> {
         let mut history = None;
+        let mut version = VERSION;
         let mut names = Names::default();
         for (at, line) in from.lines().enumerate() {
             let line = line?;
@@ -93,11 +96,15 @@ impl History {
                 continue;
             }
             let Some(history) = &mut history else {
-                history = Some(Self::new(read_header(&line).map_err(wrong)?));
+                let mut header = read_header(&line).map_err(wrong)?;
+                // The history in memory may get fields that its version on disk lacks.
+                version = std::mem::replace(&mut header.version, VERSION);
+                history = Some(Self::new(header));
                 continue;
             };
             let entry: Entry =
                 serde_json::from_str(&line).map_err(|error| wrong(LineError::Json(error)))?;
+            check_version(&entry, version).map_err(wrong)?;
             history.admit(entry, number, &mut names).map_err(wrong)?;
         }
         let history = history.ok_or(HistoryError::Empty)?;
@@ -126,14 +133,34 @@ impl History {
     }
 }
 
+impl Header {
+    fn check(&self) -> Result<(), LineError> {
+        if self.nodes > MAX_NODES {
+            return Err(LineError::TooManyNodes(self.nodes));
+        }
+        Ok(())
+    }
+}
+
 fn read_header(line: &str) -> Result<Header, LineError> {
     let First::Header(Versioned { version }) =
         serde_json::from_str(line).map_err(|_| LineError::NotAHeader)?;
-    if version != VERSION {
+    if !(1..=VERSION).contains(&version) {
         return Err(LineError::Version(version));
     }
-    let First::Header(header) = serde_json::from_str(line)?;
+    let First::Header::<Header>(header) = serde_json::from_str(line)?;
+    header.check()?;
     Ok(header)
+}
+
+/// Checks that the version has all fields of the entry.
+fn check_version(entry: &Entry, version: u32) -> Result<(), LineError> {
+    match entry {
+        Entry::Fault(Fault { around: Some(_), .. }) if version < 2 => {
+            Err(LineError::Newer { field: "around", since: 2, version })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The names of a history. Every session is created once and every token issued once. Because the

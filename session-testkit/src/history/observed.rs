@@ -38,6 +38,7 @@ pub struct Fault {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub touched: Option<Touched>,
     /// The work of the affected nodes around its beginning that is no operation, if it is counted.
+    /// Since version 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub around: Option<Around>,
 }

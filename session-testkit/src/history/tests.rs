@@ -1,7 +1,7 @@
 use super::*;
 use crate::subject::Seen;
 
-const HEADER: &str = r#"{"header":{"version":1,"seed":7,"nodes":2,"parameters":{"d_ms":1500}}}"#;
+const HEADER: &str = r#"{"header":{"version":2,"seed":7,"nodes":2,"parameters":{"d_ms":1500}}}"#;
 const CREATE: &str = concat!(
     r#"{"op":{"node":0,"call":1,"ret":2,"#,
     r#""do":{"create":{"session":1,"user":"u","data":"d","answer":"created"}}}}"#
@@ -37,7 +37,8 @@ fn written_history_reads_back_equal() {
         r#"{"op":{"node":0,"call":4,"ret":6,"do":{"validate_random":{"answer":"invalid"}}}}"#,
         concat!(
             r#"{"fault":{"name":"redis.kill","at":1,"until":5,"nodes":[1],"#,
-            r#""no_redis":true,"touched":{"connections":2,"bytes":9}}}"#
+            r#""no_redis":true,"touched":{"connections":2,"bytes":9},"around":{"#,
+            r#""hits":1,"near_hits":2,"misses":3,"fills":4,"touches":5,"journal_reads":6}}}"#
         ),
         r#"{"scan":{"at":9,"entries":3,"stale":[1]}}"#,
         r#"{"in_flight":{"at":3,"node":0,"reads":4}}"#,
@@ -67,9 +68,10 @@ fn bad_line_is_reported_with_its_number() {
     let cases = [
         (vec![], "empty"),
         (vec![CREATE], "line 1 of the history: the first line must be"),
-        (vec![r#"{"header":{"version":2,"whatever":1}}"#], "line 1 of the history: version 2"),
+        (vec![r#"{"header":{"version":3,"whatever":1}}"#], "line 1 of the history: version 3"),
+        (vec![r#"{"header":{"version":0,"whatever":1}}"#], "line 1 of the history: version 0"),
         (
-            vec![r#"{"header":{"version":1,"seed":7,"nodes":2,"parameters":{"d":1}}}"#],
+            vec![r#"{"header":{"version":2,"seed":7,"nodes":2,"parameters":{"d":1}}}"#],
             "line 1 of the history: not an entry",
         ),
         (vec![HEADER, "", "nonsense"], "line 3 of the history"),
@@ -101,4 +103,35 @@ fn bad_line_is_reported_with_its_number() {
     }
     let error = read(&[HEADER, r#"{"in_flight":{"at":3,"node":2,"reads":4}}"#]).unwrap_err();
     assert!(error.to_string().contains("there is no node 2"), "{error}");
+}
+
+#[test]
+fn version_1_is_read_and_written_as_the_current_one() {
+    let old = HEADER.replace(r#""version":2"#, r#""version":1"#);
+    let fault = r#"{"fault":{"name":"redis.kill","at":1}}"#;
+    let history = read(&[&old, CREATE, fault]).unwrap();
+    assert_eq!(history, read(&[HEADER, CREATE, fault]).unwrap());
+    let written = String::from_utf8(history.write(Vec::new()).unwrap()).unwrap();
+    assert!(written.starts_with(HEADER.split_once("seed").unwrap().0), "{written}");
+}
+
+#[test]
+fn field_of_version_2_is_an_error_in_version_1() {
+    let old = HEADER.replace(r#""version":2"#, r#""version":1"#);
+    let around = r#"{"fault":{"name":"redis.kill","at":1,"around":{"hits":3}}}"#;
+    assert_eq!(read(&[HEADER, around]).unwrap().faults[0].around.unwrap().hits, 3);
+    let error = read(&[&old, around]).unwrap_err().to_string();
+    for part in ["line 2", "`around`", "version 2", "version 1"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn header_with_too_many_nodes_is_refused() {
+    let of = |nodes: u32| HEADER.replace(r#""nodes":2"#, &format!(r#""nodes":{nodes}"#));
+    assert!(read(&[&of(MAX_NODES)]).is_ok());
+    for nodes in [MAX_NODES + 1, u32::MAX] {
+        let error = read(&[&of(nodes)]).unwrap_err().to_string();
+        assert!(error.contains("line 1") && error.contains(&nodes.to_string()), "{error}");
+    }
 }

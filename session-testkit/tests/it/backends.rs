@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use redis::AsyncCommands as _;
 use session_testkit::{
-    backends::{Backend, Backends},
+    backends::{Backend, BackendError, Backends},
     wait,
 };
 
-use crate::harness::{Outcome, on_each_backend};
+use crate::harness::{Outcome, on, on_each_backend};
 
 on_each_backend!(both_start_and_answer);
 /// Starts both servers with arguments, and checks that they apply.
@@ -57,6 +57,27 @@ async fn stopped_servers_restart_at_their_address(backend: Backend) -> Outcome {
     drop(paused);
     redis.ready().await?;
     Ok(())
+}
+
+// The log also has the last line of the first stop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_killed_before_its_standby_has_everything_is_an_error() -> Outcome {
+    on(Backend::Native, |backend| async move {
+        let primary = Backends::builder().backend(backend).start_postgres().await?;
+        let standby = primary.standby().await?;
+        primary.hand_over().await?;
+        primary.restart().await?;
+        // A standby that has a later write is connected again.
+        let write = sqlx::raw_sql("CREATE TABLE t ()");
+        write.execute(&mut primary.connect().await?).await?;
+        standby.caught_up(&primary).await?;
+        let paused = standby.pause().await?;
+        let handed_over = primary.hand_over().await;
+        assert!(matches!(handed_over, Err(BackendError::Deadline { .. })), "{handed_over:?}");
+        drop(paused);
+        Ok(())
+    })
+    .await
 }
 
 on_each_backend!(redis_replica_follows_and_is_promoted);

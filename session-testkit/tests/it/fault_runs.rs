@@ -220,6 +220,37 @@ async fn several_runs_end_with_a_table() -> Outcome {
     Ok(())
 }
 
+// The cluster needs native servers of its own, and the run after it none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn run_whose_servers_do_not_start_is_a_row_and_the_others_run() -> Outcome {
+    let backends = shared().await?;
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str| folder.path().join(name);
+    let mut command = faults(testkit_on(&backends), "80");
+    command.env("SESSION_TESTKIT_REDIS_SERVER", file("no-server"));
+    command.args(["--destructive", "--duration", "3s", "--json"]);
+    command.args(["--fault", "redis-cluster-slot-move", "random-tokens"]);
+    command.arg("--junit").arg(file("runs.xml")).arg("--reached").arg(file("reached.json"));
+    let ran = run(&mut command).await?;
+    assert_eq!(ran.code, 2, "{ran:?}");
+    let document: Value = serde_json::from_str(&ran.stdout)?;
+    assert_eq!(document["outcome"], "inconclusive");
+    let [failed, other] = [&document["runs"][0], &document["runs"][1]];
+    assert_eq!(failed["name"], "redis-cluster-slot-move");
+    assert_eq!(failed["outcome"], "inconclusive");
+    let why = failed["couldNotRun"].as_str().unwrap_or_default();
+    assert!(why.contains("no-server"), "{failed}");
+    assert_eq!((&other["name"], &other["couldNotRun"]), (&"random-tokens".into(), &Value::Null));
+    let row = "| redis-cluster-slot-move | 7 | inconclusive (could not run: ";
+    assert!(ran.stderr.lines().any(|line| line.starts_with(row)), "{}", ran.stderr);
+    let junit = std::fs::read_to_string(file("runs.xml"))?;
+    assert!(junit.contains("<error message=\"could not run\""), "{junit}");
+    // A fault that was not injected has reached nothing.
+    let reached: Reached = serde_json::from_slice(&std::fs::read(file("reached.json"))?)?;
+    assert_eq!(reached.0.keys().collect::<Vec<_>>(), ["random-tokens"]);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pair_that_no_run_reached_exits_1() -> Outcome {
     let folder = tempfile::tempdir()?;
@@ -235,7 +266,8 @@ async fn pair_that_no_run_reached_exits_1() -> Outcome {
     let nights = [write("1.json", 3, State::Fill)?, write("2.json", 3, State::Touch)?];
     let reached = async |files: &[&Path], more: &[&str]| {
         let mut command = testkit();
-        run(command.args(["faults", "reached"]).args(files).args(more)).await
+        let command = command.args(["faults", "reached", "--fault", "redis-kill"]);
+        run(command.args(files).args(more)).await
     };
     let one = reached(&[&nights[0]], &[]).await?;
     assert_eq!(one.code, 1, "{one:?}");
@@ -246,6 +278,15 @@ async fn pair_that_no_run_reached_exits_1() -> Outcome {
     assert_eq!(both.code, 0, "{both:?}");
     let document: Value = serde_json::from_str(&both.stdout)?;
     assert_eq!(document["reached"]["redis-kill"]["counts"]["login"], 2, "{document}");
+    // A fault that no run injected is a gap, and without a list each fault is expected.
+    let never = reached(&[&nights[0]], &["--at-least", "4", "--fault", "redis-pause"]).await?;
+    assert_eq!(never.code, 1, "{never:?}");
+    assert!(never.stdout.contains("never injected with an effect: redis-pause"), "{never:?}");
+    assert!(never.stdout.contains("1 gaps. 0 of 2 faults"), "{never:?}");
+    let mut all = testkit();
+    let all = run(all.args(["faults", "reached", "--at-least", "4"]).arg(&nights[0])).await?;
+    assert_eq!(all.code, 1, "{all:?}");
+    assert!(all.stdout.contains("never injected with an effect: late-revoke"), "{all:?}");
     let unreadable = reached(&[Path::new("no-such.json")], &[]).await?;
     assert_eq!(unreadable.code, 2, "{unreadable:?}");
     Ok(())

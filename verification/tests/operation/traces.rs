@@ -288,6 +288,10 @@ async fn unusable_settings_of_the_export_stop_the_start() -> Outcome {
             ["OTEL_EXPORTER_OTLP_ENDPOINT", "http://HOST:4318"],
         ),
         (
+            vec![("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:hunter2@host:bad port".to_owned())],
+            ["OTEL_EXPORTER_OTLP_ENDPOINT", "http://HOST:4318"],
+        ),
+        (
             vec![endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".to_owned())],
             ["OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"],
         ),

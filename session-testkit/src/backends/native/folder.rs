@@ -90,11 +90,17 @@ impl Folder {
         File::options().create(true).append(true).open(self.path.join("log"))
     }
 
-    pub(crate) fn last_lines(&self) -> Vec<String> {
+    /// Returns the number of bytes in the log.
+    pub(crate) fn log_length(&self) -> io::Result<u64> {
+        Ok(self.log()?.metadata()?.len())
+    }
+
+    /// Returns the last lines of the log, and none that ended before its first `from` bytes.
+    pub(crate) fn last_lines(&self, from: u64) -> Vec<String> {
         let read = || -> io::Result<String> {
             let mut file = File::open(self.path.join("log"))?;
             let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+            file.seek(SeekFrom::Start(length.saturating_sub(TAIL).max(from)))?;
             let mut bytes = Vec::new();
             file.take(TAIL).read_to_end(&mut bytes)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -22,7 +22,7 @@ pub(super) fn suite(name: &str, seed: u64, judged: &Judged) -> TestSuite {
         Outcome::Broken => Some(NonSuccessKind::Failure),
         Outcome::Inconclusive => Some(NonSuccessKind::Error),
     };
-    let whole = kind.map_or_else(TestCaseStatus::success, |kind| {
+    let status = kind.map_or_else(TestCaseStatus::success, |kind| {
         let mut status = TestCaseStatus::non_success(kind);
         let mut why = judged.doubts();
         why.push(judged.availability.to_string());
@@ -30,10 +30,23 @@ pub(super) fn suite(name: &str, seed: u64, judged: &Judged) -> TestSuite {
         status.set_message(message).set_description(why.join("\n"));
         status
     });
-    let mut case = TestCase::new("the run as a whole", whole);
-    case.set_classname(name);
-    suite.add_test_case(case);
+    suite.add_test_case(whole(name, status));
     suite
+}
+
+/// Returns the suite of a run that could not run.
+pub(super) fn failed_suite(name: &str, seed: u64, why: &str) -> TestSuite {
+    let mut suite = TestSuite::new(format!("{name}, seed {seed}"));
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+    status.set_message("could not run").set_description(why);
+    suite.add_test_case(whole(name, status));
+    suite
+}
+
+fn whole(name: &str, status: TestCaseStatus) -> TestCase {
+    let mut case = TestCase::new("the run as a whole", status);
+    case.set_classname(name);
+    case
 }
 
 fn status(verdict: &Verdict, is_required: bool) -> TestCaseStatus {

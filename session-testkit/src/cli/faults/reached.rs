@@ -9,18 +9,20 @@ use crate::{
     cli::output,
     fault_run::{Reached, State},
     invariants::Outcome,
+    schedule::Event,
 };
 
 /// Adds up what runs have reached, and names what none did.
 ///
 /// Each file is one that `faults --reached` wrote. The table has a line for each fault, with how
 /// often each kind of work was under way when the fault began. A pair at zero is a gap: no run
-/// shows what the fault does to that work. Exit code 0: there is no gap. 1: there are gaps. 2: a
-/// file could not be read.
+/// shows what the fault does to that work. A fault that no run injected with an effect is a gap
+/// too. Exit code 0: there is no gap. 1: there are gaps. 2: a file could not be read.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
-  session-testkit faults reached --at-least 7 week/*/reached.json")]
+  session-testkit faults reached --at-least 7 week/*/reached.json
+  session-testkit faults reached --fault redis-kill,postgres-kill reached.json")]
 pub(super) struct Arguments {
     /// The files of all runs.
     #[arg(required = true, value_name = "FILE")]
@@ -29,6 +31,11 @@ pub(super) struct Arguments {
     /// The number of injections from which on a fault is judged. A few say little.
     #[arg(long, default_value_t = 3, value_name = "N")]
     at_least: u64,
+
+    /// The faults that must have been injected, separated by commas. Defaults to all that
+    /// `faults --list` prints.
+    #[arg(long, value_delimiter = ',', value_name = "FAULT,FAULT")]
+    fault: Vec<Event>,
 
     /// Print one JSON document on standard output, and the rest on standard error.
     #[arg(long)]
@@ -43,25 +50,27 @@ impl Arguments {
             let read = serde_json::from_slice::<Reached>(&text);
             sum.add(&read.map_err(FaultsError::file("read", path))?);
         }
-        let gaps = sum.gaps(self.at_least);
+        let gaps = match self.fault.as_slice() {
+            [] => sum.gaps(Event::all(), self.at_least),
+            some => sum.gaps(some.iter().copied(), self.at_least),
+        };
         let mut text = table(&sum);
         text.push('\n');
-        for (fault, state) in &gaps {
-            let _ = writeln!(text, "- never under way when {fault} began: {}", state.name());
+        for gap in &gaps {
+            let _ = writeln!(text, "- {gap}");
         }
         let judged = sum.0.values().filter(|fault| fault.injected >= self.at_least).count();
+        let never = gaps.iter().filter(|gap| gap.state.is_none()).count();
         let _ = write!(
             text,
-            "\n{} gaps. {judged} of {} faults had at least {} injections",
+            "\n{} gaps. {judged} of {} faults had at least {} injections, {never} had none",
             gaps.len(),
-            sum.0.len(),
+            sum.0.values().filter(|fault| fault.injected > 0).count() + never,
             self.at_least
         );
         output::tell(self.json, &text);
         summarize(&format!("### What the runs have reached\n\n{text}\n"))?;
         if self.json {
-            let gaps = gaps.iter().map(|(fault, state)| json!({ "fault": fault, "state": state }));
-            let gaps: Vec<_> = gaps.collect();
             let document = json!({ "reached": sum, "gaps": gaps });
             output::say(format_args!("{document:#}"));
         }

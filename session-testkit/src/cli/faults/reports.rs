@@ -67,10 +67,9 @@ impl<'a> Reports<'a> {
         seed: u64,
         judged: &Judged,
     ) -> Result<(), FaultsError> {
-        let Arguments { html, junit, reached, .. } = self.arguments;
         self.table += &summary::row(name, seed, judged);
         self.violations += &violations(name, seed, judged);
-        if let Some(path) = html {
+        if let Some(path) = &self.arguments.html {
             let mut notes = judged.doubts();
             if judged.availability.is_lost() {
                 notes.push(judged.availability.to_string());
@@ -84,17 +83,35 @@ impl<'a> Reports<'a> {
             };
             self.write_page(path, number, seed, &picture)?;
         }
-        if let Some(path) = junit {
-            self.suites.push(junit::suite(name, seed, judged));
-            let document = junit::document(&self.suites);
-            write(path, &document.map_err(FaultsError::file("write", path))?)?;
-        }
+        self.suites.push(junit::suite(name, seed, judged));
+        self.write_junit()?;
         self.reached.add(&Reached::of(&judged.history));
-        if let Some(path) = reached {
-            let document = serde_json::to_string_pretty(&self.reached);
-            write(path, &document.map_err(FaultsError::file("write", path))?)?;
-        }
-        Ok(())
+        self.write_reached()
+    }
+
+    /// Adds a run that could not run, with the reason. It has no page.
+    pub(super) fn add_failed(
+        &mut self,
+        name: &str,
+        seed: u64,
+        why: &str,
+    ) -> Result<(), FaultsError> {
+        self.table += &summary::failed_row(name, seed, why);
+        self.suites.push(junit::failed_suite(name, seed, why));
+        self.write_junit()?;
+        self.write_reached()
+    }
+
+    fn write_junit(&self) -> Result<(), FaultsError> {
+        let Some(path) = &self.arguments.junit else { return Ok(()) };
+        let document = junit::document(&self.suites);
+        write(path, &document.map_err(FaultsError::file("write", path))?)
+    }
+
+    fn write_reached(&self) -> Result<(), FaultsError> {
+        let Some(path) = &self.arguments.reached else { return Ok(()) };
+        let document = serde_json::to_string_pretty(&self.reached);
+        write(path, &document.map_err(FaultsError::file("write", path))?)
     }
 
     fn write_page(

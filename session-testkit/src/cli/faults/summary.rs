@@ -32,6 +32,18 @@ pub(super) fn row(name: &str, seed: u64, judged: &Judged) -> String {
     )
 }
 
+/// Returns the line of a run that could not run.
+pub(super) fn failed_row(name: &str, seed: u64, why: &str) -> String {
+    // A line break or a bar would end the cell.
+    let why = why.replace('|', "\\|");
+    let why: Vec<&str> = why.split_whitespace().collect();
+    format!(
+        "| {name} | {seed} | inconclusive (could not run: {}) |{}\n",
+        why.join(" "),
+        " – |".repeat(8)
+    )
+}
+
 fn affected(figures: &Figures) -> u64 {
     let counted = figures.faults.iter().filter_map(|fault| fault.touched);
     counted.map(|touched| touched.connections).sum()
@@ -67,6 +79,15 @@ fn ms(micros: Option<u64>) -> String {
 mod tests {
     use super::*;
     use crate::history::Touched;
+
+    #[test]
+    fn row_of_a_failed_run_has_all_columns_in_one_line() {
+        let row = failed_row("redis-kill", 7, "no Redis:\n  | docker: a|b");
+        assert_eq!(row.matches('\n').count(), 1, "{row}");
+        let columns = |line: &str| line.replace("\\|", "").matches('|').count();
+        assert_eq!(columns(&row), columns(HEAD.lines().next().unwrap()), "{row}");
+        assert!(row.contains("could not run: no Redis: "), "{row}");
+    }
 
     fn latency(p99_us: u64) -> Latency {
         Latency { count: u64::from(p99_us > 0), p99_us, ..Latency::default() }

@@ -60,7 +60,8 @@ pub(super) fn svg(history: &History, seconds: &Seconds, marks: &[(Nanos, u32)]) 
         }
         line += LINE;
     }
-    let most = (0..nodes).flat_map(|node| seconds.of_node(node)).map(|it| it.returned + it.failed);
+    let most = (0..nodes).flat_map(|node| seconds.of_node(node));
+    let most = most.map(|(_, second)| second.returned + second.failed);
     let most = f64::from(most.max().unwrap_or(0).max(1));
     for node in 0..nodes {
         let bottom = lane(node) + LANE;
@@ -71,7 +72,7 @@ pub(super) fn svg(history: &History, seconds: &Seconds, marks: &[(Nanos, u32)]) 
             bottom - LANE / 2.0 + 4.0,
             WIDTH - RIGHT
         );
-        for (second, at) in seconds.of_node(node).iter().zip(0_u32..) {
+        for (at, second) in seconds.of_node(node) {
             let (from, to) = (x(f64::from(at) * 1000.0), x(f64::from(at + 1) * 1000.0));
             let width = (to - from - 1.0).max(0.5);
             let failed = f64::from(second.failed) / most * (LANE - 4.0);

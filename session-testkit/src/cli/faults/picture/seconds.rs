@@ -1,5 +1,7 @@
 //! The load second by second, from the recorded operations.
 
+use std::collections::BTreeMap;
+
 use crate::{
     history::{Change, Creation, History, Nanos, Operation},
     subject::Seen,
@@ -7,7 +9,7 @@ use crate::{
 
 const SECOND: Nanos = 1_000_000_000;
 /// A history from outside may have any time. No run lasts longer than a day.
-const MOST: usize = 86_400;
+const MOST: u32 = 86_400;
 
 /// What began within one second, on one node or on all.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +26,8 @@ pub(super) struct Second {
 #[derive(Debug)]
 pub(super) struct Seconds {
     all: Vec<Second>,
-    nodes: Vec<Vec<Second>>,
+    /// Those of each node in which an operation began. A run may have many nodes and seconds.
+    nodes: Vec<BTreeMap<u32, Second>>,
     end: Nanos,
 }
 
@@ -33,20 +36,18 @@ impl Seconds {
         let ends = history.operations.iter().map(|it| it.ret.unwrap_or(it.call));
         let healed = history.faults.iter().filter_map(|fault| fault.healed.or(fault.until));
         let end = ends.chain(healed).max().unwrap_or(0);
-        let length = index(end) + 1;
+        let length = index(end) as usize + 1;
         let mut all = vec![(Second::default(), Vec::new()); length];
-        let mut nodes = vec![vec![Second::default(); length]; history.header.nodes as usize];
+        let mut nodes = vec![BTreeMap::new(); history.header.nodes as usize];
         for operation in &history.operations {
             let at = index(operation.call);
-            let Some((second, took)) = all.get_mut(at) else { continue };
+            let Some((second, took)) = all.get_mut(at as usize) else { continue };
             add(second, operation);
             if let (true, Some(ret)) = (operation.op.is_validation(), operation.ret) {
                 took.push(ret.saturating_sub(operation.call));
             }
-            if let Some(second) =
-                nodes.get_mut(operation.node as usize).and_then(|it| it.get_mut(at))
-            {
-                add(second, operation);
+            if let Some(seconds) = nodes.get_mut(operation.node as usize) {
+                add(seconds.entry(at).or_default(), operation);
             }
         }
         let all = all.into_iter().map(|(second, took)| Second { p99_ms: p99(took), ..second });
@@ -57,8 +58,10 @@ impl Seconds {
         &self.all
     }
 
-    pub(super) fn of_node(&self, node: u32) -> &[Second] {
-        self.nodes.get(node as usize).map_or(&[], Vec::as_slice)
+    /// Returns the seconds of a node with their numbers, without those in which none began.
+    pub(super) fn of_node(&self, node: u32) -> impl Iterator<Item = (u32, &Second)> {
+        let seconds = self.nodes.get(node as usize).into_iter().flatten();
+        seconds.map(|(at, second)| (*at, second))
     }
 
     /// Returns the end of the last operation or fault.
@@ -67,8 +70,8 @@ impl Seconds {
     }
 }
 
-fn index(at: Nanos) -> usize {
-    usize::try_from(at / SECOND).unwrap_or(MOST).min(MOST)
+fn index(at: Nanos) -> u32 {
+    u32::try_from(at / SECOND).unwrap_or(MOST).min(MOST)
 }
 
 fn add(second: &mut Second, operation: &Operation) {

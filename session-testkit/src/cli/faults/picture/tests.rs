@@ -68,11 +68,15 @@ fn run_without_operations_has_a_page() {
 #[test]
 fn seconds_count_returned_and_failed_operations() {
     let seconds = Seconds::of(&history(REVOKED));
-    let counts = |seconds: &[seconds::Second]| {
-        seconds.iter().map(|it| (it.returned, it.failed)).collect::<Vec<_>>()
+    let counts = |it: &seconds::Second| (it.returned, it.failed);
+    let all: Vec<_> = seconds.all().iter().map(counts).collect();
+    assert_eq!(all, [(3, 0), (0, 0), (1, 1)]);
+    // A node has no second in which none began, because a file may have many nodes and seconds.
+    let of_node = |node| -> Vec<_> {
+        seconds.of_node(node).map(|(at, second)| (at, counts(second))).collect()
     };
-    assert_eq!(counts(seconds.all()), [(3, 0), (0, 0), (1, 1)]);
-    assert_eq!(counts(seconds.of_node(0)), [(2, 0), (0, 0), (0, 0)]);
+    assert_eq!(of_node(0), [(0, (2, 0))]);
+    assert_eq!(of_node(1), [(0, (1, 0)), (2, (1, 1))]);
     assert!((seconds.all()[0].p99_ms - 1.5).abs() < 1e-9);
 }
 
