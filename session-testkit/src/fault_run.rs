@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-pub(crate) use self::judged::promises;
+pub(crate) use self::judged::{UNAVAILABLE, promises};
 pub use self::{
     availability::Availability,
     figures::{FaultFigures, Figures},
@@ -37,6 +37,8 @@ pub use self::{
     reached::{FaultReached, Gap, Reached, State},
 };
 use crate::{
+    backends::BackendError,
+    bench::Machine,
     deployment::Deployment,
     history::{Entry, Fault},
     invariants::{self, Invariant},
@@ -76,6 +78,9 @@ pub enum FaultRunError {
     /// The schedule does not suit the deployment.
     #[error("the schedule does not suit the deployment")]
     Schedule(#[from] ScheduleError),
+    /// A server did not respond before the load.
+    #[error("the servers could not be inspected before the load")]
+    Inspect(#[from] BackendError),
     /// The load could not begin.
     #[error(transparent)]
     Workload(#[from] WorkloadError),
@@ -140,6 +145,7 @@ impl<'a> FaultRun<'a> {
     pub async fn run(self) -> Result<Judged, FaultRunError> {
         let Self { deployment, settings, schedule, logs, runner } = self;
         let (recorder, tokens) = (runner.recorder(), runner.tokens());
+        let machine = Machine::of(deployment.backends()).await?;
         let clock = recorder.clock();
         let hits = Hits::default();
         // Before the observers start, because they are tasks too.
@@ -182,6 +188,7 @@ impl<'a> FaultRun<'a> {
         }
         let verdicts = invariants::check(&history);
         Ok(Judged {
+            machine,
             figures: Figures::of(&history, &run.validates, &hits.samples()),
             availability: Availability::of(&history),
             revoked_tried: revoked::tried(&history),

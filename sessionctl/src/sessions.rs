@@ -61,7 +61,7 @@ enum Consent {
 }
 
 impl Consent {
-    /// Returns the exit code of a command that may not go on, and prints why.
+    /// Returns the exit code of a command that may not continue, and prints why.
     fn missing(&self) -> Option<ExitCode> {
         let (why, code) = match self {
             Self::Given => return None,
@@ -75,7 +75,7 @@ impl Consent {
     }
 }
 
-/// Asks on the terminal whether to go on, unless --yes has answered.
+/// Asks on the terminal whether to continue, unless --yes has answered.
 fn consent(question: &str, yes: bool) -> io::Result<Consent> {
     if yes {
         return Ok(Consent::Given);
@@ -83,11 +83,15 @@ fn consent(question: &str, yes: bool) -> io::Result<Consent> {
     if !io::stdin().is_terminal() {
         return Ok(Consent::NotAsked);
     }
-    eprint!("{question} Type `yes` to go on: ");
+    eprint!("{question} Type `yes` to continue: ");
     io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
-    Ok(if answer.trim() == "yes" { Consent::Given } else { Consent::Refused })
+    Ok(if is_yes(&answer) { Consent::Given } else { Consent::Refused })
+}
+
+fn is_yes(answer: &str) -> bool {
+    ["y", "yes"].iter().any(|yes| answer.trim().eq_ignore_ascii_case(yes))
 }
 
 /// Returns `1 session` or `2 sessions`.
@@ -95,5 +99,20 @@ fn sessions(number: u64) -> String {
     match number {
         1 => "1 session".to_owned(),
         _ => format!("{number} sessions"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_yes_and_y_are_consent() {
+        for answer in ["yes\n", "y\n", " Y \r\n", "YES"] {
+            assert!(is_yes(answer), "{answer:?}");
+        }
+        for answer in ["", "\n", "n\n", "no", "ye", "yes please", "yy"] {
+            assert!(!is_yes(answer), "{answer:?}");
+        }
     }
 }

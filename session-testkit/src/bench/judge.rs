@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer};
+use session_layer::cache::DEFAULT_DEADLINE;
 
 use super::{Machine, Settings};
 use crate::workload::Latency;
@@ -224,9 +225,16 @@ fn help(bar: Bar, figures: &Figures, machine: &Machine, settings: &Settings) -> 
 }
 
 fn no_hits(figures: &Figures) -> String {
-    if figures.fills == 0 {
+    let (ping, deadline) = (figures.ping.p50_us, DEFAULT_DEADLINE.as_millis());
+    if u128::from(ping) > DEFAULT_DEADLINE.as_micros() {
+        format!(
+            "a PING takes {:.2} ms, and a look-up has a deadline of {deadline} ms, therefore each \
+             one fails: move Redis nearer, or remove what slows it down",
+            ms(ping)
+        )
+    } else if figures.fills == 0 {
         "nothing was filled, therefore nothing can hit: `sessionctl check` \
-         shows whether Redis permits SET, EVALSHA and INFO"
+         shows whether Redis is full, or denies SET, EVALSHA or INFO"
             .to_owned()
     } else {
         "entries are filled, and none is served: `sessionctl check` shows whether Redis \

@@ -1,4 +1,4 @@
-//! The machine and the servers of a measurement.
+//! The machine and the servers of a measurement or a fault run.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::backends::{BackendError, Backends, Kind, Server};
 
-/// The machine and the servers of a measurement.
+/// The machine and the servers of a measurement or a fault run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

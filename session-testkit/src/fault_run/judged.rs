@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Availability, Figures};
 use crate::{
+    bench::Machine,
     history::History,
     invariants::{Invariant, Outcome, Verdict, Verdicts},
     schedule::Schedule,
@@ -16,6 +17,8 @@ use crate::{
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Judged {
+    /// The machine and the servers when the run began.
+    pub machine: Machine,
     /// The recorded history.
     pub history: History,
     /// The report on the load.
@@ -83,6 +86,7 @@ impl Judged {
         json!({
             "outcome": self.outcome().to_string(),
             "doubts": self.doubts(),
+            "machine": self.machine,
             "schedule": self.schedule,
             "promises": promises(&self.verdicts, &self.required),
             "revokedTried": self.revoked_tried,
@@ -121,6 +125,7 @@ pub(crate) fn promises(verdicts: &Verdicts, required: &[Invariant]) -> Value {
 
 impl fmt::Display for Judged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.machine)?;
         writeln!(f, "{}", self.report)?;
         writeln!(f, "{}", self.figures)?;
         writeln!(f, "{}", self.availability)?;
@@ -176,26 +181,31 @@ impl fmt::Display for Figures {
     }
 }
 
+/// The name of the count that has a budget.
+pub(crate) const UNAVAILABLE: &str = "unavailable while Postgres was reachable";
+
 impl Availability {
     /// Returns whether over 1 % of the responses were Unavailable, because then the fallback does
     /// not work. A busy machine's deadlines or shed load may cause less than that.
     pub fn is_lost(&self) -> bool {
         self.unavailable_with_postgres.saturating_mul(100) > self.answered_with_postgres
     }
-}
 
-impl fmt::Display for Availability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Returns the count while Postgres was reachable, and whether it met the budget.
+    pub(crate) fn budget(&self) -> String {
         let met = match self.unavailable_with_postgres {
             0 => "met",
             _ if self.is_lost() => "BROKEN, over 1 %",
             _ => "missed",
         };
-        writeln!(
-            f,
-            "unavailable while Postgres was reachable: {} of {} (budget 0: {met})",
-            self.unavailable_with_postgres, self.answered_with_postgres
-        )?;
+        let (of, all) = (self.unavailable_with_postgres, self.answered_with_postgres);
+        format!("{of} of {all} (budget 0: {met})")
+    }
+}
+
+impl fmt::Display for Availability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{UNAVAILABLE}: {}", self.budget())?;
         writeln!(
             f,
             "  with Redis alone (only sessions with an entry can be validated): {} of {}",

@@ -51,6 +51,8 @@ async fn every_promise_holds_while_redis_is_killed(backend: Backend) -> Outcome 
     let run = &document["runs"][0];
     assert_eq!(run["name"], "redis-kill");
     assert_eq!(run["doubts"], serde_json::json!([]));
+    let build = run["machine"]["build"].as_str().unwrap_or_default();
+    assert!(text.contains(&format!(", {build} build. Redis ")) && !build.is_empty(), "{text}");
     assert_eq!(run["promises"].as_array().map(Vec::len), Some(Invariant::ALL.len()));
     let fault = &run["figures"]["faults"][0];
     assert!(fault["touched"]["connections"].as_u64() > Some(0), "{fault}");

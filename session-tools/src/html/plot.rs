@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use super::escaped;
 
-/// The size of a plot in its own units. The page scales it to its width.
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 220.0;
+/// The size of a plot in its own units. The page scales it to its width. The size is that of a
+/// narrow window, so that labels stay legible there.
+const WIDTH: f64 = 400.0;
+const HEIGHT: f64 = 180.0;
 /// The space for the labels.
 const LEFT: f64 = 56.0;
 const BOTTOM: f64 = 28.0;
@@ -170,7 +171,7 @@ mod tests {
             shades: &shades,
         };
         let svg = line.svg();
-        assert!(svg.contains("points=\"56.0,192.0 342.0,102.0 628.0,12.0\""), "{svg}");
+        assert!(svg.contains("points=\"56.0,152.0 222.0,82.0 388.0,12.0\""), "{svg}");
         assert!(svg.contains("Redis away"), "{svg}");
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use session_testkit::report::Measured;
 use session_tools::html::{
-    self, escaped,
+    self, escaped, marked,
     plot::{Line, Shade, bars},
 };
 
@@ -19,13 +19,13 @@ pub(super) fn page(report: &Report) -> String {
     let title = format!("Deployment report: {verdict}");
     let mut html = format!("<h1>{sign} {title}</h1><p class=\"dim\">{}</p>\n", escaped(&report.at));
     for reason in &report.reasons {
-        let what = escaped(&reason.what);
+        let what = marked(&reason.what);
         let _ = write!(html, "<div class=\"reason\"><p>{} {what}</p>", reason.verdict.sign());
         if let Some(why) = &reason.why {
-            let _ = write!(html, "<p class=\"dim\">why: {}</p>", escaped(why));
+            let _ = write!(html, "<p class=\"dim\">why: {}</p>", marked(why));
         }
         for help in &reason.help {
-            let _ = write!(html, "<p>→ {}</p>", escaped(help));
+            let _ = write!(html, "<p>→ {}</p>", marked(help));
         }
         html += "</div>\n";
     }
@@ -34,7 +34,7 @@ pub(super) fn page(report: &Report) -> String {
         outage(&mut html, measured);
         html += "<h2>Health after the outage</h2><ul>";
         for (name, value) in facts(measured) {
-            let _ = write!(html, "<li>{name}: {}</li>", escaped(&value));
+            let _ = write!(html, "<li>{name}: {}</li>", marked(&value));
         }
         html += "</ul>\n";
     }
@@ -44,7 +44,7 @@ pub(super) fn page(report: &Report) -> String {
         let _ =
             write!(html, "<p><b>{}</b> <span class=\"dim\">{url}</span></p><ul>", server.server);
         for step in &server.steps {
-            let message = escaped(&step.message);
+            let message = marked(&step.message);
             let _ = write!(html, "<li>{} {message}</li>", step.status.sign().trim());
         }
         html += "</ul>";
@@ -58,7 +58,7 @@ fn latencies(html: &mut String, measured: &Measured) {
         html,
         "<h2>Before and after</h2><p class=\"dim\">{machine}. {}.</p><div class=\"scroll\"><table>\
          <tr><th></th><th>average</th><th>p50</th><th>p95</th><th>p99</th><th>requests</th></tr>",
-        escaped(&measured.method)
+        marked(&measured.method)
     );
     for (name, title) in ROWS {
         let Some(latency) = measured.latencies.get(name) else { continue };
@@ -74,7 +74,7 @@ fn latencies(html: &mut String, measured: &Measured) {
     *html += "</table></div><ul>";
     for goal in &measured.goals {
         let sign = if goal.met { "✅" } else { "❌" };
-        let _ = write!(html, "<li>{sign} {}</li>", escaped(&goal.text));
+        let _ = write!(html, "<li>{sign} {}</li>", marked(&goal.text));
     }
     *html += "</ul>\n";
     let side = |name: &str| measured.latencies.get(name).copied().unwrap_or_default();
@@ -100,7 +100,7 @@ fn outage(html: &mut String, measured: &Measured) {
     let outage = &measured.outage;
     *html += "<h2>An outage of Redis</h2>";
     if let Some(summary) = summary(measured) {
-        let _ = write!(html, "<p>{}</p>", escaped(&summary));
+        let _ = write!(html, "<p>{}</p>", marked(&summary));
     }
     let away = outage.how.map(|_| Shade {
         from: outage.down_ms as f64,

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use session_layer::cache::DEFAULT_DEADLINE;
 use session_testkit::report::{Measured, Outage};
 use session_tools::check::{Report as Checks, Status};
 
@@ -11,6 +12,8 @@ use session_tools::check::{Report as Checks, Status};
 const SLOW_PING_US: u64 = 3_000;
 /// How long Redis may be back before it is used again.
 const BACK_WITHIN_MS: u64 = 3_000;
+/// The remedy for a full Redis, whichever step met it.
+const FULL: &str = "Redis is full: raise maxmemory, or set maxmemory-policy to allkeys-lru";
 
 /// The verdict on the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -98,7 +101,9 @@ pub(super) fn judge(
             Status::Warning => Verdict::Warning,
             Status::Ok | Status::Skipped => continue,
         };
-        let help = step.help.iter().flat_map(|help| help.lines()).map(str::to_owned).collect();
+        let is_full = step.why.as_ref().is_some_and(|why| why.contains("OOM"));
+        let help = step.help.as_deref().map(|help| if is_full { FULL } else { help });
+        let help = help.into_iter().flat_map(str::lines).map(str::to_owned).collect();
         reasons.push(Reason {
             why: step.why.clone(),
             help,
@@ -111,7 +116,8 @@ pub(super) fn judge(
         reasons.push(Reason { why, ..Reason::new(Verdict::Failed, what) });
     }
     if let Some(measured) = measured {
-        reasons.extend(slow_redis(measured));
+        let ping = measured.latencies.get("ping");
+        reasons.extend(ping.and_then(|ping| slow_redis(ping.p50_us)));
         for goal in measured.goals.iter().filter(|goal| !goal.met) {
             let help = goal.help.clone();
             reasons.push(Reason { help, ..Reason::new(Verdict::Failed, &*goal.text) });
@@ -122,11 +128,20 @@ pub(super) fn judge(
     reasons
 }
 
-fn slow_redis(measured: &Measured) -> Option<Reason> {
-    let ping = measured.latencies.get("ping").filter(|ping| ping.p50_us > SLOW_PING_US)?;
-    let what = format!("Redis is slow: a PING takes {}", ms(ping.p50_us));
+/// Returns the reason for a PING that takes so long, in microseconds.
+fn slow_redis(ping_us: u64) -> Option<Reason> {
+    if ping_us <= SLOW_PING_US {
+        return None;
+    }
+    let what = format!("Redis is slow: a PING takes {}", ms(ping_us));
+    let why = if u128::from(ping_us) > DEFAULT_DEADLINE.as_micros() {
+        let deadline = DEFAULT_DEADLINE.as_millis();
+        format!("a look-up has a deadline of {deadline} ms, therefore each one fails")
+    } else {
+        "no hit can be faster than a PING".to_owned()
+    };
     Some(Reason {
-        why: Some("no hit can be faster than a PING".to_owned()),
+        why: Some(why),
         help: vec![
             "place Redis nearer to the application, and look for a slow network or proxy between \
              them"
@@ -190,15 +205,33 @@ mod tests {
 
     #[test]
     fn failed_step_is_the_reason_with_its_cause_and_remedy() {
-        let full = Finding::failed("SET test failed", "OOM", "raise maxmemory\nor evict");
+        let full = Finding::failed("SET test failed", "MISCONF", "free the disk\nor its log");
         let warned = Finding::warning("Role: master with 1 replicas", "a failover", "set it");
         let reasons = judge(&checks(vec![warned, full, Finding::ok("PING")]), None, None);
         assert_eq!(Verdict::of(&reasons), Verdict::Failed);
         assert_eq!(reasons.len(), 2);
         assert_eq!(reasons[0].what, "SET test failed");
-        assert_eq!(reasons[0].why.as_deref(), Some("OOM"));
-        assert_eq!(reasons[0].help, ["raise maxmemory", "or evict"]);
+        assert_eq!(reasons[0].why.as_deref(), Some("MISCONF"));
+        assert_eq!(reasons[0].help, ["free the disk", "or its log"]);
         assert_eq!(Verdict::of(&judge(&checks(vec![]), None, None)), Verdict::Ok);
+    }
+
+    #[test]
+    fn full_redis_has_its_own_remedy_at_every_step() {
+        let why = "the fill failed: Redis is out of memory (OOM)";
+        let cache = Finding::failed("Nothing will be cached", why, "check the proxy");
+        assert_eq!(judge(&checks(vec![cache]), None, None)[0].help, [FULL]);
+    }
+
+    #[test]
+    fn redis_slower_than_the_deadline_is_named_as_such() {
+        assert_eq!(slow_redis(SLOW_PING_US), None);
+        for (ping_us, why) in [
+            (15_000, "no hit can be faster than a PING"),
+            (64_000, "a look-up has a deadline of 50 ms, therefore each one fails"),
+        ] {
+            assert_eq!(slow_redis(ping_us).unwrap().why.as_deref(), Some(why));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
 use session_testkit::report::Measured;
 
 use super::{Report, judge::ms};
@@ -114,20 +115,44 @@ fn health(text: &mut String, measured: &Measured) {
 pub(super) fn facts(measured: &Measured) -> Vec<(&'static str, String)> {
     let health = &measured.health;
     let value = |pointer: &str| match health.pointer(pointer) {
-        Some(serde_json::Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => text.clone(),
         Some(value) if !value.is_null() => value.to_string(),
         _ => "unknown".to_owned(),
     };
+    let hit_rate = health.pointer("/sessionCache/metrics/hitRate").and_then(Value::as_f64);
     vec![
-        ("status", value("/status")),
+        ("status", status(health)),
         ("Redis version", value("/redis/version")),
         ("Redis memory", value("/redis/usedMemory")),
         ("Redis keys", value("/redis/totalKeys")),
         ("pool size", value("/sessionCache/pool/size")),
         ("pool available", value("/sessionCache/pool/available")),
         ("pool pending", value("/sessionCache/pool/pending")),
-        ("hit rate since the start, %", value("/sessionCache/metrics/hitRate")),
+        (
+            "hit rate since the start, %",
+            hit_rate.map_or_else(|| "unknown".to_owned(), |rate| format!("{rate:.1}")),
+        ),
     ]
+}
+
+/// Returns the status of a health document, with the reasons if it is not healthy.
+fn status(health: &Value) -> String {
+    let status = health["status"].as_str().unwrap_or("unknown");
+    let errors = health["errors"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let mut reasons: Vec<String> = errors.map(str::to_owned).collect();
+    if let Some(breaker) = health["breaker"]["state"].as_str().filter(|state| *state != "closed") {
+        reasons.push(format!("the breaker is {breaker}"));
+    }
+    if reasons.is_empty()
+        && let Some(ping) = health["performance"]["ping"].as_f64()
+    {
+        reasons.push(format!("a PING takes {ping:.2} ms"));
+    }
+    match status {
+        "healthy" | "unknown" => status.to_owned(),
+        _ if reasons.is_empty() => status.to_owned(),
+        _ => format!("{status}, because {}", reasons.join("; ")),
+    }
 }
 
 /// Escapes a text that may come from a server. It becomes one line without markup of HTML or of a
@@ -152,6 +177,25 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::report::judge::{Reason, Verdict};
+
+    #[test]
+    fn status_other_than_healthy_has_its_reasons() {
+        let document = |status: &str, errors: &[&str], breaker: &str| {
+            serde_json::json!({
+                "status": status, "errors": errors, "breaker": { "state": breaker },
+                "performance": { "ping": 64.0 },
+            })
+        };
+        for (document, expected) in [
+            (document("healthy", &[], "closed"), "healthy"),
+            (document("degraded", &[], "closed"), "degraded, because a PING takes 64.00 ms"),
+            (document("degraded", &[], "open"), "degraded, because the breaker is open"),
+            (document("degraded", &["a", "b"], "closed"), "degraded, because a; b"),
+            (Value::Null, "unknown"),
+        ] {
+            assert_eq!(status(&document), expected);
+        }
+    }
 
     #[test]
     fn text_of_a_server_is_no_markup() {

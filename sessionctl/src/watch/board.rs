@@ -260,7 +260,7 @@ pub(super) mod tests {
     pub(in crate::watch) fn board(nodes: usize) -> Board {
         let nodes = (0..nodes).map(|port| Node {
             health: format!("http://10.0.0.1:{}/health", 3000 + port).parse().unwrap(),
-            admin: None,
+            admin: Some(format!("http://10.0.0.1:{}/mode", 4000 + port).parse().unwrap()),
         });
         Board::new(&nodes.collect::<Vec<_>>())
     }

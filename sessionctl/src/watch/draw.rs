@@ -90,22 +90,22 @@ fn selected(frame: &mut Frame<'_>, area: Rect, node: &Watched) {
     let field = |pointer| node.field(pointer);
     let lines = vec![
         Line::from(format!(
-            "Redis connected {}, version {}, memory {}, keys {}",
-            field("/redis/connected"),
+            "Redis {}, version {}, memory {}, keys {}",
+            connected(node, "/redis/connected"),
             field("/redis/version"),
             field("/redis/usedMemory"),
             field("/redis/totalKeys")
         )),
         Line::from(format!(
-            "breaker {}, journal {} ms old, Postgres connected {}, mode {}{}",
+            "Postgres {}, breaker {}, journal {} ms old",
+            connected(node, "/postgres/connected"),
             field("/breaker/state"),
-            field("/journal/ageMs"),
-            field("/postgres/connected"),
-            field("/mode"),
-            if node.has_switch { " (b switches it)" } else { "" }
+            field("/journal/ageMs")
         )),
         Line::from(format!(
-            "pool size {}, available {}, pending {}",
+            "mode {}{}, pool size {}, available {}, pending {}",
+            field("/mode"),
+            if node.has_switch { " (b switches it)" } else { "" },
             field("/sessionCache/pool/size"),
             field("/sessionCache/pool/available"),
             field("/sessionCache/pool/pending")
@@ -114,6 +114,15 @@ fn selected(frame: &mut Frame<'_>, area: Rect, node: &Watched) {
     frame.render_widget(Paragraph::new(lines), facts);
     let errors: Vec<Line<'_>> = node.reported().into_iter().map(Line::from).collect();
     frame.render_widget(Paragraph::new(errors).wrap(Wrap { trim: true }), reported);
+}
+
+/// Returns whether a server is connected, in words.
+fn connected(node: &Watched, pointer: &str) -> &'static str {
+    match node.field(pointer).as_str() {
+        "true" => "connected",
+        "false" => "not connected",
+        _ => "unknown",
+    }
 }
 
 /// Draws a title and, below it, the last values that fit.
@@ -169,9 +178,9 @@ mod tests {
             "hit rate 90 %",
             "ping 0.25 ms, get 0.2 ms, set 0.3 ms",
             "errors of the cache 0",
-            "memory 1.2M, keys 42",
-            "breaker closed, journal 120 ms old, Postgres connected true, mode on",
-            "pool size 10, available 8, pending 0",
+            "Redis connected, version 7.0.15, memory 1.2M, keys 42",
+            "Postgres connected, breaker closed, journal 120 ms old",
+            "mode on (b switches it), pool size 10, available 8, pending 0",
             "q quit",
             "█",
         ] {
@@ -179,6 +188,29 @@ mod tests {
         }
         board.select(true);
         assert!(drawn(&board, 80, 24).contains("connection refused"));
+    }
+
+    #[test]
+    fn longest_values_fit_in_eighty_columns() {
+        let mut board = board(1);
+        let mut document = document(10, 100);
+        document["redis"]["connected"] = false.into();
+        document["postgres"]["connected"] = false.into();
+        document["breaker"]["state"] = "half-open".into();
+        document["journal"]["ageMs"] = 999_999.into();
+        document["mode"] = "bypass".into();
+        for count in ["size", "available", "pending"] {
+            document["sessionCache"]["pool"][count] = 1_000.into();
+        }
+        board.add(vec![Reading::Document(document)]);
+        let screen = drawn(&board, 80, 24);
+        for part in [
+            "Redis not connected, version",
+            "Postgres not connected, breaker half-open, journal 999999 ms old",
+            "mode bypass (b switches it), pool size 1000, available 1000, pending 1000",
+        ] {
+            assert!(screen.contains(part), "no `{part}` in\n{screen}");
+        }
     }
 
     #[test]

@@ -78,8 +78,13 @@ fn advice(bar: Bar, figures: &Figures, machine: &Machine, settings: &Settings) -
 #[test]
 fn advice_follows_from_the_other_figures() {
     type Change = fn(&mut Figures);
-    let cases: [(Bar, Change, &str); 11] = [
+    let cases: [(Bar, Change, &str); 12] = [
         (Bar::HitP99, |f| (f.hit, f.fills) = (Latency::default(), 0), "nothing was filled"),
+        (
+            Bar::HitP99,
+            |f| (f.hit, f.fills, f.ping) = (Latency::default(), 0, latency(9, 64_000, 65_000)),
+            "a PING takes 64.00 ms, and a look-up has a deadline of 50 ms",
+        ),
         (Bar::HitP99, |f| f.hit = Latency::default(), "entries are filled, and none is served"),
         (
             Bar::HitP99,

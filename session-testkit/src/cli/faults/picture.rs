@@ -8,12 +8,14 @@ mod seconds;
 use std::fmt::Write as _;
 
 use session_tools::html::{
-    self, escaped,
+    self, escaped, marked,
     plot::{Line, Shade},
 };
 
 use self::seconds::Seconds;
 use crate::{
+    bench::Machine,
+    fault_run::{Availability, UNAVAILABLE},
     history::{History, Nanos},
     invariants::{Outcome, Verdict, Verdicts},
 };
@@ -22,7 +24,7 @@ const MS: f64 = 1_000_000.0;
 
 /// The rules beside those of every page.
 const STYLE: &str = "\
-.lanes{min-width:44rem}.busy{fill:var(--after)}.bad{fill:var(--bad)}.calm{fill:var(--before)}\
+.lanes{min-width:56rem}.busy{fill:var(--after)}.bad{fill:var(--bad)}.calm{fill:var(--before)}\
 :root{--bad:#d1242f}@media(prefers-color-scheme:dark){:root{--bad:#f85149}}\
 .mark{stroke:var(--bad);stroke-width:2}.open{stroke:var(--fg);stroke-dasharray:4 3}\
 .text{fill:var(--fg);font:12px system-ui,sans-serif}.proof td{white-space:normal;text-align:left;\
@@ -39,6 +41,10 @@ pub(super) struct Picture<'a> {
     pub(super) outcome: Outcome,
     /// Why the run is not better judged, beside the promises.
     pub(super) notes: &'a [String],
+    /// `None` for a history, which does not record it.
+    pub(super) machine: Option<&'a Machine>,
+    /// `None` for a history, which is judged by its promises alone.
+    pub(super) availability: Option<&'a Availability>,
     pub(super) history: &'a History,
     pub(super) verdicts: &'a Verdicts,
 }
@@ -57,8 +63,15 @@ impl Picture<'_> {
             history.operations.len(),
             history.faults.len()
         );
+        if let Some(machine) = self.machine {
+            let _ = writeln!(body, "<p class=\"dim\">{}</p>", escaped(&machine.to_string()));
+        }
+        if let Some(lost) = self.lost() {
+            let lost = escaped(&lost);
+            let _ = writeln!(body, "<div class=\"reason\"><p>❌ <b>budget</b> {lost}</p></div>");
+        }
         for note in self.notes {
-            let _ = writeln!(body, "<div class=\"reason\"><p>⚠️ {}</p></div>", escaped(note));
+            let _ = writeln!(body, "<div class=\"reason\"><p>⚠️ {}</p></div>", marked(note));
         }
         for (_, verdict) in self.verdicts.iter() {
             let Verdict::Broken { violations, found, .. } = verdict else { continue };
@@ -77,6 +90,20 @@ impl Picture<'_> {
         body += &self.plots(&seconds);
         body += &self.promises();
         html::page(&title, STYLE, &body)
+    }
+
+    /// Returns why the run is not better judged: the broken promises, the budget, the doubts.
+    pub(super) fn reasons(&self) -> Vec<String> {
+        let broken = self.verdicts.iter();
+        let broken = broken.filter(|(_, verdict)| verdict.outcome() == Outcome::Broken);
+        let broken = broken.map(|(invariant, _)| invariant.name().to_owned());
+        broken.chain(self.lost()).chain(self.notes.iter().cloned()).collect()
+    }
+
+    /// Returns how the run exceeds the budget of unavailable responses, if it does.
+    fn lost(&self) -> Option<String> {
+        let availability = self.availability.filter(|it| it.is_lost())?;
+        Some(format!("{UNAVAILABLE}: {}", availability.budget()))
     }
 
     fn plots(&self, seconds: &Seconds) -> String {
@@ -120,8 +147,17 @@ impl Picture<'_> {
                 text,
                 "<tr class=\"{class}\"><td>{invariant}</td><td class=\"wide\">{}</td>\
                  <td class=\"wide\">{}</td></tr>",
-                escaped(invariant.promise()),
-                escaped(&verdict.to_string())
+                marked(invariant.promise()),
+                marked(&verdict.to_string())
+            );
+        }
+        if let Some(availability) = self.availability {
+            let _ = write!(
+                text,
+                "<tr class=\"{}\"><td>budget</td><td class=\"wide\">{UNAVAILABLE}</td>\
+                 <td class=\"wide\">{}</td></tr>",
+                if availability.is_lost() { "broken" } else { "" },
+                escaped(&availability.budget())
             );
         }
         text + "</table></div>\n"
@@ -147,20 +183,21 @@ pub(super) fn index(seed: u64, runs: &[Linked]) -> String {
     let title = format!("Fault runs, seed {seed}");
     let mut body = format!(
         "<h1>{}</h1><div class=\"scroll\"><table><tr><th>run</th><th>seed</th><th>verdict</th>\
-         <th>broken</th></tr>\n",
+         <th class=\"wide\">why</th></tr>\n",
         escaped(&title)
     );
     for run in runs {
         let _ = writeln!(
             body,
-            "<tr class=\"{}\"><td><a href=\"{}\">{}</a></td><td>{}</td><td>{} {}</td><td>{}</td></tr>",
+            "<tr class=\"{}\"><td><a href=\"{}\">{}</a></td><td>{}</td><td>{} {}</td>\
+             <td class=\"wide\">{}</td></tr>",
             if run.outcome == Outcome::Broken { "broken" } else { "" },
             escaped(&run.file),
             escaped(&run.name),
             run.seed,
             sign(run.outcome),
             run.outcome,
-            escaped(&run.broken.join(", "))
+            marked(&run.reasons.join(", "))
         );
     }
     body += "</table></div>\n";
@@ -175,8 +212,8 @@ pub(super) struct Linked {
     /// The name of its file, beside the index.
     pub(super) file: String,
     pub(super) outcome: Outcome,
-    /// The names of the broken promises.
-    pub(super) broken: Vec<&'static str>,
+    /// Why it is not better judged.
+    pub(super) reasons: Vec<String>,
 }
 
 fn sign(outcome: Outcome) -> &'static str {

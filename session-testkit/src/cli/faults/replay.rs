@@ -54,6 +54,8 @@ impl Arguments {
                 name: &name,
                 outcome,
                 notes: verdicts.doubts(),
+                machine: None,
+                availability: None,
                 history: &history,
                 verdicts: &verdicts,
             };

@@ -70,14 +70,13 @@ impl<'a> Reports<'a> {
         self.table += &summary::row(name, seed, judged);
         self.violations += &violations(name, seed, judged);
         if let Some(path) = &self.arguments.html {
-            let mut notes = judged.doubts();
-            if judged.availability.is_lost() {
-                notes.push(judged.availability.to_string());
-            }
+            let notes = judged.doubts();
             let picture = Picture {
                 name,
                 outcome: judged.outcome(),
                 notes: &notes,
+                machine: Some(&judged.machine),
+                availability: Some(&judged.availability),
                 history: &judged.history,
                 verdicts: &judged.verdicts,
             };
@@ -126,14 +125,12 @@ impl<'a> Reports<'a> {
         }
         let page = numbered_file(path, number, picture.name);
         write(&page, &picture.page())?;
-        let broken = picture.verdicts.iter();
-        let broken = broken.filter(|(_, verdict)| verdict.outcome() == Outcome::Broken);
         self.linked.push(Linked {
             name: picture.name.to_owned(),
             seed,
             file: page.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             outcome: picture.outcome,
-            broken: broken.map(|(invariant, _)| invariant.name()).collect(),
+            reasons: picture.reasons(),
         });
         write(path, &picture::index(self.seed, &self.linked))
     }

@@ -15,12 +15,16 @@ fn history(lines: &str) -> History {
 }
 
 fn page_of(lines: &str) -> String {
+    let machine = Machine { build: "debug", load_average: Some(7.25), ..Machine::default() };
+    let availability = Availability { answered_with_postgres: 9, ..Availability::default() };
     let history = history(lines);
     let verdicts = invariants::check(&history);
     let picture = Picture {
         name: "redis-kill",
         outcome: verdicts.overall(&[]),
-        notes: &["a <doubt>".to_owned()],
+        notes: &["a <doubt> of `INFO`".to_owned()],
+        machine: Some(&machine),
+        availability: Some(&availability),
         history: &history,
         verdicts: &verdicts,
     };
@@ -38,12 +42,39 @@ fn violation_is_shown_with_its_operations_and_their_times() {
         ">3.000 ms</text>",
         ">1.500 ms</text>",
         "<td class=\"time\">20.000 ms</td>",
-        "a &lt;doubt&gt;",
+        "a &lt;doubt&gt; of <code>INFO</code>",
+        "(load 7.2), debug build",
+        "<td class=\"wide\">0 of 9 (budget 0: met)</td>",
         ">redis-kill</text>",
     ] {
         assert!(page.contains(part), "{part}\n{page}");
     }
     assert!(!page.contains("<b>ann"), "a text of the history is markup: {page}");
+}
+
+#[test]
+fn lost_budget_is_a_reason_although_each_promise_holds() {
+    let history = history("");
+    let verdicts = invariants::check(&history);
+    let availability = Availability {
+        unavailable_with_postgres: 226,
+        answered_with_postgres: 1_076,
+        ..Availability::default()
+    };
+    let picture = Picture {
+        name: "redis-kill",
+        outcome: Outcome::Broken,
+        notes: &["too few".to_owned()],
+        machine: None,
+        availability: Some(&availability),
+        history: &history,
+        verdicts: &verdicts,
+    };
+    let lost = "unavailable while Postgres was reachable: 226 of 1076 (budget 0: BROKEN, over 1 %)";
+    let page = picture.page();
+    assert!(page.contains(&format!("❌ <b>budget</b> {lost}")), "{page}");
+    assert!(page.contains("<tr class=\"broken\"><td>budget</td>"), "{page}");
+    assert_eq!(picture.reasons(), [lost, "too few"]);
 }
 
 #[test]
@@ -82,17 +113,20 @@ fn seconds_count_returned_and_failed_operations() {
 
 #[test]
 fn index_links_to_each_run() {
-    let run = |name: &str, outcome, broken| Linked {
+    let run = |name: &str, outcome, reasons: &[&str]| Linked {
         name: name.to_owned(),
         seed: 7,
         file: format!("runs-{name}.html"),
         outcome,
-        broken,
+        reasons: reasons.iter().map(|&reason| reason.to_owned()).collect(),
     };
     let page = index(
         7,
-        &[run("a", Outcome::Holds, vec![]), run("b\"<", Outcome::Broken, vec!["R1", "R2"])],
+        &[run("a", Outcome::Holds, &[]), run("b\"<", Outcome::Broken, &["R1", "2 of <9>"])],
     );
     assert!(page.contains("<a href=\"runs-a.html\">a</a>"), "{page}");
-    assert!(page.contains("runs-b&quot;&lt;.html") && page.contains("R1, R2"), "{page}");
+    assert!(
+        page.contains("runs-b&quot;&lt;.html") && page.contains("R1, 2 of &lt;9&gt;"),
+        "{page}"
+    );
 }
