@@ -53,7 +53,7 @@ pub(super) async fn check(target: &Target, steps: &mut Steps<'_>) {
         ),
         Database::Postgres(Ok(url)) => {
             let built = builder(target, url).and_then(|builder| {
-                let settings = environment(target).unwrap_or_else(|| settings(&builder));
+                let settings = settings(&builder);
                 // A connection that the application opens in advance may take longer than its reads.
                 let patient = builder.read_deadline(DEADLINE);
                 Ok((settings, patient.build().map_err(|error| refused(&error))?))
@@ -61,7 +61,11 @@ pub(super) async fn check(target: &Target, steps: &mut Steps<'_>) {
             match built {
                 Ok((settings, store)) => {
                     look(steps, target, url, &store).await;
-                    return steps.record("settings", settings);
+                    steps.record("settings", settings);
+                    if let Some(finding) = environment(target) {
+                        steps.record("environment", finding);
+                    }
+                    return;
                 }
                 Err(finding) => finding,
             }

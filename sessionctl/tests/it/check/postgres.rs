@@ -22,7 +22,10 @@ async fn unreachable_postgres_is_explained_without_its_password() -> Outcome {
     let other = unused_address()?;
     let url = format!("postgres://app:s3cret@{address},{other}/app");
     let lines = ["❌ Postgres connection failed", &address, &other, "✅ Settings in effect: url"];
-    expect(check().env("DATABASE_URL", url), 1, &lines).await?;
+    expect(check().env("DATABASE_URL", &url), 1, &lines).await?;
+    // No flag of `check` has this variable.
+    let lines = ["❌ The application does not start with these settings", "SESSION_CACHE_POLICY"];
+    expect(check().env("DATABASE_URL", url).env("SESSION_CACHE_POLICY", "foo"), 1, &lines).await?;
     Ok(())
 }
 
