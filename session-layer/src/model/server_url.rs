@@ -79,6 +79,7 @@ pub(crate) const CHANNEL_BINDING: &str = "channel_binding";
 /// The parameter with which providers mark the URL of a pooler.
 pub(crate) const PGBOUNCER: &str = "pgbouncer";
 /// The parameters that providers write into URLs, and that sqlx does not know.
+#[cfg(feature = "postgres")]
 pub(crate) const UNKNOWN_TO_SQLX: [&str; 4] =
     [TARGET_SESSION_ATTRS, CHANNEL_BINDING, PGBOUNCER, "gssencmode"];
 /// The parameter that selects one of several Postgres servers.
