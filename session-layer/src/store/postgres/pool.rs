@@ -43,6 +43,9 @@ const REFUSED: Duration = Duration::from_millis(100);
 const MADE_ROOM: Duration = Duration::from_millis(20);
 /// How often that is repeated before the callers get the reason.
 const MADE_ROOM_AT_MOST: u32 = 10;
+/// How often it is repeated although no pool of ours closes one. A connection that was just closed
+/// counts on the server until its process has ended.
+const ENDING_AT_MOST: u32 = 5;
 /// How long the source of credentials may take. A token may come from another service.
 const CREDENTIALS: Duration = Duration::from_secs(5);
 /// How often the source of credentials is asked at most.
@@ -316,10 +319,9 @@ impl Opening {
                 Err(Failed::TimedOut(reason)) => {
                     lock(slots).attempt_timed_out(limit, reason, now);
                 }
-                // Another task of this pool may have just taken the last one, so the first refusal
-                // is always followed by another attempt.
                 Err(Failed::Full(_))
-                    if full < MADE_ROOM_AT_MOST && (self.pool.make_room() || full == 0) =>
+                    if full < MADE_ROOM_AT_MOST
+                        && (self.pool.make_room() || full < ENDING_AT_MOST) =>
                 {
                     full += 1;
                     sleep(MADE_ROOM).await;
