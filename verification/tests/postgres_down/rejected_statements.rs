@@ -14,7 +14,7 @@ use sqlx::postgres::PgPoolOptions;
 
 use crate::harness::{Failure, Outcome};
 use crate::support::{
-    SOON, Servers, ask, assert_contains, built, execute, login, run, until, word,
+    SOON, Servers, ask, assert_contains, built, execute, login, run, until, until_hit, word,
 };
 
 /// The role of the application.
@@ -123,7 +123,10 @@ const TERMINATE: &str =
 async fn postgres_57p01_costs_one_retry() -> Outcome {
     let service = Service::start().await?;
     let node = service.node().await?;
-    assert_eq!(ask(&node, &service.alice).await, "valid");
+    // Until the first hit the node registers itself, which the fault could interrupt.
+    node.set_mode(CacheMode::On);
+    until_hit(&node, &service.alice).await?;
+    node.set_mode(CacheMode::Bypass);
     let broken = service.inject(Fault::PostgresTerminate).await?;
     assert!(broken.heal().await?.touched_something());
     assert_eq!(ask(&node, &service.alice).await, "valid");
