@@ -243,8 +243,12 @@ impl RedisCacheBuilder {
 
 impl std::fmt::Debug for RedisCacheBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RedisCacheBuilder")
-            .field("url", &self.url.as_ref().map_or("not usable".to_owned(), ToString::to_string))
+        let mut shown = f.debug_struct("RedisCacheBuilder");
+        match &self.url {
+            Ok(url) => shown.field("url", &format_args!("{url}")),
+            Err(error) => shown.field("url", error),
+        };
+        shown
             .field("namespace", &self.namespace)
             .field("pool_size", &self.pool_size)
             .field("deadline", &self.deadline)
