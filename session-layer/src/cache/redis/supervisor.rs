@@ -148,7 +148,11 @@ impl Links {
         let asked = Instant::now();
         let answered = match timeout_at(asked + self.deadline, &mut answer).await {
             Ok(answered) => {
-                link.set_suspect(answered.is_err());
+                // An error closes the link below. It is not suspect before, because callers that
+                // find only suspect links fail at once.
+                if answered.is_ok() {
+                    link.set_suspect(false);
+                }
                 answered
             }
             Err(_) => {
