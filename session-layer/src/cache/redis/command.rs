@@ -52,7 +52,7 @@ impl Links {
         operation: impl Future<Output = RedisResult<T>>,
     ) -> impl Future<Output = Result<T, CommandFailure>> {
         let given = deadline.saturating_duration_since(Instant::now());
-        timeout_at(deadline, operation).map(move |ended| match ended {
+        timeout_at(deadline, link.0.run(operation)).map(move |ended| match ended {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) if is_lost(&error) => {
                 self.close_link(&link.0);

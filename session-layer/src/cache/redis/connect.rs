@@ -18,11 +18,13 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use redis::{
     AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo as _, Pipeline,
-    RedisConnectionInfo, RedisFuture, Value,
+    RedisConnectionInfo, RedisFuture, RedisResult, Value,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::future::FutureExt as _;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 mod cluster;
@@ -80,10 +82,42 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// An open connection, and the task that drives it. The task ends with the last clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct OpenConnection {
     pub(super) commands: MultiplexedConnection,
-    pub(super) driver: Arc<AbortOnDropHandle<()>>,
+    _driver: Arc<AbortOnDropHandle<()>>,
+    /// Cancelled when the task has ended.
+    ended: CancellationToken,
+}
+
+impl OpenConnection {
+    /// Starts the task that drives the connection. Must be called within a runtime.
+    pub(super) fn new(
+        commands: MultiplexedConnection,
+        driver: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        let ended = CancellationToken::new();
+        let guard = ended.clone().drop_guard();
+        let driver = tokio::spawn(async move {
+            let _ended = guard;
+            driver.await;
+        });
+        Self { commands, _driver: Arc::new(AbortOnDropHandle::new(driver)), ended }
+    }
+
+    /// Runs commands until they have a reply, or the connection is lost.
+    ///
+    /// The library alone reports a loss to all commands but one that is sent at this moment. It
+    /// puts that command into a channel that is not read again, where it would wait for ever.
+    pub(super) fn run<T>(
+        &self,
+        commands: impl Future<Output = RedisResult<T>>,
+    ) -> impl Future<Output = RedisResult<T>> {
+        let ended = commands.with_cancellation_token(&self.ended);
+        ended.map(|reply| {
+            reply.unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::BrokenPipe).into()))
+        })
+    }
 }
 
 // It is public for the testkit only. It implements a trait of the `redis` crate, whose version is
@@ -324,7 +358,7 @@ impl Connector {
         let deadline = Instant::now() + limit;
         let connection = self.authenticate(at, &login, stream, deadline).await?;
         let mut commands = connection.commands.clone();
-        let identity = within(deadline, identity::read(&mut commands)).await;
+        let identity = within(deadline, connection.run(identity::read(&mut commands))).await;
         let identity = identity
             .ok_or_else(|| failure::timed_out(at, "INFO"))?
             .map_err(|error| failure::identity(at, error))?;
@@ -444,10 +478,7 @@ impl Connector {
         let opening = MultiplexedConnection::new_with_config(login, stream, config);
         // The future has several KB.
         match within(deadline, opening.boxed()).await {
-            Some(Ok((commands, driver))) => {
-                let driver = Arc::new(AbortOnDropHandle::new(tokio::spawn(driver)));
-                Ok(OpenConnection { commands, driver })
-            }
+            Some(Ok((commands, driver))) => Ok(OpenConnection::new(commands, driver)),
             Some(Err(error)) => {
                 let first = first.get().unwrap_or_default();
                 let speaks = match Speaks::of(first) {

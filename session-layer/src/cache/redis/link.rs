@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
-use tokio_util::task::AbortOnDropHandle;
 
-use super::connect::{self, Connected, Connector, SUPERVISOR_TIMEOUT, Used};
+use super::connect::{self, Connected, Connector, OpenConnection, SUPERVISOR_TIMEOUT, Used};
 use super::identity::Identity;
 use crate::cache::codec::Incarnation;
 use crate::model::error::CacheError;
@@ -16,9 +16,7 @@ use crate::model::lock::{lock, read, write};
 
 #[derive(Debug)]
 pub(super) struct Link {
-    connection: MultiplexedConnection,
-    /// The task that drives the connection.
-    _driver: Arc<AbortOnDropHandle<()>>,
+    connection: OpenConnection,
     identity: RwLock<Identity>,
     /// The first credential, if it may change.
     used: Option<Used>,
@@ -36,8 +34,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(Connected { connection, identity, used }: Connected) -> Self {
         Self {
-            connection: connection.commands,
-            _driver: connection.driver,
+            connection,
             identity: RwLock::new(identity),
             used,
             credentials_problem: Mutex::default(),
@@ -62,7 +59,15 @@ impl Link {
     }
 
     pub(super) fn connection(&self) -> MultiplexedConnection {
-        self.connection.clone()
+        self.connection.commands.clone()
+    }
+
+    /// Runs commands of [`connection`](Self::connection) until they have a reply, or it is lost.
+    pub(super) fn run<T>(
+        &self,
+        commands: impl Future<Output = RedisResult<T>>,
+    ) -> impl Future<Output = RedisResult<T>> {
+        self.connection.run(commands)
     }
 
     /// Returns the incarnation of the last check, to which an entry of this link is bound.

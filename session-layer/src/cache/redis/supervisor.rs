@@ -144,7 +144,7 @@ impl Links {
     /// makes it suspect. No reply, or a server that is not the master, closes it.
     async fn check(&self, link: &Arc<Link>) {
         let mut connection = link.connection();
-        let mut answer = std::pin::pin!(identity::read(&mut connection));
+        let mut answer = std::pin::pin!(link.run(identity::read(&mut connection)));
         let asked = Instant::now();
         let answered = match timeout_at(asked + self.deadline, &mut answer).await {
             Ok(answered) => {
@@ -188,18 +188,19 @@ impl Links {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
-    use std::sync::Mutex;
     use std::sync::atomic::AtomicUsize;
+    use std::sync::{LazyLock, Mutex};
 
     use redis::RedisConnectionInfo;
     use redis::aio::MultiplexedConnection;
     use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader, duplex};
     use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
-    use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
+    use crate::cache::redis::command::CommandFailure;
     use crate::cache::redis::connect::{Access, Connected, Connector, OpenConnection, Used};
+    use crate::cache::redis::link::Borrowed;
     use crate::model::credentials::{BoxFuture, Credential, Credentials, CredentialsError};
 
     const SERVER: &str = "run_id:aaa\r\n";
@@ -251,17 +252,25 @@ mod tests {
     }
 
     async fn link_with(answers: bool, used: Option<Used>) -> (Arc<Link>, Arc<Mutex<Vec<Instant>>>) {
-        let (ours, theirs) = duplex(4096);
         let asked = Arc::default();
-        tokio::spawn(serve(theirs, answers, Arc::clone(&asked)));
-        let info = RedisConnectionInfo::default();
-        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
-        let (connection, driver) =
-            MultiplexedConnection::new_with_config(&info, ours, config).await.unwrap();
-        let driver = Arc::new(AbortOnDropHandle::new(tokio::spawn(driver)));
-        let connection = OpenConnection { commands: connection, driver };
+        let (commands, driver) = connect(answers, Arc::clone(&asked)).await;
+        (link_over(OpenConnection::new(commands, driver), used), asked)
+    }
+
+    fn link_over(connection: OpenConnection, used: Option<Used>) -> Arc<Link> {
         let identity = identity::parse(SERVER, REPLICATION);
-        (Arc::new(Link::new(Connected { connection, identity, used })), asked)
+        Arc::new(Link::new(Connected { connection, identity, used }))
+    }
+
+    async fn connect(
+        answers: bool,
+        asked: Arc<Mutex<Vec<Instant>>>,
+    ) -> (MultiplexedConnection, impl Future<Output = ()> + Send + 'static) {
+        let (ours, theirs) = duplex(4096);
+        tokio::spawn(serve(theirs, answers, asked));
+        static INFO: LazyLock<RedisConnectionInfo> = LazyLock::new(RedisConnectionInfo::default);
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        MultiplexedConnection::new_with_config(&INFO, ours, config).await.unwrap()
     }
 
     fn links() -> Arc<Links> {
@@ -293,6 +302,21 @@ mod tests {
         let late = |(asked, due): (&Duration, &Duration)| *asked > *due + Duration::from_millis(20);
         assert!(after.len() == 5 && !after.iter().zip(&due).any(late), "{after:?}");
         assert!(good.is_usable() && hangs.is_closed());
+    }
+
+    // The library loses a command that is sent while the connection ends.
+    #[tokio::test(start_paused = true)]
+    async fn lost_command_fails_at_once() {
+        // The channel of the commands is not read again, but still exists.
+        let (commands, _driver) = connect(true, Arc::default()).await;
+        let link = Borrowed::new(link_over(OpenConnection::new(commands, async {}), None));
+        let began = Instant::now();
+        let mut connection = link.0.connection();
+        let ping = async move { redis::cmd("PING").exec_async(&mut connection).await };
+        let failure = links().run_on(&link, began + RECHECK_EVERY, ping).await.err().unwrap();
+        assert!(matches!(failure, CommandFailure::Lost(_)), "{:?}", failure.into_error());
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert!(link.0.is_closed());
     }
 
     #[tokio::test(start_paused = true)]
