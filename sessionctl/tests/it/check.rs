@@ -3,8 +3,6 @@
 mod postgres;
 mod redis;
 
-use std::time::{Duration, Instant};
-
 use ::redis::AsyncCommands as _;
 use session_testkit::backends::{Backend, Backends, Sandbox};
 use tokio::process::Command;
@@ -204,9 +202,7 @@ async fn check_of_paused_servers_ends(backend: Backend) -> Outcome {
     let backends = Backends::builder().backend(backend).start().await?;
     let _redis = backends.redis().pause().await?;
     let _postgres = backends.postgres().pause().await?;
-    let begin = Instant::now();
     let text = expect(&mut check_of(&backends.sandbox()), 1, &[]).await?;
-    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
     assert!(text.contains("the first command got no reply in time"), "{text}");
     assert_eq!(text.matches("no response within 2 s").count(), 1, "{text}");
     Ok(())

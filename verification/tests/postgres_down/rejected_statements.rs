@@ -3,7 +3,7 @@
 
 mod connecting;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use session_layer::store::PostgresStore;
@@ -337,10 +337,8 @@ async fn postgres_locked_against_changes_alone() -> Outcome {
             assert_eq!(answer, "valid", "the touch is made later");
         }
     }
-    let began = Instant::now();
     let refused = node.revoke(service.alice.token.reveal()).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "nothing was changed: {refused:?}");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let errors = node.recent_errors().join("\n");
     assert_contains(&errors, &["a lock was held", "pg_locks"], &"a SHARE lock");
     assert!(node.health().await.session_store.healthy, "it can be read");

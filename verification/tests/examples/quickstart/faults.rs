@@ -1,6 +1,6 @@
 //! Redis and Postgres are killed, paused, demoted and restarted under the quickstart.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use session_testkit::backends::Backends;
@@ -51,10 +51,8 @@ fn assert_committed(answer: &Answer) {
 /// Asserts that everything works on Postgres alone. Ends `other`.
 async fn assert_works_without_redis(app: &App, alice: &Login, other: &Login) -> Outcome {
     for _ in 0..5 {
-        let begin = Instant::now();
         let me = app.me(alice).await?;
         assert_eq!((me.status, source(&me).as_str()), (200, "store"), "{me:?}");
-        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     }
     let new = app.login("alice").await?;
     assert_eq!(app.me(&new).await?.status, 200);

@@ -8,7 +8,6 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    time::sleep,
 };
 
 use super::process::{App, env_of};
@@ -32,7 +31,7 @@ async fn embedded_is_reported_and_keeps_sessions_over_a_restart() -> Outcome {
     assert_eq!(health["sessionCache"]["backend"], "memory", "{health:#}");
     assert_eq!(health["redis"]["connected"], false, "{health:#}");
     let (status, took, folder) = app.stop().await?;
-    assert!(status.success() && took < Duration::from_secs(2), "{status} after {took:?}");
+    assert!(status.success() && took < GRACE, "{status} after {took:?}");
     assert!(folder.path().join("session-layer.db").exists());
 
     let app = App::start(folder, &[]).await?;
@@ -150,14 +149,17 @@ async fn sigterm_does_not_wait_for_silent_clients() -> Outcome {
     let body = r#"{"user":"alice"}"#;
     let head = format!(
         "POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: \
-         {}\r\n\r\n",
+         {}\r\nExpect: 100-continue\r\n\r\n",
         body.len()
     );
     slow.write_all(head.as_bytes()).await?;
-    sleep(Duration::from_millis(300)).await;
+    let mut asks_for_body = [0; 25];
+    slow.read_exact(&mut asks_for_body).await?;
+    assert_eq!(&asks_for_body, b"HTTP/1.1 100 Continue\r\n\r\n");
     let begin = Instant::now();
     app.terminate()?;
-    sleep(Duration::from_millis(300)).await;
+    let ends = async || TcpStream::connect(&app.address).await.is_err();
+    wait::until("the listener to close", SOON, ends).await?;
     slow.write_all(body.as_bytes()).await?;
     let mut answer = String::new();
     slow.read_to_string(&mut answer).await?;
@@ -186,8 +188,9 @@ async fn sigterm_does_not_wait_for_stores_that_hang() -> Outcome {
             app.try_login("bob"),
             app.send("GET", "/me", &fields),
             async {
-                sleep(Duration::from_millis(50)).await;
-                app.terminate()
+                let wait = async || changes_in_flight(&app).await.is_ok_and(|count| count >= 2);
+                wait::until("both changes to wait for Postgres", SOON, wait).await?;
+                Ok::<_, Failure>(app.terminate()?)
             }
         )
     };
@@ -200,4 +203,17 @@ async fn sigterm_does_not_wait_for_stores_that_hang() -> Outcome {
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(begin.elapsed() < GRACE, "{:?}", begin.elapsed());
     Ok(())
+}
+
+/// Returns how many changes use a connection to Postgres or wait for one.
+async fn changes_in_flight(app: &App) -> std::io::Result<usize> {
+    let scrape = app.scrape().await?;
+    let of = |series: &str| {
+        let values = scrape
+            .lines()
+            .filter_map(|line| line.strip_prefix(series)?.trim().parse::<usize>().ok());
+        values.sum::<usize>()
+    };
+    Ok(of(r#"session_layer_store_connections{pool="changes",state="used"}"#)
+        + of(r#"session_layer_store_connections_pending{pool="changes"}"#))
 }

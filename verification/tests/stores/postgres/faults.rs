@@ -1,6 +1,6 @@
 //! Connections that end, hang, or cannot be opened.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use session_layer::error::{StoreError, StoreErrorKind};
 use session_layer::store::{PostgresStore, Row, SessionStore, Target};
@@ -9,6 +9,7 @@ use session_testkit::proxy::{Proxy, Toxic};
 
 use super::support::Schema;
 use crate::stores::support::{alive, load, login, of_user, token, until_ended};
+use crate::support::SOON;
 
 /// Deadlines short enough to be waited for.
 const READ: Duration = Duration::from_millis(300);
@@ -22,16 +23,24 @@ async fn proxy(schema: &Schema) -> Proxy {
     Proxy::start(session_testkit::url::address(schema.url()).unwrap()).await.unwrap()
 }
 
-/// Waits until a read succeeds again; at most 5 s.
-async fn until_reading(store: &PostgresStore) -> Row {
-    let began = Instant::now();
-    loop {
-        match store.load(&[token("a")]).await {
-            Ok(mut loaded) => return loaded.rows.remove(0),
-            Err(error) if began.elapsed() > Duration::from_secs(5) => panic!("{error:?}"),
-            Err(_) => {}
+/// Waits until a read succeeds again. Returns also how many failed.
+async fn until_reading(store: &PostgresStore) -> (Row, usize) {
+    let mut failed = 0;
+    let reading = async {
+        loop {
+            match store.load(&[token("a")]).await {
+                Ok(mut loaded) => return loaded.rows.remove(0),
+                Err(_) => failed += 1,
+            }
         }
-    }
+    };
+    let row = ends(reading).await;
+    (row, failed)
+}
+
+/// Waits for a call that must not hang.
+async fn ends<T>(call: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, call).await.expect("the call hung")
 }
 
 #[track_caller]
@@ -51,9 +60,7 @@ async fn cancelled_reads_leave_the_pool_whole() {
         assert!(tokio::time::timeout(Duration::from_millis(20), reading).await.is_err());
     }
     holder.run("COMMIT").await;
-    let began = Instant::now();
-    alive(until_reading(&store).await);
-    assert!(began.elapsed() < Duration::from_secs(1));
+    alive(until_reading(&store).await.0);
     let all = (0..20).map(|_| load(&store, "a"));
     for row in futures_util::future::join_all(all).await {
         alive(row);
@@ -67,29 +74,24 @@ async fn connections_that_swallow_everything_are_replaced() {
     login(&owner, "a", "alice").await;
     let proxy = proxy(&schema).await;
     let store = impatient(&schema, &proxy.url(schema.url()));
-    for round in 0..4 {
+    for _ in 0..4 {
         // All four connections are open: returning to the pool, or idle there.
         let all = (0..12).map(|_| until_reading(&store));
         futures_util::future::join_all(all).await;
         assert!(proxy.traffic().open > 0);
-        if round % 2 == 1 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
         let _hole = proxy.inject(Toxic::blackhole());
-        let began = Instant::now();
-        let error = store.load(&[token("a")]).await;
+        let error = ends(store.load(&[token("a")])).await;
         if let Err(error) = error {
             // Its connection did not respond, or none was available.
             let unanswered = [StoreErrorKind::TimedOut, StoreErrorKind::Unreachable];
             assert!(unanswered.contains(&error.kind()), "{error:?}");
         }
-        assert!(began.elapsed() < READ + Duration::from_secs(1));
-        alive(until_reading(&store).await);
-        // Each of the four connections costs at most one deadline.
-        assert!(began.elapsed() < Duration::from_secs(4), "round {round}");
+        let (row, failed) = until_reading(&store).await;
+        alive(row);
+        assert!(failed <= 4, "each of the four connections fails once at most: {failed}");
     }
     let all = (0..20).map(|_| until_reading(&store));
-    for row in futures_util::future::join_all(all).await {
+    for (row, _) in futures_util::future::join_all(all).await {
         alive(row);
     }
 }
@@ -166,10 +168,8 @@ async fn change_without_a_reply_in_time_is_uncertain() {
     let store = schema.builder().pooled(true).change_deadline(CHANGE).build().unwrap();
     let mut holder = schema.operator().await;
     holder.run("BEGIN; SELECT FROM sessions FOR UPDATE").await;
-    let began = Instant::now();
-    let error = store.revoke(&Target::Token(token("a")), &"test".into()).await;
+    let error = ends(store.revoke(&Target::Token(token("a")), &"test".into())).await;
     is(StoreErrorKind::Uncertain, &error.unwrap_err());
-    assert!(began.elapsed() < CHANGE + Duration::from_secs(1));
     // A revoke-all does not wait for locked rows.
     let revoked = store.revoke(&of_user("alice"), &"test".into()).await.unwrap();
     assert_eq!(revoked.ended, 1);
@@ -197,13 +197,11 @@ async fn read_ends_at_its_deadline() {
     let owner = schema.store().await;
     login(&owner, "a", "alice").await;
     let store = impatient(&schema, schema.url());
-    alive(until_reading(&store).await);
+    alive(until_reading(&store).await.0);
     let mut holder = schema.operator().await;
     holder.run("BEGIN; LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE").await;
-    let began = Instant::now();
-    let error = store.load(&[token("a")]).await.unwrap_err();
+    let error = ends(store.load(&[token("a")])).await.unwrap_err();
     is(StoreErrorKind::TimedOut, &error);
-    assert!(began.elapsed() < READ + Duration::from_secs(1));
     holder.run("COMMIT").await;
 }
 
@@ -214,24 +212,23 @@ async fn store_without_a_server_names_the_reason_at_once() {
     let url = format!("postgres://user@127.0.0.1:{port}/database");
     let store =
         PostgresStore::builder(&url).read_deadline(READ).change_deadline(CHANGE).build().unwrap();
-    let began = Instant::now();
     let error = store.load(&[token("a")]).await.unwrap_err();
     is(StoreErrorKind::Unreachable, &error);
     assert!(error.to_string().contains("the connection was refused"), "{error}");
-    assert!(began.elapsed() < READ + Duration::from_secs(1));
     // A refused connection is reported at once and not at the deadline.
     let patient = PostgresStore::builder(&url)
-        .read_deadline(Duration::from_secs(60))
-        .change_deadline(Duration::from_secs(60))
+        .read_deadline(2 * SOON)
+        .change_deadline(2 * SOON)
         .build()
         .unwrap();
     for _ in 0..2 {
-        let error = patient.load(&[token("a")]).await.unwrap_err();
+        let error = ends(patient.load(&[token("a")])).await.unwrap_err();
         assert!(
             error.to_string().starts_with("no connection to Postgres at 127.0.0.1:"),
             "{error}"
         );
-        let error = patient.revoke(&Target::Token(token("a")), &"test".into()).await.unwrap_err();
+        let (target, reason) = (Target::Token(token("a")), "test".into());
+        let error = ends(patient.revoke(&target, &reason)).await.unwrap_err();
         is(StoreErrorKind::Unreachable, &error);
     }
     patient.close().await;
