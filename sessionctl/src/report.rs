@@ -102,8 +102,8 @@ struct NotWritten {
 /// The error for a file in the place of a server.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{0} is sqlite:, a file without Redis and Postgres, so there is nothing to measure: unset it to \
-     measure servers that the report starts, or name a Redis and a Postgres"
+    "{0} is sqlite:, a file without Redis and Postgres, so there is nothing to measure: unset it \
+     to measure servers that the report starts, or name a Redis and a Postgres"
 )]
 struct Sqlite(&'static str);
 

@@ -224,7 +224,8 @@ impl ConfigError {
     }
 
     pub(crate) fn redis_url(name: &'static str, source: impl Into<Source>) -> Self {
-        let may_be = "redis://HOST:PORT/DB, rediss://…, redis+sentinel://HOST,HOST/SERVICE/DB or redis+cluster://HOST,HOST";
+        let may_be = "redis://HOST:PORT/DB, rediss://…, redis+sentinel://HOST,HOST/SERVICE/DB or \
+         redis+cluster://HOST,HOST";
         Self::BadUrl { name, may_be, source: source.into() }
     }
 

@@ -91,8 +91,8 @@ const INSECURE: &str = "it ends with `#insecure`, which is not supported: remove
 const NO_SUCH_DATABASE: &str =
     "it names a database, and a cluster has the database 0 only: remove it";
 const NO_DATABASE: &str = "its path is not the number of a Redis database";
-const NO_SERVICE: &str = "it names no service: write redis+sentinel://HOST,HOST/SERVICE, with letters, \
-     digits and `.-_` in the name";
+const NO_SERVICE: &str = "it names no service: write redis+sentinel://HOST,HOST/SERVICE, with \
+     letters, digits and `.-_` in the name";
 const NO_PROTOCOL: &str = "its parameter `protocol` is neither 2 nor 3";
 const WILDCARD: &str = "its host is a wildcard address, which clients cannot connect to";
 const UNKNOWN_PARAMETER: &str = "it has an unknown parameter: the known ones are sslmode, \

@@ -24,7 +24,7 @@ use crate::store::{RevocationNote, Target};
 /// | [`ids`](Self::ids) | the sessions with these ids, of any user | `revoked` |
 /// | [`owned`](Self::owned) | the session with this id, if it belongs to this user | `revoked` |
 /// | [`user`](Self::user) | all of this user's sessions | `revoked all` |
-/// | [`others_of`](Self::others_of) | all of the same user's sessions but this one | `revoked all others` |
+/// | [`others_of`](Self::others_of) | all other sessions of the same user | `revoked all others` |
 ///
 /// `Debug` does not show the token.
 #[derive(Clone, Copy)]

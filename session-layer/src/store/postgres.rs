@@ -2,7 +2,7 @@
 //! | file | content |
 //! |---|---|
 //! | `builder.rs` | the settings, and a pool of our own |
-//! | `schema.rs`, `fragments.rs`, `statements.rs` | the schema's name, and every statement with it in |
+//! | `schema.rs`, `fragments.rs`, `statements.rs` | the schema's name, and the statements |
 //! | `connection.rs`, `pool.rs`, `application_pool.rs` | connections |
 //! | `options.rs`, `hosts.rs`, `tls.rs` | which server, and how it is reached |
 //! | `connect_error.rs` | why there is none |

@@ -55,8 +55,9 @@ const MS: Duration = Duration::from_millis(1);
 /// Exit code 0: every promise held. 1: a promise was broken. 2: could not run, or the run proves
 /// too little. It proves too little if under 95 % of the due requests were sent, or if a fault
 /// affected nothing. The same applies if one of several runs could not run, because its servers did
-/// not start. The others run all the same. The same applies if too few revoked tokens were sent within D of their revoke.
-/// The minimum is one per sixty requests: 1,000 at 2,000 requests/s for 30 s.
+/// not start. The others run all the same. The same applies if too few revoked tokens were sent
+/// within D of their revoke. The minimum is one per sixty requests: 1,000 at 2,000 requests/s for
+/// 30 s.
 ///
 /// In a job of GitHub, the step's summary gets the table of the runs and the violations
 /// (`GITHUB_STEP_SUMMARY`).

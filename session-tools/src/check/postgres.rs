@@ -54,7 +54,7 @@ pub(super) async fn check(target: &Target, steps: &mut Steps<'_>) {
         Database::Postgres(Ok(url)) => {
             let built = builder(target, url).and_then(|builder| {
                 let settings = settings(&builder);
-                // A connection that the application opens in advance may take longer than its reads.
+                // A connection that the application opens in advance may take longer than a read.
                 let patient = builder.read_deadline(DEADLINE);
                 Ok((settings, patient.build().map_err(|error| refused(&error))?))
             });

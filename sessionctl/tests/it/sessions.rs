@@ -255,7 +255,7 @@ async fn login_in_progress_does_not_survive_an_erasure() -> Outcome {
     let in_progress = node.begin_login().await?;
     let erased = node.erase_user("alice").await?;
     assert_eq!(erased.value, 1);
-    // An earlier call may have deleted rows whose entries are still cached, so none is `Propagated`.
+    // An earlier call may have deleted rows whose entries are cached, so none is `Propagated`.
     let again = node.erase_user("alice").await?;
     for erased in [erased, again] {
         let visibility = erased.visibility;

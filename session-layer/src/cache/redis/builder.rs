@@ -209,8 +209,8 @@ impl RedisCacheBuilder {
         }
         if self.keys.is_none() {
             tracing::warn!(
-                "sessions in Redis are not sealed: any client that can write to Redis can plant one. \
-                 Set SESSION_CACHE_KEY, or call RedisCacheBuilder::encryption_keys"
+                "sessions in Redis are not sealed: any client that can write to Redis can plant \
+                 one. Set SESSION_CACHE_KEY, or call RedisCacheBuilder::encryption_keys"
             );
         }
         let database = database.to_be_bytes();

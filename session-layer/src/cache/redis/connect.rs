@@ -239,8 +239,8 @@ impl Connector {
         }
         if !url.is_rediss() && tls != TlsSettings::new() {
             return Err(ConfigError::Combination(
-                "settings of TLS to Redis (REDIS_TLS_…, RedisCacheBuilder::tls) have an effect only \
-                 with rediss://: begin REDIS_URL with it, or unset them",
+                "settings of TLS to Redis (REDIS_TLS_…, RedisCacheBuilder::tls) have an effect \
+                 only with rediss://: begin REDIS_URL with it, or unset them",
             ));
         }
         if tls.insecure && tls.ca.is_some() {
@@ -256,8 +256,8 @@ impl Connector {
         })?;
         if info.redis_settings().password().is_some() && credentials.is_some() {
             return Err(ConfigError::Combination(
-                "REDIS_URL has a password, and REDIS_PASSWORD_FILE (RedisCacheBuilder::credentials) \
-                 is set too: remove one of them",
+                "REDIS_URL has a password, and REDIS_PASSWORD_FILE \
+                 (RedisCacheBuilder::credentials) is set too: remove one of them",
             ));
         }
         let sentinels = url.sentinels();

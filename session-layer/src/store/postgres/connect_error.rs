@@ -85,8 +85,8 @@ pub(super) fn connecting_timed_out(at: &At<'_>, limit: Duration) -> StoreError {
     StoreError::new(
         Kind::Unreachable,
         format!(
-            "no connection to Postgres at {at}: it did not reply within {limit:?}. Check that it is \
-             not stopped or overloaded, the host and port in DATABASE_URL, and that no firewall \
+            "no connection to Postgres at {at}: it did not reply within {limit:?}. Check that it \
+             is not stopped or overloaded, the host and port in DATABASE_URL, and that no firewall \
              drops packets"
         ),
     )

@@ -185,8 +185,8 @@ pub(super) fn by_code(code: &str, progress: &Progress) -> Option<(Kind, &'static
         "25006" => (Kind::Denied, READ_ONLY),
         "28000" | "28P01" => (
             Kind::Denied,
-            "Postgres rejected our user or password: check DATABASE_URL, DATABASE_PASSWORD_FILE and \
-             pg_hba.conf",
+            "Postgres rejected our user or password: check DATABASE_URL, DATABASE_PASSWORD_FILE \
+             and pg_hba.conf",
         ),
         "3D000" => (Kind::Schema, "the database of DATABASE_URL does not exist: create it"),
         "42P01" | "3F000" | "42703" | "42883" | "42704" => (

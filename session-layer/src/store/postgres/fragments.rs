@@ -19,7 +19,8 @@ const _: () = assert!(MAX_DATA_BYTES == 65_536);
 fn listed() -> String {
     format!(
         "{SUMMARY}, CASE WHEN $5 THEN left(s.label, {MAX_LABEL_CHARS}) END AS label, \
-         host(s.ip) AS ip, CASE WHEN $5 THEN left(s.user_agent, {MAX_USER_AGENT_CHARS}) END AS user_agent"
+         host(s.ip) AS ip, \
+         CASE WHEN $5 THEN left(s.user_agent, {MAX_USER_AGENT_CHARS}) END AS user_agent"
     )
 }
 

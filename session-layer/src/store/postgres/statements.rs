@@ -91,7 +91,8 @@ impl Pages {
                    s.id, s.user_id, s.created_at, s.authenticated_at, s.last_seen_at, \
                    s.expires_at, s.idle_timeout_s, s.persistent, host(s.ip) AS ip, s.revoked_at, \
                    s.alive, CASE WHEN $12 THEN left(s.label, {MAX_LABEL_CHARS}) END AS label, \
-                   CASE WHEN $12 THEN left(s.user_agent, {MAX_USER_AGENT_CHARS}) END AS user_agent, \
+                   CASE WHEN $12 THEN left(s.user_agent, {MAX_USER_AGENT_CHARS}) END \
+                       AS user_agent, \
                    CASE WHEN $12 THEN left(s.ended_by, {MAX_REASON_CHARS}) END AS ended_by, \
                    CASE WHEN $12 THEN left(s.ended_reason, {MAX_REASON_CHARS}) END AS ended_reason \
                  FROM {facts} f LEFT JOIN LATERAL ( \

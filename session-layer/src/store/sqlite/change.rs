@@ -286,7 +286,8 @@ async fn end(
         if record.is_active(now) {
             revoked.ended += 1;
             sqlx::query(
-                "UPDATE sessions SET revoked_at = $1, ended_reason = $2, ended_by = $3 WHERE id = $4",
+                "UPDATE sessions SET revoked_at = $1, ended_reason = $2, ended_by = $3 \
+                     WHERE id = $4",
             )
             .bind(now.as_micros())
             .bind(note.reason.clone())

@@ -57,8 +57,8 @@ impl Picture<'_> {
         let mut body = format!("<h1>{} {}</h1>\n", sign(*outcome), escaped(&title));
         let _ = writeln!(
             body,
-            "<p class=\"dim\">{} nodes, {} operations, {} faults. Times count from the start of the \
-             run.</p>",
+            "<p class=\"dim\">{} nodes, {} operations, {} faults. Times count from the start of \
+             the run.</p>",
             history.header.nodes,
             history.operations.len(),
             history.faults.len()
@@ -165,8 +165,8 @@ impl Picture<'_> {
 }
 
 const LEGEND: &str = "<p class=\"dim\"><span class=\"key\" style=\"background:var(--after)\"></span>\
-returned, per second<span class=\"key\" style=\"background:var(--bad)\"></span>unavailable, failed or \
-without a response<span class=\"key\" style=\"background:var(--away)\"></span>fault</p>\n";
+returned, per second<span class=\"key\" style=\"background:var(--bad)\"></span>unavailable, failed \
+or without a response<span class=\"key\" style=\"background:var(--away)\"></span>fault</p>\n";
 
 /// Returns the time and the node of every operation that proves a violation.
 fn marks(verdicts: &Verdicts) -> Vec<(Nanos, u32)> {

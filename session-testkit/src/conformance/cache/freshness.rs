@@ -16,8 +16,8 @@ pub(super) fn checks<C: SessionCache>() -> Vec<Check<Nodes<C>>> {
             `judge` was called with that entry.",
         rejected_entry_is_replaced_by_lease: "`Stale`: the entry is not served. A lease replaces \
             it, so that no other node is served it either, and the fill replaces the lease.",
-        foreign_entry_is_replaced_by_lease: "`Foreign` is `Stale`, and counted if the cache counts. \
-            The entry is not served, a lease replaces it, and the fill replaces the lease.",
+        foreign_entry_is_replaced_by_lease: "`Foreign` is `Stale`, and counted if the cache \
+            counts. The entry is not served, a lease replaces it, and the fill replaces the lease.",
         undecided_entry_stays: "`Unverified`: the entry is not served, no lease is granted, and \
             the entry stays for nodes that consider it fresh.",
         only_the_judged_entry_is_replaced: "A lease replaces a rejected entry by compare-and-set. \

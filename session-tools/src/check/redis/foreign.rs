@@ -48,7 +48,7 @@ pub(super) async fn entries(
     Ok(Finding::failed(
         &format!("{} of {seen} of the application's entries do not open", unopened.len()),
         format!("they are {why}"),
-        "give every node, and this environment, the same keys (SESSION_CACHE_KEY). While nodes have \
-         different keys, each replaces the entries of the others, and hits are few",
+        "give every node, and this environment, the same keys (SESSION_CACHE_KEY). While nodes \
+         have different keys, each replaces the entries of the others, and hits are few",
     ))
 }

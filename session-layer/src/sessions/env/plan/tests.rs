@@ -101,9 +101,8 @@ fn both_addresses_are_the_shared_pair() {
 fn postgres_without_redis_needs_the_cache_off() {
     assert!(plan_of(&[POSTGRES]).unwrap_err().contains("SESSION_CACHE_ENABLED=false"));
     let alone = plan_of(&[POSTGRES, ("SESSION_CACHE_ENABLED", "false")]).unwrap();
-    assert!(
-        matches!(alone.stores, Stores::StoreOnly { database } if database.settings.migrate && !database.settings.pooled)
-    );
+    assert!(matches!(alone.stores, Stores::StoreOnly { database }
+            if database.settings.migrate && !database.settings.pooled));
 }
 
 #[test]
