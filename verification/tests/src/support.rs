@@ -1,17 +1,23 @@
 //! The fixture of the tests on real servers: a sandbox, and sessions on it.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
+use http::{Request, Response};
 use redis::aio::MultiplexedConnection;
 use session_layer::cache::{RedisCache, SessionCache};
 use session_layer::store::{PostgresStore, SessionStore};
-use session_layer::{Created, NewSession, Sessions, Validation, Visibility};
+use session_layer::{
+    Created, LookupInfo, NewSession, SessionCacheLayer, Sessions, Source, Validation, Visibility,
+};
 use session_testkit::backends::{Backend, Backends, PostgresServer, RedisServer, Sandbox};
 use session_testkit::deployment::{Deployment, DeploymentBuilder};
 use session_testkit::wait;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
+use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::harness::{Failure, Outcome, default_backend, shared};
 
@@ -241,12 +247,18 @@ pub async fn until(sessions: &Sessions, created: &Created, word: &str) -> Outcom
     Ok(())
 }
 
-/// Validates until the reply comes from the cache.
+/// Validates until the reply comes from the cache. It asks each reply for its source, because other
+/// validations may hit at the same time.
 pub async fn until_hit(sessions: &Sessions, created: &Created) -> Outcome {
+    let handler = service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(())));
+    let layer = SessionCacheLayer::new(sessions.clone()).lookup_info(true);
     wait::until("a hit", SOON, async || {
-        let hits = sessions.metrics().hits;
-        assert_eq!(ask(sessions, created).await, "valid");
-        sessions.metrics().hits > hits
+        let bearer = format!("Bearer {}", created.token.reveal());
+        let request = Request::get("/").header(AUTHORIZATION, bearer).body(()).unwrap();
+        let Ok(response) = layer.layer(handler).oneshot(request).await;
+        assert_eq!(response.status(), 200);
+        let source = response.extensions().get().map(|info: &LookupInfo| info.source);
+        matches!(source, Some(Source::Cache | Source::Near))
     })
     .await?;
     Ok(())
