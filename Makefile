@@ -11,7 +11,7 @@ ALL := --workspace --all-features
 run:
 	cargo run
 
-## Everything that has to pass. Installs or builds what the tests need first.
+## All checks and tests. Installs or builds what they need first.
 test: install lint it doc subject
 
 ## Redis, Postgres, cargo-nextest, and container images where an engine runs (idempotent).
@@ -22,7 +22,7 @@ lint:
 	cargo fmt --all --check
 	cargo clippy $(ALL) --all-targets -- -D warnings
 
-## All tests, on one pair of servers that most of them share; those that break a server start their own.
+## All tests. Most share one pair of servers. A test that breaks a server starts its own.
 it:
 	cargo build $(ALL) --all-targets
 	$(TARGET)/debug/session-testkit run --all-backends -- cargo nextest run $(ALL)
