@@ -5,12 +5,13 @@ use std::path::Path;
 use session_layer::Sessions;
 use session_layer::cache::{ConnectCause, RedisCache};
 use session_layer::connect::TlsSettings;
-use session_testkit::backends::{Backend, RedisServer};
+use session_testkit::backends::{Backend, Cluster, RedisServer};
+use session_testkit::wait;
 use time::Duration;
 
 use crate::certificates::{self, Ca, Issued};
 use crate::harness::{Failure, Outcome, on};
-use crate::support::{SOON, Servers, built, login, until_connected, until_hit};
+use crate::support::{SOON, Servers, ask, built, login, until_connected, until_hit};
 
 const DAY: Duration = Duration::days(1);
 
@@ -82,6 +83,46 @@ async fn redis_that_requires_client_certificates_gets_one() -> Outcome {
         let foreign = trusting.client_files(&foreign.certificate, &foreign.key);
         // The folder of the foreign CA is gone.
         tls.assert_refused(foreign, ConnectCause::Settings, "cannot be read").await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_of_a_cluster_is_verified() -> Outcome {
+    on(Backend::Native, |_| async {
+        let (ca, cluster) = (Ca::new()?, Cluster::start().await?);
+        // Nodes announce their addresses, and no names.
+        let own = ca.issue("127.0.0.1", DAY)?;
+        let ports = certificates::cluster(&cluster, &ca, &own).await?;
+        let addresses: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let url = format!("rediss+cluster://{}", addresses.join(","));
+        let servers = Servers::shared().await?;
+        let cache = RedisCache::builder(&url).namespace(servers.namespace()).deadline(SOON);
+        let cache = cache.tls(TlsSettings::new().ca_file(ca.file())).build()?;
+        let sessions = built(cache, servers.store().await?);
+        let mut all = Vec::new();
+        for shard in 0..3 {
+            // Logs in until the session is on the next shard.
+            wait::until("an entry on the shard", SOON, async || {
+                let alice = login(&sessions, "alice").await.expect("Postgres is up");
+                until_hit(&sessions, &alice).await.expect("each node is reached with TLS");
+                all.push(alice);
+                let master = &cluster.masters()[shard];
+                cluster.slots_with_keys(master).await.is_ok_and(|slots| !slots.is_empty())
+            })
+            .await?;
+        }
+        for alice in &all {
+            let revoked = sessions.revoke(alice.token.reveal()).await?;
+            assert_eq!(revoked.value, 1);
+            assert_eq!(ask(&sessions, alice).await, "invalid");
+        }
+        let other = Ca::new()?;
+        let limit = std::time::Duration::from_secs(1);
+        let refused = RedisCache::builder(&url).tls(TlsSettings::new().ca_file(other.file()));
+        let error = refused.connect(limit).await.expect_err("an unknown CA");
+        assert_eq!(error.cause(), ConnectCause::Certificate, "{error}");
+        Ok(())
     })
     .await
 }
