@@ -57,6 +57,7 @@ pub(crate) mod login_snapshots;
 pub(crate) mod metrics;
 pub(crate) mod near_cache;
 pub(crate) mod observed_store;
+pub(crate) mod pause;
 pub(crate) mod pending_invalidations;
 pub(crate) mod queue;
 pub(crate) mod registrar;
@@ -84,6 +85,7 @@ use self::login_snapshots::LoginSnapshots;
 use self::metrics::{Counters, Metrics};
 use self::near_cache::NearCache;
 use self::observed_store::ObservedStore;
+use self::pause::Pause;
 use self::pending_invalidations::PendingInvalidations;
 use self::queue::Queue;
 use self::registrar::{Registrar, forget_former};
@@ -111,8 +113,7 @@ pub(crate) struct Engine<C: SessionCache, S> {
     reads: Arc<StoreReads<C, S>>,
     invalidator: Arc<Invalidator<C>>,
     counters: Arc<Counters>,
-    #[cfg(feature = "metrics")]
-    started: Instant,
+    pub(crate) pause: Arc<Pause>,
     tasks: Tasks,
     bypass: AtomicBool,
     _keep_loops: KeepLoops,
@@ -137,6 +138,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
                 }
             }
         }
+        self.pause.request_came();
         let before = self.counters.near_hits.add_one();
         self.counters.instruments.near_hit(before, now);
         let span = spans::validate(digests.len());
@@ -157,6 +159,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         // A hit of a cache in this process and a read that is shed wait for nothing. A caller that
         // tries again at once must still let other tasks run.
         coop::consume_budget().await;
+        self.pause.request_came();
         let began = Instant::now();
         let span = spans::validate(digests.len());
         let answers = self.answer(&digests, began).instrument(span.clone()).await;
@@ -246,7 +249,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         let (counters, diagnostics) = (Arc::<Counters>::default(), Arc::<Diagnostics>::default());
         let (observed, pending) =
             (Arc::<ObservedStore>::default(), Arc::<PendingInvalidations>::default());
-        let is_exclusive = store.is_exclusive();
+        let (is_exclusive, pause) = (store.is_exclusive(), Arc::new(Pause::new()));
         let reads_at_once = settings.max_concurrent_reads.unwrap_or(store.max_concurrent_reads());
         let cache = GuardedCache::new(
             cache,
@@ -261,6 +264,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
             settings,
             Arc::clone(&counters),
             Arc::clone(&diagnostics),
+            Arc::clone(&pause),
         );
         let journal = if is_exclusive {
             Journal::of_an_exclusive_store(settings.journal)
@@ -334,8 +338,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
             reads,
             invalidator,
             counters,
-            #[cfg(feature = "metrics")]
-            started: Instant::now(),
+            pause,
             tasks,
             bypass: AtomicBool::new(false),
             _keep_loops: keep_loops,
@@ -348,6 +351,10 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
     /// Starts the loops.
     fn start(&self) {
         let (cache, store) = (&self.cache, &self.store);
+        // No other process uses an exclusive store, so that nothing sleeps.
+        if let Some(after) = self.settings.pause_after.filter(|_| !store.is_exclusive()) {
+            self.tasks.spawn(Arc::clone(&self.pause).watch(after, self.tasks.clone()));
+        }
         self.tasks.spawn(Arc::clone(store).keep_probing(self.tasks.clone()));
         if self.freshness.has_journal {
             let reader = JournalReader {
@@ -373,7 +380,10 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         self.tasks.begin_shutdown();
         // First of all: the journal is not read any more, so no entry may be served.
         self.freshness.registry.leave();
-        forget_former(&self.store, &self.freshness).await;
+        // A paused node has left before. What the store still has expires by itself.
+        if !self.pause.is_paused() {
+            forget_former(&self.store, &self.freshness).await;
+        }
         self.tasks.finish().await;
         self.cache.close().await;
         self.store.close().await;
@@ -434,6 +444,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
                 None
             },
             changed_sessions: journal.len() as u64,
+            paused: self.pause.is_paused(),
         }
     }
 }
@@ -445,10 +456,12 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         &self.counters.instruments
     }
 
-    /// Returns the age of the journal, or the time since the start if it was not read yet. `None`:
-    /// there is no journal.
+    /// Returns the age of the journal. If it was not read yet, that is the time since the start, or
+    /// since the last pause. `None`: there is no journal, or this node is paused.
     pub(crate) fn journal_age_or_uptime(&self) -> Option<std::time::Duration> {
         let Freshness { has_journal, journal, .. } = &*self.freshness;
-        has_journal.then(|| journal.age(Instant::now()).unwrap_or_else(|| self.started.elapsed()))
+        let awake_since = self.pause.awake_since().filter(|_| *has_journal)?;
+        let now = Instant::now();
+        Some(journal.age(now).unwrap_or_else(|| now.saturating_duration_since(awake_since)))
     }
 }

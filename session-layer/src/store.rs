@@ -650,6 +650,14 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Checks whether the store can return authoritative replies now, for readiness.
     fn probe(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Closes idle connections that the store can open again, because this node pauses. An open
+    /// connection keeps some databases from scaling to zero. Connections that are in use are closed
+    /// when they become idle, unless they are wanted. Must send no statement. Defaults to closing
+    /// nothing.
+    fn close_idle(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// Closes connections that the store opened itself.
     fn close(&self) -> impl Future<Output = ()> + Send;
 }

@@ -17,6 +17,7 @@ mod engine {
     mod metrics;
     mod near_cache;
     mod own_changes;
+    mod pause;
     mod reads;
     mod registry;
     mod revocation;

@@ -57,6 +57,7 @@ mod deployment {
     mod expiring_certificates;
     mod expiring_credentials;
     mod idle_connections;
+    mod pause;
     mod pgbouncer;
     mod postgres_tls;
     mod redis_credentials;

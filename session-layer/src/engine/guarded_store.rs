@@ -17,6 +17,7 @@ use crate::engine::diagnostics::{Diagnostics, Operation};
 use crate::engine::instruments::StoreCall;
 use crate::engine::metrics::Counters;
 use crate::engine::observed_store::ObservedStore;
+use crate::engine::pause::Pause;
 use crate::engine::settings::Settings;
 use crate::engine::spans;
 use crate::engine::tasks::Tasks;
@@ -43,6 +44,7 @@ pub(crate) struct GuardedStore<S> {
     settings: Settings,
     counters: Arc<Counters>,
     diagnostics: Arc<Diagnostics>,
+    pause: Arc<Pause>,
 }
 
 /// The calls of validations.
@@ -53,9 +55,10 @@ impl<S: SessionStore> GuardedStore<S> {
         settings: Settings,
         counters: Arc<Counters>,
         diagnostics: Arc<Diagnostics>,
+        pause: Arc<Pause>,
     ) -> Arc<Self> {
         let admission = Admission::new(store.max_concurrent_changes());
-        Arc::new(Self { store, admission, observed, settings, counters, diagnostics })
+        Arc::new(Self { store, admission, observed, settings, counters, diagnostics, pause })
     }
 
     /// Reads the rows of validations, in one statement. The read is not cancelled while the entries
@@ -97,6 +100,7 @@ impl<S: SessionStore> GuardedStore<S> {
     /// warm cache no request would detect it.
     pub(crate) async fn keep_probing(self: Arc<Self>, tasks: Tasks) -> Option<()> {
         loop {
+            tasks.or_end(self.rest()).await?;
             let sent = Instant::now();
             if self.diagnostics.store_needs_a_probe(sent) {
                 let reading = self.store.load(&[]);
@@ -122,6 +126,7 @@ impl<S: SessionStore> GuardedStore<S> {
 impl<S: SessionStore> GuardedStore<S> {
     /// Reads the snapshot of a login that begins now.
     pub(crate) async fn login_snapshot(&self) -> Result<LoginSnapshot, StoreError> {
+        self.pause.request_came();
         self.counters.login_reads.add_one();
         let reading = deadline::read(LONGEST_CALL, self.store.login_snapshot());
         let reading = self.sent(StoreCall::LoginSnapshot, reading);
@@ -266,6 +271,7 @@ impl<S: SessionStore> GuardedStore<S> {
         party: Party,
         query: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        self.pause.request_came();
         let reply = self.admission.run(kind, party, self.settings.change_wait, query).await;
         reply.unwrap_or_else(|| {
             self.counters.changes_shed.add_one();
@@ -276,6 +282,21 @@ impl<S: SessionStore> GuardedStore<S> {
 
 /// Background work.
 impl<S: SessionStore> GuardedStore<S> {
+    /// Returns whether this node sends nothing to the store until a request comes.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.pause.is_paused()
+    }
+
+    /// Waits until this node is not paused. A loop calls this when it has no statement in flight,
+    /// before it sends the next one by itself. The last one to rest closes the last connection.
+    pub(crate) async fn rest(&self) {
+        while self.pause.is_paused() {
+            // If it fails, the connections stay open.
+            let _ = deadline::run(self.settings.call_deadline(), self.store.close_idle()).await;
+            let _awake_since = self.pause.ended().await;
+        }
+    }
+
     /// Reads one page of the journal. If the store hangs or panics, `position` is reset. The
     /// progress of such a store is unknown, so the next read is of the whole journal.
     pub(crate) async fn journal_since(

@@ -1,6 +1,6 @@
 //! Housekeeping: old rows leave the store, a few at a time, for as long as the engine lives.
 //!
-//! No promise depends on it. After a failure the next minute tries again. Several nodes do no more
+//! No promise depends on it. After a failure the next minute tries again. A paused node does nothing. Several nodes do no more
 //! work than one, because the store lets only one of them work at a time.
 
 use std::sync::Arc;
@@ -45,6 +45,7 @@ pub(crate) async fn keep_house<S: SessionStore>(
     let mut users_after = None;
     loop {
         tasks.pause(EVERY).await?;
+        tasks.or_end(store.rest()).await?;
         let round = clean_up(&store, &settings, &mut users_after);
         tasks.or_end(round.instrument(spans::background("housekeeping"))).await?;
     }
@@ -58,14 +59,14 @@ async fn clean_up<S: SessionStore>(
 ) {
     let keep = settings.longest_entry_life() * JOURNAL_LIVES;
     while store.purge_journal(keep).await.is_some_and(|rows| rows >= JOURNAL_ROWS_AT_ONCE) {
-        sleep(BETWEEN_BATCHES).await;
+        between_batches(store).await;
     }
     let Some(retention) = settings.retention else {
         return;
     };
     let full = u64::from(SESSIONS_AT_ONCE);
     while store.sweep(retention, SESSIONS_AT_ONCE).await.is_some_and(|rows| rows >= full) {
-        sleep(BETWEEN_BATCHES).await;
+        between_batches(store).await;
     }
     for _ in 0..USER_BATCHES {
         let swept = store.sweep_users(retention, users_after.as_deref(), USERS_AT_ONCE);
@@ -74,6 +75,12 @@ async fn clean_up<S: SessionStore>(
         if users_after.is_none() {
             return;
         }
-        sleep(BETWEEN_BATCHES).await;
+        between_batches(store).await;
     }
+}
+
+/// Pauses between two batches. The round continues after a pause of the node.
+async fn between_batches<S: SessionStore>(store: &GuardedStore<S>) {
+    sleep(BETWEEN_BATCHES).await;
+    store.rest().await;
 }

@@ -58,7 +58,14 @@ impl Journal {
         write(&self.changes).raise(&user.user_id, user.xid, user.epoch);
     }
 
-    /// Returns the age of the last successful read. `None`: there was none yet.
+    /// Forgets that the journal was read, because it is not read during a pause. No entry is served
+    /// until a read that begins later has ended. The changed set stays, and that read adds to it.
+    pub(crate) fn forget_read(&self) {
+        write(&self.changes).read = None;
+    }
+
+    /// Returns the age of the last successful read. `None`: there was none yet, or none since a
+    /// pause.
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
         Some(now.saturating_duration_since(read(&self.changes).read?))
     }

@@ -30,12 +30,18 @@ pub(crate) struct JournalReader<C, S> {
 
 impl<C: SessionCache, S: SessionStore> JournalReader<C, S> {
     /// Reads the journal for as long as the engine lives: every interval, and at once on request.
+    /// Reads nothing during a pause.
     pub(crate) async fn run(self, tasks: Tasks) -> Option<()> {
         let journal = Arc::clone(&self.freshness.journal);
         let interval = journal.timing().interval;
         let mut position = None;
         let mut is_failing = false;
         loop {
+            if self.store.is_paused() {
+                // No read is in flight that could be recorded during the pause.
+                journal.forget_read();
+                tasks.or_end(self.store.rest()).await?;
+            }
             let began = Instant::now();
             let reading = self.read_to_the_end(&mut position, began);
             let reading = reading.instrument(spans::background("journal"));

@@ -75,12 +75,16 @@ pub struct Metrics {
     /// The time since the last successful read of the journal began. Over D (2 s by default), this
     /// node is partitioned from the store.
     ///
-    /// `None` before the first read, until which this node serves no entry. Also `None` if there is
-    /// no journal to read, because no other process changes the store or there is no cache.
+    /// `None` before the first read, until which this node serves no entry, and while this node is
+    /// paused. Also `None` if there is no journal to read, because no other process changes the
+    /// store or there is no cache.
     pub journal_age: Option<Duration>,
     /// Sessions and users in this node's changed set: those that have changed since the beginning
     /// of this node's journal.
     pub changed_sessions: u64,
+    /// Whether this node is paused, because there was no traffic
+    /// ([`pause_without_traffic`](crate::SessionsBuilder::pause_without_traffic)).
+    pub paused: bool,
 }
 
 impl Metrics {

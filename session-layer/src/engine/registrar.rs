@@ -38,10 +38,16 @@ pub(crate) struct Registrar<C, S> {
 }
 
 impl<C: SessionCache, S: SessionStore> Registrar<C, S> {
-    /// Registers this node's cache for as long as the engine lives.
+    /// Registers this node's cache for as long as the engine lives, except during pauses.
     pub(crate) async fn run(self, tasks: Tasks) -> Option<()> {
         let registry = Arc::clone(&self.freshness.registry);
         loop {
+            if self.store.is_paused() {
+                // As at the shutdown. Other nodes' changes do not wait for this node any more.
+                registry.leave();
+                tasks.or_end(forget_former(&self.store, &self.freshness)).await?;
+                tasks.or_end(self.store.rest()).await?;
+            }
             let registered = tasks.or_end(self.register_if_due()).await?;
             let pause = if registered { EXAMINE_EVERY } else { RETRY_AFTER };
             let next = async {

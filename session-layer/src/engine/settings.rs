@@ -25,6 +25,9 @@ pub(crate) struct Settings {
     pub(crate) journal: JournalTiming,
     /// How long ended sessions stay in the store. `None`: forever.
     pub(crate) retention: Option<Duration>,
+    /// The time without a request after which the node sends nothing to the store. `None`: it
+    /// always reads the journal.
+    pub(crate) pause_after: Option<Duration>,
     /// Whether spans have the ids of users and sessions.
     pub(crate) trace_ids: bool,
 }

@@ -45,6 +45,10 @@ pub struct HealthReport {
     pub remarks: Vec<String>,
     /// The near cache of this process. `None` if it is off.
     pub near_cache: Option<NearCacheHealth>,
+    /// Whether this process is paused, because there was no traffic
+    /// ([`pause_without_traffic`](crate::SessionsBuilder::pause_without_traffic)). The probe does
+    /// not ask the store then, and the journal has no age. This is no fault.
+    pub paused: bool,
 }
 
 /// The overall status.
@@ -149,7 +153,7 @@ pub struct Performance {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct PostgresHealth {
-    /// Whether Postgres responded to the probe.
+    /// Whether Postgres responded to the probe. False while the process is paused.
     pub connected: bool,
 }
 
@@ -158,7 +162,8 @@ pub struct PostgresHealth {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct StoreHealth {
-    /// Whether the store responded to the probe.
+    /// Whether the store responded to the probe. True while the process is paused, which then does
+    /// not ask it.
     pub healthy: bool,
     /// The backend: `postgres` or `sqlite`.
     pub backend: &'static str,
@@ -181,7 +186,7 @@ pub struct BreakerHealth {
 #[non_exhaustive]
 pub struct JournalHealth {
     /// The time since the last successful read began, in ms. `None` before the first read, until
-    /// which no entry is served.
+    /// which no entry is served, and while the process is paused.
     pub age_ms: Option<u64>,
     /// The staleness bound D, in ms. Beyond it, the process is partitioned. It may then serve
     /// sessions that have ended elsewhere, or no entries under `fail-closed`.

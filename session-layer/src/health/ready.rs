@@ -63,6 +63,7 @@ mod tests {
                 },
                 store_error: (!store).then(|| "store error".to_owned()),
                 store_is_known: true,
+                is_paused: false,
             };
             let result = readiness(mode, true, &probed);
             assert_eq!(
@@ -84,6 +85,7 @@ mod tests {
             cache: CacheProbe { connected: true, ..CacheProbe::default() },
             store_error: Some("store error".to_owned()),
             store_is_known: false,
+            is_paused: false,
         };
         let reason = readiness(CacheMode::On, true, &probed).unwrap_err();
         assert!(reason.contains("first reply"), "{reason}");

@@ -84,7 +84,9 @@ pub(super) fn report(facts: ReportInput<'_>) -> HealthReport {
         },
         errors,
         postgres: PostgresHealth {
-            connected: facts.store_backend == "postgres" && facts.probed.store_error.is_none(),
+            connected: facts.store_backend == "postgres"
+                && facts.probed.store_error.is_none()
+                && !facts.probed.is_paused,
         },
         session_store: StoreHealth {
             healthy: facts.probed.store_error.is_none(),
@@ -94,7 +96,7 @@ pub(super) fn report(facts: ReportInput<'_>) -> HealthReport {
         sealed: pool.sealed,
         breaker: BreakerHealth { state: facts.breaker, opened: metrics.breaker_opened },
         journal: facts.within.map(|within| JournalHealth {
-            age_ms: metrics.journal_age.map(whole_millis),
+            age_ms: metrics.journal_age.filter(|_| !facts.probed.is_paused).map(whole_millis),
             within_ms: whole_millis(within),
         }),
         remarks: remarks(cache, &facts.store_remarks),
@@ -104,6 +106,7 @@ pub(super) fn report(facts: ReportInput<'_>) -> HealthReport {
             bytes: metrics.near_bytes,
             limit_bytes: metrics.near_limit_bytes,
         }),
+        paused: facts.probed.is_paused,
     }
 }
 
@@ -181,6 +184,7 @@ mod tests {
             },
             store_error: None,
             store_is_known: true,
+            is_paused: false,
         }
     }
 
@@ -238,7 +242,7 @@ mod tests {
             r#""backend":"postgres"},"mode":"on","sealed":true,"#,
             r#""breaker":{"state":"closed","opened":0},"#,
             r#""journal":{"ageMs":312,"withinMs":2000},"remarks":[],"#,
-            r#""nearCache":{"hits":600,"entries":70,"bytes":35000,"limitBytes":1048576}}"#,
+            r#""nearCache":{"hits":600,"entries":70,"bytes":35000,"limitBytes":1048576},"paused":false}"#,
         );
         let probed = healthy_probe();
         let document = serde_json::to_string(&report(facts(&probed))).unwrap();

@@ -34,6 +34,9 @@ pub const DEFAULT_CHANGE_WAIT: Duration = Duration::from_millis(400);
 /// The sizes that a near cache may have. A smaller one would not hold one large session.
 const NEAR_CACHE: RangeInclusive<usize> = 1 << 20..=usize::MAX;
 
+/// The least time without a request after which a node may pause.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
+
 /// The configuration of [`Sessions`]. [`Sessions::builder`] creates it.
 #[must_use]
 pub struct SessionsBuilder<C, S> {
@@ -41,6 +44,7 @@ pub struct SessionsBuilder<C, S> {
     store: S,
     settings: Settings,
     near_cache: usize,
+    pause_after: Duration,
     mode: CacheMode,
     scheme: Arc<dyn TokenScheme>,
 }
@@ -64,9 +68,11 @@ impl Sessions {
                     policy: PartitionPolicy::default(),
                 },
                 retention: Some(DEFAULT_RETENTION),
+                pause_after: None,
                 trace_ids: false,
             },
             near_cache: 0,
+            pause_after: Duration::ZERO,
             mode: CacheMode::On,
             scheme: Arc::new(OpaqueTokens),
         }
@@ -168,6 +174,29 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
         self
     }
 
+    /// Sets the time without a request after which this node pauses: zero, or 1 s to 24 hours. With
+    /// zero it never does, which is the default. It is for a Postgres that scales to zero (Neon,
+    /// Aurora Serverless), which two reads of the journal a second would keep awake.
+    ///
+    /// A paused node sends nothing to Postgres by itself, and closes its idle connections. It reads
+    /// no journal, renews no registration, and deletes no old rows. Health checks and metrics do
+    /// not ask Postgres meanwhile. The pause begins up to 2 s after this time. Validations, logins,
+    /// changes and lists count as requests.
+    ///
+    /// The next request ends the pause. It is answered by Postgres, and so is every other one until
+    /// this node has registered and read the journal again. Every promise holds as before: what was
+    /// changed during the pause is honored by the first request after it, under either policy.
+    /// While Postgres wakes up, requests get 503, unless the
+    /// [`validation_timeout`](Self::validation_timeout) and the
+    /// [`read_deadline`](crate::store::PostgresStoreBuilder::read_deadline) are longer than that.
+    ///
+    /// An application that lends its own pool closes its idle connections itself. Over a store that
+    /// only one process uses (SQLite), this has no effect.
+    pub fn pause_without_traffic(mut self, after: Duration) -> Self {
+        self.pause_after = after;
+        self
+    }
+
     /// Sets whether the [spans](crate::traces) have the ids of users and sessions (`enduser.id` and
     /// `session.id`). The system that keeps the traces then has personal data. No span ever has a
     /// token or a digest. Defaults to `false`.
@@ -201,6 +230,11 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
             ConfigError::check_range(name, self.near_cache, &NEAR_CACHE, "0, or at least 1 MiB")?;
         }
         self.settings.near_cache_bytes = NonZero::new(self.near_cache);
+        if !self.pause_after.is_zero() {
+            let (name, allowed) = ("SessionsBuilder::pause_without_traffic", LEAST_PAUSE..=A_DAY);
+            ConfigError::check_range(name, self.pause_after, &allowed, "0, or 1 s to 24 hours")?;
+            self.settings.pause_after = Some(self.pause_after);
+        }
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::NoRuntime);
         }
@@ -239,6 +273,7 @@ impl<C, S> std::fmt::Debug for SessionsBuilder<C, S> {
         f.debug_struct("SessionsBuilder")
             .field("settings", &self.settings)
             .field("near_cache", &self.near_cache)
+            .field("pause_after", &self.pause_after)
             .field("mode", &self.mode)
             .finish_non_exhaustive()
     }

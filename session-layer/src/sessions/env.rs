@@ -54,6 +54,7 @@ impl Sessions {
     /// | `SESSION_CACHE_POOL_SIZE` | `10` | maximum number of Redis connections |
     /// | `SESSION_CACHE_REPLICATED` | `false` | `true`: Redis has replicas or fails over |
     /// | `SESSION_NEAR_CACHE_MB` | `0`: none | size of the [near cache](crate::SessionsBuilder::near_cache) of this process, in MiB |
+    /// | `SESSION_PAUSE_AFTER` | `0`: never | seconds without a request after which this node [sends nothing to Postgres](crate::SessionsBuilder::pause_without_traffic) until the next one |
     /// | `SESSION_TRACE_IDS` | `false` | `true`: [spans](crate::traces) have the ids of users and sessions |
     /// | `SESSION_DB_POOL_SIZE` | `10` | maximum number of Postgres connections of this process |
     /// | `SESSION_DB_SCHEMA` | `session_layer` | Postgres schema of our tables |
@@ -147,7 +148,7 @@ fn with_settings(
 
 impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     /// Applies the variables of the environment as [`Sessions::from_env`] does, except those of the
-    /// servers and the near cache: `SESSION_CACHE_TTL`, `SESSION_CACHE_ENABLED`,
+    /// servers, the near cache and the pause: `SESSION_CACHE_TTL`, `SESSION_CACHE_ENABLED`,
     /// `SESSION_CACHE_POLICY` and `SESSION_TRACE_IDS`. A tool beside the application has the same bounds with them.
     ///
     /// # Errors
@@ -169,7 +170,7 @@ fn with_cache_settings<C: SessionCache, S: SessionStore>(
     expect(unused_variables, reason = "without a store, or a cache, there is less to set")
 )]
 async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
-    let Plan { stores, cache: settings, near_cache } = plan;
+    let Plan { stores, cache: settings, near_cache, pause_after } = plan;
     match stores {
         #[cfg(feature = "sqlite")]
         Stores::Embedded { path, is_default } => {
@@ -197,13 +198,14 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
             let cache = with_settings(cache, redis.settings)?.build()?;
             let store = open_postgres(database).await?;
             let sessions = with_cache_settings(Sessions::builder(cache, store), settings);
-            sessions.near_cache(near_cache).build()
+            sessions.near_cache(near_cache).pause_without_traffic(pause_after).build()
         }
         #[cfg(feature = "postgres")]
         Stores::StoreOnly { database } => {
             let store = open_postgres(database).await?;
             let sessions = Sessions::builder(crate::cache::NoCache, store);
-            with_cache_settings(sessions, settings).build()
+            let sessions = with_cache_settings(sessions, settings);
+            sessions.pause_without_traffic(pause_after).build()
         }
         #[allow(unreachable_patterns, reason = "with all features no case is left")]
         _ => Err(ConfigError::MissingFeature {

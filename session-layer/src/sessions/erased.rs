@@ -87,6 +87,7 @@ pub(crate) trait AnyEngine: Send + Sync {
     fn store_remarks(&self) -> Vec<String>;
     fn recent_errors(&self) -> Vec<ReportedError>;
     fn store_is_known(&self) -> bool;
+    fn is_paused(&self) -> bool;
     fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe>;
     fn probe_store(self: Arc<Self>) -> Boxed<Result<(), StoreError>>;
     fn shutdown(self: Arc<Self>) -> Boxed<()>;
@@ -204,6 +205,9 @@ impl<C: SessionCache, S: SessionStore> AnyEngine for Engine<C, S> {
     }
     fn store_is_known(&self) -> bool {
         self.diagnostics.store_is_known()
+    }
+    fn is_paused(&self) -> bool {
+        self.pause.is_paused()
     }
     fn probe_cache(self: Arc<Self>) -> Boxed<CacheProbe> {
         Box::pin(async move { self.cache.probe().await })

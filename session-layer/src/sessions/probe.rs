@@ -29,6 +29,8 @@ pub(crate) struct Probed {
     pub(crate) store_error: Option<String>,
     /// Whether the store has replied since the start. Before that, no entry is served.
     pub(crate) store_is_known: bool,
+    /// Whether the store was not asked, because this node is paused.
+    pub(crate) is_paused: bool,
 }
 
 /// The probe in flight, if there is one.
@@ -51,6 +53,7 @@ impl Probing {
                     cache: failed_cache(text),
                     store_error: Some(text.to_owned()),
                     store_is_known: false,
+                    is_paused: false,
                 })
             }
         }
@@ -85,9 +88,14 @@ impl Sessions {
         let engine = Arc::clone(&self.engine);
         self.probing
             .probe(move || async move {
+                // It would wake a store that sleeps.
+                let is_paused = engine.is_paused();
+                let probe_store = async {
+                    if is_paused { Ok(()) } else { Arc::clone(&engine).probe_store().await }
+                };
                 let (cache, store) = tokio::join!(
                     timeout(PROBE_DEADLINE, Arc::clone(&engine).probe_cache()),
-                    timeout(PROBE_DEADLINE, Arc::clone(&engine).probe_store()),
+                    timeout(PROBE_DEADLINE, probe_store),
                 );
                 let late = format!("the probe had not ended after {PROBE_DEADLINE:?}");
                 Probed {
@@ -102,6 +110,7 @@ impl Sessions {
                         Err(_late) => Some(late),
                     },
                     store_is_known: engine.store_is_known(),
+                    is_paused,
                 }
             })
             .await

@@ -37,7 +37,8 @@ pub(crate) struct Observed<'a> {
     pub(crate) policy: PartitionPolicy,
     /// `None` if there is no journal.
     pub(crate) staleness_bound: Option<Duration>,
-    /// The age of the journal, or the time since the start. `None` if there is no journal.
+    /// The age of the journal, or the time since the start. `None` if there is no journal, and
+    /// during a pause.
     pub(crate) journal_age: Option<Duration>,
     /// This machine's wall clock minus the store's, in microseconds.
     pub(crate) clock_offset: Option<i64>,
@@ -356,6 +357,7 @@ fn register_journal(all: &mut Registration<'_>) {
     let pending = catalog::PENDING_INVALIDATIONS;
     all.gauge(pending, &[], |now| number(now.metrics.pending_invalidations));
     all.gauge(catalog::JOURNAL_AGE, &[], |now| seconds(now.journal_age));
+    all.gauge(catalog::PAUSED, &[], |now| flag(now.metrics.paused));
     all.gauge(catalog::JOURNAL_LAG, &[], |now| now.instruments.journal_lag().as_secs_f64());
     all.counter(catalog::JOURNAL_READS, &[], |now| now.metrics.journal_reads);
     all.gauge(catalog::CHANGED_SESSIONS, &[], |now| number(now.metrics.changed_sessions));

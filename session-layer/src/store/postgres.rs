@@ -272,6 +272,12 @@ impl SessionStore for PostgresStore {
         self.check_authoritative().await
     }
 
+    async fn close_idle(&self) {
+        for pool in [&self.reading, &self.journal, &self.connections] {
+            pool.close_idle();
+        }
+    }
+
     async fn close(&self) {
         tokio::join!(self.reading.close(), self.journal.close(), self.connections.close());
     }

@@ -220,6 +220,26 @@ async fn age_of_a_journal_that_is_never_read_rises() {
     assert!(kept.get("store_errors_total{operation=journal,kind=other}") > 0.0);
 }
 
+// No alert on the age fires for a node without traffic.
+#[tokio::test(start_paused = true)]
+async fn journal_of_a_paused_node_has_no_age() {
+    let store = Store::shared();
+    let builder = Sessions::builder(Cache::default(), store.clone());
+    let sessions = builder.pause_without_traffic(INTERVAL * 2).build().unwrap();
+    let (kept, publisher) = published(&sessions);
+    sleep(HOUR).await;
+    publisher.publish();
+    assert_eq!((kept.get("paused{}"), kept.get("journal_age_seconds{}")), (1.0, 0.0));
+    // From the next request on it counts from the end of the pause.
+    store.port_calls().break_next("journal", How::Panics, usize::MAX);
+    assert_eq!(ask(&sessions, 1).await, "valid");
+    sleep(INTERVAL).await;
+    publisher.publish();
+    let age = kept.get("journal_age_seconds{}");
+    assert!(age >= INTERVAL.as_secs_f64() && age < HOUR.as_secs_f64(), "{age}");
+    assert_eq!(kept.get("paused{}"), 0.0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn publisher_of_a_dropped_handle_ends() {
     let cache = Cache::default();

@@ -56,6 +56,13 @@ async fn bad_setting_is_named_with_its_value_and_range() {
             "more than 0",
         ),
         (
+            "pause_without_traffic",
+            |builder, after| builder.pause_without_traffic(after),
+            vec![MS, 999 * MS, DAY + MS, Duration::MAX],
+            [Duration::ZERO, DAY],
+            "0, or 1 s to 24 hours",
+        ),
+        (
             "retention",
             |builder, retention| builder.retention(Some(retention)),
             vec![MAX_LIFETIME + MS, Duration::MAX],

@@ -25,7 +25,8 @@ pub(crate) const CROWD: &str = "crowd";
 pub(super) const STORE_ID: StoreId = [7; 16];
 
 /// The calls that are made in the background.
-const BACKGROUND: [&str; 6] = ["learn", "journal", "purge", "sweep", "touch", "probe"];
+const BACKGROUND: [&str; 9] =
+    ["learn", "journal", "register", "forget", "purge", "sweep", "touch", "probe", "close_idle"];
 
 /// A store in memory, in which every token is a session of alice. Clones share its state.
 #[derive(Clone)]
@@ -394,6 +395,7 @@ impl SessionStore for Store {
         })
     }
     async fn register_node(&self, node: &NodeRegistration) -> Result<Option<StoreId>, StoreError> {
+        self.0.calls.begin("register").await;
         let mut state = self.state();
         if state.refuses_nodes {
             return Err(failed());
@@ -403,6 +405,7 @@ impl SessionStore for Store {
         Ok(None)
     }
     async fn forget_node(&self, id: RegistrationId) -> Result<(), StoreError> {
+        self.0.calls.begin("forget").await;
         self.state().nodes.retain(|node| node.id != id);
         Ok(())
     }
@@ -426,6 +429,9 @@ impl SessionStore for Store {
     async fn probe(&self) -> Result<(), StoreError> {
         self.0.calls.begin("probe").await;
         if self.state().down { Err(failed()) } else { Ok(()) }
+    }
+    async fn close_idle(&self) {
+        self.0.calls.record("close_idle");
     }
     async fn close(&self) {
         self.0.calls.record("close");

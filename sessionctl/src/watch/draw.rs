@@ -98,7 +98,10 @@ fn selected(frame: &mut Frame<'_>, area: Rect, node: &Watched) {
         )),
         Line::from(format!(
             "Postgres {}, breaker {}, journal {} ms old",
-            connected(node, "/postgres/connected"),
+            match field("/paused").as_str() {
+                "true" => "asleep, until a request comes",
+                _ => connected(node, "/postgres/connected"),
+            },
             field("/breaker/state"),
             field("/journal/ageMs")
         )),
@@ -188,6 +191,18 @@ mod tests {
         }
         board.select(true);
         assert!(drawn(&board, 80, 24).contains("connection refused"));
+    }
+
+    #[test]
+    fn paused_node_is_not_shown_as_disconnected() {
+        let mut board = board(1);
+        let mut document = document(10, 100);
+        document["postgres"]["connected"] = false.into();
+        document["journal"]["ageMs"] = serde_json::Value::Null;
+        document["paused"] = true.into();
+        board.add(vec![Reading::Document(document)]);
+        let screen = drawn(&board, 80, 24);
+        assert!(screen.contains("Postgres asleep, until a request comes, breaker"), "{screen}");
     }
 
     #[test]

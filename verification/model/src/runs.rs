@@ -14,7 +14,8 @@ use crate::submodels;
 pub fn all() -> Vec<Run> {
     let core =
         [one_server(), mutants(), bounds(), failovers(), removals(), rejected(), own(), near()];
-    core.into_iter().chain(submodels::runs()).flatten().collect()
+    let core = core.into_iter().chain([pauses()]);
+    core.chain(submodels::runs()).flatten().collect()
 }
 
 /// Every fault of one server, without help from the journal.
@@ -427,5 +428,38 @@ fn near_one() -> Vec<Run> {
             .holds(R1 | OWN)
             .reaches(NEAR | PROPAGATED)
             .slow(),
+    ]
+}
+
+/// W: nodes pause their journal without traffic, and wake with the next validation.
+fn pauses() -> Vec<Run> {
+    const LOST: Config = Config { pauses: true, ..UNREPORTED };
+    const HOSTILE: Config =
+        Config { pauses: true, direct_sql: true, hostile: true, evict: 1, ..BOUND };
+    const HEALS: Config = Config { pauses: true, journal: true, evict: ANY, ..BUILT };
+    const NEAR: Config = Config { near: Near::Each, pauses: true, ..BOUND };
+    const UPDATE: Config = Config { mode: Mode::Update, pauses: true, unlink_loss: true, ..BOUND };
+    vec![
+        run("W1", "D after the COMMIT: nodes pause, lost UNLINK and fence", LOST)
+            .holds(RD)
+            .reaches(HIT | WOKEN | LATE | COMMITTED)
+            .slow(),
+        mutant("W1b", "a node that wakes serves before it has read", &[ServesOnWaking], LOST)
+            .breaks(RD),
+        run("W1c", "a node that wakes can hit again", HEALS)
+            .holds(R1 | R3)
+            .reaches(HIT | WOKEN)
+            .heals(HIT),
+        run("W2", "nodes pause, Redis replays any sealed entry, direct SQL", HOSTILE)
+            .holds(RD)
+            .reaches(HIT | WOKEN | LATE),
+        run("W3", "as W1, near caches on both nodes, no lost messages", NEAR)
+            .holds(RD)
+            .reaches(NEAR_LATE | WOKEN | LATE | COMMITTED),
+        mutant("W3b", "the same, served before the node has read", &[ServesOnWaking], NEAR)
+            .breaks(RD),
+        run("W4", "as W1, an update, no lost fence", UPDATE)
+            .holds(RD)
+            .reaches(NEW_HIT | WOKEN | LATE),
     ]
 }

@@ -8,7 +8,7 @@ use protocol_model::{Limits, Run, all};
 /// Groups of runs by the beginnings of their names. Tests run in parallel.
 const ONE_SERVER: &[&str] = &["K"];
 const MUTANTS: &[&str] = &["mutant", "F", "G", "H"];
-const BOUNDS: &[&str] = &["B"];
+const BOUNDS: &[&str] = &["B", "W"];
 const FAILOVERS: &[&str] = &["C", "D"];
 const NEAR: &[&str] = &["Q"];
 const SUBMODELS: &[&str] = &["E", "J", "L", "M", "N", "O", "P", "S", "T", "U"];

@@ -38,6 +38,7 @@ caught! {
     journal_read_from_last_row: JournalFromTheLastRow by R1Delta;
     journal_read_by_time: JournalByTime by R1Delta;
     serves_before_first_journal_read: BelievesBeforeTheFirstLoad by R5;
+    serves_after_a_pause_before_a_read: BelievesAfterAPause by R1Delta;
     age_read_after_changed_set: AgeAfterTheSet by R1Delta;
     purge_leaves_floor: PurgeLeavesTheFloor by R1Delta;
     purge_past_running_transaction: PurgesPastTheRunning by R1Delta;

@@ -47,6 +47,7 @@ events! {
     SupersededLogin: "a login that a revoke-all refused",
     FailClosed: "nodes that fail closed",
     Purge: "a purge of the journal",
+    PausedNode: "a node that paused without traffic",
     StaleNode: "nodes that fail closed, without Postgres for D",
 }
 

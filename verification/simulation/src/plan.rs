@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) fail_closed: bool,
     /// Whether the nodes have near caches.
     pub(crate) near_caches: bool,
+    /// Whether the nodes pause after a second without a request.
+    pub(crate) pauses: bool,
     pub(crate) operations: Vec<Planned>,
     pub(crate) faults: Vec<(Millis, Breaks)>,
     pub(crate) end: Millis,
@@ -108,6 +110,7 @@ impl Plan {
             replica,
             fail_closed: seed % 4 == 3,
             near_caches: seed % 3 == 1,
+            pauses: seed % 5 == 2,
             operations: Vec::new(),
             faults: Vec::new(),
             end: 0,
@@ -262,11 +265,11 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { replica, fail_closed, near_caches, network, .. } = self;
+        let Self { replica, fail_closed, near_caches, pauses, network, .. } = self;
         writeln!(
             f,
             "lag of the replica {replica:?}, fail-closed {fail_closed}, near caches {near_caches}, \
-             {network:?}"
+             pauses {pauses}, {network:?}"
         )?;
         for Planned { at, node, action, dropped_after } in &self.operations {
             write!(f, "{at:>7} ms  node {node}: {action:?}")?;

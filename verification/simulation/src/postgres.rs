@@ -228,6 +228,12 @@ impl Postgres {
         Ok(Some(STORE))
     }
 
+    pub(crate) fn forget(&mut self, id: RegistrationId) -> Result<(), StoreError> {
+        self.check_up()?;
+        self.nodes.remove(&id);
+        Ok(())
+    }
+
     pub(crate) fn is_one_cache(&self, cache: &CacheId, now: Millis) -> Result<bool, StoreError> {
         self.check_up()?;
         let mut serving = self.nodes.values().filter(|(_, until)| *until > now);

@@ -31,11 +31,15 @@ const BUDGET: Duration = session_layer::defaults::DEFAULT_VALIDATION_TIMEOUT;
 /// The bytes of a near cache.
 const NEAR_CACHE: usize = 1 << 20;
 
+/// The least that a node may be set to.
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
+
 /// The settings of the nodes of a schedule.
 #[derive(Debug, Clone, Copy)]
 struct NodeSettings {
     policy: PartitionPolicy,
     near_cache: usize,
+    pause_after: Duration,
 }
 
 /// The result of a plan.
@@ -94,6 +98,7 @@ impl Schedule {
                 false => PartitionPolicy::Available,
             },
             near_cache: if plan.near_caches { NEAR_CACHE } else { 0 },
+            pause_after: if plan.pauses { PAUSE_AFTER } else { Duration::ZERO },
         };
         let nodes = (0..NODES).map(|node| start(&world, settings, mistake, node, 0));
         let schedule = Arc::new(Self {
@@ -187,6 +192,7 @@ fn start(
         .validation_timeout(budget)
         .policy(settings.policy)
         .near_cache(settings.near_cache)
+        .pause_without_traffic(settings.pause_after)
         .token_scheme(Aliased(Arc::clone(world)))
         .build()
         .expect("the settings are allowed")

@@ -8,8 +8,8 @@ use session_layer::cache::CacheId;
 use session_layer::error::{StoreError, StoreErrorKind};
 use session_layer::store::{
     Change, Creation, DEFAULT_CHANGE_DEADLINE, DEFAULT_READ_DEADLINE, JournalPosition, JournalRead,
-    NodeRegistration, ReadResult, RevocationNote, Revoked, SessionStore, StoreId, Target,
-    ValidatedSession,
+    NodeRegistration, ReadResult, RegistrationId, RevocationNote, Revoked, SessionStore, StoreId,
+    Target, ValidatedSession,
 };
 use session_layer::{ListCursor, LoginSnapshot, SessionId, SessionPage, TokenDigest};
 use tokio::time::{sleep, timeout};
@@ -237,6 +237,18 @@ impl SessionStore for SimulatedStore {
             Step::Done(state.postgres.register(&node, now))
         });
         timeout(DEFAULT_CHANGE_DEADLINE, registering).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn forget_node(&self, id: RegistrationId) -> Result<(), StoreError> {
+        let forgetting = self
+            .world
+            .ask(self.call("forget", 0), move |state| Step::Done(state.postgres.forget(id)));
+        timeout(DEFAULT_CHANGE_DEADLINE, forgetting).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Only a node that pauses calls it.
+    async fn close_idle(&self) {
+        self.world.lock().coverage.saw(Event::PausedNode);
     }
 
     async fn is_one_cache(&self, cache: &CacheId) -> Result<bool, StoreError> {

@@ -133,7 +133,10 @@ metrics! {
         "Tokens whose removal the cache has not acknowledged.";
     JOURNAL_AGE: Gauge "journal_age_seconds" []
         "Time since the last successful read of the journal began, or since the start. Over \
-         staleness_bound_seconds the node is partitioned. 0 without a journal.";
+         staleness_bound_seconds the node is partitioned. 0 without a journal, and while the node \
+         is paused.";
+    PAUSED: Gauge "paused" []
+        "1 while the node sends nothing to the store, because there is no traffic.";
     JOURNAL_LAG: Gauge "journal_lag_seconds" []
         "How long the last successful read of the journal took: how old the changes were when this \
          node learnt them, at most.";

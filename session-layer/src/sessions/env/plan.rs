@@ -20,7 +20,7 @@ const BOOLEAN: &str = "true, false, 1 or 0";
 
 /// The variables that have an effect only with Postgres or Redis. A deployment that sets one of
 /// them expects these servers, so the default of a SQLite file would be a mistake there.
-const NEEDS_SERVERS: [&str; 26] = [
+const NEEDS_SERVERS: [&str; 27] = [
     "DATABASE_PASSWORD_FILE",
     "DATABASE_TLS_CA_FILE",
     "DATABASE_TLS_CERT_FILE",
@@ -42,6 +42,7 @@ const NEEDS_SERVERS: [&str; 26] = [
     "SESSION_CACHE_POOL_SIZE",
     "SESSION_CACHE_REPLICATED",
     "SESSION_NEAR_CACHE_MB",
+    "SESSION_PAUSE_AFTER",
     "SESSION_DB_SCHEMA",
     "SESSION_DB_MIGRATE",
     "SESSION_DB_POOLED",
@@ -56,6 +57,8 @@ pub(super) struct Plan {
     pub(super) cache: CacheSettings,
     /// The bytes of the near cache. 0: there is none.
     pub(super) near_cache: usize,
+    /// The time without a request after which the node pauses. Zero: it never does.
+    pub(super) pause_after: Duration,
 }
 
 /// The settings that do not depend on the servers.
@@ -147,6 +150,8 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
     let get = |name: &'static str| get(name).filter(|value| !value.trim().is_empty());
     let cache = cache_settings_of(&get)?;
     let near_cache = number(&get, "SESSION_NEAR_CACHE_MB", "0", "0 to 1048576", 0..=1 << 20)?;
+    let pause = "0, or whole seconds up to 86400";
+    let pause = number(&get, "SESSION_PAUSE_AFTER", "0", pause, 0..=86_400)?;
     // These are read even if they are not used, to report a bad one before it is needed.
     let settings = redis_settings_of(&get)?;
     let database_settings = database_settings_of(&get)?;
@@ -194,7 +199,12 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
             }
         }
     };
-    Ok(Plan { stores, cache, near_cache: near_cache.saturating_mul(1 << 20) })
+    Ok(Plan {
+        stores,
+        cache,
+        near_cache: near_cache.saturating_mul(1 << 20),
+        pause_after: Duration::from_secs(pause as u64),
+    })
 }
 
 /// Reads the variables that do not depend on the servers.

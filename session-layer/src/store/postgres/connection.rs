@@ -112,6 +112,13 @@ impl Connections {
         }
     }
 
+    /// Closes the idle connections of the store's own pool. An application closes its own.
+    pub(super) fn close_idle(&self) {
+        if let Self::Own(pool) = self {
+            pool.close_idle();
+        }
+    }
+
     /// Opens a connection outside of the pool.
     pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
         let hosts = match self {

@@ -244,6 +244,11 @@ impl Pool {
         self.open_if_needed();
     }
 
+    /// Closes the idle connections, and those that become idle before the next caller comes.
+    pub(super) fn close_idle(&self) {
+        self.close_all(lock(&self.0.slots).rest());
+    }
+
     /// Closes the pool. It waits for connections in use, but no longer than `limit`.
     pub(super) async fn close(&self, limit: Duration) {
         self.close_all(lock(&self.0.slots).close(connect_error::closed()));

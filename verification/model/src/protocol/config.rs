@@ -69,6 +69,7 @@ pub(crate) enum Mistake {
     AgeFromEnd,
     SetBeforeAge,
     TimeWindow,
+    ServesOnWaking,
     NearWithoutSet,
     NearWithoutAge,
     NearWithoutPending,
@@ -138,6 +139,8 @@ config! {
     /// How often Redis frees its backlog, which changes its replid.
     backlog: u8 = 0,
     node_restart: u8 = 0,
+    /// Nodes pause their journal at any moment. The next validation wakes them.
+    pauses: bool = false,
     /// Redis may return any entry that was ever sealed for this key.
     hostile: bool = false,
     /// One node may reject an entry that another serves, because of its clock or its keys.

@@ -1,6 +1,6 @@
-//! A node's reads of the journal, its restarts, and the passing of a bound.
+//! A node's reads of the journal, its pauses and restarts, and the passing of a bound.
 
-use super::state::{Known, Reading, Row, State, Value, name};
+use super::state::{Known, Node, Reading, Row, State, Value, name};
 use super::{Bound, Mistake, Protocol};
 use crate::explore::Steps;
 
@@ -13,7 +13,7 @@ impl<const N: usize> Protocol<N> {
         let mut t = *s;
         if node.reading != Reading::No {
             self.end_reading(s, n, out);
-        } else if !matches!(node.known, Known::Changed | Known::Missed) {
+        } else if !node.paused && !matches!(node.known, Known::Changed | Known::Missed) {
             let reading = match s.row {
                 Row::After if self.makes(Mistake::TimeWindow) => Reading::Skipping,
                 Row::After => Reading::With,
@@ -23,6 +23,9 @@ impl<const N: usize> Protocol<N> {
                 node.reading = reading;
             }
             out.go(t, ("N{n}: a journal read begins", name(n)));
+        }
+        if self.0.pauses {
+            self.pause(s, n, out);
         }
         if self.0.settles && node.known == Known::Changed && !node.unlinked {
             self.unlink_changed(s, n, out);
@@ -35,6 +38,7 @@ impl<const N: usize> Protocol<N> {
                 self.set_link(&mut t, n, None);
                 let node = &mut t.nodes[n];
                 (node.reading, node.known, node.unlinked) = (Reading::No, Known::NotLoaded, false);
+                node.paused = false;
                 (node.pending, node.held, node.own) = (false, false, false);
                 (node.invalid, node.near) = (false, Row::Absent);
             }
@@ -67,6 +71,23 @@ impl<const N: usize> Protocol<N> {
         out.go(t, ("N{n}: the journal read ends", name(n)));
     }
 
+    /// Pauses between two reads of the journal. The node then serves nothing until a read that
+    /// began after its wake-up has ended.
+    fn pause(&self, s: &State<N>, n: usize, out: &mut Steps<State<N>>) {
+        let node = s.nodes[n];
+        if node.paused || node.reading != Reading::No {
+            return;
+        }
+        let mut t = *s;
+        for node in &mut t.nodes[self.process(n)] {
+            node.paused = true;
+            if !self.makes(Mistake::ServesOnWaking) {
+                node.known = Known::NotLoaded;
+            }
+        }
+        out.go(t, ("N{n}: pauses, because there is no traffic", name(n)));
+    }
+
     /// Sends UNLINK for the journal's row.
     fn unlink_changed(&self, s: &State<N>, n: usize, out: &mut Steps<State<N>>) {
         let Some(link) = s.live(s.nodes[n].link) else {
@@ -91,7 +112,9 @@ impl<const N: usize> Protocol<N> {
         t.past.elapsed = true;
         match self.0.bound {
             Bound::D if s.row == Row::After && !s.past.elapsed => {
-                for node in t.nodes.iter_mut().filter(|node| node.known == Known::Fresh) {
+                // No read is due on a paused node, so its age says nothing.
+                let is_judged = |node: &&mut Node| node.known == Known::Fresh && !node.paused;
+                for node in t.nodes.iter_mut().filter(is_judged) {
                     node.known = if self.0.fail_closed { Known::Stale } else { Known::Fresh };
                 }
                 out.go(t, "D has passed since the COMMIT");

@@ -1,7 +1,7 @@
 //! The start of a validation, and its look-up: GET, the verdict on the value, and the lease.
 
 use super::links::opens;
-use super::promises::{HIT, HIT_AFTER, LATE, NEW_HIT, REPLACED, TAKEN, return_valid};
+use super::promises::{HIT, HIT_AFTER, LATE, NEW_HIT, REPLACED, TAKEN, WOKEN, return_valid};
 use super::state::{Known, Link, Op, Row, State, Value, name, number};
 use super::{Mistake, Mode, Protocol};
 use crate::explore::{Label, Steps};
@@ -31,6 +31,9 @@ impl<const N: usize> Protocol<N> {
 
     fn start_validation(&self, s: &State<N>, n: usize, out: &mut Steps<State<N>>) {
         let mut t = *s;
+        for node in &mut t.nodes[self.process(n)] {
+            node.paused = false;
+        }
         let node = &mut t.nodes[n];
         node.op = Op::Get;
         node.since = s.past;
@@ -42,7 +45,8 @@ impl<const N: usize> Protocol<N> {
             node.read = s.row;
         }
         let late = if s.past.elapsed { LATE } else { 0 };
-        out.go(t, ("N{n}: a validation starts", name(n))).reaches(late);
+        let woken = if s.nodes[n].paused { WOKEN } else { 0 };
+        out.go(t, ("N{n}: a validation starts", name(n))).reaches(late | woken);
         let near = s.nodes[n].near;
         if near != Row::Absent {
             t.nodes[n].op = Op::Near(near);

@@ -42,6 +42,7 @@ pub(crate) const FORGOTTEN: u32 = 1024;
 pub(crate) const NEAR: u32 = 2048;
 pub(crate) const NEAR_ALONE: u32 = 4096;
 pub(crate) const NEAR_LATE: u32 = 8192;
+pub(crate) const WOKEN: u32 = 16384;
 
 pub(crate) const MARKS: Names = &[
     (HIT, "a hit before the change"),
@@ -58,6 +59,7 @@ pub(crate) const MARKS: Names = &[
     (NEAR, "a near hit"),
     (NEAR_ALONE, "a near hit while Redis is down"),
     (NEAR_LATE, "a near hit on the old row after the COMMIT"),
+    (WOKEN, "a validation that wakes its node"),
 ];
 
 impl<const N: usize> Protocol<N> {

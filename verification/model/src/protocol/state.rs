@@ -151,6 +151,8 @@ pub(super) struct Node {
     pub(super) link: Option<Link>,
     pub(super) reading: Reading,
     pub(super) known: Known,
+    /// The node does not read the journal until a validation starts.
+    pub(super) paused: bool,
     /// The link was checked since `Propagated`.
     pub(super) rechecked: bool,
     /// Redis has acknowledged the UNLINK for the journal's row.

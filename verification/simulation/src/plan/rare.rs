@@ -10,13 +10,15 @@ const OTHER: u32 = 50;
 /// The journal interval and the staleness bound of the nodes.
 const INTERVAL: Millis = 500;
 const D: Millis = 4 * INTERVAL;
+/// When nodes that had requests in the first second only are paused, and every task rests.
+const PAUSED: Millis = 2_550;
 /// The idle timeout of a session. A touch is due after a quarter of it.
 const IDLE: Millis = 8000;
 
 impl Plan {
     /// Adds one of them. Returns when it is over.
     pub(super) fn rare_interleaving(&mut self, random: &mut Random) -> Millis {
-        match random.below(7) {
+        match random.below(8) {
             0 if self.replica.is_none() => self.old_dump_during_a_late_read(random),
             0 | 1 => {
                 // Lease, change, another lease or a flush, and then the reply of the first read.
@@ -33,6 +35,7 @@ impl Plan {
             3 => self.late_start(random),
             4 => self.purge_before_it_is_read(random),
             5 => self.touch_of_a_locked_row(random),
+            6 => self.change_during_a_pause(random),
             _ => self.stale_node(random),
         }
     }
@@ -79,6 +82,31 @@ impl Plan {
         self.perform(changed, OPERATOR, Action::DirectUpdate { session: 0, idle: 0 });
         let started = changed + D + 50 + random.below(1500);
         self.start_and_validate(random, started)
+    }
+
+    /// Changes a session by direct SQL while all nodes are paused, and validates it when they wake.
+    fn change_during_a_pause(&mut self, random: &mut Random) -> Millis {
+        self.pauses = true;
+        for node in [0, 1] {
+            self.validate(BEGIN + random.below(100), node, 0);
+        }
+        // The entry still has half a second to live when the nodes wake.
+        let changed = PAUSED + random.below(150);
+        let action = match random.below(3) {
+            0 => Action::DirectRevoke { session: 0, idle: 0 },
+            _ => Action::DirectUpdate { session: 0, idle: 0 },
+        };
+        self.perform(changed, OPERATOR, action);
+        if random.permille(300) {
+            self.faults.push((changed + random.below(D), Breaks::PurgeJournal));
+        }
+        let woken = changed + D + 20;
+        for after in [10, 40, 150] {
+            for node in [0, 1] {
+                self.validate(woken + after + random.below(30), node, 0);
+            }
+        }
+        woken + INTERVAL
     }
 
     /// Purges a change by direct SQL before any node has read it, or before a node starts. Some

@@ -33,6 +33,7 @@ fn both_addresses_are_the_shared_pair() {
         ("SESSION_CACHE_POOL_SIZE", "3"),
         ("SESSION_CACHE_REPLICATED", "1"),
         ("SESSION_NEAR_CACHE_MB", "64"),
+        ("SESSION_PAUSE_AFTER", "600"),
         ("SESSION_TRACE_IDS", "true"),
         ("SESSION_CACHE_ENABLED", "0"),
         ("SESSION_CACHE_POLICY", "fail-closed"),
@@ -93,6 +94,7 @@ fn both_addresses_are_the_shared_pair() {
                 trace_ids: true,
             },
             near_cache: 64 << 20,
+            pause_after: Duration::from_secs(600),
         }
     );
 }
@@ -122,6 +124,7 @@ fn bad_values_name_variable_value_and_choice() {
         ("SESSION_DB_POOLED", "on", "true, false, 1 or 0"),
         ("SESSION_CACHE_POLICY", "open", "available or fail-closed"),
         ("SESSION_NEAR_CACHE_MB", "64M", "0 to 1048576"),
+        ("SESSION_PAUSE_AFTER", "5m", "whole seconds up to 86400"),
         ("SESSION_TRACE_IDS", "yes", "true, false, 1 or 0"),
         ("SESSION_CACHE_NAMESPACE", "a{b}c", "without braces"),
         ("SESSION_DB_SCHEMA", "Auth", "a-z"),
@@ -162,7 +165,7 @@ fn setting_for_servers_without_urls_is_refused() {
         let value = match name {
             "SESSION_CACHE_KEY" => KEY,
             "SESSION_CACHE_POLICY" => "available",
-            name if ["SIZE", "MB", "TIMEOUT"].iter().any(|end| name.ends_with(end)) => "5",
+            name if ["SIZE", "MB", "TIMEOUT", "AFTER"].iter().any(|end| name.ends_with(end)) => "5",
             name if name.ends_with("NAMESPACE") || name.ends_with("SCHEMA") => "shop",
             name if name.ends_with("FILE") => "/run/secrets/key",
             _ => "true",

@@ -70,6 +70,8 @@ pub(super) struct Slots<C> {
     opened: u32,
     /// Whether another pool needs a connection. The next one that is released is then closed.
     close_next: bool,
+    /// Whether connections that become idle are closed, until the next caller comes.
+    rests: bool,
     /// Set once the pool is closed.
     closed: Option<StoreError>,
 }
@@ -108,6 +110,7 @@ impl<C> Slots<C> {
             replacements: 0,
             opened: 0,
             close_next: false,
+            rests: false,
             closed: None,
         }
     }
@@ -117,6 +120,7 @@ impl<C> Slots<C> {
         if let Some(closed) = &self.closed {
             return Acquired::Refused(closed.clone());
         }
+        self.rests = false;
         if let Some(last) = self.idle.pop_back() {
             return Acquired::Idle(last.slot, now.saturating_duration_since(last.since));
         }
@@ -152,6 +156,14 @@ impl<C> Slots<C> {
     pub(super) fn take_idle(&mut self) -> Vec<Aged<C>> {
         let idle = std::mem::take(&mut self.idle);
         self.closing_all(idle)
+    }
+
+    /// Returns all idle connections, to be closed. No connection is idle until the next caller
+    /// comes.
+    pub(super) fn rest(&mut self) -> Vec<Aged<C>> {
+        self.rests = true;
+        self.replacements = 0;
+        self.take_idle()
     }
 
     fn closing_all(&mut self, idle: VecDeque<Idle<C>>) -> Vec<Aged<C>> {
@@ -238,7 +250,7 @@ impl<C> Slots<C> {
     pub(super) fn put_back(&mut self, slot: Aged<C>, now: Instant) -> Option<Aged<C>> {
         let is_old = slot.is_old(now);
         if std::mem::take(&mut self.close_next) || is_old {
-            self.replacements += u32::from(is_old && self.closed.is_none());
+            self.replacements += u32::from(is_old && self.closed.is_none() && !self.rests);
             return Some(self.closing(slot));
         }
         self.hand_over(slot, now)
@@ -254,6 +266,9 @@ impl<C> Slots<C> {
                 Err(Ok(unused)) => slot = unused,
                 _ => return None,
             }
+        }
+        if self.rests {
+            return Some(self.closing(slot));
         }
         self.idle.push_back(Idle { slot, since: now });
         None
@@ -563,6 +578,28 @@ mod tests {
             pool.slots.closed_one();
         }
         assert!(pool.slots.is_empty());
+    }
+
+    #[test]
+    fn resting_pool_has_no_idle_connection_until_the_next_caller() {
+        let mut pool = Scene::new();
+        let [first, second] = [1, 2].map(|n| pool.in_use(n));
+        pool.put_back(first);
+        assert_eq!(pool.slots.rest().len(), 1);
+        // It is old by now, and is not replaced.
+        pool.wait(MAX_AGE * 2);
+        assert_eq!(pool.put_back(second), Some(2));
+        assert!(!pool.slots.begin_opening());
+        for _ in 0..2 {
+            pool.slots.closed_one();
+        }
+        assert!(pool.slots.is_empty());
+        let third = pool.in_use(3);
+        assert_eq!(pool.slots.rest().len(), 0);
+        assert_eq!(pool.put_back(third), Some(3));
+        let fourth = pool.in_use(4);
+        assert_eq!(pool.put_back(fourth), None);
+        assert_eq!(pool.idle().connection, 4);
     }
 
     #[test]
