@@ -380,7 +380,7 @@ impl<C: SessionCache, S: SessionStore> Engine<C, S> {
         self.tasks.begin_shutdown();
         // First of all: the journal is not read any more, so no entry may be served.
         self.freshness.registry.leave();
-        // A paused node has left before. What the store still has expires by itself.
+        // A paused node wakes no store to leave. What the store still has expires by itself.
         if !self.pause.is_paused() {
             forget_former(&self.store, &self.freshness).await;
         }

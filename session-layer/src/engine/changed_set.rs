@@ -175,6 +175,11 @@ impl ChangedSet {
         self.read.zip(self.store_id)
     }
 
+    /// Returns the life of the store whose changes are in the set. It stays known in a pause.
+    pub(crate) fn life(&self) -> Option<StoreId> {
+        self.store_id
+    }
+
     /// Begins the set at this transaction, and drops earlier changes. They are not needed, because
     /// older entries are outdated.
     fn begin_at(&mut self, xid: u64) {

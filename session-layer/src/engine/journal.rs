@@ -113,7 +113,8 @@ impl Journal {
     /// A reply of another life shows that the store has restarted, or that reads and the journal
     /// reach two servers (a cut-over that left the old one running). The journal decides.
     pub(crate) async fn is_of_life(&self, store_id: StoreId, deadline: Instant) -> bool {
-        let agrees = || self.store_id().is_none_or(|here| here == store_id);
+        // Also after a pause: the node knows its life, although no read permits hits yet.
+        let agrees = || read(&self.changes).life().is_none_or(|here| here == store_id);
         if agrees() {
             return true;
         }

@@ -59,6 +59,13 @@ impl Probing {
         }
     }
 
+    /// Returns whether the last probe has ended, and found the store or had no need to ask it.
+    fn found_the_store(&self) -> bool {
+        let current = lock(&self.0);
+        let last = current.as_ref().and_then(|result| result.borrow().clone());
+        last.is_some_and(|probed| probed.store_error.is_none())
+    }
+
     fn join_or<F>(&self, start: impl FnOnce() -> F) -> watch::Receiver<Option<Arc<Probed>>>
     where
         F: Future<Output = Probed> + Send + 'static,
@@ -86,13 +93,13 @@ impl Sessions {
     /// Probes cache and store within [`PROBE_DEADLINE`].
     pub(crate) async fn probe(&self) -> Arc<Probed> {
         let engine = Arc::clone(&self.engine);
+        // A probe would wake a store that sleeps. One that failed is probed all the same: without
+        // requests, nothing else would find that it is back.
+        let sleeps = engine.is_paused() && self.probing.found_the_store();
         self.probing
             .probe(move || async move {
-                // It would wake a store that sleeps.
-                let is_paused = engine.is_paused();
-                let probe_store = async {
-                    if is_paused { Ok(()) } else { Arc::clone(&engine).probe_store().await }
-                };
+                let probe_store =
+                    async { if sleeps { Ok(()) } else { Arc::clone(&engine).probe_store().await } };
                 let (cache, store) = tokio::join!(
                     timeout(PROBE_DEADLINE, Arc::clone(&engine).probe_cache()),
                     timeout(PROBE_DEADLINE, probe_store),
@@ -110,7 +117,7 @@ impl Sessions {
                         Err(_late) => Some(late),
                     },
                     store_is_known: engine.store_is_known(),
-                    is_paused,
+                    is_paused: sleeps,
                 }
             })
             .await

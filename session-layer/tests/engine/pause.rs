@@ -69,6 +69,7 @@ async fn is_hit(sessions: &Sessions) -> bool {
 #[tokio::test(start_paused = true)]
 async fn paused_node_sends_nothing_to_the_store() {
     let node = Node::new().await;
+    assert_eq!(node.sessions.health().await.status, HealthStatus::Healthy);
     node.pause().await;
     let sent = node.sent();
     for _ in 0..100 {
@@ -182,6 +183,7 @@ async fn read_in_flight_when_the_pause_begins_permits_no_hit_after_it() {
 #[tokio::test(start_paused = true)]
 async fn paused_node_is_healthy_and_ready_while_the_store_sleeps() {
     let node = Node::new().await;
+    assert_eq!(node.sessions.health().await.status, HealthStatus::Healthy);
     node.pause().await;
     sleep(AFTER).await;
     node.store.state().down = true;
@@ -195,6 +197,35 @@ async fn paused_node_is_healthy_and_ready_while_the_store_sleeps() {
     let health = node.sessions.health().await;
     assert!(!health.paused && !health.session_store.healthy);
     assert_eq!(health.status, HealthStatus::Degraded);
+}
+
+// Otherwise a node that reaches nothing would become ready by being paused.
+#[tokio::test(start_paused = true)]
+async fn paused_node_whose_last_probe_failed_is_probed_until_one_succeeds() {
+    let node = Node::new().await;
+    node.store.state().down = true;
+    assert!(!node.sessions.health().await.session_store.healthy);
+    node.pause().await;
+    let health = node.sessions.health().await;
+    assert!(!health.session_store.healthy && !health.paused, "{health:?}");
+    node.store.state().down = false;
+    assert!(node.sessions.health().await.session_store.healthy);
+    // Now it may sleep.
+    let sent = node.sent().len();
+    assert!(node.sessions.health().await.paused);
+    assert_eq!(node.sent()[sent..], [""; 0]);
+}
+
+// A connection may still lead to the old server of a cut-over. The first request after a pause must
+// not believe it, although the journal is not read yet.
+#[tokio::test(start_paused = true)]
+async fn read_of_another_life_after_a_pause_is_unavailable() {
+    let node = Node::new().await;
+    node.store.state().journal_elsewhere = true;
+    sleep(INTERVAL * 2).await;
+    node.pause().await;
+    node.store.port_calls().break_next("journal", How::Hangs, usize::MAX);
+    assert_eq!(ask(&node.sessions, 2).await, "unavailable");
 }
 
 #[tokio::test(start_paused = true)]

@@ -87,6 +87,7 @@ async fn registrations(operator: &mut PgConnection) -> i64 {
 async fn paused_node_sends_nothing_to_postgres() -> Outcome {
     let node = Sleeper::start(PartitionPolicy::Available, 0).await?;
     let alice = node.cached("alice").await?;
+    assert_eq!(node.sessions.health().await.http_status(), 200);
     for _ in 0..2 {
         node.pause().await?;
         let before = node.line.traffic();
