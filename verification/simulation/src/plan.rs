@@ -110,7 +110,7 @@ impl Plan {
             replica,
             fail_closed: seed % 4 == 3,
             near_caches: seed % 3 == 1,
-            pauses: seed % 5 == 2,
+            pauses: seed % 5 == 4,
             operations: Vec::new(),
             faults: Vec::new(),
             end: 0,

@@ -18,7 +18,7 @@ const IDLE: Millis = 8000;
 impl Plan {
     /// Adds one of them. Returns when it is over.
     pub(super) fn rare_interleaving(&mut self, random: &mut Random) -> Millis {
-        match random.below(8) {
+        match random.below(7) {
             0 if self.replica.is_none() => self.old_dump_during_a_late_read(random),
             0 | 1 => {
                 // Lease, change, another lease or a flush, and then the reply of the first read.
@@ -32,10 +32,10 @@ impl Plan {
                 BEGIN + 200
             }
             2 => self.late_commit(random),
+            3..=5 if self.pauses => self.change_during_a_pause(random),
             3 => self.late_start(random),
             4 => self.purge_before_it_is_read(random),
             5 => self.touch_of_a_locked_row(random),
-            6 => self.change_during_a_pause(random),
             _ => self.stale_node(random),
         }
     }
@@ -86,7 +86,6 @@ impl Plan {
 
     /// Changes a session by direct SQL while all nodes are paused, and validates it when they wake.
     fn change_during_a_pause(&mut self, random: &mut Random) -> Millis {
-        self.pauses = true;
         for node in [0, 1] {
             self.validate(BEGIN + random.below(100), node, 0);
         }
