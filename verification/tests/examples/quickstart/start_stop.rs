@@ -96,6 +96,23 @@ async fn failed_start_prints_one_message() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn arguments_print_the_usage_or_an_error_and_start_nothing() -> Outcome {
+    let (code, usage, _) = App::arguments(&["--help"]).await?;
+    assert_eq!(code, Some(0), "{usage}");
+    for name in ["ADDR", "ADMIN_ADDR", "SECURE_COOKIES", "DATABASE_URL", "REDIS_URL", "/login"] {
+        assert!(usage.contains(name), "{name} is missing in {usage}");
+    }
+    assert_eq!(App::arguments(&["-h"]).await?.1, usage);
+    for unknown in [&["--port"][..], &["serve"], &[""], &["serve", "--help"]] {
+        let (code, out, error) = App::arguments(unknown).await?;
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{unknown:?}: {error}");
+        let named = format!("unknown argument {:?}", unknown[0]);
+        assert!(error.contains(&named) && error.contains("--help"), "{error}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn start_waits_for_a_postgres_that_wakes_up() -> Outcome {
     let servers = Backends::builder().backend(default_backend().await?).start().await?;
     let sandbox = servers.sandbox();
