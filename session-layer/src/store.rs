@@ -27,6 +27,9 @@ pub use self::postgres::{
     SessionFilter, StoredSession, grants,
 };
 
+#[cfg(feature = "postgres")]
+pub(crate) use self::postgres::heals_by_waiting;
+
 #[cfg(feature = "sqlite")]
 mod sqlite;
 

@@ -8,6 +8,8 @@ use session_tools::{
     exit_code, output,
 };
 
+use crate::servers::{Servers, cache_is_off};
+
 /// Checks whether Redis and Postgres respond and grant the rights that the application needs.
 ///
 /// Changes only one key, which is its own. Exit code 0: all steps passed. 1: a step failed. 2: no
@@ -18,13 +20,8 @@ Examples:
   sessionctl check
   sessionctl check --redis-url redis://127.0.0.1:6379 --json")]
 pub(crate) struct Arguments {
-    /// The Redis to check.
-    #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
-    redis_url: Option<String>,
-
-    /// The Postgres to check.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    database_url: Option<String>,
+    #[command(flatten)]
+    servers: Servers,
 
     /// The prefix of the application's keys.
     #[arg(
@@ -34,10 +31,6 @@ pub(crate) struct Arguments {
         value_name = "NAME"
     )]
     namespace: String,
-
-    /// The Postgres schema of session-layer's tables.
-    #[arg(long, env = "SESSION_DB_SCHEMA", default_value = "session_layer", value_name = "NAME")]
-    schema: String,
 
     /// The number of Redis connections that the application opens.
     #[arg(
@@ -61,21 +54,19 @@ fn pool_size(text: &str) -> Result<u16, &'static str> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Ended {
-    let set =
-        |url: Option<&String>| url.map(|url| url.trim().to_owned()).filter(|url| !url.is_empty());
-    let (redis_url, database_url) =
-        (set(arguments.redis_url.as_ref()), set(arguments.database_url.as_ref()));
+    let servers = &arguments.servers;
+    let (redis_url, database_url) = (servers.redis_url(), servers.database_url());
     // An application in this environment uses the same servers if no flag names another.
-    let same = |url: &Option<String>, name| *url == set(std::env::var(name).ok().as_ref());
-    let cache_off =
-        std::env::var("SESSION_CACHE_ENABLED").is_ok_and(|on| ["false", "0"].contains(&on.trim()));
-    let mut target = Target::new(redis_url.as_deref(), database_url.as_deref());
+    let same = |url: Option<&str>, name| {
+        url.unwrap_or_default() == std::env::var(name).unwrap_or_default().trim()
+    };
+    let mut target = Target::new(redis_url, database_url);
     arguments.namespace.trim().clone_into(&mut target.namespace);
-    arguments.schema.trim().clone_into(&mut target.schema);
+    servers.schema().clone_into(&mut target.schema);
     target.pool_size = arguments.pool_size;
     target.from_env = true;
     target.complete =
-        same(&redis_url, "REDIS_URL") && same(&database_url, "DATABASE_URL") && !cache_off;
+        same(redis_url, "REDIS_URL") && same(database_url, "DATABASE_URL") && !cache_is_off();
     if target.is_empty() {
         eprintln!(
             "sessionctl: nothing to check. Neither REDIS_URL nor DATABASE_URL is set, \

@@ -23,6 +23,7 @@ const CONNECTIONS: u32 = 4;
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The arguments that name the servers. Other settings come from the application's environment.
+/// Every command has them.
 #[derive(clap::Args)]
 pub(crate) struct Servers {
     /// The application's Redis.
@@ -131,6 +132,11 @@ fn set(value: Option<&String>) -> Option<&str> {
     value.map(|value| value.trim()).filter(|value| !value.is_empty())
 }
 
+/// Returns whether the application's environment turns the cache off.
+pub(crate) fn cache_is_off() -> bool {
+    std::env::var("SESSION_CACHE_ENABLED").is_ok_and(|on| ["false", "0"].contains(&on.trim()))
+}
+
 impl Database {
     /// Returns the store. It connects when it is first used, and migrates nothing.
     pub(crate) fn store(&self) -> Result<PostgresStore, Failure> {
@@ -150,6 +156,18 @@ impl Database {
 }
 
 impl Servers {
+    pub(crate) fn redis_url(&self) -> Option<&str> {
+        set(self.redis_url.as_ref())
+    }
+
+    pub(crate) fn database_url(&self) -> Option<&str> {
+        set(self.database.database_url.as_ref())
+    }
+
+    pub(crate) fn schema(&self) -> &str {
+        self.database.schema()
+    }
+
     /// Returns the store alone, for commands that change nothing.
     pub(crate) fn store(&self) -> Result<PostgresStore, Failure> {
         self.database.store()
@@ -191,9 +209,8 @@ impl Deployment {
     /// It deletes no ended sessions, because only the application knows for how long they are kept.
     pub(crate) async fn sessions(&self) -> Result<Sessions, Failure> {
         let store = self.store()?;
-        let Some(url) = set(self.servers.redis_url.as_ref()) else {
-            let off = std::env::var("SESSION_CACHE_ENABLED");
-            if !off.is_ok_and(|on| ["false", "0"].contains(&on.trim())) {
+        let Some(url) = self.servers.redis_url() else {
+            if !cache_is_off() {
                 return Err(NoDeployment::NoRedis.into());
             }
             return self.node(NoCache, store);
@@ -225,7 +242,7 @@ impl Deployment {
     }
 
     fn schema(&self) -> &str {
-        self.servers.database.schema()
+        self.servers.schema()
     }
 
     fn policy_name(&self) -> &'static str {

@@ -74,6 +74,7 @@ fn failure_page_quotes_existing_log_lines() {
         "engine/diagnostics.rs",
         "engine/journal_reader.rs",
         "sessions/env.rs",
+        "store/postgres/builder.rs",
         "store/postgres/tls.rs",
     ]
     .map(|file| fs::read_to_string(root.join("session-layer/src").join(file)).unwrap())

@@ -3,7 +3,7 @@
 //!
 //! - `main.rs`: the app with its guarded routes ([`app`]),
 //! - `routes.rs`: the handlers, `messages.rs`: their JSON, `problem.rs`: their errors,
-//! - `run.rs`: start and stop, `config.rs`: the environment variables,
+//! - `run.rs`: start and stop, `config.rs`: the environment variables, `usage.rs`: `--help`,
 //! - `admin.rs`: the cache's switch and the metrics, on a separate address,
 //! - `metrics.rs`: the text of the metrics, `traces.rs`: the log and the export of traces,
 //! - `page.html`: the page at `/`.
@@ -17,6 +17,7 @@ mod problem;
 mod routes;
 mod run;
 mod traces;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -62,5 +63,5 @@ fn app(sessions: &Sessions, cookie: &SessionCookie) -> Router {
 }
 
 fn main() -> ExitCode {
-    run::run(app)
+    usage::only_usage(std::env::args_os().skip(1)).unwrap_or_else(|| run::run(app))
 }

@@ -1,12 +1,13 @@
 //! The handlers. Those for `/me`, `/sessions` and `/logout-everywhere` take a [`Session`], which
 //! the layer guarantees.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use session_layer::{
     ListCursor, NewSession, RequestSessions, RevokeTarget, Session, SessionCookie, SessionId,
@@ -27,13 +28,21 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Handles `POST /login`. A real application checks a password between the login's beginning and
 /// its end, but this one accepts every user. The sessions of the request's cookies end.
+///
+/// The session keeps the address and the user agent, for operators (`sessionctl sessions`). Behind
+/// a proxy, the peer is the proxy. Read the address from the header that it sets then.
 pub(crate) async fn login(
     State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
     sent: RequestSessions,
     Login { user, remember }: Login,
 ) -> Result<impl IntoResponse, Problem> {
     let login = app.sessions.begin_login().await?;
-    let mut new = NewSession::new(user).persistent(remember);
+    let mut new = NewSession::new(user).persistent(remember).ip(peer.ip().to_canonical());
+    if let Some(agent) = headers.get(header::USER_AGENT) {
+        new = new.user_agent(String::from_utf8_lossy(agent.as_bytes()));
+    }
     if remember {
         new = new.lifetime(90 * DAY).idle_timeout(30 * DAY);
     }

@@ -1,6 +1,7 @@
 //! The start, the serving and the stop of the process.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -89,6 +90,7 @@ async fn serve(listener: TcpListener, app: Router, mut stopped: watch::Receiver<
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     // It never fails: it handles errors of single connections and of `accept` itself.
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let _ = axum::serve(listener, app).with_graceful_shutdown(stopped).await;
 }
 

@@ -311,7 +311,8 @@ pub enum StoreErrorKind {
     /// A reply that proves nothing: from a replica in recovery, or with rows that row-level
     /// security may hide.
     NotAuthoritative,
-    /// A right that our role lacks, or a read-only server.
+    /// A right that our role lacks, a user or password that is rejected, a read-only server, or
+    /// another kind of server.
     Denied,
     /// Tables of ours that are missing or not as they should be: migrate.
     Schema,

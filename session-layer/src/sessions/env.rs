@@ -22,7 +22,7 @@ use crate::model::credentials::Credential;
 use crate::model::credentials::PasswordFile;
 use crate::model::error::ConfigError;
 #[cfg(feature = "postgres")]
-use crate::model::error::{StoreError, StoreErrorKind};
+use crate::model::error::StoreError;
 use crate::sessions::Sessions;
 use crate::sessions::builder::SessionsBuilder;
 use crate::store::SessionStore;
@@ -59,7 +59,7 @@ impl Sessions {
     /// | `SESSION_DB_POOL_SIZE` | `10` | maximum number of Postgres connections of this process |
     /// | `SESSION_DB_SCHEMA` | `session_layer` | Postgres schema of our tables |
     /// | `SESSION_DB_MIGRATE` | `true` | create and migrate the tables at start |
-    /// | `SESSION_DB_START_TIMEOUT` | `30` | how long the start waits for a Postgres that accepts no connections yet, in seconds. With `SESSION_DB_MIGRATE=false` it needs none |
+    /// | `SESSION_DB_START_TIMEOUT` | `30` | how long the start waits for a Postgres that accepts no connections yet, in seconds. It never waits for what only a setting can change, such as a password or a certificate. With `SESSION_DB_MIGRATE=false` it needs none |
     /// | `SESSION_DB_POOLED` | `false` | `true`: a pooler in transaction mode, such as `PgBouncer`, is in front of Postgres ([its requirements](crate::store::PostgresStoreBuilder::pooled)) |
     ///
     /// `postgres://` needs `REDIS_URL`, unless the cache is off. `sqlite:` works with the
@@ -244,7 +244,7 @@ async fn open_postgres(database: Database) -> Result<crate::store::PostgresStore
 }
 
 /// Migrates. A Postgres that accepts no connections yet, such as one that a provider wakes up, is
-/// tried again until `patience` is over.
+/// tried again until `patience` is over. What only another setting can change fails at once.
 #[cfg(feature = "postgres")]
 async fn migrate_once_awake(
     store: &crate::store::PostgresStore,
@@ -256,7 +256,7 @@ async fn migrate_once_awake(
     loop {
         match store.migrate().await {
             Err(error)
-                if error.kind() == StoreErrorKind::Unreachable && Instant::now() + PAUSE < ends =>
+                if crate::store::heals_by_waiting(&error) && Instant::now() + PAUSE < ends =>
             {
                 if !is_logged {
                     tracing::warn!(

@@ -46,6 +46,7 @@ mod housekeeping;
 mod lives;
 mod migrate;
 mod options;
+mod other_server;
 mod pool;
 mod read;
 mod revoke;
@@ -56,6 +57,7 @@ mod statements;
 mod tls;
 
 pub use self::builder::{DEFAULT_MAX_CONNECTIONS, PostgresStoreBuilder};
+pub(crate) use self::connect_error::heals_by_waiting;
 pub use self::migrate::{MigrationPlan, PlannedMigration};
 pub use self::schema::grants;
 pub use self::search::{Network, ParseNetworkError, SearchPage, SessionFilter, StoredSession};
@@ -99,6 +101,8 @@ pub struct PostgresStore {
     pooled: bool,
     /// Whether every certificate of the server is accepted.
     insecure: bool,
+    /// Whether validations, changes and the journal share connections of our own pool.
+    shared: bool,
 }
 
 impl PostgresStore {
@@ -117,6 +121,7 @@ impl PostgresStore {
             change_deadline: DEFAULT_CHANGE_DEADLINE,
             pooled: false,
             insecure: false,
+            shared: false,
         }
     }
 }
@@ -265,7 +270,8 @@ impl SessionStore for PostgresStore {
     }
 
     fn remarks(&self) -> Vec<String> {
-        if self.insecure { vec![tls::INSECURE.to_owned()] } else { Vec::new() }
+        let remarks = [(self.insecure, tls::INSECURE), (self.shared, builder::SHARED)];
+        remarks.into_iter().filter(|(holds, _)| *holds).map(|(_, text)| text.to_owned()).collect()
     }
 
     async fn probe(&self) -> Result<(), StoreError> {

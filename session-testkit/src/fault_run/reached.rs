@@ -91,6 +91,11 @@ impl FaultReached {
     pub fn count(&self, state: State) -> u64 {
         self.counts.get(&state).copied().unwrap_or(0)
     }
+
+    /// Returns whether the fault was injected often enough to be judged.
+    fn is_judged(&self, at_least: u64) -> bool {
+        self.injected > 0 && self.injected >= at_least
+    }
 }
 
 /// The counts of every fault, by its name.
@@ -145,21 +150,34 @@ impl Reached {
 
     /// Returns what no run has reached: those of the faults `expected` that were never injected,
     /// and for each injected fault the states at zero. A fault is judged from `at_least` injections
-    /// on, because a few say little. A near hit needs near caches.
+    /// on, because a few say little. A near hit needs near caches, and is judged from half as many
+    /// injections on, because half of the runs have them.
     pub fn gaps(&self, expected: impl IntoIterator<Item = Event>, at_least: u64) -> BTreeSet<Gap> {
         let names = expected.into_iter().map(|event| event.name().to_owned());
         let never = names.filter(|name| self.0.get(name).is_none_or(|it| it.injected == 0));
         let never = never.map(|fault| Gap { fault, state: None });
         let faults = self.0.iter();
-        let faults = faults.filter(|(_, it)| it.injected > 0 && it.injected >= at_least);
+        let faults = faults.filter(|(_, it)| it.is_judged(at_least));
         let pairs = faults.flat_map(|(name, fault)| {
             let missing = State::ALL.iter().filter(|state| {
-                let is_possible = **state != State::NearHit || fault.with_near_caches >= at_least;
-                is_possible && fault.count(**state) == 0
+                let near = fault.with_near_caches;
+                let is_judged = **state != State::NearHit || (near > 0 && near * 2 >= at_least);
+                is_judged && fault.count(**state) == 0
             });
             missing.map(|state| Gap { fault: name.clone(), state: Some(*state) })
         });
         never.chain(pairs).collect()
+    }
+
+    /// Returns the faults `expected` that were injected too rarely to be judged, with how often.
+    pub fn unjudged(
+        &self,
+        expected: impl IntoIterator<Item = Event>,
+        at_least: u64,
+    ) -> BTreeMap<&str, u64> {
+        let counted = expected.into_iter().filter_map(|event| self.0.get_key_value(event.name()));
+        let few = counted.filter(|(_, it)| it.injected > 0 && !it.is_judged(at_least));
+        few.map(|(name, it)| (name.as_str(), it.injected)).collect()
     }
 }
 
@@ -242,9 +260,9 @@ mod tests {
     #[test]
     fn gap_is_a_pair_at_zero_after_enough_injections() {
         let reached = all(&[
-            ("near", fault(3, 3, &[State::NearHit])),
+            ("near", fault(3, 2, &[State::NearHit])),
             ("rare", fault(2, 0, State::ALL)),
-            ("redis-kill", fault(3, 2, &[State::NearHit])),
+            ("redis-kill", fault(3, 1, &[State::NearHit])),
             ("redis-pause", fault(3, 0, &[State::NearHit, State::Rotation])),
         ]);
         let gap =
@@ -267,13 +285,15 @@ mod tests {
         let events = || events.map(|name| name.parse().unwrap());
         let reached = all(&[
             ("redis-kill", fault(3, 3, &[])),
-            // Once is too few to judge its states, and is no gap.
+            // Once is too few to judge its states. That is no gap, and no verdict either.
             ("plain-revoke", fault(1, 0, State::ALL)),
             ("late-revoke", fault(0, 0, State::ALL)),
         ]);
         let gaps: Vec<_> = reached.gaps(events(), 3).into_iter().collect();
         let never = |name: &str| Gap { fault: name.to_owned(), state: None };
         assert_eq!(gaps, ["late-revoke", "redis-pause"].map(never));
+        assert_eq!(reached.unjudged(events(), 3), [("plain-revoke", 1)].into());
+        assert!(reached.unjudged(events(), 1).is_empty());
     }
 
     #[test]

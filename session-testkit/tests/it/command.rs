@@ -1,6 +1,6 @@
 //! Runs the command `session-testkit` without the variables of the environment.
 
-use std::{io, process::Stdio};
+use std::process::Stdio;
 
 use session_layer::defaults::DEFAULT_CHANGE_WAIT;
 use session_testkit::{
@@ -11,13 +11,7 @@ use tokio::process::Command;
 
 use crate::harness::{Failure, Outcome, default_backend};
 
-/// The result of a command.
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
+pub(crate) use session_verification::commands::{Ran, run};
 
 /// Returns the command without arguments.
 pub(crate) fn testkit() -> Command {
@@ -49,19 +43,6 @@ pub(crate) fn testkit_on(backends: &Backends) -> Command {
         .env("SESSION_TESTKIT_REDIS_URL", backends.redis().url())
         .env("SESSION_TESTKIT_DATABASE_URL", backends.postgres().url());
     command
-}
-
-/// Runs the command to its end.
-pub(crate) async fn run(command: &mut Command) -> io::Result<Ran> {
-    let output = command.output().await?;
-    let ran = Ran {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    };
-    // Printed if the test fails.
-    eprintln!("{}{}", ran.stdout, ran.stderr);
-    Ok(ran)
 }
 
 /// Starts a Redis. Returns it with a URL whose user may send every command except this one.

@@ -275,7 +275,8 @@ async fn pair_that_no_run_reached_exits_1() -> Outcome {
     assert_eq!(one.code, 1, "{one:?}");
     assert!(one.stdout.contains("never under way when redis-kill began: fill"), "{}", one.stdout);
     let few = reached(&[&nights[0]], &["--at-least", "4"]).await?;
-    assert_eq!(few.code, 0, "three injections are too few: {few:?}");
+    assert_eq!(few.code, 2, "three injections are too few for a verdict: {few:?}");
+    assert!(few.stdout.contains("3 injections are too few: redis-kill"), "{}", few.stdout);
     let both = reached(&[&nights[0], &nights[1]], &["--at-least", "6", "--json"]).await?;
     assert_eq!(both.code, 0, "{both:?}");
     let document: Value = serde_json::from_str(&both.stdout)?;

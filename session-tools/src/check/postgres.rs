@@ -121,8 +121,9 @@ fn embedded(target: &Target, message: &str) -> Finding {
 async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl, store: &PostgresStore) {
     let help = help(url);
     let connecting = async {
+        // The reason names the cause and what to do about it.
         let failed = |error: StoreError| {
-            Finding::failed("Postgres connection failed", chain(&error), &*help)
+            Finding::failed("Postgres connection failed", chain(&error), REMEDY_IS_IN_REASON)
         };
         let mut connection = store.connect().await.map_err(failed)?;
         // Behind a pooler, statements stay on one server within a transaction.
@@ -142,6 +143,12 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl, store: &P
         return;
     }
     server(steps, connection).await;
+    for remark in store.remarks() {
+        steps.record(
+            "remark",
+            Finding::warning("Postgres settings are risky", remark, REMEDY_IS_IN_REASON),
+        );
+    }
 
     let schema = target.schema.as_str();
     let message = format!("Schema {schema} is not usable");
@@ -171,7 +178,7 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl, store: &P
 async fn statements(store: &PostgresStore) -> Result<Finding, Problem> {
     let failed = |error: StoreError| {
         let why = chain(&error);
-        Finding::failed("The application's statements fail", why, "do what the reason states")
+        Finding::failed("The application's statements fail", why, REMEDY_IS_IN_REASON)
     };
     let digest = TokenDigest::of(&uuid::Uuid::new_v4().to_string());
     store.load(&[digest]).await.map_err(failed)?;
@@ -327,6 +334,7 @@ async fn journal(schema: &str, connection: &mut PgConnection) -> Result<Finding,
     Ok(Finding::ok("The journal of changes can be read"))
 }
 
+const REMEDY_IS_IN_REASON: &str = "do what the reason states";
 const SLOW: &str = "Postgres accepts connections and does not respond. Check whether it is \
                     paused, recovering, or waiting for a lock (pg_stat_activity)";
 

@@ -341,6 +341,7 @@ const URLS: &str =
 const PROXY: &str = "check whether a proxy between here and Redis changes commands (SET … NX PX, \
                      EVALSHA, MGET), and connect to Redis itself. Until then every request reads \
                      Postgres";
+const FULL: &str = "Redis is full: raise maxmemory, or set maxmemory-policy to allkeys-lru";
 const SLOW: &str = "Redis accepts connections and does not respond. Check whether it is paused, \
                     loading, or blocked by a slow command (SLOWLOG GET)";
 
@@ -375,7 +376,7 @@ fn no_connection(error: &ConnectError, url: &ServerUrl) -> Finding {
 fn help_with_refusal(error: &RedisError) -> Option<String> {
     let help = match error.code()? {
         "READONLY" => "this server is a replica: point REDIS_URL at the master",
-        "OOM" => "Redis is full: raise maxmemory, or set maxmemory-policy to allkeys-lru",
+        "OOM" => FULL,
         "MISCONF" => {
             "Redis cannot write its dump: look at its log and its disk, or set \
              stop-writes-on-bgsave-error no"

@@ -12,8 +12,6 @@ use session_tools::check::{Report as Checks, Status};
 const SLOW_PING_US: u64 = 3_000;
 /// How long Redis may be back before it is used again.
 const BACK_WITHIN_MS: u64 = 3_000;
-/// The remedy for a full Redis, whichever step met it.
-const FULL: &str = "Redis is full: raise maxmemory, or set maxmemory-policy to allkeys-lru";
 
 /// The verdict on the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -101,9 +99,7 @@ pub(super) fn judge(
             Status::Warning => Verdict::Warning,
             Status::Ok | Status::Skipped => continue,
         };
-        let is_full = step.why.as_ref().is_some_and(|why| why.contains("OOM"));
-        let help = step.help.as_deref().map(|help| if is_full { FULL } else { help });
-        let help = help.into_iter().flat_map(str::lines).map(str::to_owned).collect();
+        let help = step.help.iter().flat_map(|help| help.lines()).map(str::to_owned).collect();
         reasons.push(Reason {
             why: step.why.clone(),
             help,
@@ -214,13 +210,6 @@ mod tests {
         assert_eq!(reasons[0].why.as_deref(), Some("MISCONF"));
         assert_eq!(reasons[0].help, ["free the disk", "or its log"]);
         assert_eq!(Verdict::of(&judge(&checks(vec![]), None, None)), Verdict::Ok);
-    }
-
-    #[test]
-    fn full_redis_has_its_own_remedy_at_every_step() {
-        let why = "the fill failed: Redis is out of memory (OOM)";
-        let cache = Finding::failed("Nothing will be cached", why, "check the proxy");
-        assert_eq!(judge(&checks(vec![cache]), None, None)[0].help, [FULL]);
     }
 
     #[test]

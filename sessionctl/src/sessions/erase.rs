@@ -54,11 +54,17 @@ impl Arguments {
         output::tell(self.json, self.deployment.line());
         output::tell(self.json, format_args!("{} stored of this user", sessions(rows)));
         if let Some(code) = consent("End and erase them?", self.yes)?.missing() {
-            self.document(Reached::Nothing.json(Instant::now()), Some(0), false)?;
+            self.document(Reached::Nothing.json(None, Instant::now()), Some(0), false)?;
             return Ok(code);
         }
         let node = self.deployment.sessions().await?;
         let erased = node.erase_user(&self.user).await;
+        let now = Instant::now();
+        let reached = match &erased {
+            Ok(erased) => Reached::Nothing.and(erased.visibility, now),
+            Err(_) => Reached::Nothing,
+        };
+        let why = reached.why(&node);
         shut_down(&node).await;
         let erased = match erased {
             Ok(erased) => erased,
@@ -71,11 +77,10 @@ impl Arguments {
             }
         };
         let now = Instant::now();
-        let reached = Reached::Nothing.and(erased.visibility, now);
-        self.document(reached.json(now), Some(erased.value), true)?;
+        self.document(reached.json(why, now), Some(erased.value), true)?;
         if !self.json {
             output::say(format_args!("{} erased", sessions(erased.value)));
-            output::say(reached.line(now));
+            output::say(reached.line(why, now));
             output::say(
                 "The user id stays in session_users until a while after the next restart of \
                  Postgres, and in the journal for twice the TTL.",

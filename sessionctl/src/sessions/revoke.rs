@@ -27,6 +27,9 @@ const BATCH: usize = 500;
 /// How long a command tries to go on while Postgres is away or sheds load.
 const PATIENCE: Duration = Duration::from_secs(60);
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
+/// How long a batch waits for Redis to acknowledge a removal that it missed once. One batch of
+/// thousands would otherwise decide from when on all are rejected.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(1);
 /// How often all sessions are searched at most. The searches after the first find the few that a
 /// rotation or another change kept from ending.
 const MOST_SEARCHES: u32 = 10;
@@ -93,9 +96,19 @@ fn note(text: &str) -> Result<String, String> {
 struct Done {
     ended: u64,
     reached: Reached,
+    /// Why it is not more.
+    why: Option<&'static str>,
 }
 
 impl Done {
+    const NOTHING: Self = Self { ended: 0, reached: Reached::Nothing, why: None };
+
+    /// Returns whether all parts so far hold on every node. After one that does not, the others
+    /// need not wait.
+    fn may_be_propagated(&self) -> bool {
+        matches!(self.reached, Reached::Nothing | Reached::Propagated)
+    }
+
     fn add(&mut self, applied: &Applied<u64>) {
         self.ended += applied.value;
         self.reached = self.reached.and(applied.visibility, Instant::now());
@@ -120,22 +133,24 @@ impl Arguments {
         bar.clear();
         output::tell(self.json, self.deployment.line());
         output::tell(self.json, format_args!("{} to end", sessions(matching)));
-        let nothing = Done { ended: 0, reached: Reached::Nothing };
         // A login of the user may be in progress, which a revoke-all ends too.
         if matching == 0 && self.criteria.only_user().is_none() {
-            return self.report(&nothing, Ok(()));
+            return self.report(&Done::NOTHING, Ok(()));
         }
         let question = format!("End {}?", sessions(matching));
         if let Some(code) = consent(&question, self.yes)?.missing() {
-            self.document(&nothing, false, None)?;
+            self.document(&Done::NOTHING, false, None)?;
             return Ok(code);
         }
         let node = self.deployment.sessions().await?;
-        let mut done = nothing;
+        let mut done = Done::NOTHING;
         let result = match self.criteria.only_user() {
-            Some(user) => self.end(&node, RevokeTarget::user(user)).await.map(|it| done.add(&it)),
+            Some(user) => {
+                self.end(&node, RevokeTarget::user(user), None).await.map(|it| done.add(&it))
+            }
             None => self.end_matching(&store, &node, &filter, matching, &mut done).await,
         };
+        done.why = done.reached.why(&node);
         shut_down(&node).await;
         self.report(&done, result.map_err(|error| chain(&error)))
     }
@@ -159,7 +174,8 @@ impl Arguments {
                 for batch in ids.chunks(BATCH) {
                     found = true;
                     let began = Instant::now();
-                    let ended = self.end(node, RevokeTarget::ids(batch)).await?;
+                    let wait = done.may_be_propagated().then_some(ACKNOWLEDGED_WITHIN);
+                    let ended = self.end(node, RevokeTarget::ids(batch), wait).await?;
                     done.add(&ended);
                     let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
                     let all = number(matching.max(done.ended));
@@ -179,9 +195,18 @@ impl Arguments {
         )))
     }
 
-    async fn end(&self, node: &Sessions, target: RevokeTarget<'_>) -> Result<Applied<u64>, Error> {
+    async fn end(
+        &self,
+        node: &Sessions,
+        target: RevokeTarget<'_>,
+        wait: Option<Duration>,
+    ) -> Result<Applied<u64>, Error> {
         retried(async || {
             let revocation = node.revoke(target).reason(self.reason.clone());
+            let revocation = match wait {
+                Some(wait) => revocation.wait(wait),
+                None => revocation,
+            };
             match &self.actor {
                 Some(actor) if !actor.is_empty() => revocation.actor(actor.clone()).await,
                 _ => revocation.await,
@@ -199,7 +224,7 @@ impl Arguments {
             ));
         } else if !self.json {
             output::say(format_args!("{} ended", sessions(done.ended)));
-            output::say(done.reached.line(Instant::now()));
+            output::say(done.reached.line(done.why, Instant::now()));
         }
         self.document(done, ok, error)?;
         Ok(exit_code(ok))
@@ -215,7 +240,7 @@ impl Arguments {
         if !self.json {
             return Ok(());
         }
-        let mut document = done.reached.json(Instant::now());
+        let mut document = done.reached.json(done.why, Instant::now());
         document["count"] = json!(done.ended);
         document["complete"] = json!(complete);
         document["settings"] = self.deployment.json();
@@ -249,7 +274,7 @@ mod tests {
 
     #[test]
     fn parts_of_a_change_add_up() {
-        let mut done = Done { ended: 0, reached: Reached::Nothing };
+        let mut done = Done::NOTHING;
         done.add(&Applied { value: 3, visibility: Visibility::Propagated });
         done.add(&Applied { value: 0, visibility: Visibility::Nothing });
         assert_eq!((done.ended, done.reached), (3, Reached::Propagated));

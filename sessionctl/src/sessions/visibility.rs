@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use session_layer::Visibility;
+use session_layer::{Sessions, Visibility};
 use tokio::time::Instant;
 
 /// The visibility of the parts of a change, each from its own commit on.
@@ -39,8 +39,27 @@ impl Reached {
         }
     }
 
-    /// Returns the fields of a JSON document, as of `now`.
-    pub(super) fn json(self, now: Instant) -> Value {
+    /// Returns why the change is only committed, as far as this node knows.
+    pub(super) fn why(self, node: &Sessions) -> Option<&'static str> {
+        let Self::Committed { .. } = self else { return None };
+        let cache = node.cache_status();
+        Some(match (cache.backend, cache.connected) {
+            ("none", _) => {
+                "there is no Redis with entries to remove, so each node reads the journal"
+            }
+            (_, false) => {
+                "Redis is not connected, so entries stay there until they are rejected: \
+                 `sessionctl check` shows the cause"
+            }
+            _ => {
+                "Redis has or had replicas, is a cluster or behind sentinels, or did not \
+                 acknowledge the removal. Or a node has a near cache or another Redis or namespace"
+            }
+        })
+    }
+
+    /// Returns the fields of a JSON document, as of `now`. `why` is the reason of [`why`](Self::why).
+    pub(super) fn json(self, why: Option<&str>, now: Instant) -> Value {
         match self {
             Self::Nothing => json!({ "revoked": "nothing" }),
             Self::Propagated => json!({ "revoked": "propagated" }),
@@ -48,21 +67,23 @@ impl Reached {
                 "revoked": "committed",
                 "withinMs": millis(within.saturating_duration_since(now)),
                 "atMostMs": millis(at_most.saturating_duration_since(now)),
+                "why": why,
             }),
         }
     }
 
-    /// Returns the line for a reader, as of `now`.
-    pub(super) fn line(self, now: Instant) -> impl fmt::Display {
+    /// Returns the text for a reader, as of `now`.
+    pub(super) fn line(self, why: Option<&str>, now: Instant) -> impl fmt::Display {
         let left = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
         match self {
             Self::Nothing => "nothing had to be changed".to_owned(),
             Self::Propagated => "propagated: every node rejects them from now on".to_owned(),
             Self::Committed { within, at_most } => format!(
                 "committed: nodes that reach Postgres reject them within {:.1} s, all nodes \
-                 within {:.1} s",
+                 within {:.1} s{}",
                 left(within),
-                left(at_most)
+                left(at_most),
+                why.map(|why| format!("\n   why: {why}")).unwrap_or_default()
             ),
         }
     }
@@ -87,8 +108,11 @@ mod tests {
         assert_eq!(sum, Reached::Propagated);
         let sum = sum.and(committed, now).and(Visibility::Propagated, now + second);
         let sum = sum.and(committed, now + second);
-        let expected = json!({ "revoked": "committed", "withinMs": 2000, "atMostMs": 302_000 });
-        assert_eq!(sum.json(now + second), expected);
-        assert!(sum.line(now + second).to_string().contains("within 2.0 s"));
+        let expected = json!({
+            "revoked": "committed", "withinMs": 2000, "atMostMs": 302_000, "why": "it is far",
+        });
+        assert_eq!(sum.json(Some("it is far"), now + second), expected);
+        let line = sum.line(Some("it is far"), now + second).to_string();
+        assert!(line.contains("within 2.0 s") && line.ends_with("why: it is far"), "{line}");
     }
 }

@@ -1,18 +1,12 @@
 //! Runs the command `sessionctl` without the variables of the environment.
 
-use std::{io, process::Stdio};
+use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::harness::Outcome;
+pub(crate) use session_verification::commands::{Ran, run};
 
-/// The result of a command.
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
+use crate::harness::Outcome;
 
 /// Returns the command without arguments.
 pub(crate) fn sessionctl() -> Command {
@@ -26,19 +20,6 @@ pub(crate) fn sessionctl() -> Command {
     }
     command.kill_on_drop(true).stdin(Stdio::null());
     command
-}
-
-/// Runs the command to its end.
-pub(crate) async fn run(command: &mut Command) -> io::Result<Ran> {
-    let output = command.output().await?;
-    let ran = Ran {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    };
-    // Printed if the test fails.
-    eprintln!("{}{}", ran.stdout, ran.stderr);
-    Ok(ran)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use redis::AsyncCommands as _;
 use serde_json::Value;
+use session_layer::cache::DEFAULT_DEADLINE;
 use session_layer::{Created, NewSession, Sessions, Visibility};
+use session_testkit::proxy::{Proxy, Toxic};
 use tokio::process::Command;
 
 use crate::command::{Ran, run, sessionctl};
@@ -385,5 +387,44 @@ async fn bad_input_is_explained_and_changes_nothing() -> Outcome {
     for session in &created {
         assert_eq!(ask(&node, session).await, "valid");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn change_that_is_only_committed_states_why() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (node, _) = three_users(&servers).await?;
+    for arguments in [&["revoke", "--user", "alice", "--yes"][..], &["erase", "bob", "--yes"]] {
+        let mut command = on(&servers, arguments);
+        let ran = run(command.env("REDIS_URL", "redis://127.0.0.1:1")).await?;
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(ran.stdout.contains("committed: nodes that reach Postgres"), "{}", ran.stdout);
+        assert!(ran.stdout.contains("why: Redis is not connected"), "{}", ran.stdout);
+    }
+    let ended = json(&servers, &["revoke", "--user", "eve", "--yes"]).await?;
+    let is_committed = ended["revoked"] == "committed";
+    assert_eq!(ended["why"].is_string(), is_committed, "{ended}");
+    drop(node);
+    Ok(())
+}
+
+// One batch of thousands would decide about all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removal_that_redis_acknowledges_late_is_propagated() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (node, _) = three_users(&servers).await?;
+    let proxy = Proxy::start(servers.redis.address()).await?;
+    let mut command = on(&servers, &["revoke", "--all", "--yes", "--json"]);
+    command.env("REDIS_URL", proxy.url(servers.redis.url()));
+    let held = proxy.inject(Toxic::hold_from("UNLINK"));
+    let acknowledged_late = async {
+        held.touched().await;
+        tokio::time::sleep(4 * DEFAULT_DEADLINE).await;
+        drop(held);
+    };
+    let (ran, ()) = tokio::join!(run(&mut command), acknowledged_late);
+    let ended: Value = serde_json::from_str(&ran?.stdout)?;
+    assert_eq!((&ended["count"], &ended["revoked"]), (&4.into(), &"propagated".into()), "{ended}");
+    drop(node);
     Ok(())
 }

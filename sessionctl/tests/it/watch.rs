@@ -15,6 +15,7 @@ use session_layer::{CacheMode, HealthService, Sessions};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     net::TcpListener,
+    process::Child,
 };
 
 use crate::command::{run, sessionctl};
@@ -104,8 +105,8 @@ struct Pty {
 }
 
 impl Pty {
-    /// Returns the terminal, and the program's end of it.
-    fn open() -> Result<(Self, File), Failure> {
+    /// Starts `watch` of the node at this address, with the switch at `admin`, in a terminal.
+    fn watch(address: &str, admin: &str) -> Result<(Self, Child), Failure> {
         let master = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY)?;
         pty::grantpt(&master)?;
         pty::unlockpt(&master)?;
@@ -125,7 +126,15 @@ impl Pty {
                 }
             }
         });
-        Ok((Self { keys, output, seen: String::new() }, slave))
+        let child = sessionctl()
+            .args(["watch", "--every", "100ms", "--admin", admin])
+            .args(["--node", &format!("{address}/api/health/redis")])
+            .env("TERM", "xterm-256color")
+            .stdin(Stdio::from(slave.try_clone()?))
+            .stdout(Stdio::from(slave.try_clone()?))
+            .stderr(Stdio::from(slave))
+            .spawn()?;
+        Ok((Self { keys, output, seen: String::new() }, child))
     }
 
     /// Waits until the program has written this.
@@ -148,17 +157,8 @@ async fn switch_that_hangs_blocks_neither_drawing_nor_keys() -> Outcome {
     let (node, _) = servers.cached().await?;
     let address = serve(&node).await?;
     let hangs = TcpListener::bind("127.0.0.1:0").await?;
-    let (mut terminal, slave) = Pty::open()?;
-    let mut command = sessionctl();
-    command
-        .args(["watch", "--every", "100ms", "--node", &format!("{address}/api/health/redis")])
-        .args(["--admin", &format!("http://{}", hangs.local_addr()?)])
-        .env("TERM", "xterm-256color")
-        .stdin(Stdio::from(slave.try_clone()?))
-        .stdout(Stdio::from(slave.try_clone()?))
-        .stderr(Stdio::from(slave));
-    let mut child = command.spawn()?;
-    drop(command);
+    let (mut terminal, mut child) =
+        Pty::watch(&address, &format!("http://{}", hangs.local_addr()?))?;
     let left = tokio::task::spawn_blocking(move || {
         terminal.until("healthy");
         terminal.keys.write_all(b"b").expect("a key");
@@ -181,17 +181,7 @@ async fn terminal_shows_the_node_and_a_key_switches_it() -> Outcome {
     let servers = Servers::shared().await?;
     let (node, _) = servers.cached().await?;
     let address = serve(&node).await?;
-    let (mut terminal, slave) = Pty::open()?;
-    let mut command = sessionctl();
-    command
-        .args(["watch", "--every", "100ms", "--admin", &address])
-        .args(["--node", &format!("{address}/api/health/redis")])
-        .env("TERM", "xterm-256color")
-        .stdin(Stdio::from(slave.try_clone()?))
-        .stdout(Stdio::from(slave.try_clone()?))
-        .stderr(Stdio::from(slave));
-    let mut child = command.spawn()?;
-    drop(command);
+    let (mut terminal, mut child) = Pty::watch(&address, &address)?;
     let ended = tokio::task::spawn_blocking(move || {
         terminal.until("healthy");
         terminal.keys.write_all(b"b").expect("a key");

@@ -11,6 +11,7 @@
 
 pub mod binaries;
 pub mod certificates;
+pub mod commands;
 pub mod harness;
 pub mod judged;
 pub mod mutants;

@@ -25,6 +25,13 @@ use crate::store::{DEFAULT_SCHEMA, LONGEST_DEADLINE, SCHEMA_NAME};
 /// locks serves about a thousand reads a second, and Postgres accepts 100 in all by default.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 10;
 
+/// The fewest connections with which validations, changes and the journal each have their own.
+const FEWEST_APART: u32 = 3;
+/// The warning in the log and in the health document.
+pub(super) const SHARED: &str = "fewer than 3 connections to Postgres: validations, changes and \
+     reads of the journal wait for each other, so a single held lock can make all of them fail. \
+     Set SESSION_DB_POOL_SIZE (PostgresStoreBuilder::max_connections) to 3 or more";
+
 /// A connection for reads that was idle for longer is pinged before its use. A read that finds it
 /// broken is sent again, but one that gets no reply has used its deadline.
 const CHECK_READS_AFTER: Duration = Duration::from_secs(10);
@@ -133,7 +140,8 @@ impl PostgresStoreBuilder {
     /// cannot be set for a pool of the application. Defaults to [`DEFAULT_MAX_CONNECTIONS`].
     ///
     /// Half of them are for validations and their touches, one is for the journal, the rest for
-    /// everything else. If the server has fewer left for our role, validations get the first one,
+    /// everything else. With fewer than 3, parts share connections, and one that waits for a lock
+    /// delays the others. Log and health warn then. If the server has fewer left for our role, validations get the first one,
     /// and with three each of these parts has one.
     pub fn max_connections(mut self, most: u32) -> Self {
         self.max_connections = Some(most);
@@ -268,6 +276,10 @@ impl PostgresStoreBuilder {
         if self.tls != TlsSettings::new() {
             hosts = hosts.try_map(|options| tls::add(options, &self.tls, url))?;
         }
+        let shared = max_connections < FEWEST_APART;
+        if shared {
+            tracing::warn!("{SHARED}");
+        }
         if self.tls.insecure {
             tracing::warn!("{}", tls::INSECURE);
         }
@@ -278,8 +290,7 @@ impl PostgresStoreBuilder {
             Pool::new(hosts, self.credentials.clone(), rules, runtime.clone())
         };
         let reading = max_connections / 2;
-        // With two or fewer, all is done over the same.
-        let journal = u32::from(max_connections > 2);
+        let journal = u32::from(!shared);
         let changing = max_connections - reading - journal;
         let (change, read) = (self.change_deadline.as_millis(), self.read_deadline.as_millis());
         let ping = self.change_deadline / 10;
@@ -303,6 +314,7 @@ impl PostgresStoreBuilder {
         });
         let mut store = PostgresStore {
             max_concurrent_changes: all_but_one(changing),
+            shared,
             ..PostgresStore::over(Connections::Own(changes), schema)
         };
         if let Some(reads) = reads {
@@ -316,8 +328,6 @@ impl PostgresStoreBuilder {
         Ok(store)
     }
 
-    /// Adds the settings of each connection. `statement` and `lock` are the timeouts of Postgres,
-    /// in milliseconds.
     /// Returns whether a pooler is in between, by the setting or by the URL.
     fn is_pooled(&self) -> bool {
         let in_url =
@@ -325,6 +335,8 @@ impl PostgresStoreBuilder {
         self.pooled || matches!(&self.origin, ConnectionSource::Own(Ok(url)) if in_url(url))
     }
 
+    /// Adds the settings of each connection. `statement` and `lock` are the timeouts of Postgres,
+    /// in milliseconds.
     fn with_settings(
         &self,
         options: PgConnectOptions,
@@ -421,8 +433,9 @@ mod tests {
                 format!("PostgresStoreBuilder::max_connections is `{most}`: it may be 1 to 1000");
             assert_eq!(error(builder().max_connections(most)), expected);
         }
-        for most in [1, 1_000] {
-            assert!(builder().max_connections(most).build().is_ok());
+        for (most, remarks) in [(1, 1), (2, 1), (3, 0), (1_000, 0)] {
+            let store = builder().max_connections(most).build().unwrap();
+            assert_eq!(store.remarks().len(), remarks, "{most}");
         }
     }
 

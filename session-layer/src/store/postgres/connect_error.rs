@@ -24,7 +24,7 @@ struct SqlState(String);
 pub(super) struct At<'a>(pub(super) &'a PgConnectOptions);
 
 impl At<'_> {
-    fn is_socket(&self) -> bool {
+    pub(super) fn is_socket(&self) -> bool {
         self.0.get_socket().is_some() || self.0.get_host().starts_with('/')
     }
 }
@@ -40,6 +40,13 @@ impl fmt::Display for At<'_> {
 
 /// Returns the error for a failed attempt to connect.
 pub(super) fn of_connecting(at: &At<'_>, error: sqlx::Error) -> StoreError {
+    let error = match error {
+        // A file of TLS is read after the server was reached.
+        sqlx::Error::Io(file) if file.kind() == io::ErrorKind::NotFound && !at.is_socket() => {
+            sqlx::Error::Tls(file.into())
+        }
+        other => other,
+    };
     let (kind, why) = match &error {
         sqlx::Error::Database(refused) => {
             let code = refused.code().unwrap_or_default().into_owned();
@@ -49,7 +56,7 @@ pub(super) fn of_connecting(at: &At<'_>, error: sqlx::Error) -> StoreError {
             return StoreError::new(kind, message).with_source(SqlState(code));
         }
         sqlx::Error::PoolClosed => return closed(),
-        _ => (Kind::Unreachable, why(at, &error)),
+        _ => (Kind::Unreachable, why(&error)),
     };
     StoreError::new(kind, format!("no connection to Postgres at {at}: {why}")).with_source(error)
 }
@@ -64,6 +71,33 @@ pub(super) fn not_wanted(at: &At<'_>, standby: bool) -> StoreError {
         Kind::Unreachable,
         format!("no connection to Postgres at {at}: {why}: check the hosts in DATABASE_URL"),
     )
+}
+
+/// Returns the error for another kind of server. No wait makes it a Postgres.
+pub(super) fn other_server(at: &At<'_>, what: &str) -> StoreError {
+    StoreError::new(
+        Kind::Denied,
+        format!(
+            "no connection to Postgres at {at}: what replies there is {what}: check the host and \
+             port in DATABASE_URL"
+        ),
+    )
+}
+
+/// Returns whether a later attempt may succeed although nobody changes a setting. A certificate, a
+/// file of TLS or a server without TLS stays as it is. A name may get an address, and a server may
+/// start.
+pub(crate) fn heals_by_waiting(error: &StoreError) -> bool {
+    if error.kind() != Kind::Unreachable {
+        return false;
+    }
+    let connecting = error.source().and_then(|source| source.downcast_ref::<sqlx::Error>());
+    let Some(connecting) = connecting else { return true };
+    #[cfg(feature = "tls")]
+    if cause::<rustls::Error>(connecting).is_some() {
+        return false;
+    }
+    !matches!(connecting, sqlx::Error::Tls(_) | sqlx::Error::Configuration(_))
 }
 
 /// Returns the error of a store that is closed.
@@ -153,7 +187,7 @@ fn of_refused_connection(code: &str, text: &str) -> (Kind, String) {
 }
 
 /// Returns the cause and what to do about it.
-fn why(at: &At<'_>, error: &sqlx::Error) -> String {
+fn why(error: &sqlx::Error) -> String {
     #[cfg(feature = "tls")]
     if let Some(error) = cause::<rustls::Error>(error) {
         return of_tls(error);
@@ -168,11 +202,7 @@ fn why(at: &At<'_>, error: &sqlx::Error) -> String {
             "TLS could not begin ({source}): check DATABASE_TLS_…, and sslmode, sslrootcert, \
              sslcert and sslkey in DATABASE_URL (TLS needs the feature `tls`)"
         ),
-        (sqlx::Error::Tls(_), Some(file)) => unreadable(file),
-        // A file is read after the server was reached.
-        (_, Some(file)) if file.kind() == io::ErrorKind::NotFound && !at.is_socket() => {
-            unreadable(file)
-        }
+        (sqlx::Error::Tls(_) | sqlx::Error::Configuration(_), Some(file)) => unreadable(file),
         (_, Some(error)) => of_io(error),
         (sqlx::Error::Protocol(_), None) => {
             "what replies there is not Postgres: check the host and port in DATABASE_URL".to_owned()
@@ -331,6 +361,26 @@ mod tests {
             let text = text(error);
             assert!(text.starts_with("no connection to Postgres at db.internal:5433: "), "{text}");
             assert!(text.contains(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_what_a_setting_must_change_does_not_heal_by_waiting() {
+        let options = PgConnectOptions::new_without_pgpass();
+        let heals = |error| heals_by_waiting(&of_connecting(&At(&options), error));
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let no_name = io::Error::other(format!("{LOOK_UP_FAILED}: Name or service not known"));
+        assert!(heals(io(io::ErrorKind::ConnectionRefused)) && heals(sqlx::Error::Io(no_name)));
+        assert!(heals(io(io::ErrorKind::UnexpectedEof)) && heals(io(io::ErrorKind::TimedOut)));
+        assert!(heals_by_waiting(&connecting_timed_out(&At(&options), Duration::from_secs(1))));
+        assert!(!heals(sqlx::Error::Tls("server does not support TLS".into())));
+        assert!(!heals(sqlx::Error::Tls(missing().into())));
+        assert!(!heals_by_waiting(&other_server(&At(&options), "Redis")));
+        #[cfg(feature = "tls")]
+        {
+            use rustls::CertificateError::UnknownIssuer;
+            let unknown = rustls::Error::InvalidCertificate(UnknownIssuer);
+            assert!(!heals(sqlx::Error::Io(io::Error::new(io::ErrorKind::InvalidData, unknown))));
         }
     }
 

@@ -1,17 +1,18 @@
 //! Connections, from the store's own pool or from the application's. Every wait for one is limited,
 //! and none is used again with an unread reply.
 
+use std::future::{Future, pending};
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection, PgPool};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::application_pool::{ApplicationConnection, ApplicationPool};
 use super::connect_error;
 use super::hosts::{Failed, Hosts};
 use super::pool::{Leased, Pool};
-use crate::model::error::StoreError;
+use crate::model::error::{StoreError, StoreErrorKind};
 use crate::store::PoolStatus;
 
 /// How long the check that Postgres can be reached may take, and a migration waits for a
@@ -19,6 +20,8 @@ use crate::store::PoolStatus;
 pub(super) const REACHING: Duration = Duration::from_secs(5);
 /// How long closing the pool waits for connections in use.
 const CLOSING: Duration = Duration::from_secs(5);
+/// How long a first connection may take without a look which other server replies there.
+const SUSPICIOUS: Duration = Duration::from_millis(500);
 /// A connection older than this may lead to a server that the address no longer names. If the
 /// address still names it, each connection is replaced at most ten times a second.
 const OLD: Duration = Duration::from_millis(100);
@@ -121,11 +124,9 @@ impl Connections {
 
     /// Opens a connection outside of the pool.
     pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let hosts = match self {
-            Self::Own(pool) => pool.hosts().await?,
-            Self::OfTheApplication(pool) => Hosts::one(pool.options().as_ref().clone()),
-        };
-        let mut connection = hosts.connect(REACHING).await.map_err(Failed::reason)?;
+        let hosts = self.hosts().await?;
+        let connecting = async { hosts.connect(REACHING).await.map_err(Failed::reason) };
+        let mut connection = or_other_server(&hosts, connecting).await?;
         // Now the first server is the one that was reached.
         let at = hosts.first();
         match timeout(REACHING, connection.ping()).await {
@@ -135,12 +136,50 @@ impl Connections {
         }
     }
 
+    /// Acquires a connection at the start, with a timeout after `wait`. The error names another
+    /// kind of server at the address.
+    pub(super) async fn acquire_first(&self, wait: Duration) -> Result<Connection, StoreError> {
+        let hosts = self.hosts().await?;
+        or_other_server(&hosts, self.acquire_by(Instant::now() + wait, wait)).await
+    }
+
+    /// Returns the servers, with the present credentials.
+    async fn hosts(&self) -> Result<Hosts, StoreError> {
+        match self {
+            Self::Own(pool) => pool.hosts().await,
+            Self::OfTheApplication(pool) => Ok(Hosts::one(pool.options().as_ref().clone())),
+        }
+    }
+
     /// Closes the pool if it is the store's own.
     pub(super) async fn close(&self) {
         if let Self::Own(pool) = self {
             pool.close(CLOSING).await;
         }
     }
+}
+
+/// Waits for a connection. If it does not come soon, or cannot come, this looks which other server
+/// replies there. The look is for a start or a check, because it opens connections.
+async fn or_other_server<T>(
+    hosts: &Hosts,
+    connecting: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let look = async {
+        sleep(SUSPICIOUS).await;
+        match hosts.other_server().await {
+            Some(error) => error,
+            None => pending().await,
+        }
+    };
+    let failed = tokio::select! {
+        connected = connecting => match connected {
+            Err(error) if error.kind() == StoreErrorKind::Unreachable => error,
+            other => return other,
+        },
+        error = look => return Err(error),
+    };
+    Err(hosts.other_server().await.unwrap_or(failed))
 }
 
 /// A connection in use. It is closed if it is dropped before its release, because its caller left

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::PostgresStore;
 use super::connect_error::{self, At};
-use super::errors;
+use super::{errors, other_server};
 use crate::model::error::{StoreError, StoreErrorKind};
 use crate::model::server_url::{ATTRS, ServerUrl, ServerUrlError};
 
@@ -126,6 +126,17 @@ impl Hosts {
             });
         }
         Err(failed.unwrap_or_else(|| Failed::Refused(connect_error::closed())))
+    }
+
+    /// Returns the error for another kind of server at the only address.
+    pub(super) async fn other_server(&self) -> Option<StoreError> {
+        let [options] = &*self.all else { return None };
+        let at = At(options);
+        if at.is_socket() {
+            return None;
+        }
+        let what = other_server::at(options.get_host(), options.get_port()).await?;
+        Some(connect_error::other_server(&at, what))
     }
 
     async fn connect_to(&self, options: &PgConnectOptions) -> Result<PgConnection, Failed> {

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use tokio::time::Instant;
 
 use super::PostgresStore;
 use super::connection::REACHING;
@@ -156,8 +155,7 @@ impl PostgresStore {
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let progress = Progress::default();
         let migrating = async {
-            let by = Instant::now() + REACHING;
-            let mut connection = match self.connections.acquire_by(by, REACHING).await {
+            let mut connection = match self.connections.acquire_first(REACHING).await {
                 Ok(connection) => connection,
                 // An application's pool does not report the reason. A connection outside of it
                 // does.

@@ -17,7 +17,8 @@ use crate::{
 /// Each file is one that `faults --reached` wrote. The table has a line for each fault, with how
 /// often each kind of work was under way when the fault began. A pair at zero is a gap: no run
 /// shows what the fault does to that work. A fault that no run injected with an effect is a gap
-/// too. Exit code 0: there is no gap. 1: there are gaps. 2: a file could not be read.
+/// too. Exit code 0: each fault was judged, and there is no gap. 1: there are gaps. 2: there is no
+/// gap, but a fault had too few injections to be judged, or a file could not be read.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
@@ -50,31 +51,42 @@ impl Arguments {
             let read = serde_json::from_slice::<Reached>(&text);
             sum.add(&read.map_err(FaultsError::file("read", path))?);
         }
-        let gaps = match self.fault.as_slice() {
-            [] => sum.gaps(Event::all(), self.at_least),
-            some => sum.gaps(some.iter().copied(), self.at_least),
+        let expected = match self.fault.as_slice() {
+            [] => Event::all().collect(),
+            some => some.to_vec(),
         };
+        let gaps = sum.gaps(expected.iter().copied(), self.at_least);
+        let unjudged = sum.unjudged(expected, self.at_least);
         let mut text = table(&sum);
         text.push('\n');
         for gap in &gaps {
             let _ = writeln!(text, "- {gap}");
         }
-        let judged = sum.0.values().filter(|fault| fault.injected >= self.at_least).count();
+        for (fault, injected) in &unjudged {
+            let _ =
+                writeln!(text, "- not judged, because {injected} injections are too few: {fault}");
+        }
         let never = gaps.iter().filter(|gap| gap.state.is_none()).count();
+        let injected = sum.0.values().filter(|fault| fault.injected > 0);
+        let judged = injected.clone().filter(|fault| fault.injected >= self.at_least).count();
         let _ = write!(
             text,
             "\n{} gaps. {judged} of {} faults had at least {} injections, {never} had none",
             gaps.len(),
-            sum.0.values().filter(|fault| fault.injected > 0).count() + never,
+            injected.count() + never,
             self.at_least
         );
         output::tell(self.json, &text);
         summarize(&format!("### What the runs have reached\n\n{text}\n"))?;
         if self.json {
-            let document = json!({ "reached": sum, "gaps": gaps });
+            let document = json!({ "reached": sum, "gaps": gaps, "unjudged": unjudged });
             output::say(format_args!("{document:#}"));
         }
-        Ok(if gaps.is_empty() { Outcome::Holds } else { Outcome::Broken })
+        Ok(match (gaps.is_empty(), unjudged.is_empty()) {
+            (false, _) => Outcome::Broken,
+            (true, false) => Outcome::Inconclusive,
+            (true, true) => Outcome::Holds,
+        })
     }
 }
 

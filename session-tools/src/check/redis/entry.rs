@@ -10,7 +10,7 @@ use session_layer::store::SessionParts;
 use session_layer::{Session, SessionId, Timestamp, TokenDigest};
 use tokio::time::{Instant, sleep};
 
-use super::{Finding, PROXY, Problem, Target, cache};
+use super::{FULL, Finding, PROXY, Problem, Target, cache};
 
 /// The life of the entry, in case its removal is lost.
 const LIFE: Duration = Duration::from_secs(10);
@@ -27,7 +27,10 @@ pub(super) async fn cached(target: &Target, url: &ServerUrl) -> Result<Finding, 
     let _removed = cache.invalidate(&[digest]).await;
     Ok(match found {
         Ok(()) => Finding::ok("An entry was filled and read back"),
-        Err(why) => Finding::failed("Nothing will be cached", why, PROXY),
+        Err(why) => {
+            let help = if why.contains("OOM") { FULL } else { PROXY };
+            Finding::failed("Nothing will be cached", why, help)
+        }
     })
 }
 

@@ -1,5 +1,7 @@
 //! The lines about Postgres.
 
+use tokio::net::TcpListener;
+
 use super::{check, check_of, expect, unused_address};
 use crate::certificates::{self, Ca};
 use crate::harness::{Outcome, shared};
@@ -17,7 +19,9 @@ async fn unreachable_postgres_is_explained_without_its_password() -> Outcome {
         &address,
         "does not start without REDIS_URL",
     ];
-    expect(check().env("DATABASE_URL", url), 1, &lines).await?;
+    let text = expect(check().env("DATABASE_URL", url), 1, &lines).await?;
+    // The cause has its remedy, and general hints would hide it.
+    assert!(!text.contains("pg_isready"), "{text}");
     // Each of several hosts has its reason.
     let other = unused_address()?;
     let url = format!("postgres://app:s3cret@{address},{other}/app");
@@ -34,6 +38,28 @@ async fn unreachable_postgres_is_explained_without_its_password() -> Outcome {
     Ok(())
 }
 
+// They wait for the rest of what Postgres' client sends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_server_in_place_of_postgres_is_named() -> Outcome {
+    let backends = shared().await?;
+    let http = TcpListener::bind("127.0.0.1:0").await?;
+    let http_at = http.local_addr()?;
+    tokio::spawn(async move { axum::serve(http, axum::Router::new()).await });
+    let ca = Ca::new()?;
+    let own = ca.issue("127.0.0.1", time::Duration::DAY)?;
+    let (_redis, tls_port) = certificates::redis(&ca, &own, "no").await?;
+    for (address, named) in [
+        (backends.redis().address().to_string(), "what replies there is Redis"),
+        (http_at.to_string(), "what replies there is an HTTP server"),
+        (format!("127.0.0.1:{tls_port}"), "what replies there is a server with TLS"),
+    ] {
+        let url = format!("postgres://app:s3cret@{address}/app");
+        let lines = ["❌ Postgres connection failed", named, "check the host and port"];
+        expect(check().env("DATABASE_URL", url), 1, &lines).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_or_incomplete_schema_fails() -> Outcome {
     let backends = shared().await?;
@@ -45,6 +71,17 @@ async fn missing_or_incomplete_schema_fails() -> Outcome {
     execute(backends.postgres(), statements).await?;
     let missing = "not found: session_users, session_journal, session_nodes";
     expect(&mut check_of(&sandbox), 1, &[missing]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_few_connections_are_a_warning() -> Outcome {
+    let sandbox = shared().await?.sandbox();
+    store(&sandbox).await?;
+    let lines = ["⚠️  Postgres settings are risky", "SESSION_DB_POOL_SIZE"];
+    expect(check_of(&sandbox).env("SESSION_DB_POOL_SIZE", "2"), 0, &lines).await?;
+    let text = expect(check_of(&sandbox).env("SESSION_DB_POOL_SIZE", "3"), 0, &[]).await?;
+    assert!(!text.contains("risky"), "{text}");
     Ok(())
 }
 

@@ -113,6 +113,17 @@ impl App {
         Ok((status, std::fs::read_to_string(folder.path().join("log"))?))
     }
 
+    /// Runs it with arguments, with which it starts nothing. Returns its exit code and what it
+    /// printed.
+    pub(crate) async fn arguments(arguments: &[&str]) -> io::Result<(Option<i32>, String, String)> {
+        let folder = TempDir::new()?;
+        let mut command = command(&folder, &[]).await?;
+        let ended = command.args(arguments).stderr(Stdio::piped()).output();
+        let ended = timeout(START, ended).await??;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((ended.status.code(), text(&ended.stdout), text(&ended.stderr)))
+    }
+
     /// Returns its standard error so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()

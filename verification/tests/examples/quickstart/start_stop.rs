@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::process::{App, env_of};
-use crate::harness::{Failure, Outcome, default_backend};
+use crate::harness::{Failure, Outcome, default_backend, shared};
 use crate::support::SOON;
 
 /// The time that orchestrators wait before they kill.
@@ -90,6 +90,44 @@ async fn failed_start_prints_one_message() -> Outcome {
             assert!(message[0].contains(word), "{word:?} is missing in {log}");
         }
         assert!(!log.contains("panicked") && !log.contains("hunter2"), "{log}");
+    }
+    Ok(())
+}
+
+// It would wait for an hour.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn start_does_not_wait_for_what_only_a_setting_can_change() -> Outcome {
+    let backends = shared().await?;
+    let sandbox = backends.sandbox();
+    let url = sandbox.database_url();
+    let verifying = format!("{url}?sslmode=verify-full");
+    let redis = format!("postgres://app@{}/app", backends.redis().address());
+    let place = url.rsplit('@').next().unwrap_or_default();
+    let nobody = format!("postgres://no_such_role:hunter2@{place}");
+    for (url, word) in [(verifying, "has no TLS"), (redis, "is Redis"), (nobody, "user")] {
+        let mut env = env_of(&sandbox);
+        env.retain(|(name, _)| *name != "DATABASE_URL");
+        env.extend([("DATABASE_URL", url), ("SESSION_DB_START_TIMEOUT", "3600".to_owned())]);
+        let (status, log) = App::start_in_vain(&env).await?;
+        assert!(!status.success() && log.contains(word), "{word}: {log}");
+        assert!(!log.contains("hunter2"), "{log}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn arguments_print_the_usage_or_an_error_and_start_nothing() -> Outcome {
+    let (code, usage, _) = App::arguments(&["--help"]).await?;
+    assert_eq!(code, Some(0), "{usage}");
+    for name in ["ADDR", "ADMIN_ADDR", "SECURE_COOKIES", "DATABASE_URL", "REDIS_URL", "/login"] {
+        assert!(usage.contains(name), "{name} is missing in {usage}");
+    }
+    assert_eq!(App::arguments(&["-h"]).await?.1, usage);
+    for unknown in [&["--port"][..], &["serve"], &[""], &["serve", "--help"]] {
+        let (code, out, error) = App::arguments(unknown).await?;
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{unknown:?}: {error}");
+        let named = format!("unknown argument {:?}", unknown[0]);
+        assert!(error.contains(&named) && error.contains("--help"), "{error}");
     }
     Ok(())
 }
