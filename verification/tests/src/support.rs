@@ -254,7 +254,10 @@ pub async fn until_hit(sessions: &Sessions, created: &Created) -> Outcome {
     let layer = SessionCacheLayer::new(sessions.clone()).lookup_info(true);
     wait::until("a hit", SOON, async || {
         let bearer = format!("Bearer {}", created.token.reveal());
-        let request = Request::get("/").header(AUTHORIZATION, bearer).body(()).unwrap();
+        let request = Request::get("/")
+            .header(AUTHORIZATION, bearer)
+            .body(())
+            .expect("a token is a header value");
         let Ok(response) = layer.layer(handler).oneshot(request).await;
         assert_eq!(response.status(), 200);
         let source = response.extensions().get().map(|info: &LookupInfo| info.source);

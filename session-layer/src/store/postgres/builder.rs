@@ -390,6 +390,7 @@ fn all_but_one(connections: u32) -> usize {
 #[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 mod tests {
     use super::*;
+    use crate::store::SessionStore as _;
 
     fn builder() -> PostgresStoreBuilder {
         PostgresStore::builder("postgres://h/d")

@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 /// A command to Redis, with one argument too many, and a request of HTTP.
 const COMMAND: &[u8] = b"PING / HTTP/1.0\r\n\r\n";
-/// The beginning of TLS: a ClientHello of TLS 1.2 with one cipher suite and no extensions. A server
-/// replies with its hello or with an alert.
+/// The beginning of TLS: a `ClientHello` of TLS 1.2 with one cipher suite and no extensions. A
+/// server replies with its hello or with an alert.
 const HELLO: &[u8] = &[
     0x16, 3, 1, 0, 45, // a handshake record
     1, 0, 0, 41, 3, 3, // a ClientHello
@@ -21,7 +21,7 @@ const HELLO: &[u8] = &[
     0, 0, 2, 0xc0, 0x2f, 1, 0, // no session, the suite, no compression
 ];
 /// Postgres' question for TLS. Only Postgres, or a proxy in front of it, replies with S or N. Some
-/// of them accept a ClientHello too.
+/// of them accept a `ClientHello` too.
 const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f];
 /// How long the connection, and then the reply, may take.
 const PATIENCE: Duration = Duration::from_millis(500);
