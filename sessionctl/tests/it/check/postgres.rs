@@ -49,7 +49,7 @@ async fn other_server_in_place_of_postgres_is_named() -> Outcome {
     let own = ca.issue("127.0.0.1", time::Duration::DAY)?;
     let (_redis, tls_port) = certificates::redis(&ca, &own, "no").await?;
     for (address, named) in [
-        (backends.redis().address().to_string(), "what replies there is Redis"),
+        (backends.redis().address().to_owned(), "what replies there is Redis"),
         (http_at.to_string(), "what replies there is an HTTP server"),
         (format!("127.0.0.1:{tls_port}"), "what replies there is a server with TLS"),
     ] {
