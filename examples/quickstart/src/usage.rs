@@ -18,7 +18,7 @@ It serves on ADDR:
   GET    /api/health/redis, /livez, /readyz
 and on ADMIN_ADDR, which must not be public:
   GET    /mode, /metrics
-  PUT    /mode                {\"mode\":\"bypass\"} switches the cache off, {\"mode\":\"on\"} on again
+  PUT    /mode                {\"mode\":\"bypass\"} switches the cache off, {\"mode\":\"on\"} on
 
 Environment variables. An empty one counts as not set.
   ADDR              the address of the app [default: 127.0.0.1:3000]

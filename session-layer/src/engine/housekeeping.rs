@@ -1,7 +1,8 @@
 //! Housekeeping: old rows leave the store, a few at a time, for as long as the engine lives.
 //!
-//! No promise depends on it. After a failure the next minute tries again. A paused node does nothing. Several nodes do no more
-//! work than one, because the store lets only one of them work at a time.
+//! No promise depends on it. After a failure the next minute tries again. A paused node does
+//! nothing. Several nodes do no more work than one, because the store lets only one of them work at
+//! a time.
 
 use std::sync::Arc;
 use std::time::Duration;

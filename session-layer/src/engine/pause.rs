@@ -30,17 +30,17 @@ pub(crate) struct Pause {
     /// Whether a request has come since the task looked last. On a node that never pauses it is
     /// always set, so that a request only reads it.
     used: AtomicBool,
-    phase: watch::Sender<Phase>,
+    state: watch::Sender<PauseState>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Phase {
+enum PauseState {
     /// The loops send their statements, since this moment.
     Awake(Instant),
     Paused,
 }
 
-impl Phase {
+impl PauseState {
     fn is_paused(self) -> bool {
         matches!(self, Self::Paused)
     }
@@ -49,8 +49,8 @@ impl Phase {
 impl Pause {
     /// Creates the state of a node that has just started.
     pub(crate) fn new() -> Self {
-        let phase = watch::Sender::new(Phase::Awake(Instant::now()));
-        Self { used: AtomicBool::new(true), phase }
+        let state = watch::Sender::new(PauseState::Awake(Instant::now()));
+        Self { used: AtomicBool::new(true), state }
     }
 
     /// Records that a request has come. It ends a pause.
@@ -63,27 +63,27 @@ impl Pause {
 
     /// Returns whether this node sends nothing to the store until a request comes.
     pub(crate) fn is_paused(&self) -> bool {
-        self.phase.borrow().is_paused()
+        self.state.borrow().is_paused()
     }
 
     /// Returns when this node started, or when its last pause ended. `None`: it is paused.
     #[cfg(feature = "metrics")]
     pub(crate) fn awake_since(&self) -> Option<Instant> {
-        match *self.phase.borrow() {
-            Phase::Awake(since) => Some(since),
-            Phase::Paused => None,
+        match *self.state.borrow() {
+            PauseState::Awake(since) => Some(since),
+            PauseState::Paused => None,
         }
     }
 
     /// Waits until this node is not paused. Returns since when it is not.
     pub(crate) async fn ended(&self) -> Instant {
-        let mut phase = self.phase.subscribe();
+        let mut state = self.state.subscribe();
         loop {
-            if let Phase::Awake(since) = *phase.borrow_and_update() {
+            if let PauseState::Awake(since) = *state.borrow_and_update() {
                 return since;
             }
             // The sender is this one's, so that it is not gone.
-            let _ = phase.changed().await;
+            let _ = state.changed().await;
         }
     }
 
@@ -107,7 +107,7 @@ impl Pause {
             "there is no traffic: this node sends nothing to the session store until a request \
              comes"
         );
-        self.phase.send_replace(Phase::Paused);
+        self.state.send_replace(PauseState::Paused);
         // Either a request that came meanwhile saw the pause, or it is seen here.
         if self.used.load(Ordering::SeqCst) {
             self.wake_up();
@@ -117,10 +117,10 @@ impl Pause {
     #[cold]
     fn wake_up(&self) {
         self.used.store(true, Ordering::SeqCst);
-        let woken = self.phase.send_if_modified(|phase| {
-            let was_paused = phase.is_paused();
+        let woken = self.state.send_if_modified(|state| {
+            let was_paused = state.is_paused();
             if was_paused {
-                *phase = Phase::Awake(Instant::now());
+                *state = PauseState::Awake(Instant::now());
             }
             was_paused
         });

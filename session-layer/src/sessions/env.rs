@@ -30,37 +30,7 @@ use crate::store::SessionStore;
 impl Sessions {
     /// Builds sessions from the settings in the environment.
     ///
-    /// | variable | default | meaning |
-    /// |---|---|---|
-    /// | `DATABASE_URL` | `sqlite:session-layer.db` | `postgres://…`, or `sqlite:PATH` (feature `sqlite`) |
-    /// | `DATABASE_PASSWORD_FILE` | none | a file with the password of Postgres, instead of the URL. It is read again for new connections |
-    /// | `DATABASE_TLS_CA_FILE` | the system's CAs | PEM file of a CA that connections to Postgres trust too. Any `DATABASE_TLS_…` [requires TLS](crate::store::PostgresStoreBuilder::tls) |
-    /// | `DATABASE_TLS_CERT_FILE`, `DATABASE_TLS_KEY_FILE` | none | PEM files of this client's certificate and its key |
-    /// | `DATABASE_TLS_INSECURE` | `false` | `true`: TLS [accepts every certificate](crate::connect::TlsSettings::insecure) of Postgres |
-    /// | `REDIS_URL` | none: in-process cache | `redis://…`, `rediss://…` (feature `tls`), `redis+sentinel://HOST,HOST/SERVICE/DB`, `redis+cluster://HOST,HOST`, `redis+unix://…` |
-    /// | `REDIS_PASSWORD_FILE` | none | a file with the password of Redis, instead of the URL. It may [change](crate::connect::PasswordFile) |
-    /// | `REDIS_SENTINEL_USERNAME`, `REDIS_SENTINEL_PASSWORD` | none | user and password of the sentinels |
-    /// | `REDIS_SENTINEL_PASSWORD_FILE` | none | a file with that password, instead of the variable |
-    /// | `REDIS_TLS_CA_FILE` | the system's CAs | PEM file of the CAs that `rediss://` trusts instead |
-    /// | `REDIS_TLS_CERT_FILE`, `REDIS_TLS_KEY_FILE` | none | PEM files of this client's certificate and its key |
-    /// | `REDIS_TLS_SERVER_NAME` | the URL's host | name that the server's certificate must have |
-    /// | `REDIS_TLS_INSECURE` | `false` | `true`: [accepts every certificate](crate::connect::TlsSettings::insecure) |
-    /// | `SESSION_CACHE_NAMESPACE` | `session-layer` | prefix of every key |
-    /// | `SESSION_CACHE_POLICY` | `available` | a node that is partitioned from Postgres: `available` serves entries until their TTL, `fail-closed` returns 503 after 2 s |
-    /// | `SESSION_CACHE_KEY` | none: not sealed | `ID:KEY`, or several separated by commas. Entries in Redis are [sealed](crate::SealingKeys) with the first key and opened with any |
-    /// | `SESSION_CACHE_KEY_FILE` | none | a file that holds the keys, instead of the variable |
-    /// | `SESSION_CACHE_ENABLED` | `true` | `false` starts in [`CacheMode::Bypass`](crate::CacheMode::Bypass) |
-    /// | `SESSION_CACHE_TTL` | `300` | how long an entry may be served, in seconds |
-    /// | `SESSION_CACHE_POOL_SIZE` | `10` | maximum number of Redis connections |
-    /// | `SESSION_CACHE_REPLICATED` | `false` | `true`: Redis has replicas or fails over |
-    /// | `SESSION_NEAR_CACHE_MB` | `0`: none | size of the [near cache](crate::SessionsBuilder::near_cache) of this process, in MiB |
-    /// | `SESSION_PAUSE_AFTER` | `0`: never | seconds without a request after which this node [sends nothing to Postgres](crate::SessionsBuilder::pause_without_traffic) until the next one |
-    /// | `SESSION_TRACE_IDS` | `false` | `true`: [spans](crate::traces) have the ids of users and sessions |
-    /// | `SESSION_DB_POOL_SIZE` | `10` | maximum number of Postgres connections of this process |
-    /// | `SESSION_DB_SCHEMA` | `session_layer` | Postgres schema of our tables |
-    /// | `SESSION_DB_MIGRATE` | `true` | create and migrate the tables at start |
-    /// | `SESSION_DB_START_TIMEOUT` | `30` | how long the start waits for a Postgres that accepts no connections yet, in seconds. It never waits for what only a setting can change, such as a password or a certificate. With `SESSION_DB_MIGRATE=false` it needs none |
-    /// | `SESSION_DB_POOLED` | `false` | `true`: a pooler in transaction mode, such as `PgBouncer`, is in front of Postgres ([its requirements](crate::store::PostgresStoreBuilder::pooled)) |
+    #[doc = include_str!("env.md")]
     ///
     /// `postgres://` needs `REDIS_URL`, unless the cache is off. `sqlite:` works with the
     /// in-process cache only. An empty variable counts as not set.
@@ -149,7 +119,8 @@ fn with_settings(
 impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     /// Applies the variables of the environment as [`Sessions::from_env`] does, except those of the
     /// servers, the near cache and the pause: `SESSION_CACHE_TTL`, `SESSION_CACHE_ENABLED`,
-    /// `SESSION_CACHE_POLICY` and `SESSION_TRACE_IDS`. A tool beside the application has the same bounds with them.
+    /// `SESSION_CACHE_POLICY` and `SESSION_TRACE_IDS`. A tool beside the application has the same
+    /// bounds with them.
     ///
     /// # Errors
     /// [`ConfigError`] names the variable, its value and what is allowed.

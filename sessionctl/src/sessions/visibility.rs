@@ -58,7 +58,7 @@ impl Reached {
         })
     }
 
-    /// Returns the fields of a JSON document, as of `now`. `why` is the reason of [`why`](Self::why).
+    /// Returns the fields of a JSON document, as of `now`. `why` is what [`why`](Self::why) returns.
     pub(super) fn json(self, why: Option<&str>, now: Instant) -> Value {
         match self {
             Self::Nothing => json!({ "revoked": "nothing" }),

@@ -246,7 +246,9 @@ pub(super) mod tests {
     pub(in crate::watch) fn document(hits: u64, total: u64) -> Value {
         json!({
             "status": "healthy", "mode": "on",
-            "redis": { "connected": true, "version": "7.0.15", "usedMemory": "1.2M", "totalKeys": 42 },
+            "redis": {
+                "connected": true, "version": "7.0.15", "usedMemory": "1.2M", "totalKeys": 42
+            },
             "sessionCache": {
                 "metrics": { "hits": hits, "total": total, "errors": 0, "hitRate": 85.0 },
                 "pool": { "size": 10, "available": 8, "pending": 0 },
