@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
 
 use crate::engine::admission::{self, Admission, Party, TurnKind};
@@ -34,6 +34,8 @@ use crate::store::{
 
 /// How often a store is probed that has not replied yet, or whose outage may be over.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// How often the idle connections of a paused node are closed.
+const CLOSE_IDLE_EVERY: Duration = Duration::from_secs(30);
 
 /// A store, and what guards its calls.
 #[derive(Debug)]
@@ -288,12 +290,13 @@ impl<S: SessionStore> GuardedStore<S> {
     }
 
     /// Waits until this node is not paused. A loop calls this when it has no statement in flight,
-    /// before it sends the next one by itself. The last one to rest closes the last connection.
+    /// before it sends the next one by itself. Idle connections are closed meanwhile, also those of
+    /// a probe, or of a statement that ended later.
     pub(crate) async fn rest(&self) {
         while self.pause.is_paused() {
             // If it fails, the connections stay open.
             let _ = deadline::run(self.settings.call_deadline(), self.store.close_idle()).await;
-            let _awake_since = self.pause.ended().await;
+            let _awake_since = timeout(CLOSE_IDLE_EVERY, self.pause.ended()).await;
         }
     }
 

@@ -90,6 +90,16 @@ async fn paused_node_sends_nothing_to_the_store() {
     node.pause().await;
 }
 
+// A probe, or a statement that was in flight, leaves its connection idle later.
+#[tokio::test(start_paused = true)]
+async fn connections_that_become_idle_in_a_pause_are_closed_too() {
+    let node = Node::new().await;
+    node.pause().await;
+    let before = node.store.count("close_idle");
+    sleep(Duration::from_secs(31)).await;
+    assert!(node.store.count("close_idle") > before);
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_kind_of_request_keeps_a_node_awake() {
     let node = Node::new().await;

@@ -141,8 +141,8 @@ impl PostgresStoreBuilder {
     ///
     /// Half of them are for validations and their touches, one is for the journal, the rest for
     /// everything else. With fewer than 3, parts share connections, and one that waits for a lock
-    /// delays the others. Log and health warn then. If the server has fewer left for our role,
-    /// validations get the first one, and with three each of these parts has one.
+    /// delays the others. Log and health warn then. If Postgres accepts fewer for our
+    /// role, the first is for validations. With three, each of these parts has one.
     pub fn max_connections(mut self, most: u32) -> Self {
         self.max_connections = Some(most);
         self
