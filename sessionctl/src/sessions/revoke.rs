@@ -10,7 +10,7 @@ use serde_json::json;
 use session_layer::error::{StoreError, StoreErrorKind};
 use session_layer::limits::MAX_REASON_CHARS;
 use session_layer::store::{PostgresStore, SessionFilter};
-use session_layer::{Applied, Error, RevokeTarget, SessionId, Sessions};
+use session_layer::{Applied, Error, RevokeTarget, SessionId, Sessions, Visibility};
 use session_tools::{COULD_NOT_RUN, Ended, chain, exit_code, output, progress::Bar};
 use tokio::time::{Instant, sleep};
 
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 /// How long a batch waits for Redis to acknowledge a removal that it missed once. One batch of
 /// thousands would otherwise decide from when on all are rejected.
-const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(1);
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(5);
 /// How often all sessions are searched at most. The searches after the first find the few that a
 /// rotation or another change kept from ending.
 const MOST_SEARCHES: u32 = 10;
@@ -201,18 +201,22 @@ impl Arguments {
         target: RevokeTarget<'_>,
         wait: Option<Duration>,
     ) -> Result<Applied<u64>, Error> {
-        retried(async || {
+        let revocation = || {
             let revocation = node.revoke(target).reason(self.reason.clone());
-            let revocation = match wait {
-                Some(wait) => revocation.wait(wait),
-                None => revocation,
-            };
             match &self.actor {
-                Some(actor) if !actor.is_empty() => revocation.actor(actor.clone()).await,
-                _ => revocation.await,
+                Some(actor) if !actor.is_empty() => revocation.actor(actor.clone()),
+                _ => revocation,
             }
-        })
-        .await
+        };
+        let mut applied = retried(async || revocation().await).await?;
+        // The second call ends nothing more. It waits until Redis has acknowledged the removal.
+        if let (Some(wait), Visibility::Committed { .. }) = (wait, applied.visibility)
+            && let Ok(again) = revocation().wait(wait).await
+            && again.visibility == Visibility::Propagated
+        {
+            applied.visibility = again.visibility;
+        }
+        Ok(applied)
     }
 
     fn report(&self, done: &Done, result: Result<(), String>) -> Ended {
@@ -268,8 +272,6 @@ async fn retried<T>(mut once: impl AsyncFnMut() -> Result<T, Error>) -> Result<T
 
 #[cfg(test)]
 mod tests {
-    use session_layer::Visibility;
-
     use super::*;
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 
 use super::errors::{DENIED, Progress, by_code};
+use super::other_server::OtherServer;
 use crate::model::credentials::CredentialsError;
 use crate::model::error::{StoreError, StoreErrorKind as Kind};
 
@@ -49,7 +50,7 @@ pub(super) fn of_connecting(at: &At<'_>, error: sqlx::Error) -> StoreError {
     };
     let (kind, why) = match &error {
         sqlx::Error::Database(refused) => {
-            let code = refused.code().unwrap_or_default().into_owned();
+            let code = sqlstate(refused.code().as_deref().unwrap_or_default());
             let (kind, message) = of_refused_connection(&code, refused.message());
             let message = format!("no connection to Postgres at {at}: {message}");
             // The server's text may repeat the user, the database and the options of the URL.
@@ -59,6 +60,17 @@ pub(super) fn of_connecting(at: &At<'_>, error: sqlx::Error) -> StoreError {
         _ => (Kind::Unreachable, why(&error)),
     };
     StoreError::new(kind, format!("no connection to Postgres at {at}: {why}")).with_source(error)
+}
+
+/// Returns a SQLSTATE as it may be printed. A server may send anything in its place.
+fn sqlstate(code: &str) -> String {
+    let is_one = code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_one { code.to_owned() } else { "?".to_owned() }
+}
+
+/// Returns whether the error is one that Postgres, or a proxy that speaks as it does, replied.
+pub(super) fn is_reply(error: &StoreError) -> bool {
+    error.source().is_some_and(|source| source.is::<SqlState>())
 }
 
 /// Returns the error for a server that replied and is not the wanted one of several.
@@ -73,10 +85,16 @@ pub(super) fn not_wanted(at: &At<'_>, standby: bool) -> StoreError {
     )
 }
 
-/// Returns the error for another kind of server. No wait makes it a Postgres.
-pub(super) fn other_server(at: &At<'_>, what: &str) -> StoreError {
+/// Returns the error for another kind of server. No wait makes it a Postgres, unless it is a proxy
+/// that speaks HTTP while it has no Postgres behind it.
+pub(super) fn other_server(at: &At<'_>, server: OtherServer) -> StoreError {
+    let kind = match server {
+        OtherServer::Http => Kind::Unreachable,
+        OtherServer::Redis | OtherServer::Tls => Kind::Denied,
+    };
+    let what = server.as_str();
     StoreError::new(
-        Kind::Denied,
+        kind,
         format!(
             "no connection to Postgres at {at}: what replies there is {what}: check the host and \
              port in DATABASE_URL"
@@ -84,9 +102,9 @@ pub(super) fn other_server(at: &At<'_>, what: &str) -> StoreError {
     )
 }
 
-/// Returns whether a later attempt may succeed although nobody changes a setting. A certificate, a
-/// file of TLS or a server without TLS stays as it is. A name may get an address, and a server may
-/// start.
+/// Returns whether a later attempt may succeed although no setting is changed. A CA that is not
+/// known, a file of TLS or a server without TLS stays as it is. A name may get an address, a server
+/// may start, and a certificate may become valid or be renewed.
 pub(crate) fn heals_by_waiting(error: &StoreError) -> bool {
     if error.kind() != Kind::Unreachable {
         return false;
@@ -94,10 +112,43 @@ pub(crate) fn heals_by_waiting(error: &StoreError) -> bool {
     let connecting = error.source().and_then(|source| source.downcast_ref::<sqlx::Error>());
     let Some(connecting) = connecting else { return true };
     #[cfg(feature = "tls")]
-    if cause::<rustls::Error>(connecting).is_some() {
-        return false;
+    if let Some(error) = cause::<rustls::Error>(connecting) {
+        return tls_heals_by_waiting(error);
     }
     !matches!(connecting, sqlx::Error::Tls(_) | sqlx::Error::Configuration(_))
+}
+
+#[cfg(feature = "tls")]
+fn tls_heals_by_waiting(error: &rustls::Error) -> bool {
+    use rustls::{CertificateError as Certificate, Error};
+    match error {
+        Error::InvalidCertificate(
+            Certificate::Expired
+            | Certificate::ExpiredContext { .. }
+            | Certificate::NotValidYet
+            | Certificate::NotValidYetContext { .. },
+        ) => true,
+        Error::InvalidCertificate(_) => false,
+        Error::AlertReceived(alert) => !rejects_our_certificate(*alert),
+        _ => true,
+    }
+}
+
+#[cfg(feature = "tls")]
+fn rejects_our_certificate(alert: rustls::AlertDescription) -> bool {
+    use rustls::AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnknownCA
+            | Alert::CertificateUnknown
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::UnsupportedCertificate
+            // A bad signature: it is of another CA with the same name.
+            | Alert::DecryptError
+    )
 }
 
 /// Returns the error of a store that is closed.
@@ -258,7 +309,7 @@ fn of_io(error: &io::Error) -> String {
 
 #[cfg(feature = "tls")]
 fn of_tls(error: &rustls::Error) -> String {
-    use rustls::{AlertDescription as Alert, CertificateError as Certificate, Error};
+    use rustls::{CertificateError as Certificate, Error};
     match error {
         // A bad signature is that of another CA with the same name.
         Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
@@ -284,17 +335,7 @@ fn of_tls(error: &rustls::Error) -> String {
             "the server's certificate is not valid yet ({error}): check the clocks of this machine \
              and of the server"
         ),
-        Error::AlertReceived(
-            Alert::CertificateRequired
-            | Alert::BadCertificate
-            | Alert::UnknownCA
-            | Alert::CertificateUnknown
-            | Alert::CertificateExpired
-            | Alert::CertificateRevoked
-            | Alert::UnsupportedCertificate
-            // A bad signature: it is of another CA with the same name.
-            | Alert::DecryptError,
-        ) => format!(
+        Error::AlertReceived(alert) if rejects_our_certificate(*alert) => format!(
             "the server does not accept our certificate ({error}): set DATABASE_TLS_CERT_FILE and \
              DATABASE_TLS_KEY_FILE (sslcert, sslkey in DATABASE_URL) to one that its ssl_ca_file \
              knows"
@@ -375,12 +416,37 @@ mod tests {
         assert!(heals_by_waiting(&connecting_timed_out(&At(&options), Duration::from_secs(1))));
         assert!(!heals(sqlx::Error::Tls("server does not support TLS".into())));
         assert!(!heals(sqlx::Error::Tls(missing().into())));
-        assert!(!heals_by_waiting(&other_server(&At(&options), "Redis")));
-        #[cfg(feature = "tls")]
-        {
-            use rustls::CertificateError::UnknownIssuer;
-            let unknown = rustls::Error::InvalidCertificate(UnknownIssuer);
-            assert!(!heals(sqlx::Error::Io(io::Error::new(io::ErrorKind::InvalidData, unknown))));
+        let other = |server| heals_by_waiting(&other_server(&At(&options), server));
+        assert!(!other(OtherServer::Redis) && !other(OtherServer::Tls));
+        // A proxy may reply with HTTP until its Postgres is there.
+        assert!(other(OtherServer::Http));
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn certificate_that_time_or_a_renewal_mends_is_waited_for() {
+        use rustls::{AlertDescription, CertificateError, Error};
+        let options = PgConnectOptions::new_without_pgpass();
+        for (error, expected) in [
+            (Error::InvalidCertificate(CertificateError::UnknownIssuer), false),
+            (Error::InvalidCertificate(CertificateError::NotValidForName), false),
+            (Error::InvalidCertificate(CertificateError::NotValidYet), true),
+            (Error::InvalidCertificate(CertificateError::Expired), true),
+            (Error::AlertReceived(AlertDescription::UnknownCA), false),
+            (Error::AlertReceived(AlertDescription::InternalError), true),
+        ] {
+            let about = format!("{error:?}");
+            let error = sqlx::Error::Io(io::Error::new(io::ErrorKind::InvalidData, error));
+            let heals = heals_by_waiting(&of_connecting(&At(&options), error));
+            assert_eq!(heals, expected, "{about}");
+        }
+    }
+
+    #[test]
+    fn only_a_sqlstate_is_printed_as_one() {
+        assert_eq!(sqlstate("57P03"), "57P03");
+        for code in ["", "57P0", "57P033", "\u{1b}[2J!", "äää"] {
+            assert_eq!(sqlstate(code), "?", "{code:?}");
         }
     }
 

@@ -174,7 +174,13 @@ async fn or_other_server<T>(
     };
     let failed = tokio::select! {
         connected = connecting => match connected {
-            Err(error) if error.kind() == StoreErrorKind::Unreachable => error,
+            // What Postgres itself replied needs no look.
+            Err(error)
+                if error.kind() == StoreErrorKind::Unreachable
+                    && !connect_error::is_reply(&error) =>
+            {
+                error
+            }
             other => return other,
         },
         error = look => return Err(error),

@@ -26,18 +26,39 @@ const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f];
 /// How long the connection, and then the reply, may take.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// A server that is not Postgres.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OtherServer {
+    /// It may be a proxy whose Postgres is not there yet.
+    Http,
+    Redis,
+    Tls,
+}
+
+impl OtherServer {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "an HTTP server",
+            Self::Redis => "Redis",
+            Self::Tls => "a server with TLS on all connections",
+        }
+    }
+}
+
 /// Returns what replies at this address. `None`: Postgres, nothing, or an unknown server.
-pub(super) async fn at(host: &str, port: u16) -> Option<&'static str> {
+pub(super) async fn at(host: &str, port: u16) -> Option<OtherServer> {
     let (request, command, hello) = tokio::join!(
         reply(host, port, SSL_REQUEST),
         reply(host, port, COMMAND),
         reply(host, port, HELLO)
     );
-    named(&request?, &command?, &hello?)
+    let (command, hello) = (command?.unwrap_or_default(), hello?.unwrap_or_default());
+    named(request?.as_deref(), &command, &hello)
 }
 
-/// Returns the first bytes of the reply, or none if there is no reply. `None`: no connection.
-async fn reply(host: &str, port: u16, sent: &[u8]) -> Option<Vec<u8>> {
+/// Returns the first bytes of the reply, which are none if the connection was closed. The inner
+/// `None`: there was no reply in time. The outer `None`: there was no connection.
+async fn reply(host: &str, port: u16, sent: &[u8]) -> Option<Option<Vec<u8>>> {
     let connecting = timeout(PATIENCE, TcpStream::connect((host, port)));
     let mut stream = connecting.await.ok()?.ok()?;
     let mut read = vec![0; 16];
@@ -45,17 +66,19 @@ async fn reply(host: &str, port: u16, sent: &[u8]) -> Option<Vec<u8>> {
         stream.write_all(sent).await?;
         stream.read(&mut read).await
     };
-    let length = timeout(PATIENCE, replying).await.ok().and_then(Result::ok).unwrap_or_default();
-    read.truncate(length);
-    Some(read)
+    let Ok(length) = timeout(PATIENCE, replying).await else { return Some(None) };
+    read.truncate(length.unwrap_or_default());
+    Some(Some(read))
 }
 
-fn named(request: &[u8], command: &[u8], hello: &[u8]) -> Option<&'static str> {
-    match (command, hello) {
-        _ if matches!(request, b"S" | b"N") => None,
-        ([b'H', b'T', b'T', b'P', b'/', ..], _) => Some("an HTTP server"),
-        ([b'-' | b'+', ..], _) => Some("Redis"),
-        (_, [0x15 | 0x16, 3, ..]) => Some("a server with TLS on all connections"),
+/// `request` is `None` if the reply is late. It may be that of a Postgres under load, which also
+/// replies to a `ClientHello`.
+fn named(request: Option<&[u8]>, command: &[u8], hello: &[u8]) -> Option<OtherServer> {
+    match (request, command, hello) {
+        (Some([b'S' | b'N' | b'E', ..]), ..) => None,
+        (_, [b'H', b'T', b'T', b'P', b'/', ..], _) => Some(OtherServer::Http),
+        (_, [b'-' | b'+', ..], _) => Some(OtherServer::Redis),
+        (Some(_), _, [0x15 | 0x16, 3, ..]) => Some(OtherServer::Tls),
         _ => None,
     }
 }
@@ -66,21 +89,26 @@ mod tests {
 
     #[test]
     fn first_bytes_name_the_server() {
+        use OtherServer::{Http, Redis, Tls};
         for (command, hello, expected) in [
-            (&b"-ERR wrong number of arguments"[..], &b""[..], Some("Redis")),
-            (b"-NOAUTH Authentication required.", b"", Some("Redis")),
-            (b"HTTP/1.1 501 Not Implemented", b"HTTP/1.1 400", Some("an HTTP server")),
-            (b"HTTP/1.1 400 Bad Request", &[0x16, 3, 3], Some("an HTTP server")),
-            (b"", &[0x16, 3, 3, 0, 80], Some("a server with TLS on all connections")),
-            (&[0x15, 3, 1], &[0x15, 3, 1], Some("a server with TLS on all connections")),
+            (&b"-ERR wrong number of arguments"[..], &b""[..], Some(Redis)),
+            (b"-NOAUTH Authentication required.", b"", Some(Redis)),
+            (b"HTTP/1.1 501 Not Implemented", b"HTTP/1.1 400", Some(Http)),
+            (b"HTTP/1.1 400 Bad Request", &[0x16, 3, 3], Some(Http)),
+            (b"", &[0x16, 3, 3, 0, 80], Some(Tls)),
+            (&[0x15, 3, 1], &[0x15, 3, 1], Some(Tls)),
             // Postgres closes both without a reply, or reports an error.
             (b"", b"", None),
             (b"E\0\0\0\x8aS", b"E\0\0\0\x8aS", None),
         ] {
-            assert_eq!(named(b"", command, hello), expected, "{command:?} {hello:?}");
+            assert_eq!(named(Some(b""), command, hello), expected, "{command:?} {hello:?}");
         }
-        // Postgres 17 replies to a ClientHello too.
-        assert_eq!(named(b"S", b"", &[0x15, 3, 3]), None);
+        // Postgres 17 replies to a ClientHello too, and its other reply may be late.
+        for request in [Some(&b"S"[..]), Some(b"N"), Some(b"E\0\0\0\x8aS"), None] {
+            assert_eq!(named(request, b"", &[0x15, 3, 3]), None, "{request:?}");
+        }
+        // Redis waits for the rest of a line.
+        assert_eq!(named(None, b"-ERR wrong number", b""), Some(Redis));
     }
 
     #[test]
