@@ -180,18 +180,18 @@ impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
     ///
     /// A paused node sends nothing to Postgres by itself, and closes its idle connections. It reads
     /// no journal, renews no registration, and deletes no old rows. Health checks and metrics send
-    /// nothing to Postgres meanwhile, unless the last health check could not reach it. The pause begins up to 2 s after this time. Validations, logins,
-    /// changes and lists count as requests.
+    /// nothing to Postgres meanwhile, unless the last health check could not reach it. The pause
+    /// begins up to 2 s after this time. Validations, logins, changes and lists count as requests.
     ///
     /// The next request ends the pause. Postgres serves it, and every other one until this node has
-    /// registered and read the journal again. Every promise holds as before: what was
-    /// changed during the pause is honored by the first request after it, under either policy.
-    /// While Postgres wakes up, requests get 503, unless the
+    /// registered and read the journal again. Every promise holds as before: what was changed
+    /// during the pause is honored by the first request after it, under either policy. While
+    /// Postgres wakes up, requests get 503, unless the
     /// [`validation_timeout`](Self::validation_timeout) and the
     /// [`read_deadline`](crate::store::PostgresStoreBuilder::read_deadline) are longer than that.
     ///
-    /// An application that supplies its own pool closes its idle connections itself. Over a store that
-    /// only one process uses (SQLite), this has no effect.
+    /// An application that supplies its own pool closes its idle connections itself. Over a store
+    /// that only one process uses (SQLite), this has no effect.
     pub fn pause_without_traffic(mut self, after: Duration) -> Self {
         self.pause_after = after;
         self
