@@ -47,7 +47,7 @@ pub struct HealthReport {
     pub near_cache: Option<NearCacheHealth>,
     /// Whether this process is paused, because there was no traffic
     /// ([`pause_without_traffic`](crate::SessionsBuilder::pause_without_traffic)). The probe does
-    /// not ask the store then, and the journal has no age. This is no fault.
+    /// not query the store then, and the journal has no age. This is no fault.
     pub paused: bool,
 }
 
@@ -163,7 +163,7 @@ pub struct PostgresHealth {
 #[non_exhaustive]
 pub struct StoreHealth {
     /// Whether the store responded to the probe. True while the process is paused, which then does
-    /// not ask it.
+    /// not query it.
     pub healthy: bool,
     /// The backend: `postgres` or `sqlite`.
     pub backend: &'static str,

@@ -20,7 +20,7 @@ use crate::store::PoolStatus;
 pub(super) const REACHING: Duration = Duration::from_secs(5);
 /// How long closing the pool waits for connections in use.
 const CLOSING: Duration = Duration::from_secs(5);
-/// How long a first connection may take without a look which other server replies there.
+/// How long a first connection may take before the store looks for another kind of server there.
 const SUSPICIOUS: Duration = Duration::from_millis(500);
 /// A connection older than this may lead to a server that the address no longer names. If the
 /// address still names it, each connection is replaced at most ten times a second.
@@ -159,8 +159,8 @@ impl Connections {
     }
 }
 
-/// Waits for a connection. If it does not come soon, or cannot come, this looks which other server
-/// replies there. The look is for a start or a check, because it opens connections.
+/// Waits for a connection. If it does not come soon, or cannot come, this finds out which other
+/// server replies there. It is for a start or a check, because it opens connections.
 async fn or_other_server<T>(
     hosts: &Hosts,
     connecting: impl Future<Output = Result<T, StoreError>>,

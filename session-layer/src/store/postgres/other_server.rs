@@ -24,7 +24,7 @@ const HELLO: &[u8] = &[
 /// of them accept a `ClientHello` too.
 const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f];
 /// How long the connection, and then the reply, may take.
-const PATIENCE: Duration = Duration::from_millis(500);
+const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A server that is not Postgres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +59,14 @@ pub(super) async fn at(host: &str, port: u16) -> Option<OtherServer> {
 /// Returns the first bytes of the reply, which are none if the connection was closed. The inner
 /// `None`: there was no reply in time. The outer `None`: there was no connection.
 async fn reply(host: &str, port: u16, sent: &[u8]) -> Option<Option<Vec<u8>>> {
-    let connecting = timeout(PATIENCE, TcpStream::connect((host, port)));
+    let connecting = timeout(REPLY_TIMEOUT, TcpStream::connect((host, port)));
     let mut stream = connecting.await.ok()?.ok()?;
     let mut read = vec![0; 16];
     let replying = async {
         stream.write_all(sent).await?;
         stream.read(&mut read).await
     };
-    let Ok(length) = timeout(PATIENCE, replying).await else { return Some(None) };
+    let Ok(length) = timeout(REPLY_TIMEOUT, replying).await else { return Some(None) };
     read.truncate(length.unwrap_or_default());
     Some(Some(read))
 }

@@ -104,8 +104,8 @@ async fn start_does_not_wait_for_what_only_a_setting_can_change() -> Outcome {
     let verifying = format!("{url}?sslmode=verify-full");
     let redis = format!("postgres://app@{}/app", backends.redis().address());
     let place = url.rsplit('@').next().unwrap_or_default();
-    let nobody = format!("postgres://no_such_role:hunter2@{place}");
-    for (url, word) in [(verifying, "has no TLS"), (redis, "is Redis"), (nobody, "user")] {
+    let unknown_role = format!("postgres://no_such_role:hunter2@{place}");
+    for (url, word) in [(verifying, "has no TLS"), (redis, "is Redis"), (unknown_role, "user")] {
         let mut env = env_of(&sandbox);
         env.retain(|(name, _)| *name != "DATABASE_URL");
         env.extend([("DATABASE_URL", url), ("SESSION_DB_START_TIMEOUT", "3600".to_owned())]);
