@@ -52,6 +52,11 @@ impl Bulkhead {
         self.limit
     }
 
+    /// Returns how many slots are acquired.
+    pub(crate) fn acquired(&self) -> usize {
+        self.acquired
+    }
+
     /// Acquires a slot for one reader. Returns `false` if all slots are acquired.
     #[must_use]
     pub(crate) fn acquire(&mut self) -> bool {

@@ -74,8 +74,9 @@ impl<S: SessionStore> LoginSnapshots<S> {
         let Some(joined) = self.queue.join(smallvec![((), login)], now, deadline) else {
             return Err(self.store.shed_login());
         };
-        if let Some(slot) = joined.slot {
-            self.tasks.spawn(Arc::clone(&self).read_for_waiting(slot));
+        if let Some(reader) = joined.reader {
+            let snapshots = Arc::clone(&self);
+            reader.start(&self.tasks, move |slot| Arc::clone(&snapshots).read_for_waiting(slot));
         }
         match timeout_at(deadline, begun).await {
             Ok(Ok(read)) => read.await,

@@ -151,8 +151,9 @@ impl<C: SessionCache, S: SessionStore> StoreReads<C, S> {
             return SmallVec::new();
         };
         self.counters.coalesced.add(joined.shared);
-        if let Some(slot) = joined.slot {
-            self.tasks.spawn(Arc::clone(self).read_for_waiting(slot));
+        if let Some(reader) = joined.reader {
+            let reads = Arc::clone(self);
+            reader.start(&self.tasks, move |slot| Arc::clone(&reads).read_for_waiting(slot));
         }
         let mut answers = SmallVec::with_capacity(replies.len());
         for (at, reply) in replies {
