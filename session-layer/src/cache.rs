@@ -155,7 +155,7 @@ pub enum Invalidated {
 /// | call | cancelled after |
 /// |---|---|
 /// | `get` | half of the [validation timeout] |
-/// | `fill`, `fence`, `invalidate` | 2 s, or the validation timeout if that is longer |
+/// | `fill`, `fence`, `invalidate`, `parts` | 2 s, or the validation timeout if that is longer |
 /// | `probe` | 0.9 s |
 /// | `close` | the deadline of [`Sessions::shutdown`](crate::Sessions::shutdown) |
 ///
@@ -193,7 +193,8 @@ pub trait SessionCache: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Invalidated, CacheError>> + Send;
 
     /// Divides these digests into parts that are invalidated apart, because one of them may fail
-    /// alone: one part for each server of a cluster. By default all of them are one part.
+    /// alone: one part for each server of a cluster. By default all of them are one part. If a
+    /// part lacks a digest that no other part has, or the call fails, all of them are one part.
     fn parts(&self, digests: &[TokenDigest]) -> impl Future<Output = Vec<Vec<TokenDigest>>> + Send {
         std::future::ready(vec![digests.to_vec()])
     }

@@ -11,7 +11,7 @@
 //! | call | outer deadline |
 //! |---|---|
 //! | a look-up in the cache | half of the validation timeout |
-//! | a fence, a fill or an invalidation | [`Settings::call_deadline`] |
+//! | a fence, a fill, an invalidation, or the parts of one | [`Settings::call_deadline`] |
 //! | `load`, `touch` and `forget_node` | [`Settings::call_deadline`] |
 //! | `is_one_cache` | the validation timeout |
 //! | any other call of the store | [`LONGEST_CALL`]: 90 s |

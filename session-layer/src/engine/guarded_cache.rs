@@ -3,6 +3,7 @@
 //! Every call of a [`SessionCache`] is made here. The breaker stops look-ups only
 //! (`engine/breaker.rs` has the reason). Fills and invalidations are also sent while it is open.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -156,9 +157,14 @@ impl<C: SessionCache> GuardedCache<C> {
         }
     }
 
-    /// Divides these digests into parts whose invalidation may fail alone.
+    /// Divides these digests into parts whose invalidation may fail alone. They are one part if the
+    /// cache does not divide them in time, or omits one.
     pub(crate) async fn parts(&self, digests: &[TokenDigest]) -> Vec<Vec<TokenDigest>> {
-        self.cache.parts(digests).await
+        let dividing = self.cache.parts(digests);
+        match deadline::run(self.settings.call_deadline(), dividing).await {
+            Ok(parts) if have_all(&parts, digests) => parts,
+            _ => vec![digests.to_vec()],
+        }
     }
 
     /// Invalidates one batch of entries. Returns `None` if the cache did not acknowledge it.
@@ -342,6 +348,19 @@ fn failed<L>(digests: &[TokenDigest], kind: CacheErrorKind, why: &str) -> Vec<Lo
     digests.iter().map(|_| Lookup::Failed(CacheError::new(kind, why))).collect()
 }
 
+/// Returns whether each digest is in one of the parts. A digest that a part omits would keep its
+/// entry, although its invalidation counts as acknowledged.
+fn have_all(parts: &[Vec<TokenDigest>], digests: &[TokenDigest]) -> bool {
+    // One part is the usual case.
+    if let [part] = parts
+        && part == digests
+    {
+        return true;
+    }
+    let present: HashSet<&TokenDigest> = parts.iter().flatten().collect();
+    digests.iter().all(|digest| present.contains(digest))
+}
+
 /// Returns the message of a failed look-up. An application's own cache may have given none.
 fn reason(error: &CacheError) -> String {
     let message = error.to_string();
@@ -354,6 +373,17 @@ fn reason(error: &CacheError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_that_omit_a_digest_are_noticed() {
+        let [a, b, c] = ["a", "b", "c"].map(TokenDigest::of);
+        assert!(have_all(&[vec![a, b, c]], &[a, b, c]));
+        assert!(have_all(&[vec![c], vec![b, a]], &[a, b, c]));
+        assert!(have_all(&[], &[]));
+        assert!(!have_all(&[vec![a, b]], &[a, b, c]));
+        assert!(!have_all(&[vec![a], vec![b]], &[a, b, c]));
+        assert!(!have_all(&[], &[a]));
+    }
 
     #[test]
     fn error_without_message_still_gives_a_reason() {
