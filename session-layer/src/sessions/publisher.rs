@@ -362,8 +362,13 @@ fn register_journal(all: &mut Registration<'_>) {
     all.counter(catalog::JOURNAL_READS, &[], |now| now.metrics.journal_reads);
     all.gauge(catalog::CHANGED_SESSIONS, &[], |now| number(now.metrics.changed_sessions));
     all.gauge(catalog::STALENESS_BOUND, &[], |now| seconds(now.staleness_bound));
-    #[expect(clippy::cast_precision_loss, reason = "a clock is compared to milliseconds")]
-    all.gauge(catalog::CLOCK_OFFSET, &[], |now| now.clock_offset.unwrap_or(0) as f64 / 1e6);
+    all.gauge(catalog::CLOCK_OFFSET, &[], |now| clock_offset(now.clock_offset));
+}
+
+/// Returns an offset in microseconds as seconds. An unknown offset must not count as none.
+#[expect(clippy::cast_precision_loss, reason = "a clock is compared to milliseconds")]
+fn clock_offset(micros: Option<i64>) -> f64 {
+    micros.map_or(f64::NAN, |micros| micros as f64 / 1e6)
 }
 
 fn flag(is: bool) -> f64 {
@@ -377,4 +382,15 @@ fn number(number: u64) -> f64 {
 
 fn seconds(span: Option<Duration>) -> f64 {
     span.unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_clock_offset_is_no_number() {
+        assert!(clock_offset(None).is_nan());
+        assert_eq!(clock_offset(Some(-1_500_000)).to_string(), "-1.5");
+    }
 }

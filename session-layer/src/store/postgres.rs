@@ -261,8 +261,14 @@ impl SessionStore for PostgresStore {
             return vec![self.connections.status("application")];
         }
         let Self { reading, connections, journal, .. } = self;
-        let named = [(reading, "validations"), (connections, "changes"), (journal, "journal")];
-        named.map(|(pool, name)| pool.status(name)).into()
+        // With few connections, changes share their pool.
+        let mut pools = vec![connections.status("changes")];
+        for (pool, name) in [(reading, "validations"), (journal, "journal")] {
+            if !pool.is_same(connections) {
+                pools.push(pool.status(name));
+            }
+        }
+        pools
     }
 
     fn backend(&self) -> &'static str {

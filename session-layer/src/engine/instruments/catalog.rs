@@ -101,7 +101,8 @@ metrics! {
         "Calls of the store that failed, by kind of error.";
     STORE_CONNECTIONS: Gauge "store_connections" ["pool", "state"]
         "Connections to the store, used and idle. Pools: validations, changes and journal, or \
-         application.";
+         application. With fewer than 3 connections, changes has those of the journal, and with one \
+         those of all.";
     STORE_CONNECTIONS_MAX: Gauge "store_connections_max" ["pool"]
         "The most connections to the store that a pool may have.";
     STORE_CONNECTIONS_PENDING: Gauge "store_connections_pending" ["pool"]
@@ -148,7 +149,7 @@ metrics! {
         "The staleness bound D: within it a connected node honors every change. 0 without a \
          journal.";
     CLOCK_OFFSET: Gauge "clock_offset_seconds" []
-        "This machine's wall clock minus the store's. 0 before the store's first reply.";
+        "This machine's wall clock minus the store's. NaN before the store's first reply.";
     SETTINGS: Gauge "settings_info" ["version", "policy", "ttl", "staleness_bound", "sealed"]
         "1, with the settings that all nodes need alike.";
 }

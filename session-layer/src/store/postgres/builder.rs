@@ -128,9 +128,8 @@ impl PostgresStoreBuilder {
         }
     }
 
-    /// Sets the schema of our tables: 1 to 63 of `a-z`, `0-9` and `_`, and the first is neither a
-    /// digit nor are the first three `pg_`. Postgres cuts longer names and reserves `pg_`.
-    /// Defaults to `session_layer`.
+    /// Sets the schema of our tables: 1 to 63 of `a-z`, `0-9` and `_`. It begins with neither a
+    /// digit nor `pg_`. Postgres cuts longer names and reserves `pg_`. Defaults to `session_layer`.
     pub fn schema(mut self, name: impl Into<String>) -> Self {
         self.schema = name.into();
         self
@@ -495,6 +494,17 @@ mod tests {
         let sent = options.get_options().unwrap();
         for setting in ["plan_cache_mode=force_generic_plan", "enable_seqscan=off", "jit=off"] {
             assert!(sent.contains(setting), "{sent}");
+        }
+    }
+
+    #[cfg(feature = "metrics")]
+    #[tokio::test]
+    async fn pool_that_is_shared_counts_once() {
+        for (connections, pools) in [(10, 3), (2, 2), (1, 1)] {
+            let store = builder().max_connections(connections).build().unwrap();
+            let status = store.pools();
+            assert_eq!(status.len(), pools, "{status:?}");
+            assert_eq!(status.iter().map(|pool| pool.max).sum::<u32>(), connections, "{status:?}");
         }
     }
 }

@@ -43,6 +43,14 @@ impl Connections {
         matches!(self, Self::Own(_))
     }
 
+    /// Returns whether both are one pool of the store's own.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Own(pool), Self::Own(other)) => pool.is_same(other),
+            _ => false,
+        }
+    }
+
     /// Returns the maximum of connections, which is also how many in a row may be broken.
     pub(super) fn most(&self) -> u32 {
         match self {

@@ -161,6 +161,10 @@ impl Pool {
         lock(&self.0.slots).all_in_use()
     }
 
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Returns the pool's figures under this name.
     pub(super) fn status(&self, name: &'static str) -> PoolStatus {
         let [used, idle, pending] = lock(&self.0.slots).counts();
