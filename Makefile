@@ -48,7 +48,7 @@ connection-test:
 benchmark:
 	cargo run --release -p session-testkit -- bench
 
-## All stages on servers that it starts: connection, caching, fallback, errors, health and nodes.
+## All stages on servers that it starts: connection, benchmark, caching, health, errors and fallback.
 integration-test:
 	cargo run --release -p session-testkit -- verify
 

@@ -6,7 +6,7 @@
 //! | connection | both servers, rights, tables ([`check`](crate::check)) |
 //! | benchmark | a short [`bench`], against its goals |
 //! | caching integration | miss, fill, hit, and the effect of each change on another node |
-//! | health endpoint | the document, field by field: healthy, with Redis down, healthy again |
+//! | health endpoint | 24 fields of the document: healthy, with Redis down, healthy again |
 //! | error handling | garbage in requests, garbage in Redis, and both servers unreachable |
 //! | fallback | requests without 5xx while Redis is cut off, hangs, is killed or flushed |
 //!

@@ -117,10 +117,10 @@ fn with_settings(
 }
 
 impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
-    /// Applies the variables of the environment as [`Sessions::from_env`] does, except those of the
-    /// servers, the near cache and the pause: `SESSION_CACHE_TTL`, `SESSION_CACHE_ENABLED`,
-    /// `SESSION_CACHE_POLICY` and `SESSION_TRACE_IDS`. A tool beside the application has the same
-    /// bounds with them.
+    /// Applies the variables `SESSION_CACHE_TTL`, `SESSION_CACHE_ENABLED`, `SESSION_CACHE_POLICY`
+    /// and `SESSION_TRACE_IDS` as [`Sessions::from_env`] does. It does not apply those of the
+    /// servers, the near cache and the pause. A tool beside the application has the same bounds
+    /// with them.
     ///
     /// # Errors
     /// [`ConfigError`] names the variable, its value and what is allowed.

@@ -270,7 +270,7 @@ pub trait BreaksStore<S: SessionStore>: Send + Sync + 'static {
         store.load(digests)
     }
 
-    /// Defaults to that of the port.
+    /// Returns the default of the port.
     fn max_concurrent_reads(&self) -> usize {
         4
     }
