@@ -154,7 +154,20 @@ impl BackendsBuilder {
             };
             tried += &format!("\n  {backend}: {why}");
         }
-        Err(BackendError::NoBackend(format!("{} to test with{tried}\n{}", K::NAME, K::HELP)))
+        let help = help(forced, K::HELP);
+        Err(BackendError::NoBackend(format!("{} to test with{tried}\n{help}", K::NAME)))
+    }
+}
+
+/// Returns what to do if no backend can be used. `native` is the advice for a native server, which
+/// does not help if containers are demanded.
+fn help(forced: Option<Backend>, native: &'static str) -> &'static str {
+    match forced {
+        Some(Backend::Docker) => {
+            "start a Docker engine (or set DOCKER_HOST), or let another backend be used: unset \
+             SESSION_TESTKIT_BACKEND"
+        }
+        Some(Backend::Native) | None => native,
     }
 }
 
@@ -183,5 +196,18 @@ pub(super) async fn natively<K: Kind>(
             }
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_is_for_the_backend_that_was_demanded() {
+        let native = "apt-get install redis-server";
+        assert_eq!(help(None, native), native);
+        assert_eq!(help(Some(Backend::Native), native), native);
+        assert!(help(Some(Backend::Docker), native).starts_with("start a Docker engine"));
     }
 }

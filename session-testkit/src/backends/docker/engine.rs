@@ -43,9 +43,30 @@ pub(super) async fn client() -> Result<Docker, BackendError> {
 
 /// Returns whether this machine's loopback reaches the ports that the engine binds.
 pub(super) fn is_local() -> bool {
-    let elsewhere = env::var("DOCKER_HOST").is_ok_and(|host| !host.starts_with("unix://"));
     // This process may itself run in a container.
-    !elsewhere && !Path::new("/.dockerenv").exists()
+    !is_remote(docker_host().as_deref()) && !Path::new("/.dockerenv").exists()
+}
+
+fn docker_host() -> Option<String> {
+    env::var("DOCKER_HOST").ok().filter(|host| !host.trim().is_empty())
+}
+
+/// Returns whether `DOCKER_HOST` names an engine over a network.
+fn is_remote(docker_host: Option<&str>) -> bool {
+    docker_host.is_some_and(|host| !host.starts_with("unix://"))
+}
+
+/// The variable that allows containers on an engine over a network.
+const EXPOSE: &str = "SESSION_TESTKIT_DOCKER_EXPOSE";
+
+/// Returns why containers must not be started. Their servers require no password. On an engine over
+/// a network, their ports are open to every network of its machine.
+fn refusal(docker_host: Option<&str>, expose: Option<&str>) -> Option<&'static str> {
+    let is_allowed = expose.is_some_and(|on| ["true", "1"].contains(&on.trim()));
+    (is_remote(docker_host) && !is_allowed).then_some(
+        "DOCKER_HOST names an engine over a network, whose machine would open servers without a \
+         password to its networks: set SESSION_TESTKIT_DOCKER_EXPOSE=true if only tests reach them",
+    )
 }
 
 /// Returns the labels of our containers.
@@ -55,6 +76,9 @@ pub(super) fn labels() -> [(&'static str, String); 2] {
 
 /// Returns the image of this kind, which is pulled if necessary. The error is the reason.
 pub(crate) async fn image<K: Kind>() -> Result<String, String> {
+    if let Some(why) = refusal(docker_host().as_deref(), env::var(EXPOSE).ok().as_deref()) {
+        return Err(why.to_owned());
+    }
     let client = client().await.map_err(|error| chain(&error))?;
     match timeout(ANSWER, client.ping()).await {
         Ok(Ok(_)) => {}
@@ -136,4 +160,24 @@ async fn sweep_now() -> Result<(), BackendError> {
 fn runs(pid: i32) -> bool {
     rustix::process::Pid::from_raw(pid)
         .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engine_over_a_network_needs_permission() {
+        for here in [None, Some("unix:///var/run/docker.sock")] {
+            assert_eq!(refusal(here, None), None, "{here:?}");
+        }
+        for there in ["tcp://docker:2375", "ssh://ci@docker", "http://docker:2375"] {
+            for expose in [None, Some(""), Some("false"), Some("yes")] {
+                let why = refusal(Some(there), expose).expect("it is refused");
+                assert!(why.contains(EXPOSE), "{why}");
+            }
+            assert_eq!(refusal(Some(there), Some("true")), None, "{there}");
+            assert_eq!(refusal(Some(there), Some("1")), None, "{there}");
+        }
+    }
 }
