@@ -79,6 +79,27 @@ pub(crate) struct Deployment {
         value_parser = duration(SHORTEST_INTERVAL, DAY)
     )]
     journal_interval: Duration,
+
+    /// Whether the application's Redis has replicas or fails over. An entry may then come back.
+    #[arg(
+        long,
+        env = "SESSION_CACHE_REPLICATED",
+        num_args = 0..=1,
+        default_value = "false",
+        default_missing_value = "true",
+        value_name = "true|false",
+        value_parser = yes_or_no
+    )]
+    cache_replicated: bool,
+}
+
+/// Reads a switch, as the application does.
+fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    match text.trim() {
+        "true" | "1" => Ok(true),
+        "false" | "0" | "" => Ok(false),
+        _ => Err("it is true, false, 1 or 0"),
+    }
 }
 
 /// Reads the TTL, in the range that the application allows.
@@ -183,13 +204,14 @@ impl Deployment {
     /// Returns the settings in use, for an operator to compare with the application's.
     pub(crate) fn line(&self) -> String {
         format!(
-            "namespace {}, schema {}, TTL {} s, policy {}, journal read every {:?}. The bounds \
-             hold if the application has the same settings",
+            "namespace {}, schema {}, TTL {} s, policy {}, journal read every {:?}, Redis with \
+             replicas: {}. The bounds hold if the application has the same settings",
             self.namespace(),
             self.schema(),
             self.ttl.as_secs(),
             self.policy_name(),
-            self.journal_interval
+            self.journal_interval,
+            self.cache_replicated
         )
     }
 
@@ -201,6 +223,7 @@ impl Deployment {
             "ttl": self.ttl.as_secs(),
             "policy": self.policy_name(),
             "journalIntervalMs": u64::try_from(self.journal_interval.as_millis()).ok(),
+            "cacheReplicated": self.cache_replicated,
         })
     }
 
@@ -216,6 +239,7 @@ impl Deployment {
             return self.node(NoCache, store);
         };
         let cache = RedisCache::builder(url).from_env()?.pool_size(2).namespace(self.namespace());
+        let cache = cache.replicated(self.cache_replicated);
         let sessions = self.node(cache.build()?, store)?;
         let by = Instant::now() + CONNECTING;
         while !sessions.cache_status().connected && Instant::now() < by {

@@ -23,6 +23,8 @@ use crate::model::credentials::PasswordFile;
 use crate::model::error::ConfigError;
 #[cfg(feature = "postgres")]
 use crate::model::error::StoreError;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+use crate::model::server_url::ServerUrl;
 use crate::sessions::Sessions;
 use crate::sessions::builder::SessionsBuilder;
 use crate::store::SessionStore;
@@ -63,16 +65,28 @@ fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
+/// Returns whether the value of a variable is the address of another server or user than `url`.
+#[cfg(any(feature = "redis", feature = "postgres"))]
+fn names_another(value: Option<String>, url: Option<&ServerUrl>) -> bool {
+    let named = value.and_then(|text| text.parse::<ServerUrl>().ok());
+    named.is_some_and(|named| url != Some(&named))
+}
+
 #[cfg(feature = "redis")]
 impl crate::cache::RedisCacheBuilder {
     /// Applies the variables of the environment as [`Sessions::from_env`] does, except `REDIS_URL`:
     /// those that begin with `REDIS_`, and the namespace, the number of connections, the replicas
-    /// and the keys.
+    /// and the keys. A password in a file is for the server of `REDIS_URL`. It is not applied if
+    /// that names another one.
     ///
     /// # Errors
     /// [`ConfigError`] names the variable, its value and what is allowed.
     pub fn from_env(self) -> Result<Self, ConfigError> {
-        with_settings(self, redis_settings(variable)?)
+        let mut settings = redis_settings(variable)?;
+        if names_another(variable("REDIS_URL"), self.url()) {
+            (settings.password_file, settings.sentinel_password) = (None, None);
+        }
+        with_settings(self, settings)
     }
 }
 
@@ -249,12 +263,17 @@ async fn migrate_once_awake(
 impl crate::store::PostgresStoreBuilder {
     /// Applies the variables of the environment as [`Sessions::from_env`] does, except
     /// `DATABASE_URL`: the schema, the number of connections, the pooler, the password file and the
-    /// settings of TLS.
+    /// settings of TLS. A password in a file is for the server of `DATABASE_URL`. It is not applied
+    /// if that names another one.
     ///
     /// # Errors
     /// [`ConfigError`] names the variable, its value and what is allowed.
     pub fn from_env(self) -> Result<Self, ConfigError> {
-        Ok(as_set(self, database_settings(variable)?))
+        let mut settings = database_settings(variable)?;
+        if names_another(variable("DATABASE_URL"), self.url()) {
+            settings.password_file = None;
+        }
+        Ok(as_set(self, settings))
     }
 }
 

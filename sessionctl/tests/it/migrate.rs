@@ -57,6 +57,25 @@ async fn migrate_creates_the_tables_once() -> Outcome {
     Ok(())
 }
 
+// The password of the application's user is not the owner's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn password_file_of_the_application_is_not_for_another_user() -> Outcome {
+    let sandbox = shared().await?.sandbox();
+    let owner = sandbox.database_url();
+    let mut command = sessionctl();
+    command
+        .env("DATABASE_URL", "postgres://app@db.internal/app")
+        .env("DATABASE_PASSWORD_FILE", "/nonexistent/password")
+        .env("SESSION_DB_SCHEMA", sandbox.schema())
+        .args(["migrate", "--database-url", owner]);
+    let migrated = run(&mut command).await?;
+    assert_eq!(migrated.code, 0, "{}", migrated.stderr);
+    let same = run(command.env("DATABASE_URL", owner)).await?;
+    assert_eq!(same.code, 2);
+    assert!(same.stderr.contains("DATABASE_PASSWORD_FILE"), "{}", same.stderr);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn migrate_that_cannot_run_exits_2_and_says_why() -> Outcome {
     let backends = shared().await?;

@@ -294,13 +294,16 @@ async fn settings_of_the_flags_are_used_and_printed() -> Outcome {
         .env("SESSION_CACHE_NAMESPACE", "of-another-application")
         .env("SESSION_DB_SCHEMA", "missing")
         .args(["--namespace", &namespace, "--schema", servers.schema()])
-        .args(["--ttl", "60", "--journal-interval", "250ms", "--policy", "fail-closed"]);
+        .args(["--ttl", "60", "--journal-interval", "250ms", "--policy", "fail-closed"])
+        .arg("--cache-replicated");
     let ran = run(&mut command).await?;
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let document: Value = serde_json::from_str(&ran.stdout)?;
+    // A replica that is promoted may bring the entry back.
+    assert_eq!(document["revoked"], "committed", "{document}");
     let settings = serde_json::json!({
         "namespace": &namespace, "schema": servers.schema(), "ttl": 60,
-        "policy": "fail-closed", "journalIntervalMs": 250,
+        "policy": "fail-closed", "journalIntervalMs": 250, "cacheReplicated": true,
     });
     assert_eq!(document["settings"], settings);
     let line = format!("namespace {namespace}, schema {}, TTL 60 s", servers.schema());

@@ -62,6 +62,11 @@ impl RedisCacheBuilder {
         }
     }
 
+    /// Returns the address, if it is one.
+    pub(crate) fn url(&self) -> Option<&ServerUrl> {
+        self.url.as_ref().ok()
+    }
+
     /// Sets the prefix of every key: 1 to 100 visible ASCII characters without braces, which
     /// would be a hash tag in a cluster. Defaults to [`DEFAULT_NAMESPACE`].
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {

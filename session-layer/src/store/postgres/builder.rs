@@ -128,6 +128,14 @@ impl PostgresStoreBuilder {
         }
     }
 
+    /// Returns the address of a pool of the store's own, if it is one.
+    pub(crate) fn url(&self) -> Option<&ServerUrl> {
+        match &self.origin {
+            ConnectionSource::Own(url) => url.as_ref().ok(),
+            ConnectionSource::OfTheApplication(_) => None,
+        }
+    }
+
     /// Sets the schema of our tables: 1 to 63 of `a-z`, `0-9` and `_`. It begins with neither a
     /// digit nor `pg_`. Postgres cuts longer names and reserves `pg_`. Defaults to `session_layer`.
     pub fn schema(mut self, name: impl Into<String>) -> Self {

@@ -150,6 +150,20 @@ async fn proxy_behind_which_nothing_is_cached_is_reported() -> Outcome {
     let url = proxy(&redis, &["INFO", "ROLE", "HELLO"], unknown).await?;
     let lines = ["❌ Redis connection failed", "neither INFO nor ROLE nor HELLO", "A proxy"];
     expect(&mut check_redis(&url), 1, &lines).await?;
+    // As a service whose quota is used up.
+    let quota = b"-ERR max requests limit exceeded. Limit: 500000\r\n";
+    let url = proxy(&redis, &["INFO", "ROLE", "HELLO"], quota).await?;
+    expect(&mut check_redis(&url), 1, &["max requests limit exceeded. Limit: 500000"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_before_6_2_is_refused_with_its_version() -> Outcome {
+    let redis = start(&[]).await?;
+    let old = b"$22\r\nredis_version:6.0.16\r\n\r\n";
+    let url = proxy(&redis, &["INFO"], old).await?;
+    let lines = ["❌ Redis connection failed", "this is Redis 6.0.16", "upgrade to Redis 6.2"];
+    expect(&mut check_redis(&url), 1, &lines).await?;
     Ok(())
 }
 
