@@ -365,6 +365,9 @@ impl Connector {
         if identity.is_sentinel {
             return Err(failure::is_sentinel(at));
         }
+        if let Some(version) = &identity.outdated {
+            return Err(failure::outdated(at, version));
+        }
         if identity.is_cluster && matches!(self.server, Server::At(_) | Server::Behind(_)) {
             return Err(failure::is_cluster(at));
         }

@@ -27,6 +27,8 @@ pub(super) struct Identity {
     /// incarnation changes. A replica that left may return as master, with entries removed here
     /// since.
     pub(super) replicated: bool,
+    /// Its version, if that is too old.
+    pub(super) outdated: Option<String>,
 }
 
 impl Identity {
@@ -75,6 +77,7 @@ async fn read_role(connection: &mut MultiplexedConnection) -> RedisResult<Identi
         is_sentinel: role == "sentinel",
         is_cluster: false,
         replicated: false,
+        outdated: None,
     })
 }
 
@@ -101,7 +104,17 @@ pub(super) fn parse(server: &str, replication: &str) -> Identity {
         replicated: ["connected_slaves", "repl_backlog_active"]
             .iter()
             .any(|name| field(replication, name).is_some_and(|number| number != "0")),
+        outdated: outdated(server),
     }
+}
+
+/// Returns the version of a Redis before 6.2, with which this crate is not tested. Other products
+/// have versions of their own.
+fn outdated(info: &str) -> Option<String> {
+    let (_, version) = server_version(info).filter(|(product, _)| *product == "redis")?;
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
+    let (major, minor) = (parts.next()??, parts.next()??);
+    ((major, minor) < (6, 2)).then(|| version.to_owned())
 }
 
 fn incarnation(run_id: &str, replid: &str) -> Incarnation {
@@ -169,6 +182,22 @@ mod tests {
         let restarted = parse("run_id:bbb\r\n", "role:master\r\nmaster_replid:rrr\r\n");
         assert_ne!(one.incarnation(), promoted.incarnation());
         assert_ne!(one.incarnation(), restarted.incarnation());
+    }
+
+    #[test]
+    fn redis_before_6_2_is_outdated() {
+        for (info, version) in [
+            ("redis_version:6.0.16\r\n", Some("6.0.16")),
+            ("redis_version:5.0.14\r\n", Some("5.0.14")),
+            ("redis_version:6.2.0\r\n", None),
+            ("redis_version:10.0.1\r\n", None),
+            ("redis_version:255.255.255\r\n", None),
+            ("redis_version:unstable\r\n", None),
+            ("redis_version:5.0.0\r\nserver_name:other\r\nother_version:1.0.0\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(parse(info, "role:master\r\n").outdated.as_deref(), version, "{info}");
+        }
     }
 
     #[test]

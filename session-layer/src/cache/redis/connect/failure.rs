@@ -306,10 +306,13 @@ pub(super) fn greeting(
 pub(super) fn identity(at: &Address, error: RedisError) -> ConnectError {
     let found = explain(&error);
     if matches!(error.code(), Some("NOPERM" | "ERR")) {
-        let why = "the role of the server is unknown, because it allows neither INFO nor ROLE nor \
-                   HELLO, so a demoted server would go unnoticed";
-        let remedy = "allow INFO to this user (ACL SETUSER <user> +info). A proxy without these \
-                      commands cannot be used";
+        let reply = error.detail().map_or("", in_short);
+        let why = format!(
+            "the role of the server is unknown, because it allows neither INFO nor ROLE nor HELLO \
+             ({reply}), so a demoted server would go unnoticed"
+        );
+        let remedy = "correct what its reply names. If it denies INFO, allow that to this user \
+                      (ACL SETUSER <user> +info). A proxy without these commands cannot be used";
         return ConnectError::new(ConnectCause::Rejected, at, why, remedy).with_reply(error);
     }
     explained(at, &found).with_reply(error)
@@ -337,6 +340,13 @@ pub(super) fn is_sentinel(at: &Address) -> ConnectError {
     let remedy = "name the sentinels and their service instead \
                   (redis+sentinel://HOST,HOST/SERVICE), or set REDIS_URL to the master itself";
     ConnectError::new(ConnectCause::NotMaster, at, why, remedy)
+}
+
+/// Explains a Redis of a version with which this crate is not tested.
+pub(super) fn outdated(at: &Address, version: &str) -> ConnectError {
+    let why = format!("this is Redis {version}, and versions before 6.2 are not supported");
+    let remedy = "upgrade to Redis 6.2 or later, or to Valkey";
+    ConnectError::new(ConnectCause::Protocol, at, why, remedy)
 }
 
 /// Explains a node of a cluster in the place of one Redis.

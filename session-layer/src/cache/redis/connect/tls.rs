@@ -237,7 +237,8 @@ pub(super) fn explain(error: &rustls::Error) -> (ConnectCause, String, &'static 
         rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => (
             ConnectCause::Certificate,
             "the server's certificate is of an unknown CA",
-            "set REDIS_TLS_CA_FILE (RedisCacheBuilder::tls) to the PEM file of its CA",
+            "set REDIS_TLS_CA_FILE (RedisCacheBuilder::tls) to the PEM file of its CA. If it is a \
+             public CA, this machine has none: install the package ca-certificates",
         ),
         rustls::Error::InvalidCertificate(
             Bad::NotValidForName | Bad::NotValidForNameContext { .. },
@@ -294,6 +295,7 @@ mod tests {
         use CertificateError::{Expired, NotValidForName, NotValidYet, Revoked, UnknownIssuer};
         for (error, why, remedy) in [
             (UnknownIssuer, "unknown CA", "REDIS_TLS_CA_FILE"),
+            (UnknownIssuer, "unknown CA", "ca-certificates"),
             (NotValidForName, "another host name", "REDIS_TLS_SERVER_NAME"),
             (Expired, "expired", "renew"),
             (NotValidYet, "not valid yet", "clocks"),
