@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-use super::errors::{DENIED, Progress, by_code};
+use super::errors::{DENIED, by_code};
 use super::other_server::OtherServer;
 use crate::model::credentials::CredentialsError;
 use crate::model::error::{StoreError, StoreErrorKind as Kind};
@@ -202,7 +202,7 @@ pub(super) fn no_connection(waited: Duration, busy: Option<u32>) -> StoreError {
 
 /// `text` is that of the server. It is read, not repeated.
 fn of_refused_connection(code: &str, text: &str) -> (Kind, String) {
-    match by_code(code, &Progress::default()) {
+    match by_code(code) {
         _ if code == "28000" && text.contains("certificate") => (
             Kind::Denied,
             "Postgres requires a certificate of this client that its ssl_ca_file knows, for our \
