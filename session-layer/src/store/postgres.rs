@@ -48,6 +48,7 @@ mod migrate;
 mod options;
 mod other_server;
 mod pool;
+mod pooler;
 mod read;
 mod revoke;
 mod rows;

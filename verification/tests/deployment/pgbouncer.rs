@@ -1,5 +1,7 @@
 //! A real `PgBouncer` with its defaults in front of Postgres.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use session_layer::store::PostgresStore;
@@ -8,6 +10,7 @@ use session_testkit::backends::Backend;
 use session_testkit::proxy::{Proxy, Toxic};
 use session_testkit::wait;
 use sqlx::{Connection as _, PgConnection};
+use tokio::net::TcpListener;
 
 use crate::harness::{Failure, Outcome};
 use crate::pgbouncer::PgBouncer;
@@ -125,5 +128,38 @@ async fn change_is_unavailable_if_pgbouncer_has_no_server() -> Outcome {
     let failed = sessions.rotate(alice.token.reveal(), Duration::ZERO).await;
     assert!(matches!(failed, Err(Error::Unavailable(_))), "{failed:?}");
     sessions.shutdown(SOON).await?;
+    Ok(())
+}
+
+// PgBouncer 1.18 has the code 08P01 for all of these.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusal_of_pgbouncer_is_named_by_its_text() -> Outcome {
+    let servers = Servers::own_on(Backend::Native).await?;
+    let away = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.to_string();
+    let users = tempfile::NamedTempFile::new()?;
+    std::fs::write(users.path(), "\"postgres\" \"right\"\n")?;
+    std::fs::set_permissions(users.path(), Permissions::from_mode(0o644))?;
+    let with_users =
+        |auth: &str| format!("auth_type = {auth}\nauth_file = {}", users.path().display());
+    let (scram, trust) = (with_users("scram-sha-256"), with_users("trust"));
+    let full = format!("{trust}\nmax_client_conn = 0");
+    let impatient = format!("{trust}\nquery_wait_timeout = 1");
+    let postgres = servers.postgres().address();
+    for (server, settings, user, database, named) in [
+        (postgres, &scram, "postgres:wr0ng", "postgres", "our user or password"),
+        (postgres, &scram, "nobody:wr0ng", "postgres", "our user or password"),
+        (postgres, &trust, "postgres", "nowhere", "does not know the database"),
+        (postgres, &full, "postgres", "postgres", "has no connection left"),
+        (&away, &impatient, "postgres", "postgres", "the Postgres behind it"),
+    ] {
+        let pooler = PgBouncer::start_at(server, settings).await?;
+        let address = session_testkit::url::address(&pooler.url()).unwrap_or_default();
+        let url = format!("postgres://{user}@{address}/{database}");
+        let store = PostgresStore::builder(&url).pooled(true).build()?;
+        let error = store.migrate().await.expect_err("the pooler refuses");
+        let text = error.to_string();
+        assert!(text.contains(named) && !text.contains("SESSION_DB_POOLED="), "{text}");
+        assert!(!text.contains("wr0ng") && !text.contains("nowhere"), "{text}");
+    }
     Ok(())
 }

@@ -90,9 +90,13 @@ pub(super) fn of_statement(error: sqlx::Error, progress: &Progress) -> StoreErro
                 );
                 return StoreError::new(Kind::Uncertain, message).with_source(error);
             }
-            let Some((kind, message)) = by_code(&code) else {
-                let message = format!("Postgres reported an error ({code})");
-                return StoreError::new(Kind::Other, message).with_source(error);
+            let Some((kind, message)) = of_reply(&code, &**database) else {
+                let (kind, what) = match is_fatal(&**database) {
+                    true => (Kind::Unreachable, "or a pooler before it, ended the connection"),
+                    false => (Kind::Other, "reported an error"),
+                };
+                let message = format!("Postgres {what} ({code})");
+                return StoreError::new(kind, message).with_source(error);
             };
             if kind == Kind::Input {
                 let message = format!("{message} ({code})");
@@ -144,6 +148,9 @@ pub(super) fn is_of_a_row(error: &StoreError) -> bool {
     code == "XX001" || code.starts_with("54") || code.starts_with("22") && code != MIXED_UP
 }
 
+/// `protocol_violation`, which `PgBouncer` sends for every error of its own.
+const POOLERS: &str = "08P01";
+
 /// `invalid_binary_representation`, which means that a pooler mixed up statements.
 const MIXED_UP: &str = "22P03";
 
@@ -191,7 +198,7 @@ fn rules_out_commit(code: &str, is_fatal: bool) -> bool {
         let before = ["25P03", "25P04", "3D000", "53300", "57P01", "57P03", "57P04", "57P05"];
         return class == "28" || before.contains(&code);
     }
-    code == "08P01" || code != "40003" && ROLLED_BACK.split(' ').any(|listed| listed == class)
+    code == POOLERS || code != "40003" && ROLLED_BACK.split(' ').any(|listed| listed == class)
 }
 
 /// Returns the meaning of a SQLSTATE, or `None` for an unknown one, which is then shown itself.
@@ -235,14 +242,12 @@ pub(super) fn by_code(code: &str) -> Option<(Kind, &'static str)> {
             "Postgres rolled back the statement at each try because of concurrent ones \
              (serialization or deadlock): try again",
         ),
-        // A pooler rejects a startup option, or a statement prepared over another of its
-        // connections. This is definite, and not caused by the statement. No working connection can
-        // be had.
-        "08P01" | MIXED_UP => (
+        // This is definite, and not caused by the statement. No working connection can be had.
+        MIXED_UP => (
             Kind::Unreachable,
-            "the server rejects a startup option or the parameters of a prepared statement. A \
-             pooler in transaction mode (such as PgBouncer) is in between: set \
-             SESSION_DB_POOLED=true, or PostgresStoreBuilder::pooled(true)",
+            "Postgres rejects the parameters of a prepared statement. A pooler in transaction mode \
+             (such as PgBouncer) is in between: set SESSION_DB_POOLED=true, or \
+             PostgresStoreBuilder::pooled(true)",
         ),
         "22021" | "22P05" => (
             Kind::Input,
@@ -280,6 +285,19 @@ pub(super) fn by_code(code: &str) -> Option<(Kind, &'static str)> {
         _ => return None,
     };
     Some(known)
+}
+
+/// Returns the meaning of a reply to a statement.
+fn of_reply(code: &str, reply: &dyn DatabaseError) -> Option<(Kind, &'static str)> {
+    // As an ERROR, it is Postgres' code for parameters that do not fit the statement.
+    let code = if code == POOLERS && !is_fatal(reply) { MIXED_UP } else { code };
+    by_code(code).or_else(|| super::pooler::meaning(reply.message()))
+}
+
+/// Returns whether a pooler mixed up prepared statements. Only a setting changes that.
+pub(super) fn is_mixed_up(error: &sqlx::Error) -> bool {
+    has_code(error, &[MIXED_UP, "26000", "42P05"])
+        || has_code(error, &[POOLERS]) && !ends_connection(error)
 }
 
 /// Returns whether a concurrent transaction caused a rollback (`serialization_failure`,
@@ -404,7 +422,6 @@ mod tests {
             ("3F000", Kind::Schema),
             ("53100", Kind::Denied),
             ("53200", Kind::Other),
-            ("08P01", Kind::Unreachable),
             ("26000", Kind::Unreachable),
             ("42P05", Kind::Unreachable),
             // Values from the caller.
