@@ -14,6 +14,7 @@ use super::connect_error::{self, At};
 use super::{errors, other_server};
 use crate::model::error::{StoreError, StoreErrorKind};
 use crate::model::server_url::{ATTRS, ServerUrl, ServerUrlError};
+use crate::model::tls::TlsSettings;
 
 /// Reports whether this server is a standby, and whether its transactions are read-only. The simple
 /// protocol needs no second message, which a pooler may send to another server.
@@ -94,6 +95,11 @@ impl Hosts {
     ) -> Result<Self, E> {
         let all = self.all.iter().cloned().map(change).collect::<Result<_, E>>()?;
         Ok(Self { all, wanted: self.wanted, last: Arc::clone(&self.last) })
+    }
+
+    /// Returns the warning about TLS, if there is one for any of the servers.
+    pub(super) fn tls_remark(&self, tls: &TlsSettings) -> Option<&'static str> {
+        self.all.iter().find_map(|options| super::tls::remark(options, tls))
     }
 
     /// Returns the address of the server that is tried first.
