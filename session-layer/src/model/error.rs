@@ -361,6 +361,13 @@ impl StoreError {
         self
     }
 
+    /// Replaces the message.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn with_message(mut self, message: String) -> Self {
+        self.message = message;
+        self
+    }
+
     /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> StoreErrorKind {

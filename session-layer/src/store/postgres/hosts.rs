@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::PostgresStore;
 use super::connect_error::{self, At};
 use super::{errors, other_server};
-use crate::model::error::{StoreError, StoreErrorKind};
+use crate::model::error::StoreError;
 use crate::model::server_url::{ATTRS, ServerUrl, ServerUrlError};
 use crate::model::tls::TlsSettings;
 
@@ -175,7 +175,7 @@ impl Failed {
     }
 
     /// Joins the failure of the next server. What another attempt could change decides, so a server
-    /// that may come back counts more than one that refused.
+    /// that may come back counts more than one that refused. Its kind and its source are kept.
     fn and(self, next: Self) -> Self {
         let make = match (&self, &next) {
             (Self::Full(_), _) | (_, Self::Full(_)) => Self::Full,
@@ -184,11 +184,9 @@ impl Failed {
         };
         let (before, next) = (self.reason(), next.reason());
         let text = format!("{before}. Also: {next}");
-        let kind = match before.kind() {
-            StoreErrorKind::Unreachable => StoreErrorKind::Unreachable,
-            _ => next.kind(),
-        };
-        make(StoreError::new(kind, text))
+        let heals = connect_error::heals_by_waiting;
+        let decisive = if heals(&before) || !heals(&next) { before } else { next };
+        make(decisive.with_message(text))
     }
 }
 
@@ -225,8 +223,27 @@ mod tests {
     }
 
     #[test]
+    fn several_hosts_are_waited_for_if_one_of_them_may_come_back() {
+        let options = PgConnectOptions::new_without_pgpass();
+        let lost = || sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into());
+        let no_tls = || sqlx::Error::Tls("server does not support TLS".into());
+        for (first, second, heals) in [
+            (no_tls(), no_tls(), false),
+            (lost(), no_tls(), true),
+            (no_tls(), lost(), true),
+            (lost(), lost(), true),
+        ] {
+            let failed =
+                |error| Failed::Refused(connect_error::of_connecting(&At(&options), error));
+            let joined = failed(first).and(failed(second)).reason();
+            assert_eq!(connect_error::heals_by_waiting(&joined), heals, "{joined}");
+            assert!(std::error::Error::source(&joined).is_some(), "{joined:?}");
+        }
+    }
+
+    #[test]
     fn failure_of_several_hosts_names_each() {
-        use StoreErrorKind::{Denied, Unreachable};
+        use crate::model::error::StoreErrorKind::{Denied, Unreachable};
         let error = |text: &str| StoreError::new(Unreachable, text);
         let both = Failed::TimedOut(error("a hangs")).and(Failed::Refused(error("b is a standby")));
         assert!(matches!(both, Failed::TimedOut(_)), "{both:?}");
