@@ -181,6 +181,17 @@ pub(super) fn connecting_timed_out(at: &At<'_>, limit: Duration) -> StoreError {
     )
 }
 
+/// Returns the error for a name whose address got no reply in time.
+pub(super) fn look_up_timed_out(at: &At<'_>, limit: Duration) -> StoreError {
+    StoreError::new(
+        Kind::Unreachable,
+        format!(
+            "no connection to Postgres at {at}: the look-up of its name got no reply within \
+             {limit:?}: check the name server of this machine, and the host in DATABASE_URL"
+        ),
+    )
+}
+
 /// Returns the error for a wait without a connection. `busy` is the pool's size if all of its
 /// connections are in use. Postgres can then be reached.
 pub(super) fn no_connection(waited: Duration, busy: Option<u32>) -> StoreError {

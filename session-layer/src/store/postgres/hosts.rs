@@ -1,13 +1,16 @@
 //! The servers that a URL names. They are tried in order, from the one that was good last.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use std::{env, fmt};
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
-use tokio::time::timeout;
+use tokio::net::lookup_host;
+use tokio::time::{sleep, timeout};
 
 use super::PostgresStore;
 use super::connect_error::{self, At};
@@ -116,14 +119,17 @@ impl Hosts {
         let mut failed: Option<Failed> = None;
         for index in (first..self.all.len()).chain(0..first) {
             let options = &self.all[index];
-            let error = match timeout(limit, self.connect_to(options)).await {
+            let at = At(options);
+            let connecting = in_steps(limit, look_up(&at), self.connect_to(options));
+            let error = match connecting.await {
                 Ok(Ok(connection)) => {
                     self.last.store(index, Ordering::Relaxed);
                     return Ok(connection);
                 }
                 Ok(Err(error)) => error,
-                Err(_elapsed) => {
-                    Failed::TimedOut(connect_error::connecting_timed_out(&At(options), limit))
+                Err(Hung::LookUp) => Failed::TimedOut(connect_error::look_up_timed_out(&at, limit)),
+                Err(Hung::Server) => {
+                    Failed::TimedOut(connect_error::connecting_timed_out(&at, limit))
                 }
             };
             failed = Some(match failed {
@@ -164,6 +170,44 @@ impl Hosts {
         }
         Ok(connection)
     }
+}
+
+/// The step that got no reply in time.
+#[derive(Debug, PartialEq, Eq)]
+enum Hung {
+    LookUp,
+    Server,
+}
+
+/// Looks the name of a server up, if it has one.
+async fn look_up(at: &At<'_>) {
+    if !at.is_socket() {
+        let _found = lookup_host((at.0.get_host(), at.0.get_port())).await;
+    }
+}
+
+/// Connects with a timeout. sqlx looks the name up itself and does not report that step. Therefore
+/// a look-up of our own finds out whether it hangs, after half of the time.
+async fn in_steps<T>(
+    limit: Duration,
+    look_up: impl Future<Output = ()>,
+    connecting: impl Future<Output = T>,
+) -> Result<T, Hung> {
+    let found = AtomicBool::new(false);
+    let looking = async {
+        sleep(limit / 2).await;
+        look_up.await;
+        found.store(true, Ordering::Relaxed);
+        pending::<Infallible>().await
+    };
+    let connected = tokio::select! {
+        connected = timeout(limit, connecting) => connected,
+        never = looking => match never {},
+    };
+    connected.map_err(|_elapsed| match found.load(Ordering::Relaxed) {
+        true => Hung::Server,
+        false => Hung::LookUp,
+    })
 }
 
 impl Failed {
@@ -220,6 +264,23 @@ mod tests {
         ] {
             assert_eq!(hosts(url).wanted, wanted, "{url}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn look_up_that_hangs_is_told_apart_from_a_server_that_hangs() {
+        let limit = Duration::from_secs(1);
+        let after = |time| async move { sleep(time).await };
+        for (look_up, connecting, expected) in [
+            (limit / 10, limit * 2, Err(Hung::Server)),
+            (limit * 2, limit * 2, Err(Hung::LookUp)),
+            // A look-up of our own that hangs alone delays nothing.
+            (limit * 2, limit * 9 / 10, Ok(())),
+        ] {
+            assert_eq!(in_steps(limit, after(look_up), after(connecting)).await, expected);
+        }
+        let options = PgConnectOptions::new_without_pgpass().host("db.internal");
+        let error = connect_error::look_up_timed_out(&At(&options), limit).to_string();
+        assert!(error.contains("db.internal") && error.contains("name server"), "{error}");
     }
 
     #[test]
