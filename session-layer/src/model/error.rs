@@ -316,7 +316,8 @@ pub enum StoreErrorKind {
     Denied,
     /// Tables of ours that are missing or not as they should be: migrate.
     Schema,
-    /// A change whose reply was lost. It may have been committed.
+    /// A change whose result was lost, or replaced by the error of a pooler. It may have been
+    /// committed.
     Uncertain,
     /// A value from the caller that the store rejects. Nothing was changed, and it is not an
     /// outage.
@@ -357,6 +358,13 @@ impl StoreError {
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// Replaces the message.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn with_message(mut self, message: String) -> Self {
+        self.message = message;
         self
     }
 

@@ -48,6 +48,7 @@ mod migrate;
 mod options;
 mod other_server;
 mod pool;
+mod pooler;
 mod read;
 mod revoke;
 mod rows;
@@ -99,8 +100,8 @@ pub struct PostgresStore {
     read_deadline: Duration,
     change_deadline: Duration,
     pooled: bool,
-    /// Whether every certificate of the server is accepted.
-    insecure: bool,
+    /// The warning about a certificate that is not verified.
+    tls_remark: Option<&'static str>,
     /// Whether validations, changes and the journal share connections of our own pool.
     shared: bool,
 }
@@ -120,7 +121,7 @@ impl PostgresStore {
             read_deadline: DEFAULT_READ_DEADLINE,
             change_deadline: DEFAULT_CHANGE_DEADLINE,
             pooled: false,
-            insecure: false,
+            tls_remark: None,
             shared: false,
         }
     }
@@ -276,8 +277,8 @@ impl SessionStore for PostgresStore {
     }
 
     fn remarks(&self) -> Vec<String> {
-        let remarks = [(self.insecure, tls::INSECURE), (self.shared, builder::SHARED)];
-        remarks.into_iter().filter(|(holds, _)| *holds).map(|(_, text)| text.to_owned()).collect()
+        let remarks = [self.tls_remark, self.shared.then_some(builder::SHARED)];
+        remarks.into_iter().flatten().map(str::to_owned).collect()
     }
 
     async fn probe(&self) -> Result<(), StoreError> {

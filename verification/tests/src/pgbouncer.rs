@@ -27,8 +27,17 @@ impl PgBouncer {
     ///
     /// If `pgbouncer` is not installed.
     pub async fn start(postgres: &PostgresServer, mode: &str) -> Result<Self, Failure> {
+        Self::start_at(postgres.address(), &format!("auth_type = any\npool_mode = {mode}")).await
+    }
+
+    /// Starts a pooler of the server at `address`, with these settings.
+    ///
+    /// # Panics
+    ///
+    /// If `pgbouncer` is not installed.
+    pub async fn start_at(address: &str, settings: &str) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
-        let (host, server_port) = postgres.address().rsplit_once(':').unwrap_or_default();
+        let (host, server_port) = address.rsplit_once(':').unwrap_or_default();
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let settings = format!(
             "[databases]\n\
@@ -37,8 +46,7 @@ impl PgBouncer {
              listen_addr = 127.0.0.1\n\
              listen_port = {port}\n\
              unix_socket_dir =\n\
-             auth_type = any\n\
-             pool_mode = {mode}\n"
+             {settings}\n"
         );
         let file = folder.path().join("pgbouncer.ini");
         std::fs::write(&file, settings)?;

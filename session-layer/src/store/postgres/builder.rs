@@ -249,15 +249,18 @@ impl PostgresStoreBuilder {
                      where the pool is made",
                 ));
             }
-            ConnectionSource::OfTheApplication(pool) => {
-                PostgresStore::over(Connections::of_the_application(pool.clone()), schema)
-            }
+            ConnectionSource::OfTheApplication(pool) => PostgresStore {
+                tls_remark: tls::remark(&pool.connect_options(), &self.tls),
+                ..PostgresStore::over(Connections::of_the_application(pool.clone()), schema)
+            },
         };
+        if let Some(remark) = store.tls_remark {
+            tracing::warn!("{remark}");
+        }
         Ok(PostgresStore {
             read_deadline: self.read_deadline,
             change_deadline: self.change_deadline,
             pooled: self.is_pooled(),
-            insecure: self.tls.insecure,
             ..store
         })
     }
@@ -287,9 +290,7 @@ impl PostgresStoreBuilder {
         if shared {
             tracing::warn!("{SHARED}");
         }
-        if self.tls.insecure {
-            tracing::warn!("{}", tls::INSECURE);
-        }
+        let tls_remark = hosts.tls_remark(&self.tls);
         // The timeouts are Postgres' own, in ms, for a statement and for a lock.
         let pool = |max_connections, timeouts, check_after, patience| {
             let rules = Rules { max_connections, check_after, patience };
@@ -322,6 +323,7 @@ impl PostgresStoreBuilder {
         let mut store = PostgresStore {
             max_concurrent_changes: all_but_one(changing),
             shared,
+            tls_remark,
             ..PostgresStore::over(Connections::Own(changes), schema)
         };
         if let Some(reads) = reads {
@@ -442,7 +444,8 @@ mod tests {
             assert_eq!(error(builder().max_connections(most)), expected);
         }
         for (most, remarks) in [(1, 1), (2, 1), (3, 0), (1_000, 0)] {
-            let store = builder().max_connections(most).build().unwrap();
+            let local = PostgresStore::builder("postgres://localhost/d");
+            let store = local.max_connections(most).build().unwrap();
             assert_eq!(store.remarks().len(), remarks, "{most}");
         }
     }
@@ -459,6 +462,15 @@ mod tests {
             let refused = PostgresStore::builder(url).build().unwrap_err();
             assert!(matches!(refused, ConfigError::BadUrl { .. }), "{refused:?}");
             assert!(!format!("{refused} {refused:?}").contains("hunter2"));
+        }
+    }
+
+    #[tokio::test]
+    async fn connection_that_is_not_verified_is_remarked() {
+        for builder in
+            [builder(), on_application_pool(), PostgresStore::builder("postgres://a,b/d")]
+        {
+            assert_eq!(builder.build().unwrap().remarks(), [tls::UNVERIFIED]);
         }
     }
 

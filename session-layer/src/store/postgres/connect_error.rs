@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-use super::errors::{DENIED, Progress, by_code};
+use super::errors::{self, DENIED, by_code};
 use super::other_server::OtherServer;
+use super::pooler;
 use crate::model::credentials::CredentialsError;
 use crate::model::error::{StoreError, StoreErrorKind as Kind};
 
@@ -51,9 +52,9 @@ pub(super) fn of_connecting(at: &At<'_>, error: sqlx::Error) -> StoreError {
     let (kind, why) = match &error {
         sqlx::Error::Database(refused) => {
             let code = sqlstate(refused.code().as_deref().unwrap_or_default());
-            let (kind, message) = of_refused_connection(&code, refused.message());
+            let (kind, message) = of_refused_connection(&code, refused.message(), at);
             let message = format!("no connection to Postgres at {at}: {message}");
-            // The server's text may repeat the user, the database and the options of the URL.
+            // The server's own text may repeat the user, the database and the password.
             return StoreError::new(kind, message).with_source(SqlState(code));
         }
         sqlx::Error::PoolClosed => return closed(),
@@ -103,14 +104,17 @@ pub(super) fn other_server(at: &At<'_>, server: OtherServer) -> StoreError {
 }
 
 /// Returns whether a later attempt may succeed although no setting is changed. A CA that is not
-/// known, a file of TLS or a server without TLS stays as it is. A name may get an address, a server
-/// may start, and a certificate may become valid or be renewed.
+/// known, a file of TLS, a server without TLS or a pooler that mixes up statements stays as it is. A
+/// name may get an address, a server may start, and a certificate may become valid or be renewed.
 pub(crate) fn heals_by_waiting(error: &StoreError) -> bool {
     if error.kind() != Kind::Unreachable {
         return false;
     }
     let connecting = error.source().and_then(|source| source.downcast_ref::<sqlx::Error>());
     let Some(connecting) = connecting else { return true };
+    if errors::is_mixed_up(connecting) {
+        return false;
+    }
     #[cfg(feature = "tls")]
     if let Some(error) = cause::<rustls::Error>(connecting) {
         return tls_heals_by_waiting(error);
@@ -177,6 +181,17 @@ pub(super) fn connecting_timed_out(at: &At<'_>, limit: Duration) -> StoreError {
     )
 }
 
+/// Returns the error for a name whose address got no reply in time.
+pub(super) fn look_up_timed_out(at: &At<'_>, limit: Duration) -> StoreError {
+    StoreError::new(
+        Kind::Unreachable,
+        format!(
+            "no connection to Postgres at {at}: the look-up of its name got no reply within \
+             {limit:?}: check the name server of this machine, and the host in DATABASE_URL"
+        ),
+    )
+}
+
 /// Returns the error for a wait without a connection. `busy` is the pool's size if all of its
 /// connections are in use. Postgres can then be reached.
 pub(super) fn no_connection(waited: Duration, busy: Option<u32>) -> StoreError {
@@ -200,9 +215,9 @@ pub(super) fn no_connection(waited: Duration, busy: Option<u32>) -> StoreError {
     }
 }
 
-/// `text` is that of the server. It is read, not repeated.
-fn of_refused_connection(code: &str, text: &str) -> (Kind, String) {
-    match by_code(code, &Progress::default()) {
+/// `text` is that of the server. It is repeated if the code has no meaning of its own.
+fn of_refused_connection(code: &str, text: &str, at: &At<'_>) -> (Kind, String) {
+    match by_code(code) {
         _ if code == "28000" && text.contains("certificate") => (
             Kind::Denied,
             "Postgres requires a certificate of this client that its ssl_ca_file knows, for our \
@@ -230,10 +245,15 @@ fn of_refused_connection(code: &str, text: &str) -> (Kind, String) {
             ),
         ),
         Some((kind, message)) => (kind, message.to_owned()),
-        None => (
-            Kind::Other,
-            format!("Postgres rejected the connection ({code}): see its log for the reason"),
-        ),
+        None => {
+            // A code that is not known may be that of a proxy whose Postgres wakes up. A feature
+            // that is not supported never will be.
+            let kind = if code == "0A000" { Kind::Denied } else { Kind::Unreachable };
+            let unknown = (kind, "see the log of Postgres, or of the proxy before it");
+            let (kind, meaning) = pooler::meaning(text).unwrap_or(unknown);
+            let words = pooler::words(text, at.0);
+            (kind, format!("the server replied \"{words}\" ({code}): {meaning}"))
+        }
     }
 }
 
@@ -439,6 +459,32 @@ mod tests {
             let error = sqlx::Error::Io(io::Error::new(io::ErrorKind::InvalidData, error));
             let heals = heals_by_waiting(&of_connecting(&At(&options), error));
             assert_eq!(heals, expected, "{about}");
+        }
+    }
+
+    #[test]
+    fn refusal_without_a_code_of_its_own_is_shown_and_waited_for() {
+        let options = PgConnectOptions::new_without_pgpass().username("alice").password("s3cret");
+        let at = At(&options);
+        for (code, text, kind, shown) in [
+            ("XX000", "Couldn't wake s3cret of \"alice\"", Kind::Unreachable, "wake … of \"…\""),
+            ("XX000", "Tenant or user not found", Kind::Denied, "Tenant or user not found"),
+            ("0A000", "no command-line options", Kind::Denied, "SESSION_DB_POOLED=true"),
+            ("0A000", "unsupported frontend protocol", Kind::Denied, "frontend protocol"),
+            ("08P01", "no such user", Kind::Denied, "our user or password"),
+            ("08P01", "no such database: x", Kind::Schema, "the database"),
+            ("08P01", "database \"x\" is disabled", Kind::Unreachable, "is disabled"),
+            ("08P01", "query_wait_timeout", Kind::Unreachable, "Postgres behind it"),
+            ("99999", "new", Kind::Unreachable, "\"new\" (99999)"),
+        ] {
+            let (found, message) = of_refused_connection(code, text, &at);
+            assert_eq!(found, kind, "{message}");
+            assert!(message.contains(shown), "{message}");
+            assert!(!message.contains("alice") && !message.contains("s3cret"), "{message}");
+            assert_eq!(
+                heals_by_waiting(&StoreError::new(found, message)),
+                kind == Kind::Unreachable
+            );
         }
     }
 

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::model::error::{StoreError, StoreErrorKind as Kind};
@@ -15,7 +16,8 @@ pub(super) struct Progress(AtomicU8);
 
 const CONNECTING: u8 = 0;
 const READING: u8 = 1;
-const CHANGING: u8 = 2;
+const BEGUN: u8 = 2;
+const CHANGING: u8 = 3;
 
 impl Progress {
     /// Records that the call waits for a connection.
@@ -31,6 +33,17 @@ impl Progress {
     /// Records that the next statement may change something.
     pub(super) fn changing(&self) {
         self.0.store(CHANGING, Ordering::Relaxed);
+    }
+
+    /// Records that the next statements are a transaction that changes something. Nothing is
+    /// changed before its COMMIT.
+    pub(super) fn begun(&self) {
+        self.0.store(BEGUN, Ordering::Relaxed);
+    }
+
+    /// Records that the COMMIT of a transaction follows. If it only reads, nothing is at stake.
+    pub(super) fn committing(&self) {
+        let _ = self.0.compare_exchange(BEGUN, CHANGING, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn is(&self, stage: u8) -> bool {
@@ -70,9 +83,20 @@ pub(super) fn of_statement(error: sqlx::Error, progress: &Progress) -> StoreErro
             if code == DENIED {
                 return denied(error, None);
             }
-            let Some((kind, message)) = by_code(&code, progress) else {
-                let message = format!("Postgres reported an error ({code})");
-                return StoreError::new(Kind::Other, message).with_source(error);
+            if progress.is(CHANGING) && !rules_out_commit(&code, is_fatal(&**database)) {
+                let message = format!(
+                    "Postgres, or a pooler before it, reported {code} instead of the result of a \
+                     change: it may have been committed, try again"
+                );
+                return StoreError::new(Kind::Uncertain, message).with_source(error);
+            }
+            let Some((kind, message)) = of_reply(&code, &**database) else {
+                let (kind, what) = match is_fatal(&**database) {
+                    true => (Kind::Unreachable, "or a pooler before it, ended the connection"),
+                    false => (Kind::Other, "reported an error"),
+                };
+                let message = format!("Postgres {what} ({code})");
+                return StoreError::new(kind, message).with_source(error);
             };
             if kind == Kind::Input {
                 let message = format!("{message} ({code})");
@@ -124,6 +148,9 @@ pub(super) fn is_of_a_row(error: &StoreError) -> bool {
     code == "XX001" || code.starts_with("54") || code.starts_with("22") && code != MIXED_UP
 }
 
+/// `protocol_violation`, which `PgBouncer` sends for every error of its own.
+const POOLERS: &str = "08P01";
+
 /// `invalid_binary_representation`, which means that a pooler mixed up statements.
 const MIXED_UP: &str = "22P03";
 
@@ -150,17 +177,33 @@ pub(super) fn denied(error: sqlx::Error, of: Option<(&str, &str)>) -> StoreError
     StoreError::new(Kind::Denied, message).with_source(error)
 }
 
-/// Returns the meaning of a SQLSTATE. A code from the server is definite: the statement was rolled
-/// back, and nothing was changed. The one exception is a crash of the server, which may have come
-/// after the commit.
+/// The classes of an ERROR with which Postgres has rolled the statement back.
+const ROLLED_BACK: &str = "03 09 0A 0B 0F 0L 0P 0Z 20 21 22 23 24 25 26 27 28 2B 2D 2F 34 38 39 3B \
+     3D 3F 40 42 44 53 54 55 57 72 F0 HV P0";
+
+/// Returns whether a change that was sent is certainly not committed, given the error that came
+/// instead of its result (decision 093).
 ///
-/// Returns `None` for an unknown code, which is then shown itself.
-pub(super) fn by_code(code: &str, progress: &Progress) -> Option<(Kind, &'static str)> {
+/// An ERROR is the result of the statement: Postgres has rolled it back. The exceptions are the
+/// classes 08, 58 and XX, and those that Postgres does not have, because poolers report failures of
+/// their own with them. 40003 itself states that the result is unknown. 08P01 as an ERROR is
+/// Postgres' code for parameters that do not fit a prepared statement.
+///
+/// A FATAL or PANIC is about the connection. A crash, or a pooler that loses its server, may cause
+/// it after the commit. With the codes listed here, the connection ends before or instead of the
+/// statement.
+fn rules_out_commit(code: &str, is_fatal: bool) -> bool {
+    let class = code.get(..2).unwrap_or_default();
+    if is_fatal {
+        let before = ["25P03", "25P04", "3D000", "53300", "57P01", "57P03", "57P04", "57P05"];
+        return class == "28" || before.contains(&code);
+    }
+    code == POOLERS || code != "40003" && ROLLED_BACK.split(' ').any(|listed| listed == class)
+}
+
+/// Returns the meaning of a SQLSTATE, or `None` for an unknown one, which is then shown itself.
+pub(super) fn by_code(code: &str) -> Option<(Kind, &'static str)> {
     let known = match code {
-        "57P02" if progress.is(CHANGING) => (
-            Kind::Uncertain,
-            "Postgres crashed before its reply to a change: it may have been committed, try again",
-        ),
         "57P01" | "57P02" | "57P05" | "25P03" => (
             Kind::Unreachable,
             "Postgres closed the connection (a restart, or pg_terminate_backend)",
@@ -199,14 +242,12 @@ pub(super) fn by_code(code: &str, progress: &Progress) -> Option<(Kind, &'static
             "Postgres rolled back the statement at each try because of concurrent ones \
              (serialization or deadlock): try again",
         ),
-        // A pooler rejects a startup option, or a statement prepared over another of its
-        // connections. This is definite, and not caused by the statement. No working connection can
-        // be had.
-        "08P01" | MIXED_UP => (
+        // This is definite, and not caused by the statement. No working connection can be had.
+        MIXED_UP => (
             Kind::Unreachable,
-            "the server rejects a startup option or the parameters of a prepared statement. A \
-             pooler in transaction mode (such as PgBouncer) is in between: set \
-             SESSION_DB_POOLED=true, or PostgresStoreBuilder::pooled(true)",
+            "Postgres rejects the parameters of a prepared statement. A pooler in transaction mode \
+             (such as PgBouncer) is in between: set SESSION_DB_POOLED=true, or \
+             PostgresStoreBuilder::pooled(true)",
         ),
         "22021" | "22P05" => (
             Kind::Input,
@@ -246,6 +287,19 @@ pub(super) fn by_code(code: &str, progress: &Progress) -> Option<(Kind, &'static
     Some(known)
 }
 
+/// Returns the meaning of a reply to a statement.
+fn of_reply(code: &str, reply: &dyn DatabaseError) -> Option<(Kind, &'static str)> {
+    // As an ERROR, it is Postgres' code for parameters that do not fit the statement.
+    let code = if code == POOLERS && !is_fatal(reply) { MIXED_UP } else { code };
+    by_code(code).or_else(|| super::pooler::meaning(reply.message()))
+}
+
+/// Returns whether a pooler mixed up prepared statements. Only a setting changes that.
+pub(super) fn is_mixed_up(error: &sqlx::Error) -> bool {
+    has_code(error, &[MIXED_UP, "26000", "42P05"])
+        || has_code(error, &[POOLERS]) && !ends_connection(error)
+}
+
 /// Returns whether a concurrent transaction caused a rollback (`serialization_failure`,
 /// `deadlock_detected`).
 pub(super) fn is_rolled_back(error: &sqlx::Error) -> bool {
@@ -277,14 +331,19 @@ pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
 /// Returns whether the connection is unusable after this error.
 pub(super) fn ends_connection(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(database) => database
-            .try_downcast_ref::<PgDatabaseError>()
-            .is_none_or(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)),
+        sqlx::Error::Database(database) => is_fatal(&**database),
         sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::RowNotFound => false,
         _ => true,
     }
+}
+
+/// Returns whether the error ends the connection.
+fn is_fatal(error: &dyn DatabaseError) -> bool {
+    error
+        .try_downcast_ref::<PgDatabaseError>()
+        .is_none_or(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 #[cfg(test)]
@@ -313,9 +372,47 @@ mod tests {
     }
 
     #[test]
-    fn every_code_except_a_crash_is_definite() {
+    fn reply_to_a_change_is_definite_only_if_it_excludes_the_commit() {
+        for code in [
+            // Values from the caller, and constraints.
+            "22003", "22021", "22P02", "22P05", "23505", "23514", "54000", "54001",
+            // What Postgres cancelled or rolled back.
+            "25006", "40001", "40P01", "53100", "53200", "55P03", "57014", "P0001",
+            // Tables and rights, and statements mixed up by a pooler.
+            "3F000", "42501", "42601", "42P01", "08P01", "22P03", "26000", "42P05",
+        ] {
+            assert!(rules_out_commit(code, false), "{code}");
+        }
+        for code in ["57P01", "57P03", "57P05", "25P03", "53300", "28P01", "3D000"] {
+            assert!(rules_out_commit(code, true), "{code}");
+        }
+        for code in ["08006", "08007", "40003", "58000", "58030", "XX000", "99999", "UE001", ""] {
+            assert!(!rules_out_commit(code, false) && !rules_out_commit(code, true), "{code}");
+        }
+        // PgBouncer sends 08P01 if its server is gone. A crash ends every connection with 57P02.
+        for code in ["08P01", "57P02", "53200", "26000"] {
+            assert!(!rules_out_commit(code, true), "{code}");
+        }
+    }
+
+    #[test]
+    fn transaction_is_at_stake_from_its_commit_on() {
+        let lost = || sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        let progress = at(Progress::begun);
+        assert_eq!(of_statement(lost(), &progress).kind(), Kind::Unreachable);
+        assert_eq!(timed_out(&progress, Duration::from_secs(1)).kind(), Kind::TimedOut);
+        progress.committing();
+        assert_eq!(of_statement(lost(), &progress).kind(), Kind::Uncertain);
+        let reading = at(Progress::reading);
+        reading.committing();
+        assert_eq!(of_statement(lost(), &reading).kind(), Kind::Unreachable);
+    }
+
+    #[test]
+    fn each_code_has_its_kind() {
         for (code, kind) in [
             ("57P01", Kind::Unreachable),
+            ("57P02", Kind::Unreachable),
             ("57P03", Kind::Unreachable),
             ("53300", Kind::Unreachable),
             ("57014", Kind::TimedOut),
@@ -325,7 +422,6 @@ mod tests {
             ("3F000", Kind::Schema),
             ("53100", Kind::Denied),
             ("53200", Kind::Other),
-            ("08P01", Kind::Unreachable),
             ("26000", Kind::Unreachable),
             ("42P05", Kind::Unreachable),
             // Values from the caller.
@@ -339,13 +435,8 @@ mod tests {
             // Statements mixed up by a pooler.
             ("22P03", Kind::Unreachable),
         ] {
-            assert_eq!(by_code(code, &at(Progress::changing)).unwrap().0, kind, "{code}");
+            assert_eq!(by_code(code).unwrap().0, kind, "{code}");
         }
-        assert_eq!(by_code("99999", &at(Progress::changing)), None);
-        for (progress, kind) in
-            [(at(Progress::changing), Kind::Uncertain), (at(Progress::reading), Kind::Unreachable)]
-        {
-            assert_eq!(by_code("57P02", &progress).unwrap().0, kind);
-        }
+        assert_eq!(by_code("99999"), None);
     }
 }

@@ -87,7 +87,7 @@ impl PostgresStore {
             let progress = Progress::default();
             progress.reading();
             let call = async {
-                match self.fetch_in_a_life(connection, &query).await {
+                match self.fetch_in_a_life(connection, &progress, &query).await {
                     Err(error) if errors::ends_connection(&error) && lost < connections.most() => {
                         Ok(Err(errors::of_statement(error, &progress)))
                     }
@@ -127,7 +127,10 @@ impl PostgresStore {
         let writing = async {
             let mut connection = self.acquire_for_change().await?;
             progress.reading();
-            match self.send(&mut connection, Some(BEGIN_WRITING), STATEMENT_TRIES, change).await {
+            match self
+                .send(&mut connection, Some(BEGIN_WRITING), STATEMENT_TRIES, &progress, change)
+                .await
+            {
                 Ok(rows) => {
                     connection.release();
                     Ok(rows)
@@ -157,8 +160,11 @@ impl PostgresStore {
             progress.connecting();
             let connection = self.acquire_for_change().await?;
             let may_be_elsewhere = connection.is_old();
-            progress.changing();
-            match self.fetch(connection, tries, &change).await {
+            match self.begin() {
+                Some(_) => progress.begun(),
+                None => progress.changing(),
+            }
+            match self.fetch(connection, tries, progress, &change).await {
                 Ok(rows) => {
                     self.lives.confirm_change(&rows).await?;
                     progress.reading();
@@ -199,9 +205,10 @@ impl PostgresStore {
         &self,
         mut connection: Connection,
         tries: u32,
+        progress: &Progress,
         query: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let fetched = self.send(&mut connection, self.begin(), tries, query).await;
+        let fetched = self.send(&mut connection, self.begin(), tries, progress, query).await;
         self.release(connection, &fetched);
         fetched
     }
@@ -211,14 +218,20 @@ impl PostgresStore {
     async fn fetch_in_a_life(
         &self,
         mut connection: Connection,
+        progress: &Progress,
         query: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let mut fetched = self.send(&mut connection, self.begin(), STATEMENT_TRIES, &query).await;
+        let mut fetched =
+            self.send(&mut connection, self.begin(), STATEMENT_TRIES, progress, &query).await;
         if fetched.as_ref().is_ok_and(|rows| rows::lacks_a_life(rows)) {
             let begin = || statement(&self.statements.begin_life);
-            fetched = self.send(&mut connection, Some(BEGIN_WRITING), STATEMENT_TRIES, begin).await;
+            fetched = self
+                .send(&mut connection, Some(BEGIN_WRITING), STATEMENT_TRIES, progress, begin)
+                .await;
             if fetched.is_ok() {
-                fetched = self.send(&mut connection, self.begin(), STATEMENT_TRIES, &query).await;
+                fetched = self
+                    .send(&mut connection, self.begin(), STATEMENT_TRIES, progress, &query)
+                    .await;
             }
         }
         self.release(connection, &fetched);
@@ -262,13 +275,14 @@ impl PostgresStore {
         connection: &mut Connection,
         begin: Option<&'static str>,
         tries: u32,
+        progress: &Progress,
         query: impl Fn() -> Statement + Send + Sync,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
         let mut tried = 1;
         loop {
             let statement = query().persistent(!self.pooled);
             let sent = match begin {
-                Some(begin) => in_transaction(connection, begin, statement).await,
+                Some(begin) => in_transaction(connection, begin, statement, progress).await,
                 None => statement.fetch_all(&mut **connection).await,
             };
             match sent {
@@ -300,7 +314,8 @@ impl PostgresStore {
     async fn role_and_hidden_table(&self) -> Option<(String, Option<String>)> {
         let connection = self.connections.acquire().await.ok()?;
         let query = || statement(&self.statements.hidden);
-        let found = self.fetch(connection, STATEMENT_TRIES, query).await.ok()?;
+        let found =
+            self.fetch(connection, STATEMENT_TRIES, &Progress::default(), query).await.ok()?;
         let row = found.first()?;
         Some((row.try_get("role").ok()?, row.try_get("hidden").ok()?))
     }
@@ -310,9 +325,11 @@ async fn in_transaction(
     connection: &mut Connection,
     begin: &'static str,
     statement: Statement,
+    progress: &Progress,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
     let mut transaction = connection.begin_with(begin).await?;
     let rows = statement.fetch_all(&mut *transaction).await?;
+    progress.committing();
     transaction.commit().await?;
     Ok(rows)
 }

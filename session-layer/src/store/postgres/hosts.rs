@@ -1,19 +1,23 @@
 //! The servers that a URL names. They are tried in order, from the one that was good last.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use std::{env, fmt};
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
-use tokio::time::timeout;
+use tokio::net::lookup_host;
+use tokio::time::{sleep, timeout};
 
 use super::PostgresStore;
 use super::connect_error::{self, At};
 use super::{errors, other_server};
-use crate::model::error::{StoreError, StoreErrorKind};
+use crate::model::error::StoreError;
 use crate::model::server_url::{ATTRS, ServerUrl, ServerUrlError};
+use crate::model::tls::TlsSettings;
 
 /// Reports whether this server is a standby, and whether its transactions are read-only. The simple
 /// protocol needs no second message, which a pooler may send to another server.
@@ -96,6 +100,11 @@ impl Hosts {
         Ok(Self { all, wanted: self.wanted, last: Arc::clone(&self.last) })
     }
 
+    /// Returns the warning about TLS, if there is one for any of the servers.
+    pub(super) fn tls_remark(&self, tls: &TlsSettings) -> Option<&'static str> {
+        self.all.iter().find_map(|options| super::tls::remark(options, tls))
+    }
+
     /// Returns the address of the server that is tried first.
     pub(super) fn first(&self) -> At<'_> {
         let last = self.last.load(Ordering::Relaxed);
@@ -110,14 +119,17 @@ impl Hosts {
         let mut failed: Option<Failed> = None;
         for index in (first..self.all.len()).chain(0..first) {
             let options = &self.all[index];
-            let error = match timeout(limit, self.connect_to(options)).await {
+            let at = At(options);
+            let connecting = in_steps(limit, look_up(&at), self.connect_to(options));
+            let error = match connecting.await {
                 Ok(Ok(connection)) => {
                     self.last.store(index, Ordering::Relaxed);
                     return Ok(connection);
                 }
                 Ok(Err(error)) => error,
-                Err(_elapsed) => {
-                    Failed::TimedOut(connect_error::connecting_timed_out(&At(options), limit))
+                Err(Hung::LookUp) => Failed::TimedOut(connect_error::look_up_timed_out(&at, limit)),
+                Err(Hung::Server) => {
+                    Failed::TimedOut(connect_error::connecting_timed_out(&at, limit))
                 }
             };
             failed = Some(match failed {
@@ -160,6 +172,44 @@ impl Hosts {
     }
 }
 
+/// The step that got no reply in time.
+#[derive(Debug, PartialEq, Eq)]
+enum Hung {
+    LookUp,
+    Server,
+}
+
+/// Looks the name of a server up, if it has one.
+async fn look_up(at: &At<'_>) {
+    if !at.is_socket() {
+        let _found = lookup_host((at.0.get_host(), at.0.get_port())).await;
+    }
+}
+
+/// Connects with a timeout. sqlx looks the name up itself and does not report that step. Therefore
+/// a look-up of our own finds out whether it hangs, after half of the time.
+async fn in_steps<T>(
+    limit: Duration,
+    look_up: impl Future<Output = ()>,
+    connecting: impl Future<Output = T>,
+) -> Result<T, Hung> {
+    let found = AtomicBool::new(false);
+    let looking = async {
+        sleep(limit / 2).await;
+        look_up.await;
+        found.store(true, Ordering::Relaxed);
+        pending::<Infallible>().await
+    };
+    let connected = tokio::select! {
+        connected = timeout(limit, connecting) => connected,
+        never = looking => match never {},
+    };
+    connected.map_err(|_elapsed| match found.load(Ordering::Relaxed) {
+        true => Hung::Server,
+        false => Hung::LookUp,
+    })
+}
+
 impl Failed {
     /// Returns the reason without its kind.
     pub(super) fn reason(self) -> StoreError {
@@ -169,7 +219,7 @@ impl Failed {
     }
 
     /// Joins the failure of the next server. What another attempt could change decides, so a server
-    /// that may come back counts more than one that refused.
+    /// that may come back counts more than one that refused. Its kind and its source are kept.
     fn and(self, next: Self) -> Self {
         let make = match (&self, &next) {
             (Self::Full(_), _) | (_, Self::Full(_)) => Self::Full,
@@ -178,11 +228,9 @@ impl Failed {
         };
         let (before, next) = (self.reason(), next.reason());
         let text = format!("{before}. Also: {next}");
-        let kind = match before.kind() {
-            StoreErrorKind::Unreachable => StoreErrorKind::Unreachable,
-            _ => next.kind(),
-        };
-        make(StoreError::new(kind, text))
+        let heals = connect_error::heals_by_waiting;
+        let decisive = if heals(&before) || !heals(&next) { before } else { next };
+        make(decisive.with_message(text))
     }
 }
 
@@ -218,9 +266,45 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn look_up_that_hangs_is_told_apart_from_a_server_that_hangs() {
+        let limit = Duration::from_secs(1);
+        let after = |time| async move { sleep(time).await };
+        for (look_up, connecting, expected) in [
+            (limit / 10, limit * 2, Err(Hung::Server)),
+            (limit * 2, limit * 2, Err(Hung::LookUp)),
+            // A look-up of our own that hangs alone delays nothing.
+            (limit * 2, limit * 9 / 10, Ok(())),
+        ] {
+            assert_eq!(in_steps(limit, after(look_up), after(connecting)).await, expected);
+        }
+        let options = PgConnectOptions::new_without_pgpass().host("db.internal");
+        let error = connect_error::look_up_timed_out(&At(&options), limit).to_string();
+        assert!(error.contains("db.internal") && error.contains("name server"), "{error}");
+    }
+
+    #[test]
+    fn several_hosts_are_waited_for_if_one_of_them_may_come_back() {
+        let options = PgConnectOptions::new_without_pgpass();
+        let lost = || sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into());
+        let no_tls = || sqlx::Error::Tls("server does not support TLS".into());
+        for (first, second, heals) in [
+            (no_tls(), no_tls(), false),
+            (lost(), no_tls(), true),
+            (no_tls(), lost(), true),
+            (lost(), lost(), true),
+        ] {
+            let failed =
+                |error| Failed::Refused(connect_error::of_connecting(&At(&options), error));
+            let joined = failed(first).and(failed(second)).reason();
+            assert_eq!(connect_error::heals_by_waiting(&joined), heals, "{joined}");
+            assert!(std::error::Error::source(&joined).is_some(), "{joined:?}");
+        }
+    }
+
     #[test]
     fn failure_of_several_hosts_names_each() {
-        use StoreErrorKind::{Denied, Unreachable};
+        use crate::model::error::StoreErrorKind::{Denied, Unreachable};
         let error = |text: &str| StoreError::new(Unreachable, text);
         let both = Failed::TimedOut(error("a hangs")).and(Failed::Refused(error("b is a standby")));
         assert!(matches!(both, Failed::TimedOut(_)), "{both:?}");

@@ -1,7 +1,10 @@
 //! The settings of TLS to Postgres, beside those of the URL.
 
+use std::net::IpAddr;
+
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
+use super::connect_error::At;
 use crate::model::error::ConfigError;
 use crate::model::server_url::ServerUrl;
 use crate::model::tls::{Pem, TlsSettings};
@@ -10,6 +13,29 @@ use crate::model::tls::{Pem, TlsSettings};
 pub(super) const INSECURE: &str = "TLS to Postgres accepts every certificate \
      (DATABASE_TLS_INSECURE): anyone in between can read and change sessions. Set \
      DATABASE_TLS_CA_FILE instead";
+
+/// The warning if an unverified connection leaves this machine.
+pub(super) const UNVERIFIED: &str = "the certificate of Postgres is not verified, or the \
+     connection has no TLS (sslmode): anyone in between can read and change sessions. Set \
+     sslmode=verify-full in DATABASE_URL, and DATABASE_TLS_CA_FILE if the CA is not one of the \
+     system";
+
+/// Returns the warning about the TLS of a connection, if there is one.
+pub(super) fn remark(options: &PgConnectOptions, tls: &TlsSettings) -> Option<&'static str> {
+    if tls.insecure {
+        return Some(INSECURE);
+    }
+    let is_verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyFull);
+    let is_remote = !At(options).is_socket() && !is_loopback(options.get_host());
+    (is_remote && !is_verified).then_some(UNVERIFIED)
+}
+
+fn is_loopback(host: &str) -> bool {
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_name) => host == "localhost" || host.ends_with(".localhost"),
+    }
+}
 
 /// Adds the settings to the options of a URL. Without any, the URL decides.
 pub(super) fn add(
@@ -132,6 +158,32 @@ mod tests {
         let url = url.parse().unwrap();
         let options = PostgresStore::connect_options(&url).unwrap();
         add(options, tls, &url).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn unverified_connection_that_leaves_the_machine_has_a_remark() {
+        let (none, ca) = (TlsSettings::new(), TlsSettings::new().ca_file("/ca.pem"));
+        for (url, tls, warns) in [
+            ("postgres://db/d", &none, true),
+            ("postgres://db/d?sslmode=require", &none, true),
+            ("postgres://10.0.0.1/d?sslmode=disable", &none, true),
+            ("postgres://[2001:db8::1]/d", &none, true),
+            ("postgres://localhost.example.com/d", &none, true),
+            ("postgres://db/d?sslmode=verify-full", &none, false),
+            ("postgres://db/d?sslmode=require&sslrootcert=/ca.pem", &none, false),
+            ("postgres://db/d?channel_binding=require", &none, false),
+            ("postgres://db/d", &ca, false),
+            ("postgres://localhost/d", &none, false),
+            ("postgres://127.0.0.2/d", &none, false),
+            ("postgres://[::1]/d", &none, false),
+            ("postgres:///d?host=/run/postgresql", &none, false),
+        ] {
+            let remark = remark(&added(url, tls).unwrap(), tls);
+            assert_eq!(remark, warns.then_some(UNVERIFIED), "{url}");
+        }
+        let insecure = TlsSettings::new().insecure(true);
+        let options = added("postgres://localhost/d", &insecure).unwrap();
+        assert_eq!(remark(&options, &insecure), Some(INSECURE));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use session_layer::store::{PostgresStore, Row, SessionStore, Target};
 
 use session_testkit::proxy::{Proxy, Toxic};
 
+use sqlx::PgPool;
+
 use super::support::Schema;
 use crate::stores::support::{alive, load, login, of_user, token, until_ended};
 use crate::support::SOON;
@@ -160,7 +162,9 @@ async fn change_without_a_reply_in_time_is_uncertain() {
     let owner = schema.store().await;
     login(&owner, "a", "alice").await;
     // Without a statement_timeout, the deadline is the only limit.
-    let store = schema.builder().pooled(true).change_deadline(CHANGE).build().unwrap();
+    let pool = PgPool::connect(schema.url()).await.unwrap();
+    let store = PostgresStore::from_pool(pool.clone()).schema(&schema.name);
+    let store = store.change_deadline(CHANGE).build().unwrap();
     let mut holder = schema.operator().await;
     holder.run("BEGIN; SELECT FROM sessions FOR UPDATE").await;
     let error = ends(store.revoke(&Target::Token(token("a")), &"test".into())).await;
@@ -170,6 +174,24 @@ async fn change_without_a_reply_in_time_is_uncertain() {
     assert_eq!(revoked.ended, 1);
     assert!(matches!(load(&owner, "a").await, Row::Revoked));
     holder.run("COMMIT").await;
+    pool.close().await;
+}
+
+// Behind a pooler a change is a transaction, whose COMMIT was not sent.
+#[tokio::test]
+async fn pooled_change_without_a_reply_in_time_was_not_made() {
+    let schema = Schema::new().await;
+    let owner = schema.store().await;
+    login(&owner, "a", "alice").await;
+    let store = schema.builder().pooled(true).change_deadline(CHANGE).build().unwrap();
+    let mut holder = schema.operator().await;
+    holder.run("BEGIN; SELECT FROM sessions FOR UPDATE").await;
+    let error = ends(store.revoke(&Target::Token(token("a")), &"test".into())).await;
+    is(StoreErrorKind::TimedOut, &error.unwrap_err());
+    holder.run("COMMIT").await;
+    // The next change of the row waits until that transaction has ended.
+    let changed = schema.run("UPDATE sessions SET label = 'after' WHERE revoked_at IS NULL").await;
+    assert_eq!(changed, 1);
 }
 
 #[tokio::test]
@@ -257,7 +279,7 @@ async fn pooled_store_sends_no_option_that_a_pooler_rejects() {
     let url = format!("postgres://user@{address}/database?sslmode=disable");
     let store = PostgresStore::builder(&url).pooled(true).build().unwrap();
     let error = store.load(&[token("a")]).await.unwrap_err();
-    is(StoreErrorKind::Unreachable, &error);
+    is(StoreErrorKind::Denied, &error);
     assert!(error.to_string().contains("pooler"), "{error}");
     let asked = asked.join().unwrap();
     let names = asked.trim_end_matches('\0').split('\0').step_by(2).map(str::to_lowercase);
