@@ -170,7 +170,8 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
             let store = crate::store::SqliteStore::open(&path).await?;
             let cache = crate::cache::MemoryCache::new(EMBEDDED_CAPACITY);
             let sessions = with_cache_settings(Sessions::builder(cache, store), settings);
-            sessions.near_cache(near_cache).build()
+            // Both have no effect over SQLite.
+            sessions.near_cache(near_cache).pause_without_traffic(pause_after).build()
         }
         #[cfg(not(feature = "sqlite"))]
         Stores::Embedded { .. } => Err(ConfigError::MissingFeature {

@@ -495,6 +495,7 @@ impl Connector {
     }
 
     /// Returns whether every certificate is accepted.
+    #[cfg_attr(not(feature = "tls"), expect(clippy::unused_self, reason = "there is no TLS"))]
     pub(super) fn is_insecure(&self) -> bool {
         #[cfg(feature = "tls")]
         return self.tls.as_ref().is_some_and(|tls| tls.is_insecure());
@@ -502,6 +503,7 @@ impl Connector {
         false
     }
 
+    #[cfg_attr(not(feature = "tls"), expect(clippy::unused_self, reason = "there is no TLS"))]
     fn is_tls(&self) -> bool {
         #[cfg(feature = "tls")]
         return self.tls.is_some();
