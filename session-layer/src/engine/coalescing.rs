@@ -18,9 +18,9 @@ use smallvec::SmallVec;
 
 /// The maximum number of tokens in one read.
 ///
-/// Measured (`benches/benches/load.rs`, group `read`): the tokens per second rise until a read has 128 or
-/// 256 tokens, and fall above that. The maximum is about thirty times the rate of single reads.
-/// With 128, the first reply waits less for the last one.
+/// Measured (`benches/benches/load.rs`, group `read`): the tokens per second rise until a read has
+/// 128 or 256 tokens, and fall above that. The maximum is about thirty times the rate of single
+/// reads. With 128, the first reply waits less for the last one.
 pub(crate) const READ_BATCH: usize = 128;
 
 /// Waiting callers of type `C`, by the key that they request, such as a token's digest. The keys

@@ -26,8 +26,8 @@ use crate::model::lock::lock;
 use crate::model::session::Session;
 use crate::model::token::TokenDigest;
 
-/// The groups into which digests are divided, one for each first byte. A drop voids all tickets of a
-/// group.
+/// The groups into which digests are divided, one for each first byte. A drop voids all tickets
+/// of a group.
 const GROUPS: usize = 256;
 /// What an entry costs in addition to its own bytes: the table's share, and the rounding of its
 /// allocation. Measured by `benches/tests/allocations.rs`.

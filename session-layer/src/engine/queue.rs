@@ -139,15 +139,15 @@ impl<K: Send + 'static, C: Send + 'static> Reader<K, C> {
     }
 }
 
-/// Watches for callers that wait too long. There is one at a time. If it is dropped, the next caller
-/// that joins brings another one.
+/// Watches for callers that wait too long. There is one at a time. If it is dropped, the next
+/// caller that joins brings another one.
 pub(crate) struct Watch<K, C> {
     queue: Arc<Queue<K, C>>,
     is_over: bool,
 }
 
 /// What a watch has found.
-enum Found<K, C> {
+enum Overdue<K, C> {
     /// A caller that has waited too long. A reader must start.
     Caller(Slot<K, C>),
     /// No caller, if this moment has not come.
@@ -163,27 +163,27 @@ impl<K, C> Watch<K, C> {
     {
         loop {
             match self.look(Instant::now()) {
-                Found::Caller(slot) => drop(tasks.spawn(read(slot))),
-                Found::NothingUntil(then) => sleep_until(then).await,
-                Found::Nothing => return,
+                Overdue::Caller(slot) => drop(tasks.spawn(read(slot))),
+                Overdue::NothingUntil(then) => sleep_until(then).await,
+                Overdue::Nothing => return,
             }
         }
     }
 
-    fn look(&mut self, now: Instant) -> Found<K, C> {
+    fn look(&mut self, now: Instant) -> Overdue<K, C> {
         let mut state = self.queue.lock();
         if let Some(since) = state.since {
             if now < since + MAX_WAIT {
-                return Found::NothingUntil(since + MAX_WAIT);
+                return Overdue::NothingUntil(since + MAX_WAIT);
             }
             if state.bulkhead.acquire() {
                 // The new reader takes those that wait now.
                 state.since = Some(now);
-                return Found::Caller(Slot::acquired(&self.queue));
+                return Overdue::Caller(Slot::acquired(&self.queue));
             }
         }
         (state.is_watched, self.is_over) = (false, true);
-        Found::Nothing
+        Overdue::Nothing
     }
 }
 
@@ -296,11 +296,11 @@ mod tests {
         let now = Instant::now();
         let (queue, _reading, mut watch) = watched(4, now);
         assert!(join(&queue, 4, now).is_none(), "there is one watch");
-        assert!(matches!(watch.look(now), Found::NothingUntil(then) if then == now + MAX_WAIT));
+        assert!(matches!(watch.look(now), Overdue::NothingUntil(then) if then == now + MAX_WAIT));
         let then = now + MAX_WAIT;
-        let Found::Caller(mut third) = watch.look(then) else { panic!("no reader starts") };
+        let Overdue::Caller(mut third) = watch.look(then) else { panic!("no reader starts") };
         assert_eq!(keys_of_next(&mut third, then), [3, 4]);
-        assert!(matches!(watch.look(then), Found::Nothing), "no caller waits");
+        assert!(matches!(watch.look(then), Overdue::Nothing), "no caller waits");
         assert!(matches!(join(&queue, 5, then), Some(Reader::Watched(_))));
     }
 
@@ -314,10 +314,10 @@ mod tests {
         let then = now + MAX_WAIT;
         reading[0].ended(then);
         assert_eq!(keys_of_next(&mut reading[0], then).len(), 128);
-        assert!(matches!(watch.look(then), Found::NothingUntil(at) if at == then + MAX_WAIT));
+        assert!(matches!(watch.look(then), Overdue::NothingUntil(at) if at == then + MAX_WAIT));
         reading[1].ended(then);
         assert_eq!(keys_of_next(&mut reading[1], then).len(), 1);
-        assert!(matches!(watch.look(then + MAX_WAIT), Found::Nothing));
+        assert!(matches!(watch.look(then + MAX_WAIT), Overdue::Nothing));
     }
 
     #[test]
@@ -325,10 +325,10 @@ mod tests {
         let now = Instant::now();
         let (queue, _reading, mut watch) = watched(3, now);
         let then = now + MAX_WAIT;
-        let Found::Caller(mut third) = watch.look(then) else { panic!("no reader starts") };
+        let Overdue::Caller(mut third) = watch.look(then) else { panic!("no reader starts") };
         assert_eq!(keys_of_next(&mut third, then), [3]);
         assert!(join(&queue, 4, then).is_none(), "all slots are acquired");
-        assert!(matches!(watch.look(then + MAX_WAIT), Found::Nothing));
+        assert!(matches!(watch.look(then + MAX_WAIT), Overdue::Nothing));
         drop(third);
         assert!(matches!(join(&queue, 5, then), Some(Reader::Watched(_))));
     }

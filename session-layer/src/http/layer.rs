@@ -143,8 +143,8 @@ impl SessionCacheLayer {
     }
 
     /// Sets where tokens are read from, in this order. The first source that a request uses decides
-    /// alone. Without a source, no request has a token. [`cookie`](Self::cookie) sets the name of the
-    /// cookie, before or after this call. Defaults to [`TokenSource::Bearer`], then
+    /// alone. Without a source, no request has a token. [`cookie`](Self::cookie) sets the name of
+    /// the cookie, before or after this call. Defaults to [`TokenSource::Bearer`], then
     /// [`TokenSource::Cookie`].
     pub fn sources(self, sources: impl IntoIterator<Item = TokenSource>) -> Self {
         self.set(|config| config.sources = sources.into_iter().collect())

@@ -101,8 +101,8 @@ metrics! {
         "Calls of the store that failed, by kind of error.";
     STORE_CONNECTIONS: Gauge "store_connections" ["pool", "state"]
         "Connections to the store, used and idle. Pools: validations, changes and journal, or \
-         application. With fewer than 3 connections, changes has those of the journal, and with one \
-         those of all.";
+         application. With fewer than 3 connections, changes has those of the journal, and with \
+         one those of all.";
     STORE_CONNECTIONS_MAX: Gauge "store_connections_max" ["pool"]
         "The most connections to the store that a pool may have.";
     STORE_CONNECTIONS_PENDING: Gauge "store_connections_pending" ["pool"]

@@ -104,8 +104,8 @@ pub(super) fn other_server(at: &At<'_>, server: OtherServer) -> StoreError {
 }
 
 /// Returns whether a later attempt may succeed although no setting is changed. A CA that is not
-/// known, a file of TLS, a server without TLS or a pooler that mixes up statements stays as it is. A
-/// name may get an address, a server may start, and a certificate may become valid or be renewed.
+/// known, a file of TLS, a server without TLS or a pooler that mixes up statements stays as it is.
+/// A name may get an address, a server may start, and a certificate may become valid or be renewed.
 pub(crate) fn heals_by_waiting(error: &StoreError) -> bool {
     if error.kind() != Kind::Unreachable {
         return false;

@@ -1,7 +1,7 @@
 //! The errors of poolers and proxies, and the words of a server as they may be printed.
 //!
-//! `PgBouncer` 1.18 has one code (08P01) for all of its errors, Supavisor has XX000 and pgcat 58000.
-//! Therefore their texts decide. Each is a part of a text in lower case.
+//! `PgBouncer` 1.18 has one code (08P01) for all of its errors, Supavisor has XX000 and pgcat
+//! 58000. Therefore their texts decide. Each is a part of a text in lower case.
 
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
