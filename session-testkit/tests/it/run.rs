@@ -102,6 +102,6 @@ async fn missing_servers_are_explained_and_exit_2() -> Outcome {
         .await?;
     let text = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.contains("docker: ") && text.contains("install.sh"), "{text}");
+    assert!(text.contains("docker: ") && text.contains("start a Docker engine"), "{text}");
     Ok(())
 }

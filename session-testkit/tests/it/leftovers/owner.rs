@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,8 +16,11 @@ use testcontainers::{
     bollard::query_parameters::ListContainersOptionsBuilder, core::client::docker_client_instance,
 };
 
-use super::{CHILD, GONE};
+use super::CHILD;
 use crate::harness::Outcome;
+
+/// The limit of a wait: 60 s. A busy engine removes a container in seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An owner in its own process. Its folders are inside one of ours.
 pub(super) struct Owner {
@@ -83,16 +86,16 @@ impl Owner {
         Traces { processes: descendants(self.child.id()), segments: segments(self.folder.path()) }
     }
 
-    /// Waits until nothing is left, for [`GONE`] from now on.
+    /// Waits until nothing is left.
     pub(super) async fn leaves_nothing(&self, traces: &Traces) -> Outcome {
         let begin = Instant::now();
         let mut left = String::new();
-        let gone = wait::until("everything to be gone", GONE, async || {
+        let gone = wait::until("everything to be gone", PATIENCE, async || {
             left = self.left(traces).await;
             left.is_empty()
         });
         let gone = gone.await;
-        assert!(gone.is_ok(), "left after {GONE:?}: {left}");
+        assert!(gone.is_ok(), "left after {PATIENCE:?}: {left}");
         eprintln!("{}: all gone after {:?}", self.backend, begin.elapsed());
         Ok(())
     }
