@@ -168,7 +168,10 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl, store: &P
     let failed = ("The journal of changes cannot be read", help);
     if steps.check("journal", failed, journal(schema, connection)).await {
         let failed = ("The application's statements fail", SLOW);
-        steps.check("statements", failed, statements(store)).await;
+        if steps.check("statements", failed, statements(store)).await {
+            let failed = ("A login and a logout fail", SLOW);
+            steps.check("session", failed, session(schema, connection)).await;
+        }
     }
     store.close().await;
 }
@@ -187,6 +190,26 @@ async fn statements(store: &PostgresStore) -> Result<Finding, Problem> {
         .await
         .map_err(failed)?;
     Ok(Finding::ok("The application's statements work (a validation and a logout of no session)"))
+}
+
+/// Creates a session, reads it and ends it, in a transaction that is rolled back. A full disk, or a
+/// trigger or constraint of an operator, fails only here.
+async fn session(schema: &str, connection: &mut PgConnection) -> Result<Finding, Problem> {
+    let token = uuid::Uuid::new_v4().simple().to_string();
+    let is_it = format!("token_digest = sha256('{token}'::bytea)");
+    // One message: a pooler in transaction mode keeps it on one server. It first ends the
+    // transaction that only reads. The catalog contained the schema's name.
+    let all = format!(
+        "ROLLBACK; BEGIN; \
+         INSERT INTO \"{schema}\".session_users (user_id) VALUES ('check-{token}'); \
+         INSERT INTO \"{schema}\".sessions (token_digest, user_id, expires_at) \
+         VALUES (sha256('{token}'::bytea), 'check-{token}', now() + interval '1 minute'); \
+         SELECT count(*) FROM \"{schema}\".sessions WHERE {is_it}; \
+         UPDATE \"{schema}\".sessions SET revoked_at = now() WHERE {is_it}; \
+         SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK"
+    );
+    sqlx::raw_sql(AssertSqlSafe(all)).execute(connection).await?;
+    Ok(Finding::ok("A session was created, read and revoked (rolled back)"))
 }
 
 /// Checks the version, the role, and whether a COMMIT is durable.

@@ -1,5 +1,6 @@
 //! The lines about Postgres.
 
+use sqlx::AssertSqlSafe;
 use tokio::net::TcpListener;
 
 use super::{check, check_of, expect, unused_address};
@@ -95,6 +96,27 @@ async fn missing_function_of_the_journal_fails() -> Outcome {
     let older = format!("ALTER FUNCTION {}.this_life() RENAME TO that_life", sandbox.schema());
     execute(backends.postgres(), older).await?;
     let lines = ["❌ The journal of changes cannot be read", "SESSION_DB_MIGRATE"];
+    expect(&mut check_of(&sandbox), 1, &lines).await?;
+    Ok(())
+}
+
+// Only an INSERT finds them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn database_that_takes_no_login_fails_and_check_leaves_no_row() -> Outcome {
+    let backends = shared().await?;
+    let sandbox = backends.sandbox();
+    store(&sandbox).await?;
+    expect(&mut check_of(&sandbox), 0, &["✅ A session was created, read and revoked"]).await?;
+    let schema = sandbox.schema();
+    let mut connection = backends.postgres().connect().await?;
+    for table in ["sessions", "session_users", "session_journal"] {
+        let count = AssertSqlSafe(format!("SELECT count(*) FROM {schema}.{table}"));
+        let rows: i64 = sqlx::query_scalar(count).fetch_one(&mut connection).await?;
+        assert_eq!(rows, 0, "{table}");
+    }
+    let full = format!("ALTER TABLE {schema}.sessions ADD CHECK (label IS NOT NULL) NOT VALID");
+    execute(backends.postgres(), full).await?;
+    let lines = ["✅ The application's statements work", "❌ A login and a logout fail", "check"];
     expect(&mut check_of(&sandbox), 1, &lines).await?;
     Ok(())
 }
@@ -196,6 +218,7 @@ async fn pooler_in_front_of_postgres_needs_its_setting() -> Outcome {
             "✅ Postgres connection successful",
             "✅ The journal of changes can be read",
             "✅ The application's statements work",
+            "✅ A session was created, read and revoked (rolled back)",
         ];
         expect(&mut with, 0, &lines).await?;
     }

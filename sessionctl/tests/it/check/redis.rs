@@ -148,7 +148,7 @@ async fn proxy_behind_which_nothing_is_cached_is_reported() -> Outcome {
     // As Envoy, which knows none of these.
     let unknown = b"-ERR unknown command\r\n";
     let url = proxy(&redis, &["INFO", "ROLE", "HELLO"], unknown).await?;
-    let lines = ["❌ Redis connection failed", "neither INFO nor ROLE nor HELLO", "A proxy"];
+    let lines = ["❌ Redis connection failed", "it refused INFO, ROLE and HELLO", "A proxy"];
     expect(&mut check_redis(&url), 1, &lines).await?;
     // As a service whose quota is used up.
     let quota = b"-ERR max requests limit exceeded. Limit: 500000\r\n";

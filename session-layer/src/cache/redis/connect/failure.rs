@@ -308,8 +308,8 @@ pub(super) fn identity(at: &Address, error: RedisError) -> ConnectError {
     if matches!(error.code(), Some("NOPERM" | "ERR")) {
         let reply = error.detail().map_or("", in_short);
         let why = format!(
-            "the role of the server is unknown, because it allows neither INFO nor ROLE nor HELLO \
-             ({reply}), so a demoted server would go unnoticed"
+            "the role of the server is unknown, because it refused INFO, ROLE and HELLO ({reply}), \
+             so a demoted server would go unnoticed"
         );
         let remedy = "correct what its reply names. If it denies INFO, allow that to this user \
                       (ACL SETUSER <user> +info). A proxy without these commands cannot be used";

@@ -237,8 +237,8 @@ pub(super) fn explain(error: &rustls::Error) -> (ConnectCause, String, &'static 
         rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => (
             ConnectCause::Certificate,
             "the server's certificate is of an unknown CA",
-            "set REDIS_TLS_CA_FILE (RedisCacheBuilder::tls) to the PEM file of its CA. If it is a \
-             public CA, this machine has none: install the package ca-certificates",
+            "set REDIS_TLS_CA_FILE (RedisCacheBuilder::tls) to the PEM file of its CA. For a \
+             public CA, check that this machine has CAs (package ca-certificates, SSL_CERT_FILE)",
         ),
         rustls::Error::InvalidCertificate(
             Bad::NotValidForName | Bad::NotValidForNameContext { .. },
