@@ -85,6 +85,7 @@ pub(crate) struct Deployment {
         long,
         env = "SESSION_CACHE_REPLICATED",
         num_args = 0..=1,
+        require_equals = true,
         default_value = "false",
         default_missing_value = "true",
         value_name = "true|false",

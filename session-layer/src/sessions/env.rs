@@ -65,11 +65,18 @@ fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
-/// Returns whether the value of a variable is the address of another server or user than `url`.
+/// Returns whether a variable names another server or user than `url`. Its parameters may differ.
 #[cfg(any(feature = "redis", feature = "postgres"))]
 fn names_another(value: Option<String>, url: Option<&ServerUrl>) -> bool {
-    let named = value.and_then(|text| text.parse::<ServerUrl>().ok());
-    named.is_some_and(|named| url != Some(&named))
+    let (Some(value), Some(url)) = (value.filter(|value| !value.trim().is_empty()), url) else {
+        return false;
+    };
+    let place = |url: &ServerUrl| {
+        let user = url.expose().username().to_owned();
+        (url.kind(), url.address(), url.others().to_vec(), user)
+    };
+    // A value that is no address of ours, such as one of another database, is for another server.
+    value.parse::<ServerUrl>().map_or(true, |named| place(&named) != place(url))
 }
 
 #[cfg(feature = "redis")]
@@ -297,6 +304,20 @@ fn as_set(
 mod tests {
     use super::*;
     use crate::model::tls::TlsSettings;
+
+    #[test]
+    fn password_file_is_for_the_named_server_and_user() {
+        let url: ServerUrl = "postgres://app@db/app?sslmode=require".parse().unwrap();
+        for same in ["", " ", "postgresql://app@db:5432/app", "postgres://app:x@db/other?a=b"] {
+            let same = same.replace("?a=b", "?application_name=web");
+            assert!(!names_another(Some(same.clone()), Some(&url)), "{same}");
+        }
+        for other in ["postgres://owner@db/app", "postgres://app@other/app", "mysql://app@db/app"] {
+            assert!(names_another(Some(other.to_owned()), Some(&url)), "{other}");
+            assert!(!names_another(Some(other.to_owned()), None), "a pool of the application");
+        }
+        assert!(!names_another(None, Some(&url)));
+    }
 
     #[test]
     fn planned_settings_reach_the_store_builder() {

@@ -287,7 +287,17 @@ fn found_version(info: &str) -> Finding {
     let mut letters = server.chars();
     let first = letters.next().map(|first| first.to_ascii_uppercase());
     let name: String = first.into_iter().chain(letters).collect();
-    Finding::ok(format!("{name} version {version}"))
+    let line = format!("{name} version {version}");
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let version: (u32, u32) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if server == "redis" && version < (6, 2) {
+        return Finding::warning(
+            &line,
+            "session-layer is not tested with versions before 6.2",
+            "upgrade to Redis 6.2 or later, or to Valkey",
+        );
+    }
+    Finding::ok(line)
 }
 
 /// Returns the application's cache with this target's settings.
@@ -395,6 +405,7 @@ mod tests {
         for (info, line, status) in [
             ("redis_version:7.0.15\n", "Redis version 7.0.15", Status::Ok),
             ("redis_version:6.2.5\n", "Redis version 6.2.5", Status::Ok),
+            ("redis_version:6.0.16\n", "Redis version 6.0.16", Status::Warning),
             (
                 "redis_version:7.2.4\nserver_name:valkey\nvalkey_version:9.1.2\n",
                 "Valkey version 9.1.2",

@@ -108,13 +108,13 @@ pub(super) fn parse(server: &str, replication: &str) -> Identity {
     }
 }
 
-/// Returns the version of a Redis before 6.2, with which this crate is not tested. Other products
-/// have versions of their own.
+/// Returns the version of a Redis before 4.0, which lacks UNLINK. Other products that name
+/// themselves have versions of their own.
 fn outdated(info: &str) -> Option<String> {
     let (_, version) = server_version(info).filter(|(product, _)| *product == "redis")?;
     let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
     let (major, minor) = (parts.next()??, parts.next()??);
-    ((major, minor) < (6, 2)).then(|| version.to_owned())
+    ((major, minor) < (4, 0)).then(|| version.to_owned())
 }
 
 fn incarnation(run_id: &str, replid: &str) -> Incarnation {
@@ -185,15 +185,17 @@ mod tests {
     }
 
     #[test]
-    fn redis_before_6_2_is_outdated() {
+    fn redis_before_4_0_is_outdated() {
         for (info, version) in [
-            ("redis_version:6.0.16\r\n", Some("6.0.16")),
-            ("redis_version:5.0.14\r\n", Some("5.0.14")),
-            ("redis_version:6.2.0\r\n", None),
+            ("redis_version:3.2.12\r\n", Some("3.2.12")),
+            ("redis_version:2.8.0\r\n", Some("2.8.0")),
+            ("redis_version:4.0.0\r\n", None),
+            // Azure's.
+            ("redis_version:6.0.14\r\nos:Windows\r\n", None),
             ("redis_version:10.0.1\r\n", None),
             ("redis_version:255.255.255\r\n", None),
             ("redis_version:unstable\r\n", None),
-            ("redis_version:5.0.0\r\nserver_name:other\r\nother_version:1.0.0\r\n", None),
+            ("redis_version:3.0.0\r\nserver_name:other\r\nother_version:1.0.0\r\n", None),
             ("", None),
         ] {
             assert_eq!(parse(info, "role:master\r\n").outdated.as_deref(), version, "{info}");

@@ -1,4 +1,5 @@
-//! Mapping of sqlx's errors to store errors, by SQLSTATE and never by text.
+//! Mapping of sqlx's errors to store errors, by SQLSTATE, and by text only where a pooler may have
+//! sent it.
 
 use std::error::Error as _;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -291,7 +292,10 @@ pub(super) fn by_code(code: &str) -> Option<(Kind, &'static str)> {
 fn of_reply(code: &str, reply: &dyn DatabaseError) -> Option<(Kind, &'static str)> {
     // As an ERROR, it is Postgres' code for parameters that do not fit the statement.
     let code = if code == POOLERS && !is_fatal(reply) { MIXED_UP } else { code };
-    by_code(code).or_else(|| super::pooler::meaning(reply.message()))
+    let class = code.get(..2).unwrap_or_default();
+    // A trigger of an operator may have any text.
+    let may_be_a_poolers = is_fatal(reply) || ["08", "58", "XX"].contains(&class);
+    by_code(code).or_else(|| super::pooler::meaning(reply.message()).filter(|_| may_be_a_poolers))
 }
 
 /// Returns whether a pooler mixed up prepared statements. Only a setting changes that.

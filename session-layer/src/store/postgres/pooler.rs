@@ -56,7 +56,13 @@ const MEANINGS: [(&[&str], Kind, &str); 6] = [
          and the databases of the pooler",
     ),
     (
-        &["authentication failed", "no such user", "login rejected", "ssl required"],
+        &[
+            "authentication failed",
+            "no such user",
+            "login rejected",
+            "ssl required",
+            "ssl connection is required",
+        ],
         Kind::Denied,
         "the pooler rejected our user or password, or requires TLS: check DATABASE_URL, \
          DATABASE_PASSWORD_FILE, DATABASE_TLS_CA_FILE, and the users of the pooler (auth_file)",

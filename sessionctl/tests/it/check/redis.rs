@@ -158,11 +158,11 @@ async fn proxy_behind_which_nothing_is_cached_is_reported() -> Outcome {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_before_6_2_is_refused_with_its_version() -> Outcome {
+async fn redis_without_unlink_is_refused_with_its_version() -> Outcome {
     let redis = start(&[]).await?;
-    let old = b"$22\r\nredis_version:6.0.16\r\n\r\n";
+    let old = b"$22\r\nredis_version:3.2.12\r\n\r\n";
     let url = proxy(&redis, &["INFO"], old).await?;
-    let lines = ["❌ Redis connection failed", "this is Redis 6.0.16", "upgrade to Redis 6.2"];
+    let lines = ["❌ Redis connection failed", "this is Redis 3.2.12", "upgrade to Redis 6.2"];
     expect(&mut check_redis(&url), 1, &lines).await?;
     Ok(())
 }

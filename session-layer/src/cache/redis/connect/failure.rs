@@ -342,9 +342,9 @@ pub(super) fn is_sentinel(at: &Address) -> ConnectError {
     ConnectError::new(ConnectCause::NotMaster, at, why, remedy)
 }
 
-/// Explains a Redis of a version with which this crate is not tested.
+/// Explains a Redis that lacks a command.
 pub(super) fn outdated(at: &Address, version: &str) -> ConnectError {
-    let why = format!("this is Redis {version}, and versions before 6.2 are not supported");
+    let why = format!("this is Redis {version}, and versions before 4.0 lack UNLINK");
     let remedy = "upgrade to Redis 6.2 or later, or to Valkey";
     ConnectError::new(ConnectCause::Protocol, at, why, remedy)
 }
