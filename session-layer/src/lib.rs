@@ -108,6 +108,12 @@ pub mod defaults {
     };
 }
 
+pub mod environment {
+    //! The settings in the environment, for tools beside the application.
+
+    pub use crate::sessions::env::EnvSettings;
+}
+
 pub mod error {
     //! The error types. The root has [`Error`](crate::Error) and
     //! [`ConfigError`](crate::ConfigError).

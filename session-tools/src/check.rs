@@ -12,6 +12,8 @@ mod steps;
 use std::{fmt, time::Duration};
 
 use serde::Serialize;
+use session_layer::ConfigError;
+use session_layer::environment::EnvSettings;
 use session_layer::error::ServerUrlError;
 use session_layer::server_url::{ServerKind, ServerUrl};
 
@@ -78,6 +80,11 @@ impl Target {
     /// Returns whether the target names neither a Redis nor a database.
     pub fn is_empty(&self) -> bool {
         self.redis.is_none() && matches!(self.database, Database::Unset)
+    }
+
+    /// Returns the settings of the application's handle, if its environment is known.
+    fn handle(&self) -> Result<Option<EnvSettings>, ConfigError> {
+        self.from_env.then(EnvSettings::read).transpose()
     }
 
     fn on_postgres(&self) -> bool {
@@ -151,10 +158,10 @@ impl Status {
 }
 
 /// Returns the settings in effect. The `Debug` of a builder shows no secret.
-fn settings(builder: &impl fmt::Debug) -> Finding {
+fn settings(whose: &str, builder: &impl fmt::Debug) -> Finding {
     let text = format!("{builder:?}");
     let (_, fields) = text.split_once(" { ").unwrap_or(("", &text));
-    Finding::ok(format!("Settings in effect: {}", fields.strip_suffix(" }").unwrap_or(fields)))
+    Finding::ok(format!("{whose} in effect: {}", fields.strip_suffix(" }").unwrap_or(fields)))
 }
 
 /// Checks both servers one after the other, and shows a heading for each and every step.

@@ -71,12 +71,13 @@ pub(crate) struct Deployment {
     )]
     policy: PartitionPolicy,
 
-    /// How often the application's nodes read the journal, if its code changes it.
+    /// How often the application's nodes read the journal. A number alone is in milliseconds.
     #[arg(
         long,
+        env = "SESSION_JOURNAL_INTERVAL_MS",
         default_value = "500ms",
         value_name = "DURATION",
-        value_parser = duration(SHORTEST_INTERVAL, DAY)
+        value_parser = interval
     )]
     journal_interval: Duration,
 
@@ -107,6 +108,14 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
 fn ttl(text: &str) -> Result<Duration, &'static str> {
     let seconds = text.trim().parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
     seconds.map(Duration::from_secs).ok_or("it is whole seconds from 1 to 86400")
+}
+
+/// Reads an interval. The variable of the application has no unit.
+fn interval(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let unit = if is_number { "ms" } else { "" };
+    duration(SHORTEST_INTERVAL, DAY)(&format!("{text}{unit}"))
 }
 
 fn policy(text: &str) -> Result<PartitionPolicy, &'static str> {

@@ -10,11 +10,12 @@ use std::time::Duration;
 #[cfg(feature = "postgres")]
 use tokio::time::Instant;
 
-use self::plan::{CacheSettings, Plan, Stores, cache_settings, plan};
+pub use self::plan::EnvSettings;
 #[cfg(feature = "postgres")]
 use self::plan::{Database, DatabaseSettings, database_settings};
 #[cfg(feature = "redis")]
 use self::plan::{Keys, RedisSettings, SentinelPassword, redis_settings};
+use self::plan::{Plan, Stores, env_settings, plan};
 use crate::cache::SessionCache;
 #[cfg(feature = "redis")]
 use crate::model::credentials::Credential;
@@ -39,7 +40,8 @@ impl Sessions {
     ///
     /// If neither URL is set, sessions are kept in a SQLite file of this process, and a warning is
     /// logged. It is an error if a variable is set that has an effect only with Postgres or Redis.
-    /// These are all variables but `SESSION_CACHE_ENABLED`, `SESSION_CACHE_TTL` and
+    /// These are all variables but `SESSION_CACHE_ENABLED`, `SESSION_CACHE_TTL`,
+    /// `SESSION_VALIDATION_TIMEOUT_MS`, `SESSION_CHANGE_WAIT_MS`, `SESSION_RETENTION_DAYS` and
     /// `SESSION_TRACE_IDS`.
     ///
     /// # Errors
@@ -72,7 +74,10 @@ fn names_another(value: Option<String>, url: Option<&ServerUrl>) -> bool {
         return false;
     };
     let place = |url: &ServerUrl| {
-        let user = url.expose().username().to_owned();
+        let exposed = url.expose();
+        // The parameter comes first for Postgres.
+        let named = exposed.query_pairs().filter(|(name, _)| name == "user").last();
+        let user = named.map_or_else(|| exposed.username().to_owned(), |(_, user)| user.into());
         (url.kind(), url.address(), url.others().to_vec(), user)
     };
     // A value that is no address of ours, such as one of another database, is for another server.
@@ -82,8 +87,8 @@ fn names_another(value: Option<String>, url: Option<&ServerUrl>) -> bool {
 #[cfg(feature = "redis")]
 impl crate::cache::RedisCacheBuilder {
     /// Applies the variables of the environment as [`Sessions::from_env`] does, except `REDIS_URL`:
-    /// those that begin with `REDIS_`, and the namespace, the number of connections, the replicas
-    /// and the keys. A password in a file is for the server of `REDIS_URL`. It is not applied if
+    /// those that begin with `REDIS_`, and the namespace, the number of connections, the deadline,
+    /// the replicas and the keys. A password in a file is for the server of `REDIS_URL`. It is not applied if
     /// that names another one.
     ///
     /// # Errors
@@ -107,6 +112,7 @@ fn with_settings(
         .pool_size(settings.pool_size)
         .replicated(settings.replicated)
         .tls(settings.tls);
+    let cache = if_set(cache, settings.deadline, crate::cache::RedisCacheBuilder::deadline);
     let cache = match settings.password_file {
         Some(path) => cache.credentials(PasswordFile::new(path.trim())),
         None => cache,
@@ -138,23 +144,54 @@ fn with_settings(
 }
 
 impl<C: SessionCache, S: SessionStore> SessionsBuilder<C, S> {
-    /// Applies the variables `SESSION_CACHE_TTL`, `SESSION_CACHE_ENABLED`, `SESSION_CACHE_POLICY`
-    /// and `SESSION_TRACE_IDS` as [`Sessions::from_env`] does. It does not apply those of the
-    /// servers, the near cache and the pause. A tool beside the application has the same bounds
-    /// with them.
+    /// Applies the variables of the handle as [`Sessions::from_env`] does: `SESSION_CACHE_ENABLED`,
+    /// `SESSION_CACHE_TTL`, `SESSION_CACHE_POLICY`, `SESSION_CACHE_SLOW_MS`,
+    /// `SESSION_VALIDATION_TIMEOUT_MS`, `SESSION_CHANGE_WAIT_MS`, `SESSION_JOURNAL_INTERVAL_MS`,
+    /// `SESSION_DB_CONCURRENT_READS`, `SESSION_RETENTION_DAYS` and `SESSION_TRACE_IDS`. It does not
+    /// apply those of the servers, the near cache and the pause. A tool beside the application has
+    /// the same bounds with them.
     ///
     /// # Errors
     /// [`ConfigError`] names the variable, its value and what is allowed.
     pub fn from_env(self) -> Result<Self, ConfigError> {
-        Ok(with_cache_settings(self, cache_settings(variable)?))
+        Ok(with_env_settings(self, EnvSettings::read()?))
     }
 }
 
-fn with_cache_settings<C: SessionCache, S: SessionStore>(
+fn with_env_settings<C: SessionCache, S: SessionStore>(
     sessions: SessionsBuilder<C, S>,
-    CacheSettings { ttl, mode, policy, trace_ids }: CacheSettings,
+    settings: EnvSettings,
 ) -> SessionsBuilder<C, S> {
-    sessions.ttl(ttl).mode(mode).policy(policy).trace_ids(trace_ids)
+    let EnvSettings { max_concurrent_reads, .. } = settings;
+    let sessions = sessions
+        .ttl(settings.ttl)
+        .mode(settings.mode)
+        .policy(settings.policy)
+        .validation_timeout(settings.validation_timeout)
+        .slow_lookup_threshold(settings.slow_lookup_threshold)
+        .change_wait(settings.change_wait)
+        .journal_interval(settings.journal_interval)
+        .retention(settings.retention)
+        .trace_ids(settings.trace_ids);
+    if_set(sessions, max_concurrent_reads, SessionsBuilder::max_concurrent_reads)
+}
+
+impl EnvSettings {
+    /// Reads the settings from the environment, as [`Sessions::from_env`] does.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable, its value and what is allowed.
+    pub fn read() -> Result<Self, ConfigError> {
+        env_settings(variable)
+    }
+}
+
+/// Applies a setting, unless its variable is not set.
+fn if_set<B, T>(builder: B, value: Option<T>, setter: fn(B, T) -> B) -> B {
+    match value {
+        Some(value) => setter(builder, value),
+        None => builder,
+    }
 }
 
 #[cfg_attr(
@@ -162,7 +199,8 @@ fn with_cache_settings<C: SessionCache, S: SessionStore>(
     expect(unused_variables, reason = "without a store, or a cache, there is less to set")
 )]
 async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
-    let Plan { stores, cache: settings, near_cache, pause_after } = plan;
+    let Plan { stores, handle: settings } = plan;
+    let EnvSettings { near_cache, pause_after, .. } = settings;
     match stores {
         #[cfg(feature = "sqlite")]
         Stores::Embedded { path, is_default } => {
@@ -176,7 +214,7 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
             }
             let store = crate::store::SqliteStore::open(&path).await?;
             let cache = crate::cache::MemoryCache::new(EMBEDDED_CAPACITY);
-            let sessions = with_cache_settings(Sessions::builder(cache, store), settings);
+            let sessions = with_env_settings(Sessions::builder(cache, store), settings);
             // Both have no effect over SQLite.
             sessions.near_cache(near_cache).pause_without_traffic(pause_after).build()
         }
@@ -190,14 +228,14 @@ async fn open(plan: Plan) -> Result<Sessions, ConfigError> {
             let cache = crate::cache::RedisCacheBuilder::new(Ok(redis.url));
             let cache = with_settings(cache, redis.settings)?.build()?;
             let store = open_postgres(database).await?;
-            let sessions = with_cache_settings(Sessions::builder(cache, store), settings);
+            let sessions = with_env_settings(Sessions::builder(cache, store), settings);
             sessions.near_cache(near_cache).pause_without_traffic(pause_after).build()
         }
         #[cfg(feature = "postgres")]
         Stores::StoreOnly { database } => {
             let store = open_postgres(database).await?;
             let sessions = Sessions::builder(crate::cache::NoCache, store);
-            let sessions = with_cache_settings(sessions, settings);
+            let sessions = with_env_settings(sessions, settings);
             sessions.pause_without_traffic(pause_after).build()
         }
         #[allow(unreachable_patterns, reason = "with all features no case is left")]
@@ -270,8 +308,8 @@ async fn migrate_once_awake(
 #[cfg(feature = "postgres")]
 impl crate::store::PostgresStoreBuilder {
     /// Applies the variables of the environment as [`Sessions::from_env`] does, except
-    /// `DATABASE_URL`: the schema, the number of connections, the pooler, the password file and the
-    /// settings of TLS. A password in a file is for the server of `DATABASE_URL`. It is not applied
+    /// `DATABASE_URL`: the schema, the number of connections, the deadlines, the pooler, the password
+    /// file and the settings of TLS. A password in a file is for the server of `DATABASE_URL`. It is not applied
     /// if that names another one.
     ///
     /// # Errors
@@ -293,6 +331,9 @@ fn as_set(
     let store =
         store.max_connections(settings.pool_size).schema(settings.schema).pooled(settings.pooled);
     let store = store.tls(settings.tls);
+    let (read, change) = (settings.read_deadline, settings.change_deadline);
+    let store = if_set(store, read, crate::store::PostgresStoreBuilder::read_deadline);
+    let store = if_set(store, change, crate::store::PostgresStoreBuilder::change_deadline);
     match settings.password_file {
         Some(path) => store.credentials(PasswordFile::new(path.trim())),
         None => store,
@@ -312,7 +353,14 @@ mod tests {
             let same = same.replace("?a=b", "?application_name=web");
             assert!(!names_another(Some(same.clone()), Some(&url)), "{same}");
         }
-        for other in ["postgres://owner@db/app", "postgres://app@other/app", "mysql://app@db/app"] {
+        let parameter = "postgres://db/app?user=app".parse().unwrap();
+        assert!(!names_another(Some("postgres://app@db/app".to_owned()), Some(&parameter)));
+        for other in [
+            "postgres://owner@db/app",
+            "postgres://app@db/app?user=owner",
+            "postgres://app@other/app",
+            "mysql://app@db/app",
+        ] {
             assert!(names_another(Some(other.to_owned()), Some(&url)), "{other}");
             assert!(!names_another(Some(other.to_owned()), None), "a pool of the application");
         }
@@ -330,6 +378,8 @@ mod tests {
                 password_file: Some("/run/secrets/postgres".to_owned()),
                 tls: TlsSettings::new().insecure(true),
                 start_timeout: Duration::ZERO,
+                read_deadline: Some(Duration::from_millis(300)),
+                change_deadline: None,
             };
             let store = as_set(crate::store::PostgresStore::builder("postgres://h/d"), settings);
             let shown = format!("{store:?}");
@@ -338,6 +388,7 @@ mod tests {
             assert!(shown.contains("credentials: true"), "{shown}");
             assert!(shown.contains("max_connections: Some(7)"), "{shown}");
             assert!(shown.contains("insecure: true"), "{shown}");
+            assert!(shown.contains("read_deadline: 300ms, change_deadline: 2s"), "{shown}");
         }
     }
 }

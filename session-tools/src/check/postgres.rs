@@ -1,12 +1,16 @@
 //! The steps for Postgres.
 
+use std::time::Duration;
+
 use session_layer::TokenDigest;
+use session_layer::defaults::DEFAULT_VALIDATION_TIMEOUT;
 use session_layer::server_url::ServerUrl;
 use session_layer::store::{PostgresStore, PostgresStoreBuilder, SessionStore as _};
 use session_layer::{ConfigError, Sessions, error::StoreError};
 use sqlx::{AssertSqlSafe, PgConnection};
+use tokio::time::{Instant, sleep};
 
-use super::{DEADLINE, Database, Finding, Problem, Steps, Target, settings};
+use super::{DEADLINE, Database, Finding, Problem, Steps, Target, millis, settings};
 use crate::chain;
 
 /// The first version with `pg_current_xact_id`, which the journal needs.
@@ -53,7 +57,7 @@ pub(super) async fn check(target: &Target, steps: &mut Steps<'_>) {
         ),
         Database::Postgres(Ok(url)) => {
             let built = builder(target, url).and_then(|builder| {
-                let settings = settings(&builder);
+                let settings = settings("Settings", &builder);
                 // A connection that the application opens in advance may take longer than a read.
                 let patient = builder.read_deadline(DEADLINE);
                 Ok((settings, patient.build().map_err(|error| refused(&error))?))
@@ -90,14 +94,17 @@ fn builder(target: &Target, url: &ServerUrl) -> Result<PostgresStoreBuilder, Fin
     Ok(builder.map_err(|error| refused(&error))?.schema(&*target.schema))
 }
 
-/// Returns the finding if the application does not start in this environment.
+/// Returns the settings of the handle, or the error with which the application does not start.
 fn environment(target: &Target) -> Option<Finding> {
-    let error = (target.from_env && target.complete).then(Sessions::check_env)?.err()?;
-    Some(Finding::failed(
-        "The application does not start with these settings",
-        error.to_string(),
-        "correct the variable",
-    ))
+    let started = if target.complete { Sessions::check_env() } else { Ok(()) };
+    match started.and_then(|()| target.handle()) {
+        Ok(handle) => Some(settings("Settings of sessions", &handle?)),
+        Err(error) => Some(Finding::failed(
+            "The application does not start with these settings",
+            error.to_string(),
+            "correct the variable",
+        )),
+    }
 }
 
 fn refused(error: &ConfigError) -> Finding {
@@ -171,6 +178,8 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl, store: &P
         if steps.check("statements", failed, statements(store)).await {
             let failed = ("A login and a logout fail", SLOW);
             steps.check("session", failed, session(schema, connection)).await;
+            let failed = ("Postgres is too slow to be used", SLOW);
+            steps.check("speed", failed, speed(target, url)).await;
         }
     }
     store.close().await;
@@ -190,6 +199,40 @@ async fn statements(store: &PostgresStore) -> Result<Finding, Problem> {
         .await
         .map_err(failed)?;
     Ok(Finding::ok("The application's statements work (a validation and a logout of no session)"))
+}
+
+/// Reads as a validation does, with the application's deadlines. A connection may have to be opened
+/// first, therefore the read is tried again.
+async fn speed(target: &Target, url: &ServerUrl) -> Result<Finding, Problem> {
+    const PATIENCE: Duration = Duration::from_millis(1_500);
+    const PAUSE: Duration = Duration::from_millis(20);
+    let handle = target.handle().map_err(|error| refused(&error))?;
+    let budget = handle.map_or(DEFAULT_VALIDATION_TIMEOUT, |it| it.validation_timeout);
+    let store = builder(target, url)?.build()?;
+    let digest = TokenDigest::of(&uuid::Uuid::new_v4().to_string());
+    let end = Instant::now() + PATIENCE;
+    let finding = loop {
+        let begun = Instant::now();
+        let why = match store.load(&[digest]).await {
+            Ok(_) if begun.elapsed() <= budget => {
+                let took = millis(begun.elapsed(), 10.0);
+                break Finding::ok(format!("A validation by Postgres takes {took} ms"));
+            }
+            Ok(_) => format!(
+                "a read takes {} ms, and a validation may take {} ms",
+                millis(begun.elapsed(), 10.0),
+                budget.as_millis()
+            ),
+            Err(error) => chain(&error),
+        };
+        if Instant::now() >= end {
+            let message = "Postgres is too slow to be used";
+            break Finding::failed(message, format!("{why}. Misses get 503"), CLOSER);
+        }
+        sleep(PAUSE).await;
+    };
+    store.close().await;
+    Ok(finding)
 }
 
 /// Creates a session, reads it and ends it, in a transaction that is rolled back. A full disk, or a
@@ -357,6 +400,8 @@ async fn journal(schema: &str, connection: &mut PgConnection) -> Result<Finding,
     Ok(Finding::ok("The journal of changes can be read"))
 }
 
+const CLOSER: &str = "use a Postgres in the application's region, or raise \
+                      SESSION_DB_READ_DEADLINE_MS and SESSION_VALIDATION_TIMEOUT_MS";
 const REMEDY_IS_IN_REASON: &str = "do what the reason states";
 const SLOW: &str = "Postgres accepts connections and does not respond. Check whether it is \
                     paused, recovering, or waiting for a lock (pg_stat_activity)";

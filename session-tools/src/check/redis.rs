@@ -2,17 +2,19 @@
 
 mod entry;
 mod foreign;
+mod speed;
 
 use std::time::Duration;
 
 use redis::{FromRedisValue, RedisError, RedisResult, cmd};
+use session_layer::ConfigError;
 use session_layer::cache::{
     ConnectCause, ConnectError, RedisCache, RedisCacheBuilder, RedisConnection, server_version,
 };
 use session_layer::server_url::{ServerKind, ServerUrl};
 
 use super::{
-    Finding, Problem, Status, Steps, Target,
+    Finding, Problem, Status, Steps, Target, millis,
     role::{Replicas, found_role, parse_role},
     settings,
 };
@@ -35,7 +37,7 @@ pub(super) async fn check(target: &Target, steps: &mut Steps<'_>) {
             look(steps, target, url).await;
             // If they are not usable, a step has the reason.
             if let Ok(cache) = cache(target, url) {
-                steps.record("settings", settings(&cache));
+                steps.record("settings", settings("Settings", &cache));
             }
             return;
         }
@@ -120,6 +122,8 @@ async fn look(steps: &mut Steps<'_>, target: &Target, url: &ServerUrl) {
     };
     let scripts = steps.take("scripts", ("Scripts test failed", SLOW), scripts).await;
     steps.check("client", ("CLIENT failed", SLOW), naming(connection)).await;
+    let failed = ("Redis is too slow to be used", SLOW);
+    steps.check("speed", failed, speed::speed(target, &key, connection)).await;
     if url.is_cluster() {
         let failed = ("The shards are unknown", help.as_str());
         steps.check("cluster", failed, shards(target, url)).await;
@@ -304,12 +308,14 @@ fn found_version(info: &str) -> Finding {
 fn cache(target: &Target, url: &ServerUrl) -> Result<RedisCacheBuilder, Finding> {
     let mut cache = RedisCache::builder(url.expose_all());
     if target.from_env {
-        cache = cache.from_env().map_err(|error| {
-            let remedy = "correct the variable: the application does not start with it";
-            Finding::failed("Redis settings are not usable", error.to_string(), remedy)
-        })?;
+        cache = cache.from_env().map_err(|error| unusable_settings(&error))?;
     }
     Ok(cache.namespace(&*target.namespace).pool_size(target.pool_size.into()))
+}
+
+fn unusable_settings(error: &ConfigError) -> Finding {
+    let remedy = "correct the variable: the application does not start with it";
+    Finding::failed("Redis settings are not usable", error.to_string(), remedy)
 }
 
 /// Connects as the application does, in a cluster to the master that has this key.

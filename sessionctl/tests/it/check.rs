@@ -3,8 +3,11 @@
 mod postgres;
 mod redis;
 
+use std::time::Duration;
+
 use ::redis::AsyncCommands as _;
 use session_testkit::backends::{Backend, Backends, Sandbox};
+use session_testkit::proxy::{Proxy, Toxic};
 use tokio::process::Command;
 
 use crate::{
@@ -86,6 +89,8 @@ async fn correct_servers_print_the_lines_and_exit_0() -> Outcome {
     assert!(settings[0].contains(&namespace) && settings[0].contains("deadline: 50ms"), "{text}");
     let schema = format!("schema: \"{}\"", sandbox.schema());
     assert!(settings[1].contains(&schema) && settings[1].contains("max_connections"), "{text}");
+    let handle = "✅ Settings of sessions in effect: ttl: 300s, mode: On, policy: Available, ";
+    assert!(text.contains(handle), "{text}");
     Ok(())
 }
 
@@ -123,6 +128,46 @@ async fn settings_that_the_application_refuses_are_a_failure() -> Outcome {
     Ok(())
 }
 
+/// The application's deadlines decide whether a server is near enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn distant_server_is_too_slow_unless_the_settings_allow_it() -> Outcome {
+    const DISTANCE: Duration = Duration::from_millis(100);
+    let backends = shared().await?;
+    let sandbox = backends.sandbox();
+    store(&sandbox).await?;
+    let redis = Proxy::start(backends.redis().address()).await?;
+    let postgres = Proxy::start(backends.postgres().address()).await?;
+    let _far = [&redis, &postgres].map(|it| it.inject(Toxic::latency(DISTANCE, Duration::ZERO)));
+    let redis_url = redis.url(sandbox.redis_url());
+    let database_url = postgres.url(sandbox.database_url());
+    let near_redis = || {
+        let mut command = check_of(&sandbox);
+        command.env("DATABASE_URL", &database_url);
+        command
+    };
+    let near_postgres = || {
+        let mut command = check_of(&sandbox);
+        command.env("REDIS_URL", &redis_url);
+        command
+    };
+
+    let lines = ["❌ Redis is too slow to be used", "over 20 ms counts as slow"];
+    expect(&mut near_postgres(), 1, &lines).await?;
+    let mut command = near_postgres();
+    command.env("SESSION_CACHE_SLOW_MS", "1000").env("SESSION_CACHE_DEADLINE_MS", "1000");
+    expect(&mut command, 0, &["(slow: over 1000 ms)", "deadline: 1s"]).await?;
+
+    let mut command = near_redis();
+    command.env("SESSION_DB_READ_DEADLINE_MS", "60");
+    let lines = ["❌ Postgres is too slow to be used", "SESSION_DB_READ_DEADLINE_MS"];
+    expect(&mut command, 1, &lines).await?;
+    let mut command = near_redis();
+    command.env("SESSION_DB_READ_DEADLINE_MS", "1000");
+    command.env("SESSION_VALIDATION_TIMEOUT_MS", "1000");
+    expect(&mut command, 0, &["✅ A validation by Postgres takes "]).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_server_exits_2_and_sqlite_needs_no_check() -> Outcome {
     expect(&mut check(), 2, &[]).await?;
@@ -134,7 +179,7 @@ async fn no_server_exits_2_and_sqlite_needs_no_check() -> Outcome {
 /// An empty variable counts as not set.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_variables_count_as_not_set() -> Outcome {
-    const VARIABLES: [&str; 25] = [
+    const VARIABLES: [&str; 34] = [
         "DATABASE_URL",
         "DATABASE_PASSWORD_FILE",
         "REDIS_URL",
@@ -155,6 +200,15 @@ async fn empty_variables_count_as_not_set() -> Outcome {
         "SESSION_CACHE_KEY_FILE",
         "SESSION_CACHE_POOL_SIZE",
         "SESSION_CACHE_REPLICATED",
+        "SESSION_CACHE_DEADLINE_MS",
+        "SESSION_CACHE_SLOW_MS",
+        "SESSION_VALIDATION_TIMEOUT_MS",
+        "SESSION_CHANGE_WAIT_MS",
+        "SESSION_JOURNAL_INTERVAL_MS",
+        "SESSION_RETENTION_DAYS",
+        "SESSION_DB_CONCURRENT_READS",
+        "SESSION_DB_READ_DEADLINE_MS",
+        "SESSION_DB_CHANGE_DEADLINE_MS",
         "SESSION_NEAR_CACHE_MB",
         "SESSION_DB_SCHEMA",
         "SESSION_DB_MIGRATE",

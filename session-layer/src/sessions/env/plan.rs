@@ -6,11 +6,14 @@ use zeroize::Zeroizing;
 
 use crate::cache::seal::{SEALING_KEYS, SealingKeys};
 use crate::cache::{NAMESPACE, is_namespace};
+use crate::engine::breaker::DEFAULT_SLOW_LOOKUP_THRESHOLD;
 use crate::engine::cache_mode::CacheMode;
-use crate::engine::staleness::PartitionPolicy;
+use crate::engine::housekeeping::DEFAULT_RETENTION;
+use crate::engine::staleness::{DEFAULT_JOURNAL_INTERVAL, PartitionPolicy};
 use crate::model::error::ConfigError;
 use crate::model::server_url::{ServerKind, ServerUrl, ServerUrlError};
 use crate::model::tls::TlsSettings;
+use crate::sessions::builder::{DEFAULT_CHANGE_WAIT, DEFAULT_VALIDATION_TIMEOUT};
 use crate::store::{DEFAULT_SCHEMA, SCHEMA_NAME, is_schema_name};
 
 /// The path of the sessions' file without `DATABASE_URL`.
@@ -20,7 +23,7 @@ const BOOLEAN: &str = "true, false, 1 or 0";
 
 /// The variables that have an effect only with Postgres or Redis. A deployment that sets one of
 /// them expects these servers, so the default of a SQLite file would be a mistake there.
-const NEEDS_SERVERS: [&str; 27] = [
+const NEEDS_SERVERS: [&str; 33] = [
     "DATABASE_PASSWORD_FILE",
     "DATABASE_TLS_CA_FILE",
     "DATABASE_TLS_CERT_FILE",
@@ -41,33 +44,70 @@ const NEEDS_SERVERS: [&str; 27] = [
     "SESSION_CACHE_KEY_FILE",
     "SESSION_CACHE_POOL_SIZE",
     "SESSION_CACHE_REPLICATED",
+    "SESSION_CACHE_DEADLINE_MS",
+    "SESSION_CACHE_SLOW_MS",
     "SESSION_NEAR_CACHE_MB",
     "SESSION_PAUSE_AFTER",
+    "SESSION_JOURNAL_INTERVAL_MS",
     "SESSION_DB_SCHEMA",
     "SESSION_DB_MIGRATE",
     "SESSION_DB_POOLED",
     "SESSION_DB_POOL_SIZE",
     "SESSION_DB_START_TIMEOUT",
+    "SESSION_DB_CONCURRENT_READS",
+    "SESSION_DB_READ_DEADLINE_MS",
+    "SESSION_DB_CHANGE_DEADLINE_MS",
 ];
+
+/// The least and the most of a duration in milliseconds, with the text for its error.
+type Milliseconds = (std::ops::RangeInclusive<u64>, &'static str);
+
+const FROM_0_MS: Milliseconds = (0..=86_400_000, "whole milliseconds from 0 to 86400000");
+const FROM_1_MS: Milliseconds = (1..=86_400_000, "whole milliseconds from 1 to 86400000");
+const FROM_10_MS: Milliseconds = (10..=86_400_000, "whole milliseconds from 10 to 86400000");
+/// Those of `PostgresStoreBuilder`.
+const STATEMENT_MS: Milliseconds = (10..=60_000, "whole milliseconds from 10 to 60000");
+
+/// 50 years, the longest lifetime of a session.
+const MOST_RETENTION_DAYS: u64 = 18_250;
 
 /// The stores and settings that the variables describe.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) stores: Stores,
-    pub(super) cache: CacheSettings,
-    /// The bytes of the near cache. 0: there is none.
-    pub(super) near_cache: usize,
-    /// The time without a request after which the node pauses. Zero: it never does.
-    pub(super) pause_after: Duration,
+    pub(super) handle: EnvSettings,
 }
 
-/// The settings that do not depend on the servers.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct CacheSettings {
-    pub(super) ttl: Duration,
-    pub(super) mode: CacheMode,
-    pub(super) policy: PartitionPolicy,
-    pub(super) trace_ids: bool,
+/// The settings of the handle in the environment, or their defaults. [`read`](Self::read) reads
+/// them, for tools beside the application. The builders of the servers have their settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EnvSettings {
+    /// [`SessionsBuilder::ttl`](crate::SessionsBuilder::ttl)
+    pub ttl: Duration,
+    /// [`SessionsBuilder::mode`](crate::SessionsBuilder::mode)
+    pub mode: CacheMode,
+    /// [`SessionsBuilder::policy`](crate::SessionsBuilder::policy)
+    pub policy: PartitionPolicy,
+    /// [`SessionsBuilder::validation_timeout`](crate::SessionsBuilder::validation_timeout)
+    pub validation_timeout: Duration,
+    /// [`SessionsBuilder::slow_lookup_threshold`](crate::SessionsBuilder::slow_lookup_threshold)
+    pub slow_lookup_threshold: Duration,
+    /// [`SessionsBuilder::change_wait`](crate::SessionsBuilder::change_wait)
+    pub change_wait: Duration,
+    /// [`SessionsBuilder::journal_interval`](crate::SessionsBuilder::journal_interval)
+    pub journal_interval: Duration,
+    /// [`SessionsBuilder::max_concurrent_reads`](crate::SessionsBuilder::max_concurrent_reads).
+    /// `None`: what the store advises.
+    pub max_concurrent_reads: Option<usize>,
+    /// [`SessionsBuilder::near_cache`](crate::SessionsBuilder::near_cache)
+    pub near_cache: usize,
+    /// [`SessionsBuilder::pause_without_traffic`](crate::SessionsBuilder::pause_without_traffic)
+    pub pause_after: Duration,
+    /// [`SessionsBuilder::retention`](crate::SessionsBuilder::retention)
+    pub retention: Option<Duration>,
+    /// [`SessionsBuilder::trace_ids`](crate::SessionsBuilder::trace_ids)
+    pub trace_ids: bool,
 }
 
 /// The store and the cache. There are only three combinations, so that an in-process cache never
@@ -99,6 +139,8 @@ pub(super) struct DatabaseSettings {
     pub(super) tls: TlsSettings,
     /// How long the start waits for a Postgres that accepts no connections yet.
     pub(super) start_timeout: Duration,
+    pub(super) read_deadline: Option<Duration>,
+    pub(super) change_deadline: Option<Duration>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -112,6 +154,7 @@ pub(super) struct Redis {
 pub(super) struct RedisSettings {
     pub(super) namespace: String,
     pub(super) pool_size: usize,
+    pub(super) deadline: Option<Duration>,
     pub(super) replicated: bool,
     pub(super) keys: Option<Keys>,
     pub(super) tls: TlsSettings,
@@ -148,10 +191,7 @@ impl std::fmt::Debug for Stores {
 /// Reads the variables. `get` is the environment.
 pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigError> {
     let get = |name: &'static str| get(name).filter(|value| !value.trim().is_empty());
-    let cache = cache_settings_of(&get)?;
-    let near_cache = number(&get, "SESSION_NEAR_CACHE_MB", "0", "0 to 1048576", 0..=1 << 20)?;
-    let pause = "0, or whole seconds up to 86400";
-    let pause = number(&get, "SESSION_PAUSE_AFTER", "0", pause, 0..=86_400)?;
+    let handle = env_settings_of(&get)?;
     // These are read even if they are not used, to report a bad one before it is needed.
     let settings = redis_settings_of(&get)?;
     let database_settings = database_settings_of(&get)?;
@@ -190,7 +230,7 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
                     settings,
                 }),
             },
-            None if cache.mode == CacheMode::Bypass => Stores::StoreOnly { database },
+            None if handle.mode == CacheMode::Bypass => Stores::StoreOnly { database },
             None => {
                 return Err(ConfigError::Combination(
                     "DATABASE_URL is postgres:// but REDIS_URL is not set: set REDIS_URL, or \
@@ -199,22 +239,17 @@ pub(super) fn plan(get: impl Fn(&str) -> Option<String>) -> Result<Plan, ConfigE
             }
         }
     };
-    Ok(Plan {
-        stores,
-        cache,
-        near_cache: near_cache.saturating_mul(1 << 20),
-        pause_after: Duration::from_secs(pause as u64),
-    })
+    Ok(Plan { stores, handle })
 }
 
-/// Reads the variables that do not depend on the servers.
-pub(super) fn cache_settings(
+/// Reads the variables of the handle.
+pub(super) fn env_settings(
     get: impl Fn(&str) -> Option<String>,
-) -> Result<CacheSettings, ConfigError> {
-    cache_settings_of(&|name| get(name).filter(|value| !value.trim().is_empty()))
+) -> Result<EnvSettings, ConfigError> {
+    env_settings_of(&|name| get(name).filter(|value| !value.trim().is_empty()))
 }
 
-fn cache_settings_of(get: Get<'_>) -> Result<CacheSettings, ConfigError> {
+fn env_settings_of(get: Get<'_>) -> Result<EnvSettings, ConfigError> {
     let policy =
         one_of(get, "SESSION_CACHE_POLICY", "available", "available or fail-closed", |text| {
             match text {
@@ -226,11 +261,31 @@ fn cache_settings_of(get: Get<'_>) -> Result<CacheSettings, ConfigError> {
     let enabled = boolean(get, "SESSION_CACHE_ENABLED", "true")?;
     let seconds =
         number(get, "SESSION_CACHE_TTL", "300", "whole seconds from 1 to 86400", 1..=86_400)?;
-    Ok(CacheSettings {
+    let near_cache = number(get, "SESSION_NEAR_CACHE_MB", "0", "0 to 1048576", 0..=1 << 20)?;
+    let pause = "0, or whole seconds up to 86400";
+    let pause = number(get, "SESSION_PAUSE_AFTER", "0", pause, 0..=86_400)?;
+    Ok(EnvSettings {
         ttl: Duration::from_secs(seconds as u64),
         mode: if enabled { CacheMode::On } else { CacheMode::Bypass },
         policy,
         trace_ids: boolean(get, "SESSION_TRACE_IDS", "false")?,
+        near_cache: near_cache.saturating_mul(1 << 20),
+        pause_after: Duration::from_secs(pause as u64),
+        retention: retention(get)?,
+        validation_timeout: milliseconds(get, "SESSION_VALIDATION_TIMEOUT_MS", FROM_1_MS)?
+            .unwrap_or(DEFAULT_VALIDATION_TIMEOUT),
+        slow_lookup_threshold: milliseconds(get, "SESSION_CACHE_SLOW_MS", FROM_1_MS)?
+            .unwrap_or(DEFAULT_SLOW_LOOKUP_THRESHOLD),
+        change_wait: milliseconds(get, "SESSION_CHANGE_WAIT_MS", FROM_0_MS)?
+            .unwrap_or(DEFAULT_CHANGE_WAIT),
+        journal_interval: milliseconds(get, "SESSION_JOURNAL_INTERVAL_MS", FROM_10_MS)?
+            .unwrap_or(DEFAULT_JOURNAL_INTERVAL),
+        max_concurrent_reads: set_number(
+            get,
+            "SESSION_DB_CONCURRENT_READS",
+            "1 to 1000",
+            1..=1_000,
+        )?,
     })
 }
 
@@ -263,6 +318,8 @@ fn database_settings_of(get: Get<'_>) -> Result<DatabaseSettings, ConfigError> {
             "whole seconds from 0 to 3600",
             0..=3_600,
         )? as u64),
+        read_deadline: milliseconds(get, "SESSION_DB_READ_DEADLINE_MS", STATEMENT_MS)?,
+        change_deadline: milliseconds(get, "SESSION_DB_CHANGE_DEADLINE_MS", STATEMENT_MS)?,
     })
 }
 
@@ -281,6 +338,7 @@ fn redis_settings_of(get: Get<'_>) -> Result<RedisSettings, ConfigError> {
     Ok(RedisSettings {
         namespace,
         pool_size: number(get, "SESSION_CACHE_POOL_SIZE", "10", "1 to 1000", 1..=1000)?,
+        deadline: milliseconds(get, "SESSION_CACHE_DEADLINE_MS", FROM_1_MS)?,
         replicated: boolean(get, "SESSION_CACHE_REPLICATED", "false")?,
         keys: keys(get)?,
         tls: tls(get, &OF_REDIS)?,
@@ -427,6 +485,40 @@ fn number(
     range: std::ops::RangeInclusive<usize>,
 ) -> Result<usize, ConfigError> {
     one_of(get, name, default, may_be, |text| text.parse().ok().filter(|n| range.contains(n)))
+}
+
+/// Reads a number without a default.
+fn set_number<T: std::str::FromStr + PartialOrd>(
+    get: Get<'_>,
+    name: &'static str,
+    may_be: &'static str,
+    range: std::ops::RangeInclusive<T>,
+) -> Result<Option<T>, ConfigError> {
+    let Some(text) = get(name) else { return Ok(None) };
+    match text.trim().parse().ok().filter(|number| range.contains(number)) {
+        Some(number) => Ok(Some(number)),
+        None => Err(ConfigError::bad(name, text, may_be)),
+    }
+}
+
+fn milliseconds(
+    get: Get<'_>,
+    name: &'static str,
+    (range, may_be): Milliseconds,
+) -> Result<Option<Duration>, ConfigError> {
+    Ok(set_number(get, name, may_be, range)?.map(Duration::from_millis))
+}
+
+/// Reads how long ended sessions are kept.
+fn retention(get: Get<'_>) -> Result<Option<Duration>, ConfigError> {
+    const NAME: &str = "SESSION_RETENTION_DAYS";
+    const MAY_BE: &str = "whole days from 0 to 18250, or never";
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    if get(NAME).is_some_and(|text| text.trim() == "never") {
+        return Ok(None);
+    }
+    let days = set_number(get, NAME, MAY_BE, 0..=MOST_RETENTION_DAYS)?;
+    Ok(Some(days.map_or(DEFAULT_RETENTION, |days| Duration::from_secs(days * DAY.as_secs()))))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ fn nothing_set_is_the_embedded_pair() {
         plan.stores,
         Stores::Embedded { path: "session-layer.db".to_owned(), is_default: true }
     );
-    assert_eq!((plan.cache.ttl, plan.cache.mode), (Duration::from_secs(300), CacheMode::On));
+    assert_eq!((plan.handle.ttl, plan.handle.mode), (Duration::from_secs(300), CacheMode::On));
     assert_eq!(plan_of(&[("DATABASE_URL", ""), ("REDIS_URL", " ")]).unwrap(), plan);
 }
 
@@ -42,6 +42,15 @@ fn both_addresses_are_the_shared_pair() {
         ("SESSION_DB_POOL_SIZE", "4"),
         ("SESSION_DB_SCHEMA", "auth"),
         ("SESSION_CACHE_KEY", KEY),
+        ("SESSION_CACHE_DEADLINE_MS", "80"),
+        ("SESSION_CACHE_SLOW_MS", "30"),
+        ("SESSION_VALIDATION_TIMEOUT_MS", "500"),
+        ("SESSION_CHANGE_WAIT_MS", "0"),
+        ("SESSION_JOURNAL_INTERVAL_MS", "250"),
+        ("SESSION_RETENTION_DAYS", "30"),
+        ("SESSION_DB_CONCURRENT_READS", "2"),
+        ("SESSION_DB_READ_DEADLINE_MS", "400"),
+        ("SESSION_DB_CHANGE_DEADLINE_MS", "3000"),
         ("REDIS_PASSWORD_FILE", "/run/secrets/redis"),
         ("REDIS_SENTINEL_USERNAME", "node"),
         ("REDIS_SENTINEL_PASSWORD_FILE", "/run/secrets/s"),
@@ -63,6 +72,8 @@ fn both_addresses_are_the_shared_pair() {
                 password_file: None,
                 tls: TlsSettings::new(),
                 start_timeout: Duration::from_secs(30),
+                read_deadline: Some(Duration::from_millis(400)),
+                change_deadline: Some(Duration::from_secs(3)),
             },
         },
         redis: Box::new(Redis {
@@ -70,6 +81,7 @@ fn both_addresses_are_the_shared_pair() {
             settings: RedisSettings {
                 namespace: "shop".to_owned(),
                 pool_size: 3,
+                deadline: Some(Duration::from_millis(80)),
                 replicated: true,
                 keys: Some(Keys::These(KEY.parse().unwrap())),
                 tls: TlsSettings::new()
@@ -87,16 +99,31 @@ fn both_addresses_are_the_shared_pair() {
         plan,
         Plan {
             stores: expected,
-            cache: CacheSettings {
+            handle: EnvSettings {
                 ttl: Duration::from_secs(7),
                 mode: CacheMode::Bypass,
                 policy: PartitionPolicy::FailClosed,
                 trace_ids: true,
+                retention: Some(Duration::from_secs(30 * 86_400)),
+                validation_timeout: Duration::from_millis(500),
+                slow_lookup_threshold: Duration::from_millis(30),
+                change_wait: Duration::ZERO,
+                journal_interval: Duration::from_millis(250),
+                max_concurrent_reads: Some(2),
+                near_cache: 64 << 20,
+                pause_after: Duration::from_secs(600),
             },
-            near_cache: 64 << 20,
-            pause_after: Duration::from_secs(600),
         }
     );
+}
+
+#[test]
+fn ended_sessions_are_kept_for_days_or_forever() {
+    let of = |days: &str| plan_of(&[("SESSION_RETENTION_DAYS", days)]).unwrap().handle.retention;
+    assert_eq!(of(""), Some(DEFAULT_RETENTION));
+    assert_eq!(of("0"), Some(Duration::ZERO));
+    assert_eq!(of("never"), None);
+    assert_eq!(of("18250"), Some(crate::model::session::MAX_LIFETIME));
 }
 
 #[test]
@@ -132,6 +159,15 @@ fn bad_values_name_variable_value_and_choice() {
         ("REDIS_TLS_INSECURE", "yes", "true, false, 1 or 0"),
         ("DATABASE_TLS_INSECURE", "yes", "true, false, 1 or 0"),
         ("SESSION_DB_START_TIMEOUT", "1h", "0 to 3600"),
+        ("SESSION_CACHE_DEADLINE_MS", "50ms", "whole milliseconds from 1"),
+        ("SESSION_CACHE_SLOW_MS", "0", "whole milliseconds from 1"),
+        ("SESSION_VALIDATION_TIMEOUT_MS", "86400001", "to 86400000"),
+        ("SESSION_CHANGE_WAIT_MS", "-1", "whole milliseconds from 0"),
+        ("SESSION_JOURNAL_INTERVAL_MS", "9", "whole milliseconds from 10"),
+        ("SESSION_RETENTION_DAYS", "18251", "0 to 18250, or never"),
+        ("SESSION_DB_CONCURRENT_READS", "0", "1 to 1000"),
+        ("SESSION_DB_READ_DEADLINE_MS", "9", "10 to 60000"),
+        ("SESSION_DB_CHANGE_DEADLINE_MS", "60001", "10 to 60000"),
     ] {
         let error = plan_of(&[POSTGRES, REDIS, (name, was)]).unwrap_err();
         assert!(error.contains(name) && error.contains(was) && error.contains(may_be), "{error}");
@@ -165,7 +201,12 @@ fn setting_for_servers_without_urls_is_refused() {
         let value = match name {
             "SESSION_CACHE_KEY" => KEY,
             "SESSION_CACHE_POLICY" => "available",
-            name if ["SIZE", "MB", "TIMEOUT", "AFTER"].iter().any(|end| name.ends_with(end)) => "5",
+            name if ["SIZE", "MB", "TIMEOUT", "AFTER", "_MS", "READS"]
+                .iter()
+                .any(|end| name.ends_with(end)) =>
+            {
+                "10"
+            }
             name if name.ends_with("NAMESPACE") || name.ends_with("SCHEMA") => "shop",
             name if name.ends_with("FILE") => "/run/secrets/key",
             _ => "true",
@@ -197,7 +238,14 @@ fn setting_for_servers_without_urls_is_refused() {
         assert_eq!(plan.stores, expected, "{name}");
         assert!(plan_of(&[(name, "")]).is_ok(), "{name}: an empty one is not set");
     }
-    for (name, value) in [("SESSION_CACHE_TTL", "7"), ("SESSION_CACHE_ENABLED", "false")] {
+    for (name, value) in [
+        ("SESSION_CACHE_TTL", "7"),
+        ("SESSION_CACHE_ENABLED", "false"),
+        ("SESSION_TRACE_IDS", "true"),
+        ("SESSION_VALIDATION_TIMEOUT_MS", "500"),
+        ("SESSION_CHANGE_WAIT_MS", "100"),
+        ("SESSION_RETENTION_DAYS", "1"),
+    ] {
         assert!(plan_of(&[(name, value)]).is_ok(), "{name}");
     }
 }
