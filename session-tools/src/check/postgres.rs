@@ -255,24 +255,36 @@ async fn session(schema: &str, connection: &mut PgConnection) -> Result<Finding,
     Ok(Finding::ok("A session was created, read and revoked (rolled back)"))
 }
 
-/// Checks the version, the role, and whether a COMMIT is durable.
+/// The settings that the application sends with a connection, unless it is pooled: the name, the
+/// value of a role that lacks it, and what it should be.
+const OF_A_CONNECTION: [(&str, &str, &str); 3] = [
+    ("statement_timeout", "0", "'1500ms'"),
+    ("lock_timeout", "0", "'1s'"),
+    ("row_security", "on", "off"),
+];
+
+/// Checks the version, the role, its settings, and whether a COMMIT is durable.
 async fn server(steps: &mut Steps<'_>, connection: &mut PgConnection) {
     let state = "SELECT current_setting('server_version'), \
                  current_setting('server_version_num')::int / 10000, pg_is_in_recovery(), \
-                 current_setting('synchronous_commit')";
+                 current_setting('synchronous_commit'), current_user::text, \
+                 ARRAY(SELECT name FROM unnest($1, $2) AS lacks(name, value) \
+                       WHERE current_setting(name) = value)";
     let read = async {
-        let row = sqlx::query_as(state).fetch_one(connection).await?;
-        let (version, major, standby, commit): (String, i32, bool, String) = row;
+        let (names, values): (Vec<&str>, Vec<&str>) =
+            OF_A_CONNECTION.iter().map(|(name, value, _)| (*name, *value)).unzip();
+        let row = sqlx::query_as(state).bind(names).bind(values).fetch_one(connection).await?;
+        let (version, major, standby, commit, user, lacking): ServerState = row;
         let message = format!("Postgres version {version}");
         let finding = if major < OLDEST {
             Finding::failed(&message, format!("{OLDEST} or later is needed"), "upgrade Postgres")
         } else {
             Finding::ok(message)
         };
-        Ok(((standby, commit), finding))
+        Ok(((standby, commit, user, lacking), finding))
     };
     let failed = ("Reading the server's state failed", SLOW);
-    let Some((standby, commit)) = steps.take("version", failed, read).await else {
+    let Some((standby, commit, user, lacking)) = steps.take("version", failed, read).await else {
         return;
     };
     let role = if standby {
@@ -286,6 +298,9 @@ async fn server(steps: &mut Steps<'_>, connection: &mut PgConnection) {
         Finding::ok("Role: primary")
     };
     steps.record("role", role);
+    if !lacking.is_empty() {
+        steps.record("limits", lacking_settings(&user, &lacking));
+    }
     if commit == "off" {
         let finding = Finding::warning(
             "synchronous_commit is off",
@@ -294,6 +309,22 @@ async fn server(steps: &mut Steps<'_>, connection: &mut PgConnection) {
         );
         steps.record("commit", finding);
     }
+}
+
+/// The version and its major number, whether it is a standby, `synchronous_commit`, our role, and
+/// what its connection lacks of [`OF_A_CONNECTION`].
+type ServerState = (String, i32, bool, String, String, Vec<String>);
+
+fn lacking_settings(user: &str, lacking: &[String]) -> Finding {
+    let lacks = |name: &str| lacking.iter().any(|it| it == name);
+    let of_the_role = OF_A_CONNECTION.iter().filter(|(name, ..)| lacks(name));
+    let lines = of_the_role.map(|(name, _, to)| format!("ALTER ROLE \"{user}\" SET {name} = {to}"));
+    Finding::warning(
+        &format!("A pooled connection lacks settings of its role: {}", lacking.join(", ")),
+        "a node with SESSION_DB_POOLED does not send them. Postgres then continues a statement \
+         that the application has given up, and policies may hide rows",
+        lines.collect::<Vec<_>>().join("\n"),
+    )
 }
 
 fn table_names() -> [&'static str; TABLES.len()] {

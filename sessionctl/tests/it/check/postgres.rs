@@ -1,5 +1,6 @@
 //! The lines about Postgres.
 
+use session_testkit::backends::Backend;
 use sqlx::AssertSqlSafe;
 use tokio::net::TcpListener;
 
@@ -7,7 +8,7 @@ use super::{check, check_of, expect, unused_address};
 use crate::certificates::{self, Ca};
 use crate::harness::{Outcome, shared};
 use crate::pgbouncer::PgBouncer;
-use crate::support::{execute, store};
+use crate::support::{Servers, execute, store};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreachable_postgres_is_explained_without_its_password() -> Outcome {
@@ -202,25 +203,42 @@ async fn certificate_of_postgres_is_checked_as_the_application_does() -> Outcome
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pooler_in_front_of_postgres_needs_its_setting() -> Outcome {
-    let backends = shared().await?;
-    let sandbox = backends.sandbox();
-    store(&sandbox).await?;
+async fn pooler_in_front_of_postgres_needs_its_settings() -> Outcome {
+    const OF_THE_ROLE: [(&str, &str); 3] =
+        [("statement_timeout", "'1500ms'"), ("lock_timeout", "'1s'"), ("row_security", "off")];
+    let servers = Servers::own_on(Backend::Native).await?;
+    servers.store().await?;
     for mode in ["session", "transaction"] {
-        let pooler = PgBouncer::start(backends.postgres(), mode).await?;
-        let mut without = check_of(&sandbox);
+        for (name, _) in OF_THE_ROLE {
+            execute(servers.postgres(), format!("ALTER ROLE postgres RESET {name}")).await?;
+        }
+        let pooler = PgBouncer::start(servers.postgres(), mode).await?;
+        let mut without = check_of(&servers.sandbox);
         without.env("DATABASE_URL", pooler.url());
         let lines = ["❌ Postgres connection failed", "SESSION_DB_POOLED=true"];
         expect(&mut without, 1, &lines).await?;
-        let mut with = check_of(&sandbox);
+        let mut with = check_of(&servers.sandbox);
         with.env("DATABASE_URL", pooler.url()).env("SESSION_DB_POOLED", "true");
         let lines = [
             "✅ Postgres connection successful",
+            "⚠️  A pooled connection lacks settings of its role: statement_timeout, lock_timeout, \
+             row_security",
+            "ALTER ROLE \"postgres\" SET statement_timeout = '1500ms'",
             "✅ The journal of changes can be read",
             "✅ The application's statements work",
             "✅ A session was created, read and revoked (rolled back)",
         ];
         expect(&mut with, 0, &lines).await?;
+
+        for (name, value) in OF_THE_ROLE {
+            execute(servers.postgres(), format!("ALTER ROLE postgres SET {name} = {value}"))
+                .await?;
+        }
+        // A setting of a role is for new connections to Postgres, which this pooler opens.
+        let pooler = PgBouncer::start(servers.postgres(), mode).await?;
+        with.env("DATABASE_URL", pooler.url());
+        let text = expect(&mut with, 0, &[]).await?;
+        assert!(!text.contains("lacks settings"), "{text}");
     }
     Ok(())
 }
