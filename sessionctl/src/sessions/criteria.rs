@@ -37,6 +37,19 @@ pub(super) struct Criteria {
     /// The sessions with this label.
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
+
+    /// The sessions whose cookie outlives the browser (persistent), or those whose cookie does not.
+    #[arg(long)]
+    kind: Option<Kind>,
+}
+
+/// How long the browser keeps the cookie.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Until the session ends ("remember me").
+    Persistent,
+    /// Until the browser is closed.
+    Browser,
 }
 
 /// The longest age: beyond the longest lifetime of a session.
@@ -62,13 +75,14 @@ fn age(text: &str) -> Result<Duration, &'static str> {
 impl Criteria {
     /// Returns whether no criterion is set.
     pub(super) fn is_empty(&self) -> bool {
-        let Self { user, id, older_than, newer_than, idle_for, address, label } = self;
+        let Self { user, id, older_than, newer_than, idle_for, address, label, kind } = self;
         let ages = [older_than, newer_than, idle_for];
         user.is_none()
             && id.is_none()
             && ages.iter().all(|age| age.is_none())
             && address.is_none()
             && label.is_none()
+            && kind.is_none()
     }
 
     /// Returns the user, if it is the only criterion.
@@ -88,6 +102,7 @@ impl Criteria {
             seen_before: ago(self.idle_for),
             network: self.address,
             label: self.label.clone(),
+            persistent: self.kind.map(|kind| kind == Kind::Persistent),
             with_ended,
         }
     }
@@ -174,6 +189,7 @@ mod tests {
             idle_for: None,
             address: None,
             label: None,
+            kind: None,
         };
         assert!(none.is_empty());
         let now = Timestamp::from_micros(10_000_000);
@@ -185,7 +201,12 @@ mod tests {
         assert_eq!(idle.filter(now, true).seen_before, at(9));
         let alice = Criteria { user: Some("alice".to_owned()), ..none };
         assert_eq!(alice.only_user(), Some("alice"));
-        let both = Criteria { label: Some("tv".to_owned()), ..alice };
+        let both = Criteria { label: Some("tv".to_owned()), ..alice.clone() };
         assert_eq!(both.only_user(), None);
+        for (kind, persistent) in [(Kind::Persistent, true), (Kind::Browser, false)] {
+            let both = Criteria { kind: Some(kind), ..alice.clone() };
+            assert_eq!(both.only_user(), None);
+            assert_eq!(both.filter(now, false).persistent, Some(persistent));
+        }
     }
 }

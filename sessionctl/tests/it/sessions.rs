@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use crate::command::{Ran, run, sessionctl};
 use crate::harness::{Failure, Outcome};
-use crate::support::{SOON, Servers, ask, login, until_hit};
+use crate::support::{SOON, Servers, ask, login, until, until_hit};
 
 /// The staleness bound D, and what a busy machine adds.
 const BOUND: Duration = Duration::from_secs(2);
@@ -55,6 +55,7 @@ async fn three_users(servers: &Servers) -> Result<(Sessions, Vec<Created>), Fail
         ("eve", "tv", "2001:db8::1"),
     ] {
         let new = NewSession::new(user).label(label).ip(address.parse()?).user_agent("curl/8");
+        let new = new.persistent(label == "phone");
         created.push(node.create(new).await?);
     }
     Ok((node, created))
@@ -78,6 +79,9 @@ async fn sessions_are_listed_and_counted_by_each_criterion() -> Outcome {
         (&["--older-than", "1h"], 0),
         (&["--newer-than", "1h"], 4),
         (&["--idle-for", "1h"], 0),
+        (&["--kind", "persistent"], 2),
+        (&["--kind", "browser"], 2),
+        (&["--user", "alice", "--kind", "persistent"], 1),
     ] {
         let arguments = [&["sessions", "count"][..], criteria].concat();
         let counted = json(&servers, &arguments).await?;
@@ -163,6 +167,20 @@ async fn revoke_of_a_user_ends_all_of_them_and_no_others() -> Outcome {
         words.push(ask(&node, session).await);
     }
     assert_eq!(words, ["invalid", "invalid", "valid", "valid"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoke_by_kind_leaves_the_user_the_other_kind() -> Outcome {
+    let servers = Servers::shared().await?;
+    let (node, created) = three_users(&servers).await?;
+    let revoke = ["sessions", "revoke", "--user", "alice", "--kind", "persistent", "--yes"];
+    let ended = json(&servers, &revoke).await?;
+    assert_eq!(ended["count"], 1, "{ended}");
+    until(&node, &created[0], "invalid").await?;
+    for session in &created[1..] {
+        assert_eq!(ask(&node, session).await, "valid");
+    }
     Ok(())
 }
 

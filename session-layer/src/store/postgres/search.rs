@@ -37,6 +37,8 @@ pub struct SessionFilter {
     pub network: Option<Network>,
     /// With exactly this label.
     pub label: Option<String>,
+    /// Whether the cookie outlives the browser.
+    pub persistent: Option<bool>,
     /// Whether sessions that have ended are returned as well. Defaults to `false`.
     pub with_ended: bool,
 }
@@ -172,6 +174,7 @@ impl PostgresStore {
                     .bind(moment(filter.seen_before))
                     .bind(filter.network.map(|network| network.to_string()))
                     .bind(filter.label.clone())
+                    .bind(filter.persistent)
                     .bind(filter.with_ended)
                     .bind(with_texts)
             })

@@ -73,7 +73,7 @@ pub(super) struct Pages {
 
 impl Pages {
     /// $1 user, $2 id, $3 and $4 the place after which the page begins, $5 the limit of rows that
-    /// are examined, $6 to $10 the filter, $11 whether to return ended sessions, $12 whether to
+    /// are examined, $6 to $11 the filter, $12 whether to return ended sessions, $13 whether to
     /// return texts.
     fn new(Fragments { facts, sessions, alive, .. }: &Fragments) -> Self {
         let search = |matches: &str, order: &str| {
@@ -90,19 +90,20 @@ impl Pages {
                    (SELECT l.created_at FROM last l) AS last_created_at, \
                    s.id, s.user_id, s.created_at, s.authenticated_at, s.last_seen_at, \
                    s.expires_at, s.idle_timeout_s, s.persistent, host(s.ip) AS ip, s.revoked_at, \
-                   s.alive, CASE WHEN $12 THEN left(s.label, {MAX_LABEL_CHARS}) END AS label, \
-                   CASE WHEN $12 THEN left(s.user_agent, {MAX_USER_AGENT_CHARS}) END \
+                   s.alive, CASE WHEN $13 THEN left(s.label, {MAX_LABEL_CHARS}) END AS label, \
+                   CASE WHEN $13 THEN left(s.user_agent, {MAX_USER_AGENT_CHARS}) END \
                        AS user_agent, \
-                   CASE WHEN $12 THEN left(s.ended_by, {MAX_REASON_CHARS}) END AS ended_by, \
-                   CASE WHEN $12 THEN left(s.ended_reason, {MAX_REASON_CHARS}) END AS ended_reason \
+                   CASE WHEN $13 THEN left(s.ended_by, {MAX_REASON_CHARS}) END AS ended_by, \
+                   CASE WHEN $13 THEN left(s.ended_reason, {MAX_REASON_CHARS}) END AS ended_reason \
                  FROM {facts} f LEFT JOIN LATERAL ( \
-                   SELECT p.* FROM page p WHERE (p.alive OR $11) \
+                   SELECT p.* FROM page p WHERE (p.alive OR $12) \
                      AND ($1::text IS NULL OR p.user_id = $1) AND ($2::uuid IS NULL OR p.id = $2) \
                      AND ($6::text IS NULL OR p.created_at < $6::text::timestamptz) \
                      AND ($7::text IS NULL OR p.created_at >= $7::text::timestamptz) \
                      AND ($8::text IS NULL OR p.last_seen_at < $8::text::timestamptz) \
                      AND ($9::text IS NULL OR p.ip <<= $9::text::inet) \
-                     AND ($10::text IS NULL OR p.label = $10)) s ON true ORDER BY s.n"
+                     AND ($10::text IS NULL OR p.label = $10) \
+                     AND ($11::boolean IS NULL OR p.persistent = $11)) s ON true ORDER BY s.n"
             ))
         };
         Self {
