@@ -2,20 +2,22 @@
 
 mod board;
 mod draw;
+mod latency;
 mod node;
 mod screen;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use session_tools::{COULD_NOT_RUN, Ended, exit_code, output, values::duration};
 
-use self::board::{Board, Reading};
+use self::board::{Board, Reading, Sample};
+use self::latency::{Latency, SOURCES};
 use self::node::{Address, Node};
 
 /// The shortest interval. Each reading makes a node probe both servers.
@@ -24,8 +26,9 @@ const LONGEST: Duration = Duration::from_secs(3_600);
 
 /// Shows the health of nodes: hit rate, latency, errors, breaker, journal, pool.
 ///
-/// It reads the health documents that the nodes serve. On a terminal it draws a dashboard, and
-/// otherwise prints a line per node and interval. Keys: Up and Down select a node, b switches it to
+/// It reads the health documents that the nodes serve, and with --admin their metrics, for the
+/// latency by source. On a terminal it draws a dashboard, and otherwise prints a line per node and
+/// interval. Keys: Up and Down select a node, b switches it to
 /// bypass or back (with --admin), q quits. With --once, exit code 0: all nodes are healthy or
 /// degraded. 1: a node is unhealthy or does not respond. 2: could not run.
 #[derive(clap::Args)]
@@ -39,8 +42,8 @@ pub(crate) struct Arguments {
     #[arg(long = "node", required = true, value_name = "URL")]
     nodes: Vec<Address>,
 
-    /// The address of a node's switch, whose path is /mode: http://HOST:PORT. Repeat it in the
-    /// order of the nodes.
+    /// The address of a node's switch and metrics, whose paths are /mode and /metrics:
+    /// http://HOST:PORT. Repeat it in the order of the nodes.
     #[arg(long = "admin", value_name = "URL")]
     admins: Vec<Address>,
 
@@ -53,7 +56,7 @@ pub(crate) struct Arguments {
     )]
     every: Duration,
 
-    /// Read each node once, print, and exit.
+    /// Read each node once, print, and exit. Latencies are those since the node started.
     #[arg(long)]
     once: bool,
 
@@ -92,26 +95,48 @@ pub(crate) async fn run(arguments: Arguments) -> Ended {
 }
 
 /// Reads all nodes at once.
-async fn read(nodes: &[Node]) -> Vec<Reading> {
-    join_all(nodes.iter().map(Node::read)).await
+async fn read(nodes: &[Node]) -> Vec<Sample> {
+    join_all(nodes.iter().map(async |node| {
+        let (health, metrics) = tokio::join!(node.read(), node.scrape());
+        Sample { health, metrics, at: Instant::now() }
+    }))
+    .await
+}
+
+/// Returns the latencies of the sources as a part of a JSON document.
+fn latency_document(latencies: [Latency; SOURCES.len()]) -> Value {
+    let rounded = |ms: Option<f64>| ms.map(|ms| (ms * 1e3).round() / 1e3);
+    let sources = SOURCES.iter().zip(latencies).map(|((source, _), latency)| {
+        let latency = json!({
+            "validations": latency.validations,
+            "p50Ms": rounded(latency.p50),
+            "p99Ms": rounded(latency.p99),
+        });
+        ((*source).to_owned(), latency)
+    });
+    Value::Object(sources.collect())
 }
 
 async fn once(nodes: &[Node], json: bool) -> Ended {
-    let readings = read(nodes).await;
-    let ok = readings.iter().all(Reading::is_serving);
+    let samples = read(nodes).await;
+    let ok = samples.iter().all(|sample| sample.health.is_serving());
     if json {
-        let nodes = nodes.iter().zip(&readings).map(|(node, reading)| {
-            let (document, error) = match reading {
+        let nodes = nodes.iter().zip(&samples).map(|(node, sample)| {
+            let (document, error) = match &sample.health {
                 Reading::Document(document) => (document.clone(), None),
                 Reading::Failed(error) => (Value::Null, Some(error)),
             };
-            json!({ "node": node.health.to_string(), "health": document, "error": error })
+            let latency = sample.metrics.as_ref().map(|now| latency_document(now.since(None)));
+            json!({
+                "node": node.health.to_string(), "health": document, "error": error,
+                "latency": latency,
+            })
         });
         let nodes: Vec<Value> = nodes.collect();
         output::document(&json!({ "ok": ok, "nodes": nodes }))?;
     } else {
         let mut board = Board::new(nodes);
-        board.add(readings);
+        board.add(samples);
         for line in board.lines() {
             output::say(line);
         }

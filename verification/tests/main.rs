@@ -88,4 +88,6 @@ mod examples {
 /// Do the documents agree with the code?
 mod docs;
 
-use session_verification::{binaries, certificates, harness, judged, mutants, pgbouncer, support};
+use session_verification::{
+    binaries, certificates, commands, harness, judged, mutants, pgbouncer, support,
+};

@@ -8,7 +8,11 @@ use ratatui::{
     widgets::{Block, Paragraph, Sparkline, Wrap},
 };
 
-use super::board::{Board, Watched};
+use super::board::{Board, Watched, ms};
+use super::latency::{Latency, SOURCES};
+
+/// The columns for the figures of a source, left of its sparkline.
+const FIGURES: u16 = 48;
 
 /// The lines for the list of nodes, if there are many.
 const MOST_LISTED: u16 = 8;
@@ -67,9 +71,11 @@ fn selected(frame: &mut Frame<'_>, area: Rect, node: &Watched) {
     let block = Block::bordered().title(node.name.as_str());
     let inner = block.inner(area);
     frame.render_widget(block, area);
-    let [hits, pings, errors, facts, reported] = Layout::vertical([
+    let (of_pings, of_sources) = if node.latencies.is_some() { (2, 3) } else { (3, 0) };
+    let [hits, pings, latencies, errors, facts, reported] = Layout::vertical([
         Constraint::Length(3),
-        Constraint::Length(3),
+        Constraint::Length(of_pings),
+        Constraint::Length(of_sources),
         Constraint::Length(2),
         Constraint::Length(3),
         Constraint::Min(0),
@@ -86,6 +92,9 @@ fn selected(frame: &mut Frame<'_>, area: Rect, node: &Watched) {
         node.field("/performance/set")
     );
     plot(frame, pings, ping, &node.pings, None);
+    if let Some(measured) = &node.latencies {
+        by_source(frame, latencies, node, measured);
+    }
     plot(frame, errors, format!("errors of the cache {}", last(&node.errors)), &node.errors, None);
     let field = |pointer| node.field(pointer);
     let lines = vec![
@@ -119,6 +128,25 @@ fn selected(frame: &mut Frame<'_>, area: Rect, node: &Watched) {
     frame.render_widget(Paragraph::new(errors).wrap(Wrap { trim: true }), reported);
 }
 
+/// Draws a line per source: its figures, and its p99 over time.
+fn by_source(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    node: &Watched,
+    latencies: &[Latency; SOURCES.len()],
+) {
+    let lines = Layout::vertical([Constraint::Length(1); SOURCES.len()]).split(area);
+    for (at, ((_, name), latency)) in SOURCES.iter().zip(latencies).enumerate() {
+        let [text, line] =
+            Layout::horizontal([Constraint::Length(FIGURES), Constraint::Min(0)]).areas(lines[at]);
+        let rate = latency.per_second.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"));
+        let (p50, p99) = (ms(latency.p50), ms(latency.p99));
+        let figures = format!("{name:<10} {rate:>6}/s p50 {p50:>7} p99 {p99:>7} ms");
+        frame.render_widget(Paragraph::new(figures), text);
+        sparkline(frame, line, &node.p99s[at], None);
+    }
+}
+
 /// Returns whether a server is connected, in words.
 fn connected(node: &Watched, pointer: &str) -> &'static str {
     match node.field(pointer).as_str() {
@@ -128,7 +156,7 @@ fn connected(node: &Watched, pointer: &str) -> &'static str {
     }
 }
 
-/// Draws a title and, below it, the last values that fit.
+/// Draws a title and, below it, the values.
 fn plot(
     frame: &mut Frame<'_>,
     area: Rect,
@@ -138,14 +166,24 @@ fn plot(
 ) {
     let [text, line] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
     frame.render_widget(Paragraph::new(title), text);
-    let fitting = values.len().saturating_sub(usize::from(line.width));
+    sparkline(frame, line, values, most);
+}
+
+/// Draws the last values that fit.
+fn sparkline(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    values: &std::collections::VecDeque<u64>,
+    most: Option<u64>,
+) {
+    let fitting = values.len().saturating_sub(usize::from(area.width));
     let shown: Vec<u64> = values.iter().skip(fitting).copied().collect();
     let sparkline = Sparkline::default().data(&shown).style(Style::new().fg(Color::Cyan));
     let sparkline = match most {
         Some(most) => sparkline.max(most),
         None => sparkline,
     };
-    frame.render_widget(sparkline, line);
+    frame.render_widget(sparkline, area);
 }
 
 #[cfg(test)]
@@ -155,7 +193,7 @@ mod tests {
     use super::*;
     use crate::watch::board::{
         Reading,
-        tests::{board, document},
+        tests::{board, document, metrics, samples},
     };
 
     fn drawn(board: &Board, width: u16, height: u16) -> String {
@@ -172,7 +210,9 @@ mod tests {
                 Reading::Document(document(hits, total)),
                 Reading::Failed("connection refused".to_owned()),
             ];
-            board.add(readings);
+            let mut samples = samples(readings);
+            samples[0].metrics = metrics(total * 10);
+            board.add(samples);
         }
         let screen = drawn(&board, 80, 24);
         for part in [
@@ -180,6 +220,8 @@ mod tests {
             "no response 10.0.0.1:3001",
             "hit rate 90 %",
             "ping 0.25 ms, get 0.2 ms, set 0.3 ms",
+            "near cache      0/s p50       - p99       - ms",
+            "/s p50    1.50 p99    1.99 ms",
             "errors of the cache 0",
             "Redis connected, version 7.0.15, memory 1.2M, keys 42",
             "Postgres connected, breaker closed, journal 120 ms old",
@@ -200,7 +242,7 @@ mod tests {
         document["postgres"]["connected"] = false.into();
         document["journal"]["ageMs"] = serde_json::Value::Null;
         document["paused"] = true.into();
-        board.add(vec![Reading::Document(document)]);
+        board.add(samples(vec![Reading::Document(document)]));
         let screen = drawn(&board, 80, 24);
         assert!(screen.contains("Postgres asleep, until a request comes, breaker"), "{screen}");
     }
@@ -217,7 +259,7 @@ mod tests {
         for count in ["size", "available", "pending"] {
             document["sessionCache"]["pool"][count] = 1_000.into();
         }
-        board.add(vec![Reading::Document(document)]);
+        board.add(samples(vec![Reading::Document(document)]));
         let screen = drawn(&board, 80, 24);
         for part in [
             "Redis not connected, version",

@@ -1,4 +1,4 @@
-//! Requests to a node: its health document and its switch.
+//! Requests to a node: its health document, its metrics and its switch.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -10,11 +10,12 @@ use session_tools::Failure;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::board::Reading;
+use super::latency::Scrape;
 
 /// The timeout of a request. A health document may take about a second while a server hangs.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The limit of a response.
-const LONGEST: usize = 1 << 20;
+/// The limit of a response. Metrics of the application may be among those of a node.
+const LONGEST: usize = 1 << 22;
 
 /// An `http://` address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,11 +71,20 @@ impl Node {
         let reply = request(&self.health, self.health.path(), Method::GET, String::new()).await;
         match reply {
             // An unhealthy node serves its document with 503.
-            Ok((_, document)) if document.get("sessionCache").is_some() => {
-                Reading::Document(document)
-            }
-            Ok((status, _)) => Reading::Failed(format!("{status}, and no health document")),
+            Ok((status, body)) => match json_of(&body) {
+                document if document.get("sessionCache").is_some() => Reading::Document(document),
+                _ => Reading::Failed(format!("{status}, and no health document")),
+            },
             Err(error) => Reading::Failed(session_tools::chain(&*error)),
+        }
+    }
+
+    /// Reads the node's metrics. `None` if it serves none with latencies.
+    pub(super) async fn scrape(&self) -> Option<Scrape> {
+        let admin = self.admin.as_ref()?;
+        match request(admin, "/metrics", Method::GET, String::new()).await {
+            Ok((StatusCode::OK, body)) => Scrape::parse(&String::from_utf8_lossy(&body)),
+            Ok(_) | Err(_) => None,
         }
     }
 
@@ -83,7 +93,7 @@ impl Node {
         let admin = self.admin.as_ref().ok_or("name the node's switch with --admin")?;
         let body = json!({ "mode": mode }).to_string();
         match request(admin, "/mode", Method::PUT, body).await {
-            Ok((StatusCode::OK, reply)) => reply["mode"]
+            Ok((StatusCode::OK, reply)) => json_of(&reply)["mode"]
                 .as_str()
                 .map(str::to_owned)
                 .ok_or("the switch named no mode".to_owned()),
@@ -93,12 +103,17 @@ impl Node {
     }
 }
 
+/// Returns a body as JSON, and `null` if it is something else.
+fn json_of(body: &Bytes) -> Value {
+    serde_json::from_slice(body).unwrap_or_default()
+}
+
 async fn request(
     address: &Address,
     path: &str,
     method: Method,
     body: String,
-) -> Result<(StatusCode, Value), Failure> {
+) -> Result<(StatusCode, Bytes), Failure> {
     let exchange = async {
         let host = address.0.host().unwrap_or_default().trim_matches(['[', ']']);
         let stream = TcpStream::connect((host, address.port())).await?;
@@ -114,7 +129,7 @@ async fn request(
         let status = response.status();
         let body = Limited::new(response.into_body(), LONGEST).collect().await?.to_bytes();
         connection.abort();
-        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+        Ok((status, body))
     };
     match timeout(TIMEOUT, exchange).await {
         Ok(replied) => replied,

@@ -10,9 +10,12 @@ use std::process::Command;
 use serde_json::Value;
 use session_layer::metrics::{METRICS, MetricDescription, MetricKind};
 
+use crate::binaries::binary;
+use crate::commands::run;
 use crate::docs::anchors;
 use crate::examples::quickstart::process::App;
 use crate::harness::{Outcome, shared};
+use crate::support::SOON;
 
 /// The base of `runbook_url`, which the owner of a copy of the pages replaces.
 const RUNBOOKS: &str = "https://example.com/session-layer/docs/failure-modes.md#";
@@ -239,6 +242,47 @@ async fn scrape_has_every_metric_and_no_secret() -> Outcome {
     let token = login.bearer.trim_start_matches("Bearer ");
     for secret in [token, &login.id, "alice-of-the-scrape"] {
         assert!(!scrape.contains(secret), "{secret}");
+    }
+    Ok(())
+}
+
+/// `sessionctl watch` computes the latency by source from the metrics of a real node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watch_shows_the_latency_of_each_source() -> Outcome {
+    let backends = shared().await?;
+    let app = App::on(&backends).await?;
+    let alice = app.login("alice").await?;
+    let mut sources = BTreeSet::new();
+    session_testkit::wait::until("a miss and a hit", SOON, async || {
+        sources.extend(app.source(&alice).await.ok());
+        sources.contains("hit") && sources.contains("store")
+    })
+    .await?;
+    let (health, admin) = (format!("http://{}/api/health/redis", app.address), &app.admin);
+    let watch = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(binary("sessionctl").await?);
+        run(command.args(["watch", "--once", "--node", &health]).args(arguments)).await
+    };
+    let admin = format!("http://{admin}");
+    let ran = watch(&["--json", "--admin", &admin]).await?;
+    let document: Value = serde_json::from_str(&ran.stdout)?;
+    let latency = &document["nodes"][0]["latency"];
+    for source in ["cache", "store"] {
+        let of = |name: &str| latency[source][name].as_f64().unwrap_or_default();
+        assert!(of("validations") >= 1.0, "{source}: {document}");
+        assert!(of("p50Ms") > 0.0 && of("p99Ms") >= of("p50Ms"), "{source}: {document}");
+    }
+    assert_eq!(latency["near"]["p99Ms"], Value::Null, "{document}");
+    let line = watch(&["--admin", &admin]).await?.stdout;
+    assert!(line.contains(" cache-p99-ms=") && line.contains(" near-p50-ms=-"), "{line}");
+
+    // Without the address of the metrics, or with one that serves none, it is not known.
+    let without = watch(&["--json"]).await?.stdout;
+    let none = watch(&["--json", "--admin", &health]).await?.stdout;
+    for stdout in [without, none] {
+        let document: Value = serde_json::from_str(&stdout)?;
+        assert_eq!(document["nodes"][0]["latency"], Value::Null, "{document}");
+        assert_eq!(document["ok"], true, "{document}");
     }
     Ok(())
 }

@@ -26,6 +26,7 @@ async fn build() -> io::Result<HashMap<String, PathBuf>> {
         .args(["build", "--workspace", "--all-features", "--test", "it"])
         .args(["--test", "verification"])
         .args(["--bin", "session-testkit", "--bin", "quickstart", "--bin", "hyper-example"])
+        .args(["--bin", "sessionctl"])
         .args(["--example", "my_cache"])
         .args(["--message-format", "json-render-diagnostics"])
         .args((!cfg!(debug_assertions)).then_some("--release"))
