@@ -3,6 +3,7 @@
 mod changes;
 mod housekeeping;
 mod journal;
+mod nodes;
 mod reads;
 mod revocations;
 
@@ -27,6 +28,7 @@ pub fn store_checks<S: SessionStore>() -> Vec<Check<S>> {
         revocations::checks(),
         journal::checks(),
         housekeeping::checks(),
+        nodes::checks(),
     ]
     .concat()
 }

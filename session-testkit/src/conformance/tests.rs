@@ -26,6 +26,7 @@ mod toy;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::{Mutex, atomic::AtomicBool};
 
 use session_layer::store::SqliteStore;
 
@@ -64,7 +65,13 @@ fn untried<P, M>(checks: &[Check<P>], mistakes: &[(M, &str)]) -> Vec<&'static st
 }
 
 async fn wrapped(mistake: store::Mistake) -> Wrapped {
-    Wrapped { store: SqliteStore::open(":memory:").await.unwrap(), mistake, down: false }
+    Wrapped {
+        store: SqliteStore::open(":memory:").await.unwrap(),
+        mistake,
+        down: false,
+        lost_epochs: AtomicBool::new(false),
+        nodes: Mutex::default(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,15 +1,19 @@
 //! A store with one bug around a correct one. It may be down, and report it except for one false
 //! reply.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use session_layer::cache::CacheId;
 use session_layer::error::{StoreError, StoreErrorKind};
 use session_layer::store::{
-    Change, Creation, JournalChange, JournalPosition, JournalRead, ReadResult, RevocationNote,
-    Revoked, Row, SessionStore, SqliteStore, Target,
+    Change, Creation, JournalChange, JournalPosition, JournalRead, NodeRegistration, ReadResult,
+    RegistrationId, RevocationNote, Revoked, Row, SessionParts, SessionStore, SqliteStore, StoreId,
+    Target, UserSweep, ValidatedSession,
 };
-use session_layer::store::{SessionParts, ValidatedSession};
 use session_layer::{ListCursor, LoginSnapshot, Session, SessionId, SessionPage, TokenDigest};
 
 use self::Mistake as M;
@@ -63,6 +67,14 @@ super::mistakes! {
         OtherLifeIsIgnored: "position_of_another_life_reads_everything",
         SweepTakesAll: "sweep_keeps_recently_ended_sessions",
         PurgeTakesAll: "purge_keeps_recent_changes",
+        SweptUsersLoseTheirEpoch: "swept_users_keep_their_revoke_all",
+        ErasureTakesActive: "erasure_deletes_ended_sessions_of_one_user",
+        ErasureTakesOthers: "erasure_deletes_ended_sessions_of_one_user",
+        ErasureHasNoLimit: "erasure_deletes_ended_sessions_of_one_user",
+        ErasedUserLosesTheEpoch: "erased_user_keeps_their_revoke_all",
+        OneCacheIsAssumed: "node_with_another_cache_is_counted",
+        RenewalIsForgotten: "node_with_another_cache_is_counted",
+        ForgetTakesAllNodes: "forgotten_node_takes_no_other_with_it",
     }
     /// False replies of a store that is down, each with the check that must find it.
     pub(super) const LIES = {
@@ -77,6 +89,10 @@ pub(super) struct Wrapped {
     pub(super) store: SqliteStore,
     pub(super) mistake: Mistake,
     pub(super) down: bool,
+    /// Whether the epochs of users are lost.
+    pub(super) lost_epochs: AtomicBool,
+    /// The registered nodes. `SqliteStore` records none, because only one process uses it.
+    pub(super) nodes: Mutex<HashMap<RegistrationId, CacheId>>,
 }
 
 impl Wrapped {
@@ -91,6 +107,10 @@ impl Wrapped {
 
     fn up(&self) -> Result<(), StoreError> {
         if self.down { Err(error()) } else { Ok(()) }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashMap<RegistrationId, CacheId>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn is_alive(&self, digest: TokenDigest) -> Result<bool, StoreError> {
@@ -157,6 +177,9 @@ impl SessionStore for Wrapped {
             M::IdleTimeoutIsIgnored => new.idle_timeout = None,
             M::PersistenceIsForgotten => new.persistent = false,
             M::LoginStartIsIgnored => new.begun = None,
+            M::SweptUsersLoseTheirEpoch | M::ErasedUserLosesTheEpoch => {
+                new.begun = new.begun.filter(|_| !self.lost_epochs.load(Relaxed));
+            }
             M::LabelIsCut => new.label = None,
             M::LifetimeIsLonger => new.lifetime *= 100,
             M::LifetimeIsShorter => new.lifetime /= 10,
@@ -351,6 +374,53 @@ impl SessionStore for Wrapped {
     async fn sweep(&self, retention: Duration, most: u32) -> Result<u64, StoreError> {
         let retention = if self.has(M::SweepTakesAll) { Duration::ZERO } else { retention };
         self.store.sweep(retention, most).await
+    }
+
+    async fn sweep_users(
+        &self,
+        retention: Duration,
+        after: Option<&str>,
+        most: u32,
+    ) -> Result<UserSweep, StoreError> {
+        self.lost_epochs.store(self.has(M::SweptUsersLoseTheirEpoch), Relaxed);
+        self.store.sweep_users(retention, after, most).await
+    }
+
+    async fn erase_sessions(&self, user_id: &str, most: u32) -> Result<u64, StoreError> {
+        self.lost_epochs.store(self.has(M::ErasedUserLosesTheEpoch), Relaxed);
+        match self.mistake {
+            M::ErasureTakesActive => {
+                let all = Target::User { user_id: user_id.to_owned(), keep: None };
+                self.store.revoke(&all, &"erased".into()).await?;
+            }
+            M::ErasureTakesOthers => {
+                let erased = self.store.erase_sessions(user_id, most).await?;
+                self.store.sweep(Duration::ZERO, 1_000).await?;
+                return Ok(erased);
+            }
+            _ => {}
+        }
+        let most = if self.has(M::ErasureHasNoLimit) { u32::MAX } else { most };
+        self.store.erase_sessions(user_id, most).await
+    }
+
+    async fn register_node(&self, node: &NodeRegistration) -> Result<Option<StoreId>, StoreError> {
+        let known = self.nodes().insert(node.id, node.cache);
+        if known.is_some() && self.has(M::RenewalIsForgotten) {
+            self.nodes().remove(&node.id);
+        }
+        Ok(None)
+    }
+
+    async fn forget_node(&self, id: RegistrationId) -> Result<(), StoreError> {
+        let all = self.has(M::ForgetTakesAllNodes);
+        self.nodes().retain(|other, _| !all && *other != id);
+        Ok(())
+    }
+
+    async fn is_one_cache(&self, cache: &CacheId) -> Result<bool, StoreError> {
+        let is_one = self.nodes().values().all(|other| other == cache);
+        Ok(is_one || self.has(M::OneCacheIsAssumed))
     }
 
     fn max_concurrent_reads(&self) -> usize {
