@@ -11,14 +11,17 @@
 //! The response states from when on every node honors the change ([`Visibility`]). The whole change
 //! runs in a task of its own, so a client that leaves can't stop it between COMMIT and UNLINK.
 
+mod visibility;
+mod waiting;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
+pub use self::visibility::{Applied, Visibility};
 use crate::cache::{CacheIdentity, Invalidated, SessionCache};
 use crate::engine::freshness::Freshness;
 use crate::engine::guarded_cache::GuardedCache;
@@ -30,76 +33,11 @@ use crate::engine::settings::Settings;
 use crate::engine::spans;
 use crate::engine::staleness::PartitionPolicy;
 use crate::engine::tasks::{KeepLoops, Tasks};
-use crate::model::clock::FOR_EVER;
 use crate::model::error::{Error, StoreError, StoreErrorKind};
 use crate::model::session::{Session, SessionId, ValidatedSession};
 use crate::model::token::{SessionToken, TokenDigest};
-use crate::store::{
-    Change, Creation, EndedUser, RevocationNote, Revoked, Row, SessionStore, Target,
-};
+use crate::store::{Change, Creation, EndedUser, RevocationNote, Revoked, SessionStore, Target};
 
-/// A change that was made, and from when on every node honors it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "`visibility` states from when on no node honors the old state"]
-pub struct Applied<T> {
-    /// The result of the change.
-    pub value: T,
-    /// From when on every node honors the change.
-    pub visibility: Visibility,
-}
-
-/// The time from which no node honors the old state of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Visibility {
-    /// Nothing was changed, because there was nothing to change.
-    Nothing,
-    /// Every node honors the change from now on. The one cache that they share has removed its
-    /// entry, or there is no cache and one process. No other node has a near cache.
-    Propagated,
-    /// The change is committed, and every node honors it after these times at the latest.
-    Committed {
-        /// The bound for connected nodes, which read the journal of changes: D, 2 s by default.
-        within: Duration,
-        /// The bound for every node, also for a partitioned one: TTL + 2 s, 302 s by default, and
-        /// never less than `within`. Under
-        /// [`PartitionPolicy::FailClosed`](crate::PartitionPolicy) it equals `within`.
-        at_most: Duration,
-    },
-}
-
-impl Visibility {
-    /// Returns what is left of the times after `passed`.
-    #[must_use]
-    pub fn after(self, passed: Duration) -> Self {
-        match self {
-            Self::Committed { within, at_most } => Self::Committed {
-                within: within.saturating_sub(passed),
-                at_most: at_most.saturating_sub(passed),
-            },
-            whole @ (Self::Nothing | Self::Propagated) => whole,
-        }
-    }
-
-    /// Returns whether a node that reaches Postgres may still honor the old state.
-    fn is_awaited(self) -> bool {
-        matches!(self, Self::Committed { within, .. } if !within.is_zero())
-    }
-
-    /// Returns the visibility of a change that was committed `ago`, after another attempt to
-    /// invalidate its entries. Only `Propagated` is more than time alone brings. The other attempt
-    /// may find nothing, because the row was deleted meanwhile, which shows nothing about the
-    /// entries that the first one left.
-    fn after_another_attempt(self, ago: Duration, other: Self) -> Self {
-        match other {
-            Self::Propagated => Self::Propagated,
-            Self::Committed { .. } | Self::Nothing => self.after(ago),
-        }
-    }
-}
-
-/// How long a revocation that waits pauses between two attempts.
-const ATTEMPT_EVERY: Duration = Duration::from_millis(250);
 /// How many rows of an erased user are deleted at once: about 10 ms.
 const ERASED_AT_ONCE: u32 = 500;
 
@@ -271,59 +209,6 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         .await
     }
 
-    /// Ends sessions, and waits until every node that reaches Postgres honors it, or until
-    /// `deadline` has passed. What fails is tried again meanwhile.
-    ///
-    /// A revocation of one session is also repeated after a success, until the cache acknowledges
-    /// it. That of a user's sessions is not: each attempt also ends the logins that came after the
-    /// last.
-    pub(crate) async fn revoke_and_wait(
-        self: Arc<Self>,
-        mut target: Target,
-        note: RevocationNote,
-        deadline: Duration,
-    ) -> Result<Applied<u64>, Error> {
-        let deadline = Instant::now() + deadline.min(FOR_EVER);
-        let is_user = matches!(target, Target::User { .. });
-        let mut best: Option<BestAttempt> = None;
-        let mut uncertain = false;
-        loop {
-            let attempt = Arc::clone(&self).attempt(target.clone(), note.clone());
-            let attempt = self.tasks.spawn(spans::in_current(attempt));
-            let ended = timeout_at(deadline, attempt).await;
-            let now = Instant::now();
-            let last = match ended {
-                Ok(Ok((named, last))) => {
-                    target = named;
-                    last
-                }
-                Ok(Err(stopped)) => Err(unknown_outcome(stopped)),
-                Err(_elapsed) => Err(still_under_way()),
-            };
-            match last {
-                Ok(mut last) => {
-                    // An attempt of unknown outcome may have ended sessions whose rows are gone.
-                    if uncertain && (is_user || last.visibility == Visibility::Nothing) {
-                        last.visibility = self.journal_bounds();
-                    }
-                    if is_user {
-                        return Ok(wait_for_journals(last, now, deadline).await);
-                    }
-                    let all = BestAttempt::with(&mut best, &last, now);
-                    if now >= deadline || !all.visibility.is_awaited() {
-                        return Ok(all);
-                    }
-                }
-                Err(error) if !error.is_outage() => return Err(error),
-                Err(outage) if now >= deadline => {
-                    return best.map_or(Err(outage), |best| Ok(best.result_at(now)));
-                }
-                Err(outage) => uncertain |= matches!(outage, Error::Unknown(_)),
-            }
-            tokio::time::sleep_until(deadline.min(now + ATTEMPT_EVERY)).await;
-        }
-    }
-
     /// Ends all of a user's sessions, and deletes their rows. Returns how many rows.
     ///
     /// The rows go after the COMMIT of the raise, which is what ends the sessions. The user's row
@@ -350,30 +235,6 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
         };
         let task = self.tasks.spawn(spans::within(spans::erase(), erasing));
         task.await.unwrap_or_else(|stopped| Err(unknown_outcome(stopped)))
-    }
-
-    /// Makes one attempt, to its end. Returns also how the next attempt names the session.
-    async fn attempt(
-        self: Arc<Self>,
-        mut target: Target,
-        note: RevocationNote,
-    ) -> (Target, Result<Applied<u64>, Error>) {
-        self.name_by_id(&mut target).await;
-        let revoked = self.revoke(target.clone(), note).await;
-        (target, revoked)
-    }
-
-    /// Names a session by its id if its token still finds it. A rotation between two attempts
-    /// replaces the token.
-    async fn name_by_id(&self, target: &mut Target) {
-        let Target::Token(digest) = target else {
-            return;
-        };
-        if let Ok(read) = self.store.load_before_change(*digest).await
-            && let Some(Row::Alive { session, .. }) = read.rows.first()
-        {
-            *target = Target::Id(session.id());
-        }
     }
 
     /// Marks the rows of sessions that a user's epoch has ended, a page at a time. After a failure
@@ -458,38 +319,6 @@ impl<C: SessionCache, S: SessionStore> Changes<C, S> {
     }
 }
 
-/// Waits until every node that reaches Postgres has read of a change that was committed by `at`.
-async fn wait_for_journals<T>(applied: Applied<T>, at: Instant, deadline: Instant) -> Applied<T> {
-    if let Visibility::Committed { within, .. } = applied.visibility {
-        tokio::time::sleep_until(deadline.min(at + within)).await;
-    }
-    Applied { visibility: applied.visibility.after(at.elapsed()), ..applied }
-}
-
-/// The attempt that ended the most sessions, from whose time the bounds count.
-struct BestAttempt {
-    at: Instant,
-    applied: Applied<u64>,
-}
-
-impl BestAttempt {
-    /// Takes the last attempt, which is at `now`. Returns the result of all attempts.
-    fn with(best: &mut Option<Self>, last: &Applied<u64>, now: Instant) -> Applied<u64> {
-        let best = best.get_or_insert_with(|| Self { at: now, applied: last.clone() });
-        if last.value > best.applied.value {
-            *best = Self { at: now, applied: last.clone() };
-        }
-        let before = best.applied.visibility;
-        let visibility = before.after_another_attempt(now - best.at, last.visibility);
-        Applied { visibility, ..best.applied }
-    }
-
-    /// Returns the result as of `now`, after further attempts that failed.
-    fn result_at(self, now: Instant) -> Applied<u64> {
-        Applied { visibility: self.applied.visibility.after(now - self.at), ..self.applied }
-    }
-}
-
 fn result_of<T>(outcome: &Result<Applied<T>, Error>) -> ChangeResult {
     match outcome {
         Ok(applied) => match applied.visibility {
@@ -501,12 +330,6 @@ fn result_of<T>(outcome: &Result<Applied<T>, Error>) -> ChangeResult {
         Err(Error::Unknown(_)) => ChangeResult::Unknown,
         Err(_) => ChangeResult::Rejected,
     }
-}
-
-/// Returns the error of a revocation that continues after the deadline of its caller.
-fn still_under_way() -> Error {
-    let why = "the revocation was still under way at the deadline, and continues in the background";
-    Error::Unknown(StoreError::new(StoreErrorKind::Uncertain, why))
 }
 
 /// Returns the error of a change whose task was stopped, which happens only with its runtime.
@@ -546,30 +369,6 @@ impl CommitOutcome<Session> {
             },
             Change::Conflict => rejected(conflict),
             Change::NoSession => rejected(Error::NoSession),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn later_attempt_that_finds_nothing_shortens_no_bound() {
-        let committed = |within, at_most| Visibility::Committed {
-            within: Duration::from_secs(within),
-            at_most: Duration::from_secs(at_most),
-        };
-        let second = Duration::from_secs(1);
-        for (first, other, expected) in [
-            (committed(2, 302), Visibility::Nothing, committed(1, 301)),
-            (committed(2, 302), committed(2, 302), committed(1, 301)),
-            (committed(2, 302), Visibility::Propagated, Visibility::Propagated),
-            (Visibility::Propagated, Visibility::Nothing, Visibility::Propagated),
-            (Visibility::Nothing, Visibility::Nothing, Visibility::Nothing),
-        ] {
-            let visibility = first.after_another_attempt(second, other);
-            assert_eq!(visibility, expected, "{first:?}, {other:?}");
         }
     }
 }
