@@ -28,6 +28,12 @@ pub(crate) use engine::image;
 /// The limit for creating and starting a container. A busy engine takes seconds.
 const START: Duration = Duration::from_secs(60);
 
+/// Returns the name and the tag of an image. Its registry may have a port.
+fn name_and_tag(image: &str) -> (&str, &str) {
+    let tagged = image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
+    tagged.unwrap_or((image, "latest"))
+}
+
 /// A server in a container that we started.
 #[derive(Debug)]
 pub(crate) struct Container {
@@ -59,7 +65,7 @@ impl Container {
     }
 
     async fn start_once<K: Kind>(image: &str, extra: &[String]) -> Result<Self, BackendError> {
-        let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
+        let (repository, tag) = name_and_tag(image);
         let name = format!("session-testkit-{}", uuid::Uuid::new_v4().simple());
         let port = free_port()?;
         let supervisor = Supervisor::start(None)?;
@@ -67,7 +73,7 @@ impl Container {
 
         let mut request = GenericImage::new(repository, tag)
             .with_container_name(&name)
-            .with_cmd(K::command(extra))
+            .with_cmd(K::command(image, extra))
             .with_labels(engine::labels())
             .with_mapped_port(port, K::PORT.tcp())
             .with_startup_timeout(START);

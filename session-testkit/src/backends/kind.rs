@@ -33,6 +33,8 @@ pub trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
     const URL_VARIABLE: &'static str;
     /// The command that helps if no server is available.
     const HELP: &'static str;
+    /// The environment variable with the image of containers.
+    const IMAGE_VARIABLE: &'static str;
     /// The repository of images that `images/build.sh` builds. The highest tag is preferred.
     const OWN_IMAGE: &'static str;
     /// Official images. The first present one is used, else the first that can be pulled.
@@ -59,6 +61,6 @@ pub trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
     fn prepare(server: &Path, data: &Path) -> Option<Program>;
     /// Returns the arguments of a native server with this program.
     fn arguments(server: &Path, folder: &Folder, port: u16, extra: &[String]) -> Vec<String>;
-    /// Returns the command of a container.
-    fn command(extra: &[String]) -> Vec<String>;
+    /// Returns the command of a container of this image.
+    fn command(image: &str, extra: &[String]) -> Vec<String>;
 }

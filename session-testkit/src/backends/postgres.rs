@@ -54,6 +54,7 @@ impl Kind for Postgres {
     const URL_VARIABLE: &'static str = "SESSION_TESTKIT_DATABASE_URL";
     const HELP: &'static str = "install one with `apt-get install postgresql` \
         (or session-testkit/scripts/install.sh), or set SESSION_TESTKIT_DATABASE_URL";
+    const IMAGE_VARIABLE: &'static str = "SESSION_TESTKIT_POSTGRES_IMAGE";
     const OWN_IMAGE: &'static str = "session-testkit/postgres";
     const OFFICIAL_IMAGES: &'static [&'static str] =
         &["postgres:16-bookworm", "postgres:16", "postgres:17", "postgres:15"];
@@ -132,7 +133,7 @@ impl Kind for Postgres {
         arguments
     }
 
-    fn command(extra: &[String]) -> Vec<String> {
+    fn command(_image: &str, extra: &[String]) -> Vec<String> {
         let mut command = vec!["postgres".to_owned()];
         command
             .extend(settings(["listen_addresses=*"].into_iter().chain(SETTINGS.iter().copied())));

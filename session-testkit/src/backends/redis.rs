@@ -41,6 +41,7 @@ impl Kind for Redis {
     const URL_VARIABLE: &'static str = "SESSION_TESTKIT_REDIS_URL";
     const HELP: &'static str = "install one with `apt-get install redis-server` \
         (or session-testkit/scripts/install.sh), or set SESSION_TESTKIT_REDIS_URL";
+    const IMAGE_VARIABLE: &'static str = "SESSION_TESTKIT_REDIS_IMAGE";
     const OWN_IMAGE: &'static str = "session-testkit/redis";
     const OFFICIAL_IMAGES: &'static [&'static str] = &["redis:7-bookworm", "redis:7", "redis:8"];
     const PORT: u16 = 6379;
@@ -92,11 +93,12 @@ impl Kind for Redis {
         arguments
     }
 
-    fn command(extra: &[String]) -> Vec<String> {
+    fn command(image: &str, extra: &[String]) -> Vec<String> {
         // Clients connect through the engine's port mapping, never from the container's loopback.
+        let server = if image.contains("valkey") { "valkey-server" } else { "redis-server" };
         let mut command: Vec<String> =
-            ["redis-server", "--protected-mode", "no", "--dir", "/data"].map(str::to_owned).into();
-        command.extend(common(true, extra));
+            [server, "--protected-mode", "no", "--dir", "/data"].map(str::to_owned).into();
+        command.extend(common(tagged(image).is_none_or(|tag| tag >= PERMITS), extra));
         command
     }
 }
@@ -104,6 +106,13 @@ impl Kind for Redis {
 /// Returns the version. The line is "Redis server v=7.0.15 sha=…".
 fn version(server: &Path) -> Result<(u32, u32), String> {
     find::version(server, "v=")
+}
+
+/// Returns the version that the tag of an image begins with, as in `redis:6.2-bookworm`.
+fn tagged(image: &str) -> Option<(u32, u32)> {
+    let (_, tag) = image.rsplit_once(':')?;
+    let mut parts = tag.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((parts.next()?.ok()?, parts.next().and_then(Result::ok).unwrap_or(0)))
 }
 
 /// Returns the common arguments. Only an explicit SAVE saves, therefore the test decides about the
@@ -195,5 +204,28 @@ impl Server<Redis> {
         let mut command = cmd(words[0]);
         command.arg(&words[1..]);
         command.exec_async(&mut connection).await.map_err(BackendError::failed(action))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_of_a_container_goes_with_its_image() {
+        for (image, server, permits) in [
+            ("session-testkit/redis:7", "redis-server", true),
+            ("redis:6.2-bookworm", "redis-server", false),
+            ("registry:5000/redis:6", "redis-server", false),
+            ("redis:8", "redis-server", true),
+            ("redis:latest", "redis-server", true),
+            ("registry:5000/redis", "redis-server", true),
+            ("valkey/valkey:9.0-alpine", "valkey-server", true),
+        ] {
+            let command = Redis::command(image, &[]);
+            assert_eq!(command[0], server, "{image}");
+            let asks = command.iter().any(|word| word == "--enable-debug-command");
+            assert_eq!(asks, permits, "{image}");
+        }
     }
 }

@@ -35,6 +35,7 @@ impl Kind for Sentinel {
     const EXAMPLE: &'static str = Redis::EXAMPLE;
     const URL_VARIABLE: &'static str = "SESSION_TESTKIT_SENTINEL_URL";
     const HELP: &'static str = Redis::HELP;
+    const IMAGE_VARIABLE: &'static str = Redis::IMAGE_VARIABLE;
     const OWN_IMAGE: &'static str = Redis::OWN_IMAGE;
     const OFFICIAL_IMAGES: &'static [&'static str] = Redis::OFFICIAL_IMAGES;
     const PORT: u16 = 26_379;
@@ -68,7 +69,7 @@ impl Kind for Sentinel {
         arguments
     }
 
-    fn command(_extra: &[String]) -> Vec<String> {
+    fn command(_image: &str, _extra: &[String]) -> Vec<String> {
         let start = "touch /data/sentinel.conf && exec redis-server /data/sentinel.conf --sentinel";
         ["sh", "-c", start].map(str::to_owned).into()
     }

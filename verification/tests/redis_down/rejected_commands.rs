@@ -114,10 +114,10 @@ async fn redis_without_scripts_caches_nothing() -> Outcome {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_loading_is_replaced_by_postgres() -> Outcome {
-    let servers = Servers::own_redis_with(&["--enable-debug-command", "yes"]).await?;
-    let (sessions, alice) = servers.cached().await?;
     // While it loads, Redis serves its clients after each of these numbers of bytes.
-    servers.redis.config_set("loading-process-events-interval-bytes", "1024").await?;
+    let often = ["--loading-process-events-interval-bytes", "1024"];
+    let servers = Servers::own_redis_with(&often).await?;
+    let (sessions, alice) = servers.cached().await?;
     servers.redis.config_set("key-load-delay", "10000").await?;
     let mut redis = servers.redis().await?;
     let mut many = redis::pipe();
@@ -173,7 +173,7 @@ async fn set_password(admin: &mut MultiplexedConnection, rule: &str) -> redis::R
 async fn redis_busy_with_a_script_is_replaced() -> Outcome {
     let servers = Servers::own_redis().await?;
     let (sessions, alice) = servers.cached().await?;
-    servers.redis.config_set("busy-reply-threshold", "50").await?;
+    servers.redis.config_set("lua-time-limit", "50").await?;
     let (mut script, mut admin) = (servers.redis().await?, servers.redis().await?);
     let endless = tokio::spawn(async move {
         let _killed: redis::RedisResult<()> =

@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::backends::{chain, error::BackendError, kind::Kind};
+use crate::backends::{chain, error::BackendError, given, kind::Kind};
 
 /// The response timeout. The engine is on this machine or near.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -85,6 +85,10 @@ pub(crate) async fn image<K: Kind>() -> Result<String, String> {
         Ok(Err(error)) => return Err(format!("no engine responds ({})", chain(&error))),
         Err(_) => return Err(format!("the engine did not respond within {ANSWER:?}")),
     }
+    if let Some(image) = given(K::IMAGE_VARIABLE) {
+        let named = |why| format!("{} names the image, and {why}", K::IMAGE_VARIABLE);
+        return pull(&client, image.trim()).await.map_err(named);
+    }
     if let Some(image) = built_here(&client, K::OWN_IMAGE).await {
         return Ok(image);
     }
@@ -115,11 +119,11 @@ async fn pull(client: &Docker, image: &str) -> Result<String, String> {
     if client.inspect_image(image).await.is_ok() {
         return Ok(image.to_owned());
     }
-    let (repository, tag) = image.split_once(':').unwrap_or((image, "latest"));
+    let (repository, tag) = super::name_and_tag(image);
     match timeout(PULL, GenericImage::new(repository, tag).pull_image()).await {
         Ok(Ok(_)) => Ok(image.to_owned()),
         Ok(Err(error)) => Err(format!(
-            "the engine has no image, and {image} could not be pulled ({})",
+            "the engine has not got {image}, which could not be pulled ({})",
             chain(&error)
         )),
         Err(_) => Err(format!("{image} could not be pulled within {PULL:?}")),
