@@ -53,6 +53,7 @@ mod security {
 
 /// Which deployments work?
 mod deployment {
+    mod backup;
     mod copied_database;
     mod expiring_certificates;
     mod expiring_credentials;
