@@ -21,6 +21,8 @@ install:
 lint:
 	cargo fmt --all --check
 	cargo clippy $(ALL) --all-targets -- -D warnings
+	for one in redis postgres sqlite memory; do \
+	    cargo clippy -p session-layer --no-default-features --features $$one -- -D warnings || exit 1; done
 
 ## All tests. Most share one pair of servers. A test that breaks a server starts its own.
 it:

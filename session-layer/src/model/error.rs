@@ -472,6 +472,29 @@ macro_rules! display_with_source {
 }
 display_with_source!(StoreError, CacheError);
 
+/// Returns the first cause of this type, the error itself included.
+#[cfg(any(feature = "postgres", feature = "tls"))]
+pub(crate) fn cause_of<'a, E: StdError + 'static>(
+    error: &'a (dyn StdError + 'static),
+) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        // The source of an I/O error is that of its content, so the content is looked at. The
+        // client library of Redis has its own source in an `Arc`.
+        next = if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            io.get_ref().map(|inner| inner as &(dyn StdError + 'static))
+        } else if let Some(shared) = error.downcast_ref::<Arc<dyn StdError + Send + Sync>>() {
+            Some(&**shared)
+        } else {
+            error.source()
+        };
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -490,5 +513,14 @@ mod tests {
             assert_eq!((error.line(), error.column()), (line, column));
             assert!(error.source().is_none());
         }
+    }
+
+    #[cfg(all(feature = "redis", feature = "tls"))]
+    #[test]
+    fn cause_is_found_below_other_errors() {
+        let inner = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        let error = redis::RedisError::from(std::io::Error::other(inner.clone()));
+        assert_eq!(cause_of(&error), Some(&inner));
+        assert_eq!(cause_of::<rustls::Error>(&std::io::Error::other("text")), None);
     }
 }

@@ -199,7 +199,7 @@ impl ServerUrl {
     }
 
     /// Returns the addresses (`HOST:PORT`) of the hosts beside the first.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "redis", feature = "postgres"))]
     pub(crate) fn others(&self) -> &[String] {
         &self.1
     }

@@ -1,9 +1,15 @@
 //! The settings of TLS to a server.
 
+#[cfg(feature = "tls")]
+mod problem;
+
 use std::fmt;
 use std::path::PathBuf;
 
 use zeroize::Zeroizing;
+
+#[cfg(feature = "tls")]
+pub(crate) use self::problem::TlsProblem;
 
 /// The settings of TLS to a server. Without any, the server's certificate must be of a CA of the
 /// system and name the host of the URL.

@@ -11,7 +11,9 @@ use super::errors::{self, DENIED, by_code};
 use super::other_server::OtherServer;
 use super::pooler;
 use crate::model::credentials::CredentialsError;
-use crate::model::error::{StoreError, StoreErrorKind as Kind};
+use crate::model::error::{StoreError, StoreErrorKind as Kind, cause_of};
+#[cfg(feature = "tls")]
+use crate::model::tls::TlsProblem;
 
 /// The beginning of the text with which std reports a name without an address. It has no kind of
 /// its own.
@@ -116,43 +118,10 @@ pub(crate) fn heals_by_waiting(error: &StoreError) -> bool {
         return false;
     }
     #[cfg(feature = "tls")]
-    if let Some(error) = cause::<rustls::Error>(connecting) {
-        return tls_heals_by_waiting(error);
+    if let Some(error) = cause_of::<rustls::Error>(connecting) {
+        return TlsProblem::of(error).heals_by_waiting();
     }
     !matches!(connecting, sqlx::Error::Tls(_) | sqlx::Error::Configuration(_))
-}
-
-#[cfg(feature = "tls")]
-fn tls_heals_by_waiting(error: &rustls::Error) -> bool {
-    use rustls::{CertificateError as Certificate, Error};
-    match error {
-        Error::InvalidCertificate(
-            Certificate::Expired
-            | Certificate::ExpiredContext { .. }
-            | Certificate::NotValidYet
-            | Certificate::NotValidYetContext { .. },
-        ) => true,
-        Error::InvalidCertificate(_) => false,
-        Error::AlertReceived(alert) => !rejects_our_certificate(*alert),
-        _ => true,
-    }
-}
-
-#[cfg(feature = "tls")]
-fn rejects_our_certificate(alert: rustls::AlertDescription) -> bool {
-    use rustls::AlertDescription as Alert;
-    matches!(
-        alert,
-        Alert::CertificateRequired
-            | Alert::BadCertificate
-            | Alert::UnknownCA
-            | Alert::CertificateUnknown
-            | Alert::CertificateExpired
-            | Alert::CertificateRevoked
-            | Alert::UnsupportedCertificate
-            // A bad signature: it is of another CA with the same name.
-            | Alert::DecryptError
-    )
 }
 
 /// Returns the error of a store that is closed.
@@ -260,10 +229,10 @@ fn of_refused_connection(code: &str, text: &str, at: &At<'_>) -> (Kind, String) 
 /// Returns the cause and what to do about it.
 fn why(error: &sqlx::Error) -> String {
     #[cfg(feature = "tls")]
-    if let Some(error) = cause::<rustls::Error>(error) {
+    if let Some(error) = cause_of::<rustls::Error>(error) {
         return of_tls(error);
     }
-    match (error, cause::<io::Error>(error)) {
+    match (error, cause_of::<io::Error>(error)) {
         (sqlx::Error::Tls(source), None) if source.to_string().contains("does not support TLS") => {
             "the server has no TLS, and sslmode or DATABASE_TLS_… requires it: set ssl=on there, \
              or sslmode=prefer where the network is trusted"
@@ -329,55 +298,33 @@ fn of_io(error: &io::Error) -> String {
 
 #[cfg(feature = "tls")]
 fn of_tls(error: &rustls::Error) -> String {
-    use rustls::{CertificateError as Certificate, Error};
-    match error {
-        // A bad signature is that of another CA with the same name.
-        Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
+    match TlsProblem::of(error) {
+        TlsProblem::UnknownCa => {
             "the CA of the server's certificate is not known: set DATABASE_TLS_CA_FILE \
              (sslrootcert in DATABASE_URL) to its file"
                 .to_owned()
         }
-        Error::InvalidCertificate(
-            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
-        ) => format!(
+        TlsProblem::OtherName => format!(
             "the server's certificate is for another name ({error}): use that name as the host in \
              DATABASE_URL"
         ),
-        Error::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
-            format!(
-                "the server's certificate has expired ({error}): renew it, and check the clock of \
-                 this machine"
-            )
-        }
-        Error::InvalidCertificate(
-            Certificate::NotValidYet | Certificate::NotValidYetContext { .. },
-        ) => format!(
+        TlsProblem::Expired => format!(
+            "the server's certificate has expired ({error}): renew it, and check the clock of this \
+             machine"
+        ),
+        TlsProblem::NotValidYet => format!(
             "the server's certificate is not valid yet ({error}): check the clocks of this machine \
              and of the server"
         ),
-        Error::AlertReceived(alert) if rejects_our_certificate(*alert) => format!(
+        TlsProblem::OurCertificate => format!(
             "the server does not accept our certificate ({error}): set DATABASE_TLS_CERT_FILE and \
              DATABASE_TLS_KEY_FILE (sslcert, sslkey in DATABASE_URL) to one that its ssl_ca_file \
              knows"
         ),
-        _ => format!("TLS failed ({error}): check sslmode and the server's certificate"),
-    }
-}
-
-/// Returns the first cause of this type. An error of I/O may hold another one.
-fn cause<E: StdError + 'static>(error: &sqlx::Error) -> Option<&E> {
-    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
+        TlsProblem::ServerCertificate | TlsProblem::Handshake => {
+            format!("TLS failed ({error}): check sslmode and the server's certificate")
         }
-        let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match held {
-            Some(held) => Some(held),
-            None => error.source(),
-        };
     }
-    None
 }
 
 #[cfg(test)]

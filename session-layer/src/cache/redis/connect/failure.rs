@@ -13,6 +13,8 @@ use super::{Address, Server};
 use crate::cache::redis::errors::{Explained, OTHER_CREDENTIALS, by_code, explain, in_short};
 use crate::cache::redis::identity::is_lost;
 use crate::model::credentials::CredentialsError;
+#[cfg(feature = "tls")]
+use crate::model::error::cause_of;
 use crate::model::error::{CacheError, CacheErrorKind, ConfigError};
 
 /// The error of opening a connection to Redis: what failed, why, and what to do. It contains no
@@ -285,7 +287,7 @@ pub(super) fn greeting(
         return mismatch.with_reply(error);
     }
     #[cfg(feature = "tls")]
-    if let Some(alert) = super::tls::rustls_error(&error) {
+    if let Some(alert) = cause_of::<rustls::Error>(&error) {
         let (cause, why, remedy) = super::tls::explain(alert);
         return ConnectError::new(cause, at, why, remedy).with_reply(error);
     }
@@ -436,7 +438,7 @@ pub(super) fn tls(at: &Address, error: io::Error, speaks: Speaks) -> ConnectErro
     {
         return mismatch.with_source(error);
     }
-    let (cause, why, remedy) = match super::tls::rustls_error(&error) {
+    let (cause, why, remedy) = match cause_of::<rustls::Error>(&error) {
         Some(error) => super::tls::explain(error),
         None => (
             ConnectCause::Tls,

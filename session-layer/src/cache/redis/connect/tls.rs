@@ -1,7 +1,6 @@
 //! TLS to Redis, with rustls and ring. No provider of the process is set or used.
 
 use std::borrow::Cow;
-use std::error::Error as StdError;
 use std::io;
 use std::sync::{Arc, LazyLock, Mutex};
 
@@ -9,10 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
-    SignatureScheme,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::task::spawn_blocking;
 use tokio_rustls::{Connect, TlsConnector};
 use zeroize::Zeroizing;
@@ -21,7 +17,7 @@ use super::failure::{self, ConnectCause, ConnectError};
 use super::first_bytes::FirstBytes;
 use super::{Address, Stream};
 use crate::model::lock::lock;
-use crate::model::tls::{Pem, TlsSettings};
+use crate::model::tls::{Pem, TlsProblem, TlsSettings};
 
 /// The CAs of the system, which are read once.
 static SYSTEM_ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
@@ -208,76 +204,42 @@ impl ServerCertVerifier for AcceptAny {
     }
 }
 
-/// Returns the error of rustls among the causes of an error.
-pub(super) fn rustls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        // The source of an I/O error is that of its content, so the content is looked at. The
-        // client library has its own source in an `Arc`.
-        next = if let Some(io) = error.downcast_ref::<io::Error>() {
-            io.get_ref().map(|inner| inner as &(dyn StdError + 'static))
-        } else if let Some(shared) = error.downcast_ref::<Arc<dyn StdError + Send + Sync>>() {
-            Some(&**shared)
-        } else {
-            error.source()
-        };
-    }
-    None
-}
-
 /// Explains an error of rustls: the cause, the reason and the remedy.
 pub(super) fn explain(error: &rustls::Error) -> (ConnectCause, String, &'static str) {
-    use AlertDescription as Alert;
-    use CertificateError as Bad;
-    let (cause, why, remedy) = match error {
-        // A bad signature is that of another CA with the same name.
-        rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => (
+    let (cause, why, remedy) = match TlsProblem::of(error) {
+        TlsProblem::UnknownCa => (
             ConnectCause::Certificate,
             "the server's certificate is of an unknown CA",
             "set REDIS_TLS_CA_FILE (RedisCacheBuilder::tls) to the PEM file of its CA. For a \
              public CA, check that this machine has CAs (package ca-certificates, SSL_CERT_FILE)",
         ),
-        rustls::Error::InvalidCertificate(
-            Bad::NotValidForName | Bad::NotValidForNameContext { .. },
-        ) => (
+        TlsProblem::OtherName => (
             ConnectCause::Certificate,
             "the server's certificate is for another host name",
             "use in REDIS_URL a name that the certificate has, or set REDIS_TLS_SERVER_NAME to one",
         ),
-        rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => (
+        TlsProblem::Expired => (
             ConnectCause::Certificate,
             "the server's certificate has expired",
             "renew it, and check the clock of this machine",
         ),
-        rustls::Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => (
+        TlsProblem::NotValidYet => (
             ConnectCause::Certificate,
             "the server's certificate is not valid yet",
             "check the clocks of this machine and of the server",
         ),
-        rustls::Error::InvalidCertificate(_) => (
+        TlsProblem::ServerCertificate => (
             ConnectCause::Certificate,
             "the server's certificate is not accepted",
             "give the server a certificate that a CA has issued, and set REDIS_TLS_CA_FILE to the \
              PEM file of that CA",
         ),
-        rustls::Error::AlertReceived(
-            Alert::CertificateRequired
-            | Alert::BadCertificate
-            | Alert::UnknownCA
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::CertificateRevoked
-            | Alert::UnsupportedCertificate
-            | Alert::AccessDenied,
-        ) => (
+        TlsProblem::OurCertificate => (
             ConnectCause::ClientCertificate,
             "the server requires a certificate of this client that its CA has issued",
             "set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE (RedisCacheBuilder::tls)",
         ),
-        _ => (
+        TlsProblem::Handshake => (
             ConnectCause::Tls,
             "the TLS handshake failed",
             "check that the port speaks TLS 1.2 or 1.3 (tls-port, tls-protocols)",
@@ -288,6 +250,8 @@ pub(super) fn explain(error: &rustls::Error) -> (ConnectCause, String, &'static 
 
 #[cfg(test)]
 mod tests {
+    use rustls::{AlertDescription, CertificateError};
+
     use super::*;
 
     #[test]
@@ -309,13 +273,5 @@ mod tests {
         assert_eq!(explain(&required).0, ConnectCause::ClientCertificate);
         let other = rustls::Error::AlertReceived(AlertDescription::ProtocolVersion);
         assert_eq!(explain(&other).0, ConnectCause::Tls);
-    }
-
-    #[test]
-    fn error_of_rustls_is_found_below_others() {
-        let inner = rustls::Error::InvalidCertificate(CertificateError::Expired);
-        let error = redis::RedisError::from(io::Error::other(inner.clone()));
-        assert_eq!(rustls_error(&error), Some(&inner));
-        assert_eq!(rustls_error(&io::Error::other("text")), None);
     }
 }
