@@ -25,6 +25,7 @@ pub(crate) use self::{erase::Arguments as Erase, revoke::Arguments as Revoke};
 Examples:
   sessionctl sessions list --user alice
   sessionctl sessions count --idle-for 30d
+  sessionctl sessions count --kind persistent
   sessionctl sessions show 9f1c0f5e-3b1e-4f4e-9f67-2f6a6f0f4f11
   sessionctl sessions revoke --address 203.0.113.0/24 --reason 'stolen credentials'"
 )]

@@ -1,11 +1,13 @@
 //! The criteria by which sessions are chosen, and the search for those that match.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use session_layer::error::StoreError;
 use session_layer::store::{Network, PostgresStore, SearchPage, SessionFilter, SessionStore as _};
 use session_layer::{ListCursor, SessionId, Timestamp};
 use session_tools::progress::Bar;
+
+use super::sessions;
 
 /// The criteria.
 #[derive(clap::Args, Clone, Debug)]
@@ -38,18 +40,26 @@ pub(super) struct Criteria {
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
 
-    /// The sessions whose cookie outlives the browser (persistent), or those whose cookie does not.
-    #[arg(long)]
+    /// The sessions of this kind: those that outlive the browser ("remember me"), or those whose
+    /// cookie ends with it.
+    #[arg(long, value_name = "KIND")]
     kind: Option<Kind>,
 }
 
-/// How long the browser keeps the cookie.
+/// The kind of a session, which its login chose.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Until the session ends ("remember me").
     Persistent,
-    /// Until the browser is closed.
     Browser,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Persistent => "persistent (the cookie outlives the browser)",
+            Self::Browser => "browser (the cookie ends with the browser)",
+        })
+    }
 }
 
 /// The longest age: beyond the longest lifetime of a session.
@@ -89,6 +99,14 @@ impl Criteria {
     pub(super) fn only_user(&self) -> Option<&str> {
         let others = Self { user: None, ..self.clone() };
         self.user.as_deref().filter(|_| others.is_empty())
+    }
+
+    /// Returns what was found, for a reader: the number, and the kind if it is a criterion.
+    pub(super) fn found(&self, number: u64) -> String {
+        match self.kind {
+            Some(kind) => format!("{} of kind {kind}", sessions(number)),
+            None => sessions(number),
+        }
     }
 
     /// Returns the filter as of `now`. No session that is created later matches.
@@ -201,12 +219,13 @@ mod tests {
         assert_eq!(idle.filter(now, true).seen_before, at(9));
         let alice = Criteria { user: Some("alice".to_owned()), ..none };
         assert_eq!(alice.only_user(), Some("alice"));
-        let both = Criteria { label: Some("tv".to_owned()), ..alice.clone() };
+        let both = Criteria { label: Some("tv".to_owned()), ..alice };
         assert_eq!(both.only_user(), None);
         for (kind, persistent) in [(Kind::Persistent, true), (Kind::Browser, false)] {
-            let both = Criteria { kind: Some(kind), ..alice.clone() };
-            assert_eq!(both.only_user(), None);
-            assert_eq!(both.filter(now, false).persistent, Some(persistent));
+            let of_kind = Criteria { label: None, kind: Some(kind), ..both.clone() };
+            assert_eq!(of_kind.only_user(), None, "a user's other kind must not end");
+            assert_eq!(of_kind.filter(now, false).persistent, Some(persistent));
+            assert!(!Criteria { user: None, ..of_kind }.is_empty());
         }
     }
 }

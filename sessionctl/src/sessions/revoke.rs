@@ -50,6 +50,7 @@ Examples:
   sessionctl revoke --user alice --reason 'password stolen'
   sessionctl revoke --address 203.0.113.0/24 --actor 'ops: bob' --yes
   sessionctl revoke --idle-for 90d --json --yes
+  sessionctl revoke --kind persistent --reason 'remembered logins are off'
   sessionctl revoke --all --reason 'key leaked'")]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -132,13 +133,13 @@ impl Arguments {
         let matching = count(&store, &filter, &bar).await?;
         bar.clear();
         output::tell(self.json, self.deployment.line());
-        output::tell(self.json, format_args!("{} to end", sessions(matching)));
+        let found = self.criteria.found(matching);
+        output::tell(self.json, format_args!("{found} to end"));
         // A login of the user may be in progress, which a revoke-all ends too.
         if matching == 0 && self.criteria.only_user().is_none() {
             return self.report(&Done::NOTHING, Ok(()));
         }
-        let question = format!("End {}?", sessions(matching));
-        if let Some(code) = consent(&question, self.yes)?.missing() {
+        if let Some(code) = consent(&format!("End {found}?"), self.yes)?.missing() {
             self.document(&Done::NOTHING, false, None)?;
             return Ok(code);
         }

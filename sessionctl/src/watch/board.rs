@@ -1,13 +1,13 @@
-//! What was read of each node, over time. It is a function of the documents, whose texts are shown
-//! without control characters.
+//! What was read of each node, over time. It is a function of the documents and scrapes. Texts are
+//! shown without control characters.
 
-use std::{collections::VecDeque, time::Instant};
+use std::collections::VecDeque;
 
 use serde_json::Value;
-use session_tools::output::visible;
+use session_tools::{chain, output::visible};
 
-use super::latency::{Latency, SOURCES, Scrape};
-use super::node::Node;
+use super::latency::{Latency, SOURCES, Scrape, shown as figure};
+use super::node::{Node, Scraped};
 
 /// The readings that are kept per node: two minutes at one a second.
 const KEPT: usize = 120;
@@ -19,15 +19,6 @@ pub(super) enum Reading {
     Document(Value),
     /// Why there is none.
     Failed(String),
-}
-
-/// What was read of a node at once.
-#[derive(Clone, Debug)]
-pub(super) struct Sample {
-    pub(super) health: Reading,
-    /// `None` if the node serves no metrics with latencies.
-    pub(super) metrics: Option<Scrape>,
-    pub(super) at: Instant,
 }
 
 impl Reading {
@@ -50,7 +41,8 @@ pub(super) struct Board {
 #[derive(Debug, Default)]
 pub(super) struct Watched {
     pub(super) name: String,
-    pub(super) has_switch: bool,
+    /// Whether its address for administrators is known.
+    pub(super) has_admin: bool,
     is_switching: bool,
     /// The last document. It stays while the node does not respond.
     pub(super) last: Option<Value>,
@@ -61,12 +53,12 @@ pub(super) struct Watched {
     pub(super) pings: VecDeque<u64>,
     /// The errors of the cache in each interval.
     pub(super) errors: VecDeque<u64>,
-    /// The latency of each source in the last interval, if the node serves metrics.
-    pub(super) latencies: Option<[Latency; SOURCES.len()]>,
-    /// The p99 of each source in each interval, in microseconds.
-    pub(super) p99s: [VecDeque<u64>; SOURCES.len()],
     counted: Option<Counted>,
-    scraped: Option<(Scrape, Instant)>,
+    /// The figures between the last two scrapes, if the node serves metrics.
+    pub(super) latency: Option<Latency>,
+    /// Why there are none.
+    pub(super) scrape_error: Option<String>,
+    scrape: Option<Scrape>,
 }
 
 /// The counters of a document, which rise until the process restarts.
@@ -89,17 +81,23 @@ impl Board {
     pub(super) fn new(nodes: &[Node]) -> Self {
         let watched = |node: &Node| Watched {
             name: node.health.host().to_owned(),
-            has_switch: node.admin.is_some(),
+            has_admin: node.admin.is_some(),
             ..Watched::default()
         };
         Self { nodes: nodes.iter().map(watched).collect(), selected: 0, message: String::new() }
     }
 
-    /// Adds one sample of each node.
-    pub(super) fn add(&mut self, samples: Vec<Sample>) {
-        for (node, sample) in self.nodes.iter_mut().zip(samples) {
-            node.add(sample.health);
-            node.measure(sample.metrics, sample.at);
+    /// Adds one reading of each node.
+    pub(super) fn add(&mut self, readings: Vec<Reading>) {
+        for (node, reading) in self.nodes.iter_mut().zip(readings) {
+            node.add(reading);
+        }
+    }
+
+    /// Adds one scrape of each node.
+    pub(super) fn measure(&mut self, scrapes: Vec<Scraped>) {
+        for (node, scraped) in self.nodes.iter_mut().zip(scrapes) {
+            node.measure(scraped);
         }
     }
 
@@ -177,16 +175,17 @@ impl Watched {
         self.last = Some(document);
     }
 
-    /// Adds the metrics of this moment. Without any, nothing is known of the interval.
-    fn measure(&mut self, metrics: Option<Scrape>, at: Instant) {
-        let before = self.scraped.as_ref();
-        let before = before.map(|(scrape, then)| (scrape, at.saturating_duration_since(*then)));
-        self.latencies = metrics.as_ref().map(|scrape| scrape.since(before));
-        for (source, p99s) in self.p99s.iter_mut().enumerate() {
-            let p99 = self.latencies.and_then(|latencies| latencies[source].p99);
-            push(p99s, micros(p99.unwrap_or_default()));
+    fn measure(&mut self, scraped: Scraped) {
+        self.latency = None;
+        match scraped {
+            Ok(Some(now)) => {
+                self.latency = Some(Latency::between(self.scrape.as_ref(), &now));
+                (self.scrape, self.scrape_error) = (Some(now), None);
+            }
+            Ok(None) => (self.scrape, self.scrape_error) = (None, None),
+            // The last scrape stays, so that the next figures cover the gap.
+            Err(error) => self.scrape_error = Some(visible(&chain(&error)).into_owned()),
         }
-        self.scraped = metrics.map(|scrape| (scrape, at));
     }
 
     /// Returns the status: that of the document, or `no response`.
@@ -212,11 +211,12 @@ impl Watched {
         if self.field("/mode") == "bypass" { "on" } else { "bypass" }
     }
 
-    /// Returns what the document reports, newest first.
+    /// Returns what the document reports, newest first, and then why there are no metrics.
     pub(super) fn reported(&self) -> Vec<String> {
         let errors = self.last.as_ref().and_then(|document| document["errors"].as_array());
         let errors = errors.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
-        self.error.clone().into_iter().chain(errors).collect()
+        let scrape_error = self.scrape_error.clone();
+        self.error.clone().into_iter().chain(errors).chain(scrape_error).collect()
     }
 
     fn line(&self) -> String {
@@ -234,14 +234,26 @@ impl Watched {
         ] {
             line += &format!(" {name}={}", self.field(pointer));
         }
-        for ((source, _), latency) in SOURCES.iter().zip(self.latencies.iter().flatten()) {
-            line += &format!(" {source}-p50-ms={}", ms(latency.p50));
-            line += &format!(" {source}-p99-ms={}", ms(latency.p99));
+        if self.has_admin {
+            line += &self.latencies();
         }
         match self.reported().first() {
             Some(error) => format!("{line} error: {error}"),
             None => line,
         }
+    }
+
+    /// Returns p50, p99 and the rate of each source.
+    fn latencies(&self) -> String {
+        let of = |at: usize, label: &str| match &self.latency {
+            Some(Latency { sources }) => {
+                let [p50, p99, rate] =
+                    [sources[at].p50, sources[at].p99, sources[at].rate].map(figure);
+                format!(" {label}={p50}/{p99}ms,{rate}/s")
+            }
+            None => format!(" {label}=-"),
+        };
+        SOURCES.iter().enumerate().map(|(at, (label, _))| of(at, label)).collect()
     }
 }
 
@@ -255,11 +267,6 @@ fn shown(document: Value) -> Value {
         }
         other => other,
     }
-}
-
-/// Returns milliseconds as text, and `-` if there are none.
-pub(super) fn ms(ms: Option<f64>) -> String {
-    ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.2}"))
 }
 
 fn push(values: &mut VecDeque<u64>, value: u64) {
@@ -279,6 +286,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::watch::{latency::tests::scraped, node::ScrapeError};
 
     pub(in crate::watch) fn document(hits: u64, total: u64) -> Value {
         json!({
@@ -304,51 +312,11 @@ pub(super) mod tests {
         Board::new(&nodes.collect::<Vec<_>>())
     }
 
-    /// Returns samples of nodes without metrics.
-    pub(in crate::watch) fn samples(readings: Vec<Reading>) -> Vec<Sample> {
-        let at = Instant::now();
-        let sample = |health| Sample { health, metrics: None, at };
-        readings.into_iter().map(sample).collect()
-    }
-
-    /// Returns metrics of a node whose `cache` validations all took 1 to 2 ms.
-    pub(in crate::watch) fn metrics(validations: u64) -> Option<Scrape> {
-        let name = "session_layer_validation";
-        Scrape::parse(&format!(
-            "{name}s_total{{source=\"cache\"}} {validations}\n\
-             {name}_duration_seconds_bucket{{source=\"cache\",le=\"0.001\"}} 0\n\
-             {name}_duration_seconds_bucket{{source=\"cache\",le=\"0.002\"}} {validations}\n\
-             {name}_duration_seconds_bucket{{source=\"cache\",le=\"+Inf\"}} {validations}\n"
-        ))
-    }
-
-    #[test]
-    fn latency_is_that_of_the_interval_and_gone_without_metrics() {
-        let mut board = board(1);
-        let begun = Instant::now();
-        let health = Reading::Document(document(1, 1));
-        for (after, metrics) in [(0, metrics(100)), (2, metrics(300)), (3, None)] {
-            let at = begun + std::time::Duration::from_secs(after);
-            board.add(vec![Sample { health: health.clone(), metrics, at }]);
-            let redis = board.nodes[0].latencies.map(|latencies| latencies[1]);
-            let line = board.lines().next().unwrap();
-            match after {
-                0 => assert_eq!(redis.unwrap().per_second, None),
-                2 => {
-                    assert_eq!(redis.unwrap().per_second, Some(100.0));
-                    assert!(line.contains(" near-p99-ms=- cache-p50-ms=1.50 "), "{line}");
-                }
-                _ => assert!(redis.is_none() && !line.contains("p50"), "{line}"),
-            }
-        }
-        assert_eq!(board.nodes[0].p99s[1], [1_990, 1_990, 0]);
-    }
-
     #[test]
     fn hit_rate_is_that_of_the_interval_and_survives_a_restart_of_the_node() {
         let mut board = board(1);
         for (hits, total) in [(10, 100), (60, 150), (60, 150), (1, 4)] {
-            board.add(samples(vec![Reading::Document(document(hits, total))]));
+            board.add(vec![Reading::Document(document(hits, total))]);
         }
         assert_eq!(board.nodes[0].hit_rates, [10, 100, 100, 25]);
         assert_eq!(board.nodes[0].pings, [250; 4]);
@@ -357,15 +325,48 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn latency_is_that_of_the_interval_and_a_dash_without_metrics() {
+        let mut board = board(1);
+        let line = |board: &Board| board.lines().next().unwrap();
+        board.add(vec![Reading::Document(document(1, 1))]);
+        board.measure(vec![Ok(Some(scraped(100, 0)))]);
+        assert!(
+            line(&board).ends_with(
+                " near=-/-ms,-/s cache=0.5/0.99ms,-/s store=5.5/9.91ms,-/s none=-/-ms,-/s"
+            )
+        );
+        board.measure(vec![Ok(Some(scraped(300, 2)))]);
+        assert!(line(&board).contains(" cache=0.5/0.99ms,100/s "), "{}", line(&board));
+        board.measure(vec![Ok(None)]);
+        assert!(line(&board).ends_with(" near=- cache=- store=- none=-"), "{}", line(&board));
+        assert!(board.nodes[0].reported().is_empty());
+    }
+
+    #[test]
+    fn failed_scrape_is_reported_and_the_next_covers_the_gap() {
+        let mut board = board(1);
+        board.add(vec![Reading::Document(document(1, 1))]);
+        board.measure(vec![Ok(Some(scraped(100, 0)))]);
+        board.measure(vec![Err(ScrapeError::Request("refused\u{1b}[2J".into()))]);
+        let reported = board.nodes[0].reported();
+        assert!(reported[0].contains("refused") && !reported[0].contains('\u{1b}'), "{reported:?}");
+        assert_eq!(board.nodes[0].latency, None);
+        board.measure(vec![Ok(Some(scraped(300, 4)))]);
+        let latency = board.nodes[0].latency.unwrap();
+        assert_eq!(latency.sources[1].rate, Some(50.0));
+        assert!(board.nodes[0].reported().is_empty());
+    }
+
+    #[test]
     fn node_that_does_not_respond_is_shown_and_comes_back() {
         let mut board = board(1);
-        board.add(samples(vec![Reading::Document(document(1, 1))]));
+        board.add(vec![Reading::Document(document(1, 1))]);
         let lost = Reading::Failed("connection refused".to_owned());
         assert!(!lost.is_serving());
-        board.add(samples(vec![lost]));
+        board.add(vec![lost]);
         assert_eq!(board.nodes[0].status(), "no response");
         assert!(board.lines().next().unwrap().ends_with("no response: connection refused"));
-        board.add(samples(vec![Reading::Document(document(2, 2))]));
+        board.add(vec![Reading::Document(document(2, 2))]);
         assert_eq!(board.nodes[0].status(), "healthy");
         let line = board.lines().next().unwrap();
         assert!(line.contains("breaker=closed journal-ms=120 pool=8"), "{line}");
@@ -374,7 +375,7 @@ pub(super) mod tests {
     #[test]
     fn second_switch_goes_back_before_the_next_document() {
         let mut board = board(1);
-        board.add(samples(vec![Reading::Document(document(1, 1))]));
+        board.add(vec![Reading::Document(document(1, 1))]);
         assert_eq!(board.nodes[0].other_mode(), "bypass");
         board.switched(0, Ok("bypass".to_owned()));
         assert_eq!(board.nodes[0].other_mode(), "on");
@@ -387,7 +388,7 @@ pub(super) mod tests {
     fn reply_of_a_switch_belongs_to_the_node_that_was_selected() {
         let mut board = board(2);
         let readings = vec![Reading::Document(document(1, 1)); 2];
-        board.add(samples(readings));
+        board.add(readings);
         assert_eq!(board.switch(), Some((0, "bypass")));
         assert_eq!(board.switch(), None, "it has not replied");
         board.select(true);
@@ -410,7 +411,7 @@ pub(super) mod tests {
         }
         document["redis"]["version"] = text.into();
         document["errors"] = serde_json::json!([text]);
-        board.add(samples(vec![Reading::Document(document), Reading::Failed(text.to_owned())]));
+        board.add(vec![Reading::Document(document), Reading::Failed(text.to_owned())]);
         board.switched(1, Err(text.to_owned()));
         let mut shown: Vec<String> = board.lines().collect();
         shown.extend([board.nodes[0].field("/redis/version"), board.message.clone()]);

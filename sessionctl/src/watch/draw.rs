@@ -8,17 +8,20 @@ use ratatui::{
     widgets::{Block, Paragraph, Sparkline, Wrap},
 };
 
-use super::board::{Board, Watched, ms};
-use super::latency::{Latency, SOURCES};
+use super::board::{Board, Watched};
+use super::latency::{Figures, Latency, SOURCES, shown};
 
-/// The columns for the figures of a source, left of its sparkline.
-const FIGURES: u16 = 48;
-
-/// The lines for the list of nodes, if there are many.
+/// The lines for the list of nodes, if there are many and the terminal is high.
 const MOST_LISTED: u16 = 8;
+/// The lines below the list: the frames, the plots, the facts, one error, and the keys.
+const BELOW: u16 = 4 + 3 + 3 + 3 + 1 + 1;
+/// The lines of the table of latencies.
+const LATENCY: u16 = 4;
 
 pub(super) fn draw(frame: &mut Frame<'_>, board: &Board) {
-    let listed = u16::try_from(board.nodes.len()).unwrap_or(u16::MAX).min(MOST_LISTED);
+    let latency = if board.nodes.iter().any(|node| node.has_admin) { LATENCY } else { 0 };
+    let room = frame.area().height.saturating_sub(BELOW + latency).clamp(1, MOST_LISTED);
+    let listed = u16::try_from(board.nodes.len()).unwrap_or(u16::MAX).min(room);
     let [nodes, detail, keys] = Layout::vertical([
         Constraint::Length(listed + 2),
         Constraint::Min(0),
@@ -71,16 +74,25 @@ fn selected(frame: &mut Frame<'_>, area: Rect, node: &Watched) {
     let block = Block::bordered().title(node.name.as_str());
     let inner = block.inner(area);
     frame.render_widget(block, area);
-    let (of_pings, of_sources) = if node.latencies.is_some() { (2, 3) } else { (3, 0) };
-    let [hits, pings, latencies, errors, facts, reported] = Layout::vertical([
+    let [cached, pings, facts, latency, reported] = Layout::vertical([
         Constraint::Length(3),
-        Constraint::Length(of_pings),
-        Constraint::Length(of_sources),
-        Constraint::Length(2),
         Constraint::Length(3),
+        Constraint::Length(3),
+        Constraint::Length(if node.has_admin { LATENCY } else { 0 }),
         Constraint::Min(0),
     ])
     .areas(inner);
+    plots(frame, cached, pings, node);
+    frame.render_widget(Paragraph::new(facts_of(node)), facts);
+    frame.render_widget(Paragraph::new(latencies(node.latency)), latency);
+    let errors: Vec<Line<'_>> = node.reported().into_iter().map(Line::from).collect();
+    frame.render_widget(Paragraph::new(errors).wrap(Wrap { trim: true }), reported);
+}
+
+/// Draws the hit rate beside the errors, and the PING below them.
+fn plots(frame: &mut Frame<'_>, cached: Rect, pings: Rect, node: &Watched) {
+    let [hits, errors] =
+        Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).spacing(1).areas(cached);
     let last =
         |values: &std::collections::VecDeque<u64>| values.back().copied().unwrap_or_default();
     let hit_rate = format!("hit rate {} %", last(&node.hit_rates));
@@ -92,12 +104,13 @@ fn selected(frame: &mut Frame<'_>, area: Rect, node: &Watched) {
         node.field("/performance/set")
     );
     plot(frame, pings, ping, &node.pings, None);
-    if let Some(measured) = &node.latencies {
-        by_source(frame, latencies, node, measured);
-    }
     plot(frame, errors, format!("errors of the cache {}", last(&node.errors)), &node.errors, None);
+}
+
+/// Returns lines about the servers, the mode and the pool.
+fn facts_of(node: &Watched) -> Vec<Line<'static>> {
     let field = |pointer| node.field(pointer);
-    let lines = vec![
+    vec![
         Line::from(format!(
             "Redis {}, version {}, memory {}, keys {}",
             connected(node, "/redis/connected"),
@@ -117,34 +130,30 @@ fn selected(frame: &mut Frame<'_>, area: Rect, node: &Watched) {
         Line::from(format!(
             "mode {}{}, pool size {}, available {}, pending {}",
             field("/mode"),
-            if node.has_switch { " (b switches it)" } else { "" },
+            if node.has_admin { " (b switches it)" } else { "" },
             field("/sessionCache/pool/size"),
             field("/sessionCache/pool/available"),
             field("/sessionCache/pool/pending")
         )),
-    ];
-    frame.render_widget(Paragraph::new(lines), facts);
-    let errors: Vec<Line<'_>> = node.reported().into_iter().map(Line::from).collect();
-    frame.render_widget(Paragraph::new(errors).wrap(Wrap { trim: true }), reported);
+    ]
 }
 
-/// Draws a line per source: its figures, and its p99 over time.
-fn by_source(
-    frame: &mut Frame<'_>,
-    area: Rect,
-    node: &Watched,
-    latencies: &[Latency; SOURCES.len()],
-) {
-    let lines = Layout::vertical([Constraint::Length(1); SOURCES.len()]).split(area);
-    for (at, ((_, name), latency)) in SOURCES.iter().zip(latencies).enumerate() {
-        let [text, line] =
-            Layout::horizontal([Constraint::Length(FIGURES), Constraint::Min(0)]).areas(lines[at]);
-        let rate = latency.per_second.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"));
-        let (p50, p99) = (ms(latency.p50), ms(latency.p99));
-        let figures = format!("{name:<10} {rate:>6}/s p50 {p50:>7} p99 {p99:>7} ms");
-        frame.render_widget(Paragraph::new(figures), text);
-        sparkline(frame, line, &node.p99s[at], None);
-    }
+/// Returns a table with a column per source.
+fn latencies(latency: Option<Latency>) -> Vec<Line<'static>> {
+    let Latency { sources } = latency.unwrap_or_default();
+    let row = |title: &str, cells: [String; SOURCES.len()]| {
+        let [near, cache, store, none] = cells;
+        Line::from(format!("{title:<12}{near:>15}{cache:>15}{store:>15}{none:>15}"))
+    };
+    let figures = |title: &str, of: fn(&Figures) -> Option<f64>| {
+        row(title, sources.each_ref().map(|source| shown(of(source))))
+    };
+    vec![
+        row("latency", SOURCES.map(|(_, title)| title.to_owned())),
+        figures("p50 in ms", |source| source.p50),
+        figures("p99 in ms", |source| source.p99),
+        figures("per second", |source| source.rate),
+    ]
 }
 
 /// Returns whether a server is connected, in words.
@@ -156,7 +165,7 @@ fn connected(node: &Watched, pointer: &str) -> &'static str {
     }
 }
 
-/// Draws a title and, below it, the values.
+/// Draws a title and, below it, the last values that fit.
 fn plot(
     frame: &mut Frame<'_>,
     area: Rect,
@@ -166,24 +175,14 @@ fn plot(
 ) {
     let [text, line] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
     frame.render_widget(Paragraph::new(title), text);
-    sparkline(frame, line, values, most);
-}
-
-/// Draws the last values that fit.
-fn sparkline(
-    frame: &mut Frame<'_>,
-    area: Rect,
-    values: &std::collections::VecDeque<u64>,
-    most: Option<u64>,
-) {
-    let fitting = values.len().saturating_sub(usize::from(area.width));
+    let fitting = values.len().saturating_sub(usize::from(line.width));
     let shown: Vec<u64> = values.iter().skip(fitting).copied().collect();
     let sparkline = Sparkline::default().data(&shown).style(Style::new().fg(Color::Cyan));
     let sparkline = match most {
         Some(most) => sparkline.max(most),
         None => sparkline,
     };
-    frame.render_widget(sparkline, area);
+    frame.render_widget(sparkline, line);
 }
 
 #[cfg(test)]
@@ -193,8 +192,9 @@ mod tests {
     use super::*;
     use crate::watch::board::{
         Reading,
-        tests::{board, document, metrics, samples},
+        tests::{board, document},
     };
+    use crate::watch::latency::tests::scraped;
 
     fn drawn(board: &Board, width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
@@ -210,9 +210,10 @@ mod tests {
                 Reading::Document(document(hits, total)),
                 Reading::Failed("connection refused".to_owned()),
             ];
-            let mut samples = samples(readings);
-            samples[0].metrics = metrics(total * 10);
-            board.add(samples);
+            board.add(readings);
+        }
+        for (number, second) in [(100, 0), (300, 2)] {
+            board.measure(vec![Ok(Some(scraped(number, second))), Ok(None)]);
         }
         let screen = drawn(&board, 80, 24);
         for part in [
@@ -220,19 +221,45 @@ mod tests {
             "no response 10.0.0.1:3001",
             "hit rate 90 %",
             "ping 0.25 ms, get 0.2 ms, set 0.3 ms",
-            "near cache      0/s p50       - p99       - ms",
-            "/s p50    1.50 p99    1.99 ms",
             "errors of the cache 0",
             "Redis connected, version 7.0.15, memory 1.2M, keys 42",
             "Postgres connected, breaker closed, journal 120 ms old",
             "mode on (b switches it), pool size 10, available 8, pending 0",
+            "latency          near cache          Redis       Postgres           none",
+            "p50 in ms                 -            0.5            5.5              -",
+            "p99 in ms                 -           0.99           9.91              -",
+            "per second                -            100            100              -",
             "q quit",
             "█",
         ] {
             assert!(screen.contains(part), "no `{part}` in\n{screen}");
         }
         board.select(true);
-        assert!(drawn(&board, 80, 24).contains("connection refused"));
+        let screen = drawn(&board, 80, 24);
+        for part in ["connection refused", "p50 in ms                 -              -"] {
+            assert!(screen.contains(part), "no `{part}` in\n{screen}");
+        }
+    }
+
+    #[test]
+    fn list_of_many_nodes_leaves_room_for_the_latency_and_an_error() {
+        let mut board = board(30);
+        let lost = || Reading::Failed("connection refused".to_owned());
+        board.add((0..30).map(|_| lost()).collect());
+        (0..29).for_each(|_| board.select(true));
+        let screen = drawn(&board, 80, 24);
+        for part in ["no response 10.0.0.1:3029", "per second", "connection refused"] {
+            assert!(screen.contains(part), "no `{part}` in\n{screen}");
+        }
+    }
+
+    #[test]
+    fn node_without_an_address_for_administrators_has_no_latency() {
+        let mut board = board(1);
+        board.nodes[0].has_admin = false;
+        board.add(vec![Reading::Document(document(10, 100))]);
+        assert!(!drawn(&board, 80, 24).contains("p50 in ms"));
+        assert!(!board.lines().next().unwrap().contains("cache="));
     }
 
     #[test]
@@ -242,7 +269,7 @@ mod tests {
         document["postgres"]["connected"] = false.into();
         document["journal"]["ageMs"] = serde_json::Value::Null;
         document["paused"] = true.into();
-        board.add(samples(vec![Reading::Document(document)]));
+        board.add(vec![Reading::Document(document)]);
         let screen = drawn(&board, 80, 24);
         assert!(screen.contains("Postgres asleep, until a request comes, breaker"), "{screen}");
     }
@@ -259,7 +286,7 @@ mod tests {
         for count in ["size", "available", "pending"] {
             document["sessionCache"]["pool"][count] = 1_000.into();
         }
-        board.add(samples(vec![Reading::Document(document)]));
+        board.add(vec![Reading::Document(document)]);
         let screen = drawn(&board, 80, 24);
         for part in [
             "Redis not connected, version",

@@ -1,255 +1,272 @@
-//! How long validations took, by where the answer came from: the difference of two scrapes of a
-//! node's metrics.
+//! How long a node's validations took, by the source of the answer, from two scrapes of its
+//! metrics. It is a function of the scrapes.
 
-use std::time::Duration;
+use std::time::Instant;
 
-/// The values of the label `source`, and how they are shown.
-pub(super) const SOURCES: [(&str, &str); 3] =
-    [("near", "near cache"), ("cache", "Redis"), ("store", "Postgres")];
+use serde_json::{Map, Value, json};
 
+use super::exposition::samples;
+use super::histogram::Histogram;
+
+/// The sources by their value of the label `source`, and their titles.
+pub(super) const SOURCES: [(&str, &str); 4] =
+    [("near", "near cache"), ("cache", "Redis"), ("store", "Postgres"), ("none", "none")];
+
+const DURATIONS: &str = "session_layer_validation_duration_seconds_bucket";
+/// It counts all validations, whereas the histogram has one in 16 near hits.
 const VALIDATIONS: &str = "session_layer_validations_total";
-const BUCKETS: &str = "session_layer_validation_duration_seconds_bucket";
 
-/// The counters of each of [`SOURCES`], which rise until the process restarts.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// The counters of one scrape, per source. They rise until the process restarts.
+#[derive(Clone, Debug)]
 pub(super) struct Scrape {
-    sources: [Counted; SOURCES.len()],
+    at: Instant,
+    sources: [Counters; SOURCES.len()],
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Counted {
-    validations: u64,
-    /// How many validations took at most this many seconds, in ascending order. The last bound is
-    /// infinite.
-    buckets: Vec<(f64, u64)>,
+#[derive(Clone, Debug, Default)]
+struct Counters {
+    durations: Histogram,
+    /// `None` if the node does not count them.
+    validations: Option<f64>,
 }
 
-/// The validations of one source in an interval.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Latency {
-    pub(super) validations: u64,
-    /// `None` without an earlier scrape.
-    pub(super) per_second: Option<f64>,
-    /// In milliseconds, interpolated within a bucket. `None` if no validation was timed.
-    pub(super) p50: Option<f64>,
-    pub(super) p99: Option<f64>,
+impl Counters {
+    fn since(&self, earlier: &Self) -> Option<Self> {
+        let validations = match (self.validations, earlier.validations) {
+            (Some(now), Some(before)) if now < before => return None,
+            (Some(now), before) => Some(now - before.unwrap_or_default()),
+            (None, _) => None,
+        };
+        Some(Self { durations: self.durations.since(&earlier.durations)?, validations })
+    }
 }
 
 impl Scrape {
-    /// Parses the text that Prometheus scrapes. Returns `None` if it lacks the histogram, as that
-    /// of an exporter without its buckets does.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut scrape = Self::default();
-        for line in text.lines() {
-            let Some(sample) = Sample::parse(line) else { continue };
-            let source = SOURCES.iter().position(|(name, _)| sample.label("source") == Some(name));
-            let Some(counted) = source.map(|at| &mut scrape.sources[at]) else { continue };
-            match sample.name {
-                VALIDATIONS => counted.validations += sample.value,
-                BUCKETS => counted.add(sample.label("le")?.parse().ok()?, sample.value),
-                _ => {}
+    /// Reads the text of a scrape at `at`. Returns `None` if it has no histogram of validations.
+    /// Results and services add up.
+    pub(super) fn read(text: &str, at: Instant) -> Option<Self> {
+        let mut scrape = Self { at, sources: Default::default() };
+        for sample in samples(text).filter(|it| [DURATIONS, VALIDATIONS].contains(&it.name)) {
+            if !sample.value.is_finite() {
+                continue;
+            }
+            let source = sample.label("source");
+            let Some(at) = SOURCES.iter().position(|(label, _)| Some(*label) == source) else {
+                continue;
+            };
+            let counters = &mut scrape.sources[at];
+            if sample.name == VALIDATIONS {
+                *counters.validations.get_or_insert_default() += sample.value;
+            } else if let Some(bound) = sample.label("le").and_then(|le| le.parse().ok()) {
+                counters.durations.add(bound, sample.value);
             }
         }
-        let has_buckets = scrape.sources.iter().any(|counted| !counted.buckets.is_empty());
-        has_buckets.then_some(scrape)
+        let has_durations = scrape.sources.iter().any(|source| !source.durations.is_empty());
+        has_durations.then_some(scrape)
     }
 
-    /// Returns the latency of each source since an earlier scrape, or since the process started.
-    pub(super) fn since(&self, before: Option<(&Self, Duration)>) -> [Latency; SOURCES.len()] {
-        std::array::from_fn(|at| {
-            let now = &self.sources[at];
-            let then = before.map(|(scrape, _)| &scrape.sources[at]);
-            // After a restart the counters begin again.
-            let then = then.filter(|then| then.validations <= now.validations);
-            let validations = now.validations - then.map_or(0, |then| then.validations);
-            let buckets = now.buckets.iter().map(|(bound, count)| {
-                (*bound, count.saturating_sub(then.map_or(0, |then| then.up_to(*bound))))
-            });
-            let buckets: Vec<_> = buckets.collect();
-            Latency {
-                validations,
-                per_second: before.map(|(_, span)| per_second(validations, span)),
-                p50: quantile(&buckets, 0.5).map(|seconds| seconds * 1e3),
-                p99: quantile(&buckets, 0.99).map(|seconds| seconds * 1e3),
-            }
-        })
+    /// Returns what was counted since `earlier`, or `None` after a restart.
+    fn since(&self, earlier: &Self) -> Option<[Counters; SOURCES.len()]> {
+        let mut counted = self.sources.clone();
+        for (counters, before) in counted.iter_mut().zip(&earlier.sources) {
+            *counters = counters.since(before)?;
+        }
+        Some(counted)
     }
 }
 
-impl Counted {
-    /// Adds the bucket of one result. The buckets of all results are one histogram.
-    fn add(&mut self, bound: f64, count: u64) {
-        let at = self.buckets.partition_point(|(other, _)| *other < bound);
-        match self.buckets.get_mut(at) {
-            Some((same, counted)) if *same == bound => *counted += count,
-            _ => self.buckets.insert(at, (bound, count)),
+/// The figures of each source, in the order of [`SOURCES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Latency {
+    pub(super) sources: [Figures; SOURCES.len()],
+}
+
+/// The validations with an answer of one source. A figure without validations is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Figures {
+    /// The median in milliseconds.
+    pub(super) p50: Option<f64>,
+    /// The 99th percentile in milliseconds.
+    pub(super) p99: Option<f64>,
+    /// Validations per second. `None` if there is no earlier scrape.
+    pub(super) rate: Option<f64>,
+}
+
+impl Latency {
+    /// Returns the figures of the time between two scrapes. Without an earlier one, or after a
+    /// restart, they are those since the start of the process.
+    pub(super) fn between(earlier: Option<&Scrape>, now: &Scrape) -> Self {
+        let counted = earlier.and_then(|earlier| now.since(earlier));
+        let counted = counted.unwrap_or_else(|| now.sources.clone());
+        let seconds = earlier
+            .map(|earlier| now.at.saturating_duration_since(earlier.at).as_secs_f64())
+            .filter(|seconds| *seconds > 0.0);
+        Self {
+            sources: counted.map(|Counters { durations, validations }| {
+                let millis = |q| durations.quantile(q).map(|seconds| rounded(seconds * 1_000.0));
+                let rate = validations.zip(seconds).map(|(count, seconds)| count / seconds);
+                Figures { p50: millis(0.5), p99: millis(0.99), rate: rate.map(rounded) }
+            }),
         }
     }
 
-    fn up_to(&self, bound: f64) -> u64 {
-        let same = self.buckets.iter().find(|(other, _)| *other == bound);
-        same.map_or(0, |(_, count)| *count)
+    /// Returns the figures as JSON, by the label of the source.
+    pub(super) fn json(&self) -> Value {
+        let fields = SOURCES.iter().zip(&self.sources).map(|((label, _), figures)| {
+            let Figures { p50, p99, rate } = figures;
+            let figures = json!({ "p50Ms": p50, "p99Ms": p99, "perSecond": rate });
+            ((*label).to_owned(), figures)
+        });
+        Value::Object(fields.collect::<Map<_, _>>())
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-fn per_second(count: u64, span: Duration) -> f64 {
-    count as f64 / span.as_secs_f64().max(f64::MIN_POSITIVE)
+/// Returns a figure as text, and `-` if there is none.
+pub(super) fn shown(figure: Option<f64>) -> String {
+    figure.map_or_else(|| "-".to_owned(), |figure| figure.to_string())
 }
 
-/// Returns a quantile as Prometheus' `histogram_quantile` does: linear within a bucket, and the last
-/// finite bound for what lies beyond it.
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
-fn quantile(buckets: &[(f64, u64)], quantile: f64) -> Option<f64> {
-    let total = buckets.last().map(|(_, count)| *count).filter(|count| *count > 0)?;
-    let rank = quantile * total as f64;
-    let at = buckets.iter().position(|(_, count)| *count as f64 >= rank)?;
-    let (lower, below) = at.checked_sub(1).map_or((0.0, 0), |before| buckets[before]);
-    let (upper, up_to) = buckets[at];
-    if upper.is_infinite() {
-        return Some(lower);
-    }
-    let part = (rank - below as f64) / (up_to - below) as f64;
-    Some((upper - lower).mul_add(part, lower))
-}
-
-/// One line of Prometheus' text format.
-struct Sample<'a> {
-    name: &'a str,
-    labels: &'a str,
-    value: u64,
-}
-
-impl<'a> Sample<'a> {
-    /// Returns `None` for a comment, and for a value that is no counter's.
-    fn parse(line: &'a str) -> Option<Self> {
-        let (name, rest) = line.trim().split_once('{')?;
-        // A label's value may have a brace, and what follows the labels has none.
-        let (labels, value) = rest.rsplit_once('}')?;
-        // A time may follow.
-        let value = value.split_ascii_whitespace().next()?.parse().ok()?;
-        Some(Self { name, labels, value })
-    }
-
-    /// Returns the value of a label, with its escapes.
-    fn label(&self, wanted: &str) -> Option<&'a str> {
-        let mut rest = self.labels;
-        loop {
-            let (name, quoted) = rest.split_once("=\"")?;
-            let mut escaped = false;
-            let end = quoted.find(|c| {
-                let ends = c == '"' && !escaped;
-                escaped = c == '\\' && !escaped;
-                ends
-            })?;
-            if name.trim_matches([',', ' ']) == wanted {
-                return Some(&quoted[..end]);
-            }
-            rest = &quoted[end + 1..];
-        }
-    }
+/// Rounds to three digits, or to a whole number from 100 on.
+fn rounded(figure: f64) -> f64 {
+    let decimals = (2.0 - figure.abs().log10().floor()).clamp(0.0, 9.0);
+    let scale = 10_f64.powf(decimals);
+    (figure * scale).round() / scale
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::fmt::Write as _;
+    use std::time::Duration;
+
     use super::*;
 
-    const START: &str = r#"
-# HELP session_layer_validations_total Look-ups.
-# TYPE session_layer_validations_total counter
-session_layer_validations_total{source="cache",result="valid"} 90
-session_layer_validations_total{source="cache",result="invalid"} 10
-session_layer_validations_total{source="none",result="invalid"} 7
-app_requests_total{source="cache"} 5
-session_layer_validation_duration_seconds_bucket{source="cache",result="valid",le="0.001"} 90
-session_layer_validation_duration_seconds_bucket{source="cache",result="valid",le="0.005"} 90
-session_layer_validation_duration_seconds_bucket{source="cache",result="valid",le="+Inf"} 90
-session_layer_validation_duration_seconds_bucket{source="cache",result="invalid",le="0.001"} 0
-session_layer_validation_duration_seconds_bucket{source="cache",result="invalid",le="0.005"} 10
-session_layer_validation_duration_seconds_bucket{source="cache",result="invalid",le="+Inf"} 10
-session_layer_validation_duration_seconds_sum{source="cache",result="valid"} 0.04
-"#;
-
-    fn scrape(text: &str) -> Scrape {
-        Scrape::parse(text).unwrap()
-    }
-
-    #[test]
-    fn results_of_a_source_are_one_histogram() {
-        let [near, redis, postgres] = scrape(START).since(None);
-        assert_eq!((redis.validations, redis.per_second), (100, None));
-        // Half of the 90 in the first bucket, and 9 of the 10 in the second.
-        assert!((redis.p50.unwrap() - 0.555).abs() < 0.001, "{redis:?}");
-        assert!((redis.p99.unwrap() - 4.6).abs() < 0.001, "{redis:?}");
-        for none in [near, postgres] {
-            assert_eq!((none.validations, none.p50, none.p99), (0, None, None));
+    /// Returns a scrape with validations of one source and result: `fast` of up to 1 ms, and all.
+    fn series(source: &str, result: &str, fast: u32, all: u32) -> String {
+        let labels = format!("source=\"{source}\",result=\"{result}\"");
+        let mut text = format!("{VALIDATIONS}{{{labels}}} {all}\n");
+        for (bound, count) in [("0.001", fast), ("0.01", all), ("+Inf", all)] {
+            writeln!(text, "{DURATIONS}{{{labels},le=\"{bound}\"}} {count}").unwrap();
         }
+        text
+    }
+
+    pub(in crate::watch) fn scrape(text: &str, second: u64) -> Scrape {
+        static BEGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        let begin = *BEGIN.get_or_init(Instant::now);
+        Scrape::read(text, begin + Duration::from_secs(second)).unwrap()
+    }
+
+    /// Returns a scrape with this many validations of each kind by Redis and Postgres.
+    pub(in crate::watch) fn scraped(number: u32, second: u64) -> Scrape {
+        let text = series("cache", "valid", number, number) + &series("store", "valid", 0, number);
+        scrape(&text, second)
+    }
+
+    fn figures(p50: f64, p99: f64, rate: Option<f64>) -> Figures {
+        Figures { p50: Some(p50), p99: Some(p99), rate }
     }
 
     #[test]
-    fn interval_is_the_difference_and_survives_a_restart() {
-        let before = scrape(START);
-        let later = scrape(
-            r#"
-session_layer_validations_total{source="cache",result="valid"} 290
-session_layer_validations_total{source="cache",result="invalid"} 10
-session_layer_validation_duration_seconds_bucket{source="cache",result="valid",le="0.001"} 90
-session_layer_validation_duration_seconds_bucket{source="cache",result="valid",le="0.005"} 290
-session_layer_validation_duration_seconds_bucket{source="cache",result="valid",le="+Inf"} 290
-session_layer_validation_duration_seconds_bucket{source="cache",result="invalid",le="0.001"} 0
-session_layer_validation_duration_seconds_bucket{source="cache",result="invalid",le="0.005"} 10
-session_layer_validation_duration_seconds_bucket{source="cache",result="invalid",le="+Inf"} 10
-"#,
+    fn figures_are_those_between_two_scrapes() {
+        let latency = Latency::between(Some(&scraped(1_000, 10)), &scraped(1_100, 14));
+        let [near, cache, store, none] = latency.sources;
+        assert_eq!(cache, figures(0.5, 0.99, Some(25.0)));
+        assert_eq!(store, figures(5.5, 9.91, Some(25.0)));
+        assert_eq!((near, none), (Figures::default(), Figures::default()));
+        assert_eq!(
+            latency.json()["cache"],
+            json!({ "p50Ms": 0.5, "p99Ms": 0.99, "perSecond": 25.0 })
         );
-        let two = Duration::from_secs(2);
-        let [_, redis, _] = later.since(Some((&before, two)));
-        assert_eq!((redis.validations, redis.per_second), (200, Some(100.0)));
-        assert_eq!(redis.p50, Some(3.0));
-        // The counters of `before` are those of a process that has restarted since.
-        let [_, redis, _] = before.since(Some((&later, two)));
-        assert_eq!((redis.validations, redis.per_second), (100, Some(50.0)));
-        let [_, idle, _] = later.since(Some((&later, two)));
-        assert_eq!((idle.validations, idle.p99), (0, None));
     }
 
     #[test]
-    fn quantile_is_that_of_prometheus() {
-        let buckets = [(0.1, 10), (0.2, 10), (0.4, 30), (f64::INFINITY, 40)];
-        for (at, expected) in [(0.125, 0.05), (0.25, 0.1), (0.5, 0.3), (0.75, 0.4), (0.99, 0.4)] {
-            let found = quantile(&buckets, at).unwrap();
-            assert!((found - expected).abs() < 1e-9, "{at}: {found}");
+    fn first_scrape_has_no_rate() {
+        let [_, cache, ..] = Latency::between(None, &scraped(1_000, 0)).sources;
+        assert_eq!(cache, figures(0.5, 0.99, None));
+        let [near, ..] = Latency::between(None, &scraped(1_000, 0)).sources;
+        assert_eq!([near.p50, near.rate].map(shown), ["-", "-"]);
+    }
+
+    #[test]
+    fn interval_without_validations_has_a_rate_and_no_quantiles() {
+        let [_, cache, ..] = Latency::between(Some(&scraped(7, 0)), &scraped(7, 2)).sources;
+        assert_eq!(cache, Figures { rate: Some(0.0), ..Figures::default() });
+        assert_eq!([cache.p50, cache.p99, cache.rate].map(shown), ["-", "-", "0"]);
+    }
+
+    // Redis has more validations than before the restart, and Postgres has fewer.
+    #[test]
+    fn restart_counts_from_the_start_of_the_process() {
+        let before =
+            scrape(&(series("cache", "valid", 10, 10) + &series("store", "valid", 500, 500)), 0);
+        let after =
+            scrape(&(series("cache", "valid", 10, 40) + &series("store", "valid", 20, 20)), 2);
+        let [_, cache, store, _] = Latency::between(Some(&before), &after).sources;
+        assert_eq!(cache, figures(4.0, 9.88, Some(20.0)));
+        assert_eq!(store, figures(0.5, 0.99, Some(10.0)));
+    }
+
+    #[test]
+    fn scrapes_of_one_moment_have_no_rate() {
+        let [_, cache, ..] = Latency::between(Some(&scraped(1, 3)), &scraped(2, 3)).sources;
+        assert_eq!((cache.p50, cache.rate), (Some(0.5), None));
+    }
+
+    #[test]
+    fn results_and_services_of_a_source_add_up() {
+        let service = series("store", "valid", 100, 100).replace("{", "{service=\"admin\",");
+        let text = series("store", "valid", 100, 100) + &series("store", "invalid", 0, 200);
+        let [_, _, store, _] = Latency::between(None, &scrape(&(text + &service), 0)).sources;
+        assert_eq!(store, figures(1.0, 9.82, None));
+    }
+
+    #[test]
+    fn near_hits_have_the_rate_of_their_counter() {
+        let at = |count: u32, second| {
+            let text = series("near", "valid", count / 16, count / 16);
+            let counted = format!("{VALIDATIONS}{{source=\"near\",result=\"valid\"}} ");
+            let (_, buckets) = text.split_once('\n').unwrap();
+            scrape(&format!("{counted}{count}\n{buckets}"), second)
+        };
+        let [near, ..] = Latency::between(Some(&at(160, 0)), &at(480, 1)).sources;
+        assert_eq!(near.rate, Some(320.0));
+    }
+
+    #[test]
+    fn text_without_the_histogram_is_no_scrape() {
+        let summary =
+            "session_layer_validation_duration_seconds{source=\"cache\",quantile=\"0.5\"} 1";
+        let counted = format!("{VALIDATIONS}{{source=\"cache\",result=\"valid\"}} 7");
+        let unknown = series("moon", "valid", 1, 1);
+        let no_bound = format!("{DURATIONS}{{source=\"cache\",le=\"x\"}} 7");
+        for text in ["", "<html>", "up 1\n", summary, &counted, &unknown, &no_bound] {
+            assert!(Scrape::read(text, Instant::now()).is_none(), "{text}");
         }
-        assert_eq!(quantile(&[], 0.5), None);
-        assert_eq!(quantile(&[(0.1, 0), (f64::INFINITY, 0)], 0.5), None);
-        assert_eq!(quantile(&[(f64::INFINITY, 3)], 0.5), Some(0.0));
     }
 
     #[test]
-    fn label_is_found_behind_any_other() {
-        let of = |line| Sample::parse(line).and_then(|sample| sample.label("source"));
-        for line in [
-            r#"m{source="near"} 1"#,
-            r#"m{app="a,\"b\"}",source="near",} 1 1700000000"#,
-            r#"m{not_source="x", source="near"} 1"#,
-            r#"m{path="\\",source="near"} 1"#,
+    fn scrape_without_the_counter_has_no_rate() {
+        let at = |count, second| {
+            let text = series("cache", "valid", count, count);
+            scrape(text.split_once('\n').unwrap().1, second)
+        };
+        let [_, cache, ..] = Latency::between(Some(&at(1, 0)), &at(9, 1)).sources;
+        assert_eq!(cache, figures(0.5, 0.99, None));
+    }
+
+    #[test]
+    fn figure_has_three_digits_or_is_whole() {
+        for (figure, text) in [
+            (0.0, "0"),
+            (0.000_934_5, "0.000935"),
+            (0.123_456, "0.123"),
+            (1.0, "1"),
+            (9.876, "9.88"),
+            (98.76, "98.8"),
+            (99.99, "100"),
+            (12_345.6, "12346"),
         ] {
-            assert_eq!(of(line), Some("near"), "{line}");
-        }
-        for line in ["", "# HELP m text", "m 1", "m{} 1", "m{source=\"near} 1", "m{a=\"b\"} x"] {
-            assert_eq!(of(line), None, "{line}");
-        }
-    }
-
-    #[test]
-    fn text_without_the_buckets_is_no_scrape() {
-        for text in [
-            "",
-            "<html>",
-            r#"session_layer_validations_total{source="cache"} 9"#,
-            r#"session_layer_validation_duration_seconds{source="cache",quantile="0.5"} 0.1"#,
-            r#"session_layer_validation_duration_seconds_bucket{source="cache",le="x"} 1"#,
-        ] {
-            assert_eq!(Scrape::parse(text), None, "{text}");
+            assert_eq!(shown(Some(rounded(figure))), text);
         }
     }
 }

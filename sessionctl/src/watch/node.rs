@@ -1,11 +1,15 @@
 //! Requests to a node: its health document, its metrics and its switch.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request, StatusCode, Uri, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
+use serde_json::Value;
 use session_tools::Failure;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -14,8 +18,10 @@ use super::latency::Scrape;
 
 /// The timeout of a request. A health document may take about a second while a server hangs.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The limit of a response. Metrics of the application may be among those of a node.
-const LONGEST: usize = 1 << 22;
+/// The limit of a health document, and of the reply of a switch.
+const LONGEST: usize = 1 << 20;
+/// The limit of a scrape, which has the application's own metrics as well.
+const LONGEST_SCRAPE: usize = 1 << 25;
 
 /// An `http://` address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,35 +71,52 @@ pub(super) struct Node {
     pub(super) admin: Option<Address>,
 }
 
+/// The result of a scrape. `None`: the node does not serve the histogram of validations.
+pub(super) type Scraped = Result<Option<Scrape>, ScrapeError>;
+
+/// An error of a scrape.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ScrapeError {
+    #[error("no latency: /metrics replied {0}. Let this host read it at the address of --admin")]
+    Status(StatusCode),
+    #[error("no latency: /metrics failed. Does --admin name the node's own address?")]
+    Request(#[source] Failure),
+}
+
 impl Node {
     /// Reads the health document.
     pub(super) async fn read(&self) -> Reading {
-        let reply = request(&self.health, self.health.path(), Method::GET, String::new()).await;
-        match reply {
-            // An unhealthy node serves its document with 503.
-            Ok((status, body)) => match json_of(&body) {
-                document if document.get("sessionCache").is_some() => Reading::Document(document),
-                _ => Reading::Failed(format!("{status}, and no health document")),
-            },
-            Err(error) => Reading::Failed(session_tools::chain(&*error)),
+        let (status, body) = match get(&self.health, self.health.path(), LONGEST).await {
+            Ok(reply) => reply,
+            Err(error) => return Reading::Failed(session_tools::chain(&*error)),
+        };
+        // An unhealthy node serves its document with 503.
+        let document = json(&body);
+        if document.get("sessionCache").is_some() {
+            Reading::Document(document)
+        } else {
+            Reading::Failed(format!("{status}, and no health document"))
         }
     }
 
-    /// Reads the node's metrics. `None` if it serves none with latencies.
-    pub(super) async fn scrape(&self) -> Option<Scrape> {
-        let admin = self.admin.as_ref()?;
-        match request(admin, "/metrics", Method::GET, String::new()).await {
-            Ok((StatusCode::OK, body)) => Scrape::parse(&String::from_utf8_lossy(&body)),
-            Ok(_) | Err(_) => None,
+    /// Scrapes the metrics. Returns `None` if the node does not serve them.
+    pub(super) async fn scrape(&self) -> Scraped {
+        let Some(admin) = &self.admin else { return Ok(None) };
+        match get(admin, "/metrics", LONGEST_SCRAPE).await.map_err(ScrapeError::Request)? {
+            (StatusCode::OK, body) => {
+                Ok(Scrape::read(&String::from_utf8_lossy(&body), Instant::now()))
+            }
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (status, _) => Err(ScrapeError::Status(status)),
         }
     }
 
     /// Switches the node to bypass, or back. Returns the mode in force.
     pub(super) async fn switch(&self, mode: &str) -> Result<String, String> {
         let admin = self.admin.as_ref().ok_or("name the node's switch with --admin")?;
-        let body = json!({ "mode": mode }).to_string();
-        match request(admin, "/mode", Method::PUT, body).await {
-            Ok((StatusCode::OK, reply)) => json_of(&reply)["mode"]
+        let body = serde_json::json!({ "mode": mode }).to_string();
+        match request(admin, "/mode", Method::PUT, body, LONGEST).await {
+            Ok((StatusCode::OK, reply)) => json(&reply)["mode"]
                 .as_str()
                 .map(str::to_owned)
                 .ok_or("the switch named no mode".to_owned()),
@@ -103,8 +126,16 @@ impl Node {
     }
 }
 
-/// Returns a body as JSON, and `null` if it is something else.
-fn json_of(body: &Bytes) -> Value {
+async fn get(
+    address: &Address,
+    path: &str,
+    longest: usize,
+) -> Result<(StatusCode, Bytes), Failure> {
+    request(address, path, Method::GET, String::new(), longest).await
+}
+
+/// Returns a body as JSON, or `null` if it is none.
+fn json(body: &[u8]) -> Value {
     serde_json::from_slice(body).unwrap_or_default()
 }
 
@@ -113,6 +144,7 @@ async fn request(
     path: &str,
     method: Method,
     body: String,
+    longest: usize,
 ) -> Result<(StatusCode, Bytes), Failure> {
     let exchange = async {
         let host = address.0.host().unwrap_or_default().trim_matches(['[', ']']);
@@ -127,7 +159,7 @@ async fn request(
             .body(Full::new(Bytes::from(body)))?;
         let response = sender.send_request(request).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), LONGEST).collect().await?.to_bytes();
+        let body = Limited::new(response.into_body(), longest).collect().await?.to_bytes();
         connection.abort();
         Ok((status, body))
     };

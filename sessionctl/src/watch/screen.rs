@@ -15,7 +15,7 @@ use ratatui::{
 use session_tools::Failure;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{board::Board, draw::draw, node::Node, read};
+use super::{board::Board, draw::draw, node::Node, read, scrape};
 
 /// How long the thread that reads keys waits before it looks whether it should end.
 const KEY_WAIT: Duration = Duration::from_millis(100);
@@ -50,27 +50,20 @@ pub(super) async fn show(nodes: Vec<Node>, every: Duration) -> Result<(), Failur
     let mut keys = keys(ends);
     let nodes: Arc<[Node]> = nodes.into();
     let mut board = Board::new(&nodes);
-    let (readings, mut read_now) = mpsc::channel(1);
-    // A node that hangs delays the readings and not the keys.
-    let reader = tokio::spawn({
-        let nodes = Arc::clone(&nodes);
-        async move {
-            let mut ticks = tokio::time::interval(every);
-            loop {
-                ticks.tick().await;
-                if readings.send(read(&nodes).await).await.is_err() {
-                    return;
-                }
-            }
-        }
-    });
+    // A node that hangs delays the readings and not the keys. Metrics that hang delay neither.
+    let mut readers = JoinSet::new();
+    let mut readings =
+        repeated(&mut readers, &nodes, every, |nodes| async move { read(&nodes).await });
+    let mut scrapes =
+        repeated(&mut readers, &nodes, every, |nodes| async move { scrape(&nodes).await });
     // A switch that hangs delays neither.
     let mut switches = JoinSet::new();
     let shown = async {
         loop {
             screen.terminal.draw(|frame| draw(frame, &board))?;
             tokio::select! {
-                Some(new) = read_now.recv() => board.add(new),
+                Some(new) = readings.recv() => board.add(new),
+                Some(new) = scrapes.recv() => board.measure(new),
                 key = keys.recv() => match key {
                     Some(Key::Quit) | None => return Ok::<(), Failure>(()),
                     Some(Key::Up) => board.select(false),
@@ -88,11 +81,32 @@ pub(super) async fn show(nodes: Vec<Node>, every: Duration) -> Result<(), Failur
         }
     };
     let ended = shown.await;
-    reader.abort();
+    readers.abort_all();
     drop(screen);
     // The operator has left, and what they requested is still sent.
     while switches.join_next().await.is_some() {}
     ended
+}
+
+/// Reads the nodes at each interval in a task of its own.
+fn repeated<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    readers: &mut JoinSet<()>,
+    nodes: &Arc<[Node]>,
+    every: Duration,
+    read: fn(Arc<[Node]>) -> F,
+) -> mpsc::Receiver<T> {
+    let (sender, receiver) = mpsc::channel(1);
+    let nodes = Arc::clone(nodes);
+    readers.spawn(async move {
+        let mut ticks = tokio::time::interval(every);
+        loop {
+            ticks.tick().await;
+            if sender.send(read(Arc::clone(&nodes)).await).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 /// Reads keys in a thread of its own, because the terminal is read without async.

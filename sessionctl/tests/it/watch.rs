@@ -1,4 +1,5 @@
-//! `sessionctl watch`: nodes by their health documents, once, in a pipe and in a terminal.
+//! `sessionctl watch`: nodes by their health documents and metrics, once, in a pipe and in a
+//! terminal.
 
 use std::{
     fs::File,
@@ -8,7 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Json, Router, extract::State, routing::put};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    routing::{get, put},
+};
 use rustix::{pty, termios};
 use serde_json::{Value, json};
 use session_layer::{CacheMode, HealthService, Sessions};
@@ -33,6 +39,11 @@ async fn serve(sessions: &Sessions) -> Result<String, Failure> {
         .route_service("/api/health/redis", HealthService::report(sessions.clone()))
         .route("/mode", put(switch))
         .with_state(sessions.clone());
+    listen(router).await
+}
+
+/// Serves a router. Returns its address.
+async fn listen(router: Router) -> Result<String, Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = format!("http://{}", listener.local_addr()?);
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -76,6 +87,58 @@ async fn pipe_gets_a_line_per_node_and_interval() -> Outcome {
         assert!(!line.contains('\u{1b}'), "{line}");
     }
     child.kill().await?;
+    Ok(())
+}
+
+/// Runs `watch --once --json` of nodes by their addresses for health and administrators. Returns
+/// their parts of the document.
+async fn once(nodes: &[(&str, &str)]) -> Result<Vec<Value>, Failure> {
+    let mut command = sessionctl();
+    command.args(["watch", "--once", "--json", "--every", "1s"]);
+    for (health, admin) in nodes {
+        command.args(["--node", health, "--admin", admin]);
+    }
+    let ran = run(&mut command).await?;
+    if ran.code != 0 {
+        return Err(format!("exit code {}", ran.code).into());
+    }
+    let document: Value = serde_json::from_str(&ran.stdout)?;
+    Ok(document["nodes"].as_array().cloned().unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_without_metrics_has_a_dash_and_no_error() -> Outcome {
+    let servers = Servers::shared().await?;
+    let node = servers.sessions().await?;
+    let without = serve(&node).await?;
+    let health = format!("{without}/api/health/redis");
+    let other = Router::new().route("/metrics", get(async || "up 1\n"));
+    for admin in [without, listen(other).await?] {
+        let document = once(&[(&health, &admin)]).await?.remove(0);
+        let found = (&document["latency"], &document["latencyError"], &document["error"]);
+        assert_eq!(found, (&Value::Null, &Value::Null, &Value::Null), "{document}");
+        let text = ["watch", "--once", "--node", &health, "--admin", &admin];
+        let ran = run(sessionctl().args(text)).await?;
+        assert_eq!(ran.code, 0, "{}", ran.stdout);
+        assert!(ran.stdout.contains(" near=- cache=- store=- none=-"), "{}", ran.stdout);
+        assert!(!ran.stdout.contains("error:"), "{}", ran.stdout);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_that_cannot_be_read_are_explained() -> Outcome {
+    let servers = Servers::shared().await?;
+    let node = servers.sessions().await?;
+    let health = format!("{}/api/health/redis", serve(&node).await?);
+    let denied = Router::new().route("/metrics", get(async || StatusCode::FORBIDDEN));
+    let away = format!("http://{}", std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?);
+    for (admin, named) in [(listen(denied).await?, "403"), (away, "refused")] {
+        let document = once(&[(&health, &admin)]).await?.remove(0);
+        assert_eq!(document["latency"], Value::Null, "{document}");
+        let error = document["latencyError"].as_str().unwrap_or_default();
+        assert!(error.contains(named) && error.contains("--admin"), "{document}");
+    }
     Ok(())
 }
 
@@ -184,6 +247,7 @@ async fn terminal_shows_the_node_and_a_key_switches_it() -> Outcome {
     let (mut terminal, mut child) = Pty::watch(&address, &address)?;
     let ended = tokio::task::spawn_blocking(move || {
         terminal.until("healthy");
+        terminal.until("latency");
         terminal.keys.write_all(b"b").expect("a key");
         // Only cells that changed are written, so not the whole line.
         terminal.until("` now");
