@@ -210,10 +210,14 @@ impl Pool {
         Leased { held: Some(connection), pool: self.clone() }
     }
 
-    /// Starts tasks that open connections, as many as are wanted now.
+    /// Starts tasks that open connections, as many as are wanted now. A runtime that ends drops
+    /// each at once, and one more would be wanted without an end.
     fn open_if_needed(&self) {
-        while lock(&self.0.slots).begin_opening() {
-            let opening = Opening { pool: self.clone(), opened: false };
+        for _ in 0..self.max_connections() {
+            if !lock(&self.0.slots).begin_opening() {
+                return;
+            }
+            let opening = Opening { pool: self.clone(), is_counted: true };
             self.0.runtime.spawn(opening.run());
         }
     }
@@ -294,7 +298,8 @@ impl Donor {
 /// recovers. With 200 callers a second, that took a second and a half.
 struct Opening {
     pool: Pool,
-    opened: bool,
+    /// Whether the pool counts it as a connection that is being opened.
+    is_counted: bool,
 }
 
 impl Opening {
@@ -318,7 +323,7 @@ impl Opening {
             let now = Instant::now();
             match result {
                 Ok(connection) => {
-                    self.opened = true;
+                    self.is_counted = false;
                     let left = lock(slots).opened(connection, began, now);
                     self.pool.close_all(left);
                     // More callers may wait than are served at once.
@@ -342,15 +347,23 @@ impl Opening {
                 }
             }
         }
+        self.give_up();
+        self.pool.place_is_free();
+    }
+
+    fn give_up(&mut self) {
+        if std::mem::take(&mut self.is_counted) {
+            lock(&self.pool.0.slots).gave_up();
+        }
     }
 }
 
 impl Drop for Opening {
+    /// It was cancelled, because its runtime ends or it panicked. It starts no other one: a runtime
+    /// that ends would drop that one here. The next caller does.
     fn drop(&mut self) {
-        if !self.opened {
-            lock(&self.pool.0.slots).gave_up();
-            self.pool.place_is_free();
-        }
+        self.give_up();
+        self.pool.0.freed.notify_waiters();
     }
 }
 
@@ -435,5 +448,34 @@ impl Drop for Leased {
             lock(&self.pool.0.slots).dropped();
             self.pool.place_is_free();
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+mod tests {
+    use std::net::TcpListener;
+
+    use crate::store::{PostgresStore, SessionStore as _};
+
+    // An application may end its runtime in an outage. A caller that waits must not make the
+    // dropped attempt begin another one, which the runtime would drop as well, without an end.
+    #[test]
+    fn attempt_to_connect_ends_with_its_runtime() {
+        // The kernel accepts connections, and nothing replies.
+        let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("postgres://app@{}/app", hangs.local_addr().unwrap());
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let store = runtime.block_on(async { PostgresStore::builder(url).build() }).unwrap();
+        let mut caller = Box::pin(store.load(&[]));
+        runtime.block_on(async {
+            while store.pools().iter().all(|pool| pool.used == 0 || pool.pending == 0) {
+                let waiting = futures_util::poll!(&mut caller);
+                assert!(waiting.is_pending(), "{waiting:?}");
+                tokio::task::yield_now().await;
+            }
+        });
+        drop(runtime);
+        drop(caller);
     }
 }
