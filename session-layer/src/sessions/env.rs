@@ -88,8 +88,8 @@ fn names_another(value: Option<String>, url: Option<&ServerUrl>) -> bool {
 impl crate::cache::RedisCacheBuilder {
     /// Applies the variables of the environment as [`Sessions::from_env`] does, except `REDIS_URL`:
     /// those that begin with `REDIS_`, and the namespace, the number of connections, the deadline,
-    /// the replicas and the keys. A password in a file is for the server of `REDIS_URL`. It is not applied if
-    /// that names another one.
+    /// the replicas and the keys. A password in a file is for the server of `REDIS_URL`. It is not
+    /// applied if that names another one.
     ///
     /// # Errors
     /// [`ConfigError`] names the variable, its value and what is allowed.
@@ -308,9 +308,9 @@ async fn migrate_once_awake(
 #[cfg(feature = "postgres")]
 impl crate::store::PostgresStoreBuilder {
     /// Applies the variables of the environment as [`Sessions::from_env`] does, except
-    /// `DATABASE_URL`: the schema, the number of connections, the deadlines, the pooler, the password
-    /// file and the settings of TLS. A password in a file is for the server of `DATABASE_URL`. It is not applied
-    /// if that names another one.
+    /// `DATABASE_URL`: the schema, the number of connections, the deadlines, the pooler, the
+    /// password file and the settings of TLS. A password in a file is for the server of
+    /// `DATABASE_URL`. It is not applied if that names another one.
     ///
     /// # Errors
     /// [`ConfigError`] names the variable, its value and what is allowed.

@@ -10,8 +10,9 @@ use crate::coverage::Counts;
 use crate::plan::Plan;
 use crate::schedule::{Ran, run, seed};
 
-/// The number of schedules in each of the eight parts, unless `SIMULATION_SCHEDULES` sets it. In each
-/// part, every event that `coverage.rs` counts happens. Every night runs more, with other seeds.
+/// The number of schedules in each of the eight parts, unless `SIMULATION_SCHEDULES` sets it. In
+/// each part, every event that `coverage.rs` counts happens. Every night runs more, with other
+/// seeds.
 const SCHEDULES: u64 = 4_000;
 
 /// The promises that a schedule checks.
