@@ -318,6 +318,7 @@ type ServerState = (String, i32, bool, String, String, Vec<String>);
 fn lacking_settings(user: &str, lacking: &[String]) -> Finding {
     let lacks = |name: &str| lacking.iter().any(|it| it == name);
     let of_the_role = OF_A_CONNECTION.iter().filter(|(name, ..)| lacks(name));
+    let user = user.replace('"', "\"\"");
     let lines = of_the_role.map(|(name, _, to)| format!("ALTER ROLE \"{user}\" SET {name} = {to}"));
     Finding::warning(
         &format!("A pooled connection lacks settings of its role: {}", lacking.join(", ")),

@@ -131,7 +131,7 @@ async fn settings_that_the_application_refuses_are_a_failure() -> Outcome {
 /// The application's deadlines decide whether a server is near enough.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn distant_server_is_too_slow_unless_the_settings_allow_it() -> Outcome {
-    const DISTANCE: Duration = Duration::from_millis(100);
+    const DISTANCE: Duration = Duration::from_millis(40);
     let backends = shared().await?;
     let sandbox = backends.sandbox();
     store(&sandbox).await?;
@@ -151,14 +151,16 @@ async fn distant_server_is_too_slow_unless_the_settings_allow_it() -> Outcome {
         command
     };
 
-    let lines = ["❌ Redis is too slow to be used", "over 20 ms counts as slow"];
+    let lines = ["❌ Redis is too slow to be used", "over 20 ms is too slow"];
     expect(&mut near_postgres(), 1, &lines).await?;
     let mut command = near_postgres();
     command.env("SESSION_CACHE_SLOW_MS", "1000").env("SESSION_CACHE_DEADLINE_MS", "1000");
-    expect(&mut command, 0, &["(slow: over 1000 ms)", "deadline: 1s"]).await?;
+    expect(&mut command, 0, &["(slow: over 125 ms)", "deadline: 1s"]).await?;
+    command.env("SESSION_VALIDATION_TIMEOUT_MS", "3000");
+    expect(&mut command, 0, &["(slow: over 1000 ms)"]).await?;
 
     let mut command = near_redis();
-    command.env("SESSION_DB_READ_DEADLINE_MS", "60");
+    command.env("SESSION_DB_READ_DEADLINE_MS", "20");
     let lines = ["❌ Postgres is too slow to be used", "SESSION_DB_READ_DEADLINE_MS"];
     expect(&mut command, 1, &lines).await?;
     let mut command = near_redis();

@@ -100,7 +100,7 @@ pub struct EnvSettings {
     /// [`SessionsBuilder::max_concurrent_reads`](crate::SessionsBuilder::max_concurrent_reads).
     /// `None`: what the store advises.
     pub max_concurrent_reads: Option<usize>,
-    /// [`SessionsBuilder::near_cache`](crate::SessionsBuilder::near_cache)
+    /// [`SessionsBuilder::near_cache`](crate::SessionsBuilder::near_cache), in bytes.
     pub near_cache: usize,
     /// [`SessionsBuilder::pause_without_traffic`](crate::SessionsBuilder::pause_without_traffic)
     pub pause_after: Duration,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use redis::RedisResult;
-use session_layer::{cache::RedisConnection, defaults::DEFAULT_SLOW_LOOKUP_THRESHOLD};
+use session_layer::cache::RedisConnection;
+use session_layer::defaults::{DEFAULT_SLOW_LOOKUP_THRESHOLD, DEFAULT_VALIDATION_TIMEOUT};
 use tokio::time::Instant;
 
 use super::{Finding, Problem, Target, millis, send, unusable_settings};
@@ -19,6 +20,9 @@ pub(super) async fn speed(
 ) -> Result<Finding, Problem> {
     let handle = target.handle().map_err(|error| unusable_settings(&error))?;
     let slow = handle.map_or(DEFAULT_SLOW_LOOKUP_THRESHOLD, |it| it.slow_lookup_threshold);
+    let budget = handle.map_or(DEFAULT_VALIDATION_TIMEOUT, |it| it.validation_timeout);
+    // A validation spends no more on the cache.
+    let slow = slow.min(budget / 2);
     let end = Instant::now() + PATIENCE;
     let mut fastest = Duration::MAX;
     while fastest > slow && Instant::now() < end {
@@ -39,11 +43,11 @@ fn found_speed(fastest: Duration, slow: Duration) -> Finding {
     Finding::failed(
         "Redis is too slow to be used",
         format!(
-            "a look-up takes {took}, and over {limit} ms counts as slow (SESSION_CACHE_SLOW_MS). \
-             Postgres serves most requests"
+            "a look-up takes {took}, and over {limit} ms is too slow (SESSION_CACHE_SLOW_MS, and at \
+             most half of SESSION_VALIDATION_TIMEOUT_MS). Postgres serves most requests"
         ),
-        "use a Redis in the application's region, or raise SESSION_CACHE_SLOW_MS, and with it \
-         SESSION_CACHE_DEADLINE_MS",
+        "use a Redis in the application's region, or raise SESSION_CACHE_SLOW_MS, \
+         SESSION_CACHE_DEADLINE_MS and SESSION_VALIDATION_TIMEOUT_MS",
     )
 }
 
