@@ -1,4 +1,8 @@
 //! In the place of `docker.rs` if the feature `docker` is off: there are no containers.
+#![expect(
+    clippy::extra_unused_type_parameters,
+    reason = "the signatures are those of the containers"
+)]
 
 use rustix::process::Signal;
 
