@@ -473,7 +473,7 @@ macro_rules! display_with_source {
 display_with_source!(StoreError, CacheError);
 
 /// Returns the first cause of this type, the error itself included.
-#[cfg(any(feature = "postgres", feature = "tls"))]
+#[cfg(any(feature = "postgres", all(feature = "redis", feature = "tls")))]
 pub(crate) fn cause_of<'a, E: StdError + 'static>(
     error: &'a (dyn StdError + 'static),
 ) -> Option<&'a E> {

@@ -1,6 +1,6 @@
 //! The settings of TLS to a server.
 
-#[cfg(feature = "tls")]
+#[cfg(all(feature = "tls", any(feature = "redis", feature = "postgres")))]
 mod problem;
 
 use std::fmt;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-#[cfg(feature = "tls")]
+#[cfg(all(feature = "tls", any(feature = "redis", feature = "postgres")))]
 pub(crate) use self::problem::TlsProblem;
 
 /// The settings of TLS to a server. Without any, the server's certificate must be of a CA of the
